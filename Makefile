@@ -1,0 +1,34 @@
+# Everything sets itself up: a machine needs Python 3.11+ with pip, and make.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+export OMP_NUM_THREADS := 1
+
+.PHONY: demo test bench clean
+
+demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
+	$(RUN)/gaplab run experiments/quickstart.yaml
+
+test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/python -m pytest
+
+bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
+	$(RUN)/python -m pytest -s tests/benchmarks --override-ini norecursedirs=
+
+clean:
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(RUN)/pip install --quiet torch -c constraints.txt
+	$(RUN)/pip install --quiet -e . -c constraints.txt
+	touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(RUN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	touch $@

@@ -1,0 +1,53 @@
+"""What a data set is: options that can be loaded, and a sequence of samples with their truth."""
+
+from abc import abstractmethod
+from typing import Literal, Protocol
+
+from detectors.options import Options
+from detectors.structures import ImageTruth, Sample
+
+Split = Literal["train", "val"]
+
+
+class DataError(ValueError):
+    """Data that can't be used as it is; `problems` holds one line each (what, where, remedy)."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Dataset(Protocol):
+    """A finite sequence of samples; index i is the same sample in every process."""
+
+    classes: tuple[str, ...]
+    """Names of the classes, in label order."""
+    notes: tuple[str, ...]
+    """One line for each kind of thing left out while loading (counted and named); often empty."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Sample `index` in [0, len); without augmentation."""
+        ...
+
+    def truth(self) -> list[ImageTruth]:
+        """Ground truth of all samples, in index order, in original pixels."""
+        ...
+
+
+class DataOptions(Options):
+    """Options of one kind of data set; a subclass has `name: Literal[...]`, its key in DATASETS."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """What tables call this data set."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Dataset:
+        """Open one split. Raises DataError naming every problem, unless the options say skip."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hex digest of what the data *is* (content, not place); part of every trial's id."""

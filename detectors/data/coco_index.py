@@ -1,0 +1,193 @@
+"""A COCO JSON file as ground truth of each image, with everything that is wrong with it."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, TypeVar
+
+import torch
+from annotated_types import Gt, Len
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from detectors.data import problems as kinds
+from detectors.data.base import DataError
+from detectors.data.problems import Kind, Problems
+from detectors.structures import ImageTruth
+
+TOLERANCE = 1.0  # pixels a box may reach out of its image
+THINNEST = 1e-3  # pixels; below this a box has no width left in float32
+
+Size = Annotated[int, Gt(0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Image(_Strict):
+    id: int
+    file_name: Annotated[str, Len(1)]
+    width: Size
+    height: Size
+
+
+class _Annotation(_Strict):
+    id: int
+    image_id: int
+    category_id: int
+    bbox: Annotated[list[float], Len(4, 4)]
+    area: float | None = None
+    iscrowd: Annotated[int, Field(strict=False, ge=0, le=1)] = 0
+
+
+class _Category(_Strict):
+    id: int
+    name: str
+
+
+class _Document(_Strict):
+    images: Annotated[list[Any], Len(1)]
+    annotations: list[Any]
+    categories: Annotated[list[_Category], Len(1)]
+
+
+class Box(NamedTuple):
+    """A usable annotation: xyxy in original pixels, COCO's area, its category and crowd flag."""
+
+    annotation: int
+    xyxy: tuple[float, float, float, float]
+    area: float
+    category: int
+    crowd: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the file; `annotations` are the ids behind the rows of `truth`."""
+
+    file_name: str
+    truth: ImageTruth
+    annotations: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a file says: images by rising id without its bad annotations, which are `problems`.
+
+    categories: (id, name) by rising id; a label is the position in it.
+    """
+
+    categories: tuple[tuple[int, str], ...]
+    entries: tuple[Entry, ...]
+    problems: Problems
+
+
+def read_index(path: Path) -> Index:
+    """Read and check one file. Raises DataError where it isn't COCO at all."""
+    document = _read(path)
+    problems = Problems()
+    images = _images(document.images, problems)
+    categories = tuple(sorted((c.id, c.name) for c in document.categories))
+    labels = {id_: label for label, (id_, _) in enumerate(categories)}
+    boxes: defaultdict[int, list[Box]] = defaultdict(list)
+    for annotation in _valid(_Annotation, document.annotations, "annotations", problems):
+        box = _box(annotation, images.get(annotation.image_id), labels, problems)
+        if box is not None:
+            boxes[annotation.image_id].append(box)
+    entries = tuple(_entry(images[id_], boxes[id_], labels) for id_ in sorted(images))
+    return Index(categories, entries, problems)
+
+
+def _read(path: Path) -> _Document:
+    try:
+        document = _Document.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        wrong = [f"{_place(e['loc'])}{e['msg']}" for e in error.errors()]
+        raise DataError(
+            [f"{path}: not COCO: {w}; export it as COCO again" for w in wrong]
+        ) from None
+    ids = [c.id for c in document.categories]
+    if len(set(ids)) < len(ids):
+        raise DataError([f"{path}: category ids repeat: {ids}; give every category its own id"])
+    return document
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _valid(model: type[Model], raw: Sequence[Any], key: str, problems: Problems) -> list[Model]:
+    """The entries that have the keys and types of `model`; the others become problems."""
+    valid = []
+    for position, entry in enumerate(raw):
+        try:
+            valid.append(model.model_validate(entry))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = _place((f"{key}[{position}]", *first["loc"]))
+            problems.add(kinds.MALFORMED, [f"{place}{first['msg']}"])
+    return valid
+
+
+def _place(location: Sequence[int | str]) -> str:
+    return ".".join(map(str, location)) + ": " if location else ""
+
+
+def _images(raw: Sequence[Any], problems: Problems) -> dict[int, _Image]:
+    images: dict[int, _Image] = {}
+    for image in _valid(_Image, raw, "images", problems):
+        if image.id in images:
+            problems.add(kinds.REPEATED_IMAGE, [f"{image.id}: {image.file_name}"])
+        else:
+            images[image.id] = image
+    return images
+
+
+def _box(
+    annotation: _Annotation, image: _Image | None, labels: dict[int, int], problems: Problems
+) -> Box | None:
+    """The annotation's box, clipped where it reaches out too far; None if it can't be used."""
+    found = [kinds.UNKNOWN_IMAGE] if image is None else []
+    if annotation.category_id not in labels:
+        found.append(kinds.UNKNOWN_CATEGORY)
+    wrong = _box_problem(annotation, image)
+    found += [wrong] if wrong else []
+    for kind in found:
+        problems.add(kind, [str(annotation.id)])
+    if image is None or set(found) - {kinds.PARTLY_OUTSIDE}:
+        return None
+    x, y, w, h = annotation.bbox
+    xyxy, area = (x, y, x + w, y + h), w * h if annotation.area is None else annotation.area
+    if wrong:
+        xyxy = (max(0.0, x), max(0.0, y), min(x + w, image.width), min(y + h, image.height))
+        area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
+    return Box(annotation.id, xyxy, area, annotation.category_id, annotation.iscrowd)
+
+
+def _box_problem(annotation: _Annotation, image: _Image | None) -> Kind | None:
+    x, y, w, h = annotation.bbox
+    area = annotation.area or 0.0
+    if not all(map(math.isfinite, (x, y, w, h, area))) or area < 0:
+        return kinds.BAD_NUMBER
+    if min(w, h) < THINNEST:
+        return kinds.DEGENERATE
+    if image is None:
+        return None
+    if min(x + w, y + h, image.width - x, image.height - y) < THINNEST:
+        return kinds.OUTSIDE
+    beyond = max(-x, -y, x + w - image.width, y + h - image.height)
+    return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None
+
+
+def _entry(image: _Image, boxes: Sequence[Box], labels: dict[int, int]) -> Entry:
+    truth = ImageTruth(
+        image_id=image.id,
+        width=image.width,
+        height=image.height,
+        boxes=torch.tensor([b.xyxy for b in boxes], dtype=torch.float64).reshape(-1, 4),
+        labels=torch.tensor([labels[b.category] for b in boxes], dtype=torch.int64),
+        crowd=torch.tensor([b.crowd for b in boxes], dtype=torch.bool),
+        area=torch.tensor([b.area for b in boxes], dtype=torch.float64),
+    )
+    return Entry(image.file_name, truth, tuple(b.annotation for b in boxes))

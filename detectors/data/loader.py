@@ -1,0 +1,94 @@
+"""Batches for one worker of many; which images and how augmented doesn't depend on their number.
+
+Image decoding and augmentation happen in the calling process.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detectors.data.base import DataError, Dataset
+from detectors.data.transforms import AUGMENTATIONS
+from detectors.structures import Sample, Targets
+from detectors.training import Training
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one size: images [B, 3, H, W] uint8, and for each its objects, its id and its
+    scale (x, y) from original pixels to these.
+    """
+
+    images: Tensor
+    targets: tuple[Targets, ...]
+    image_ids: tuple[int, ...]
+    scales: tuple[tuple[float, float], ...]
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """The global batches of one epoch: a permutation of n images without its incomplete rest.
+
+    Raises DataError when there are fewer images than one batch.
+    """
+    if n < batch:
+        raise DataError(
+            [f"{n} training images can't fill a batch of {batch}: lower training.batch"]
+        )
+    order = np.random.default_rng([seed, epoch]).permutation(n)
+    return [order[start : start + batch].tolist() for start in range(0, n - batch + 1, batch)]
+
+
+def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
+    """What `rank` of `size` workers takes of a global batch; shares differ by at most one."""
+    return list(batch_indices[rank::size])
+
+
+def train_batches(
+    dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
+) -> Iterator[Batch]:
+    """One worker's share of every global batch of an epoch, augmented by `training.augment`.
+
+    Raises DataError, before the first batch, when a batch can't be filled or shared out.
+    """
+    if training.batch < size:
+        raise DataError(
+            [f"a batch of {training.batch} is too small for {size} workers: raise training.batch"]
+        )
+    order = epoch_order(len(dataset), training.batch, seed, epoch)
+    shares = (shard(indices, rank, size) for indices in order)
+    augment = AUGMENTATIONS[training.augment]
+    return (
+        collate([augment(dataset[i], np.random.default_rng([seed, epoch, i])) for i in share])
+        for share in shares
+    )
+
+
+def val_batches(
+    dataset: Dataset, batch: int, rank: int, size: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """One worker's images in batches of at most `batch`, each with its indices.
+
+    Over all ranks every index occurs exactly once; a rank may get nothing.
+    """
+    mine = range(rank, len(dataset), size)
+    for start in range(0, len(mine), batch):
+        indices = list(mine[start : start + batch])
+        yield indices, collate([dataset[i] for i in indices])
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples of one image size."""
+    shapes = {tuple(sample.image.shape) for sample in samples}
+    assert len(shapes) == 1, f"a batch needs images of one size, not {sorted(shapes)}"
+    return Batch(
+        torch.stack([sample.image for sample in samples]),
+        tuple(sample.targets for sample in samples),
+        tuple(sample.image_id for sample in samples),
+        tuple(sample.scale for sample in samples),
+    )

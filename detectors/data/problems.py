@@ -1,0 +1,76 @@
+"""What can be wrong with a data set: collected by kind, and told all at once."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NAMED = 5  # places named before the rest is only counted
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way an entry, image or annotation can be bad.
+
+    what: a plural; remedy: what to change in the data; skipped: what `on_bad: skip` does about it.
+    """
+
+    what: str
+    remedy: str
+    skipped: str = "left out"
+
+
+MALFORMED = Kind("entries that are not COCO", "give each the keys and types of COCO")
+REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
+MISSING_FILE = Kind("image files missing", "add them, or correct `file_name` or `images`")
+UNREADABLE = Kind("image files unreadable", "replace them with whole 8-bit images")
+OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
+UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")
+UNKNOWN_CATEGORY = Kind("annotations of an unknown category id", "add the category or drop them")
+BAD_NUMBER = Kind("annotations with a non-finite number or negative area", "correct or drop them")
+DEGENERATE = Kind("boxes without width or height", "correct or drop them")
+OUTSIDE = Kind("boxes wholly outside their image", "correct or drop them")
+PARTLY_OUTSIDE = Kind("boxes more than 1 px out of their image", "clip them", "clipped")
+WITH_IMAGE = Kind("annotations of the images left out", "mend the images")
+
+
+class Problems:
+    """The places (ids or file names) of everything bad, for each kind."""
+
+    def __init__(self) -> None:
+        self._places: defaultdict[Kind, list[str]] = defaultdict(list)
+
+    def __bool__(self) -> bool:
+        return bool(self._places)
+
+    def add(self, kind: Kind, places: Iterable[str]) -> None:
+        """Note more places of one kind."""
+        for place in places:
+            self._places[kind].append(place)
+
+    def merged(self, other: "Problems") -> "Problems":
+        """Those of both, as a new record."""
+        both = Problems()
+        for problems in (self, other):
+            for kind, places in problems._places.items():
+                both.add(kind, places)
+        return both
+
+    def refusals(self, where: str) -> list[str]:
+        """One line a kind: where, what, how many, which, and the remedy."""
+        return [
+            f"{where}: {_told(kind, places)}: {kind.remedy}, or set on_bad: skip"
+            for kind, places in self._places.items()
+        ]
+
+    def notes(self, where: str) -> tuple[str, ...]:
+        """One line a kind: what was left out or changed."""
+        return tuple(
+            f"{where}: {kind.skipped} {_told(kind, places)}"
+            for kind, places in self._places.items()
+        )
+
+
+def _told(kind: Kind, places: list[str]) -> str:
+    more = len(places) - NAMED
+    rest = f", and {more} more" if more > 0 else ""
+    return f"{kind.what}: {len(places)} ({', '.join(places[:NAMED])}{rest})"

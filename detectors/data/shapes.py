@@ -1,0 +1,131 @@
+"""The procedural data set: coloured shapes, crowded enough that label assignments differ.
+
+Ellipses, rectangles, triangles and crosses at any angle, in hues that only hint at the class,
+plain, striped or checked, partly hidden behind each other, over a smooth background with lines
+that are no objects. Every image is a pure function of the options and its index.
+"""
+
+import hashlib
+import json
+from functools import lru_cache
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from detectors.data.base import DataOptions, Dataset, Split
+from detectors.data.shapes_draw import render
+from detectors.data.shapes_layout import NAMES, layout
+from detectors.structures import ImageTruth, Sample, Targets
+
+GENERATOR_VERSION = 1
+"""Goes up when the same options give other pixels or boxes; part of the fingerprint."""
+
+
+class Shapes(DataOptions):
+    """Square images of 2 to 6 simple shapes, drawn on the fly; nothing to download."""
+
+    name: Literal["shapes"] = "shapes"
+    size: int = Field(96, ge=32, le=1024)
+    """Height and width of an image, in pixels."""
+    train_images: int = Field(1000, ge=1)
+    val_images: int = Field(200, ge=1)
+    classes: int = Field(4, ge=1, le=4)
+    """The first so many of ellipse, rectangle, triangle, cross."""
+    min_objects: int = Field(2, ge=0, le=100)
+    """Fewest objects aimed at in an image; fewer when they find no place."""
+    max_objects: int = Field(6, ge=0, le=100)
+    """Most objects in an image."""
+    min_side: float = Field(10.0, ge=6, le=1024)
+    """Shortest long side of a whole object's box, in pixels; sides are log-uniform."""
+    max_side: float = Field(56.0, ge=6, le=1024)
+    """Longest long side of a whole object's box, in pixels."""
+    crowding: float = Field(0.35, ge=0, le=1)
+    """Share of objects that are placed beside, or partly over, an earlier one."""
+    max_overlap: float = Field(0.55, ge=0, le=0.9)
+    """Largest IoU of two boxes in an image."""
+    clutter: int = Field(3, ge=0, le=20)
+    """Most distractor lines behind the objects of an image."""
+    noise: float = Field(0.03, ge=0, le=1)
+    """Standard deviation of the Gaussian pixel noise; 1 is the range from black to white."""
+    contrast: float = Field(0.45, gt=0, le=0.5)
+    """How far an object's colour departs from mid-grey; 1 is the range from black to white."""
+    seed: int = Field(1, ge=0, lt=2**32)
+    """Of the training images; validation images use the next one."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        rules = [
+            ("min_objects", self.min_objects, "max_objects", self.max_objects),
+            ("min_side", self.min_side, "max_side", self.max_side),
+            ("max_side", self.max_side, "size", self.size),
+        ]
+        broken = [f"{a} ({x}) must be at most {b} ({y})" for a, x, b, y in rules if x > y]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    @property
+    def label(self) -> str:
+        """What tables call this data set."""
+        return "shapes"
+
+    def load(self, split: Split) -> Dataset:
+        """The split; shared by everything in this process that asks for it with equal options."""
+        return _load(self, split)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the options and the generator's version, in hex."""
+        meaning = {"options": self.model_dump(mode="json"), "generator": GENERATOR_VERSION}
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+
+class ShapesDataset:
+    """One split. An image is drawn when first asked for, and kept. `image_id` is its index."""
+
+    def __init__(self, options: Shapes, split: Split) -> None:
+        self.classes = NAMES[: options.classes]
+        self.notes: tuple[str, ...] = ()
+        self._options = options
+        self._seed = options.seed + (split == "val")
+        self._samples: list[Sample | None]
+        self._samples = [None] * (options.train_images if split == "train" else options.val_images)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Sample `index`; raises IndexError outside [0, len)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        sample = self._samples[index] or draw(self._options, self._seed, index)
+        self._samples[index] = sample
+        return sample
+
+    def truth(self) -> list[ImageTruth]:
+        """Ground truth in index order; `area` is that of the box. Draws what isn't drawn yet."""
+        return [_truth(self[index]) for index in range(len(self))]
+
+
+def draw(options: Shapes, seed: int, index: int) -> Sample:
+    """Image `index` of the stream `seed`; depends on nothing else."""
+    rng = np.random.default_rng([seed, index])
+    things = layout(options, rng)
+    image = torch.from_numpy(render(options, things, rng))
+    boxes = torch.tensor([thing.box for thing in things], dtype=torch.float32).reshape(-1, 4)
+    labels = torch.tensor([thing.label for thing in things], dtype=torch.int64)
+    return Sample(index, image, Targets(boxes, labels), (1.0, 1.0))
+
+
+def _truth(sample: Sample) -> ImageTruth:
+    boxes, labels = sample.targets.boxes, sample.targets.labels
+    height, width = sample.image.shape[1:]
+    sides = boxes[:, 2:] - boxes[:, :2]
+    crowd = torch.zeros(len(boxes), dtype=torch.bool)
+    return ImageTruth(sample.image_id, width, height, boxes, labels, crowd, sides.prod(dim=1))
+
+
+@lru_cache(maxsize=8)
+def _load(options: Shapes, split: Split) -> ShapesDataset:
+    return ShapesDataset(options, split)

@@ -1,0 +1,73 @@
+"""Augmentation: pure functions from a sample to a sample. Boxes stay xyxy and inside the image."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+from detectors.structures import Sample, Targets
+
+
+def flip_horizontal(sample: Sample) -> Sample:
+    """Mirror left and right."""
+    width = sample.image.shape[2]
+    x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
+    boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
+    return _replace(sample, sample.image.flip(2), boxes, sample.scale)
+
+
+def flip_vertical(sample: Sample) -> Sample:
+    """Mirror top and bottom."""
+    height = sample.image.shape[1]
+    x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
+    boxes = torch.stack([x1, height - y2, x2, height - y1], dim=1)
+    return _replace(sample, sample.image.flip(1), boxes, sample.scale)
+
+
+def transpose(sample: Sample) -> Sample:
+    """Swap x and y. Raises ValueError where the image is not square: its size would change."""
+    height, width = sample.image.shape[1:]
+    if height != width:
+        raise ValueError(f"transpose needs a square image, not {height} x {width}")
+    boxes = sample.targets.boxes[:, [1, 0, 3, 2]]
+    return _replace(sample, sample.image.transpose(1, 2), boxes, sample.scale[::-1])
+
+
+def keep(sample: Sample, rng: np.random.Generator) -> Sample:
+    """The sample as it is; nothing is drawn."""
+    del rng
+    return sample
+
+
+def random_mirror(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Mirror left and right with probability one half."""
+    return flip_horizontal(sample) if rng.random() < 0.5 else sample
+
+
+def random_dihedral(sample: Sample, rng: np.random.Generator) -> Sample:
+    """Flip each way and transpose (square images only), each with probability one half.
+
+    Three numbers are drawn whatever the size, so the flips don't depend on it.
+    """
+    horizontal, vertical, swapped = rng.random(3) < 0.5
+    if horizontal:
+        sample = flip_horizontal(sample)
+    if vertical:
+        sample = flip_vertical(sample)
+    if swapped and sample.image.shape[1] == sample.image.shape[2]:
+        sample = transpose(sample)
+    return sample
+
+
+def _replace(
+    sample: Sample, image: torch.Tensor, boxes: torch.Tensor, scale: tuple[float, float]
+) -> Sample:
+    return Sample(sample.image_id, image, Targets(boxes, sample.targets.labels), scale)
+
+
+AUGMENTATIONS: Mapping[str, Callable[[Sample, np.random.Generator], Sample]] = {
+    "none": keep,
+    "hflip": random_mirror,
+    "dihedral": random_dihedral,
+}
+"""By their names in `Training.augment`."""

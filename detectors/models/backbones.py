@@ -1,0 +1,71 @@
+"""Trunks by the name a spec uses, and the smallest of them."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from detectors.models.backbone_base import Backbone, BackboneOptions
+from detectors.models.layers import conv_norm
+from detectors.models.resnet import ResNet
+
+GROUPS = 8
+"""Groups of the tiny trunk's group norm."""
+
+
+class Tiny(BackboneOptions):
+    """A residual trunk for laptops: a stride-2 stem, then one basic block for each stride."""
+
+    name: Literal["tiny"] = "tiny"
+    channels: tuple[int, ...] = Field((16, 32, 48), strict=False, min_length=2)
+    """Channels at strides 4, 8, 16, ...; multiples of 8."""
+
+    @field_validator("channels")
+    @classmethod
+    def _fit_the_norm(cls, channels: tuple[int, ...]) -> tuple[int, ...]:
+        if any(count <= 0 or count % GROUPS for count in channels):
+            raise ValueError(f"must be positive multiples of {GROUPS}, got {list(channels)}")
+        return channels
+
+    def build(self) -> Backbone:
+        """See `BackboneOptions.build`."""
+        return TinyTrunk(self.channels)
+
+
+class TinyTrunk(Backbone):
+    """See `Tiny`."""
+
+    def __init__(self, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = channels
+        self.strides = tuple(4 * 2**i for i in range(len(channels)))
+        self.stem = nn.Sequential(conv_norm(3, channels[0], 3, 2, groups=GROUPS), nn.ReLU())
+        inputs = (channels[0], *channels[:-1])
+        self.blocks = nn.ModuleList(map(BasicBlock, inputs, channels))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...]."""
+        features, maps = self.stem(images), []
+        for block in self.blocks:
+            features = block(features)
+            maps.append(features)
+        return maps
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut, halving the size (ResNet's basic block)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(conv_norm(inputs, outputs, 3, 2, groups=GROUPS), nn.ReLU())
+        self.second = conv_norm(outputs, outputs, 3, 1, groups=GROUPS)
+        self.shortcut = conv_norm(inputs, outputs, 1, 2, groups=GROUPS)
+        self.relu = nn.ReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, inputs, H, W] -> [B, outputs, ceil(H / 2), ceil(W / 2)]."""
+        out: Tensor = self.relu(self.second(self.first(features)) + self.shortcut(features))
+        return out
+
+
+BACKBONES: dict[str, type[BackboneOptions]] = {"tiny": Tiny, "resnet": ResNet}

@@ -1,0 +1,42 @@
+"""The base of everything a spec can set.
+
+An option is declared once: as a field of the class that uses it. The spec's schema, the checks of
+`--set`, `gaplab show` and the docs are all derived from these fields.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+
+class Options(BaseModel):
+    """Frozen, keyword-only settings. Unknown keys, wrong types, NaN and infinity are refused.
+
+    A field with `json_schema_extra=NOT_IDENTITY` can't change a trial's result (a path, a cache
+    size) and stays out of the trial's id.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+NOT_IDENTITY: dict[str, Any] = {"identity": False}
+
+
+class OneOf:
+    """Annotation of a field that takes any entry of a table, chosen by the key `name`.
+
+    `assignment: Annotated[Strategy, OneOf(ASSIGNERS)]` accepts `{"name": "poto", "alpha": 0.5}`.
+    """
+
+    def __init__(self, table: Mapping[str, type[Options]]) -> None:
+        self.table = table
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        members = {name: handler.generate_schema(entry) for name, entry in self.table.items()}
+        return core_schema.tagged_union_schema(members, discriminator="name")

@@ -1,0 +1,80 @@
+"""From raw predictions to candidates: what the evaluation keeps of an image, before any NMS."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from detectors import boxes as box
+from detectors.evaluation.protocol import Protocol
+from detectors.structures import Candidates, Points, Predictions
+
+
+def check_finite(predictions: Predictions, image_ids: Sequence[int]) -> None:
+    """Refuse a batch (logits [B, N, C], boxes [B, N, 4]) that holds NaN or infinity.
+
+    Raises ValueError naming the images and which of the two outputs is at fault.
+    """
+    outputs = {"logits": predictions.logits, "boxes": predictions.boxes}
+    problems = []
+    for name, values in outputs.items():
+        bad = ~values.isfinite().flatten(1).all(dim=1)
+        if bad.any():
+            images = [image_ids[i] for i in bad.nonzero()[:, 0].tolist()]
+            problems.append(f"{name} of images {images} are not finite")
+    if problems:
+        remedy = "training has diverged: lower lr, or set clip_norm"
+        raise ValueError(f"{', '.join(problems)}; {remedy}")
+
+
+def candidates(
+    predictions: Predictions,
+    points: Points,
+    protocol: Protocol,
+    scale: tuple[float, float],
+    size: tuple[int, int],
+) -> Candidates:
+    """The best (point, class) pairs of one image, sorted by falling score.
+
+    predictions: logits [N, C], boxes [N, 4] in input pixels; scale: (x, y) factors from original to
+    input pixels; size: (width, height) of the original image, to which boxes are moved and clipped.
+    A level gives its `pre_nms_topk` best pairs, as far as they score above `score_floor`. Of equal
+    scores the lower level comes first, then the lower point, then the lower class.
+    """
+    num_classes = predictions.logits.shape[-1]
+    scores = predictions.logits.float().sigmoid().flatten()
+    pairs = _best_of_levels(scores, points.level, num_classes, protocol.pre_nms_topk)
+    pairs = pairs[scores[pairs] > protocol.score_floor]
+    pairs = pairs[scores[pairs].argsort(descending=True, stable=True)]
+    point = pairs // num_classes
+    boxes = predictions.boxes[point] / predictions.boxes.new_tensor([*scale, *scale])
+    width, height = size
+    return Candidates(
+        boxes=box.clip(boxes, height, width),
+        scores=scores[pairs],
+        labels=pairs % num_classes,
+        levels=points.level[point],
+    )
+
+
+def _best_of_levels(scores: Tensor, level: Tensor, num_classes: int, k: int) -> Tensor:
+    """Rising flat indices of the k best scores [N * C] of every level; levels are contiguous."""
+    lengths = (level.bincount() * num_classes).tolist()
+    best, start = [], 0
+    for part in torch.split(scores, lengths):
+        best.append(_best(part, k) + start)
+        start += len(part)
+    return torch.cat(best) if best else level.new_empty(0)
+
+
+def _best(scores: Tensor, k: int) -> Tensor:
+    """Rising indices of the k highest of scores [n]; of equal ones the first (topk alone may not).
+
+    All n when there are no more than k.
+    """
+    if len(scores) <= k:
+        return torch.arange(len(scores), device=scores.device)
+    cut = scores.topk(k, sorted=False).values.min()
+    above = (scores > cut).nonzero()[:, 0]
+    tied = (scores == cut).nonzero()[:, 0]
+    return torch.cat([above, tied[: k - len(above)]]).sort().values

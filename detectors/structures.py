@@ -1,0 +1,139 @@
+"""The records that travel between data, model, assignment, loss and evaluation.
+
+Shape letters: B images, N anchor points (all levels, finest first), C classes, G objects of one
+image, M candidates of one image. Boxes are xyxy in pixels of the tensor they belong to.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Points:
+    """Anchor points of one input size.
+
+    xy: [N, 2] float, pixels; stride: [N] float, pixels; level: [N] int64, 0 is the finest.
+    """
+
+    xy: Tensor
+    stride: Tensor
+    level: Tensor
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    def to(self, device: str) -> Self:
+        """The same points on `device`."""
+        return type(self)(self.xy.to(device), self.stride.to(device), self.level.to(device))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Objects of one image: boxes [G, 4] float xyxy in pixels, labels [G] int64 in [0, C)."""
+
+    boxes: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def to(self, device: str) -> Self:
+        """The same objects on `device`."""
+        return type(self)(self.boxes.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Raw output at every anchor point: logits [..., N, C], boxes [..., N, 4] xyxy in pixels.
+
+    The leading dimension is B for a batch and absent for one image (see `image`).
+    """
+
+    logits: Tensor
+    boxes: Tensor
+
+    def image(self, index: int) -> "Predictions":
+        """Predictions of one image, detached: assignment never sends gradients."""
+        return Predictions(self.logits[index].detach(), self.boxes[index].detach())
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which object each anchor point is responsible for, and to what degree.
+
+    object: [N] int64, index into Targets, -1 for a negative point.
+    degree: [N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous one, 0 for
+    a negative one. `degree > 0` exactly where `object >= 0`.
+    """
+
+    object: Tensor
+    degree: Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands; schedules are pure functions of it, so a resumed trial continues them.
+
+    step in [0, steps), epoch in [0, epochs).
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Raw candidates of one image before any suppression, sorted by falling score.
+
+    boxes: [M, 4] float xyxy in pixels of the original image; scores: [M] float in [0, 1];
+    labels: [M] int64; levels: [M] int64.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    levels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, index: Tensor) -> "Candidates":
+        """The candidates at `index` (int64 positions or a bool mask), in that order."""
+        return Candidates(
+            self.boxes[index], self.scores[index], self.labels[index], self.levels[index]
+        )
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """Ground truth of one image in its original pixels, as an evaluator needs it.
+
+    boxes: [G, 4] float xyxy; labels: [G] int64; crowd: [G] bool (COCO `iscrowd`: a detection there
+    is neither right nor wrong); area: [G] float, square pixels (COCO `area`, for AP by size).
+    """
+
+    image_id: int
+    width: int
+    height: int
+    boxes: Tensor
+    labels: Tensor
+    crowd: Tensor
+    area: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image as the detector sees it.
+
+    image: [3, H, W] uint8 RGB; targets: its non-crowd objects in the same pixels; scale: (x, y)
+    factors from original to these pixels.
+    """
+
+    image_id: int
+    image: Tensor
+    targets: Targets
+    scale: tuple[float, float]

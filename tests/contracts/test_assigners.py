@@ -1,0 +1,239 @@
+"""What `detectors.assigners.base` promises, for every assigner of every strategy in ASSIGNERS."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors.assigners import ASSIGNERS
+from detectors.assigners.base import Assigner, Branch
+from detectors.models.points import pyramid_points
+from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+
+STRIDES, CLASSES = (4, 8, 16), 3
+PROGRESS = Progress(step=3, steps=12, epoch=1, epochs=4)
+
+
+def assigners(*branches: Branch) -> dict[str, Assigner]:
+    """Every assigner that supervises one of `branches` in some strategy, by a readable id."""
+    return {
+        f"{name}.{branch}": supervision.assigner
+        for name, strategy in ASSIGNERS.items()
+        for branch, supervision in strategy().branches().items()
+        if branch in branches
+    }
+
+
+def over(*branches: Branch) -> pytest.MarkDecorator:
+    found = assigners(*branches)
+    return pytest.mark.parametrize("assigner", found.values(), ids=list(found))
+
+
+@dataclass(frozen=True)
+class Scene:
+    points: Points
+    predictions: Predictions
+    targets: Targets
+
+    def assign(self, assigner: Assigner, progress: Progress = PROGRESS) -> Assignment:
+        return assigner.assign(self.points, self.predictions, self.targets, progress)
+
+
+def scene(height: int, width: int, boxes: list[tuple[float, ...]], seed: int) -> Scene:
+    """An image with objects of random class at `boxes` and random predictions at its points."""
+    sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
+    points = pyramid_points(sizes, STRIDES, torch.device("cpu"))
+    rng = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(len(points), CLASSES, generator=rng) - 2
+    reach = 3 * torch.rand(len(points), 4, generator=rng) * points.stride[:, None]
+    predicted = torch.cat([points.xy - reach[:, :2], points.xy + reach[:, 2:]], dim=1)
+    labels = torch.randint(CLASSES, (len(boxes),), generator=rng)
+    targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
+    return Scene(points, Predictions(logits, predicted), targets)
+
+
+def crowd(count: int, seed: int = 0) -> list[tuple[float, ...]]:
+    """`count` boxes of all sizes in a 32 x 32 image."""
+    rng = torch.Generator().manual_seed(seed)
+    corner = 24 * torch.rand(count, 2, generator=rng)
+    far = corner + 0.5 + (31.5 - corner) * torch.rand(count, 2, generator=rng)
+    return [tuple(box) for box in torch.cat([corner, far], dim=1).tolist()]
+
+
+ODDITIES: dict[str, list[tuple[float, ...]]] = {
+    "identical": [(3.0, 3.0, 20.0, 20.0)] * 5,
+    "tiny between points": [(3.5, 3.5, 4.5, 4.5), (15.9, 15.9, 16.1, 16.1)],
+    "touching the border": [(0.0, 0.0, 32.0, 32.0), (0.0, 30.0, 2.0, 32.0), (28.0, 0.0, 32.0, 4.0)],
+    "partly outside": [(-20.0, -20.0, 8.0, 8.0), (30.0, 10.0, 70.0, 12.0)],
+    "outside": [(100.0, 100.0, 110.0, 110.0)],
+    "thin": [(0.0, 8.9, 32.0, 9.1)],
+    "centred on a point": [(4.0, 4.0, 8.0, 8.0), (2.0, 2.0, 10.0, 10.0)],
+}
+
+half = st.integers(-8, 80).map(lambda n: n / 2)
+side = st.integers(1, 80).map(lambda n: n / 2)
+any_box = st.tuples(half, half, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+scenes = st.builds(
+    scene,
+    st.integers(1, 33),
+    st.integers(1, 33),
+    st.lists(any_box, max_size=12),
+    st.integers(0, 99),
+)
+examples = settings(deadline=None, max_examples=20)
+
+
+def degrees_of(assignment: Assignment, index: int) -> list[float]:
+    degrees: list[float] = assignment.degree[assignment.object == index].tolist()
+    return degrees
+
+
+def check_form(found: Assignment, of: Scene) -> None:
+    """The record's own rules: see `structures.Assignment`."""
+    n, g = len(of.points), len(of.targets)
+    assert found.object.shape == (n,)
+    assert found.object.dtype == torch.int64
+    assert found.degree.shape == (n,)
+    assert found.degree.dtype == torch.float32
+    assert not found.degree.requires_grad
+    assert ((found.object >= -1) & (found.object < g)).all()
+    assert ((found.degree >= 0) & (found.degree <= 1)).all()
+    assert torch.equal(found.degree > 0, found.object >= 0)
+
+
+def tensors(of: Scene) -> list[Tensor]:
+    p, t = of.points, of.targets
+    return [p.xy, p.stride, p.level, of.predictions.logits, of.predictions.boxes, t.boxes, t.labels]
+
+
+@over("o2o", "o2m", "o2f")
+class TestEveryAssigner:
+    @examples
+    @given(of=scenes)
+    def test_form(self, assigner: Assigner, of: Scene) -> None:
+        check_form(of.assign(assigner), of)
+
+    @pytest.mark.parametrize("name", ODDITIES)
+    def test_form_for_odd_boxes(self, assigner: Assigner, name: str) -> None:
+        of = scene(32, 32, ODDITIES[name], seed=1)
+        check_form(of.assign(assigner), of)
+
+    @pytest.mark.parametrize(("height", "width"), [(32, 32), (1, 1), (5, 33)])
+    def test_image_without_objects_is_all_negative(
+        self, assigner: Assigner, height: int, width: int
+    ) -> None:
+        of = scene(height, width, [], seed=2)
+        found = of.assign(assigner)
+        check_form(found, of)
+        assert (found.object == -1).all()
+
+    def test_single_point_at_the_very_centre(self, assigner: Assigner) -> None:
+        points = Points(torch.tensor([[4.0, 4.0]]), torch.tensor([8.0]), torch.tensor([0]))
+        predictions = Predictions(torch.zeros(1, CLASSES), torch.tensor([[1.0, 1.0, 7.0, 7.0]]))
+        targets = Targets(torch.tensor([[2.0, 2.0, 6.0, 6.0]]), torch.tensor([1]))
+        found = assigner.assign(points, predictions, targets, PROGRESS)
+        assert found.object.tolist() == [0]
+        assert found.degree.tolist() == [1.0]
+
+    @examples
+    @given(of=scenes)
+    def test_pure(self, assigner: Assigner, of: Scene) -> None:
+        before = deepcopy(tensors(of))
+        first, second = of.assign(assigner), of.assign(deepcopy(assigner))
+        assert torch.equal(first.object, second.object)
+        assert torch.equal(first.degree, second.degree)
+        assert all(torch.equal(a, b) for a, b in zip(before, tensors(of), strict=True))
+
+    def test_draws_no_random_numbers(self, assigner: Assigner) -> None:
+        of, state = scene(32, 32, crowd(7), seed=3), torch.get_rng_state()
+        of.assign(assigner)
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_order_of_objects_does_not_matter(self, assigner: Assigner) -> None:
+        of, order = scene(32, 32, crowd(7), seed=4), torch.tensor([3, 0, 6, 1, 5, 2, 4])
+        shuffled = Targets(of.targets.boxes[order], of.targets.labels[order])
+        found = of.assign(assigner)
+        again = Scene(of.points, of.predictions, shuffled).assign(assigner)
+        named = torch.where(again.object >= 0, order[again.object.clamp(min=0)], -1)
+        assert torch.equal(named, found.object)
+        assert torch.equal(again.degree, found.degree)
+
+
+@over("o2o")
+class TestOneToOne:
+    @pytest.mark.parametrize("count", [0, 1, 2, 7, 84, 90])
+    def test_each_object_has_one_point_while_points_last(
+        self, assigner: Assigner, count: int
+    ) -> None:
+        of = scene(32, 32, crowd(count), seed=5)
+        assert len(of.points) == 64 + 16 + 4
+        self.check(of.assign(assigner), of)
+
+    @examples
+    @given(of=scenes)
+    def test_whatever_the_boxes(self, assigner: Assigner, of: Scene) -> None:
+        self.check(of.assign(assigner), of)
+
+    @pytest.mark.parametrize("name", ODDITIES)
+    def test_odd_boxes(self, assigner: Assigner, name: str) -> None:
+        of = scene(32, 32, ODDITIES[name], seed=6)
+        self.check(of.assign(assigner), of)
+
+    @staticmethod
+    def check(found: Assignment, of: Scene) -> None:
+        per_object = [degrees_of(found, g) for g in range(len(of.targets))]
+        assert all(degrees in ([], [1.0]) for degrees in per_object)
+        assert sum(map(len, per_object)) == min(len(of.targets), len(of.points))
+
+
+@over("o2m")
+class TestOneToMany:
+    @examples
+    @given(of=scenes)
+    def test_positives_are_certain(self, assigner: Assigner, of: Scene) -> None:
+        found = of.assign(assigner)
+        assert set(found.degree.tolist()) <= {0.0, 1.0}
+
+    def test_an_object_may_have_several_points(self, assigner: Assigner) -> None:
+        of = scene(32, 32, [(0.0, 0.0, 32.0, 32.0)], seed=7)
+        assert len(degrees_of(of.assign(assigner), 0)) > 1
+
+
+@over("o2f")
+class TestOneToFew:
+    @examples
+    @given(of=scenes)
+    def test_at_most_one_certain_point_and_only_beside_it_ambiguous_ones(
+        self, assigner: Assigner, of: Scene
+    ) -> None:
+        found = of.assign(assigner)
+        for index in range(len(of.targets)):
+            degrees = degrees_of(found, index)
+            assert degrees.count(1.0) == (1 if degrees else 0)
+
+    def test_an_object_may_have_a_few_points(self, assigner: Assigner) -> None:
+        of = scene(32, 32, [(0.0, 0.0, 32.0, 32.0)], seed=8)
+        assert len(degrees_of(of.assign(assigner), 0)) > 1
+
+    @pytest.mark.parametrize("epochs", [1, 2, 12])
+    def test_degrees_never_rise_in_training(self, assigner: Assigner, epochs: int) -> None:
+        of = scene(32, 32, crowd(5), seed=9)
+        stages = [Progress(2 * e, 2 * epochs, e, epochs) for e in range(epochs)]
+        degrees = [of.assign(assigner, progress).degree for progress in stages]
+        assert all((b <= a).all() for a, b in pairwise(degrees))
+
+
+def test_every_entry_of_the_table_carries_its_name_and_family() -> None:
+    for name, strategy in ASSIGNERS.items():
+        built = strategy()
+        assert built.model_dump()["name"] == name
+        branches = built.branches()
+        assert built.family == ("dual" if len(branches) > 1 else next(iter(branches)))
+        for branch, supervision in branches.items():
+            assert supervision.assigner.branch == branch
+            assert supervision.weight >= 0

@@ -1,0 +1,95 @@
+from itertools import permutations
+from math import hypot, inf
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.assigners.center import Center, level_of
+from detectors.models.points import pyramid_points
+from detectors.structures import Points, Predictions, Progress, Targets
+
+Box = tuple[float, float, float, float]
+
+STRIDES = (4, 8, 16)
+SMALL = pyramid_points([(2, 2), (1, 1), (1, 1)], STRIDES, torch.device("cpu"))
+LARGE = pyramid_points([(16, 16), (8, 8), (4, 4)], STRIDES, torch.device("cpu"))
+half = st.integers(-8, 40).map(lambda n: n / 2)
+side = st.integers(1, 160).map(lambda n: n / 2)
+any_box = st.tuples(half, half, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+
+
+def targets(boxes: list[Box]) -> Targets:
+    labels = torch.zeros(len(boxes), dtype=torch.int64)
+    return Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
+
+
+def assign(points: Points, boxes: list[Box], factor: float = 8.0) -> dict[int, int]:
+    """The point of each object."""
+    predictions = Predictions(torch.zeros(len(points), 1), torch.zeros(len(points), 4))
+    center = Center(range_factor=factor)
+    found = center.assign(points, predictions, targets(boxes), Progress(0, 1, 0, 1))
+    return {g: n for n, g in enumerate(found.object.tolist()) if g >= 0}
+
+
+def own_level(box: Box, factor: float) -> int:
+    half_side = max(box[2] - box[0], box[3] - box[1]) / 2
+    ends = [factor * s for s in STRIDES[:-1]] + [inf]
+    return next(level for level, end in enumerate(ends) if half_side <= end)
+
+
+def apart(points: Points, n: int, box: Box) -> float:
+    x, y = points.xy[n].tolist()
+    return hypot(x - (box[0] + box[2]) / 2, y - (box[1] + box[3]) / 2)
+
+
+def rank(
+    points: Points, boxes: list[Box], chosen: tuple[int, ...], factor: float
+) -> tuple[int, float]:
+    """How many objects keep their level, and minus the total distance."""
+    levels = points.level.tolist()
+    at_home = sum(levels[n] == own_level(b, factor) for n, b in zip(chosen, boxes, strict=True))
+    return at_home, -sum(apart(points, n, b) for n, b in zip(chosen, boxes, strict=True))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(any_box, max_size=4), st.sampled_from([1.0, 8.0]))
+def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], factor: float) -> None:
+    found = assign(SMALL, boxes, factor)
+    chosen = tuple(found[g] for g in range(len(boxes)))
+    choices = permutations(range(len(SMALL)), len(boxes))
+    best = max(rank(SMALL, boxes, choice, factor) for choice in choices)
+    at_home, nearness = rank(SMALL, boxes, chosen, factor)
+    assert at_home == best[0]
+    assert nearness == pytest.approx(best[1], abs=1e-3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(any_box)
+def test_a_lone_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
+    level = own_level(box, 8.0)
+    of_level = [n for n, at in enumerate(LARGE.level.tolist()) if at == level]
+    nearest = min(apart(LARGE, n, box) for n in of_level)
+    chosen = assign(LARGE, [box])[0]
+    assert chosen in of_level
+    assert apart(LARGE, chosen, box) == pytest.approx(nearest, abs=1e-3)
+
+
+def test_objects_that_do_not_fit_on_their_level_take_the_nearest_point_elsewhere() -> None:
+    """Both want the one point of the coarsest level; the next nearest is (6, 6) of the finest."""
+    boxes: list[Box] = [(-72.0, -72.0, 88.0, 88.0)] * 2
+    places = [SMALL.xy[n].tolist() for n in assign(SMALL, boxes).values()]
+    assert sorted(places) == [[6.0, 6.0], [8.0, 8.0]]
+
+
+def test_level_holds_half_the_longer_side_up_to_its_end() -> None:
+    lengths = torch.tensor([0.1, 32.0, 32.1, 64.0, 64.1, 1e6])
+    assert level_of(SMALL, lengths, 8.0).tolist() == [0, 0, 1, 1, 2, 2]
+    assert level_of(SMALL, lengths[:0], 8.0).tolist() == []
+
+
+def test_identical_objects_share_out_the_points_around_their_centre() -> None:
+    found = assign(LARGE, [(24.0, 24.0, 40.0, 40.0)] * 4)
+    around = {tuple(LARGE.xy[n].tolist()) for n in found.values()}
+    assert around == {(30.0, 30.0), (30.0, 34.0), (34.0, 30.0), (34.0, 34.0)}

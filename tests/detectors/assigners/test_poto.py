@@ -1,0 +1,153 @@
+from itertools import permutations
+from math import exp, hypot
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+from detectors.assigners.poto import Poto
+from detectors.models.points import pyramid_points
+from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+
+Box = tuple[float, float, float, float]
+Matching = dict[int, int]
+
+STRIDES, CLASSES = (4, 8, 16), 3
+SMALL = pyramid_points([(2, 2), (1, 1), (1, 1)], STRIDES, torch.device("cpu"))
+LARGE = pyramid_points([(16, 16), (8, 8), (4, 4)], STRIDES, torch.device("cpu"))
+half = st.integers(-4, 20).map(lambda n: n / 2)
+side = st.integers(1, 40).map(lambda n: n / 2)
+any_box = st.tuples(half, half, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
+seeds = st.integers(0, 10_000)
+
+
+def predictions(points: Points, seed: int) -> Predictions:
+    rng = torch.Generator().manual_seed(seed)
+    reach = 0.1 + 2 * torch.rand(len(points), 4, generator=rng) * points.stride[:, None]
+    boxes = torch.cat([points.xy - reach[:, :2], points.xy + reach[:, 2:]], dim=1)
+    return Predictions(3 * torch.randn(len(points), CLASSES, generator=rng), boxes)
+
+
+def targets(boxes: list[Box]) -> Targets:
+    labels = torch.arange(len(boxes)) % CLASSES
+    return Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
+
+
+def scalar_iou(a: Box, b: Box) -> float:
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    overlap = max(0.0, width) * max(0.0, height)
+    return overlap / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - overlap)
+
+
+class Equations:
+    """003 Eq. 4 pair by pair in plain Python: quality inside the prior, distance, the prior."""
+
+    def __init__(
+        self, poto: Poto, points: Points, predicted: Predictions, boxes: list[Box]
+    ) -> None:
+        shape = (len(boxes), len(points))
+        self.quality, self.distance = np.zeros(shape), np.zeros(shape)
+        self.prior = np.zeros(shape, dtype=bool)
+        rows = zip(points.xy.tolist(), points.stride.tolist(), strict=True)
+        for n, ((x, y), stride) in enumerate(rows):
+            for g, box in enumerate(boxes):
+                cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+                inside = box[0] < x < box[2] and box[1] < y < box[3]
+                self.prior[g, n] = inside and max(abs(x - cx), abs(y - cy)) < poto.radius * stride
+                self.distance[g, n] = hypot(x - cx, y - cy)
+                score = 1 / (1 + exp(-predicted.logits[n, g % CLASSES].item()))
+                x0, y0, x1, y1 = predicted.boxes[n].tolist()
+                iou = scalar_iou(box, (x0, y0, x1, y1))
+                self.quality[g, n] = score ** (1 - poto.alpha) * iou**poto.alpha
+
+    def rank(self, matching: Matching) -> tuple[int, float]:
+        """Objects inside their prior, then their total quality less the others' distance."""
+        worst = max(1.0, self.distance.max(initial=0.0))
+        kept = [pair for pair in matching.items() if self.prior[pair]]
+        away = [self.distance[pair] / worst for pair in matching.items() if not self.prior[pair]]
+        return len(kept), float(sum(self.quality[pair] for pair in kept) - sum(away))
+
+
+def assign(poto: Poto, points: Points, predicted: Predictions, boxes: list[Box]) -> Assignment:
+    return poto.assign(points, predicted, targets(boxes), Progress(0, 1, 0, 1))
+
+
+def matching(found: Assignment) -> Matching:
+    return {g: n for n, g in enumerate(found.object.tolist()) if g >= 0}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(any_box, max_size=4), seeds, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
+def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> None:
+    poto, predicted = Poto(alpha=alpha), predictions(SMALL, seed)
+    equations = Equations(poto, SMALL, predicted, boxes)
+    found = equations.rank(matching(assign(poto, SMALL, predicted, boxes)))
+    choices = permutations(range(len(SMALL)), len(boxes))
+    best = max(equations.rank(dict(enumerate(choice))) for choice in choices)
+    assert found[0] == best[0]
+    assert found[1] == pytest.approx(best[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 7, 25])
+@pytest.mark.parametrize("radius", [1.5, 100.0])
+def test_total_quality_equals_that_of_another_solver(count: int, radius: float) -> None:
+    """Every box here holds a point of its own, so that Eq. 3 alone decides."""
+    poto, predicted = Poto(radius=radius), predictions(LARGE, count)
+    rng = np.random.default_rng(count)
+    corner = rng.uniform(0, 44, (count, 2))
+    extent = rng.uniform(9, 20, (count, 2))
+    boxes = [(x, y, x + w, y + h) for (x, y), (w, h) in zip(corner, extent, strict=True)]
+    equations = Equations(poto, LARGE, predicted, boxes)
+    inside = np.where(equations.prior, equations.quality, -len(boxes))
+    rows, columns = min_weight_full_bipartite_matching(csr_array(inside - 99), maximize=True)
+    assert equations.prior[rows, columns].all()
+    at_home, quality = equations.rank(matching(assign(poto, LARGE, predicted, boxes)))
+    assert at_home == count
+    assert quality == pytest.approx(inside[rows, columns].sum(), abs=1e-4)
+
+
+def test_an_object_between_all_points_gets_the_nearest_one_however_bad() -> None:
+    boxes: list[Box] = [(31.0, 31.0, 32.5, 32.5)]
+    predicted = predictions(LARGE, 1)
+    equations = Equations(Poto(), LARGE, predicted, boxes)
+    assert not equations.prior.any()
+    chosen = matching(assign(Poto(), LARGE, predicted, boxes))[0]
+    assert equations.distance[0, chosen] == pytest.approx(equations.distance[0].min())
+
+
+def test_objects_with_one_shared_point_settle_by_quality_and_the_loser_takes_the_nearest() -> None:
+    boxes: list[Box] = [(4.5, 4.5, 7.5, 7.5), (5.0, 5.0, 7.5, 7.5)]
+    predicted = predictions(SMALL, 2)
+    equations = Equations(Poto(), SMALL, predicted, boxes)
+    shared = [n for n in range(len(SMALL)) if equations.prior[:, n].any()]
+    assert [SMALL.xy[n].tolist() for n in shared] == [[6.0, 6.0]]
+    found = matching(assign(Poto(), SMALL, predicted, boxes))
+    (winner,) = (g for g, n in found.items() if n == shared[0])
+    loser = 1 - winner
+    swapped = {loser: shared[0], winner: int(np.argsort(equations.distance[winner])[1])}
+    assert equations.rank(found) > equations.rank(swapped)
+    assert equations.distance[loser, found[loser]] == sorted(equations.distance[loser])[1]
+
+
+def test_levels_compete_by_quality_not_by_size() -> None:
+    box: Box = (8.0, 8.0, 24.0, 24.0)
+    logits = torch.full((len(LARGE), CLASSES), -4.0)
+    boxes = torch.tensor([box]).repeat(len(LARGE), 1)
+    for best in (i for i, xy in enumerate(LARGE.xy.tolist()) if xy in ([14, 14], [12, 20])):
+        sharper = logits.clone()
+        sharper[best, 0] = 2.0
+        assert matching(assign(Poto(), LARGE, Predictions(sharper, boxes), [box])) == {0: best}
+
+
+def test_only_the_score_of_the_objects_own_class_counts() -> None:
+    box: Box = (8.0, 8.0, 24.0, 24.0)
+    boxes = torch.tensor([box]).repeat(len(LARGE), 1)
+    own, other = (LARGE.xy.tolist().index(xy) for xy in ([14.0, 14.0], [18.0, 18.0]))
+    logits = torch.full((len(LARGE), CLASSES), -4.0)
+    logits[own, 0], logits[other, 1] = 1.0, 9.0
+    assert matching(assign(Poto(), LARGE, Predictions(logits, boxes), [box])) == {0: own}

@@ -1,0 +1,570 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import ValidationError
+
+from detectors.data import DATASETS
+from detectors.data.base import DataError
+from detectors.data.coco import Coco
+from detectors.data.images import PAD, fitted_size
+from detectors.options import NOT_IDENTITY
+
+Document = dict[str, Any]
+SIZES = {1: (40, 30), 2: (64, 48), 3: (50, 80)}  # image id -> width, height
+
+
+def document() -> Document:
+    """Three images: two objects (one of them a crowd), one object, none. Ids in no order."""
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i}.jpg", "width": SIZES[i][0], "height": SIZES[i][1]}
+            for i in (3, 1, 2)
+        ],
+        "annotations": [
+            {"id": 11, "image_id": 2, "category_id": 9, "bbox": [4, 6, 20.5, 30], "area": 99.5},
+            {"id": 12, "image_id": 1, "category_id": 4, "bbox": [0, 0, 40, 30], "iscrowd": 1},
+            {"id": 13, "image_id": 1, "category_id": 4, "bbox": [10, 5, 8, 16], "iscrowd": 0},
+        ],
+        "categories": [{"id": 9, "name": "dog"}, {"id": 4, "name": "cat"}],
+    }
+
+
+def pixels(width: int, height: int, seed: int) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+def write(root: Path, train: Document | None = None, val: Document | None = None) -> Path:
+    (root / "images").mkdir(parents=True)
+    for id_, (width, height) in SIZES.items():
+        pixels(width, height, id_).save(root / "images" / f"{id_}.jpg", quality=95)
+    for name, content in (("train", train), ("val", val)):
+        (root / f"{name}.json").write_text(json.dumps(content or document()))
+    return root
+
+
+def coco(root: Path, **options: Any) -> Coco:
+    return Coco(root=str(root), height=96, width=128, **options)
+
+
+def refused(options: Coco) -> list[str]:
+    with pytest.raises(DataError) as caught:
+        options.load("train")
+    assert all("\n" not in problem for problem in caught.value.problems)
+    return caught.value.problems
+
+
+# What is read ------------------------------------------------------------------------------------
+
+
+def test_truth_is_the_file(tmp_path: Path) -> None:
+    data = coco(write(tmp_path / "pets")).load("train")
+    assert data.classes == ("cat", "dog")
+    assert data.notes == ()
+    assert len(data) == 3
+    first, second, third = data.truth()
+    assert [(t.image_id, t.width, t.height) for t in data.truth()] == [
+        (id_, *size) for id_, size in SIZES.items()
+    ]
+    assert first.boxes.tolist() == [[0, 0, 40, 30], [10, 5, 18, 21]]
+    assert first.crowd.tolist() == [True, False]
+    assert first.labels.tolist() == [0, 0]
+    assert first.area.tolist() == [1200, 128]
+    assert second.boxes.tolist() == [[4, 6, 24.5, 36]]
+    assert second.labels.tolist() == [1]
+    assert second.area.tolist() == [99.5]
+    assert third.boxes.shape == (0, 4)
+    assert (third.labels.dtype, third.crowd.dtype) == (torch.int64, torch.bool)
+
+
+def test_samples_are_resized_padded_and_without_crowds(tmp_path: Path) -> None:
+    data = coco(write(tmp_path / "pets")).load("val")
+    small, double, tall = (data[i] for i in range(3))
+    assert small.scale == (3.2, 3.2)  # 40 x 30 -> 128 x 96
+    assert small.targets.boxes.tolist() == [pytest.approx([32, 16, 57.6, 67.2])]
+    assert small.targets.labels.tolist() == [0]
+    assert double.scale == (2.0, 2.0)  # 64 x 48 -> 128 x 96
+    assert double.targets.boxes.tolist() == [[8, 12, 49, 72]]
+    assert tall.scale == (1.2, 1.2)  # 50 x 80 -> 60 x 96
+    assert tall.targets.boxes.shape == (0, 4)
+    assert (tall.image[:, :, 60:] == PAD).all()
+    assert tall.image[:, :, :60].float().std() > 20
+    for sample in (small, double, tall):
+        assert sample.image.shape == (3, 96, 128)
+        assert sample.image.dtype == torch.uint8
+        assert sample.targets.boxes.dtype == torch.float32
+
+
+def test_each_direction_has_its_own_factor_after_rounding(tmp_path: Path) -> None:
+    data = Coco(root=str(write(tmp_path)), height=45, width=100).load("train")
+    assert data[2].scale == (28 / 50, 45 / 80)  # 28.125 wide before rounding
+
+
+def test_pixels_of_an_image_that_fits_are_untouched(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    image = pixels(64, 48, 2)
+    image.save(root / "images" / "2.jpg", format="PNG")
+    sample = Coco(root=str(root), height=48, width=64).load("train")[1]
+    assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+@given(*[st.integers(1, 3000)] * 2, *[st.integers(32, 1400)] * 2)
+def test_the_largest_size_that_fits(w: int, h: int, height: int, width: int) -> None:
+    new_w, new_h = fitted_size(w, h, height, width)
+    assert (new_w, new_h) == (width, max(1, round(h * width / w))) or (new_w, new_h) == (
+        max(1, round(w * height / h)),
+        height,
+    )
+    assert new_w <= width
+    assert new_h <= height
+
+
+def test_a_bright_block_lands_on_its_box(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    values = np.zeros((80, 50, 3), dtype=np.uint8)
+    values[20:60, 10:35] = 255
+    Image.fromarray(values).save(root / "images" / "3.jpg", format="PNG")
+    content = document()
+    box = {"id": 20, "image_id": 3, "category_id": 4, "bbox": [10, 20, 25, 40]}
+    content["annotations"].append(box)
+    (root / "train.json").write_text(json.dumps(content))
+    sample = Coco(root=str(root), height=200, width=320).load("train")[2]
+    ys, xs = (sample.image[0, :, :125] > 127).nonzero(as_tuple=True)
+    seen = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+    assert sample.targets.boxes[0].tolist() == pytest.approx([float(v) for v in seen], abs=1)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "LA"])
+def test_every_8_bit_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    root = write(tmp_path)
+    image = pixels(64, 48, 0).convert(mode)
+    image.save(root / "images" / "2.jpg", format="TIFF")
+    sample = Coco(root=str(root), height=48, width=64).load("train")[1]
+    expected = np.asarray(image.convert("RGB"))
+    assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    palette = pixels(64, 48, 0).convert("P")
+    palette.save(root / "images" / "2.jpg", format="PNG", transparency=bytes(range(256)))
+    assert coco(root).load("train")[1].image.shape == (3, 96, 128)
+
+
+def test_exif_orientation_is_not_applied(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    pixels(64, 48, 2).save(root / "images" / "2.jpg", exif=exif, quality=95)
+    assert coco(root).load("train")[1].scale == (2.0, 2.0)
+
+
+def test_the_cache_changes_nothing_but_identity_of_samples(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    kept, fresh = (coco(root, cache_mib=mib).load("train") for mib in (1, 0))
+    assert kept[1] is kept[1]
+    assert fresh[1] is not fresh[1]
+    assert torch.equal(kept[1].image, fresh[1].image)
+
+
+def test_equal_options_share_one_copy(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    assert coco(root).load("val") is coco(root).load("val")
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_index_outside_is_refused(tmp_path: Path, index: int) -> None:
+    with pytest.raises(IndexError, match="of 3"):
+        coco(write(tmp_path)).load("train")[index]
+
+
+# What is wrong -----------------------------------------------------------------------------------
+
+
+def test_a_missing_root_is_always_refused(tmp_path: Path) -> None:
+    for on_bad in ("refuse", "skip"):
+        (problem,) = refused(coco(tmp_path / "nowhere", on_bad=on_bad))
+        assert "nowhere: no such folder" in problem
+        assert "`root`" in problem
+
+
+def test_all_missing_places_are_named_at_once(tmp_path: Path) -> None:
+    problems = refused(coco(tmp_path, on_bad="skip"))
+    assert len(problems) == 4
+    for problem, (place, option) in zip(
+        problems,
+        [
+            ("train.json", "train_json"),
+            ("images", "train_images"),
+            ("val.json", "val_json"),
+            ("images", "val_images"),
+        ],
+        strict=True,
+    ):
+        assert f"{tmp_path / place}: no such" in problem
+        assert f"`{option}`" in problem
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    for path in (root / "images").iterdir():
+        path.unlink()
+    problems = refused(coco(root, on_bad="skip"))
+    assert [problem.split(";")[0] for problem in problems] == [
+        f"{root / 'images'}: holds no image"
+    ] * 2
+    assert ["train_images" in p for p in problems] == [True, False]
+
+
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not COCO"),
+        ("[]", "not COCO"),
+        ('{"images": [], "annotations": [], "categories": []}', "images: .*at least 1"),
+        ('{"images": [1], "categories": [{"id": 1, "name": "a"}]}', "annotations: Field required"),
+        ('{"images": [1], "annotations": [], "categories": [{"id": 1}]}', "categories.0.name"),
+    ],
+)
+def test_a_file_that_is_not_coco(tmp_path: Path, text: str, said: str, on_bad: Any) -> None:
+    root = write(tmp_path)
+    (root / "train.json").write_text(text)
+    (root / "val.json").write_text("nonsense")
+    with pytest.raises(DataError, match=said) as caught:
+        coco(root, on_bad=on_bad).load("train")
+    assert any("train.json" in problem for problem in caught.value.problems)
+    assert any("val.json" in problem for problem in caught.value.problems)
+
+
+def test_category_ids_that_repeat_are_refused(tmp_path: Path) -> None:
+    content = document()
+    content["categories"].append({"id": 9, "name": "horse"})
+    (problem,) = refused(coco(write(tmp_path, train=content), on_bad="skip"))
+    assert "category ids repeat" in problem
+
+
+def test_both_splits_must_mean_the_same_by_a_label(tmp_path: Path) -> None:
+    content = document()
+    content["categories"][0]["name"] = "wolf"
+    (problem,) = refused(coco(write(tmp_path, val=content), on_bad="skip"))
+    assert "4 cat, 9 wolf differ from 4 cat, 9 dog" in problem
+
+
+def annotation(**changes: Any) -> Callable[[Path, Document], None]:
+    """Change annotation 11: the only object of image 2."""
+    return lambda root, content: content["annotations"][0].update(changes)
+
+
+def image(**changes: Any) -> Callable[[Path, Document], None]:
+    return lambda root, content: content["images"][2].update(changes)
+
+
+def without(part: str, key: str, position: int) -> Callable[[Path, Document], None]:
+    return lambda root, content: content[part][position].pop(key)
+
+
+def no_file(root: Path, content: Document) -> None:
+    (root / "images" / "2.jpg").unlink()
+
+
+def truncated(root: Path, content: Document) -> None:
+    path = root / "images" / "2.jpg"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def no_image(root: Path, content: Document) -> None:
+    (root / "images" / "2.jpg").write_text("this is text")
+
+
+def deep(root: Path, content: Document) -> None:
+    values = np.arange(64 * 48, dtype=np.uint16).reshape(48, 64) * 20
+    Image.fromarray(values).save(root / "images" / "2.jpg", format="PNG")
+
+
+def repeated(root: Path, content: Document) -> None:
+    content["images"].append({**content["images"][2], "file_name": "other.jpg"})
+
+
+NAN, INF = float("nan"), float("inf")
+BAD_ANNOTATIONS = [
+    (annotation(image_id=77), "annotations of an unknown image id: 1 (11)"),
+    (annotation(category_id=77), "annotations of an unknown category id: 1 (11)"),
+    (annotation(bbox=[4, 6, 0, 30]), "boxes without width or height: 1 (11)"),
+    (annotation(bbox=[4, 6, 20, -3]), "boxes without width or height: 1 (11)"),
+    (annotation(bbox=[4, NAN, 20, 30]), "non-finite number or negative area: 1 (11)"),
+    (annotation(bbox=[4, 6, INF, 30]), "non-finite number or negative area: 1 (11)"),
+    (annotation(area=NAN), "non-finite number or negative area: 1 (11)"),
+    (annotation(area=-2), "non-finite number or negative area: 1 (11)"),
+    (annotation(bbox=[70, 6, 20, 30]), "boxes wholly outside their image: 1 (11)"),
+    (annotation(bbox=[4, -40, 20, 30]), "boxes wholly outside their image: 1 (11)"),
+    (annotation(bbox=[4, 6, 20]), "not COCO: 1 (annotations[0].bbox: "),
+    (annotation(bbox=[4, "6", 20, 30]), "not COCO: 1 (annotations[0].bbox.1: "),
+    (annotation(image_id="2"), "not COCO: 1 (annotations[0].image_id: "),
+    (without("annotations", "bbox", 0), "not COCO: 1 (annotations[0].bbox: Field required)"),
+]
+BAD_IMAGES = [
+    (no_file, "image files missing: 1 (2.jpg)"),
+    (truncated, "image files unreadable: 1 (2.jpg: image file is truncated"),
+    (no_image, "image files unreadable: 1 (2.jpg: cannot identify image file '2.jpg')"),
+    (deep, "image files unreadable: 1 (2.jpg: pixels of mode I;16, not 8 bits"),
+    (image(width=48, height=64), "another size than the JSON says: 1 (2.jpg: 64x48, not 48x64)"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "said"), BAD_ANNOTATIONS + BAD_IMAGES)
+def test_bad_input_is_refused(
+    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+) -> None:
+    content = document()
+    root = write(tmp_path)
+    spoil(root, content)
+    (root / "train.json").write_text(json.dumps(content))
+    (problem,) = refused(coco(root))
+    assert problem.startswith(f"{root / 'train.json'}: ")
+    assert said in problem
+    assert problem.endswith(", or set on_bad: skip")
+
+
+@pytest.mark.parametrize(("spoil", "said"), BAD_ANNOTATIONS)
+def test_a_bad_annotation_is_left_out(
+    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+) -> None:
+    content = document()
+    spoil(tmp_path, content)
+    data = coco(write(tmp_path, train=content), on_bad="skip").load("train")
+    (note,) = data.notes
+    assert said in note
+    assert "left out" in note
+    assert [len(t.boxes) for t in data.truth()] == [2, 0, 0]
+    assert len(data[1].targets) == 0
+
+
+@pytest.mark.parametrize(("spoil", "said"), BAD_IMAGES)
+def test_a_bad_image_is_left_out_with_its_annotations(
+    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+) -> None:
+    content = document()
+    root = write(tmp_path)
+    spoil(root, content)
+    (root / "train.json").write_text(json.dumps(content))
+    data = coco(root, on_bad="skip").load("train")
+    assert [t.image_id for t in data.truth()] == [1, 3]
+    about_image, about_annotations = data.notes
+    assert said in about_image
+    assert "left out annotations of the images left out: 1 (11)" in about_annotations
+
+
+def test_an_image_entry_that_is_not_coco(tmp_path: Path) -> None:
+    content = document()
+    del content["images"][0]["width"]
+    problems = refused(coco(write(tmp_path, train=content)))
+    assert "(images[0].width: Field required)" in problems[0]
+
+
+def test_an_image_id_used_twice(tmp_path: Path) -> None:
+    content = document()
+    repeated(tmp_path, content)
+    (problem,) = refused(coco(write(tmp_path / "a", train=content)))
+    assert "image ids used before: 1 (2: other.jpg)" in problem
+    data = coco(write(tmp_path / "b", train=content), on_bad="skip").load("train")
+    assert len(data) == 3
+    assert "image ids used before" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "clipped"),
+    [
+        ([-3, 6, 20, 30], [0, 6, 17, 36]),
+        ([4, -2, 20, 30], [4, 0, 24, 28]),
+        ([50, 6, 20, 30], [50, 6, 64, 36]),
+        ([4, 30, 20, 30.5], [4, 30, 24, 48]),
+    ],
+)
+def test_a_box_partly_outside(tmp_path: Path, bbox: list[float], clipped: list[float]) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = bbox
+    root = write(tmp_path, train=content)
+    (problem,) = refused(coco(root))
+    assert "boxes more than 1 px out of their image: 1 (11)" in problem
+    data = coco(root, on_bad="skip").load("train")
+    (note,) = data.notes
+    assert "clipped boxes more than 1 px out of their image: 1 (11)" in note
+    truth = data.truth()[1]
+    assert truth.boxes.tolist() == [clipped]
+    assert truth.area.tolist() == [99.5]
+    assert data[1].targets.boxes.tolist() == [[2 * v for v in clipped]]
+
+
+def test_a_pixel_of_tolerance(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [-1, -1, 66, 50]
+    data = coco(write(tmp_path, train=content)).load("train")
+    assert data.truth()[1].boxes.tolist() == [[-1, -1, 65, 49]]
+
+
+def test_everything_is_told_at_once_and_long_lists_are_cut(tmp_path: Path) -> None:
+    content = document()
+    bad = {"id": 0, "image_id": 3, "category_id": 4, "bbox": [1, 1, 0, 5]}
+    content["annotations"] += [{**bad, "id": 100 + i} for i in range(8)]
+    content["annotations"].append({**bad, "id": 200, "category_id": 5, "image_id": 6})
+    root = write(tmp_path, train=content)
+    truncated(root, content)
+    (root / "images" / "3.jpg").unlink()
+    problems = refused(coco(root))
+    kinds = ["no width", "unknown image", "unknown category", "missing", "unreadable"]
+    assert len(problems) == len(kinds)
+    assert any("width or height: 9 (100, 101, 102, 103, 104, and 4 more)" in p for p in problems)
+    data = coco(root, on_bad="skip").load("train")
+    assert len(data.notes) == len(kinds) + 1
+    assert [t.image_id for t in data.truth()] == [1]
+
+
+def test_nothing_left_is_refused(tmp_path: Path) -> None:
+    content = document()
+    for entry in content["images"]:
+        entry["width"] += 1
+    problems = refused(coco(write(tmp_path, train=content), on_bad="skip"))
+    assert "no image is left to use" in problems[0]
+    assert "another size" in problems[1]
+
+
+def test_headers_alone_do_not_show_damage(tmp_path: Path) -> None:
+    root = write(tmp_path)
+    truncated(root, document())
+    data = coco(root, verify="header").load("train")
+    assert len(data[0].targets) == 1
+    with pytest.raises(DataError, match=r"2\.jpg: image file is truncated"):
+        data[1]
+
+
+def test_a_mended_file_is_read_again(tmp_path: Path) -> None:
+    content = document()
+    content["annotations"][0]["bbox"] = [0, 0, 0, 0]
+    root = write(tmp_path, train=content)
+    refused(coco(root))
+    (root / "train.json").write_text(json.dumps(document()))
+    assert len(coco(root).load("train")) == 3
+
+
+# What it is --------------------------------------------------------------------------------------
+
+
+def test_the_fingerprint_is_the_content_not_the_place(tmp_path: Path) -> None:
+    here, there = write(tmp_path / "here"), write(tmp_path / "there")
+    (there / "train.json").rename(there / "learn.json")
+    moved = coco(there, train_json="learn.json", title="x", cache_mib=3)
+    assert coco(here).fingerprint() == moved.fingerprint()
+    swapped = coco(here, train_json="val.json", val_json="train.json")
+    assert swapped.fingerprint() == coco(here).fingerprint()  # equal files
+
+
+def test_each_split_has_its_own_folder(tmp_path: Path) -> None:
+    shared, apart = write(tmp_path / "shared"), write(tmp_path / "apart")
+    (apart / "images").rename(apart / "learn")
+    shutil.copytree(apart / "learn", apart / "check")
+    options = coco(apart, train_images="learn", val_images="check")
+    assert options.fingerprint() == coco(shared).fingerprint()
+    pixels(40, 30, 5).save(apart / "check" / "1.jpg", quality=50)  # the same name and size
+    with_other = coco(apart, train_images="learn", val_images="check", title="mended")
+    assert with_other.fingerprint() != options.fingerprint()
+    train, val = with_other.load("train"), with_other.load("val")
+    assert torch.equal(train[0].image, coco(shared).load("train")[0].image)
+    assert not torch.equal(val[0].image, train[0].image)
+    (apart / "check" / "2.jpg").unlink()
+    options = coco(apart, train_images="learn", val_images="check", cache_mib=1)
+    assert len(options.load("train")) == 3
+    with pytest.raises(DataError, match=r"val\.json: image files missing: 1 \(2\.jpg\)"):
+        options.load("val")
+
+
+def test_the_fingerprint_changes_with_the_content(tmp_path: Path) -> None:
+    other = document()
+    other["annotations"][0]["bbox"][0] = 5
+    roots = [write(tmp_path / "a"), write(tmp_path / "b", train=other)]
+    roots += [write(tmp_path / "c", val=other), write(tmp_path / "d")]
+    pixels(40, 30, 1).save(roots[3] / "images" / "1.jpg", quality=50)
+    assert len({coco(root).fingerprint() for root in roots}) == 4
+
+
+def test_a_fingerprint_of_missing_things(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        coco(tmp_path / "nowhere").fingerprint()
+    root, whole = write(tmp_path / "a"), write(tmp_path / "b")
+    no_file(root, document())
+    with pytest.raises(
+        DataError, match=r"train\.json: image files missing: 1 \(2\.jpg\)"
+    ) as caught:
+        coco(root).fingerprint()
+    assert len(caught.value.problems) == 2
+    skipping = [coco(place, on_bad="skip").fingerprint() for place in (root, whole)]
+    assert skipping[0] != skipping[1]
+
+
+def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert coco(tmp_path / "pets").label == "pets"
+    assert coco(tmp_path / "pets", title="Pets 2").label == "Pets 2"
+    root = write(tmp_path / "pets")
+    monkeypatch.chdir(root)
+    assert Coco(root=".").label == "pets"
+    assert len(Coco(root=".").load("train")) == 3
+
+
+def test_paths_and_memory_are_no_identity() -> None:
+    apart = {n for n, f in Coco.model_fields.items() if f.json_schema_extra == NOT_IDENTITY}
+    assert apart == {
+        "root",
+        "train_json",
+        "val_json",
+        "train_images",
+        "val_images",
+        "title",
+        "cache_mib",
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"root": ""}, {"root": "a", "height": 31}, {"root": "a", "on_bad": "ignore"}]
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Coco.model_validate(wrong)
+
+
+def test_the_table_names_its_rows() -> None:
+    for name, kind in DATASETS.items():
+        assert kind.model_fields["name"].default == name
+
+
+# Real photographs --------------------------------------------------------------------------------
+
+BCCD = Path(__file__).parents[4] / "shared" / "data" / "bccd"
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD photographs are not on this machine")
+def test_real_photographs() -> None:
+    options = Coco(root=str(BCCD), height=240, width=320, train_json="val.json")
+    data = options.load("train")
+    raw = json.loads((BCCD / "val.json").read_text())
+    assert data.classes == ("RBC", "WBC", "Platelets")
+    assert data.notes == ()
+    assert len(data) == len(raw["images"]) == 87
+    truth = {t.image_id: t for t in data.truth()}
+    assert sum(len(t.boxes) for t in truth.values()) == len(raw["annotations"])
+    for entry in raw["annotations"]:
+        x, y, w, h = entry["bbox"]
+        assert [x, y, x + w, y + h] in truth[entry["image_id"]].boxes.tolist()
+    sample = data[0]
+    assert sample.scale == (0.5, 0.5)
+    assert sample.image.float().mean() > 100  # a bright microscope field
+    assert torch.equal(sample.targets.boxes, (data.truth()[0].boxes / 2).float())
+    assert len(options.fingerprint()) == 64

@@ -1,0 +1,159 @@
+"""A detector, batches and data small enough to train in a test. Run as a program it is one
+of several ranks: it joins a gloo group, computes what the tests compare, and saves it.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detectors.assigners import ASSIGNERS
+from detectors.assigners.base import Strategy
+from detectors.data.loader import Batch
+from detectors.data.shapes import Shapes
+from detectors.engine import Learner, NonFiniteLossError, train_step
+from detectors.evaluation.protocol import Protocol
+from detectors.inference import predict
+from detectors.models.backbones import Tiny
+from detectors.models.fcos import FcosDetector, FcosOptions
+from detectors.structures import Candidates, Progress, Targets
+from detectors.training import Training
+from detectors.world import LocalWorld, TorchWorld, World
+
+CLASSES, SIDE = 3, 48
+SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)
+# Plain gradient descent: the new weights tell the gradient, and rounding stays rounding.
+DESCENT = Training(optimizer="sgd", momentum=0, weight_decay=0, lr=0.1, warmup_steps=0, clip_norm=5)
+BRISK = Training(lr=1e-3, warmup_steps=2, ema=0.9)
+SHAPES = Shapes(size=SIDE, val_images=5, max_side=30)
+PROTOCOL = Protocol()
+
+
+def detector(strategy: Strategy) -> FcosDetector:
+    torch.manual_seed(0)
+    built = SMALL.build(CLASSES, tuple(strategy.branches()))
+    assert isinstance(built, FcosDetector)
+    return built
+
+
+def learner(
+    strategy: Strategy,
+    training: Training,
+    world: World | None = None,
+    model: nn.Module | None = None,
+) -> Learner:
+    return Learner.create(model or detector(strategy), strategy, training, world or LocalWorld())
+
+
+def batch(counts: Sequence[int], seed: int = 0) -> Batch:
+    """Noise in which nothing is to be seen, with counts[i] objects in image i."""
+    rng = torch.Generator().manual_seed(seed)
+    shape = (len(counts), 3, SIDE, SIDE)
+    images = torch.randint(256, shape, generator=rng, dtype=torch.int64).to(torch.uint8)
+    targets = tuple(objects(count, rng) for count in counts)
+    return Batch(images, targets, tuple(range(len(counts))), ((1.0, 1.0),) * len(counts))
+
+
+def objects(count: int, rng: torch.Generator) -> Targets:
+    corner = (SIDE - 12) * torch.rand(count, 2, generator=rng)
+    far = corner + 4 + (SIDE - 4 - corner) * torch.rand(count, 2, generator=rng)
+    labels = torch.randint(CLASSES, (count,), generator=rng)
+    return Targets(torch.cat([corner, far], dim=1), labels)
+
+
+def share(whole: Batch, rank: int, size: int) -> Batch:
+    return Batch(
+        whole.images[rank::size],
+        whole.targets[rank::size],
+        whole.image_ids[rank::size],
+        whole.scales[rank::size],
+    )
+
+
+def progress(step: int, steps: int = 8) -> Progress:
+    return Progress(step, steps, epoch=step // 2, epochs=steps // 2)
+
+
+def steps(of: Learner, first: int, last: int) -> list[dict[str, float]]:
+    """Train steps first to last - 1 of eight, each on a batch of its own; one has no objects."""
+    counts = [[2, 0], [1, 3], [0, 0], [4, 1]]
+    return [train_step(of, batch(counts[n % 4], seed=n), progress(n)) for n in range(first, last)]
+
+
+def assert_equal(a: Any, b: Any) -> None:
+    """Bit by bit, through dicts and lists."""
+    assert type(a) is type(b)
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_equal(a[key], b[key])
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_equal(x, y)
+    else:
+        assert a == b
+
+
+UNEVEN = batch([3, 0, 2, 0, 1])
+"""On two ranks: three images with objects, and two without."""
+
+
+def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
+    """Loss parts and weights after one step on this rank's share of UNEVEN."""
+    strategy = ASSIGNERS[name]()
+    model: nn.Module = detector(strategy)
+    if size > 1:
+        model = DistributedDataParallel(model)
+    world = TorchWorld() if size > 1 else LocalWorld()
+    mine = learner(strategy, DESCENT, world, model)
+    parts = train_step(mine, share(UNEVEN, rank, size), progress(0))
+    return {"parts": parts, "model": mine.bare.state_dict(), "averaged": mine.averaged.state_dict()}
+
+
+def diverged(rank: int) -> str:
+    """What rank `rank` says when only the last rank's weights are broken."""
+    strategy = ASSIGNERS["poto"]()
+    mine = learner(strategy, DESCENT, TorchWorld())
+    if rank == dist.get_world_size() - 1:
+        next(mine.bare.parameters()).data.fill_(torch.nan)
+    try:
+        train_step(mine, share(UNEVEN, rank, dist.get_world_size()), progress(0))
+    except NonFiniteLossError as error:
+        return str(error)
+    return ""
+
+
+def predicted(world: World) -> dict[str, list[Candidates]]:
+    """Candidates of five images; one image at a time, so that sums don't depend on the batch."""
+    strategy = ASSIGNERS["dual"]()
+    data = SHAPES.load("val")
+    return predict(detector(strategy), data, ["o2o", "o2m"], PROTOCOL, world, batch=1)
+
+
+def main(rank: int, size: int, folder: Path) -> None:
+    store = f"file://{folder / 'store'}"
+    dist.init_process_group("gloo", store, rank=rank, world_size=size)
+    world = TorchWorld()
+    value = torch.tensor([1.0, 10.0], requires_grad=True) * (rank + 1)
+    found = {
+        "world": (world.rank, world.size),
+        "mean": world.all_reduce_mean(value),
+        "gathered": world.gather({"rank": rank}),
+        "steps": {name: one_step(name, rank, size) for name in ASSIGNERS},
+        "diverged": diverged(rank),
+        "predicted": predicted(world),
+    }
+    torch.save(found, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

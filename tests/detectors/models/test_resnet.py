@@ -1,0 +1,338 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from detectors.assigners.poto import Poto
+from detectors.engine import Learner, make_optimizer
+from detectors.models.resnet import MEAN, STD, ResNet, ResNetTrunk
+from detectors.models.weights import WeightsError
+from detectors.training import Training
+from detectors.world import LocalWorld
+
+Weights = dict[str, Tensor]
+
+
+def trunk(options: ResNet) -> ResNetTrunk:
+    built = options.build()
+    assert isinstance(built, ResNetTrunk)
+    return built
+
+
+def fresh(depth: Any = 18) -> ResNetTrunk:
+    torch.manual_seed(0)
+    return trunk(ResNet(depth=depth, frozen_bn=False, frozen_stages=0))
+
+
+@pytest.fixture(scope="module")
+def lived_in() -> Weights:
+    """A state dict like torchvision's resnet18, in which batch norm does something."""
+    rng = torch.Generator().manual_seed(1)
+    weights = fresh().state_dict()
+    for key, value in weights.items():
+        if ".bn" in f".{key}" or ".downsample.1." in key:
+            if value.is_floating_point():
+                value.copy_(0.5 + torch.rand(value.shape, generator=rng))
+            else:
+                value.fill_(77)
+    return weights | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, lived_in: Weights) -> Path:
+    torch.save(lived_in, tmp_path / "resnet18.pth")
+    return tmp_path / "resnet18.pth"
+
+
+# Architecture ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "entries"),
+    [
+        (18, 11_176_512, 120),
+        (34, 21_284_672, 216),
+        (50, 23_508_032, 318),
+        (101, 42_500_160, 624),
+    ],
+)
+def test_sizes_are_those_published_by_torchvision(
+    depth: int, parameters: int, entries: int
+) -> None:
+    built = fresh(depth)
+    assert sum(p.numel() for p in built.parameters()) == parameters
+    assert len(built.state_dict()) == entries
+
+
+def test_names_and_shapes_are_torchvisions() -> None:
+    shapes = {key: tuple(value.shape) for key, value in fresh(50).state_dict().items()}
+    for key, shape in {
+        "conv1.weight": (64, 3, 7, 7),
+        "bn1.running_var": (64,),
+        "layer1.0.conv1.weight": (64, 64, 1, 1),
+        "layer1.0.downsample.0.weight": (256, 64, 1, 1),
+        "layer1.0.downsample.1.num_batches_tracked": (),
+        "layer2.3.bn2.bias": (128,),
+        "layer3.5.conv3.weight": (1024, 256, 1, 1),
+        "layer4.2.conv2.weight": (512, 512, 3, 3),
+    }.items():
+        assert shapes[key] == shape
+    assert not [key for key in shapes if key.startswith(("layer1.1.downsample", "layer4.3", "_"))]
+    basic = fresh(18).state_dict()
+    assert "layer1.0.downsample.0.weight" not in basic
+    assert basic["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
+
+
+def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution() -> None:
+    strided = {
+        name
+        for name, module in fresh(50).named_modules()
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+    }
+    layers = (2, 3, 4)
+    assert strided == (
+        {"conv1"}
+        | {f"layer{i}.0.conv2" for i in layers}
+        | {f"layer{i}.0.downsample.0" for i in layers}
+    )
+
+
+def norm(x: Tensor, w: Weights, name: str) -> Tensor:
+    return F.batch_norm(
+        x,
+        w[f"{name}.running_mean"],
+        w[f"{name}.running_var"],
+        w[f"{name}.weight"],
+        w[f"{name}.bias"],
+    )
+
+
+def by_hand(x: Tensor, w: Weights, counts: tuple[int, ...], convs: int) -> list[Tensor]:
+    """ResNet written out: `convs` of a block, the one with the stride being the one of size 3."""
+    x = F.relu(norm(F.conv2d(x, w["conv1.weight"], stride=2, padding=3), w, "bn1"))
+    x, maps = F.max_pool2d(x, 3, 2, 1), []
+    for layer, count in enumerate(counts, start=1):
+        for block in range(count):
+            at, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            y = x
+            for i in range(1, convs + 1):
+                kernel = w[f"{at}.conv{i}.weight"]
+                moves = stride if i == (1 if convs == 2 else 2) else 1
+                y = F.conv2d(y, kernel, stride=moves, padding=kernel.shape[-1] // 2)
+                y = norm(y, w, f"{at}.bn{i}")
+                y = F.relu(y) if i < convs else y
+            if f"{at}.downsample.0.weight" in w:
+                x = F.conv2d(x, w[f"{at}.downsample.0.weight"], stride=stride)
+                x = norm(x, w, f"{at}.downsample.1")
+            x = F.relu(x + y)
+        maps.append(x)
+    return maps[1:]
+
+
+@pytest.mark.parametrize(
+    ("depth", "counts", "convs"), [(18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3)]
+)
+def test_maps_are_those_of_the_formula(depth: int, counts: tuple[int, ...], convs: int) -> None:
+    built = fresh(depth).eval()
+    images = torch.randn(2, 3, 65, 97, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        maps, expected = built(images), by_hand(images, built.state_dict(), counts, convs)
+    assert [m.shape[-2:] for m in maps] == [(9, 13), (5, 7), (3, 4)]
+    for found, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_are_normalised_as_torchvisions_weights_expect() -> None:
+    images = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(1, 3, 2, 3)
+    found = fresh().normalise(images)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (len(MEAN), len(STD)) == (3, 3)
+
+
+# Freezing ----------------------------------------------------------------------------------------
+
+STAGES = ("conv1 bn1", "layer1", "layer2", "layer3", "layer4")
+
+
+def frozen(module: nn.Module) -> set[str]:
+    return {name for name, p in module.named_parameters() if not p.requires_grad}
+
+
+def norms(module: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
+    return ((n, m) for n, m in module.named_modules() if isinstance(m, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize("stages", range(6))
+def test_frozen_stages_learn_nothing(checkpoint: Path, stages: int) -> None:
+    options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages, frozen_bn=False)
+    built = trunk(options).train()
+    heads = tuple(part for stage in STAGES[:stages] for part in stage.split())
+    expected = {n for n, _ in built.named_parameters() if n.split(".")[0] in heads}
+    assert frozen(built) == expected
+    before = {key: value.clone() for key, value in built.state_dict().items()}
+    loss = torch.stack([m.square().mean() for m in built(torch.randn(2, 3, 64, 64))]).sum()
+    if stages < 5:
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.optim.SGD([p for p in built.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {
+        key for key, value in built.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert changed == {key for key in before if key.split(".")[0] not in heads}
+    assert {name for name, p in built.named_parameters() if p.grad is None} == expected
+
+
+@pytest.mark.parametrize("stages", [0, 2])
+def test_frozen_norms_keep_statistics_and_affine(checkpoint: Path, stages: int) -> None:
+    options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages)
+    built = trunk(options)
+    for mode in (True, False, True):
+        built.train(mode)
+        assert not any(module.training for _, module in norms(built))
+        assert built.training is mode
+        assert built.layer4.training is mode
+        assert built.layer1.training is (mode and stages < 2)
+    parameters = {f"{name}.{p}" for name, _ in norms(built) for p in ("weight", "bias")}
+    assert parameters <= frozen(built)
+    before = {key: value.clone() for key, value in built.state_dict().items()}
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(built(images), built.eval()(images))
+    assert all(torch.equal(value, before[key]) for key, value in built.state_dict().items())
+
+
+def test_norms_that_are_not_frozen_learn(checkpoint: Path) -> None:
+    built = trunk(ResNet(depth=18, weights=str(checkpoint), frozen_bn=False)).train()
+    at = {name: module.training for name, module in norms(built)}
+    assert at == {name: not name.startswith(("bn1", "layer1.")) for name in at}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "frozen_bn needs weights"),
+        ({"frozen_bn": False}, "frozen_stages needs weights.* got 2"),
+        ({"frozen_stages": 6, "weights": "x"}, "frozen_stages"),
+        ({"depth": 152, "weights": "x"}, "depth"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        ResNet.model_validate(options)
+
+
+def test_an_average_of_weights_keeps_up_with_the_counters(checkpoint: Path) -> None:
+    built = trunk(ResNet(depth=18, weights=str(checkpoint), frozen_bn=False))
+    learner = Learner.create(built, Poto(), Training(ema=0.9), LocalWorld())
+    for _ in range(3):
+        built(torch.randn(2, 3, 32, 32))
+        learner.averaged.update_parameters(built)
+    found, current = learner.averaged.module.state_dict(), built.state_dict()
+    assert current["layer2.0.bn1.num_batches_tracked"] == 77 + 3
+    for key, value in current.items():
+        if key.endswith("num_batches_tracked"):
+            assert torch.equal(found[key], value)
+    statistics = "layer2.0.bn1.running_mean"
+    assert not torch.equal(found[statistics], current[statistics])
+    groups = make_optimizer(built, Training()).param_groups
+    optimised = {id(p) for group in groups for p in group["params"]}
+    assert optimised == {id(p) for p in built.parameters() if p.requires_grad}
+
+
+# Weights -----------------------------------------------------------------------------------------
+
+
+def refusal(path: Path, depth: Any = 18) -> str:
+    with pytest.raises(WeightsError) as caught:
+        ResNet(depth=depth, weights=str(path)).build()
+    (problem,) = caught.value.problems
+    assert isinstance(caught.value, ValueError)
+    assert problem == str(caught.value)
+    assert "\n" not in problem
+    assert problem.startswith(f"{path}: ")
+    assert problem.endswith("; correct `weights`")
+    return problem
+
+
+def test_weights_are_loaded_whole_without_the_classifier(
+    checkpoint: Path, lived_in: Weights
+) -> None:
+    loaded = ResNet(depth=18, weights=str(checkpoint)).build().state_dict()
+    assert loaded.keys() == {key for key in lived_in if not key.startswith("fc.")}
+    assert all(torch.equal(value, lived_in[key]) for key, value in loaded.items())
+
+
+def test_old_checkpoints_without_counters_load(tmp_path: Path, lived_in: Weights) -> None:
+    old = {k: v for k, v in lived_in.items() if not k.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = ResNet(depth=18, weights=str(tmp_path / "old.pth")).build().state_dict()
+    assert all(torch.equal(loaded[key], old[key]) for key in old if not key.startswith("fc."))
+
+
+def test_other_names_are_refused_the_first_five_by_name(tmp_path: Path, lived_in: Weights) -> None:
+    wrapped = {f"module.{key}": value for key, value in lived_in.items()}
+    torch.save(wrapped, tmp_path / "wrapped.pth")
+    said = refusal(tmp_path / "wrapped.pth")
+    missing = "conv1.weight, bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var"
+    assert f"missing {missing}, and {100 - 5} more; " in said
+    assert "unexpected module.conv1.weight, " in said
+    assert f", and {122 - 5} more; " in said
+
+
+def test_a_single_difference_is_named(tmp_path: Path, lived_in: Weights) -> None:
+    weights = dict(lived_in)
+    weights["extra"] = weights.pop("layer3.1.bn2.bias")
+    weights["conv1.weight"] = weights["conv1.weight"][:, :1]
+    torch.save(weights, tmp_path / "odd.pth")
+    said = refusal(tmp_path / "odd.pth")
+    assert "missing layer3.1.bn2.bias; unexpected extra; " in said
+    assert "of another shape conv1.weight [64, 1, 7, 7] not [64, 3, 7, 7]; " in said
+
+
+def test_another_depth_is_refused(checkpoint: Path) -> None:
+    assert "missing layer1.0.conv3.weight" in refusal(checkpoint, depth=50)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"nonsense", b"PK\x03\x04 torn", b"\x80\x02}q\x00.", None]
+)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "weights.pth"
+    if content is None:
+        assert "no such file" in refusal(path)
+        path.mkdir()
+        assert "no such file" in refusal(path)
+        return
+    path.write_bytes(content)
+    assert "can't be read (" in refusal(path)
+
+
+def test_a_truncated_checkpoint_is_refused(checkpoint: Path) -> None:
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    assert "can't be read (" in refusal(checkpoint)
+
+
+class Harmful:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("harm"),))
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"conv1.weight": Harmful()}, tmp_path / "evil.pth")
+    assert "can't be read (" in refusal(tmp_path / "evil.pth")
+    assert not Path("harm").exists()
+
+
+@pytest.mark.parametrize(
+    "content", [[1, 2], {"state_dict": {"conv1.weight": torch.zeros(1)}}, {1: 2}]
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "other.pth")
+    assert "holds no state dict" in refusal(tmp_path / "other.pth")

@@ -1,0 +1,116 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors.boxes import area, clip, paired_giou, paired_iou, pairwise_iou
+
+# Halves of small integers: every product and sum below is exact in float32.
+coordinate = st.integers(-20, 40).map(lambda n: n / 2)
+any_box = st.tuples(coordinate, coordinate, coordinate, coordinate)  # also inverted ones
+box_lists = st.lists(any_box, max_size=7)
+pair_lists = st.lists(st.tuples(any_box, any_box), max_size=7)
+
+
+def tensor(boxes: list[tuple[float, ...]]) -> Tensor:
+    return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+
+
+def scalar_area(box) -> float:
+    x1, y1, x2, y2 = box
+    return (x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else 0.0
+
+
+def scalar_iou(a, b) -> float:
+    meet = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    overlap = scalar_area(meet)
+    union = scalar_area(a) + scalar_area(b) - overlap
+    return overlap / union if union else 0.0
+
+
+def scalar_giou(a, b) -> float:
+    xs, ys = [a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]
+    hull = (max(xs) - min(xs)) * (max(ys) - min(ys))
+    meet = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    union = scalar_area(a) + scalar_area(b) - scalar_area(meet)
+    return scalar_iou(a, b) - ((hull - union) / hull if hull else 0.0)
+
+
+@settings(deadline=None)
+@given(box_lists)
+def test_area_of_every_box_including_degenerate_ones(boxes):
+    assert area(tensor(boxes)).tolist() == [scalar_area(b) for b in boxes]
+
+
+@settings(deadline=None)
+@given(box_lists, box_lists)
+def test_pairwise_iou_equals_scalar_iou(a, b):
+    iou = pairwise_iou(tensor(a), tensor(b))
+    assert iou.shape == (len(a), len(b))
+    expected = torch.tensor([[scalar_iou(x, y) for y in b] for x in a]).reshape(len(a), len(b))
+    torch.testing.assert_close(iou, expected)
+
+
+@settings(deadline=None)
+@given(pair_lists)
+def test_paired_functions_equal_scalar_ones(pairs):
+    a, b = tensor([x for x, _ in pairs]), tensor([y for _, y in pairs])
+    torch.testing.assert_close(
+        paired_iou(a, b), torch.tensor([scalar_iou(x, y) for x, y in pairs]).reshape(-1)
+    )
+    giou = paired_giou(a, b)
+    torch.testing.assert_close(
+        giou, torch.tensor([scalar_giou(x, y) for x, y in pairs]).reshape(-1)
+    )
+    assert ((giou >= -1) & (giou <= 1)).all()
+
+
+@settings(deadline=None)
+@given(pair_lists, st.booleans())
+def test_gradients_are_finite_for_every_pair_of_boxes(pairs, identical):
+    a = tensor([x for x, _ in pairs]).requires_grad_()
+    b = a.detach().clone() if identical else tensor([y for _, y in pairs])
+    (paired_giou(a, b).sum() + paired_iou(a, b).sum()).backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+def test_degenerate_box_is_drawn_towards_a_target_it_does_not_touch():
+    point = torch.tensor([[5.0, 5.0, 5.0, 5.0]], requires_grad=True)
+    paired_giou(point, torch.tensor([[10.0, 10.0, 20.0, 20.0]])).sum().backward()
+    assert point.grad is not None
+    assert (point.grad[0, :2] > 0).all()
+    assert point.grad.norm() < 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0, 40.0])
+def test_giou_gradient_equals_finite_differences(shift):
+    a = torch.tensor([[1.0, 2.0, 11.0, 9.0]], dtype=torch.float64, requires_grad=True)
+    b = torch.tensor([[2.0, 1.0, 9.5, 12.0]], dtype=torch.float64) + shift
+    assert torch.autograd.gradcheck(lambda x: paired_giou(x, b), (a,))
+
+
+def test_far_apart_boxes_have_giou_near_minus_one():
+    a = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    b = torch.tensor([[999.0, 999.0, 1000.0, 1000.0]])
+    assert paired_giou(a, b).item() == pytest.approx(-1 + 2e-6)
+
+
+@settings(deadline=None)
+@given(box_lists, st.integers(0, 12), st.integers(0, 12))
+def test_clip_keeps_boxes_inside_and_leaves_inner_ones_alone(boxes, height, width):
+    clipped = clip(tensor(boxes), height, width).tolist()
+    for before, after in zip(boxes, clipped, strict=True):
+        limits = (width, height, width, height)
+        assert after == [min(max(v, 0), limit) for v, limit in zip(before, limits, strict=True)]
+
+
+def test_leading_dimensions_and_double_precision_are_kept():
+    boxes = torch.rand(2, 3, 4, dtype=torch.float64)
+    assert area(boxes).shape == (2, 3)
+    assert clip(boxes, 1, 1).shape == (2, 3, 4)
+    assert paired_iou(boxes[0], boxes[1]).dtype == torch.float64
+    assert math.isfinite(float(paired_giou(boxes[0], boxes[1]).sum()))

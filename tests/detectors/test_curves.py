@@ -1,0 +1,71 @@
+"""The first steps of every strategy, loss by loss, as they were when last looked at.
+
+A failure here means that a change altered results. If that was meant: raise
+`detectors.RESULTS_VERSION`, write `curves.json` anew, and say why in the log.
+
+    GAPLAB_UPDATE_CURVES=1 pytest tests/detectors/test_curves.py
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detectors import RESULTS_VERSION
+from detectors.assigners import ASSIGNERS
+from detectors.data.loader import train_batches
+from detectors.data.shapes import Shapes
+from detectors.engine import Learner, train_step
+from detectors.models.fcos import FcosOptions
+from detectors.structures import Progress
+from detectors.training import Training
+from detectors.world import LocalWorld
+
+CURVES = Path(__file__).with_name("curves.json")
+UPDATE = os.environ.get("GAPLAB_UPDATE_CURVES") == "1"
+EPOCHS, SEED = 5, 7
+
+Curve = dict[str, list[float]]
+
+
+def curve(name: str) -> Curve:
+    """Loss parts of 20 steps (5 epochs of 4) under the defaults of everything but the data."""
+    strategy, training = ASSIGNERS[name](), Training(epochs=EPOCHS, batch=8)
+    data = Shapes(size=64, train_images=32).load("train")
+    torch.manual_seed(SEED)
+    model = FcosOptions().build(len(data.classes), tuple(strategy.branches()))
+    learner = Learner.create(model, strategy, training, LocalWorld())
+    parts = [
+        train_step(learner, batch, Progress(learner.step, 4 * EPOCHS, epoch, EPOCHS))
+        for epoch in range(EPOCHS)
+        for batch in train_batches(data, training, SEED, epoch, rank=0, size=1)
+    ]
+    return {part: [step[part] for step in parts] for part in parts[0]}
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict[str, Any]:
+    """What `curves.json` holds; with GAPLAB_UPDATE_CURVES=1 it is written first."""
+    if UPDATE:
+        curves = {name: curve(name) for name in ASSIGNERS}
+        content = {"results_version": RESULTS_VERSION, "curves": curves}
+        CURVES.write_text(json.dumps(content, indent=1) + "\n")
+    read: dict[str, Any] = json.loads(CURVES.read_text())
+    return read
+
+
+@pytest.mark.parametrize("name", ASSIGNERS)
+def test_losses_of_the_first_steps_are_unchanged(stored: dict[str, Any], name: str) -> None:
+    """Within 1e-4: processors round differently, and steps build on each other."""
+    found, expected = curve(name), stored["curves"][name]
+    assert found.keys() == expected.keys()
+    for part, losses in found.items():
+        assert losses == pytest.approx(expected[part], rel=1e-4), f"{name} {part}"
+
+
+def test_curves_belong_to_this_version_and_these_strategies(stored: dict[str, Any]) -> None:
+    assert stored["results_version"] == RESULTS_VERSION
+    assert list(stored["curves"]) == list(ASSIGNERS)

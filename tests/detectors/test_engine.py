@@ -1,0 +1,189 @@
+from copy import deepcopy
+from math import sqrt
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detectors.assigners import ASSIGNERS
+from detectors.assigners.poto import Poto
+from detectors.criterion import Loss
+from detectors.engine import (
+    NonFiniteLossError,
+    assign_batch,
+    to_device,
+    train_epoch,
+    train_step,
+    weigh,
+)
+from detectors.models.points import pyramid_points
+from detectors.structures import Predictions, Progress, Targets
+from detectors.training import Training, lr_factor
+
+each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
+
+
+class TestTwoRanks:
+    @each_strategy
+    def test_compute_what_one_rank_computes_of_the_whole_batch(
+        self, mini: ModuleType, two_ranks: list[dict[str, Any]], name: str
+    ) -> None:
+        """With plain gradient descent, so equal weights mean equal gradients; sums are ordered
+        differently, hence 1e-6. One rank has all the objects."""
+        alone = mini.one_step(name, rank=0, size=1)
+        start = mini.detector(ASSIGNERS[name]()).state_dict()
+        for rank in two_ranks:
+            found = rank["steps"][name]
+            assert found["parts"] == pytest.approx(alone["parts"], rel=1e-5)
+            for part in ("model", "averaged"):
+                torch.testing.assert_close(found[part], alone[part], rtol=0, atol=1e-6)
+        moved = [(alone["model"][key] - start[key]).abs().max().item() for key in start]
+        assert max(moved) > 1e-2
+
+    @each_strategy
+    def test_stay_bit_identical_to_each_other(
+        self, mini: ModuleType, two_ranks: list[dict[str, Any]], name: str
+    ) -> None:
+        mini.assert_equal(two_ranks[0]["steps"][name], two_ranks[1]["steps"][name])
+
+    def test_all_stop_when_one_diverges(self, two_ranks: list[dict[str, Any]]) -> None:
+        messages = [rank["diverged"] for rank in two_ranks]
+        assert messages[0] == messages[1]
+        assert "o2o.cls=nan" in messages[0]
+
+
+class TestDivergence:
+    @each_strategy
+    def test_loss_that_is_not_finite_is_named_by_step_and_parts(
+        self, mini: ModuleType, name: str
+    ) -> None:
+        strategy = ASSIGNERS[name]()
+        learner = mini.learner(strategy, mini.BRISK)
+        mini.steps(learner, 0, 3)
+        with torch.no_grad():
+            learner.bare.head.cls_tower[0][0][0].weight.fill_(torch.nan)
+        before = deepcopy(learner.state())
+        with pytest.raises(NonFiniteLossError, match=r"step 3 \(epoch 2\)") as caught:
+            mini.steps(learner, 3, 4)
+        for branch in strategy.branches():
+            assert f"{branch}.cls=nan" in str(caught.value)
+            assert f"{branch}.box=" in str(caught.value)
+        assert learner.step == 3
+        torch.testing.assert_close(learner.state(), before, equal_nan=True, rtol=0, atol=0)
+
+    def test_absurd_learning_rate(self, mini: ModuleType) -> None:
+        training = Training(lr=1e30, warmup_steps=0, clip_norm=0)
+        with pytest.raises(NonFiniteLossError, match=r"lower training\.lr"):
+            mini.steps(mini.learner(ASSIGNERS["poto"](), training), 0, 4)
+
+    @pytest.mark.parametrize("output", ["logits", "boxes"])
+    def test_nothing_is_assigned_by_predictions_that_are_not_finite(
+        self, mini: ModuleType, output: str
+    ) -> None:
+        points = pyramid_points([(2, 2)], [8], torch.device("cpu"))
+        predictions = Predictions(
+            torch.zeros(2, 4, 1), torch.tensor([0.0, 0, 9, 9]).repeat(2, 4, 1)
+        )
+        target = Targets(torch.tensor([[1.0, 1.0, 9.0, 9.0]]), torch.tensor([0]))
+        found = assign_batch(Poto(), points, predictions, [target, target], mini.progress(0))
+        assert [int((a.object >= 0).sum()) for a in found] == [1, 1]
+        getattr(predictions, output)[1, 0, 0] = torch.inf
+        found = assign_batch(Poto(), points, predictions, [target, target], mini.progress(0))
+        assert [int((a.object >= 0).sum()) for a in found] == [0, 0]
+
+
+class TestStep:
+    @each_strategy
+    def test_gradient_reaches_every_parameter_even_without_objects(
+        self, mini: ModuleType, name: str
+    ) -> None:
+        """Or DDP would wait for it for ever."""
+        for counts in ([2, 1], [0, 0]):
+            learner = mini.learner(ASSIGNERS[name](), mini.BRISK)
+            train_step(learner, mini.batch(counts), mini.progress(0))
+            missing = [n for n, p in learner.bare.named_parameters() if p.grad is None]
+            assert missing == []
+
+    @each_strategy
+    def test_learns_a_batch_by_heart(self, mini: ModuleType, name: str) -> None:
+        training = Training(lr=1e-2, warmup_steps=0, weight_decay=0)
+        learner = mini.learner(ASSIGNERS[name](), training)
+        batch = mini.batch([2, 1])
+        parts = [train_step(learner, batch, mini.progress(0, 25)) for _ in range(25)]
+        assert sum(parts[-1].values()) < 0.7 * sum(parts[0].values())
+
+    @each_strategy
+    def test_parts_are_named_by_branch_and_are_the_losses_before_the_step(
+        self, mini: ModuleType, name: str
+    ) -> None:
+        strategy = ASSIGNERS[name]()
+        first = train_step(mini.learner(strategy, mini.BRISK), mini.batch([2, 1]), mini.progress(0))
+        again = train_step(mini.learner(strategy, mini.BRISK), mini.batch([2, 1]), mini.progress(0))
+        expected = [f"{branch}.{part}" for branch in strategy.branches() for part in ("cls", "box")]
+        assert list(first) == expected
+        assert first == again
+
+    def test_learning_rate_follows_the_schedule(self, mini: ModuleType) -> None:
+        learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)
+        for n in range(4):
+            mini.steps(learner, n, n + 1)
+            rates = {group["lr"] for group in learner.optimizer.param_groups}
+            assert rates == {mini.BRISK.lr * lr_factor(mini.BRISK, n, 8)}
+            assert learner.step == n + 1
+
+    def test_gradient_is_clipped_to_its_norm(self, mini: ModuleType) -> None:
+        def moved(clip_norm: float) -> float:
+            training = mini.DESCENT.model_copy(update={"clip_norm": clip_norm, "lr": 1.0})
+            learner = mini.learner(ASSIGNERS["poto"](), training)
+            before = [p.detach().clone() for p in learner.bare.parameters()]
+            train_step(learner, mini.batch([2, 1]), mini.progress(0))
+            pairs = zip(before, learner.bare.parameters(), strict=True)
+            return sqrt(sum(float((a - b.detach()).square().sum()) for a, b in pairs))
+
+        assert moved(0.0) > 0.5
+        assert moved(0.25) == pytest.approx(0.25, rel=1e-3)
+
+    def test_weights_of_branches_and_parts_scale_the_gradient(self, mini: ModuleType) -> None:
+        def gradients(cls: float, box: float, o2o: float, o2m: float) -> list[Tensor]:
+            weights = {"cls_weight": cls, "box_weight": box, "clip_norm": 0.0}
+            strategy = ASSIGNERS["dual"].model_validate({"lambda_o2o": o2o, "lambda_o2m": o2m})
+            learner = mini.learner(strategy, mini.DESCENT.model_copy(update=weights))
+            train_step(learner, mini.batch([2, 1]), mini.progress(0))
+            return [p.grad for p in learner.bare.parameters() if p.grad is not None]
+
+        single = [
+            gradients(*(float(i == j) for j in range(2)), *(float(k == j) for j in range(2)))
+            for i in range(2)
+            for k in range(2)
+        ]
+        weights = [2.0 * 0.5, 2.0 * 3.0, 7.0 * 0.5, 7.0 * 3.0]
+        for found, *parts in zip(gradients(2.0, 7.0, 0.5, 3.0), *single, strict=True):
+            expected = sum(w * part for w, part in zip(weights, parts, strict=True))
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+    def test_weigh(self) -> None:
+        training = Training(cls_weight=2.0, box_weight=3.0)
+        assert weigh(Loss(torch.tensor(5.0), torch.tensor(7.0)), training).item() == 31.0
+
+    def test_images_keep_values_and_type(self) -> None:
+        images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+        moved = to_device(images, torch.device("cpu"))
+        assert torch.equal(moved, images)
+        assert moved.dtype == torch.uint8
+
+
+class TestEpoch:
+    def test_is_its_steps_and_reports_their_mean(self, mini: ModuleType) -> None:
+        batches = [mini.batch([2, 0], seed=n) for n in range(3)]
+        by_epoch, by_step = (mini.learner(ASSIGNERS["o2f"](), mini.BRISK) for _ in range(2))
+        mini.steps(by_epoch, 0, 4)
+        mini.steps(by_step, 0, 4)
+        by_epoch.model.eval()
+        start = Progress(step=4, steps=8, epoch=1, epochs=2)
+        found = train_epoch(by_epoch, iter(batches), start)
+        parts = [train_step(by_step, b, Progress(4 + n, 8, 1, 2)) for n, b in enumerate(batches)]
+        assert by_epoch.model.training
+        assert found == {k: pytest.approx(sum(p[k] for p in parts) / 3) for k in parts[0]}
+        mini.assert_equal(by_epoch.state(), by_step.state())

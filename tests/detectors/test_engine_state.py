@@ -1,0 +1,134 @@
+import io
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detectors.assigners import ASSIGNERS
+from detectors.engine import (
+    make_optimizer,
+)
+from detectors.training import Training
+
+each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
+
+
+def saved_and_read(state: dict[str, Any]) -> Any:
+    """As a checkpoint travels: nothing but tensors and plain values may be in it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@each_strategy
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+class TestResume:
+    def test_two_steps_and_two_after_a_reload_are_four(
+        self, mini: ModuleType, name: str, optimizer: str
+    ) -> None:
+        strategy = ASSIGNERS[name]()
+        training = mini.BRISK.model_copy(update={"optimizer": optimizer})
+        straight = mini.learner(strategy, training)
+        expected = mini.steps(straight, 0, 4)
+        broken_off = mini.learner(strategy, training)
+        found = mini.steps(broken_off, 0, 2)
+        torch.manual_seed(99)
+        other_weights = strategy_model(mini, name)
+        resumed = mini.learner(strategy, training, model=other_weights)
+        resumed.load(saved_and_read(broken_off.state()))
+        found += mini.steps(resumed, 2, 4)
+        assert found == expected
+        mini.assert_equal(resumed.state(), straight.state())
+        assert resumed.step == 4
+
+
+def strategy_model(mini: ModuleType, name: str) -> nn.Module:
+    """Freshly drawn with the generator as it stands."""
+    model: nn.Module = mini.SMALL.build(mini.CLASSES, tuple(ASSIGNERS[name]().branches()))
+    return model
+
+
+class TestState:
+    def test_names_carry_no_wrapper(self, mini: ModuleType) -> None:
+        strategy = ASSIGNERS["poto"]()
+        bare = mini.learner(strategy, mini.BRISK)
+        wrapped = mini.learner(strategy, mini.BRISK, model=Wrapper(mini.detector(strategy)))
+        assert isinstance(wrapped.model, Wrapper)
+        assert wrapped.bare is wrapped.model.module
+        mini.steps(bare, 0, 1)
+        mini.steps(wrapped, 0, 1)
+        mini.assert_equal(wrapped.state(), bare.state())
+
+    def test_of_another_detector_is_refused(self, mini: ModuleType) -> None:
+        dual = mini.learner(ASSIGNERS["dual"](), mini.BRISK).state()
+        with pytest.raises(RuntimeError, match=r"predictors\.o2m"):
+            mini.learner(ASSIGNERS["poto"](), mini.BRISK).load(dual)
+
+
+class Wrapper(nn.Module):
+    """Shaped like DDP."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Any:
+        return self.module(images)
+
+
+class TestAverage:
+    @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
+    def test_equals_the_recursion(self, mini: ModuleType, decay: float) -> None:
+        learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": decay}))
+        expected: dict[str, Tensor] = {}
+        for n in range(6):
+            mini.steps(learner, n, n + 1)
+            kept = min(decay, (1 + n) / (10 + n)) if n else 0.0
+            for name, weight in learner.bare.named_parameters():
+                old = expected.get(name, torch.zeros_like(weight, dtype=torch.float64))
+                expected[name] = kept * old + (1 - kept) * weight.detach().double()
+        for name, weight in learner.averaged.module.named_parameters():
+            torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-7)
+
+    def test_without_decay_it_is_the_weights_themselves(self, mini: ModuleType) -> None:
+        learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": 0.0}))
+        mini.steps(learner, 0, 3)
+        mini.assert_equal(learner.averaged.module.state_dict(), learner.bare.state_dict())
+
+    def test_is_not_trained(self, mini: ModuleType) -> None:
+        learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)
+        mini.steps(learner, 0, 1)
+        assert not any(p.requires_grad for p in learner.averaged.parameters())
+        assert not learner.averaged.module.training
+        assert learner.bare.training
+
+
+class TestOptimizer:
+    def model(self) -> nn.Module:
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(8, 2))
+        model[2].bias.requires_grad_(False)
+        return model
+
+    @pytest.mark.parametrize("kind", ["adamw", "sgd"])
+    def test_matrices_decay_norms_and_biases_do_not_frozen_parameters_are_left_out(
+        self, kind: str
+    ) -> None:
+        training = Training.model_validate({"optimizer": kind, "weight_decay": 0.3, "lr": 0.1})
+        model = self.model()
+        groups = make_optimizer(model, training).param_groups
+        decayed = {id(p) for g in groups if g["weight_decay"] == 0.3 for p in g["params"]}
+        free = {id(p) for g in groups if g["weight_decay"] == 0.0 for p in g["params"]}
+        names = {id(p): name for name, p in model.named_parameters()}
+        assert {names[i] for i in decayed} == {"0.weight", "2.weight"}
+        assert {names[i] for i in free} == {"0.bias", "1.weight", "1.bias"}
+        assert {g["lr"] for g in groups} == {0.1}
+
+    def test_kind_and_momentum(self) -> None:
+        sgd = make_optimizer(self.model(), Training(optimizer="sgd", momentum=0.7))
+        assert isinstance(sgd, torch.optim.SGD)
+        assert {group["momentum"] for group in sgd.param_groups} == {0.7}
+        adamw = make_optimizer(self.model(), Training(optimizer="adamw"))
+        assert isinstance(adamw, torch.optim.AdamW)

@@ -1,0 +1,120 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors.losses import classification, sigmoid_focal, soft_bce
+
+moderate = st.floats(-15, 15, allow_subnormal=False)
+GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.5]
+
+
+def scalar_focal(logit: float, target: float, alpha: float, gamma: float) -> float:
+    """Lin et al., Eq. 5."""
+    p = 1 / (1 + math.exp(-logit))
+    p_t, alpha_t = (p, alpha) if target == 1 else (1 - p, 1 - alpha)
+    return -alpha_t * math.pow(1 - p_t, gamma) * math.log(p_t)
+
+
+def scalar_bce(logit: float, t: float) -> float:
+    """002 Eq. 2."""
+    p = 1 / (1 + math.exp(-logit))
+    return -t * math.log(p) - (1 - t) * math.log(1 - p)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(moderate, st.sampled_from([0.0, 1.0])), max_size=8),
+    st.floats(0, 1),
+    st.sampled_from(GAMMAS),
+)
+def test_focal_equals_its_formula(
+    elements: list[tuple[float, float]], alpha: float, gamma: float
+) -> None:
+    rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
+    found = sigmoid_focal(rows[:, 0], rows[:, 1], alpha, gamma)
+    expected = [scalar_focal(logit, target, alpha, gamma) for logit, target in elements]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert (found >= 0).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(moderate, st.floats(0, 1)), max_size=8))
+def test_soft_bce_equals_its_formula(elements: list[tuple[float, float]]) -> None:
+    rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
+    expected = [scalar_bce(logit, t) for logit, t in elements]
+    assert soft_bce(rows[:, 0], rows[:, 1]).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_focal_without_focus_is_weighted_cross_entropy() -> None:
+    logits, target = torch.linspace(-5, 5, 11), (torch.arange(11) % 2).float()
+    expected = torch.where(target == 1, 0.25, 0.75) * soft_bce(logits, target)
+    torch.testing.assert_close(sigmoid_focal(logits, target, 0.25, 0.0), expected)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_focal_gradient_equals_finite_differences(gamma: float, target: float) -> None:
+    logits = torch.linspace(-9, 9, 13, dtype=torch.float64, requires_grad=True)
+    wanted = torch.full_like(logits, target)
+    assert torch.autograd.gradcheck(lambda x: sigmoid_focal(x, wanted, 0.25, gamma), (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("soft", [False, True])
+def test_extreme_logits_have_finite_losses_and_gradients(
+    dtype: torch.dtype, gamma: float, soft: bool
+) -> None:
+    values = [-200.0, -100.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0, 200.0]
+    logits = torch.tensor(values, dtype=dtype).repeat(2).requires_grad_()
+    degree = torch.tensor([0.0, 1.0], dtype=dtype).repeat_interleave(len(values))
+    loss = classification(logits, degree, soft=soft, alpha=0.25, gamma=gamma)
+    loss.sum().backward()  # type: ignore[no-untyped-call]
+    assert loss.dtype == dtype
+    assert loss.isfinite().all()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_a_wrong_and_certain_prediction_costs_its_logit() -> None:
+    """Where p_t vanishes, -log(p_t) is |logit|: nothing is cut off by a small epsilon."""
+    logits, target = torch.tensor([100.0, -100.0]), torch.tensor([0.0, 1.0])
+    assert sigmoid_focal(logits, target, 0.25, 2.0).tolist() == pytest.approx([75.0, 25.0])
+
+
+class TestClassification:
+    logits = torch.tensor([[-2.0, 0.5, 3.0], [1.0, -1.0, 0.0]], dtype=torch.float64)
+
+    def loss(self, degree: Tensor, *, soft: bool) -> Tensor:
+        return classification(self.logits, degree, soft=soft, alpha=0.25, gamma=2.0)
+
+    def test_hard_targets_are_focal(self) -> None:
+        degree = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+        expected = [
+            scalar_focal(logit, target, 0.25, 2.0)
+            for logit, target in zip(
+                self.logits.flatten().tolist(), degree.flatten().tolist(), strict=True
+            )
+        ]
+        assert self.loss(degree, soft=False).flatten().tolist() == pytest.approx(expected)
+
+    def test_soft_targets_are_bce_where_positive_and_focal_elsewhere(self) -> None:
+        """002 Eq. 4: certain, ambiguous, and negative classes of either."""
+        degree = torch.tensor([[0.0, 1.0, 0.0], [0.4, 0.0, 0.0]], dtype=torch.float64)
+        expected = [
+            scalar_bce(logit, t) if t > 0 else scalar_focal(logit, 0.0, 0.25, 2.0)
+            for logit, t in zip(
+                self.logits.flatten().tolist(), degree.flatten().tolist(), strict=True
+            )
+        ]
+        assert self.loss(degree, soft=True).flatten().tolist() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("soft", [False, True])
+    def test_nothing_in_nothing_out(self, soft: bool) -> None:
+        nothing = torch.zeros(0, 3)
+        loss = classification(nothing, nothing, soft=soft, alpha=0.25, gamma=2.0)
+        assert loss.shape == (0, 3)
