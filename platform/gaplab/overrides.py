@@ -1,0 +1,96 @@
+"""`--set key=value`: single values laid over a spec."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from gaplab.errors import UserError
+from gaplab.layers import Layer, merge
+from gaplab.problems import Path, unknown_key
+from gaplab.sections import put
+from gaplab.spec import Experiment
+from gaplab.yamlfile import YamlError, parse_yaml
+
+_SETTABLE = [*Experiment.model_fields, "grid", "name", "question", "max_trials"]
+
+
+def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
+    """The spec after `--set` of each `key=value`, and a layer for each.
+
+    A varied key gets the one value in place of its list. A key below a varied section becomes a
+    varied key of one value, so that it comes after the section. All that is set counts together,
+    whatever the order: with another `data.name` the whole section starts afresh.
+    Raises UserError for every text that is not `key=value` with a known key.
+    """
+    changes: Any = {}
+    layers = list[Layer]()
+    for key, value in sorted(_settings(texts).items(), key=lambda item: item[0].count(".")):
+        at = _varied_at(spec, key)
+        if at and at[0] == "zip":
+            spec = {**spec, "zip": _fixed(spec["zip"], key, value)}
+        elif at:
+            changes = put(changes, ("grid", key), [value])
+        else:
+            parts = ("grid", key[5:]) if key.startswith("grid.") else tuple(key.split("."))
+            changes = put(changes, parts, value)
+            layers.append(Layer(value, "--set ", (key,), parts))
+            continue
+        layers.append(Layer(value, "--set ", (key,), at, listed=True))
+    return merge(spec, changes), layers
+
+
+def _settings(texts: Iterable[str]) -> dict[str, Any]:
+    found, problems = dict[str, Any](), list[str]()
+    for text in texts:
+        try:
+            key, value = _setting(text)
+            found[key] = value
+        except ValueError as error:
+            problems.append(f"--set {error}")
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    first = key.split(".")[0]
+    if not equals or not all(key.split(".")):
+        raise ValueError(f"{text}: must be key=value, as in seed=3")
+    if first not in _SETTABLE:
+        raise ValueError(f"{key}: {unknown_key(first, _SETTABLE)}")
+    try:
+        return key, parse_yaml(value)
+    except YamlError as error:
+        raise ValueError(f"{key}: {error}") from None
+
+
+def _varied_at(spec: Mapping[str, Any], key: str) -> Path | None:
+    """Where `key` is varied, or where it must be because a section above it is; else None."""
+    varied = {dotted: at for at, group in _groups(spec) for dotted in group}
+    if key in varied:
+        return (*varied[key], key)
+    below = any(key.startswith(f"{section}.") for section in varied)
+    return ("grid", key) if below else None
+
+
+def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The mappings of varied keys, as far as they are mappings: nothing is checked yet."""
+    zipped = spec.get("zip")
+    many = list(enumerate(zipped)) if isinstance(zipped, list) else []
+    found: list[tuple[Path, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
+    found += [(("zip", i), group) for i, group in many]
+    return ((at, group) for at, group in found if isinstance(group, Mapping))
+
+
+def varied_sections(spec: Mapping[str, Any]) -> set[str]:
+    """The sections in which a spec that is not checked yet varies something."""
+    return {key.split(".")[0] for _, group in _groups(spec) for key in group}
+
+
+def _fixed(zipped: Any, key: str, value: Any) -> Any:
+    """`zip` with one value for `key`, as often as it had values."""
+    if isinstance(zipped, list):
+        return [_fixed(group, key, value) for group in zipped]
+    if isinstance(zipped, Mapping) and isinstance(zipped.get(key), list):
+        return {**zipped, key: [value] * len(zipped[key])}
+    return zipped

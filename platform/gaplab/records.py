@@ -1,0 +1,127 @@
+"""The records that travel from a trial to the ledger, and from the ledger to tables.
+
+AP, AR and gaps are percent points here and wherever a person or a script sees them.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TrialState = Literal["waiting", "running", "succeeded", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One fully resolved experiment. `config` is plain JSON and rebuilds the experiment."""
+
+    id: str
+    config: dict[str, Any]
+    assignment: str
+    family: str
+    dataset: str
+    seed: int
+    epochs: int
+    results_version: int
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A submitted spec: its text as resolved (profile and overrides applied) and its trials."""
+
+    id: str
+    name: str
+    spec: str
+    trials: tuple[TrialRecord, ...]
+
+
+@dataclass(frozen=True)
+class ClassRecord:
+    """AP of one class, percent points; NaN-free: a class without objects has None."""
+
+    name: str
+    ap: float | None
+    ap_nms: float | None
+    gap: float | None
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """Metrics of one trial at one epoch, one branch and one protocol; key of idempotent writes."""
+
+    trial: str
+    epoch: int
+    branch: str
+    primary: bool
+    """True for the branch kept at inference."""
+    protocol: str
+    metrics: dict[str, float]
+    """ap, ap_nms, gap, ap50, ap50_nms, ap75, ap75_nms, ar, ar_nms, ar_gap: percent points."""
+    classes: tuple[ClassRecord, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where an attempt runs."""
+
+    node: str
+    device: str
+    workers: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an attempt has used so far, over all its workers (memory: of the largest one)."""
+
+    cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    peak_memory_mib: float = 0.0
+
+
+@dataclass(frozen=True)
+class AttemptEnd:
+    """Why and how an attempt ended; `reason` is one line, empty on success."""
+
+    state: Literal["succeeded", "failed", "interrupted"]
+    reason: str
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt began; `epoch` epochs were already done by an earlier one."""
+
+    trial: str
+    machine: Machine
+    epoch: int
+    kind: Literal["started"] = "started"
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """`epoch` of `epochs` epochs are done. `losses` is empty where evaluations are only repeated.
+
+    evaluations: new ones, or after a resume all that the checkpoint remembers.
+    """
+
+    trial: str
+    epoch: int
+    epochs: int
+    losses: dict[str, float]
+    evaluations: tuple[EvaluationRecord, ...]
+    checkpoint: str
+    cost: Cost
+    kind: Literal["epoch"] = "epoch"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt ended."""
+
+    trial: str
+    end: AttemptEnd
+    kind: Literal["ended"] = "ended"
+
+
+Event = Started | EpochDone | Ended
+"""What a running trial says; the driver alone writes it down."""

@@ -1,0 +1,106 @@
+"""What a person asks for: one experiment, and the sweep around it. Open this first.
+
+`specfile.load_spec` reads a YAML file into a `Spec`; `sweep.expand` turns a `Spec` into trials,
+each of which is one `Experiment`. The options of a data set, a detector or an assignment are the
+fields of its own class, found through the tables `DATASETS`, `DETECTORS` and `ASSIGNERS`.
+"""
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from detectors.assigners import ASSIGNERS
+from detectors.assigners.base import Strategy
+from detectors.data import DATASETS
+from detectors.data.base import DataOptions
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.models import DETECTORS
+from detectors.models.base import DetectorOptions
+from detectors.options import NOT_IDENTITY, OneOf, Options
+from detectors.training import Training
+from gaplab.protocols import named, read_protocol
+
+
+class EvaluationOptions(Options):
+    """When a trial is evaluated, and by which protocol."""
+
+    every: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    protocol: Annotated[Protocol, BeforeValidator(read_protocol), AfterValidator(named)] = (
+        PROTOCOLS["default"]
+    )
+    """A preset's name, or a mapping: the keys that differ from the preset it names in `preset`."""
+
+
+class Resources(Options):
+    """What a trial runs on. Never part of its id."""
+
+    workers: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
+    """Processes that share one trial; each takes its part of every batch."""
+    cpus_per_worker: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
+    gpus_per_worker: float = Field(0.0, ge=0, json_schema_extra=NOT_IDENTITY)
+    """A fraction shares one GPU between trials."""
+
+
+class Experiment(Options):
+    """Everything one trial is made of. Each field is a section of the spec file."""
+
+    data: Annotated[DataOptions, OneOf(DATASETS)]
+    detector: Annotated[DetectorOptions, OneOf(DETECTORS)]
+    assignment: Annotated[Strategy, OneOf(ASSIGNERS)]
+    training: Training = Training()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    seed: int = Field(0, ge=0, lt=2**31)
+    resources: Resources = Field(Resources(), json_schema_extra=NOT_IDENTITY)
+
+    @model_validator(mode="after")
+    def _every_worker_has_an_image(self) -> Self:
+        if self.training.batch < self.resources.workers:
+            raise ValueError(
+                f"training.batch: must be at least resources.workers ({self.resources.workers}), "
+                f"got {self.training.batch}"
+            )
+        return self
+
+    def config(self) -> dict[str, Any]:
+        """Plain JSON from which `Experiment.model_validate` rebuilds this experiment."""
+        return self.model_dump(mode="json")
+
+
+Values = Annotated[list[Any], Field(min_length=1)]
+Condition = dict[str, Any]
+"""Dotted key -> the value it must have, or a list of the values it may have."""
+
+
+def _zip_form(value: Any) -> str:
+    return "groups" if isinstance(value, list) else "group"
+
+
+class Spec(Options):
+    """A base experiment and what to vary around it. Keys are dotted: `assignment.alpha`.
+
+    A varied key may name a whole section, too: its value then stands for the whole of it, and
+    varied keys below it are applied after it.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")
+    """Names the sweep: lower-case letters, digits, `-` and `_`."""
+    question: str = ""
+    """What the sweep is to answer."""
+    base: dict[str, Any] = Field({})
+    """The experiment's sections as written; in the file they stand at the top level."""
+    grid: dict[str, Values] = Field({})
+    """Every combination of these values is one trial."""
+    zip: Annotated[
+        Annotated[dict[str, Values], Tag("group")]
+        | Annotated[list[dict[str, Values]], Tag("groups")],
+        Discriminator(_zip_form),
+    ] = Field([])
+    """Keys whose lists, of equal length, move together; a list of such mappings for several."""
+    when: dict[str, Condition] = Field({})
+    """A varied key -> the condition under which it is varied. Elsewhere it is left out, and
+    trials that became equal are one."""
+    exclude: list[Condition] = Field([])
+    """Trials for which one of these conditions holds are left out."""
+    max_trials: int = Field(10_000, ge=1, le=1_000_000)
+    """A grid with more combinations than this is refused."""
