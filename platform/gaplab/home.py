@@ -1,0 +1,64 @@
+"""The home folder: one place for ledger, checkpoints and MLflow's database."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gaplab.errors import UserError
+
+DEFAULT_HOME = ".gaplab"
+
+
+class Home:
+    """File names under the home folder, stated once. Creating one creates the folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser().resolve()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--home {path}: can't be created ({error.strerror})") from error
+
+    def command(self, name: str, rest: str = "") -> str:
+        """A command line for a person to type that finds this folder again."""
+        here = self.path == Path(DEFAULT_HOME).resolve() or "GAPLAB_HOME" in os.environ
+        words = ("gaplab", name, rest, "" if here else f"--home {self.path}")
+        return " ".join(word for word in words if word)
+
+    @property
+    def ledger_url(self) -> str:
+        """Where the ledger is: GAPLAB_LEDGER (a SQLAlchemy URL), else SQLite in this folder."""
+        return os.environ.get("GAPLAB_LEDGER") or f"sqlite:///{self.path / 'ledger.db'}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """MLflow's own database, a mirror that may be deleted."""
+        return f"sqlite:///{self.path / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Where MLflow keeps files."""
+        return self.path / "mlflow-artifacts"
+
+    @contextmanager
+    def only_driver(self) -> Iterator[None]:
+        """Hold this folder as its only driver; the lock goes with the process, even a killed one.
+
+        Raises UserError while another driver holds it.
+        """
+        path = self.path / "driver.lock"
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path}: another sweep is being run here by process {file.read().strip()}"
+                    "; wait for it, or use another --home"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

@@ -1,0 +1,5 @@
+"""The ledger: the SQL record of sweeps, trials, attempts, evaluations and checkpoints."""
+
+from gaplab.ledger.repository import Ledger
+
+__all__ = ["Ledger"]

@@ -1,0 +1,146 @@
+"""Opening a database and bringing its tables to the version this gaplab knows.
+
+The version is kept in a table of our own name, so that a ledger can share a PostgreSQL database
+with another Alembic user such as MLflow.
+"""
+
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnClause,
+    Connection,
+    Engine,
+    Text,
+    column,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    table,
+)
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from gaplab.errors import UserError
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "0001"
+"""The newest migration. Known here so that opening an up-to-date ledger need not import Alembic."""
+VERSION_TABLE = "gaplab_version"
+WRITE = "gaplab_write"
+"""Execution option of connections that write: on SQLite they take the write lock at BEGIN."""
+_FORMS = "sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
+_LOCK = 0x6761706C  # any fixed number, the same in every gaplab
+
+
+def open_engine(url: str) -> Engine:
+    """Connect to the ledger at `url` and upgrade it; a SQLite file is created with its folder.
+
+    Raises UserError when the URL is unusable, the database can't be reached or isn't one, or was
+    written by a newer gaplab.
+    """
+    where = _parse(url)
+    engine = _sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where)
+    try:
+        with engine.connect() as connection:
+            current = _version(connection)
+        if current != HEAD:
+            with engine.execution_options(**{WRITE: True}).begin() as connection:
+                _upgrade(connection)
+    except DBAPIError as error:
+        engine.dispose()
+        cause = str(error.orig).strip().splitlines()[0]
+        raise UserError(
+            f"ledger {where.render_as_string()}: {cause}; give the URL of a gaplab ledger, or of "
+            "an empty database for a new one"
+        ) from error
+    except UserError:
+        engine.dispose()
+        raise
+    return engine
+
+
+def alembic_config(connection: Connection) -> "Config":
+    """Alembic's configuration, built in code; commands run on `connection`."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def _upgrade(connection: Connection) -> None:
+    """Run the missing migrations; drivers that open an empty database together take turns."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+    current = _version(connection)
+    if current == HEAD:
+        return
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
+    config = alembic_config(connection)
+    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    if current is not None and current not in known:
+        raise UserError(
+            f"ledger {connection.engine.url.render_as_string()}: written by a newer gaplab "
+            f"(version {current}, this one knows up to {HEAD}); upgrade gaplab"
+        )
+    command.upgrade(config, "head")
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return None
+    version: ColumnClause[str] = column("version_num", Text)
+    return connection.execute(select(version).select_from(table(VERSION_TABLE))).scalar()
+
+
+def _parse(url: str) -> URL:
+    try:
+        where = make_url(url)
+    except ArgumentError:
+        raise UserError(f"ledger {url!r}: not a database URL; write {_FORMS}") from None
+    backend = where.get_backend_name()
+    if backend == "sqlite" and where.database and where.database != ":memory:":
+        return where.set(drivername="sqlite")
+    if backend == "postgresql":
+        return where.set(drivername="postgresql+psycopg")
+    shown = where.render_as_string()
+    raise UserError(f"ledger {shown}: not a SQLite file or a PostgreSQL; write {_FORMS}")
+
+
+def _postgresql(where: URL) -> Engine:
+    """An engine that notices when the server dropped an idle connection."""
+    return create_engine(where, pool_pre_ping=True)
+
+
+def _sqlite(where: URL) -> Engine:
+    """An engine whose transactions are SQLite's own BEGIN and COMMIT, not the driver's guess."""
+    try:
+        Path(where.database or "").parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"ledger {where}: {error}; choose a folder you can write to") from error
+    engine = create_engine(where, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(WRITE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

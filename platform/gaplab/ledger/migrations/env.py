@@ -1,0 +1,14 @@
+"""Run by Alembic, on the open connection that `gaplab.ledger.migrate` hands over."""
+
+from alembic import context
+
+from gaplab.ledger.migrate import VERSION_TABLE
+from gaplab.ledger.models import Base
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=Base.metadata,
+    version_table=VERSION_TABLE,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,184 @@
+"""The ledger's SELECT statements, and how their rows become views."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Subquery, and_, func, select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from gaplab.ledger.models import METRICS, Attempt, Evaluation, Sweep, SweepTrial, Trial
+from gaplab.ledger.views import (
+    STATES,
+    AttemptView,
+    EvaluationView,
+    RowFilter,
+    SweepView,
+    TrialView,
+)
+from gaplab.records import ClassRecord
+
+Query = Select[*tuple[Any, ...]]
+AnyRow = Row[*tuple[Any, ...]]
+
+_TRIAL = tuple(
+    getattr(Trial, name)
+    for name in ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
+)
+_METRICS: tuple[InstrumentedAttribute[float], ...] = tuple(getattr(Evaluation, m) for m in METRICS)
+
+
+def sweeps(sweep: str | None = None) -> Query:
+    """Each sweep with its trials counted, newest first; or only the sweep of id `sweep`."""
+    counts = [func.count().filter(Trial.state == state) for state in STATES]
+    query = (
+        select(Sweep.id, Sweep.name, Sweep.spec, Sweep.created_at, *counts)
+        .outerjoin(SweepTrial, SweepTrial.sweep_id == Sweep.id)
+        .outerjoin(Trial, Trial.id == SweepTrial.trial_id)
+        .group_by(Sweep.id)
+        .order_by(Sweep.created_at.desc(), Sweep.id)
+    )
+    return query if sweep is None else query.where(Sweep.id == sweep)
+
+
+def sweep_view(row: AnyRow) -> SweepView:
+    """A row of `sweeps`."""
+    counts = dict(zip(STATES, row[4:], strict=True))
+    return SweepView(
+        id=row.id, name=row.name, spec=row.spec, created_at=row.created_at, counts=counts
+    )
+
+
+def trials() -> Query:
+    """Every trial."""
+    return select(Trial.id, *_TRIAL, Trial.state, Trial.created_at)
+
+
+def states(trials: Sequence[str]) -> Query:
+    """Ids and states of those of `trials` that are known."""
+    return select(Trial.id, Trial.state).where(Trial.id.in_(trials))
+
+
+def trials_of(sweep: str) -> Query:
+    """The trials of the sweep of id `sweep`, in its order."""
+    joined = trials().join(SweepTrial, SweepTrial.trial_id == Trial.id)
+    return joined.where(SweepTrial.sweep_id == sweep).order_by(SweepTrial.position)
+
+
+def trial_view(row: AnyRow) -> TrialView:
+    """A row of `trials`."""
+    return TrialView(**row._mapping)
+
+
+def attempts(trial: str) -> Query:
+    """The attempts of the trial of id `trial`, in their order."""
+    renamed = {"trial_id": "trial", "sweep_id": "sweep"}
+    columns = [column.label(renamed.get(column.key, column.key)) for column in _columns(Attempt)]
+    return select(*columns).where(Attempt.trial_id == trial).order_by(Attempt.number)
+
+
+def attempt_view(row: AnyRow) -> AttemptView:
+    """A row of `attempts`."""
+    return AttemptView(**row._mapping)
+
+
+def evaluations(trial: str) -> Query:
+    """The evaluations of the trial of id `trial`, by epoch, branch and protocol."""
+    order = (Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
+    return select(*_columns(Evaluation)).where(Evaluation.trial_id == trial).order_by(*order)
+
+
+def evaluation_view(row: AnyRow) -> EvaluationView:
+    """A row of `evaluations`."""
+    return EvaluationView(
+        trial=row.trial_id,
+        epoch=row.epoch,
+        branch=row.branch,
+        primary=row.is_primary,
+        protocol=row.protocol,
+        metrics={name: row._mapping[name] for name in METRICS},
+        classes=tuple(ClassRecord(**each) for each in row.classes),
+        attempt=row.attempt_id,
+        created_at=row.created_at,
+    )
+
+
+def costs() -> Query:
+    """Mean costs of first attempts that succeeded; a later one may have run a part only."""
+    key = (Trial.dataset, Trial.assignment, Trial.epochs)
+    seconds = (Attempt.wall_seconds, Attempt.cpu_seconds, Attempt.gpu_seconds)
+    return (
+        select(*key, *(func.avg(each) for each in seconds), func.count())
+        .join(Attempt, Attempt.trial_id == Trial.id)
+        .where(Attempt.state == "succeeded", Attempt.number == 1)
+        .group_by(*key)
+    )
+
+
+def rows(wanted: RowFilter) -> Query:
+    """The evaluations that `wanted` describes, as the fields of ResultRow."""
+    chosen = _chosen(wanted)
+    key = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
+    query = (
+        select(
+            *(Trial.id.label("trial"), Sweep.id.label("sweep"), Sweep.name.label("sweep_name")),
+            *(*_TRIAL, Trial.state),
+            *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
+        )
+        .select_from(chosen)
+        .join(Evaluation, and_(*(column == chosen.c[column.key] for column in key)))
+        .join(Trial, Trial.id == Evaluation.trial_id)
+        .join(Sweep, Sweep.id == (_newest_sweep() if wanted.sweep is None else wanted.sweep))
+    )
+    if wanted.sweep is not None:
+        query = query.join(SweepTrial, _held(wanted.sweep))
+    return query.where(chosen.c.place == 1, *_about_trial(wanted))
+
+
+def coverage(wanted: RowFilter) -> Query:
+    """What there is for the trials of `wanted`, under any protocol, branch and epoch."""
+    key = (Evaluation.protocol, Evaluation.branch)
+    query = select(*key, func.min(Evaluation.epoch), func.max(Evaluation.epoch)).join(
+        Trial, Trial.id == Evaluation.trial_id
+    )
+    if wanted.sweep is not None:
+        query = query.join(SweepTrial, _held(wanted.sweep))
+    return query.where(*_about_trial(wanted)).group_by(*key).order_by(*key)
+
+
+def _chosen(wanted: RowFilter) -> Subquery:
+    """Keys of the evaluations in question; `place` 1 is the epoch to show."""
+    order = [Evaluation.ap.desc()] if wanted.epoch == "best" else []
+    place = func.row_number().over(
+        partition_by=[Evaluation.trial_id, Evaluation.branch],
+        order_by=[*order, Evaluation.epoch.desc()],
+    )
+    key = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
+    query = select(*key, place.label("place")).where(Evaluation.protocol == wanted.protocol)
+    if wanted.branch is None:
+        query = query.where(Evaluation.is_primary)
+    else:
+        query = query.where(Evaluation.branch == wanted.branch)
+    if isinstance(wanted.epoch, int):
+        query = query.where(Evaluation.epoch == wanted.epoch)
+    return query.subquery()
+
+
+def _newest_sweep() -> ScalarSelect[str]:
+    """Id of the most recent sweep that holds the trial of the row."""
+    query = select(Sweep.id).join(SweepTrial, SweepTrial.sweep_id == Sweep.id)
+    order = (Sweep.created_at.desc(), Sweep.id.desc())
+    mine = query.where(SweepTrial.trial_id == Trial.id).correlate(Trial)
+    return mine.order_by(*order).limit(1).scalar_subquery()
+
+
+def _held(sweep: str) -> ColumnElement[bool]:
+    return and_(SweepTrial.trial_id == Trial.id, SweepTrial.sweep_id == sweep)
+
+
+def _about_trial(wanted: RowFilter) -> list[ColumnElement[bool]]:
+    pairs = ((Trial.dataset, wanted.dataset), (Trial.assignment, wanted.assignment))
+    return [column == value for column, value in pairs if value is not None]
+
+
+def _columns(table: type[Attempt] | type[Evaluation]) -> list[InstrumentedAttribute[Any]]:
+    return [getattr(table, column.key) for column in table.__table__.columns]

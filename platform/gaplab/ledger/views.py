@@ -1,0 +1,143 @@
+"""What the ledger gives back: plain frozen records, free of SQL.
+
+AP, AR and gaps are percent points; datetimes are aware and in UTC.
+"""
+
+from dataclasses import dataclass, field, fields
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+from gaplab.records import EvaluationRecord, TrialRecord, TrialState
+
+STATES: tuple[TrialState, ...] = ("waiting", "running", "succeeded", "failed", "interrupted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepView:
+    """A sweep and how many of its trials are in each state; every state has an entry."""
+
+    id: str
+    name: str
+    spec: str
+    created_at: datetime
+    counts: dict[TrialState, int]
+
+    @property
+    def total(self) -> int:
+        """Number of trials."""
+        return sum(self.counts.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialView(TrialRecord):
+    """A trial and the state of its last attempt."""
+
+    state: TrialState
+    created_at: datetime
+
+    def record(self) -> TrialRecord:
+        """The trial as it was added."""
+        return TrialRecord(**{each.name: getattr(self, each.name) for each in fields(TrialRecord)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptView:
+    """One execution of a trial. Costs are None while it runs, and if its driver died."""
+
+    id: int
+    trial: str
+    sweep: str
+    number: int
+    state: Literal["running", "succeeded", "failed", "interrupted"]
+    reason: str
+    started_at: datetime
+    ended_at: datetime | None
+    node: str
+    device: str
+    workers: int
+    gpus: float
+    cpu_seconds: float | None
+    gpu_seconds: float | None
+    wall_seconds: float | None
+    peak_memory_mib: float | None
+    driver: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationView(EvaluationRecord):
+    """An evaluation, the id of the attempt that measured it, and when it was written."""
+
+    attempt: int
+    created_at: datetime
+
+
+class CostKey(NamedTuple):
+    """What trials have in common that cost about the same."""
+
+    dataset: str
+    assignment: str
+    epochs: int
+
+
+class Cost(NamedTuple):
+    """Mean cost of one trial over `attempts` attempts, in seconds."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    gpu_seconds: float
+    attempts: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFilter:
+    """Which evaluations `Ledger.rows` gives: at most one for each trial and branch."""
+
+    protocol: str = "default"
+    branch: str | None = None
+    """None: the branch kept at inference."""
+    epoch: Literal["last", "best"] | int = "last"
+    """`last` evaluated; `best`: that of the highest AP without NMS, of equals the later."""
+    sweep: str | None = None
+    """A sweep's id; None: all trials, each with its most recent sweep."""
+    dataset: str | None = None
+    assignment: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One evaluation of one trial with what the trial is. `sweep` is the id of `sweep_name`."""
+
+    trial: str
+    sweep: str
+    sweep_name: str
+    assignment: str
+    family: str
+    dataset: str
+    seed: int
+    state: TrialState
+    epoch: int
+    epochs: int
+    branch: str
+    protocol: str
+    ap: float
+    ap_nms: float
+    gap: float
+    ap50: float
+    ap50_nms: float
+    ap75: float
+    ap75_nms: float
+    ar: float
+    ar_nms: float
+    ar_gap: float
+    results_version: int
+    config: dict[str, Any] = field(repr=False, compare=False)
+    """The trial's configuration, nested as in `TrialRecord.config`."""
+
+
+class Coverage(NamedTuple):
+    """What has been evaluated under one protocol and branch: epochs from `first` to `last`."""
+
+    protocol: str
+    branch: str
+    first: int
+    last: int

@@ -1,0 +1,21 @@
+"""Numbers as people read them."""
+
+
+def points(value: float | None) -> str:
+    """Percent points with one decimal, or a dash."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """Percent points with one decimal and their sign; what rounds to zero is +0.0."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

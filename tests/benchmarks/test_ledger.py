@@ -1,0 +1,90 @@
+"""How fast the ledger is. `pytest -s tests/benchmarks/test_ledger.py` prints a table."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import insert
+
+from gaplab.compare import compare
+from gaplab.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.ledger import Ledger, writes
+from gaplab.ledger.models import METRICS, Evaluation
+from gaplab.records import ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+
+TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
+CLASSES = tuple(ClassRecord(f"class {number}", 30.0, 31.0, -1.0) for number in range(3))
+
+
+def trial(number: int) -> TrialRecord:
+    alpha = number % 100 / 100
+    config = {
+        "assignment": {"name": "poto", "alpha": alpha},
+        "data": {"name": "shapes", **{f"option_{place}": place for place in range(12)}},
+        "training": {f"option_{place}": place / 2 for place in range(18)} | {"epochs": EPOCHS},
+        "seed": number,
+    }
+    return TrialRecord(f"{number:012x}", config, "poto", "o2o", "shapes", number, EPOCHS, 1)
+
+
+def evaluation(trial: str, epoch: int) -> EvaluationRecord:
+    metrics = dict.fromkeys(METRICS, float(epoch))
+    return EvaluationRecord(trial, epoch, "o2o", True, "default", metrics, CLASSES)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        yield ledger
+
+
+def test_ten_thousand_trials(ledger: Ledger, tmp_path: Path) -> None:
+    table = Table("what", "seconds", title=f"ledger of {TRIALS} trials, SQLite")
+
+    def timed(what: str, action: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        result = action()
+        table.add_row(what, f"{time.perf_counter() - start:.3f}")
+        return result
+
+    trials = tuple(trial(number) for number in range(TRIALS))
+    ids = [each.id for each in trials]
+    sweep = SweepRecord("s1", "first", "", trials)
+    timed("add_sweep", lambda: ledger.add_sweep(sweep))
+    timed("add_sweep again", lambda: ledger.add_sweep(sweep))
+    assert len(timed("states", lambda: ledger.states(ids))) == TRIALS
+    machine = Machine("n", "cpu", 1, 0.0)
+    attempt = ledger.start_attempt(ids[0], "s1", machine)
+    records = [evaluation(ids[0], epoch) for epoch in range(RECORDS)]
+    timed(f"record, {RECORDS} times", lambda: [ledger.record(r, attempt) for r in records])
+    fill(ledger, ids[1:], machine)
+    query = LeaderboardQuery(sort="ap")
+    rows = timed("leaderboard", lambda: leaderboard(ledger, query))
+    assert len(rows) == TRIALS
+    best = LeaderboardQuery(epoch="best", where=("assignment.alpha=0.5",))
+    assert len(timed("leaderboard, best epoch, where", lambda: leaderboard(ledger, best))) == 100
+    assert len(timed("compare by alpha", lambda: compare(rows, ["assignment.alpha"]))) == 100
+    timed("sweeps", ledger.sweeps)
+    Console().print(table)
+
+
+def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
+    """One attempt for each trial and two branches at every epoch, past the public methods."""
+    now, metrics = datetime.now(UTC), dict.fromkeys(METRICS, 30.0)
+    classes = [dict(vars(each)) for each in CLASSES]
+    with ledger._writing.begin() as connection:
+        for each in trials:
+            attempt = writes.start_attempt(connection, each, "s1", machine, "default")
+            rows = [
+                {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
+                | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}
+                | {"classes": classes, **metrics}
+                for epoch in range(1, EPOCHS + 1)
+                for branch in ("o2o", "o2m")
+            ]
+            connection.execute(insert(Evaluation), rows)

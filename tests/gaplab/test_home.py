@@ -1,0 +1,60 @@
+"""The home folder and its one driver."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gaplab.errors import UserError
+from gaplab.home import Home
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from gaplab.home import Home
+with Home(Path(sys.argv[1])).only_driver():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        refused = pytest.raises(UserError, match=f"by process {holder.pid}; wait for it")
+        with refused, Home(tmp_path).only_driver():
+            pass
+        os.kill(holder.pid, signal.SIGKILL)
+    with Home(tmp_path).only_driver():
+        pass
+
+
+def test_the_folder_is_created_or_refused(tmp_path: Path) -> None:
+    assert Home(tmp_path / "a" / "b").path.is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't be created"):
+        Home(tmp_path / "file" / "home")
+
+
+def test_the_ledger_may_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    assert Home(tmp_path).ledger_url == f"sqlite:///{tmp_path}/ledger.db"
+    monkeypatch.setenv("GAPLAB_LEDGER", "postgresql+psycopg://somewhere/else")
+    assert Home(tmp_path).ledger_url == "postgresql+psycopg://somewhere/else"
+
+
+def test_commands_name_the_folder_unless_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GAPLAB_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert Home(Path(".gaplab")).command("resume", "x-1") == "gaplab resume x-1"
+    other = Home(tmp_path / "other")
+    assert other.command("resume", "x-1") == f"gaplab resume x-1 --home {tmp_path}/other"
