@@ -1,0 +1,16 @@
+"""The command `gaplab`. Heavy imports wait for the command that needs them."""
+
+import sys
+
+from gaplab.cli.app import app
+from gaplab.errors import UserError
+
+
+def main() -> None:
+    """Run the command line: exit code 0, 1 (something failed), 2 (the input is wrong)."""
+    try:
+        app()
+    except UserError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"gaplab: {problem}\n")
+        sys.exit(2)

@@ -1,0 +1,22 @@
+"""The command tree."""
+
+import typer
+
+from gaplab.cli import results, runs, ui
+
+app = typer.Typer(
+    name="gaplab",
+    help="How much does an object detector still need NMS, and which label assignment frees it?",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+app.command()(runs.plan)
+app.command()(runs.run)
+app.command()(runs.resume)
+app.command()(results.leaderboard)
+app.command()(results.compare)
+app.command()(results.show)
+app.command()(ui.ui)
+app.command()(ui.mirror)

@@ -1,0 +1,139 @@
+"""`gaplab leaderboard`, `compare` and `show`: what the ledger knows. None of them imports torch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gaplab.cli.options import HomeOption, JsonOption
+from gaplab.compare import compare as compare_groups
+from gaplab.errors import UserError
+from gaplab.home import DEFAULT_HOME, Home
+from gaplab.leaderboard import LeaderboardQuery, LeaderboardRow
+from gaplab.leaderboard import leaderboard as find_rows
+from gaplab.ledger import Ledger
+from gaplab.tables import compare_table, leaderboard_table, to_csv, to_json
+
+CsvOption = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
+SweepOption = Annotated[str | None, typer.Option(help="Only this sweep (id or name).")]
+DatasetOption = Annotated[str | None, typer.Option(help="Only this data set.")]
+AssignmentOption = Annotated[str | None, typer.Option(help="Only this assignment.")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE", help="Only trials with this value of a spec key; repeatable."
+    ),
+]
+EpochOption = Annotated[str, typer.Option(help='"last", "best" (AP without NMS), or a number.')]
+ProtocolOption = Annotated[str, typer.Option(help="How the gap was measured.")]
+BranchOption = Annotated[
+    str | None, typer.Option(help="o2o, o2m or o2f [default: the one kept at inference].")
+]
+
+
+def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
+    sort: Annotated[
+        Literal["gap", "ap", "ap_nms"], typer.Option(help="Best first by this number.")
+    ] = "gap",
+    sweep: SweepOption = None,
+    dataset: DatasetOption = None,
+    assignment: AssignmentOption = None,
+    where: WhereOption = None,
+    epoch: EpochOption = "last",
+    protocol: ProtocolOption = "default",
+    branch: BranchOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    csv: CsvOption = False,
+    json: JsonOption = False,
+) -> None:
+    """One row a trial: AP without NMS, with NMS, and the gap, in percent points."""
+    query = LeaderboardQuery(
+        sort=sort,
+        sweep=sweep,
+        dataset=dataset,
+        assignment=assignment,
+        where=tuple(where or ()),
+        epoch=_epoch(epoch),
+        protocol=protocol,
+        branch=branch,
+    )
+    rows = _rows(home, query)
+    _print(to_json(rows) if json else to_csv(rows) if csv else leaderboard_table(rows))
+
+
+def compare(  # noqa: PLR0913 - every argument is an option of the command
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="Group by this spec key; repeatable [default: assignment]."
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["gap", "ap", "ap_nms"], typer.Option(help="Best group by this mean.")
+    ] = "ap",
+    sweep: SweepOption = None,
+    dataset: DatasetOption = None,
+    where: WhereOption = None,
+    epoch: EpochOption = "last",
+    protocol: ProtocolOption = "default",
+    branch: BranchOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    csv: CsvOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Groups of trials: mean and standard deviation over seeds, and the distance to the best."""
+    query = LeaderboardQuery(
+        sweep=sweep,
+        dataset=dataset,
+        where=tuple(where or ()),
+        epoch=_epoch(epoch),
+        protocol=protocol,
+        branch=branch,
+    )
+    groups = compare_groups(_rows(home, query), by or ["assignment"], sort)
+    _print(to_json(groups) if json else to_csv(groups) if csv else compare_table(groups))
+
+
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Id (or its beginning) of a trial, or a sweep [default: all sweeps]."),
+    ] = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    json: JsonOption = False,
+) -> None:
+    """Everything the ledger knows of one trial or sweep, or the list of sweeps."""
+    from gaplab.cli.showing import details, details_json, print_details, print_sweeps
+
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        found = ledger.sweeps() if name is None else details(ledger, name)
+    console = Console(highlight=False)
+    if json:
+        _print(details_json(found))
+    elif isinstance(found, list):
+        print_sweeps(found, console)
+    else:
+        print_details(found, console)
+
+
+def _rows(home: Path, query: LeaderboardQuery) -> list[LeaderboardRow]:
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        return find_rows(ledger, query)
+
+
+def _epoch(text: str) -> Literal["last", "best"] | int:
+    if text == "last" or text == "best":
+        return text  # type: ignore[return-value]
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise UserError(f'--epoch {text}: must be "last", "best" or a number from 1')
+
+
+def _print(what: str | Table) -> None:
+    if isinstance(what, str):
+        sys.stdout.write(what.rstrip("\n") + "\n")
+    else:
+        Console().print(what)

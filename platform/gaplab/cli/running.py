@@ -1,0 +1,100 @@
+"""What `gaplab run` and `gaplab resume` do."""
+
+import json as jsonlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from rich.console import Console
+
+from gaplab.datacheck import inspect_data
+from gaplab.home import Home
+from gaplab.launch.driver import missing, run_sweep
+from gaplab.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.ledger import Ledger
+from gaplab.mirror import MirrorThread
+from gaplab.records import SweepRecord, TrialRecord
+from gaplab.tables import leaderboard_table
+from gaplab.watch import JsonLines, Lines, LiveTable, Watcher
+
+FAILED, INTERRUPTED = 1, 130
+
+
+class SweepRun:
+    """One call of `run` or `resume` for one sweep."""
+
+    def __init__(self, sweep: SweepRecord, home: Home, address: str, json: bool) -> None:
+        self.sweep, self.home, self.address, self.json = sweep, home, address, json
+        self.console = Console(stderr=json, highlight=False, soft_wrap=True)
+
+    def execute(self) -> int:
+        """Train what is missing; the exit code: 0, 1 for failed trials, 130 for an interrupt."""
+        with ExitStack() as stack:
+            stack.enter_context(self.home.only_driver())
+            ledger = stack.enter_context(Ledger.open(self.home.ledger_url, str(self.home.path)))
+            ledger.close_orphans("its driver died")
+            todo = missing(ledger, self.sweep)
+            self._announce(todo)
+            for note in inspect_data(todo):
+                self.console.print(note)
+            if todo and not self._train(todo, ledger):
+                return self._interrupted()
+            ledger.add_sweep(self.sweep)
+            return self._conclude(ledger)
+
+    def _announce(self, todo: Sequence[TrialRecord]) -> None:
+        total = len(self.sweep.trials)
+        rest = f"{len(todo)} to train" if todo else "nothing to train"
+        self.console.print(
+            f"sweep {self.sweep.id}: {total} trials, {total - len(todo)} already done, {rest}"
+        )
+
+    def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> bool:
+        mirror = MirrorThread(self.home, self.sweep.id)
+        with self._watcher(todo) as watcher:
+            ended = run_sweep(self.home, ledger, self.sweep, self.address, [watcher, mirror.notify])
+        if problem := mirror.close():
+            self.console.print(problem)
+        return ended
+
+    def _watcher(self, todo: Sequence[TrialRecord]) -> Watcher:
+        if self.json:
+            return JsonLines()
+        return LiveTable(todo, self.console) if self.console.is_terminal else Lines(todo)
+
+    def _interrupted(self) -> int:
+        self.console.print(f"stopped; what was done is kept. Go on with: {self._command('resume')}")
+        return INTERRUPTED
+
+    def _conclude(self, ledger: Ledger) -> int:
+        states = ledger.states([trial.id for trial in self.sweep.trials])
+        if self.json:
+            said = {"kind": "sweep", "sweep": self.sweep.id, "states": states}
+            sys.stdout.write(jsonlib.dumps(said) + "\n")
+        else:
+            self._print_results(ledger)
+        failed = [trial for trial, state in states.items() if state == "failed"]
+        self._print_failures(ledger, failed)
+        return FAILED if failed else 0
+
+    def _print_results(self, ledger: Ledger) -> None:
+        rows = leaderboard(ledger, LeaderboardQuery(sweep=self.sweep.id))
+        self.console.print(leaderboard_table(rows), soft_wrap=False)
+        self.console.print(
+            "Next:\n"
+            f"  {self._command('compare', '--by assignment')}   means and spread by assignment\n"
+            f"  {self._command('show', rows[0].trial if rows else 'TRIAL')}   one trial in full\n"
+            f"  {self._command('ui', '')}   the same runs in MLflow"
+        )
+
+    def _print_failures(self, ledger: Ledger, failed: Sequence[str]) -> None:
+        reasons = Counter(ledger.attempts(trial)[-1].reason for trial in failed)
+        for reason, count in reasons.most_common():
+            self.console.print(f"{count} failed: {reason}", style="red")
+        if failed:
+            self.console.print(f"Try them again with: {self._command('resume')}")
+
+    def _command(self, name: str, rest: str | None = None) -> str:
+        """A command line for this home folder; about this sweep unless `rest` says what about."""
+        return self.home.command(name, self.sweep.id if rest is None else rest)

@@ -1,0 +1,73 @@
+"""`gaplab plan`, `run` and `resume`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gaplab.cli.options import (
+    AddressOption,
+    HomeOption,
+    JsonOption,
+    ProfileOption,
+    SetOption,
+    SpecArgument,
+)
+from gaplab.home import DEFAULT_HOME, Home
+
+
+def plan(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    every: Annotated[
+        bool, typer.Option("--all", help="List every trial, not the first 20.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Print the trials a spec stands for and what they would cost; run nothing."""
+    from gaplab.cli.planning import make_plan, plan_json, print_plan
+
+    made = make_plan(spec, profile, overrides or [], Home(home))
+    if json:
+        sys.stdout.write(plan_json(made) + "\n")
+    else:
+        print_plan(made, Console(), 20 if not every else len(made.sweep.trials))
+
+
+def run(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> None:
+    """Train what is missing of a spec's sweep, watch it, and print the leaderboard."""
+    from gaplab.cli.running import SweepRun
+    from gaplab.specfile import load_spec
+    from gaplab.sweep import expand
+
+    sweep = expand(load_spec(spec, profile, overrides or []))
+    raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute())
+
+
+def resume(
+    sweep: Annotated[
+        str | None, typer.Argument(help="Id or name of a sweep [default: the newest].")
+    ] = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> None:
+    """Train the trials of a sweep that have not succeeded, each from its last checkpoint."""
+    from gaplab.cli.running import SweepRun
+    from gaplab.ledger import Ledger
+
+    place = Home(home)
+    with Ledger.open(place.ledger_url) as ledger:
+        stored = ledger.stored(sweep)
+    raise typer.Exit(SweepRun(stored, place, address, json).execute())

@@ -1,0 +1,1 @@
+"""Ways to run trials. Only files in this folder import ray."""

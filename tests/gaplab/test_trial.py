@@ -1,0 +1,156 @@
+"""A trial in this process: what it says and remembers, and that a killed one goes on exactly."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from detectors.data.base import DataError
+from detectors.engine import NonFiniteLossError
+from gaplab.errors import UserError
+from gaplab.events import from_text, to_text
+from gaplab.launch.attempt import attempt, run_alone
+from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
+from gaplab.specfile import load_spec
+from gaplab.storage import Storage
+from gaplab.sweep import expand
+from gaplab.trial import checkpoint_name, last_words
+
+Write = Callable[..., Path]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def only_trial(spec: Path) -> TrialRecord:
+    (trial,) = expand(load_spec(spec)).trials
+    return trial
+
+
+def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[Event]:
+    """Events of one attempt, which dies right after emitting epoch `stop_after`."""
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(from_text(to_text(event)))
+        if isinstance(event, EpochDone) and event.epoch == stop_after:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        attempt(trial, Storage(str(home)), emit, run_alone)
+    return events
+
+
+def evaluations(events: list[Event]) -> dict[tuple[int, str], EvaluationRecord]:
+    said = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
+    return {(e.epoch, e.branch): e for e in said}
+
+
+def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
+    state = Storage(str(home)).load(checkpoint_name(trial.id))
+    assert state is not None
+    learner = state["learner"]
+    return {
+        f"{part}.{name}": tensor
+        for part in ("model", "averaged")
+        for name, tensor in learner[part].items()
+    }
+
+
+def test_events_of_an_undisturbed_trial(write_spec: Write, tmp_path: Path) -> None:
+    trial = only_trial(write_spec(evaluation={"every": 2}))
+    events = run(trial, tmp_path / "home")
+    assert [type(e).__name__ for e in events] == ["Started", *["EpochDone"] * 3, "Ended"]
+    done = [e for e in events if isinstance(e, EpochDone)]
+    assert [e.epoch for e in done] == [1, 2, 3]
+    assert [len(e.evaluations) for e in done] == [0, 1, 1], "every second epoch, and the last"
+    assert set(done[0].losses) == {"o2o.cls", "o2o.box"}
+    walls = [e.cost.wall_seconds for e in done]
+    assert 0 < walls[0] < walls[1] < walls[2]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.end.state, ended.end.reason) == ("succeeded", "")
+    assert ended.end.cost == done[-1].cost
+
+
+def test_dual_is_evaluated_on_both_branches_and_keeps_the_first(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    trial = only_trial(write_spec(assignment={"name": "dual"}, training={"epochs": 1, "batch": 4}))
+    found = evaluations(run(trial, tmp_path / "home"))
+    assert {branch: e.primary for (_, branch), e in found.items()} == {"o2o": True, "o2m": False}
+
+
+@pytest.mark.parametrize("name", ["poto", "o2f", "dual"])
+def test_a_killed_trial_ends_with_the_same_bits(
+    write_spec: Write, tmp_path: Path, name: str
+) -> None:
+    trial = only_trial(write_spec(assignment={"name": name}))
+    whole = run(trial, tmp_path / "whole")
+    first = run(trial, tmp_path / "killed", stop_after=1)
+    second = run(trial, tmp_path / "killed", stop_after=2)
+    third = run(trial, tmp_path / "killed")
+    assert [e.epoch for e in (second[0], third[0]) if isinstance(e, Started)] == [1, 2]
+    assert evaluations(first + second + third) == evaluations(whole)
+    assert evaluations(third) == evaluations(whole), "a resumed attempt says everything again"
+    mine, theirs = (weights(trial, tmp_path / place) for place in ("killed", "whole"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_two_seeds_differ(write_spec: Write, tmp_path: Path) -> None:
+    short = {"epochs": 1, "batch": 4}
+    trials = [only_trial(write_spec(seed=seed, training=short)) for seed in (0, 1)]
+    losses = []
+    for trial in trials:
+        losses += [e.losses for e in run(trial, tmp_path / "h") if isinstance(e, EpochDone)]
+    assert trials[0].id != trials[1].id
+    assert losses[0] != losses[1]
+
+
+def test_a_loss_that_explodes_names_step_and_parts(write_spec: Write, tmp_path: Path) -> None:
+    training = {"epochs": 3, "batch": 4, "lr": 1e30, "clip_norm": 0.0, "warmup_steps": 0}
+    events = run(only_trial(write_spec(training=training)), tmp_path / "home")
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.end.state == "failed"
+    assert "loss is not finite at step " in ended.end.reason
+    assert "o2o.cls=" in ended.end.reason
+    assert "o2o.box=" in ended.end.reason
+    assert "\n" not in ended.end.reason
+
+
+def test_an_unexpected_error_keeps_its_traceback(write_spec: Write, tmp_path: Path) -> None:
+    def body(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    events: list[Event] = []
+    trial = only_trial(write_spec())
+    attempt(trial, Storage(str(tmp_path)), events.append, body)
+    (ended,) = events
+    assert isinstance(ended, Ended)
+    path = tmp_path / "trials" / trial.id / "traceback.txt"
+    assert ended.end.reason == f"ZeroDivisionError: by zero (traceback in {path})"
+    assert "raise ZeroDivisionError" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "error", [DataError(["a", "b"]), NonFiniteLossError("a; b"), UserError("a; b")]
+)
+def test_an_expected_error_is_one_line(write_spec: Write, tmp_path: Path, error: Exception) -> None:
+    def body(*_: object) -> None:
+        raise error
+
+    events: list[Event] = []
+    attempt(only_trial(write_spec()), Storage(str(tmp_path)), events.append, body)
+    (ended,) = events
+    assert isinstance(ended, Ended)
+    assert ended.end.reason == "a; b"
+
+
+def test_last_words_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no checkpoint there"):
+        last_words(only_trial(write_spec()), Storage(str(tmp_path)))
