@@ -2,6 +2,8 @@
 
 import fcntl
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,14 @@ from pathlib import Path
 from gaplab.errors import UserError
 
 DEFAULT_HOME = ".gaplab"
+
+
+def _program() -> str:
+    """How this command was called: by name if the shell finds it, else by its path."""
+    called = Path(sys.argv[0])
+    if called.name != "gaplab" or shutil.which("gaplab") == str(called):
+        return "gaplab"
+    return os.path.relpath(called)
 
 
 class Home:
@@ -24,7 +34,7 @@ class Home:
     def command(self, name: str, rest: str = "") -> str:
         """A command line for a person to type that finds this folder again."""
         here = self.path == Path(DEFAULT_HOME).resolve() or "GAPLAB_HOME" in os.environ
-        words = ("gaplab", name, rest, "" if here else f"--home {self.path}")
+        words = (_program(), name, rest, "" if here else f"--home {self.path}")
         return " ".join(word for word in words if word)
 
     @property
