@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -112,7 +113,8 @@ class LiveTable:
         """The table as it stands, no higher than the screen."""
         rows = list(self._rows.values())
         ended = sum(row.state in ("succeeded", "failed") for row in rows)
-        table = Table(title=f"{ended} of {len(rows)} trials done", title_justify="left")
+        title = f"{ended} of {len(rows)} trials done"
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for name in self.COLUMNS:
             numeric = name in ("seed", "epoch", "AP", "AP NMS", "gap")
             table.add_column(name, justify="right" if numeric else "left", no_wrap=True)

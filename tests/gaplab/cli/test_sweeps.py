@@ -12,8 +12,13 @@ from typing import Any
 
 import pytest
 
+from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView
+from gaplab.records import EpochDone, Event
+from gaplab.specfile import load_spec
+from gaplab.storage import Storage
+from gaplab.sweep import expand
 
 Write = Callable[..., Path]
 GAPLAB = (sys.executable, "-c", "from gaplab.cli import main; main()")
@@ -54,6 +59,15 @@ def evaluations(home: Path) -> dict[tuple[str, int, str], EvaluationView]:
     return found
 
 
+def undisturbed(spec: Path, folder: Path) -> dict[tuple[str, int, str], dict[str, float]]:
+    """Metrics of the same trials trained in this process, without Ray or a ledger."""
+    events: list[Event] = []
+    for trial in expand(load_spec(spec)).trials:
+        attempt(trial, Storage(str(folder)), events.append, run_alone)
+    said = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
+    return {(e.trial, e.epoch, e.branch): e.metrics for e in said}
+
+
 def wait_for_evaluations(home: Path, count: int, process: "subprocess.Popen[str]") -> None:
     for _ in range(1200):
         assert process.poll() is None, "the driver ended too early"
@@ -92,19 +106,16 @@ def test_a_sweep_with_a_failing_trial_and_what_is_left_of_it(
 
 
 def test_a_killed_driver_loses_nothing(sweep: Path, tmp_path: Path) -> None:
-    home, calm = tmp_path / "home", tmp_path / "calm"
+    home = tmp_path / "home"
     with start("run", sweep, home=home) as driver:
         wait_for_evaluations(home, 3, driver)
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
     before = evaluations(home)
     said = events(gaplab("resume", "--json", home=home))
-    gaplab("run", sweep, home=calm)
-    after, undisturbed = evaluations(home), evaluations(calm)
+    after = evaluations(home)
     assert 3 <= len(before) < len(after) == 3 * 6 + 6
-    assert {k: e.metrics for k, e in after.items()} == {
-        k: e.metrics for k, e in undisturbed.items()
-    }
+    assert {k: e.metrics for k, e in after.items()} == undisturbed(sweep, tmp_path / "calm")
     assert all(before[key] == after[key] for key in before), "rows stay as first written"
     assert max(e["epoch"] for e in said if e["kind"] == "started") > 0, "resumed, not restarted"
     assert set(said[-1]["states"].values()) == {"succeeded"}
@@ -133,13 +144,12 @@ def test_two_workers_measure_what_one_does(write_spec: Write, tmp_path: Path) ->
     """Only the order of float sums differs, so that a few steps agree to far below 0.1 points."""
     quick = {"epochs": 2, "batch": 4, "warmup_steps": 4}
     spec = write_spec(training=quick, assignment={"name": "dual"})
-    one, two = tmp_path / "one", tmp_path / "two"
-    gaplab("run", spec, home=one)
-    gaplab("run", spec, "--set", "resources.workers=2", home=two)
-    mine, theirs = evaluations(one), evaluations(two)
-    assert mine.keys() == theirs.keys()
-    for key in mine:
-        assert theirs[key].metrics == pytest.approx(mine[key].metrics, abs=0.1)
+    home = tmp_path / "home"
+    gaplab("run", spec, "--set", "resources.workers=2", home=home)
+    one, two = undisturbed(spec, tmp_path / "one"), evaluations(home)
+    assert one.keys() == two.keys()
+    for key in one:
+        assert two[key].metrics == pytest.approx(one[key], abs=0.1)
 
 
 def test_what_cannot_fit_is_refused_before_anything_starts(sweep: Path, tmp_path: Path) -> None:
