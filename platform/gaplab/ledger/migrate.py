@@ -5,6 +5,7 @@ with another Alembic user such as MLflow.
 """
 
 import sqlite3
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ VERSION_TABLE = "gaplab_version"
 WRITE = "gaplab_write"
 """Execution option of connections that write: on SQLite they take the write lock at BEGIN."""
 _FORMS = "sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
+_PATIENCE = 30.0  # seconds to wait for another program's transaction
 _LOCK = 0x6761706C  # any fixed number, the same in every gaplab
 
 
@@ -129,7 +131,7 @@ def _sqlite(where: URL) -> Engine:
         Path(where.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"ledger {where}: {error}; choose a folder you can write to") from error
-    engine = create_engine(where, connect_args={"timeout": 30})
+    engine = create_engine(where, connect_args={"timeout": _PATIENCE})
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
@@ -137,8 +139,22 @@ def _sqlite(where: URL) -> Engine:
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    _enter_wal(connection)
+    for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _enter_wal(connection: sqlite3.Connection) -> None:
+    """SQLite's own time-out doesn't cover a change of journal mode: several openers wait here."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)
 
 
 def _begin(connection: Connection) -> None:
