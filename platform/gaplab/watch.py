@@ -41,7 +41,7 @@ class Row:
         self.state = "waiting"
         self.epoch = self.resumed_at = 0
         self.evaluation: EvaluationRecord | None = None
-        self._wall = 0.0
+        self._said: list[tuple[int, float]] = []
         self._heard = time.monotonic()
 
     def hear(self, event: Event) -> None:
@@ -50,20 +50,26 @@ class Row:
         match event:
             case Started():
                 self.state, self.epoch, self.resumed_at = "running", event.epoch, event.epoch
+                self._said = []
             case EpochDone():
                 self.epoch = event.epoch
-                self._wall = event.cost.wall_seconds if event.losses else self._wall
+                if event.losses:
+                    self._said.append((event.epoch, event.cost.wall_seconds))
                 primary = [e for e in event.evaluations if e.primary]
                 self.evaluation = primary[-1] if primary else self.evaluation
             case Ended():
                 self.state = event.end.state
 
     def seconds_left(self) -> float | None:
-        """Expected seconds to this trial's end; None before its first epoch here and at the end."""
-        done = self.epoch - self.resumed_at
-        if self.state != "running" or not done:
+        """Expected seconds to this trial's end; None before its first epoch here and at the end.
+
+        By the second epoch on, the first is not counted: it carries the loading of the data.
+        """
+        if self.state != "running" or not self._said:
             return None
-        expected = self._wall / done * (self.trial.epochs - self.epoch)
+        before = self._said[0] if len(self._said) > 1 else (self.resumed_at, 0.0)
+        epochs, seconds = (b - a for a, b in zip(before, self._said[-1], strict=True))
+        expected = seconds / epochs * (self.trial.epochs - self.epoch)
         return max(0.0, expected - (time.monotonic() - self._heard))
 
     def cells(self) -> tuple[str, ...]:

@@ -46,6 +46,8 @@ def test_time_left_counts_only_this_attempt() -> None:
     assert row.seconds_left() is None
     row.hear(epoch_done(row.trial, 6, wall=20.0))
     assert row.seconds_left() == pytest.approx(40.0, abs=1.0)
+    row.hear(epoch_done(row.trial, 7, wall=22.0))
+    assert row.seconds_left() == pytest.approx(6.0, abs=1.0), "the first epoch loads the data"
     row.hear(ended(row.trial))
     assert row.seconds_left() is None
 
