@@ -16,7 +16,7 @@ test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
 	$(RUN)/python -m pytest
 
 bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
-	$(RUN)/python -m pytest -s tests/benchmarks --override-ini norecursedirs=
+	$(RUN)/python -m pytest -s tests/benchmarks
 
 clean:
 	rm -rf $(VENV) build dist

@@ -18,7 +18,8 @@ def _program() -> str:
     called = Path(sys.argv[0])
     if called.name != "gaplab" or shutil.which("gaplab") == str(called):
         return "gaplab"
-    return os.path.relpath(called)
+    near = os.path.relpath(called)
+    return str(called) if near.startswith("..") else near
 
 
 class Home:

@@ -58,6 +58,8 @@ def test_commands_name_the_folder_unless_it_is_the_default(
     assert Home(Path(".gaplab")).command("resume", "x-1") == "gaplab resume x-1"
     monkeypatch.setattr("sys.argv", [str(tmp_path / ".venv/bin/gaplab")])
     assert Home(Path(".gaplab")).command("ui") == ".venv/bin/gaplab ui"
+    monkeypatch.setattr("sys.argv", ["/opt/env/bin/gaplab"])
+    assert Home(Path(".gaplab")).command("ui") == "/opt/env/bin/gaplab ui"
     monkeypatch.setattr("sys.argv", ["-c"])
     other = Home(tmp_path / "other")
     assert other.command("resume", "x-1") == f"gaplab resume x-1 --home {tmp_path}/other"
