@@ -18,8 +18,8 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """IoU of every box in a [G, 4] with every box in b [N, 4]: [G, N] in [0, 1]."""
-    return _iou_and_union(a[:, None], b[None])[0]
+    """IoU of every box in a [..., G, 4] with every box in b [..., N, 4]: [..., G, N] in [0, 1]."""
+    return _iou_and_union(a[..., :, None, :], b[..., None, :, :])[0]
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -54,6 +54,18 @@ def branch_loss(
     return Loss(cls / total + poison_cls, box / total + poison_box)
 
 
+def supply(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:
+    """How much an assignment teaches, as counts over a batch: [3] float64.
+
+    Positive points (certain or ambiguous), objects that have none, objects.
+    """
+    found = [a.object[a.object >= 0] for a in assignments]
+    positives = sum(len(each) for each in found)
+    taught = sum(len(torch.unique(each)) for each in found)
+    objects = sum(len(t) for t in targets)
+    return torch.tensor([positives, objects - taught, objects], dtype=torch.float64)
+
+
 @dataclass(frozen=True)
 class _Positives:
     """K positive points of a batch: image, point, label [K] int64; degree [K]; box [K, 4]."""

@@ -1,7 +1,7 @@
 """Train and predict: the loop, without scheduler, store or tracker."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from detectors.assigners.base import Assigner, Branch, Strategy
 from detectors.assigners.matching import negatives
-from detectors.criterion import Loss, branch_loss
+from detectors.criterion import Loss, branch_loss, supply
 from detectors.data.loader import Batch
 from detectors.models.fcos import Output
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
@@ -33,6 +33,8 @@ class Learner:
     training: Training
     world: World
     step: int = 0
+    tally: dict[Branch, Tensor] = field(default_factory=dict)
+    """What `criterion.supply` counted on this rank since the epoch began, by branch."""
 
     @classmethod
     def create(
@@ -49,6 +51,15 @@ class Learner:
         """The module itself, without a wrapper."""
         module: nn.Module = getattr(self.model, "module", self.model)
         return module
+
+    def positives(self, branch: Branch) -> tuple[float, float]:
+        """Of the epoch so far, over all ranks, which must all call this: positive points an object,
+        and the share in [0, 1] of objects without any. (0, 0) where there were no objects.
+        """
+        device = next(self.bare.parameters()).device
+        counts = self.world.all_reduce_mean(self.tally[branch].to(device))
+        positive, untaught, objects = counts.tolist()
+        return (positive / objects, untaught / objects) if objects else (0.0, 0.0)
 
     def state(self) -> dict[str, Any]:
         """Everything that a resumed training needs, as tensors and plain values."""
@@ -88,6 +99,7 @@ def train_epoch(learner: Learner, batches: Iterable[Batch], progress: Progress) 
     Raises NonFiniteLossError on every rank of the learner's world at the same step.
     """
     learner.model.train()
+    learner.tally.clear()
     parts = [train_step(learner, batch, replace(progress, step=learner.step)) for batch in batches]
     return {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
 
@@ -139,9 +151,11 @@ def _supervise(
     learner: Learner, output: Output, branch: Branch, targets: list[Targets], progress: Progress
 ) -> Loss:
     supervision, predictions = learner.strategy.branches()[branch], output.branches[branch]
+    found = assign_batch(supervision.assigner, output.points, predictions, targets, progress)
+    learner.tally[branch] = learner.tally.get(branch, 0) + supply(found, targets)
     return branch_loss(
         predictions,
-        assign_batch(supervision.assigner, output.points, predictions, targets, progress),
+        found,
         targets,
         soft=supervision.assigner.soft,
         training=learner.training,

@@ -1,4 +1,4 @@
-"""From a trained detector to candidates of a whole data set, on one rank or many."""
+"""From a trained detector to candidates of a whole data set, each rank its own share."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,14 @@ import torch
 from torch import nn
 
 from detectors.data.base import Dataset
-from detectors.data.loader import Batch, val_batches
+from detectors.data.loader import val_batches
 from detectors.engine import to_device
-from detectors.evaluation.protocol import Protocol
 from detectors.models.fcos import Output
-from detectors.postprocess import candidates, check_finite
-from detectors.structures import Candidates, Predictions
+from detectors.postprocess import Frame, candidates, not_finite
+from detectors.structures import Candidates, Points, Predictions
 from detectors.world import World
+
+_REMEDY = "training has diverged: lower lr, or set clip_norm"
 
 
 @torch.no_grad()
@@ -20,47 +21,46 @@ def predict(
     model: nn.Module,
     dataset: Dataset,
     branches: Sequence[str],
-    protocol: Protocol,
+    topk: int,
     world: World,
     batch: int = 16,
-) -> dict[str, list[Candidates]]:
-    """Candidates of every image for every branch, in data set order, on rank 0; {} elsewhere.
+) -> dict[str, Candidates]:
+    """Candidates of this rank's images (see `val_batches`) for every branch, `topk` a level.
 
-    Each rank predicts its own share of the images. Raises ValueError for non-finite predictions.
+    All ranks must call this. Raises ValueError on every rank when predictions of any are not
+    finite; only those of the rank at fault name the images.
     """
     model.eval()
     device = next(model.parameters()).device
     sizes = [(truth.width, truth.height) for truth in dataset.truth()]
-    mine: dict[str, dict[int, Candidates]] = {branch: {} for branch in branches}
+    found = {branch: [Candidates.none()] for branch in branches}
+    problem = ""
     for indices, images in val_batches(dataset, batch, world.rank, world.size):
         output = model(to_device(images.images, device), branches=branches)
+        problem = _problem(output, images.image_ids)
+        if problem:
+            break
+        frames = [
+            Frame(i, scale, sizes[i]) for i, scale in zip(indices, images.scales, strict=True)
+        ]
         for branch in branches:
-            found = _candidates(output, branch, images, protocol, [sizes[i] for i in indices])
-            mine[branch].update(zip(indices, found, strict=True))
-    return _merge(world.gather(mine))
+            found[branch] += _candidates(output.branches[branch], output.points, topk, frames)
+    if world.all_reduce_mean(torch.tensor(float(bool(problem)), device=device)) > 0:
+        raise ValueError(f"{problem or 'predictions of another worker are not finite'}; {_REMEDY}")
+    return {branch: Candidates.join(parts) for branch, parts in found.items()}
+
+
+def _problem(output: Output, image_ids: Sequence[int]) -> str:
+    problems = (not_finite(each, image_ids) for each in output.branches.values())
+    return ", ".join(problem for problem in problems if problem)
 
 
 def _candidates(
-    output: Output,
-    branch: str,
-    batch: Batch,
-    protocol: Protocol,
-    sizes: Sequence[tuple[int, int]],
+    predictions: Predictions, points: Points, topk: int, frames: Sequence[Frame]
 ) -> list[Candidates]:
-    predictions = output.branches[branch]
-    check_finite(predictions, batch.image_ids)
-    points = output.points.to("cpu")
+    points = points.to("cpu")
     logits, boxes = predictions.logits.cpu(), predictions.boxes.cpu()
     return [
-        candidates(Predictions(logits[i], boxes[i]), points, protocol, batch.scales[i], sizes[i])
-        for i in range(len(sizes))
+        candidates(Predictions(logits[i], boxes[i]), points, topk, frame)
+        for i, frame in enumerate(frames)
     ]
-
-
-def _merge(ranks: list[dict[str, dict[int, Candidates]]]) -> dict[str, list[Candidates]]:
-    """Every image of all ranks once, in data set order; {} for no ranks."""
-    merged: dict[str, list[Candidates]] = {}
-    for branch in ranks[0] if ranks else ():
-        by_index = {i: found for rank in ranks for i, found in rank[branch].items()}
-        merged[branch] = [by_index[i] for i in sorted(by_index)]
-    return merged

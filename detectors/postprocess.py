@@ -1,19 +1,19 @@
 """From raw predictions to candidates: what the evaluation keeps of an image, before any NMS."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from detectors import boxes as box
-from detectors.evaluation.protocol import Protocol
 from detectors.structures import Candidates, Points, Predictions
 
 
-def check_finite(predictions: Predictions, image_ids: Sequence[int]) -> None:
-    """Refuse a batch (logits [B, N, C], boxes [B, N, 4]) that holds NaN or infinity.
+def not_finite(predictions: Predictions, image_ids: Sequence[int]) -> str:
+    """What is wrong with a batch (logits [B, N, C], boxes [B, N, 4]) that holds NaN or infinity.
 
-    Raises ValueError naming the images and which of the two outputs is at fault.
+    Names the images and which of the two outputs is at fault; empty if all is well.
     """
     outputs = {"logits": predictions.logits, "boxes": predictions.boxes}
     problems = []
@@ -22,38 +22,42 @@ def check_finite(predictions: Predictions, image_ids: Sequence[int]) -> None:
         if bad.any():
             images = [image_ids[i] for i in bad.nonzero()[:, 0].tolist()]
             problems.append(f"{name} of images {images} are not finite")
-    if problems:
-        remedy = "training has diverged: lower lr, or set clip_norm"
-        raise ValueError(f"{', '.join(problems)}; {remedy}")
+    return ", ".join(problems)
 
 
-def candidates(
-    predictions: Predictions,
-    points: Points,
-    protocol: Protocol,
-    scale: tuple[float, float],
-    size: tuple[int, int],
-) -> Candidates:
-    """The best (point, class) pairs of one image, sorted by falling score.
+@dataclass(frozen=True)
+class Frame:
+    """An image as candidates see it: its index in the data set, (x, y) factors from original to
+    input pixels, and its original (width, height).
+    """
 
-    predictions: logits [N, C], boxes [N, 4] in input pixels; scale: (x, y) factors from original to
-    input pixels; size: (width, height) of the original image, to which boxes are moved and clipped.
-    A level gives its `pre_nms_topk` best pairs, as far as they score above `score_floor`. Of equal
-    scores the lower level comes first, then the lower point, then the lower class.
+    index: int
+    scale: tuple[float, float]
+    size: tuple[int, int]
+
+
+def candidates(predictions: Predictions, points: Points, topk: int, frame: Frame) -> Candidates:
+    """The `topk` best (point, class) pairs of each level of one image, sorted by falling score.
+
+    predictions: logits [N, C], boxes [N, 4] in input pixels; boxes are moved to the pixels of the
+    original image and clipped to it. Of equal scores the lower level comes first, then the lower
+    point, then the lower class.
     """
     num_classes = predictions.logits.shape[-1]
     scores = predictions.logits.float().sigmoid().flatten()
-    pairs = _best_of_levels(scores, points.level, num_classes, protocol.pre_nms_topk)
-    pairs = pairs[scores[pairs] > protocol.score_floor]
+    pairs = _best_of_levels(scores, points.level, num_classes, topk)
     pairs = pairs[scores[pairs].argsort(descending=True, stable=True)]
     point = pairs // num_classes
-    boxes = predictions.boxes[point] / predictions.boxes.new_tensor([*scale, *scale])
-    width, height = size
+    boxes = predictions.boxes[point] / predictions.boxes.new_tensor([*frame.scale, *frame.scale])
+    width, height = frame.size
     return Candidates(
+        image=torch.full_like(pairs, frame.index),
         boxes=box.clip(boxes, height, width),
         scores=scores[pairs],
         labels=pairs % num_classes,
         levels=points.level[point],
+        points=points.xy[point],
+        strides=points.stride[point],
     )
 
 

@@ -1,12 +1,14 @@
 """The records that travel between data, model, assignment, loss and evaluation.
 
 Shape letters: B images, N anchor points (all levels, finest first), C classes, G objects of one
-image, M candidates of one image. Boxes are xyxy in pixels of the tensor they belong to.
+image, M candidates. Boxes are xyxy in pixels of the tensor they belong to.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -87,25 +89,42 @@ class Progress:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Raw candidates of one image before any suppression, sorted by falling score.
+    """Raw candidates (point and class pairs) of one image or of many, before any suppression.
 
-    boxes: [M, 4] float xyxy in pixels of the original image; scores: [M] float in [0, 1];
-    labels: [M] int64; levels: [M] int64.
+    Sorted by image, then by falling score. What a protocol keeps of them are its detections.
+
+    image: [M] int64, index of the image in its data set; boxes: [M, 4] float xyxy in pixels of the
+    original image; scores: [M] float in [0, 1]; labels: [M] int64; levels: [M] int64; points:
+    [M, 2] float and strides: [M] float, the anchor point in pixels of the detector's input.
     """
 
+    image: Tensor
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     levels: Tensor
+    points: Tensor
+    strides: Tensor
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, index: Tensor) -> "Candidates":
         """The candidates at `index` (int64 positions or a bool mask), in that order."""
-        return Candidates(
-            self.boxes[index], self.scores[index], self.labels[index], self.levels[index]
-        )
+        return Candidates(**{name: column[index] for name, column in vars(self).items()})
+
+    @classmethod
+    def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        """All of `parts` (at least one), sorted by image; those of one image stay in order."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        joined = cls(*(torch.cat(column) for column in columns))
+        return joined.take(joined.image.argsort(stable=True))
+
+    @classmethod
+    def none(cls) -> "Candidates":
+        """No candidates at all."""
+        index, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+        return cls(index, torch.zeros(0, 4), flat, index, index, torch.zeros(0, 2), flat)
 
 
 @dataclass(frozen=True)

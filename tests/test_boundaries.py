@@ -15,10 +15,10 @@ IMPORTERS = {
     "alembic": ("platform/gaplab/ledger/",),
     "hotcoco": ("detectors/evaluation/coco.py",),
     "PIL": ("detectors/data/images.py",),
-    "pyarrow": ("platform/gaplab/storage.py",),
+    "pyarrow": ("platform/gaplab/storage.py", "platform/gaplab/parquet.py"),
     "yaml": ("platform/gaplab/yamlfile.py",),
     "typer": ("platform/gaplab/cli/",),
-    "scipy": ("detectors/assigners/matching.py",),
+    "scipy": ("detectors/assigners/matching.py", "platform/gaplab/intervals.py"),
     "pycocotools": (),
 }
 """Library -> the only files or folders that may import it."""

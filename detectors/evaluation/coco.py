@@ -2,137 +2,172 @@
 
 hotcoco is used for its matching and accumulation; its summary, which prints, is not.
 Axes of its result: T IoU thresholds 0.50:0.05:0.95, R recall levels, K classes, A area ranges (all,
-small, medium, large).
+small, medium, large), M numbers of detections.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors.structures import Candidates, ImageTruth
+from detectors.evaluation.matches import Matches
+from detectors.evaluation.metrics import Metrics
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 
 _IOU_50, _IOU_75 = 0, 5
-_ALL, _SMALL, _MEDIUM, _LARGE = range(4)
+_SIZES = {"small": 1, "medium": 2, "large": 3}
 
 
-@dataclass(frozen=True)
-class CocoMetrics:
-    """Fractions in [0, 1]; None where no object of that size or class exists."""
+def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: int) -> list[Metrics]:
+    """COCO's twelve numbers and AP of each class, for each of `columns`.
 
-    ap: float
-    ap50: float
-    ap75: float
-    ap_small: float | None
-    ap_medium: float | None
-    ap_large: float | None
-    ar: float
-    """Average recall at `max_dets` detections."""
-    per_class: tuple[float | None, ...]
-    """AP of each class, in label order."""
-
-
-def coco_metrics(
-    detections: Sequence[Candidates],
-    truth: Sequence[ImageTruth],
-    classes: Sequence[str],
-    max_dets: int,
-) -> CocoMetrics:
-    """Evaluate the detections of each image (sorted or not) against its ground truth.
-
-    As COCO does, at most the `max_dets` best detections of a class and image count. A degenerate
-    box is a false positive. Raises ValueError when image ids repeat, when the two sequences differ
-    in length, or when there is no object to find (crowd regions do not count).
+    ap, ap50, ap75, ap_small, ap_medium, ap_large; ar (at `max_dets` detections), ar1, ar10,
+    ar_small, ar_medium, ar_large. As COCO does, at most the `max_dets` best detections of a class
+    and image count. A degenerate box is a false positive. Raises ValueError when there is no object
+    to find (crowd regions do not count).
     """
-    _check(detections, truth)
-    ground_truth = _ground_truth(truth, classes)
+    ground_truth = _ground_truth(truth)
+    counts = sorted({1, min(10, max_dets), max_dets})
+    return [_metrics(_evaluated(ground_truth, each, truth, counts), counts) for each in columns]
+
+
+def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matches:
+    """What COCO's matching decided about each detection, all object sizes together."""
+    evaluator = _evaluated(_ground_truth(truth), detections, truth, [max_dets], ["all"])
+    place = {image_id: i for i, image_id in enumerate(truth.image_ids)}
+    with _no_collection():
+        found = [each for each in evaluator.eval_imgs if each and each["dtScores"]]
+    found.sort(key=lambda each: (each["category_id"], each["image_id"]))
+    counts = [len(each["dtScores"]) for each in found]
+    thresholds = len(evaluator.params.iou_thrs)
+    ignored = _flags([each["dtIgnore"] for each in found], thresholds)
+    objects = ~truth.crowd
+    return Matches(
+        images=len(truth),
+        classes=len(truth.classes),
+        image=np.repeat(_ints(place[each["image_id"]] for each in found), counts),
+        label=np.repeat(_ints(each["category_id"] for each in found), counts),
+        score=np.array([score for each in found for score in each["dtScores"]], dtype=np.float64),
+        hit=_flags([each["dtMatched"] for each in found], thresholds) & ~ignored,
+        ignored=ignored,
+        object_image=truth.image[objects].numpy(),
+        object_label=truth.labels[objects].numpy(),
+    )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hundreds of thousands of dictionaries at once: looking for garbage takes ten times longer."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
+def _ints(values: Any) -> NDArray[np.int64]:
+    return np.fromiter(values, dtype=np.int64)
+
+
+def _flags(parts: Sequence[Any], thresholds: int) -> NDArray[np.bool_]:
+    """[T, D] of parts [T, D_i]."""
+    empty = np.zeros((thresholds, 0), dtype=bool)
+    return np.concatenate([empty, *(np.array(part, dtype=bool) for part in parts)], axis=1)
+
+
+def _evaluated(
+    ground_truth: Any,
+    detections: Candidates,
+    truth: GroundTruth,
+    max_dets: list[int],
+    areas: list[str] | None = None,
+) -> Any:
     evaluator = COCOeval(ground_truth, ground_truth.load_res(_rows(detections, truth)), "bbox")
-    evaluator.params.max_dets = [max_dets]
+    evaluator.params.max_dets = max_dets
+    if areas is not None:
+        ranges = evaluator.params.area_rng[: len(areas)]
+        evaluator.params.area_rng, evaluator.params.area_rng_lbl = ranges, areas
     evaluator.evaluate()
     evaluator.accumulate()
-    result = evaluator.eval
-    assert result is not None  # accumulate fills it
-    return _metrics(result["precision"][..., 0], result["recall"][..., 0])
+    return evaluator
 
 
-def _check(detections: Sequence[Candidates], truth: Sequence[ImageTruth]) -> None:
-    if len(detections) != len(truth):
-        raise ValueError(f"detections of {len(detections)} images for {len(truth)} of ground truth")
-    if len({image.image_id for image in truth}) != len(truth):
-        raise ValueError("image ids repeat in the ground truth; give every image its own id")
-    if all(bool(image.crowd.all()) for image in truth):
+def _ground_truth(truth: GroundTruth) -> Any:
+    """The ground truth as hotcoco's data set; category ids are labels."""
+    if bool(truth.crowd.all()):
         raise ValueError(
             f"no object in {len(truth)} images of ground truth: AP is undefined; "
             "evaluate on a split with objects"
         )
-
-
-def _ground_truth(truth: Sequence[ImageTruth], classes: Sequence[str]) -> Any:
-    """The ground truth as hotcoco's data set; category ids are labels."""
+    sizes = zip(truth.image_ids, truth.sizes, strict=True)
     return COCO.from_arrays(
-        [{"id": t.image_id, "width": t.width, "height": t.height} for t in truth],
-        [{"id": label, "name": name} for label, name in enumerate(classes)],
-        _image_ids(truth, [len(t.labels) for t in truth]),
-        _join([t.labels for t in truth]).astype(np.int64),
-        _xywh([t.boxes for t in truth]),
-        area=_join([t.area for t in truth]),
-        iscrowd=_join([t.crowd for t in truth]).astype(np.int64),
+        [{"id": image_id, "width": width, "height": height} for image_id, (width, height) in sizes],
+        [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
+        _ids(truth.image, truth),
+        truth.labels.numpy(),
+        _xywh(truth.boxes),
+        area=truth.area.double().numpy(),
+        iscrowd=truth.crowd.long().numpy(),
     )
 
 
-def _rows(detections: Sequence[Candidates], truth: Sequence[ImageTruth]) -> Floats:
+def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
     """Detections as hotcoco's rows [M, 7]: image id, x, y, width, height, score, category id."""
     columns = [
-        _image_ids(truth, [len(d) for d in detections]),
-        _xywh([d.boxes for d in detections]),
-        _join([d.scores for d in detections]),
-        _join([d.labels for d in detections]),
+        _ids(detections.image, truth),
+        _xywh(detections.boxes),
+        detections.scores.double().numpy(),
+        detections.labels.numpy(),
     ]
     return np.column_stack(columns)
 
 
-def _image_ids(truth: Sequence[ImageTruth], counts: list[int]) -> NDArray[np.int64]:
-    return np.repeat(np.array([t.image_id for t in truth], dtype=np.int64), counts)
+def _ids(image: Tensor, truth: GroundTruth) -> NDArray[np.int64]:
+    ids: NDArray[np.int64] = np.array(truth.image_ids, dtype=np.int64)[image.numpy()]
+    return ids
 
 
-def _join(parts: Sequence[Tensor]) -> Floats:
-    """One float64 array of all images; wide enough for every float32 and every label."""
-    return np.asarray(torch.cat(list(parts)).detach().cpu().double().numpy())
-
-
-def _xywh(parts: Sequence[Tensor]) -> Floats:
-    """Boxes xyxy of all images as [M, 4] float64 xywh; a degenerate box gets no width or height.
+def _xywh(boxes: Tensor) -> Floats:
+    """Boxes xyxy [M, 4] as float64 xywh; a degenerate box gets no width or height.
 
     COCO would otherwise ignore it: a negative area lies in no area range.
     """
-    boxes = _join(parts)
-    return np.hstack([boxes[:, :2], np.maximum(boxes[:, 2:] - boxes[:, :2], 0)])
+    corners = boxes.double().numpy()
+    return np.hstack([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)])
 
 
-def _metrics(precision: Floats, recall: Floats) -> CocoMetrics:
-    """precision: [T, R, K, A], recall: [T, K, A]; -1 where a class has no object of that size."""
-    return CocoMetrics(
-        ap=_mean(precision[..., _ALL]),
-        ap50=_mean(precision[_IOU_50, ..., _ALL]),
-        ap75=_mean(precision[_IOU_75, ..., _ALL]),
-        ap_small=_mean_if_any(precision[..., _SMALL]),
-        ap_medium=_mean_if_any(precision[..., _MEDIUM]),
-        ap_large=_mean_if_any(precision[..., _LARGE]),
-        ar=_mean(recall[..., _ALL]),
-        per_class=tuple(_mean_if_any(precision[:, :, k, _ALL]) for k in range(precision.shape[2])),
+def _metrics(evaluator: Any, counts: list[int]) -> Metrics:
+    """From precision [T, R, K, A, M] and recall [T, K, A, M]: -1 where there is no such object."""
+    result = evaluator.eval
+    assert result is not None  # accumulate fills it
+    precision, recall = result["precision"][..., -1], result["recall"]
+    most = {name: counts.index(min(n, counts[-1])) for name, n in (("ar1", 1), ("ar10", 10))}
+    values = {
+        "ap": precision[..., 0],
+        "ap50": precision[_IOU_50, ..., 0],
+        "ap75": precision[_IOU_75, ..., 0],
+        **{f"ap_{size}": precision[..., area] for size, area in _SIZES.items()},
+        **{name: recall[..., 0, place] for name, place in most.items()},
+        "ar": recall[..., 0, -1],
+        **{f"ar_{size}": recall[..., area, -1] for size, area in _SIZES.items()},
+    }
+    classes = range(precision.shape[2])
+    return Metrics(
+        {name: _mean(part) for name, part in values.items()},
+        tuple(_mean(precision[:, :, k, 0]) for k in classes),
     )
 
 
-def _mean_if_any(values: Floats) -> float | None:
-    return _mean(values) if (values > -1).any() else None
-
-
-def _mean(values: Floats) -> float:
-    return float(values[values > -1].mean())
+def _mean(values: Floats) -> float | None:
+    there = values[values > -1]
+    return float(there.mean()) if there.size else None

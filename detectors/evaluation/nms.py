@@ -1,63 +1,117 @@
-"""Greedy class-wise non-maximum suppression, exact and without a Python loop over boxes."""
+"""Suppression of duplicates, exact, for many images at once: greedy NMS and max filtering."""
 
 import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou
+from detectors.evaluation.padding import padded
+from detectors.evaluation.protocol import Protocol
+from detectors.structures import Candidates
 
-_BLOCK = 256
-"""Boxes decided at once: large enough to hide call overhead, small beside the square of M."""
+_BLOCK = 64
+"""Candidates of an image decided at once."""
+_PAIRS = 1 << 16
+"""Pairs of one block looked at together: enough to hide call overhead. With four times as many it
+is faster at best, but where memory is handed out afresh each time, slower at worst."""
 
 
-def nms(
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor,
-    iou_threshold: float,
-    limit: int | None = None,
-) -> Tensor:
-    """Indices [K] int64 of the boxes that greedy NMS keeps, by falling score.
+def survivors(candidates: Candidates, protocol: Protocol, limit: int | None = None) -> Tensor:
+    """Positions [K] int64 of the candidates that the protocol's suppression leaves, rising.
 
-    boxes: [M, 4] xyxy; scores: [M]; labels: [M] int64. A box is suppressed when its IoU with a kept
-    box of the same class and a higher score is above `iou_threshold`; of equal scores the lower
-    index goes first. With `limit`, the first `limit` kept boxes: the same as a cut afterwards, but
-    the rest is not worked out.
-
-    A box depends on better boxes alone, so blocks are decided from the best to the worst: a block
-    first loses what earlier kept boxes suppress, the rest is settled by `_survivors`.
+    A candidate can be suppressed by a better one of its image, that is by one that comes earlier.
+    With `limit`, the first `limit` of each image: the same as a cut afterwards, but the rest is not
+    worked out.
     """
-    kept = labels.new_empty(0, dtype=torch.int64)
-    order = scores.argsort(descending=True, stable=True)
-    for block in torch.split(order, _BLOCK):
-        if limit is not None and len(kept) >= limit:
+    if not len(candidates):
+        return candidates.image
+    rule = _greedy if protocol.suppression == "nms" else _filtered
+    widest = int(candidates.image.bincount().max())
+    together = max(1, _PAIRS // min(widest, _BLOCK) ** 2)
+    chunks = padded(candidates.image, int(candidates.image[-1]) + 1, together * widest)
+    return torch.cat([rule(candidates, rows, protocol, limit) for rows in chunks])
+
+
+def _greedy(candidates: Candidates, rows: Tensor, protocol: Protocol, limit: int | None) -> Tensor:
+    """A candidate falls to a better one that is kept.
+
+    It depends on better candidates alone, so blocks are decided from the best to the worst: a
+    block first loses what earlier kept candidates suppress, the rest is settled by `_settle`.
+    """
+    most = rows.shape[1] if limit is None else limit
+    kept, counts = torch.full_like(rows, -1), rows.new_zeros(len(rows))
+    for block in torch.split(rows, _BLOCK, dim=1):
+        open_ = ((counts < most) & (block[:, 0] >= 0)).nonzero()[:, 0]
+        if not len(open_):
             break
-        free = block
-        if len(kept):
-            free = block[~_suppresses(boxes, labels, (kept, block), iou_threshold).any(dim=0)]
-        within = _suppresses(boxes, labels, (free, free), iou_threshold).triu(diagonal=1)
-        kept = torch.cat([kept, free[_survivors(within)]])
-    return kept[:limit]
+        better, judged = kept[open_, : int(counts[open_].max())], block[open_]
+        free = (judged >= 0) & ~_suppresses(candidates, better, judged, protocol).any(dim=1)
+        within = _suppresses(candidates, judged, judged, protocol).triu(diagonal=1)
+        keep = _settle(within, free)
+        place = counts[open_, None] + keep.cumsum(dim=1) - 1
+        kept[open_[:, None].expand_as(place)[keep], place[keep]] = judged[keep]
+        counts[open_] += keep.sum(dim=1)
+    kept = kept[:, :most]
+    return kept[kept >= 0]
 
 
-def _suppresses(
-    boxes: Tensor, labels: Tensor, pair: tuple[Tensor, Tensor], iou_threshold: float
+def _filtered(
+    candidates: Candidates, rows: Tensor, protocol: Protocol, limit: int | None
 ) -> Tensor:
-    """Whether box pair[0][i] would suppress box pair[1][j], if kept: [I, J] bool."""
-    a, b = pair
-    return (pairwise_iou(boxes[a], boxes[b]) > iou_threshold) & (labels[a][:, None] == labels[b])
+    """A candidate falls to any better one, kept or not."""
+    most = rows.shape[1] if limit is None else limit
+    kept = torch.zeros_like(rows, dtype=torch.bool)
+    for start in range(0, rows.shape[1], _BLOCK):
+        open_ = (kept.sum(dim=1) < most).nonzero()[:, 0]
+        if not len(open_):
+            break
+        judged, better = rows[open_, start : start + _BLOCK], rows[open_, : start + _BLOCK]
+        related = _suppresses(candidates, better, judged, protocol)
+        earlier = better[:, :, None] < judged[:, None]
+        kept[open_, start : start + _BLOCK] = (judged >= 0) & ~(related & earlier).any(dim=1)
+    return rows[kept & (kept.cumsum(dim=1) <= most)]
 
 
-def _survivors(suppresses: Tensor) -> Tensor:
-    """Boxes [J] bool that greedy suppression keeps; suppresses: [J, J] bool, strictly upper.
+def _suppresses(c: Candidates, better: Tensor, judged: Tensor, protocol: Protocol) -> Tensor:
+    """Whether better[b, i] would suppress judged[b, j] if it could: [B, I, J] bool.
 
-    Repeats keep[j] = no kept i < j suppresses j, for all j at once, until nothing changes. Box 0 is
-    right from the start, and once boxes 0..j-1 are right, box j is right after one more round and
-    stays so: after at most J rounds the result is the greedy one, and nothing else is stable.
+    better: [B, I], judged: [B, J] int64 positions, -1 for none (which suppresses nothing).
     """
-    edges = suppresses.float()
-    keep = edges.new_ones(len(edges))
+    related = (better >= 0)[:, :, None]
+    if protocol.class_wise:
+        related = related & (c.labels[better][:, :, None] == c.labels[judged][:, None])
+    if protocol.level_range is not None:
+        apart = (c.levels[better][:, :, None] - c.levels[judged][:, None]).abs()
+        related = related & (apart <= protocol.level_range)
+    if protocol.spatial_range is not None:
+        related = related & _near(c, better, judged, protocol.spatial_range)
+    if protocol.suppression == "nms":
+        related = related & (pairwise_iou(c.boxes[better], c.boxes[judged]) > protocol.nms_iou)
+    return related.expand(-1, -1, judged.shape[1])
+
+
+def _near(c: Candidates, better: Tensor, judged: Tensor, side: int) -> Tensor:
+    """Whether the anchor points lie within `side` x `side` cells around judged: [B, I, J] bool.
+
+    Cells are those of judged's level. A point of another level is moved onto that grid by nearest
+    neighbour (POTO's Eq. 5 interpolates bilinearly, which needs whole score maps).
+    """
+    own = c.strides[judged][:, None]
+    reach = (side - 1) / 2 * own + torch.maximum(c.strides[better][:, :, None], own) / 2
+    apart = (c.points[better][:, :, None] - c.points[judged][:, None]).abs()
+    return apart.amax(dim=-1) < reach
+
+
+def _settle(suppresses: Tensor, free: Tensor) -> Tensor:
+    """Candidates [B, J] bool that greedy suppression keeps of the free ones.
+
+    suppresses: [B, J, J] bool, strictly upper. Repeats keep[j] = no kept i < j suppresses j, for
+    all j at once, until nothing changes. Candidate 0 is right from the start, and once 0..j-1 are
+    right, j is right after one more round and stays so: after at most J rounds the result is the
+    greedy one, and nothing else is stable.
+    """
+    edges, keep = suppresses.float(), free
     while True:
-        update = (keep @ edges == 0).float()
+        update = free & (torch.bmm(keep[:, None].float(), edges)[:, 0] == 0)
         if torch.equal(update, keep):
-            return keep.bool()
+            return keep
         keep = update

@@ -1,6 +1,7 @@
 """What MLflow should hold of a sweep and of its trials: plain records made from the ledger's."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ MAX_PARAM = 6000  # characters; MLflow's limit
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _TABLE = "per_class.json"
+_STRANGE = re.compile(r"[^\w.\- :]")  # what MLflow takes in no name, and `/`, which is the prefix's
 _STATUS: dict[TrialState, Status] = {
     "waiting": "SCHEDULED",
     "running": "RUNNING",
@@ -148,12 +150,15 @@ def _tags(sweep: str, trial: TrialView, protocol: str, reason: str) -> dict[str,
 
 
 def _points(evaluation: EvaluationView, own: str) -> list[Point]:
-    """Metrics of other protocols and branches have these as a prefix: `defcn/o2m/ap`."""
+    """Those with a value; other protocols and branches are a prefix: `defcn/o2m/ap`."""
     protocol = "" if evaluation.protocol == own else f"{evaluation.protocol}/"
     prefix = protocol + ("" if evaluation.primary else f"{evaluation.branch}/")
     time = _milliseconds(evaluation.created_at)
-    metrics = evaluation.metrics.items()
-    return [Point(prefix + key, value, evaluation.epoch, time) for key, value in metrics]
+    return [
+        Point(prefix + _STRANGE.sub("_", name), value, evaluation.epoch, time)
+        for name, value in evaluation.metrics.items()
+        if value is not None
+    ]
 
 
 def _per_class(evaluation: EvaluationView) -> str:

@@ -2,13 +2,21 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
-from gaplab.problems import unknown
+from gaplab.problems import explain, shown, unknown
+from gaplab.yamlfile import MAX_BYTES, YamlError, parse_yaml
 
 _CUSTOM = re.compile(r"custom(-[0-9a-f]{8})?")
+_MAPPING = re.compile(r"\s*\{|[^/]*:\s")
+_FILE = re.compile(r".*(/|\.ya?ml$)")
+_FORMS = "or give a mapping, {preset: defcn, nms_iou: 0.5}, or the path of a .yaml file"
 
 
 def read_protocol(value: Any) -> Any:
@@ -43,12 +51,81 @@ def protocol_key(protocol: Protocol) -> str:
 
     Its own preset goes first; the digits are a digest of the values.
     """
-    values = protocol.model_dump(exclude={"preset"})
+    rule = rule_of(protocol)
     own = {protocol.preset: PROTOCOLS[protocol.preset]} if protocol.preset in PROTOCOLS else {}
     for name, preset in (own | PROTOCOLS).items():
-        if preset.model_dump(exclude={"preset"}) == values:
+        if rule_of(preset) == rule:
             return name
-    return f"custom-{digest(canonical(values), 8)}"
+    return f"custom-{digest(canonical(rule), 8)}"
+
+
+def rule_of(protocol: Protocol) -> dict[str, Any]:
+    """What the protocol's name stands for: its values as plain JSON, without the name."""
+    return protocol.model_dump(mode="json", exclude={"preset"})
+
+
+def parse_protocol(text: str) -> Protocol:
+    """The protocol that a word on a command line means, named by its key.
+
+    text: the name of a preset, a YAML mapping in one line, or the path of a YAML file that holds
+    such a mapping. Raises UserError with every problem, one line each.
+    """
+    if text in PROTOCOLS:
+        return PROTOCOLS[text]
+    if _MAPPING.match(text):
+        return _validated("protocol", text)
+    if _FILE.match(text):
+        return _validated(text, _text(text))
+    raise UserError(f"protocol: {unknown(text, PROTOCOLS, 'preset ')} ({_FORMS})")
+
+
+def parse_protocols(texts: Sequence[str]) -> list[Protocol]:
+    """Each as `parse_protocol` reads it. Raises UserError with the problems of all."""
+    found, problems = list[Protocol](), list[str]()
+    for text in texts:
+        try:
+            found.append(parse_protocol(text))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(*problems)
+    return found
+
+
+def _text(path: str) -> str:
+    """What the file holds, up to a little more than is allowed."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(MAX_BYTES + 1).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not UTF-8 text; save it as such") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {why}; give the path of a YAML file or a preset's name") from None
+
+
+def _validated(where: str, text: str) -> Protocol:
+    """The protocol that YAML describes. Raises UserError; each line begins with `where`."""
+    try:
+        value = parse_yaml(text)
+    except YamlError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not isinstance(value, dict):
+        what = shown(value)
+        raise UserError(f"{where}: must be a mapping such as {{nms_iou: 0.5}}, got {what}")
+    problems = []
+    try:
+        value = read_protocol(value)
+    except ValueError as error:  # its other keys are looked at all the same
+        problems.append(f"preset: {error}")
+        value = {key: each for key, each in value.items() if key != "preset"}
+    try:
+        protocol = Protocol.model_validate(value)
+    except ValidationError as error:
+        problems += [str(explain(each, Protocol)) for each in error.errors(include_url=False)]
+    if problems:
+        raise UserError(*(f"{where}: {problem}" for problem in problems))
+    return named(protocol)
 
 
 def opened(key: Sequence[str], value: Any) -> Any:

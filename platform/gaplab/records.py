@@ -1,9 +1,10 @@
 """The records that travel from a trial to the ledger, and from the ledger to tables.
 
-AP, AR and gaps are percent points here and wherever a person or a script sees them.
+Metrics are percent points here and wherever a person or a script sees them, unless their name says
+otherwise.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 TrialState = Literal["waiting", "running", "succeeded", "failed", "interrupted"]
@@ -53,9 +54,15 @@ class EvaluationRecord:
     primary: bool
     """True for the branch kept at inference."""
     protocol: str
-    metrics: dict[str, float]
-    """ap, ap_nms, gap, ap50, ap50_nms, ap75, ap75_nms, ar, ar_nms, ar_gap: percent points."""
+    metrics: dict[str, float | None]
+    """By name; ap, ap_nms and gap are always there. None where nothing of that kind exists."""
     classes: tuple[ClassRecord, ...]
+    candidates: str = ""
+    """URI of the folder of raw candidates that this was measured on; empty if they aren't kept."""
+    matches: str = ""
+    """URI of what matching decided about each detection; empty if it isn't kept."""
+    rule: dict[str, Any] = field(default_factory=dict)
+    """What the protocol's name stands for: its values as plain JSON. Empty: unknown."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ each of which is one `Experiment`. The options of a data set, a detector or an a
 fields of its own class, found through the tables `DATASETS`, `DETECTORS` and `ASSIGNERS`.
 """
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -26,6 +26,8 @@ class EvaluationOptions(Options):
 
     every: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
     """Epochs between evaluations; the last epoch is always evaluated."""
+    candidates: Literal["last", "every", "none"] = Field("last", json_schema_extra=NOT_IDENTITY)
+    """Of which evaluations raw candidates are kept, for `reevaluate`, `explain` and intervals."""
     protocol: Annotated[Protocol, BeforeValidator(read_protocol), AfterValidator(named)] = (
         PROTOCOLS["default"]
     )

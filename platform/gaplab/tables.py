@@ -1,56 +1,39 @@
-"""Rows and groups as JSON, CSV and terminal tables. No numbers are made here.
+"""Rows and groups as terminal tables. No numbers are made here; metrics have one decimal."""
 
-In JSON and CSV metrics are percent points rounded to 4 decimals; in tables to 1.
-"""
-
-import csv
-import io
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from gaplab.compare import METRICS, Group, Metric
+from gaplab.compare import Group, Stat
+from gaplab.intervals import Interval, Metric
 from gaplab.leaderboard import LeaderboardRow
+from gaplab.plain import NUMBERS, cell
 from gaplab.text import points, signed
 
-_NUMBERS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
-LEADERBOARD_COLUMNS = (
-    *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),
-    *("epoch", "epochs", "branch", "protocol", *_NUMBERS, "results_version"),
-)
-"""Columns of a leaderboard in JSON and CSV, in this order."""
-_ABOUT = (
-    *("dataset", "protocol", "epochs", "epoch", "results_version", "stale"),
-    *("n", "seeds", "unfinished"),
-)
-_RIGHT = {"seed", "epoch", "n", "AP", "AP\nNMS", "gap", "AR", "AP to\nbest", "left\nout"}
+_LABELS = {
+    "ap": "AP",
+    "ap_nms": "AP\nNMS",
+    "gap": "gap",
+    "ar": "AR",
+    "mmr": "mMR",
+    "recall": "recall",
+}
+"""Metrics that a leaderboard shows where trials have them, with the headings of their columns."""
+_NARROW = ("trial", "note", "over")
+"""Columns of words that never wrap."""
+_FOLDED = 12
+"""Characters in a line of words that may be folded."""
 _Columns = dict[str, list[Any]]
 
 
-def to_json(rows: Sequence[LeaderboardRow | Group]) -> str:
-    """A JSON list with one object for each row or group."""
-    return json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False)
+def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = ()) -> Table:
+    """One line for each trial, in the order given; `metrics` are shown as well.
 
-
-def to_csv(
-    rows: Sequence[LeaderboardRow | Group], header: Sequence[str] = LEADERBOARD_COLUMNS
-) -> str:
-    """CSV with a header line; `header` is it when there are no rows. Nothing is an empty field."""
-    plain = [_plain(row) for row in rows]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(plain[0]) if plain else header, lineterminator="\n")
-    writer.writeheader()
-    for row in plain:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
-    return out.getvalue()
-
-
-def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
-    """One line for each trial, in the order given. `note`: what is unfinished or stale."""
+    `note`: what is unfinished or stale.
+    """
     columns: _Columns = {
         "trial": [row.trial[:8] for row in rows],
         "assignment": [row.assignment for row in rows],
@@ -58,52 +41,77 @@ def leaderboard_table(rows: Sequence[LeaderboardRow]) -> Table:
         "protocol": [row.protocol for row in rows],
         "seed": [row.seed for row in rows],
         "epoch": [f"{row.epoch}/{row.epochs}" for row in rows],
-        "AP": [points(row.ap) for row in rows],
-        "AP\nNMS": [points(row.ap_nms) for row in rows],
-        "gap": [signed(row.gap) for row in rows],
-        "AR": [points(row.ar) for row in rows],
-        "note": [_note(row) for row in rows],
     }
-    return _table(columns, "AP, AR, gap: percent points")
+    labels = _LABELS | {name: name for name in metrics if name not in _LABELS}
+    columns |= {label: _numbers(rows, name) for name, label in labels.items()}
+    columns["note"] = [_note(row) for row in rows]
+    return _table(columns, "AP, AR, gap: percent points", {"seed", "epoch", *labels.values()})
 
 
-def compare_table(groups: Sequence[Group]) -> Table:
-    """One line for each group, in the order given; `to best` is the distance in mean AP."""
+def compare_table(groups: Sequence[Group], metric: Metric = "ap", width: int = 100) -> Table:
+    """One line for each group, in the order given, with intervals of gaps and of `to best`.
+
+    `to best` is the difference in `metric`, by which the best group was chosen. Where a line would
+    be wider than `width`, spreads and intervals stand below their numbers.
+    """
     keys = groups[0].keys if groups else {}
-    columns: _Columns = {key: [_cell(group.keys[key]) for group in groups] for key in keys}
+    columns: _Columns = {key: [cell(group.keys[key]) for group in groups] for key in keys}
+    to_best = _LABELS[metric].replace("\n", " ") + "\nto best"
+    numbers: _Columns = {
+        "epoch": [_epoch(group) for group in groups],
+        "n": [group.n for group in groups],
+        "AP": [_spread(group.stats.get("ap")) for group in groups],
+        "AP\nNMS": [_spread(group.stats.get("ap_nms")) for group in groups],
+        "gap": [_gap(group.stats.get("gap")) for group in groups],
+        "AR": _or_nothing([_spread(group.stats.get("ar")) for group in groups]),
+        to_best: [_to_best(group.stats.get(metric)) for group in groups],
+        "left\nout": [group.unfinished or "" for group in groups],
+    }
     columns |= {
         "dataset": [group.dataset for group in groups],
         "protocol": [group.protocol for group in groups],
-        "epoch": [_epoch(group) for group in groups],
-        "n": [group.n for group in groups],
-        "AP": [_spread(group, "ap") for group in groups],
-        "AP\nNMS": [_spread(group, "ap_nms") for group in groups],
-        "gap": [_spread(group, "gap") for group in groups],
-        "AR": [_spread(group, "ar") for group in groups],
-        "AP to\nbest": [signed(g.stats["ap"].to_best if g.stats else None) for g in groups],
-        "left\nout": [group.unfinished or "" for group in groups],
+        **numbers,
+        "over": [_over(group) for group in groups],
         "note": ["stale" if group.stale else "" for group in groups],
     }
-    unit = "mean±standard deviation, percent points; left out: unfinished trials"
-    return _table(columns, unit)
+    return _table(columns, _legend(groups), numbers, width)
 
 
-def _table(columns: _Columns, unit: str) -> Table:
+def _legend(groups: Sequence[Group]) -> str:
+    """What the cells of a comparison mean, as far as they are there."""
+    parts = ["mean±standard deviation, percent points"]
+    if any(_over(group) for group in groups):
+        parts.append("[95 % interval], * if it excludes 0")
+    if any(group.unfinished for group in groups):
+        parts.append("left out: unfinished trials")
+    return "; ".join(parts)
+
+
+def _table(
+    columns: _Columns, unit: str, numbers: Collection[str], width: int | None = None
+) -> Table:
     """Numbers right, text left. What all lines share goes below, empty columns go away."""
     facts = [unit] if columns["dataset"] else ["nothing yet"]
-    for name, label in (("protocol", "protocol"), ("dataset", "data set")):
-        if len(values := set(columns[name])) == 1:
+    shared = {"over": "intervals over", "protocol": "protocol", "dataset": "data set"}
+    for name, label in shared.items():
+        if len(values := set(columns.get(name, ())) - {""}) == 1:
             facts.append(f"{label} {values.pop()}")
             columns = {other: cells for other, cells in columns.items() if other != name}
     shown = {n: cells for n, cells in columns.items() if not cells or any(c != "" for c in cells)}
+    between = 1
+    if width is not None:
+        shown = _fitted(shown, numbers, width)
+        between = int(_needed(shown, numbers) <= width)
     caption = Text("; ".join(facts))
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, padding=(0, between, 0, 0), caption=caption, caption_justify="left"
+    )
     for name in shown:
-        number = name in _RIGHT
+        number = name in numbers
         table.add_column(
             Text(name.replace(".", ".\n")),
             justify="right" if number else "left",
-            no_wrap=number or name in ("trial", "note"),
+            no_wrap=number or name in _NARROW,
             overflow="fold",
         )
     for cells in zip(*shown.values(), strict=True):
@@ -111,44 +119,78 @@ def _table(columns: _Columns, unit: str) -> Table:
     return table
 
 
+def _fitted(columns: _Columns, numbers: Collection[str], width: int) -> _Columns:
+    """The columns with intervals, then also spreads, on lines of their own if need be."""
+    for mark in (" [", "±"):
+        if _needed(columns, numbers) > width:
+            below = "\n" + mark.strip()
+            stacked = {n: [str(c).replace(mark, below) for c in columns[n]] for n in columns}
+            columns = {n: stacked[n] if n in numbers else columns[n] for n in columns}
+    return columns
+
+
+def _needed(columns: _Columns, numbers: Collection[str]) -> int:
+    """How wide a table of these columns is if long words are folded."""
+    total = 1
+    for name, cells in columns.items():
+        longest = max(len(line) for each in (name, *cells) for line in str(each).split("\n"))
+        total += 2 + (longest if name in numbers else min(longest, _FOLDED))
+    return total
+
+
 def _epoch(group: Group) -> str:
     return "-" if group.epoch is None else f"{group.epoch}/{group.epochs}"
 
 
-def _spread(group: Group, metric: Metric) -> str:
+def _numbers(rows: Sequence[LeaderboardRow], metric: str) -> list[str]:
+    """A column of one metric."""
+    form = signed if metric.split("_")[-1] == "gap" else points
+    values = [getattr(r, metric) if metric in NUMBERS else r.more.get(metric) for r in rows]
+    return _or_nothing([form(value) for value in values])
+
+
+def _or_nothing(cells: list[str]) -> list[str]:
+    """The column; empty if it is nothing but dashes."""
+    return cells if set(cells) != {"-"} else [""] * len(cells)
+
+
+def _spread(stat: Stat | None) -> str:
     """Mean and standard deviation, or a dash."""
-    if metric not in group.stats:
+    if stat is None:
         return "-"
-    stat = group.stats[metric]
-    mean = signed(stat.mean) if metric == "gap" else points(stat.mean)
-    return mean if stat.std is None else f"{mean}±{stat.std:.1f}"
+    return points(stat.mean) if stat.std is None else f"{stat.mean:.1f}±{stat.std:.1f}"
+
+
+def _gap(stat: Stat | None) -> str:
+    """Mean with its interval."""
+    return "-" if stat is None else _difference(stat.mean, stat.interval)
+
+
+def _to_best(stat: Stat | None) -> str:
+    best = stat and stat.to_best
+    return _difference(best.mean, best.interval) if best else "-"
+
+
+def _difference(value: float, interval: Interval | None) -> str:
+    """`-1.2 [-2.0, -0.4]*`, where the star says that it is real."""
+    if interval is None:
+        return signed(value)
+    star = "*" if interval.excludes_zero else " "
+    low, high = (_end(end, interval.excludes_zero) for end in interval)
+    return f"{signed(value)} [{low}, {high}]{star}"
+
+
+def _end(value: float, excludes_zero: bool) -> str:
+    """An end of an interval; with more decimals where it would round to a zero that isn't in it."""
+    return f"{value:+.1g}" if excludes_zero and abs(value) < 0.05 else signed(value)
+
+
+def _over(group: Group) -> str:
+    """What the intervals are over: of the gap, and of `to best` if that differs."""
+    over = [each for each in (group.over, group.to_best_over) if each]
+    return ", ".join(dict.fromkeys(over))
 
 
 def _note(row: LeaderboardRow) -> str:
     marks = [row.state] if row.state != "succeeded" else []
     return ", ".join([*marks, *(["stale"] if row.stale else [])])
-
-
-def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
-    """Column names and values in their order."""
-    if isinstance(row, LeaderboardRow):
-        values = {name: getattr(row, name) for name in LEADERBOARD_COLUMNS}
-        return values | {name: _rounded(values[name]) for name in _NUMBERS}
-    about = {name: getattr(row, name) for name in _ABOUT}
-    stats: dict[str, float | None] = {}
-    for metric in METRICS:
-        stat = row.stats.get(metric)
-        for part in ("mean", "std", "to_best"):
-            stats[f"{metric}_{part}"] = None if stat is None else _rounded(getattr(stat, part))
-    return {**row.keys, **about, **stats}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
-
-
-def _cell(value: Any) -> Any:
-    """A value as a CSV field: what isn't text or a number is JSON, None an empty field."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

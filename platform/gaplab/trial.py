@@ -1,7 +1,7 @@
 """One trial: train, evaluate, remember. No scheduler, database or tracker in here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import TypeAdapter
@@ -10,15 +10,12 @@ from torch import nn
 from detectors.data.base import Dataset
 from detectors.data.loader import train_batches
 from detectors.engine import Learner, train_epoch
-from detectors.evaluation.gap import GapMetrics, measure_gap
-from detectors.inference import predict
 from detectors.structures import Progress
 from detectors.world import World
 from gaplab.errors import UserError
+from gaplab.evaluation import Evaluator
 from gaplab.meter import Meter
-from gaplab.protocols import protocol_key
 from gaplab.records import (
-    ClassRecord,
     EpochDone,
     EvaluationRecord,
     Event,
@@ -31,8 +28,6 @@ from gaplab.storage import Storage
 from gaplab.sweep import experiment_of
 
 _EVENT = TypeAdapter(EpochDone)
-METRICS = tuple(f.name for f in fields(GapMetrics) if f.name != "per_class")
-"""What an evaluation consists of, in percent points."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +59,7 @@ def run_trial(trial: TrialRecord, place: Place, emit: Callable[[Event], None]) -
         emit(last_words(trial, place.storage))
     while run.epoch < run.experiment.training.epochs:
         losses = run.train_epoch()
-        evaluations = run.evaluate() if run.evaluation_due() else ()
+        evaluations = run.evaluate() if run.evaluator.due(run.epoch) else ()
         emit(run.finish_epoch(losses, evaluations))
 
 
@@ -88,7 +83,8 @@ class _Run:
         self.meter = Meter(place.world, place.machine)
         torch.set_num_threads(self.experiment.resources.cpus_per_worker)
         self.train_data = self.experiment.data.load("train")
-        self.val_data = self.experiment.data.load("val")
+        val_data = self.experiment.data.load("val")
+        self.evaluator = Evaluator(trial.id, self.experiment, val_data, place.world, place.storage)
         self.learner = _learner(self.experiment, self.train_data, place)
         self.epoch = 0
         self.history: tuple[EvaluationRecord, ...] = ()
@@ -105,20 +101,10 @@ class _Run:
         self.epoch += 1
         return losses
 
-    def evaluation_due(self) -> bool:
-        last = self.epoch == self.experiment.training.epochs
-        return last or self.epoch % self.experiment.evaluation.every == 0
-
     def evaluate(self) -> tuple[EvaluationRecord, ...]:
-        """New evaluations, one a branch, on rank 0; none elsewhere."""
-        protocol, branches = self.experiment.evaluation.protocol, tuple(self._branches())
-        model = self.learner.averaged.module
-        found = predict(model, self.val_data, branches, protocol, self.place.world)
-        truth, classes = self.val_data.truth(), self.val_data.classes
-        return tuple(
-            self._record(branch, measure_gap(candidates, truth, classes, protocol))
-            for branch, candidates in found.items()
-        )
+        """New evaluations, one a branch, on rank 0; none elsewhere. All ranks must call this."""
+        taught = {branch: self.learner.positives(branch) for branch in self.evaluator.branches}
+        return self.evaluator.evaluate(self.learner.averaged.module, self.epoch, taught)
 
     def finish_epoch(
         self, losses: dict[str, float], evaluations: tuple[EvaluationRecord, ...]
@@ -140,21 +126,6 @@ class _Run:
             self.learner.load(state["learner"])
             event = _EVENT.validate_json(state["event"])
             self.epoch, self.history = event.epoch, event.evaluations
-
-    def _branches(self) -> list[str]:
-        return list(self.experiment.assignment.branches())
-
-    def _record(self, branch: str, metrics: GapMetrics) -> EvaluationRecord:
-        key = protocol_key(self.experiment.evaluation.protocol)
-        return EvaluationRecord(
-            trial=self.trial.id,
-            epoch=self.epoch,
-            branch=branch,
-            primary=branch == self._branches()[0],
-            protocol=key,
-            metrics={name: getattr(metrics, name) for name in METRICS},
-            classes=tuple(ClassRecord(c.name, c.ap, c.ap_nms, c.gap) for c in metrics.per_class),
-        )
 
 
 def _learner(experiment: Experiment, data: Dataset, place: Place) -> Learner:

@@ -104,3 +104,9 @@ def parse_yaml(text: str) -> Any:
 def dump_yaml(value: Any) -> str:
     """`value` as text from which `parse_yaml` reads the same again."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def flow_yaml(value: Any) -> str:
+    """YAML in one line, as it can be typed on a command line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.strip()

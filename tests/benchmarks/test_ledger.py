@@ -11,13 +11,18 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert
 
+from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.compare import compare
 from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger, writes
 from gaplab.ledger.models import METRICS, Evaluation
+from gaplab.protocols import rule_of
 from gaplab.records import ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
 
 TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
+SIZES = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
+RULE = rule_of(PROTOCOLS["default"])
+MORE = {f"{name}{kind}": 30.0 for name in SIZES for kind in ("", "_nms", "_gap")}
 CLASSES = tuple(ClassRecord(f"class {number}", 30.0, 31.0, -1.0) for number in range(3))
 
 
@@ -33,8 +38,9 @@ def trial(number: int) -> TrialRecord:
 
 
 def evaluation(trial: str, epoch: int) -> EvaluationRecord:
-    metrics = dict.fromkeys(METRICS, float(epoch))
-    return EvaluationRecord(trial, epoch, "o2o", True, "default", metrics, CLASSES)
+    metrics = {**dict.fromkeys(METRICS, float(epoch)), **MORE}
+    about = {"candidates": f"file:///c/{epoch}", "matches": f"file:///m/{epoch}", "rule": RULE}
+    return EvaluationRecord(trial, epoch, "o2o", True, "default", metrics, CLASSES, **about)
 
 
 @pytest.fixture
@@ -62,6 +68,7 @@ def test_ten_thousand_trials(ledger: Ledger, tmp_path: Path) -> None:
     attempt = ledger.start_attempt(ids[0], "s1", machine)
     records = [evaluation(ids[0], epoch) for epoch in range(RECORDS)]
     timed(f"record, {RECORDS} times", lambda: [ledger.record(r, attempt) for r in records])
+    timed(f"record again, {RECORDS} times", lambda: [ledger.record(r, attempt) for r in records])
     fill(ledger, ids[1:], machine)
     query = LeaderboardQuery(sort="ap")
     rows = timed("leaderboard", lambda: leaderboard(ledger, query))
@@ -70,7 +77,14 @@ def test_ten_thousand_trials(ledger: Ledger, tmp_path: Path) -> None:
     assert len(timed("leaderboard, best epoch, where", lambda: leaderboard(ledger, best))) == 100
     assert len(timed("compare by alpha", lambda: compare(rows, ["assignment.alpha"]))) == 100
     timed("sweeps", ledger.sweeps)
+    rows = RECORDS + 2 * EPOCHS * (TRIALS - 1)
+    assert timed(f"all {rows} evaluations", lambda: count(ledger.all_evaluations())) == rows
+    assert timed("all trials", lambda: count(ledger.all_trials())) == TRIALS
     Console().print(table)
+
+
+def count(found: Iterator[Any]) -> int:
+    return sum(1 for _ in found)
 
 
 def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
@@ -83,7 +97,7 @@ def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
             rows = [
                 {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
                 | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}
-                | {"classes": classes, **metrics}
+                | {"classes": classes, **metrics, "more": MORE, "candidates": "", "matches": ""}
                 for epoch in range(1, EPOCHS + 1)
                 for branch in ("o2o", "o2m")
             ]

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,12 +22,12 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, MetaData, create_engine, inspect, text
+from sqlalchemy import Engine, MetaData, create_engine, insert, inspect, select, text
 
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger
+from gaplab.ledger import Ledger, repository
 from gaplab.ledger.migrate import HEAD, VERSION_TABLE, WRITE, alembic_config, open_engine
-from gaplab.ledger.models import METRICS, Base
+from gaplab.ledger.models import METRICS, Base, Checkpoint
 from gaplab.ledger.views import Cost as MeanCost
 from gaplab.ledger.views import CostKey, Coverage, RowFilter
 from gaplab.records import (
@@ -39,10 +41,14 @@ from gaplab.records import (
     TrialRecord,
 )
 
+TABLES = ("sweep", "trial", "sweep_trial", "attempt", "evaluation", "checkpoint")
+"""Those of the first version."""
 MACHINE = Machine("node-1", "cpu", 2, 0.0)
 SUCCESS = AttemptEnd("succeeded", "", Cost(20.0, 0.0, 10.0, 512.0))
 FAILURE = AttemptEnd("failed", "loss is not finite", Cost(1.0, 0.5, 2.0, 100.0))
 NUMBERS = {name: float(place) for place, name in enumerate(METRICS)}
+CROWD = {"ap": 1.0, "ap_nms": 2.5, "gap": -1.5, "mmr": 61.25, "mmr_nms": 60.0, "mmr_gap": 1.25}
+RULE = {"nms_iou": 0.6, "order": "nms_then_cut", "level_range": None, "class_wise": True}
 
 
 def trial(identity: str, seed: int = 0, **changes) -> TrialRecord:
@@ -58,6 +64,13 @@ def evaluation(identity: str = "t1", epoch: int = 1, **changes) -> EvaluationRec
     classes = (ClassRecord("circle", 1.5, 2.0, -0.5), ClassRecord("square", None, None, None))
     record = EvaluationRecord(identity, epoch, "o2o", True, "default", dict(NUMBERS), classes)
     return replace(record, **changes)
+
+
+def checkpoints(ledger: Ledger, trial: str) -> dict[int, str]:
+    """Epochs and addresses of the trial's checkpoints."""
+    query = select(Checkpoint.epoch, Checkpoint.uri).where(Checkpoint.trial_id == trial)
+    with ledger._engine.connect() as connection:
+        return {row.epoch: row.uri for row in connection.execute(query)}
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +122,10 @@ def started(ledger: Ledger) -> tuple[Ledger, int]:
     return ledger, ledger.start_attempt("t1", "s1", MACHINE)
 
 
+def _insert(connection: Any, table: Any, **values: Any) -> None:
+    connection.execute(insert(table).values(**values))
+
+
 class TestMigration:
     @pytest.fixture
     def engine(self, url: str) -> Iterator[Engine]:
@@ -146,6 +163,96 @@ class TestMigration:
             ledger.add_sweep(sweep("s1", trial("t1")))
             assert ledger.states(["t1"]) == {"t1": "waiting"}
 
+    @pytest.fixture
+    def first(self, engine: Engine) -> list[dict[str, Any]]:
+        """Makes the ledger one of version 0001, with evaluations, which are returned."""
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            command.downgrade(alembic_config(connection), "base")
+            command.upgrade(alembic_config(connection), "0001")
+            tables = MetaData()
+            tables.reflect(connection)
+            now = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+            add = {name: partial(_insert, connection, tables.tables[name]) for name in TABLES}
+            add["sweep"](id="s1", name="first", spec="name: first", created_at=now)
+            known = vars(trial("t1")) | {"state": "succeeded", "created_at": now}
+            add["trial"](**known)
+            add["sweep_trial"](sweep_id="s1", trial_id="t1", position=0)
+            about = {"node": "n", "device": "cpu", "workers": 1, "gpus": 0.0, "driver": "default"}
+            key = {"id": 7, "trial_id": "t1", "sweep_id": "s1", "number": 1}
+            add["attempt"](**key, **about, state="succeeded", reason="", started_at=now)
+            classes = [{"name": "größe", "ap": 1 / 3, "ap_nms": None, "gap": None}]
+            key = {"trial_id": "t1", "attempt_id": 7, "branch": "o2o", "is_primary": True}
+            key |= {"protocol": "default", "classes": classes, "created_at": now}
+            rows = [key | {"epoch": e} | {n: v / 7 + e for n, v in NUMBERS.items()} for e in (1, 2)]
+            for row in rows:
+                add["evaluation"](**row)
+            add["checkpoint"](trial_id="t1", epoch=2, uri="file:///2", created_at=now)
+        return rows
+
+    def test_the_first_version_s_evaluations_stay(
+        self, url: str, first: list[dict[str, Any]]
+    ) -> None:
+        with Ledger.open(url) as ledger:
+            found = ledger.evaluations("t1")
+            assert [e.metrics for e in found] == [{n: r[n] for n in METRICS} for r in first]
+            for each, row in zip(found, first, strict=True):
+                assert (each.epoch, each.primary, each.protocol) == (row["epoch"], True, "default")
+                assert (each.attempt, each.created_at) == (7, row["created_at"])
+                assert each.classes == (ClassRecord("größe", 1 / 3, None, None),)
+                assert (each.candidates, each.matches, each.rule) == ("", "", {})
+            assert ledger.protocols() == {}
+            assert checkpoints(ledger, "t1") == {2: "file:///2"}
+            [row] = ledger.rows(RowFilter())
+            assert (row.ar_gap, row.more) == (first[1]["ar_gap"], {})
+            crowd = evaluation(epoch=3, protocol="crowdhuman", metrics=CROWD, rule=RULE)
+            assert ledger.record(crowd, 7)
+
+    def test_back_to_the_first_version(
+        self, url: str, engine: Engine, first: list[dict[str, Any]]
+    ) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.record(evaluation(epoch=3, metrics=CROWD, rule=RULE), 7)
+            wider = {**NUMBERS, "ap_small": None, "ar1": 3.0}
+            ledger.record(evaluation(epoch=4, metrics=wider, candidates="c", matches="m"), 7)
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            command.downgrade(alembic_config(connection), "0001")
+        tables = MetaData()
+        tables.reflect(engine)
+        kept = tables.tables["evaluation"]
+        assert "protocol" not in tables.tables
+        assert set(kept.columns.keys()) == first[0].keys()
+        assert not any(column.nullable for column in kept.columns)
+        with engine.connect() as connection:
+            rows = connection.execute(select(kept).order_by(kept.c.epoch)).mappings().all()
+        assert [row["epoch"] for row in rows] == [1, 2, 4]
+        for row, wanted in zip(rows, [*first, NUMBERS], strict=True):
+            assert {name: row[name] for name in METRICS} == {n: wanted[n] for n in METRICS}
+        with Ledger.open(url) as ledger:
+            assert [e.metrics for e in ledger.evaluations("t1")][2] == NUMBERS
+
+    def test_an_upgrade_that_fails_changes_nothing(
+        self, url: str, engine: Engine, first: list[dict[str, Any]]
+    ) -> None:
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            connection.execute(text("CREATE TABLE protocol (mine TEXT)"))
+        with pytest.raises(UserError, match="already exists"):
+            Ledger.open(url)
+        columns = {column["name"] for column in inspect(engine).get_columns("evaluation")}
+        assert columns == first[0].keys()
+        with engine.execution_options(**{WRITE: True}).begin() as connection:
+            connection.execute(text("DROP TABLE protocol"))
+        with Ledger.open(url) as ledger:
+            assert len(ledger.evaluations("t1")) == 2
+
+    def test_many_upgrade_the_first_version_together(
+        self, url: str, first: list[dict[str, Any]]
+    ) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            ledgers = list(pool.map(Ledger.open, [url] * 4))
+        assert [len(each.evaluations("t1")) for each in ledgers] == [2] * 4
+        for each in ledgers:
+            each.close()
+
     def test_many_open_an_empty_database_together(self, url: str) -> None:
         with ThreadPoolExecutor(6) as pool:
             ledgers = list(pool.map(Ledger.open, [url] * 6))
@@ -172,7 +279,9 @@ class TestEmpty:
         assert ledger.sweeps() == []
         assert ledger.states([]) == ledger.states(["t1"]) == {}
         assert ledger.trials("s1") == ledger.attempts("t1") == ledger.evaluations("t1") == []
-        assert ledger.last_checkpoint("t1") is None
+        assert list(ledger.all_trials()) == list(ledger.all_trials("s1")) == []
+        assert list(ledger.all_evaluations()) == list(ledger.all_evaluations("s1")) == []
+        assert ledger.protocols() == {}
         assert ledger.close_orphans("driver died") == []
         assert ledger.costs() == {}
         assert ledger.rows(RowFilter()) == ledger.coverage(RowFilter()) == []
@@ -401,11 +510,37 @@ class TestEvaluations:
         ledger, attempt = started
         classes = (ClassRecord("größe ☃", 1 / 3, 2 / 3, -1 / 3), ClassRecord("b", None, None, None))
         metrics = {name: value / 7 for name, value in NUMBERS.items()}
-        wanted = evaluation(classes=classes, metrics=metrics, branch="o2m", primary=False)
+        wanted = evaluation(
+            **{"classes": classes, "metrics": metrics, "branch": "o2m", "primary": False},
+            **{"candidates": "s3://b/ü", "matches": "file:///m ☃", "rule": RULE},
+        )
         assert ledger.record(wanted, attempt) is True
         [found] = ledger.evaluations("t1")
         assert found.attempt == attempt
         assert {key: vars(found)[key] for key in vars(wanted)} == vars(wanted)
+
+    @pytest.mark.parametrize(
+        "metrics",
+        [
+            {"ap": 1.0, "ap_nms": 2.0, "gap": -1.0},
+            CROWD,
+            {**NUMBERS, "ap_small": None, "ap_small_nms": None, "ar@1": 1 / 3, "größe ☃": 1e-300},
+            {**NUMBERS, "ar": None, "ar_gap": None},
+            {"ap": 0, "ap_nms": 1, "gap": -1, "trial_id": 3.5, "more": 0.0},
+        ],
+    )
+    def test_any_metrics_come_back(
+        self, started: tuple[Ledger, int], metrics: dict[str, float | None]
+    ) -> None:
+        ledger, attempt = started
+        ledger.record(evaluation(metrics=metrics), attempt)
+        [found], [row] = ledger.evaluations("t1"), ledger.rows(RowFilter())
+        assert found.metrics == metrics
+        assert {name: getattr(row, name) for name in METRICS} == {
+            name: metrics.get(name) for name in METRICS
+        }
+        others = {name: value for name, value in metrics.items() if name not in METRICS}
+        assert {name: row.more[name] for name in others} == others
 
     def test_the_first_stays(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
@@ -450,16 +585,36 @@ class TestEvaluations:
         for value in (math.nan, math.inf, -math.inf):
             with pytest.raises(ValueError, match="trial t1, epoch 1: not finite: gap"):
                 ledger.record(evaluation(metrics={**NUMBERS, "gap": value}), attempt)
+            with pytest.raises(ValueError, match="not finite: ar1"):
+                ledger.record(evaluation(metrics={**NUMBERS, "ar1": value}), attempt)
             with pytest.raises(ValueError, match="class a: not finite: ap_nms"):
                 ledger.record(evaluation(classes=(ClassRecord("a", None, value, 0.0),)), attempt)
         assert ledger.evaluations("t1") == []
 
-    def test_other_metrics_are_refused(self, started: tuple[Ledger, int]) -> None:
+    def test_ap_and_gap_are_required(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
-        wrong = {**NUMBERS, "apples": 1.0}
-        del wrong["ar"]
-        with pytest.raises(ValueError, match=r"missing or unknown metrics \['apples', 'ar'\]"):
-            ledger.record(evaluation(metrics=wrong), attempt)
+        for metrics in ({**NUMBERS, "ap": None, "gap": None}, {"ap_nms": 1.0, "ar": 2.0}):
+            with pytest.raises(ValueError, match="trial t1, epoch 1: no value for ap, gap"):
+                ledger.record(evaluation(metrics=metrics), attempt)
+        assert ledger.evaluations("t1") == []
+
+    def test_addresses_are_filled_in_once(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.record(evaluation(), attempt)
+        ledger.record(evaluation(epoch=2), attempt)
+        other = {name: value + 1 for name, value in NUMBERS.items()}
+        for addresses, wanted in (
+            ({}, ("", "")),
+            ({"candidates": "c1"}, ("c1", "")),
+            ({"candidates": "c2", "matches": "m1"}, ("c1", "m1")),
+            ({"matches": "m2"}, ("c1", "m1")),
+            ({}, ("c1", "m1")),
+        ):
+            again = evaluation(metrics=other, classes=(), **addresses)
+            assert ledger.record(again, attempt) is False
+            found, untouched = ledger.evaluations("t1")
+            assert (found.candidates, found.matches, found.metrics) == (*wanted, NUMBERS)
+            assert (untouched.candidates, untouched.matches) == ("", "")
 
     def test_the_attempt_must_be_the_trial_s(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
@@ -473,21 +628,93 @@ class TestEvaluations:
         ledger, attempt = started
         ledger.end_attempt(attempt, SUCCESS)
         assert ledger.record(evaluation(protocol="defcn"), attempt)
+        assert ledger.states(["t1"]) == {"t1": "succeeded"}
+
+
+class TestProtocols:
+    def test_the_first_rule_is_kept(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.record(evaluation(), attempt)
+        assert ledger.protocols() == {}
+        ledger.record(evaluation(epoch=2, rule=RULE), attempt)
+        ledger.record(evaluation(epoch=3, rule=dict(reversed(RULE.items()))), attempt)
+        ledger.record(evaluation(epoch=4), attempt)
+        ledger.record(evaluation(protocol="a", rule={"nms_iou": 0.5}), attempt)
+        assert ledger.protocols() == {"a": {"nms_iou": 0.5}, "default": RULE}
+        assert list(ledger.protocols()) == ["a", "default"]
+        assert [e.rule for e in ledger.evaluations("t1")] == [{"nms_iou": 0.5}, *[RULE] * 4]
+
+    def test_one_name_never_has_two_meanings(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.record(evaluation(rule=RULE), attempt)
+        for other in (RULE | {"nms_iou": 0.5}, RULE | {"new": 1}, {"nms_iou": 0.6}):
+            for epoch in (1, 2):
+                with pytest.raises(ValueError, match="protocol default is in the ledger with ano"):
+                    ledger.record(evaluation(epoch=epoch, rule=other), attempt)
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            ledger.record(evaluation(protocol="b", rule={"nms_iou": math.nan}), attempt)
+        assert ledger.protocols() == {"default": RULE}
+        assert [e.epoch for e in ledger.evaluations("t1")] == [1]
+
+    def test_a_rule_comes_with_its_evaluation_or_not_at_all(
+        self, started: tuple[Ledger, int]
+    ) -> None:
+        ledger, attempt = started
+        with pytest.raises(ValueError, match="is not one of trial t2"):
+            ledger.record(evaluation("t2", rule=RULE), attempt)
+        assert ledger.protocols() == {}
+
+    def test_many_connections_agree_on_one_rule(
+        self, started: tuple[Ledger, int], url: str
+    ) -> None:
+        ledger, attempt = started
+        records = [evaluation(epoch=n, rule={"nms_iou": n % 4 / 4}) for n in range(80)]
+
+        def kept(number: int, each: EvaluationRecord) -> bool:
+            try:
+                return (ledger, other)[number // 4 % 2].record(each, attempt)
+            except ValueError:
+                return False
+
+        with Ledger.open(url) as other, ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(kept, range(80), records))
+        [rule] = ledger.protocols().values()
+        assert told == [each.rule == rule for each in records]
+        assert len(ledger.evaluations("t1")) == 20
+
+    def test_a_driver_and_a_reevaluation_side_by_side(
+        self, started: tuple[Ledger, int], url: str
+    ) -> None:
+        """Both write the same new protocols and addresses, in opposite orders."""
+        ledger, attempt = started
+        every = [
+            evaluation(epoch=epoch, protocol=protocol, rule={"name": protocol}, candidates="c")
+            for epoch in range(5)
+            for protocol in "abcdefgh"
+        ]
+        done = EpochDone("t1", 5, 12, {}, tuple(every), "", Cost())
+        back = replace(done, evaluations=tuple(reversed(every)))
+        with Ledger.open(url) as other, ThreadPoolExecutor(2) as pool:
+            one = pool.submit(ledger.record_epoch, done, attempt)
+            two = pool.submit(other.record_epoch, back, attempt)
+            one.result(), two.result()
+        assert len(ledger.evaluations("t1")) == len(every)
+        assert list(ledger.protocols()) == list("abcdefgh")
 
 
 class TestCheckpoints:
-    def test_the_last_epoch_counts(self, started: tuple[Ledger, int]) -> None:
+    def test_each_epoch_has_one(self, started: tuple[Ledger, int]) -> None:
         ledger, _ = started
         ledger.add_checkpoint("t1", 2, "s3://bucket/ü/2")
         ledger.add_checkpoint("t1", 1, "file:///1")
-        assert ledger.last_checkpoint("t1") == (2, "s3://bucket/ü/2")
-        assert ledger.last_checkpoint("t2") is None
+        assert checkpoints(ledger, "t1") == {1: "file:///1", 2: "s3://bucket/ü/2"}
+        assert checkpoints(ledger, "t2") == {}
 
     def test_the_newest_address_of_an_epoch_counts(self, started: tuple[Ledger, int]) -> None:
         ledger, _ = started
         for address in ("a", "b", "b"):
             ledger.add_checkpoint("t1", 2, address)
-        assert ledger.last_checkpoint("t1") == (2, "b")
+        assert checkpoints(ledger, "t1") == {2: "b"}
 
     def test_of_an_unknown_trial(self, ledger: Ledger) -> None:
         with pytest.raises(ValueError, match="trial t9 is not in the ledger"):
@@ -505,7 +732,7 @@ class TestEpochs:
         ledger.record_epoch(self.done(1, *both), attempt)
         ledger.record_epoch(self.done(2), attempt)
         assert [(e.epoch, e.branch) for e in ledger.evaluations("t1")] == [(1, "o2m"), (1, "o2o")]
-        assert ledger.last_checkpoint("t1") == (2, "file:///2")
+        assert checkpoints(ledger, "t1") == {1: "file:///1", 2: "file:///2"}
 
     def test_a_resumed_trial_says_it_all_again(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
@@ -524,7 +751,58 @@ class TestEpochs:
         with pytest.raises(ValueError, match="not finite: ap"):
             ledger.record_epoch(self.done(1, evaluation(), bad), attempt)
         assert ledger.evaluations("t1") == []
-        assert ledger.last_checkpoint("t1") is None
+        assert checkpoints(ledger, "t1") == {}
+
+
+class TestExport:
+    @pytest.fixture
+    def many(self, ledger: Ledger) -> Ledger:
+        """Sweep s1 of 30 trials, the later half also in s2 backwards; 3 evaluations for each."""
+        trials = [trial(f"t{number:02d}", number) for number in range(30)]
+        ledger.add_sweep(sweep("s1", *trials))
+        ledger.add_sweep(sweep("s2", *reversed(trials[15:]), name="second"))
+        for each in reversed(trials):
+            attempt = ledger.start_attempt(each.id, "s1", MACHINE)
+            for epoch in (2, 1):
+                ledger.record(evaluation(each.id, epoch, rule=RULE), attempt)
+            crowd = evaluation(each.id, 2, protocol="crowd", metrics=CROWD, candidates="c")
+            ledger.record(crowd, attempt)
+        return ledger
+
+    @pytest.fixture(params=[1000, 7])
+    def rows_at_once(self, request: pytest.FixtureRequest, monkeypatch: Any) -> None:
+        monkeypatch.setattr(repository, "_AT_ONCE", request.param)
+
+    @pytest.mark.usefixtures("rows_at_once")
+    def test_everything(self, many: Ledger) -> None:
+        trials, found = list(many.all_trials()), list(many.all_evaluations())
+        assert trials == many.trials("s1")
+        assert found == [each for t in trials for each in many.evaluations(t.id)]
+        assert len(found) == 90
+
+    @pytest.mark.usefixtures("rows_at_once")
+    def test_of_one_sweep(self, many: Ledger) -> None:
+        trials, found = list(many.all_trials("s2")), list(many.all_evaluations("s2"))
+        assert trials == many.trials("s2")
+        wanted = [each for t in reversed(trials) for each in many.evaluations(t.id)]
+        assert found == wanted
+        assert len(found) == 45
+        assert list(many.all_trials("s")) == list(many.all_evaluations("second")) == []
+
+    def test_writing_while_reading(self, many: Ledger, url: str) -> None:
+        """What is read is of one moment; who reads slowly stops nobody."""
+        reading = many.all_evaluations()
+        first = next(reading)
+        with Ledger.open(url) as other:
+            attempt = other.attempts("t29")[0].id
+            assert other.record(evaluation("t29", 9), attempt)
+        assert len([first, *reading]) == 90
+        assert len(list(many.all_evaluations())) == 91
+
+    def test_reading_may_stop_early(self, many: Ledger) -> None:
+        for _ in range(30):
+            assert next(many.all_trials()).id == "t00"
+            assert next(many.all_evaluations("s2")).trial == "t15"
 
 
 class TestStored:
@@ -567,6 +845,8 @@ class TestQuestions:
                 ledger.record(replace(each, primary=branch == "o2o"), first)
         ledger.record(evaluation(protocol="defcn", epoch=4), first)
         ledger.record(evaluation("t2"), second)
+        addresses = {"candidates": "file:///c", "matches": "file:///m"}
+        ledger.record(evaluation("t2", protocol="crowd", metrics=CROWD, **addresses), second)
         return ledger
 
     def test_rows(self, measured: Ledger) -> None:
@@ -582,6 +862,7 @@ class TestQuestions:
             (RowFilter(dataset="coco"), []),
             (RowFilter(assignment="fcos"), []),
             (RowFilter(protocol="o2f"), []),
+            (RowFilter(protocol="crowd"), [("t2", "s1", 1, "o2o")]),
         ):
             rows = measured.rows(wanted)
             assert sorted((row.trial, row.sweep, row.epoch, row.branch) for row in rows) == found
@@ -594,9 +875,19 @@ class TestQuestions:
         assert (row.epochs, row.results_version, row.config) == (12, 1, trial("t1").config)
         assert {name: getattr(row, name) for name in METRICS} == {**NUMBERS, "ap": 9.0}
 
+    def test_a_row_of_another_evaluator(self, measured: Ledger) -> None:
+        [row] = measured.rows(RowFilter(protocol="crowd"))
+        assert (row.ap, row.ap_nms, row.gap) == (1.0, 2.5, -1.5)
+        assert {getattr(row, name) for name in METRICS[3:]} == {None}
+        assert row.more == {name: value for name, value in CROWD.items() if name not in METRICS}
+        assert (row.candidates, row.matches) == ("file:///c", "file:///m")
+        [row] = measured.rows(RowFilter(epoch=2))
+        assert (row.more, row.candidates, row.matches) == ({}, "", "")
+
     def test_coverage(self, measured: Ledger) -> None:
         default = [Coverage("default", "o2m", 1, 4), Coverage("default", "o2o", 1, 4)]
-        assert measured.coverage(RowFilter()) == [*default, Coverage("defcn", "o2o", 4, 4)]
+        crowd, defcn = Coverage("crowd", "o2o", 1, 1), Coverage("defcn", "o2o", 4, 4)
+        assert measured.coverage(RowFilter()) == [crowd, *default, defcn]
         assert measured.coverage(RowFilter(sweep="s2", epoch=9, protocol="x")) == [
             *default,
             Coverage("defcn", "o2o", 4, 4),

@@ -17,7 +17,6 @@ from detectors.assigners.base import Strategy
 from detectors.data.loader import Batch
 from detectors.data.shapes import Shapes
 from detectors.engine import Learner, NonFiniteLossError, train_step
-from detectors.evaluation.protocol import Protocol
 from detectors.inference import predict
 from detectors.models.backbones import Tiny
 from detectors.models.fcos import FcosDetector, FcosOptions
@@ -31,7 +30,8 @@ SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1,
 DESCENT = Training(optimizer="sgd", momentum=0, weight_decay=0, lr=0.1, warmup_steps=0, clip_norm=5)
 BRISK = Training(lr=1e-3, warmup_steps=2, ema=0.9)
 SHAPES = Shapes(size=SIDE, val_images=5, max_side=30)
-PROTOCOL = Protocol()
+TOPK = 300
+"""Candidates a level."""
 
 
 def detector(strategy: Strategy) -> FcosDetector:
@@ -107,7 +107,7 @@ UNEVEN = batch([3, 0, 2, 0, 1])
 
 
 def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
-    """Loss parts and weights after one step on this rank's share of UNEVEN."""
+    """Loss parts, weights and positives after one step on this rank's share of UNEVEN."""
     strategy = ASSIGNERS[name]()
     model: nn.Module = detector(strategy)
     if size > 1:
@@ -115,7 +115,12 @@ def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
     world = TorchWorld() if size > 1 else LocalWorld()
     mine = learner(strategy, DESCENT, world, model)
     parts = train_step(mine, share(UNEVEN, rank, size), progress(0))
-    return {"parts": parts, "model": mine.bare.state_dict(), "averaged": mine.averaged.state_dict()}
+    return {
+        "parts": parts,
+        "positives": {branch: mine.positives(branch) for branch in strategy.branches()},
+        "model": mine.bare.state_dict(),
+        "averaged": mine.averaged.state_dict(),
+    }
 
 
 def diverged(rank: int) -> str:
@@ -131,11 +136,30 @@ def diverged(rank: int) -> str:
     return ""
 
 
-def predicted(world: World) -> dict[str, list[Candidates]]:
-    """Candidates of five images; one image at a time, so that sums don't depend on the batch."""
-    strategy = ASSIGNERS["dual"]()
-    data = SHAPES.load("val")
-    return predict(detector(strategy), data, ["o2o", "o2m"], PROTOCOL, world, batch=1)
+def predicted(
+    world: World, model: nn.Module | None = None, batch: int = 1
+) -> dict[str, Candidates]:
+    """Candidates of this rank's share of five images, by default one image at a time, so that sums
+    don't depend on the batch.
+    """
+    model = model or detector(ASSIGNERS["dual"]())
+    return predict(model, SHAPES.load("val"), ["o2o", "o2m"], TOPK, world, batch)
+
+
+def broken() -> FcosDetector:
+    """A detector whose boxes are not finite."""
+    model = detector(ASSIGNERS["dual"]())
+    model.head.scales.data.fill_(torch.nan)
+    return model
+
+
+def unpredictable(rank: int) -> str:
+    """What rank `rank` says when only the last rank's predictions are broken."""
+    try:
+        predicted(TorchWorld(), broken() if rank == dist.get_world_size() - 1 else None)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def main(rank: int, size: int, folder: Path) -> None:
@@ -150,6 +174,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         "steps": {name: one_step(name, rank, size) for name in ASSIGNERS},
         "diverged": diverged(rank),
         "predicted": predicted(world),
+        "unpredictable": unpredictable(rank),
     }
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -54,6 +54,36 @@ def test_pairwise_iou_equals_scalar_iou(a, b):
     torch.testing.assert_close(iou, expected)
 
 
+@st.composite
+def stacks(draw):
+    """Boxes [2, 3, G, 4] and [2, 3, N, 4]."""
+    sizes = draw(st.integers(0, 4)), draw(st.integers(0, 4))
+    return [
+        tensor(draw(st.lists(any_box, min_size=6 * n, max_size=6 * n))).reshape(2, 3, n, 4)
+        for n in sizes
+    ]
+
+
+@given(stacks())
+def test_pairwise_iou_of_stacks_is_that_of_each(boxes):
+    a, b = boxes
+    iou = pairwise_iou(a, b)
+    assert iou.shape == (2, 3, a.shape[2], b.shape[2])
+    for i in range(2):
+        for j in range(3):
+            assert torch.equal(iou[i, j], pairwise_iou(a[i, j], b[i, j]))
+            assert torch.equal(pairwise_iou(a[i, j], b)[i, j], iou[i, j])  # one against a stack
+    assert torch.equal(pairwise_iou(b, a), iou.transpose(-1, -2))
+
+
+def test_pairwise_iou_of_boxes_that_lie_scattered_in_memory():
+    boxes = torch.rand(4, 5, 6)
+    scattered, other = boxes.permute(2, 1, 0), torch.rand(6, 3, 4)
+    expected = pairwise_iou(scattered.contiguous(), other)
+    assert torch.equal(pairwise_iou(scattered, other), expected)
+    assert torch.equal(pairwise_iou(other, scattered), expected.transpose(-1, -2))
+
+
 @settings(deadline=None)
 @given(pair_lists)
 def test_paired_functions_equal_scalar_ones(pairs):
@@ -73,7 +103,8 @@ def test_paired_functions_equal_scalar_ones(pairs):
 def test_gradients_are_finite_for_every_pair_of_boxes(pairs, identical):
     a = tensor([x for x, _ in pairs]).requires_grad_()
     b = a.detach().clone() if identical else tensor([y for _, y in pairs])
-    (paired_giou(a, b).sum() + paired_iou(a, b).sum()).backward()
+    ious = paired_iou(a, b).sum() + pairwise_iou(a, b).sum()
+    (paired_giou(a, b).sum() + ious).backward()
     assert a.grad is not None
     assert a.grad.isfinite().all()
 
@@ -87,10 +118,11 @@ def test_degenerate_box_is_drawn_towards_a_target_it_does_not_touch():
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0, 40.0])
-def test_giou_gradient_equals_finite_differences(shift):
+@pytest.mark.parametrize("function", [paired_giou, paired_iou, pairwise_iou])
+def test_gradient_equals_finite_differences(function, shift):
     a = torch.tensor([[1.0, 2.0, 11.0, 9.0]], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([[2.0, 1.0, 9.5, 12.0]], dtype=torch.float64) + shift
-    assert torch.autograd.gradcheck(lambda x: paired_giou(x, b), (a,))
+    assert torch.autograd.gradcheck(lambda x: function(x, b), (a,))
 
 
 def test_far_apart_boxes_have_giou_near_minus_one():
@@ -113,4 +145,5 @@ def test_leading_dimensions_and_double_precision_are_kept():
     assert area(boxes).shape == (2, 3)
     assert clip(boxes, 1, 1).shape == (2, 3, 4)
     assert paired_iou(boxes[0], boxes[1]).dtype == torch.float64
+    assert pairwise_iou(boxes, boxes).dtype == torch.float64
     assert math.isfinite(float(paired_giou(boxes[0], boxes[1]).sum()))

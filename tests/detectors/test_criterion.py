@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.criterion import Loss, branch_loss
+from detectors.criterion import Loss, branch_loss, supply
 from detectors.structures import Assignment, Predictions, Targets
 from detectors.training import Training
 from detectors.world import LocalWorld, World
@@ -196,3 +196,43 @@ def test_perfect_boxes_cost_nothing() -> None:
     same = of.targets[0].boxes.repeat(POINTS, 1)[None]
     loss = Case(Predictions(of.predictions.logits, same), of.assignments, of.targets)
     assert loss.loss(soft=False).box.item() == pytest.approx(0, abs=1e-12)
+
+
+def hand_made(objects: list[int], count: int) -> tuple[Assignment, Targets]:
+    """Points assigned to `objects` (-1 for none) of an image that has `count`."""
+    owner = torch.tensor(objects, dtype=torch.int64)
+    boxes = torch.tensor([0.0, 0.0, 9.0, 9.0]).repeat(count, 1)
+    return Assignment(owner, (owner >= 0) * 0.5), Targets(boxes, torch.zeros(count).long())
+
+
+class TestSupply:
+    @pytest.mark.parametrize(
+        ("images", "expected"),
+        [
+            ([([0, -1, 1, -1], 2)], [2, 0, 2]),
+            ([([0, 0, 0, 2], 4)], [4, 2, 4]),
+            ([([-1, -1], 3)], [0, 3, 3]),
+            ([([-1, -1], 0)], [0, 0, 0]),
+            ([([1, 1], 2), ([-1, -1], 0), ([0, 1], 3)], [4, 2, 5]),
+            ([([0], 1), ([0], 1)], [2, 0, 2]),  # object 0 of two images are two objects
+            ([([], 2)], [0, 2, 2]),
+            ([], [0, 0, 0]),
+        ],
+    )
+    def test_counts_positives_and_objects_without_any(
+        self, images: list[tuple[list[int], int]], expected: list[float]
+    ) -> None:
+        pairs = [hand_made(*image) for image in images]
+        found = supply([a for a, _ in pairs], [t for _, t in pairs])
+        assert found.tolist() == expected
+        assert found.dtype == torch.float64
+
+    @given(batches, st.integers(0, 999))
+    def test_of_a_batch_is_the_sum_over_its_images(self, counts: list[int], seed: int) -> None:
+        of = case(counts, seed, soft=True)
+        each = [supply([a], [t]) for a, t in zip(of.assignments, of.targets, strict=True)]
+        whole = supply(of.assignments, of.targets)
+        assert torch.equal(whole, torch.stack(each).sum(0))
+        owners = [set(a.object.tolist()) - {-1} for a in of.assignments]
+        assert whole[1].item() == sum(counts) - sum(map(len, owners))
+        assert whole[0].item() == sum(int((a.degree > 0).sum()) for a in of.assignments)

@@ -39,6 +39,7 @@ class TestTwoRanks:
             assert found["parts"] == pytest.approx(alone["parts"], rel=1e-5)
             for part in ("model", "averaged"):
                 torch.testing.assert_close(found[part], alone[part], rtol=0, atol=1e-6)
+            assert found["positives"] == alone["positives"]
         moved = [(alone["model"][key] - start[key]).abs().max().item() for key in start]
         assert max(moved) > 1e-2
 

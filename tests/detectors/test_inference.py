@@ -1,69 +1,144 @@
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.evaluation.protocol import Protocol
 from detectors.inference import predict
 from detectors.structures import Candidates
 
+IMAGES = 5
+DUAL = ASSIGNERS["dual"]()
 
-@dataclass
-class Turns:
-    """Ranks of one world that take turns, the last first; rank 0 comes last and sees all."""
 
-    rank: int
-    size: int
-    told: list[Any] = field(default_factory=list)
+class Rendezvous:
+    """Rank `rank` of `size` threads. One that does not come leaves the others with an error."""
+
+    def __init__(self, rank: int, told: list[Tensor], barrier: Barrier) -> None:
+        self.rank, self.size = rank, barrier.parties
+        self.told, self.barrier = told, barrier
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        raise NotImplementedError
+        self.told.append(value)
+        self.barrier.wait(timeout=60)
+        assert len(self.told) == self.size, "all_reduce_mean was called more than once"
+        return torch.stack(self.told).mean(dim=0)
 
     def gather(self, value: Any) -> list[Any]:
-        self.told.insert(0, value)
-        return self.told if self.rank == 0 else []
+        raise NotImplementedError
 
 
-def assert_same(a: list[Candidates], b: list[Candidates]) -> None:
-    assert len(a) == len(b)
-    for x, y in zip(a, b, strict=True):
-        for name in ("boxes", "scores", "labels", "levels"):
-            assert torch.equal(getattr(x, name), getattr(y, name))
+def on_ranks(size: int, work: Callable[[Rendezvous], Any]) -> list[Any]:
+    """What every rank returns, or the ValueError that it raises."""
+
+    def outcome(rank: int) -> Any:
+        try:
+            return work(Rendezvous(rank, told, barrier))
+        except ValueError as error:
+            return error
+
+    told: list[Tensor] = []
+    barrier = Barrier(size)
+    with ThreadPoolExecutor(size) as threads:
+        return list(threads.map(outcome, range(size)))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_every_image_once_and_the_same_for_any_number_of_ranks(mini: ModuleType, size: int) -> None:
-    told: list[Any] = []
-    ranks = [mini.predicted(Turns(rank, size, told)) for rank in reversed(range(size))]
-    assert ranks[:-1] == [{}] * (size - 1)
-    seen = sorted(index for rank in told for index in rank["o2o"])
-    assert seen == list(range(5))
-    assert list(ranks[-1]) == ["o2o", "o2m"]
-    alone = mini.predicted(mini.LocalWorld())
+def assert_same(a: Candidates, b: Candidates) -> None:
+    for name, column in vars(a).items():
+        assert torch.equal(column, getattr(b, name)), name
+
+
+def assert_together(ranks: list[dict[str, Candidates]], alone: dict[str, Candidates]) -> None:
+    """Every image on one rank only, and all of them what one rank alone finds."""
     for branch in ("o2o", "o2m"):
-        assert_same(ranks[-1][branch], alone[branch])
+        images = [set(rank[branch].image.tolist()) for rank in ranks]
+        assert images == [set(range(IMAGES)[r :: len(ranks)]) for r in range(len(ranks))]
+        assert_same(Candidates.join([rank[branch] for rank in ranks]), alone[branch])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])  # 7: two ranks get no image at all
+def test_every_image_once_and_the_same_for_any_number_of_ranks(mini: ModuleType, size: int) -> None:
+    model = mini.detector(DUAL)  # one for all threads: drawing it isn't thread-safe
+    ranks = on_ranks(size, lambda world: mini.predicted(world, model))
+    assert all(list(rank) == ["o2o", "o2m"] for rank in ranks)
+    alone = mini.predicted(mini.LocalWorld())
+    assert len(alone["o2o"].image.unique()) == IMAGES
+    assert_together(ranks, alone)
 
 
 def test_two_real_ranks_find_what_one_finds(
     mini: ModuleType, two_ranks: list[dict[str, Any]]
 ) -> None:
-    alone = mini.predicted(mini.LocalWorld())
-    assert two_ranks[1]["predicted"] == {}
-    for branch in ("o2o", "o2m"):
-        assert_same(two_ranks[0]["predicted"][branch], alone[branch])
+    assert_together([rank["predicted"] for rank in two_ranks], mini.predicted(mini.LocalWorld()))
+
+
+class TestNotFinite:
+    @pytest.mark.parametrize(("size", "rank", "images"), [(2, 1, [1, 3]), (3, 0, [0, 3])])
+    def test_on_one_rank_stops_them_all(
+        self, mini: ModuleType, size: int, rank: int, images: list[int]
+    ) -> None:
+        models = [mini.broken() if r == rank else mini.detector(DUAL) for r in range(size)]
+
+        def work(world: Rendezvous) -> Any:
+            return mini.predicted(world, models[world.rank], batch=2)
+
+        for r, error in enumerate(on_ranks(size, work)):
+            assert isinstance(error, ValueError)
+            at_fault = f"images {images} are not finite" in str(error)
+            assert at_fault == (r == rank)
+            assert ("of another worker are not finite" in str(error)) == (r != rank)
+            assert "lower lr" in str(error)
+
+    def test_in_a_late_batch_of_one_rank(self, mini: ModuleType) -> None:
+        """The others have fewer images, or more; all wait for each other once, at the end."""
+
+        model = mini.detector(DUAL)
+
+        def work(world: Rendezvous) -> Any:
+            return mini.predicted(world, FailsAt(model, call=2) if world.rank == 0 else model)
+
+        errors = on_ranks(4, work)
+        assert all(isinstance(error, ValueError) for error in errors)
+        assert "logits of images [4] are not finite" in str(errors[0])
+
+    def test_on_one_of_two_real_ranks(self, two_ranks: list[dict[str, Any]]) -> None:
+        first, last = (rank["unpredictable"] for rank in two_ranks)
+        assert "predictions of another worker are not finite" in first
+        assert "boxes of images [1] are not finite" in last
+
+    def test_without_other_ranks(self, mini: ModuleType) -> None:
+        with pytest.raises(ValueError, match=r"boxes of images \[0, 1\] are not finite"):
+            mini.predicted(mini.LocalWorld(), mini.broken(), batch=2)
+
+
+class FailsAt(nn.Module):
+    """A detector whose logits are NaN at call number `call`."""
+
+    def __init__(self, model: nn.Module, call: int) -> None:
+        super().__init__()
+        self.model, self.left = model, call
+
+    def forward(self, images: Tensor, branches: Any) -> Any:
+        self.left -= 1
+        output = self.model(images, branches=branches)
+        for predictions in output.branches.values():
+            predictions.logits.mul_(torch.nan if self.left == 0 else 1)
+        return output
 
 
 def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleType) -> None:
     """The best pairs of each level, by an argsort over all of them."""
     model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
-    protocol = Protocol(pre_nms_topk=7)
-    found = predict(model, data, ["o2o"], protocol, mini.LocalWorld(), batch=2)["o2o"]
-    assert len(found) == len(data)
-    for index, candidates in enumerate(found):
+    found = predict(model, data, ["o2o"], 7, mini.LocalWorld(), batch=2)["o2o"]
+    assert found.image.unique().tolist() == list(range(len(data)))
+    assert (found.image.diff() >= 0).all()
+    for index in range(len(data)):
+        candidates = found.take(found.image == index)
         with torch.no_grad():
             output = model(data[index].image[None])
         scores = output.branches["o2o"].logits[0].sigmoid()
@@ -71,41 +146,33 @@ def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleTyp
             mine = candidates.levels == level
             best = scores[output.points.level == level].flatten().sort(descending=True).values[:7]
             torch.testing.assert_close(candidates.scores[mine], best, rtol=1e-4, atol=1e-6)
+            assert set(candidates.strides[mine].tolist()) == {model.strides[level]}
         assert (candidates.boxes >= 0).all()
         assert (candidates.boxes <= mini.SIDE).all()
         assert (candidates.scores.diff() <= 0).all()
 
 
 def test_size_of_the_batch_does_not_matter(mini: ModuleType) -> None:
-    model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
-
-    def scores(batch: int) -> Tensor:
-        found = predict(model, data, ["o2o"], mini.PROTOCOL, mini.LocalWorld(), batch)["o2o"]
-        return torch.stack([candidates.scores for candidates in found])
+    def found(batch: int) -> Candidates:
+        candidates: Candidates = mini.predicted(mini.LocalWorld(), batch=batch)["o2o"]
+        return candidates
 
     for batch in (3, 16):
-        torch.testing.assert_close(scores(batch), scores(1), rtol=1e-4, atol=1e-6)
+        assert torch.equal(found(batch).image, found(1).image)
+        torch.testing.assert_close(found(batch).scores, found(1).scores, rtol=1e-4, atol=1e-6)
 
 
 def test_weights_are_neither_changed_nor_given_gradients(mini: ModuleType) -> None:
     model = mini.detector(ASSIGNERS["poto"]()).train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = predict(model, mini.SHAPES.load("val"), ["o2o"], mini.PROTOCOL, mini.LocalWorld())
+    found = predict(model, mini.SHAPES.load("val"), ["o2o"], mini.TOPK, mini.LocalWorld())
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    assert not any(c.boxes.requires_grad or c.scores.requires_grad for c in found["o2o"])
+    assert not any(column.requires_grad for column in vars(found["o2o"]).values())
 
 
 def test_averaged_weights_can_predict(mini: ModuleType) -> None:
-    learner = mini.learner(ASSIGNERS["dual"](), mini.DESCENT)
+    learner = mini.learner(DUAL, mini.DESCENT)
     data, world = mini.SHAPES.load("val"), mini.LocalWorld()
-    averaged = predict(learner.averaged, data, ["o2o"], mini.PROTOCOL, world)["o2o"]
-    assert_same(averaged, predict(learner.bare, data, ["o2o"], mini.PROTOCOL, world)["o2o"])
-
-
-def test_predictions_that_are_not_finite_are_refused_by_image(mini: ModuleType) -> None:
-    model = mini.detector(ASSIGNERS["poto"]())
-    with torch.no_grad():
-        model.head.scales.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"boxes of images \[0, 1\] are not finite"):
-        predict(model, mini.SHAPES.load("val"), ["o2o"], mini.PROTOCOL, mini.LocalWorld(), batch=2)
+    averaged = predict(learner.averaged, data, ["o2o"], mini.TOPK, world)["o2o"]
+    assert_same(averaged, predict(learner.bare, data, ["o2o"], mini.TOPK, world)["o2o"])

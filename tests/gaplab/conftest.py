@@ -54,8 +54,10 @@ class Bench:
     def start(self, trial: TrialRecord, sweep: str) -> None:
         self.attempts[trial.id] = self.ledger.start_attempt(trial.id, sweep, MACHINE)
 
-    def epoch(self, trial: TrialRecord, epoch: int, protocol: str = "default") -> None:
-        """Both branches; every number differs from every other."""
+    def epoch(
+        self, trial: TrialRecord, epoch: int, protocol: str = "default", **more: float | None
+    ) -> None:
+        """Both branches, every number differs from every other; but for the metrics in `more`."""
         for primary, branch in ((True, "o2o"), (False, "o2m")):
             first = trial.seed + epoch / 10 + (0 if primary else 50) + len(protocol) / 1000
             self.ledger.record(
@@ -65,7 +67,7 @@ class Bench:
                     branch=branch,
                     primary=primary,
                     protocol=protocol,
-                    metrics={name: first + i / 3e5 for i, name in enumerate(METRICS)},
+                    metrics={name: first + i / 3e5 for i, name in enumerate(METRICS)} | more,
                     classes=(
                         ClassRecord("circle", first, first + 1, -1.0),
                         ClassRecord("star", None, None, None),

@@ -19,6 +19,7 @@ import yaml
 
 from gaplab import mirror_store
 from gaplab.errors import UserError
+from gaplab.ledger.models import METRICS
 from gaplab.mirror import Mirror, MirrorThread
 from gaplab.records import Cost, EpochDone, Machine, Started
 
@@ -296,6 +297,28 @@ def test_other_protocols_have_a_prefix(bench: Any) -> None:
     assert run.data.metrics["defcn/gap"] == metrics["defcn", "o2o"]["gap"]
     assert run.data.metrics["defcn/o2m/gap"] == metrics["defcn", "o2m"]["gap"]
     assert files(run)["per_class.json"] == table
+
+
+def test_metrics_of_any_name_where_they_have_a_value(bench: Any) -> None:
+    trial = bench.trial(1)
+    sweep, mirror = bench.add("s", trial), Mirror(bench.home)
+    bench.start(trial, sweep)
+    bench.epoch(trial, 1, ap_small=None, ap_medium=3.0, ar=None, ar_nms=None, ar_gap=None)
+    more = {"ar@1": 4.5, "größe/ß_nms": 0.0, "a.b-c d:e": -1.0, "../up": 2.0}
+    bench.epoch(trial, 2, "crowd", mmr=61.5, ap_small=7.0, **more)
+    mirror.replay(bench.ledger, sweep)
+    found = history(bench, run_of(bench, trial.id))
+    values = {key: [(step, value) for step, value, _ in kept] for key, kept in found.items()}
+    plain = {key: value for key, value in values.items() if "/" not in key}
+    assert plain.keys() == {*METRICS[:-3], "ap_medium"}
+    assert plain["ap_medium"] == [(1, 3.0)]
+    other = {key.removeprefix("crowd/"): value for key, value in values.items() if "/" in key}
+    for name, value in {
+        **{"mmr": 61.5, "ap_small": 7.0, "o2m/mmr": 61.5, "a.b-c d:e": -1.0},
+        **{"ar_1": 4.5, "größe_ß_nms": 0.0, ".._up": 2.0},
+    }.items():
+        assert other[name] == [(2, value)]
+    assert mirror.replay(bench.ledger, sweep) == Mirror(bench.home).replay(bench.ledger, sweep) == 0
 
 
 def test_more_than_one_batch_of_everything(bench: Any) -> None:

@@ -285,6 +285,8 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 def others(key: tuple[str, ...], value: Any) -> list[Any]:
     """Candidates for another value of the same kind; some may be out of range."""
+    if value is None:
+        return [1]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
@@ -332,10 +334,13 @@ def test_every_option_that_counts_changes_the_id_and_no_other(base: dict[str, An
     config = experiment.config()
     original, tried = only_id(config), changes(config)
     fixed = {path for path in leaves(config) if path[-1] == "name"}
-    assert set(leaves(config)) - set(tried) <= fixed | {("evaluation", "protocol", "preset")}
+    # max_filter needs a spatial_range beside it.
+    fixed |= {("evaluation", "protocol", key) for key in ("preset", "suppression")}
+    assert set(leaves(config)) - set(tried) <= fixed
     uncounted = {path for path in tried if not is_counted(path, experiment)}
     assert {path[-1] for path in uncounted} == {
         "every",
+        "candidates",
         "workers",
         "cpus_per_worker",
         "gpus_per_worker",
@@ -366,7 +371,7 @@ def test_spelling_does_not_change_the_id(base: dict[str, Any], data: st.DataObje
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:
     (trial,) = expand(spec()).trials
     config = Experiment.model_validate(BASE).config()
-    del config["resources"], config["evaluation"]["every"]
+    del config["resources"], config["evaluation"]["every"], config["evaluation"]["candidates"]
     del config["evaluation"]["protocol"]["preset"]
     content = config | {
         "fingerprint": Experiment.model_validate(BASE).data.fingerprint(),

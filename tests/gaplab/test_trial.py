@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from gaplab.launch.attempt import attempt, run_alone
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
 from gaplab.specfile import load_spec
 from gaplab.storage import Storage
-from gaplab.sweep import expand
+from gaplab.sweep import expand, experiment_of
 from gaplab.trial import checkpoint_name, last_words
 
 Write = Callable[..., Path]
@@ -47,6 +48,20 @@ def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[E
 def evaluations(events: list[Event]) -> dict[tuple[int, str], EvaluationRecord]:
     said = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
     return {(e.epoch, e.branch): e for e in said}
+
+
+def placed(
+    said: dict[tuple[int, str], EvaluationRecord], home: Path
+) -> dict[tuple[int, str], EvaluationRecord]:
+    """The same with addresses below `home`."""
+
+    def below(uri: str) -> str:
+        return uri.removeprefix(str(home))
+
+    return {
+        key: replace(each, candidates=below(each.candidates), matches=below(each.matches))
+        for key, each in said.items()
+    }
 
 
 def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
@@ -94,8 +109,13 @@ def test_a_killed_trial_ends_with_the_same_bits(
     second = run(trial, tmp_path / "killed", stop_after=2)
     third = run(trial, tmp_path / "killed")
     assert [e.epoch for e in (second[0], third[0]) if isinstance(e, Started)] == [1, 2]
-    assert evaluations(first + second + third) == evaluations(whole)
-    assert evaluations(third) == evaluations(whole), "a resumed attempt says everything again"
+    said = placed(evaluations(whole), tmp_path / "whole")
+    assert placed(evaluations(first + second + third), tmp_path / "killed") == said
+    again = placed(evaluations(third), tmp_path / "killed")
+    assert again == said, "a resumed attempt says everything again"
+    parts = [sorted((tmp_path / place).rglob("*.parquet")) for place in ("killed", "whole")]
+    assert len(parts[0]) == 2 * len(experiment_of(trial).assignment.branches())
+    assert [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]]
     mine, theirs = (weights(trial, tmp_path / place) for place in ("killed", "whole"))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)

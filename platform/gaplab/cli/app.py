@@ -2,7 +2,7 @@
 
 import typer
 
-from gaplab.cli import results, runs, ui
+from gaplab.cli import evaluating, exporting, results, runs, ui
 
 app = typer.Typer(
     name="gaplab",
@@ -18,5 +18,9 @@ app.command()(runs.resume)
 app.command()(results.leaderboard)
 app.command()(results.compare)
 app.command()(results.show)
+app.command()(evaluating.reevaluate)
+app.command()(evaluating.explain)
+app.command()(evaluating.protocols)
+app.command()(exporting.export)
 app.command()(ui.ui)
 app.command()(ui.mirror)

@@ -12,10 +12,11 @@ from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.compare import compare as compare_groups
 from gaplab.errors import UserError
 from gaplab.home import DEFAULT_HOME, Home
-from gaplab.leaderboard import LeaderboardQuery, LeaderboardRow
+from gaplab.leaderboard import LeaderboardQuery, LeaderboardRow, unknown_keys
 from gaplab.leaderboard import leaderboard as find_rows
 from gaplab.ledger import Ledger
-from gaplab.tables import compare_table, leaderboard_table, to_csv, to_json
+from gaplab.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
+from gaplab.tables import compare_table, leaderboard_table
 
 CsvOption = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
 SweepOption = Annotated[str | None, typer.Option(help="Only this sweep (id or name).")]
@@ -38,6 +39,10 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     sort: Annotated[
         Literal["gap", "ap", "ap_nms"], typer.Option(help="Best first by this number.")
     ] = "gap",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show this metric too, such as ap_small; repeatable."),
+    ] = None,
     sweep: SweepOption = None,
     dataset: DatasetOption = None,
     assignment: AssignmentOption = None,
@@ -61,7 +66,11 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
         branch=branch,
     )
     rows = _rows(home, query)
-    _print(to_json(rows) if json else to_csv(rows) if csv else leaderboard_table(rows))
+    if rows and (error := unknown_keys(metric or [], metric_names(rows))):
+        raise error
+    _print(
+        to_json(rows) if json else to_csv(rows) if csv else leaderboard_table(rows, metric or [])
+    )
 
 
 def compare(  # noqa: PLR0913 - every argument is an option of the command
@@ -74,6 +83,9 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     sort: Annotated[
         Literal["gap", "ap", "ap_nms"], typer.Option(help="Best group by this mean.")
     ] = "ap",
+    resamples: Annotated[
+        int, typer.Option(min=0, help="Resamples of the images for intervals; 0: none.")
+    ] = 1000,
     sweep: SweepOption = None,
     dataset: DatasetOption = None,
     where: WhereOption = None,
@@ -84,7 +96,12 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     csv: CsvOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Groups of trials: mean and standard deviation over seeds, and the distance to the best."""
+    """Groups of trials: means, and differences to the best, with 95 % intervals.
+
+    Intervals are over seeds where there are several, else over images (paired bootstrap).
+    """
+    from gaplab.cli.resampling import Resampling
+
     query = LeaderboardQuery(
         sweep=sweep,
         dataset=dataset,
@@ -93,8 +110,16 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         protocol=protocol,
         branch=branch,
     )
-    groups = compare_groups(_rows(home, query), by or ["assignment"], sort)
-    _print(to_json(groups) if json else to_csv(groups) if csv else compare_table(groups))
+    resampled, keys = Resampling(resamples), by or ["assignment"]
+    groups = compare_groups(_rows(home, query), keys, sort, resampled)
+    for problem in resampled.problems():
+        sys.stderr.write(f"gaplab: {problem}\n")
+    if json:
+        _print(to_json(groups))
+    else:
+        header = [*keys, *COMPARE_COLUMNS]
+        table = compare_table(groups, sort, Console().width)
+        _print(to_csv(groups, header) if csv else table)
 
 
 def show(

@@ -2,14 +2,15 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gaplab.cli.tabular import plain_table
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
@@ -36,6 +37,16 @@ class SweepDetails:
 
 Details = TrialDetails | SweepDetails
 
+NAMES = {
+    **{"ap50": "AP50", "ap75": "AP75"},
+    **{"ap_small": "AP small", "ap_medium": "AP medium", "ap_large": "AP large"},
+    **{"ar1": "AR@1", "ar10": "AR@10", "ar": "AR"},
+    **{"ar_small": "AR small", "ar_medium": "AR medium", "ar_large": "AR large"},
+    **{"mmr": "mMR", "recall": "recall"},
+    **{"positives_per_object": "positives per object", "objects_unassigned": "objects unassigned"},
+}
+"""What the field calls the metrics, in the order of a table."""
+
 
 def details(ledger: Ledger, name: str) -> Details:
     """The trial or sweep that `name` means. Raises UserError naming near matches of both."""
@@ -58,7 +69,7 @@ def details_json(found: Details | list[SweepView]) -> str:
 
 def print_sweeps(sweeps: list[SweepView], console: Console) -> None:
     """One line a sweep, newest first."""
-    table = _table("sweep", "trials", "succeeded", "failed", "begun")
+    table = plain_table("sweep", "trials", "succeeded", "failed", "begun")
     for sweep in sweeps:
         counts = (sweep.total, sweep.counts["succeeded"], sweep.counts["failed"])
         table.add_row(sweep.id, *map(str, counts), f"{sweep.created_at:%Y-%m-%d %H:%M} UTC")
@@ -75,7 +86,7 @@ def print_details(found: Details, console: Console) -> None:
 
 def _print_sweep(found: SweepDetails, console: Console) -> None:
     console.print(f"sweep {found.sweep.id}, begun {found.sweep.created_at:%Y-%m-%d %H:%M} UTC")
-    table = _table("trial", "assignment", "data set", "seed", "epochs", "state")
+    table = plain_table("trial", "assignment", "data set", "seed", "epochs", "state")
     for trial in found.trials:
         facts = (trial.assignment, trial.dataset, str(trial.seed), str(trial.epochs))
         table.add_row(trial.id, *facts, trial.state)
@@ -89,12 +100,15 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     console.print(dump_yaml(trial.config), markup=False)
     console.print(_attempts(found.attempts))
     console.print(_evaluations(found.evaluations))
+    if found.evaluations:
+        _print_last(_own(found), console)
     for evaluation in _last_of_branches(found.evaluations):
+        console.print(_heading(evaluation))
         console.print(_classes(evaluation))
 
 
 def _attempts(attempts: list[AttemptView]) -> Table:
-    table = _table("attempt", "state", "node", "device", "wall", "CPU", "memory", "reason")
+    table = plain_table("attempt", "state", "node", "device", "wall", "CPU", "memory", "reason")
     for a in attempts:
         cost = [duration(s) if s is not None else "-" for s in (a.wall_seconds, a.cpu_seconds)]
         memory = "-" if a.peak_memory_mib is None else f"{a.peak_memory_mib:.0f} MiB"
@@ -102,22 +116,58 @@ def _attempts(attempts: list[AttemptView]) -> Table:
     return table
 
 
+def _own(found: TrialDetails) -> EvaluationView:
+    """The last evaluation of the branch kept at inference, under the trial's own protocol if any.
+
+    Of what there is, at least one.
+    """
+    own = found.trial.config["evaluation"]["protocol"]["preset"]
+    return max(found.evaluations, key=lambda e: (e.primary, e.protocol == own, e.epoch))
+
+
 def _evaluations(evaluations: list[EvaluationView]) -> Table:
-    table = _table("epoch", "branch", "protocol", "AP", "AP NMS", "gap", "AR", "AR NMS")
+    crowd = [m for m in ("mmr", "recall") if any(m in e.metrics for e in evaluations)]
+    recall = [key for metric in ("ar", *crowd) for key in (metric, f"{metric}_nms")]
+    heads = [f"{NAMES[metric]}{nms}" for metric in ("ar", *crowd) for nms in ("", "\nNMS")]
+    table = plain_table("epoch", "branch", "protocol", "AP", "AP\nNMS", "gap", *heads)
     for e in evaluations:
         m = e.metrics
         numbers = (points(m["ap"]), points(m["ap_nms"]), signed(m["gap"]))
-        recall = (points(m["ar"]), points(m["ar_nms"]))
-        table.add_row(str(e.epoch), e.branch, e.protocol, *numbers, *recall)
+        more = [points(m.get(key)) for key in recall]
+        table.add_row(str(e.epoch), e.branch, e.protocol, *numbers, *more)
     return table
 
 
+def _print_last(evaluation: EvaluationView, console: Console) -> None:
+    """All metrics but AP, and where the candidates are."""
+    m, rule = evaluation.metrics, evaluation.rule
+    names = NAMES | ({"ar": f"AR@{rule['max_dets']}"} if rule else {})
+    table = plain_table("metric", "without", "with NMS", "gap")
+    for name in _further(m):
+        numbers = (points(m[name]), points(m.get(f"{name}_nms")), signed(m.get(f"{name}_gap")))
+        table.add_row(names.get(name, name), *numbers)
+    if table.row_count:
+        console.print(_heading(evaluation))
+        console.print(table)
+    if evaluation.candidates:
+        console.print(f"candidates: {evaluation.candidates}", markup=False, soft_wrap=True)
+
+
+def _further(metrics: Mapping[str, float | None]) -> list[str]:
+    """The metrics but AP, each once: with NMS (`_nms`) and the gap (`_gap`) belong to the first."""
+    ap = {"ap", "ap_nms", "gap"}
+    found = [m for m in metrics if m not in ap and _without_suffix(m) not in metrics]
+    known = list(NAMES)
+    return sorted(found, key=lambda m: known.index(m) if m in NAMES else len(known))
+
+
+def _without_suffix(metric: str) -> str | None:
+    base, _, suffix = metric.rpartition("_")
+    return base if suffix in ("nms", "gap") else None
+
+
 def _classes(evaluation: EvaluationView) -> Table:
-    table = _table("class", "AP", "AP NMS", "gap")
-    table.title, table.title_justify = (
-        f"branch {evaluation.branch}, epoch {evaluation.epoch}",
-        "left",
-    )
+    table = plain_table("class", "AP", "AP NMS", "gap")
     for c in evaluation.classes:
         table.add_row(c.name, points(c.ap), points(c.ap_nms), signed(c.gap))
     return table
@@ -128,13 +178,8 @@ def _last_of_branches(evaluations: list[EvaluationView]) -> list[EvaluationView]
     return list(last.values())
 
 
-def _table(*columns: str) -> Table:
-    words = {"trial", "assignment", "data set", "state", "sweep", "branch", "protocol", "class"}
-    table = Table(box=SIMPLE_HEAD)
-    for name in columns:
-        left = name in words | {"node", "device", "reason", "begun"}
-        table.add_column(name, justify="left" if left else "right", overflow="fold")
-    return table
+def _heading(of: EvaluationView) -> str:
+    return f"branch {of.branch}, epoch {of.epoch}, protocol {of.protocol}"
 
 
 def _plain(value: Any) -> Any:

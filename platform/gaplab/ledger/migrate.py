@@ -31,7 +31,7 @@ from gaplab.errors import UserError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest migration. Known here so that opening an up-to-date ledger need not import Alembic."""
 VERSION_TABLE = "gaplab_version"
 WRITE = "gaplab_write"

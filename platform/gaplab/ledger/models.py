@@ -32,7 +32,9 @@ METRICS = (
     "ar_nms",
     "ar_gap",
 )
-"""The columns of `evaluation` that hold `EvaluationRecord.metrics`."""
+"""The metrics of an evaluation that have a column of their own."""
+REQUIRED = METRICS[:3]
+"""Those that every evaluation has."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -71,6 +73,7 @@ class Base(DeclarativeBase):
         float: Double,
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
+        dict[str, float | None]: JSON,
         list[dict[str, Any]]: JSON,
     }
 
@@ -152,6 +155,19 @@ class Attempt(Base):
     driver: Mapped[str]
 
 
+class Protocol(Base):
+    """What the name of a protocol stands for. Never changed: one name has one meaning.
+
+    Where gaplab gives protocols a new value, a migration adds it to the rules that are here.
+    """
+
+    __tablename__ = "protocol"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    rule: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
 class Evaluation(Base):
     """Metrics of one trial at one epoch, branch and protocol; the attempt is one of that trial."""
 
@@ -170,14 +186,17 @@ class Evaluation(Base):
     ap: Mapped[float]
     ap_nms: Mapped[float]
     gap: Mapped[float]
-    ap50: Mapped[float]
-    ap50_nms: Mapped[float]
-    ap75: Mapped[float]
-    ap75_nms: Mapped[float]
-    ar: Mapped[float]
-    ar_nms: Mapped[float]
-    ar_gap: Mapped[float]
+    ap50: Mapped[float | None]
+    ap50_nms: Mapped[float | None]
+    ap75: Mapped[float | None]
+    ap75_nms: Mapped[float | None]
+    ar: Mapped[float | None]
+    ar_nms: Mapped[float | None]
+    ar_gap: Mapped[float | None]
+    more: Mapped[dict[str, float | None]]
     classes: Mapped[list[dict[str, Any]]]
+    candidates: Mapped[str]
+    matches: Mapped[str]
     created_at: Mapped[datetime]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Subquery, and_, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from gaplab.ledger.models import METRICS, Attempt, Evaluation, Sweep, SweepTrial, Trial
+from gaplab.ledger.models import METRICS, Attempt, Evaluation, Protocol, Sweep, SweepTrial, Trial
 from gaplab.ledger.views import (
     STATES,
     AttemptView,
@@ -24,7 +24,10 @@ _TRIAL = tuple(
     getattr(Trial, name)
     for name in ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
 )
-_METRICS: tuple[InstrumentedAttribute[float], ...] = tuple(getattr(Evaluation, m) for m in METRICS)
+_METRICS: tuple[InstrumentedAttribute[float | None], ...] = tuple(
+    getattr(Evaluation, name) for name in METRICS
+)
+_KEY = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
 
 
 def sweeps(sweep: str | None = None) -> Query:
@@ -64,6 +67,11 @@ def trials_of(sweep: str) -> Query:
     return joined.where(SweepTrial.sweep_id == sweep).order_by(SweepTrial.position)
 
 
+def all_trials(sweep: str | None) -> Query:
+    """The trials of a sweep in its order; for None every trial, by id."""
+    return trials().order_by(Trial.id) if sweep is None else trials_of(sweep)
+
+
 def trial_view(row: AnyRow) -> TrialView:
     """A row of `trials`."""
     return TrialView(**row._mapping)
@@ -83,20 +91,36 @@ def attempt_view(row: AnyRow) -> AttemptView:
 
 def evaluations(trial: str) -> Query:
     """The evaluations of the trial of id `trial`, by epoch, branch and protocol."""
-    order = (Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
-    return select(*_columns(Evaluation)).where(Evaluation.trial_id == trial).order_by(*order)
+    return all_evaluations(None).where(Evaluation.trial_id == trial)
+
+
+def all_evaluations(sweep: str | None) -> Query:
+    """Every evaluation (of a sweep's trials) with its rule, by trial, epoch, branch, protocol."""
+    rule = Protocol.rule.label("rule")
+    query = select(*_columns(Evaluation), rule).outerjoin(
+        Protocol, Protocol.id == Evaluation.protocol
+    )
+    if sweep is not None:
+        held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
+        query = query.where(Evaluation.trial_id.in_(held))
+    return query.order_by(*_KEY)
 
 
 def evaluation_view(row: AnyRow) -> EvaluationView:
     """A row of `evaluations`."""
+    values = row._mapping
+    columns = {name: values[name] for name in METRICS if values[name] is not None}
     return EvaluationView(
         trial=row.trial_id,
         epoch=row.epoch,
         branch=row.branch,
         primary=row.is_primary,
         protocol=row.protocol,
-        metrics={name: row._mapping[name] for name in METRICS},
+        metrics=columns | row.more,
         classes=tuple(ClassRecord(**each) for each in row.classes),
+        candidates=row.candidates,
+        matches=row.matches,
+        rule=row.rule or {},
         attempt=row.attempt_id,
         created_at=row.created_at,
     )
@@ -117,15 +141,15 @@ def costs() -> Query:
 def rows(wanted: RowFilter) -> Query:
     """The evaluations that `wanted` describes, as the fields of ResultRow."""
     chosen = _chosen(wanted)
-    key = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
     query = (
         select(
             *(Trial.id.label("trial"), Sweep.id.label("sweep"), Sweep.name.label("sweep_name")),
             *(*_TRIAL, Trial.state),
             *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
+            *(Evaluation.more, Evaluation.candidates, Evaluation.matches),
         )
         .select_from(chosen)
-        .join(Evaluation, and_(*(column == chosen.c[column.key] for column in key)))
+        .join(Evaluation, and_(*(column == chosen.c[column.key] for column in _KEY)))
         .join(Trial, Trial.id == Evaluation.trial_id)
         .join(Sweep, Sweep.id == (_newest_sweep() if wanted.sweep is None else wanted.sweep))
     )
@@ -152,8 +176,7 @@ def _chosen(wanted: RowFilter) -> Subquery:
         partition_by=[Evaluation.trial_id, Evaluation.branch],
         order_by=[*order, Evaluation.epoch.desc()],
     )
-    key = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
-    query = select(*key, place.label("place")).where(Evaluation.protocol == wanted.protocol)
+    query = select(*_KEY, place.label("place")).where(Evaluation.protocol == wanted.protocol)
     if wanted.branch is None:
         query = query.where(Evaluation.is_primary)
     else:

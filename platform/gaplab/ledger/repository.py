@@ -1,14 +1,14 @@
 """The ledger: which trials there are, what was tried, and what came out."""
 
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 from sqlalchemy import Engine, select
 
 from gaplab.errors import UserError
 from gaplab.ledger import lookup, queries, writes
 from gaplab.ledger.migrate import WRITE, open_engine
-from gaplab.ledger.models import Checkpoint, Trial
+from gaplab.ledger.models import Protocol, Trial
 from gaplab.ledger.views import (
     AttemptView,
     Cost,
@@ -23,19 +23,25 @@ from gaplab.ledger.views import (
 from gaplab.records import AttemptEnd, EpochDone, EvaluationRecord, Machine, SweepRecord, TrialState
 
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
+_AT_ONCE = 1000  # rows in memory while all are read
 
 
 class Ledger:
     """The truth about sweeps, trials, attempts, evaluations and checkpoints, in SQL.
 
-    Who writes: the driver alone. Trials send their evaluations to it and never open the ledger.
-    Any number of processes may read while it writes. Every method is one transaction: after a
-    crash all of a call is there or none of it. A committed write survives the death of the process
-    (SQLite in WAL mode may lose the very last ones to a power cut, but is never damaged).
+    Who writes: the driver, and `gaplab reevaluate`, which only adds evaluations to attempts that
+    ended; both are idempotent, so they can't disturb each other. Trials send their evaluations to
+    the driver and never open the ledger. Any number of processes may read meanwhile. Every method
+    is one transaction: after a crash all of a call is there or none of it. A committed write
+    survives the death of the process (SQLite in WAL mode may lose the very last ones to a power
+    cut, but is never damaged).
 
     What may be repeated: `add_sweep`, `record` and `add_checkpoint` any number of times, from any
-    number of connections. The first accepted sweep, trial and evaluation stay as they are; of a
+    number of connections. The first accepted sweep, trial and evaluation stay as they are, but for
+    an evaluation's `candidates` and `matches`: a later one gives those that are empty. Of a
     checkpoint the newest address counts. `end_attempt` may be repeated with the same state.
+
+    The first evaluation with a `rule` says what its protocol's name means, for good.
 
     A trial has at most one running attempt, and none after one that succeeded. Its state is that
     of its last attempt, changed in the same transaction; `waiting` before the first. Attempts of a
@@ -93,8 +99,8 @@ class Ledger:
     def record(self, evaluation: EvaluationRecord, attempt: int) -> bool:
         """Keep an evaluation measured by `attempt`; True if it is new, False if it was there.
 
-        Raises ValueError if a metric is missing, unknown or not finite, or if `attempt` is not an
-        attempt of that trial.
+        Raises ValueError if ap, ap_nms or gap has no value, a value is not finite, the protocol is
+        there with another rule, or `attempt` is not an attempt of that trial.
         """
         with self._writing.begin() as connection:
             return writes.record(connection, evaluation, attempt)
@@ -105,7 +111,8 @@ class Ledger:
         One transaction, so a checkpoint is never known without the evaluations before it.
         """
         with self._writing.begin() as connection:
-            for evaluation in done.evaluations:
+            # In the order of keys, so that two writers of the same can't wait for each other.
+            for evaluation in sorted(done.evaluations, key=writes.place):
                 writes.record(connection, evaluation, attempt)
             if done.checkpoint:
                 writes.add_checkpoint(connection, done.trial, done.epoch, done.checkpoint)
@@ -114,13 +121,6 @@ class Ledger:
         """Note where the trial's state after `epoch` is kept; replaces an earlier address of it."""
         with self._writing.begin() as connection:
             writes.add_checkpoint(connection, trial, epoch, uri)
-
-    def last_checkpoint(self, trial: str) -> tuple[int, str] | None:
-        """Epoch and address of the trial's checkpoint of the highest epoch."""
-        query = select(Checkpoint.epoch, Checkpoint.uri).where(Checkpoint.trial_id == trial)
-        with self._engine.connect() as connection:
-            row = connection.execute(query.order_by(Checkpoint.epoch.desc()).limit(1)).first()
-        return None if row is None else (row.epoch, row.uri)
 
     def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """End a running attempt and give its trial the same state.
@@ -196,6 +196,26 @@ class Ledger:
             found = connection.execute(queries.evaluations(trial))
             return [queries.evaluation_view(row) for row in found]
 
+    def all_trials(self, sweep: str | None = None) -> Iterator[TrialView]:
+        """Every trial by id, or those of the sweep of this id in its order; read as they are used.
+
+        All from one moment, however long the reading takes.
+        """
+        return map(queries.trial_view, self._stream(queries.all_trials(sweep)))
+
+    def all_evaluations(self, sweep: str | None = None) -> Iterator[EvaluationView]:
+        """Every evaluation, or those of the trials of the sweep of this id; read as `all_trials`.
+
+        By trial, epoch, branch and protocol.
+        """
+        return map(queries.evaluation_view, self._stream(queries.all_evaluations(sweep)))
+
+    def protocols(self) -> dict[str, dict[str, Any]]:
+        """What each protocol's name means, as far as known: its values without the name."""
+        with self._engine.connect() as connection:
+            found = connection.execute(select(Protocol.id, Protocol.rule).order_by(Protocol.id))
+            return {row.id: row.rule for row in found}
+
     def costs(self) -> dict[CostKey, Cost]:
         """Mean cost of a trial from start to end, over the first attempts that succeeded."""
         with self._engine.connect() as connection:
@@ -212,3 +232,8 @@ class Ledger:
         """Under which protocols and branches the trials of `wanted` have been evaluated at all."""
         with self._engine.connect() as connection:
             return [Coverage(*row) for row in connection.execute(queries.coverage(wanted))]
+
+    def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
+        engine = self._engine.execution_options(yield_per=_AT_ONCE)
+        with engine.connect() as connection, connection.execute(query) as found:
+            yield from found

@@ -1,6 +1,6 @@
 """What the ledger gives back: plain frozen records, free of SQL.
 
-AP, AR and gaps are percent points; datetimes are aware and in UTC.
+Metrics are percent points unless their name says otherwise; datetimes are aware and in UTC.
 """
 
 from dataclasses import dataclass, field, fields
@@ -65,7 +65,10 @@ class AttemptView:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationView(EvaluationRecord):
-    """An evaluation, the id of the attempt that measured it, and when it was written."""
+    """An evaluation, the id of the attempt that measured it, and when it was written.
+
+    `rule` is that of its protocol, also where this evaluation was recorded without one.
+    """
 
     attempt: int
     created_at: datetime
@@ -122,13 +125,17 @@ class ResultRow:
     ap: float
     ap_nms: float
     gap: float
-    ap50: float
-    ap50_nms: float
-    ap75: float
-    ap75_nms: float
-    ar: float
-    ar_nms: float
-    ar_gap: float
+    ap50: float | None
+    ap50_nms: float | None
+    ap75: float | None
+    ap75_nms: float | None
+    ar: float | None
+    ar_nms: float | None
+    ar_gap: float | None
+    more: dict[str, float | None] = field(default_factory=dict)
+    """All other metrics of the evaluation."""
+    candidates: str = ""
+    matches: str = ""
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
     """The trial's configuration, nested as in `TrialRecord.config`."""

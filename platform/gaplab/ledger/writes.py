@@ -1,5 +1,6 @@
 """The ledger's changes, each inside the caller's transaction. See `Ledger` for the rules."""
 
+import json
 import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -11,10 +12,12 @@ from sqlalchemy.exc import IntegrityError
 
 from gaplab.ledger.models import (
     METRICS,
+    REQUIRED,
     Attempt,
     Base,
     Checkpoint,
     Evaluation,
+    Protocol,
     Sweep,
     SweepTrial,
     Trial,
@@ -64,8 +67,9 @@ def start_attempt(
 
 
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
-    """Insert the evaluation unless its key is there; True if it was inserted."""
+    """Insert the evaluation, or the addresses that the one of its key lacks; True if inserted."""
     _check(evaluation)
+    _keep_rule(connection, evaluation.protocol, evaluation.rule)
     values = {
         "trial_id": evaluation.trial,
         "epoch": evaluation.epoch,
@@ -73,15 +77,25 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "protocol": evaluation.protocol,
         "attempt_id": attempt,
         "is_primary": evaluation.primary,
+        **_numbers(evaluation),
         "classes": [dict(vars(each)) for each in evaluation.classes],
+        "candidates": evaluation.candidates,
+        "matches": evaluation.matches,
         "created_at": datetime.now(UTC),
-    } | {name: float(value) for name, value in evaluation.metrics.items()}
+    }
     query = _insert(connection, Evaluation).on_conflict_do_nothing()
     try:
         kept = connection.execute(query.returning(Evaluation.trial_id), values).first()
     except IntegrityError as error:
         raise ValueError(f"attempt {attempt} is not one of trial {evaluation.trial}") from error
+    if kept is None:
+        _fill(connection, evaluation)
     return kept is not None
+
+
+def place(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
+    """Where the evaluation stands in the order in which several of them are written."""
+    return (evaluation.protocol, evaluation.trial, evaluation.epoch, evaluation.branch)
 
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
@@ -125,6 +139,52 @@ def close_orphans(connection: Connection, driver: str, reason: str) -> list[str]
     return sorted(connection.scalars(query.returning(Attempt.trial_id)))
 
 
+def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
+    """Insert the rule unless the protocol has one; ValueError if it has another."""
+    if not rule:
+        return
+    new = _as_text(rule)
+    query = select(Protocol.rule).where(Protocol.id == protocol)
+    known = connection.scalar(query)
+    if known is None:
+        values = {"id": protocol, "rule": rule, "created_at": datetime.now(UTC)}
+        _insert_new(connection, Protocol, [values])
+        known = connection.scalar(query)
+    if (old := _as_text(known)) != new:
+        raise ValueError(
+            f"protocol {protocol} is in the ledger with another rule: there {old}, here {new}; "
+            "give the new rule a name of its own"
+        )
+
+
+def _as_text(rule: dict[str, Any] | None) -> str:
+    return json.dumps(rule, sort_keys=True, allow_nan=False)
+
+
+def _numbers(evaluation: EvaluationRecord) -> dict[str, Any]:
+    """Values of the columns that hold metrics.
+
+    A metric that has a column but no value stands in `more` as well, so that it comes back.
+    """
+    metrics = {n: None if v is None else float(v) for n, v in evaluation.metrics.items()}
+    more = {n: v for n, v in metrics.items() if n not in METRICS or v is None}
+    return {name: metrics.get(name) for name in METRICS} | {"more": more}
+
+
+def _fill(connection: Connection, evaluation: EvaluationRecord) -> None:
+    """Give the row of the evaluation's key those of its addresses that are still empty."""
+    found = (
+        Evaluation.trial_id == evaluation.trial,
+        Evaluation.epoch == evaluation.epoch,
+        Evaluation.branch == evaluation.branch,
+        Evaluation.protocol == evaluation.protocol,
+    )
+    for name in ("candidates", "matches"):
+        if uri := getattr(evaluation, name):
+            empty = getattr(Evaluation, name) == ""
+            connection.execute(update(Evaluation).where(*found, empty).values({name: uri}))
+
+
 def _waiting(trial: TrialRecord, now: datetime) -> dict[str, Any]:
     columns = ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
     values = {name: getattr(trial, name) for name in columns}
@@ -144,10 +204,10 @@ def _insert_new(connection: Connection, table: type[Base], values: list[dict[str
 
 
 def _check(evaluation: EvaluationRecord) -> None:
-    """Raise ValueError unless exactly the known metrics are there, all of them finite."""
+    """Raise ValueError unless the required metrics have a value and all values are finite."""
     what = f"evaluation of trial {evaluation.trial}, epoch {evaluation.epoch}"
-    if wrong := set(METRICS) ^ evaluation.metrics.keys():
-        raise ValueError(f"{what}: missing or unknown metrics {sorted(wrong)}")
+    if missing := [name for name in REQUIRED if evaluation.metrics.get(name) is None]:
+        raise ValueError(f"{what}: no value for {', '.join(missing)}")
     _check_finite(what, evaluation.metrics.items())
     for each in evaluation.classes:
         values = (("ap", each.ap), ("ap_nms", each.ap_nms), ("gap", each.gap))

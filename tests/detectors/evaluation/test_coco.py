@@ -1,250 +1,245 @@
-import contextlib
-import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from detectors.evaluation.coco import CocoMetrics, coco_metrics
-from detectors.evaluation.gap import select
+from detectors.evaluation.coco import coco_matches, coco_metrics
+from detectors.evaluation.matches import Matches
+from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.protocol import Protocol
-from detectors.structures import Candidates, ImageTruth
+from detectors.evaluation.selection import select
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
 
-
-def make_truth(image_id, boxes, labels, crowd=None, area=None) -> ImageTruth:
-    boxes = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    crowd = torch.zeros(len(boxes)) if crowd is None else torch.as_tensor(crowd)
-    area = sides.prod(dim=1) if area is None else torch.as_tensor(area)
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    return ImageTruth(image_id, 640, 480, boxes, labels, crowd.bool(), area)
-
-
-def make_detections(boxes, scores, labels) -> Candidates:
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    scores = torch.as_tensor(scores, dtype=torch.float32)
-    return Candidates(boxes, scores, labels, torch.zeros_like(labels))
-
-
-def random_case(seed: int) -> tuple[list[Candidates], list[ImageTruth], list[str]]:
-    """Crowds, score ties within and across images, images without objects or detections."""
-    rng = np.random.default_rng(seed)
-    classes = [f"class {k}" for k in range(rng.integers(1, 6))]
-    truth, detections = [], []
-    for image_id in rng.permutation(12) + 3:
-        count = int(rng.choice([0, 1, 5, 9]))
-        boxes = random_boxes(rng, count)
-        labels = rng.integers(len(classes), size=count)
-        truth.append(make_truth(int(image_id), boxes, labels, rng.random(count) < 0.15))
-        jittered = np.repeat(boxes, 3, axis=0) + rng.normal(0, 4, size=(3 * count, 4))
-        found = np.concatenate([jittered, random_boxes(rng, int(rng.integers(4)))])
-        found_labels = rng.integers(len(classes), size=len(found))
-        right = rng.random(3 * count) < 0.8
-        found_labels[: 3 * count][right] = np.repeat(labels, 3)[right]
-        keep = rng.random(len(found)) < 0.8
-        scores = rng.integers(1, 20, size=len(found)) / 20
-        detections.append(make_detections(found[keep], scores[keep], found_labels[keep]))
-    return detections, truth, classes
-
-
-def random_boxes(rng, count):
-    corners = rng.random((count, 2)) * 300
-    return np.concatenate([corners, corners + rng.choice([20, 60, 150], (count, 2))], axis=1)
-
-
-def oracle(detections, truth, classes, max_dets) -> CocoMetrics:
-    """The same numbers from pycocotools, with dictionaries written down here."""
-    data = {"images": [], "annotations": [], "categories": []}
-    data["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(classes)]
-    for image in truth:
-        data["images"].append({"id": image.image_id, "width": 640, "height": 480})
-        for g, (x1, y1, x2, y2) in enumerate(image.boxes.tolist()):
-            data["annotations"].append(
-                {
-                    "id": len(data["annotations"]) + 1,
-                    "image_id": image.image_id,
-                    "category_id": int(image.labels[g]) + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(image.area[g]),
-                    "iscrowd": int(image.crowd[g]),
-                }
-            )
-    return run_pycocotools(data, to_results(detections, truth), max_dets)
-
-
-def to_results(detections, truth) -> list[dict]:
-    """Detections as COCO results; category ids are labels plus one."""
-    return [
-        {
-            "image_id": image.image_id,
-            "category_id": label + 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "score": score,
-        }
-        for found, image in zip(detections, truth, strict=True)
-        for (x1, y1, x2, y2), score, label in zip(
-            found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True
-        )
-    ]
-
-
-def run_pycocotools(data, results, max_dets) -> CocoMetrics:
-    with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = COCO()
-        ground_truth.dataset = data
-        ground_truth.createIndex()
-        evaluator = COCOeval(ground_truth, ground_truth.loadRes(results), "bbox")
-        evaluator.params.maxDets = [1, 10, max_dets] if max_dets > 10 else [max_dets]
-        evaluator.evaluate()
-        evaluator.accumulate()
-    precision = evaluator.eval["precision"][..., -1]
-    recall = evaluator.eval["recall"][..., -1]
-
-    def mean(values):
-        valid = values[values > -1]
-        return float(valid.mean()) if valid.size else None
-
-    return CocoMetrics(
-        ap=mean(precision[..., 0]),
-        ap50=mean(precision[0, ..., 0]),
-        ap75=mean(precision[5, ..., 0]),
-        ap_small=mean(precision[..., 1]),
-        ap_medium=mean(precision[..., 2]),
-        ap_large=mean(precision[..., 3]),
-        ar=mean(recall[..., 0]),
-        per_class=tuple(mean(precision[:, :, k, 0]) for k in range(precision.shape[2])),
-    )
-
-
-def assert_same(found: CocoMetrics, expected: CocoMetrics) -> None:
-    for name, value in vars(expected).items():
-        assert getattr(found, name) == pytest.approx(value, abs=1e-9), name
-
-
-@pytest.mark.parametrize("seed", range(24))
-def test_equals_pycocotools(seed):
-    case, max_dets = random_case(seed), (1, 5, 100)[seed % 3]
-    found = coco_metrics(*case, max_dets)
-    assert_same(found, oracle(*case, max_dets))
-    assert 0 < found.ap < 1
-
-
-@pytest.mark.parametrize("max_dets", [20, 300])
-def test_more_detections_than_the_limit(max_dets):
-    rng = np.random.default_rng(max_dets)
-    boxes = random_boxes(rng, 40)
-    truth = [make_truth(1, boxes, np.zeros(40)), make_truth(2, boxes + 5, np.zeros(40))]
-    noisy = np.repeat(boxes, 10, axis=0) + rng.normal(0, 3, (400, 4))
-    detections = [make_detections(noisy, rng.random(400), np.zeros(400)) for _ in truth]
-    case = detections, truth, ["cell"]
-    found = coco_metrics(*case, max_dets)
-    assert_same(found, oracle(*case, max_dets))
-    assert found.ar != coco_metrics(*case, 100).ar
-
-
-BCCD = Path(__file__).parents[4] / "shared" / "data" / "bccd" / "val.json"
-
-
-@pytest.mark.skipif(not BCCD.exists(), reason=f"{BCCD} is not on this machine")
-@pytest.mark.parametrize("use_nms", [False, True])
-def test_equals_pycocotools_on_a_real_annotation_file(use_nms):
-    data = json.loads(BCCD.read_text())
-    truth = [real_truth(data, image) for image in data["images"]]
-    rng = np.random.default_rng(0)
-    detections = [select(jittered(rng, image), Protocol(), use_nms) for image in truth]
-    metrics = coco_metrics(detections, truth, [c["name"] for c in data["categories"]], 100)
-    assert_same(metrics, run_pycocotools(data, to_results(detections, truth), 100))
-    assert 0.1 < metrics.ap < 0.9
-
-
-def real_truth(data, image) -> ImageTruth:
-    own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
-    boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in own)]
-    labels = [a["category_id"] - 1 for a in own]
-    crowd = [a["iscrowd"] for a in own]
-    area = torch.tensor([a["area"] for a in own], dtype=torch.float64)
-    return make_truth(image["id"], boxes, labels, crowd, area)
-
-
-def jittered(rng, image: ImageTruth) -> Candidates:
-    """Three noisy copies of every object, by falling score."""
-    count = 3 * len(image.labels)
-    sides = (image.boxes[:, 2:] - image.boxes[:, :2]).repeat(3, 2)
-    noise = torch.as_tensor(rng.normal(0, 0.07, (count, 4))).clamp(-0.3, 0.3)
-    boxes = image.boxes.repeat(3, 1) + sides * noise
-    scores = np.sort(rng.integers(1, 50, size=count) / 50)[::-1].copy()
-    order = rng.permutation(count)
-    return make_detections(boxes[order], scores, image.labels.repeat(3)[order])
-
-
+SIZES = ("small", "medium", "large")
+AP, AR = (tuple(f"{metric}_{size}" for size in SIZES) for metric in ("ap", "ar"))
+NAMES = ["ap", "ap50", "ap75", *AP, "ar1", "ar10", "ar", *AR]
 BOX = [10.0, 10.0, 50.0, 50.0]
 
 
-def test_a_perfect_detection_scores_one_and_absent_sizes_are_none():
-    metrics = coco_metrics(
-        [make_detections([BOX], [0.3], [0])], [make_truth(1, [BOX], [0])], "ab", 100
+@pytest.mark.parametrize("max_dets", [1, 5, 100, 300])
+def test_random_data_sets_equal_pycocotools(cases, pycoco, max_dets):
+    aps = []
+    for seed in range(max_dets, max_dets + 52):
+        found, truth = cases.random_case(seed)
+        (metrics,) = coco_metrics([found], truth, max_dets)
+        assert pycoco.differences(metrics, pycoco.metrics_of(found, truth, max_dets)) == {}, seed
+        assert list(metrics.values) == NAMES
+        aps.append(metrics.values["ap"])
+    assert min(aps) >= 0
+    assert 0.1 < np.mean(aps) < 0.9
+
+
+@pytest.mark.parametrize("max_dets", [1, 5, 20, 100, 300])
+def test_more_detections_of_a_class_than_the_limit(cases, pycoco, max_dets):
+    rng = np.random.default_rng(max_dets)
+    boxes = cases.random_boxes(rng, 40)
+    truth = GroundTruth.of([cases.image_truth(2, boxes), cases.image_truth(1, boxes + 5)], "a")
+    noisy = np.tile(boxes, (20, 1)) + rng.normal(0, 3, (800, 4))
+    scores, image = rng.integers(1, 200, 800) / 200, np.arange(800) % 2
+    found = cases.candidates(noisy, scores, image=image)
+    (metrics,) = coco_metrics([found], truth, max_dets)
+    assert pycoco.differences(metrics, pycoco.metrics_of(found, truth, max_dets)) == {}
+    assert metrics.values["ar1"] <= metrics.values["ar10"] <= metrics.values["ar"]
+    assert metrics.values["ar"] != coco_metrics([found], truth, 50)[0].values["ar"]
+
+
+@pytest.fixture(scope="module")
+def photographs(cases, bccd) -> tuple[Candidates, GroundTruth]:
+    """Three noisy copies of every blood cell of the validation split, by falling score."""
+    data = json.loads((bccd / "val.json").read_text())
+    truth = GroundTruth.of(
+        [real_truth(cases, data, image) for image in data["images"]],
+        [category["name"] for category in data["categories"]],
     )
-    expected = CocoMetrics(1, 1, 1, None, 1, None, 1, (1, None))
-    assert_same(metrics, expected)
+    rng, count = np.random.default_rng(0), 3 * len(truth.labels)
+    sides = (truth.boxes[:, 2:] - truth.boxes[:, :2]).repeat(3, 2)
+    noise = torch.as_tensor(rng.normal(0, 0.07, (count, 4))).clamp(-0.3, 0.3)
+    scores, image = rng.integers(1, 50, count) / 50, truth.image.repeat(3)
+    boxes, labels = truth.boxes.repeat(3, 1) + sides * noise, truth.labels.repeat(3)
+    return cases.candidates(boxes, scores, labels, image), truth
 
 
-def test_no_detections_at_all_score_zero():
-    none = make_detections([], [], [])
-    truth = [make_truth(1, [BOX], [0]), make_truth(2, [], [])]
-    metrics = coco_metrics([none, none], truth, ["cell"], 100)
-    assert (metrics.ap, metrics.ar, metrics.per_class) == (0, 0, (0,))
+def real_truth(cases, data, image):
+    own = [a for a in data["annotations"] if a["image_id"] == image["id"]]
+    boxes = [(x, y, x + w, y + h) for x, y, w, h in (a["bbox"] for a in own)]
+    labels, crowd = [a["category_id"] - 1 for a in own], [bool(a["iscrowd"]) for a in own]
+    area = torch.tensor([a["area"] for a in own], dtype=torch.float64)
+    return cases.image_truth(image["id"], boxes, labels, crowd, area)
 
 
-def test_detections_in_an_image_without_objects_are_false_positives():
-    truth = [make_truth(1, [BOX], [0]), make_truth(2, [], [])]
-    detections = [make_detections([BOX], [0.5], [0]), make_detections([BOX], [0.9], [0])]
-    assert coco_metrics(detections, truth, ["cell"], 100).ap == pytest.approx(0.5)
+@pytest.mark.parametrize("max_dets", [1, 5, 100, 300])
+@pytest.mark.parametrize("suppress", [False, True])
+def test_a_real_annotation_file_equals_pycocotools(pycoco, photographs, suppress, max_dets):
+    dump, truth = photographs
+    found = select(dump, Protocol(max_dets=max_dets), suppress)
+    (metrics,) = coco_metrics([found], truth, max_dets)
+    assert pycoco.differences(metrics, pycoco.metrics_of(found, truth, max_dets)) == {}
+    assert 0.01 < metrics.values["ap"] < 0.9
 
 
-def test_a_detection_in_a_crowd_is_neither_right_nor_wrong():
-    crowd = [100.0, 100.0, 300.0, 300.0]
-    truth = [make_truth(1, [BOX, crowd], [0, 0], crowd=[False, True])]
-    inside = [150.0, 150.0, 180.0, 180.0]
-    found = [make_detections([inside, BOX], [0.9, 0.5], [0, 0])]
-    assert coco_metrics(found, truth, ["cell"], 100).ap == pytest.approx(1)
+def test_several_columns_equal_each_alone(cases):
+    found, truth = cases.random_case(5)
+    columns = [found, found.take(torch.arange(0, len(found), 2)), Candidates.none(), found]
+    together = coco_metrics(columns, truth, 100)
+    assert together == [coco_metrics([each], truth, 100)[0] for each in columns]
+    assert together[0] == together[3] != together[1]
+    assert coco_metrics([], truth, 100) == []
 
 
-def test_a_degenerate_detection_is_a_false_positive():
+def test_a_perfect_detection_scores_one_and_absent_sizes_are_none(cases, pycoco):
+    truth = GroundTruth.of([cases.image_truth(1, [BOX])], "ab")
+    (metrics,) = coco_metrics([cases.candidates([BOX], 0.3)], truth, 100)
+    absent = {"ap_small", "ap_large", "ar_small", "ar_large"}
+    expected = Metrics({name: None if name in absent else 1 for name in NAMES}, (1, None))
+    assert pycoco.differences(metrics, expected) == {}
+
+
+def test_no_detections_at_all_score_zero(cases):
+    truth = GroundTruth.of([cases.image_truth(1, [BOX]), cases.image_truth(2, [])], ["cell"])
+    (metrics,) = coco_metrics([Candidates.none()], truth, 100)
+    assert (metrics.values["ap"], metrics.values["ar"], metrics.per_class) == (0, 0, (0,))
+
+
+def ap_of(cases, boxes, scores, truth, **columns) -> float:
+    truth = GroundTruth.of(truth, ["cell"])
+    found = cases.candidates(boxes, scores, **columns)
+    return coco_metrics([found], truth, 100)[0].values["ap"]
+
+
+def test_detections_in_an_image_without_objects_are_false_positives(cases):
+    truth = [cases.image_truth(1, [BOX]), cases.image_truth(2, [])]
+    assert ap_of(cases, [BOX, BOX], [0.5, 0.9], truth, image=[0, 1]) == pytest.approx(0.5)
+
+
+def test_a_detection_in_a_crowd_is_neither_right_nor_wrong(cases):
+    crowd, inside = [100.0, 100.0, 300.0, 300.0], [150.0, 150.0, 180.0, 180.0]
+    truth = [cases.image_truth(1, [BOX, crowd], crowd=[False, True])]
+    assert ap_of(cases, [inside, BOX], [0.9, 0.5], truth) == pytest.approx(1)
+
+
+def test_a_degenerate_detection_is_a_false_positive(cases):
     inverted = [50.0, 10.0, 10.0, 50.0]
-    found = [make_detections([inverted, BOX], [0.9, 0.5], [0, 0])]
-    assert coco_metrics(found, [make_truth(1, [BOX], [0])], ["cell"], 100).ap == pytest.approx(0.5)
+    assert ap_of(cases, [inverted, BOX], [0.9, 0.5], [cases.image_truth(1, [BOX])]) == (
+        pytest.approx(0.5)
+    )
 
 
-def test_size_follows_the_annotated_area_not_the_box():
-    truth = [make_truth(1, [BOX], [0], area=[900.0])]
-    metrics = coco_metrics([make_detections([BOX], [0.5], [0])], truth, ["cell"], 100)
-    assert metrics.ap_small == pytest.approx(1)
-    assert metrics.ap_medium is None
+def test_size_follows_the_annotated_area_not_the_box(cases):
+    truth = GroundTruth.of([cases.image_truth(1, [BOX], area=[900.0])], ["cell"])
+    (metrics,) = coco_metrics([cases.candidates([BOX], 0.5)], truth, 100)
+    expected = {"ap_small": 1, "ar_small": 1, "ap_medium": None}
+    assert {name: metrics.values[name] for name in expected} == pytest.approx(expected)
 
 
-def test_prints_nothing(capfd):
-    coco_metrics(*random_case(3), 100)
+def test_prints_nothing(cases, capfd):
+    found, truth = cases.random_case(3)
+    coco_metrics([found], truth, 100)
+    coco_matches(found, truth, 100)
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(
-    "truth", [[], [make_truth(1, [], [])], [make_truth(1, [BOX], [0], [True])]]
-)
-def test_ground_truth_without_objects_is_refused(truth):
-    detections = [make_detections([BOX], [0.5], [0]) for _ in truth]
-    with pytest.raises(ValueError, match=rf"no object in {len(truth)} images"):
-        coco_metrics(detections, truth, ["cell"], 100)
+@pytest.mark.parametrize("evaluate", [lambda c, *a: coco_metrics([c], *a), coco_matches])
+def test_ground_truth_without_objects_is_refused(cases, evaluate):
+    found = cases.candidates([BOX], 0.5)
+    for truth in ([cases.image_truth(1, [])], [cases.image_truth(1, [BOX], crowd=True)]):
+        with pytest.raises(ValueError, match="no object in 1 images"):
+            evaluate(found, GroundTruth.of(truth, ["cell"]), 100)
 
 
-def test_repeated_image_ids_and_missing_images_are_refused():
-    truth = [make_truth(1, [BOX], [0]), make_truth(1, [BOX], [0])]
-    found = make_detections([BOX], [0.5], [0])
-    with pytest.raises(ValueError, match="image ids repeat"):
-        coco_metrics([found, found], truth, ["cell"], 100)
-    with pytest.raises(ValueError, match="detections of 1 images for 2"):
-        coco_metrics([found], truth, ["cell"], 100)
+def ap_from(matches: Matches, label: int, threshold: int) -> float | None:
+    """COCO's AP of one class, from nothing but the matches: 101 recall levels, one by one."""
+    objects = sum(each == label for each in matches.object_label.tolist())
+    if not objects:
+        return None
+    rows = zip(
+        matches.label.tolist(),
+        matches.score.tolist(),
+        matches.hit[threshold].tolist(),
+        matches.ignored[threshold].tolist(),
+        strict=True,
+    )
+    own = [(score, hit) for each, score, hit, ignored in rows if each == label and not ignored]
+    right, curve = 0, []
+    for rank, (_, hit) in enumerate(sorted(own, key=lambda row: -row[0]), start=1):
+        right += hit
+        curve.append((right / objects, right / rank))
+    levels = np.linspace(0, 1, 101).tolist()
+    return sum(max((p for r, p in curve if r >= level), default=0.0) for level in levels) / 101
+
+
+class TestMatches:
+    @pytest.mark.parametrize("max_dets", [2, 100])
+    def test_give_the_same_ap(self, cases, max_dets):
+        for seed in range(8):
+            found, truth = cases.random_case(seed)
+            (metrics,) = coco_metrics([found], truth, max_dets)
+            matches = coco_matches(found, truth, max_dets)
+            for label, expected in enumerate(metrics.per_class):
+                aps = [ap_from(matches, label, threshold) for threshold in range(10)]
+                ap = None if None in aps else np.mean(aps)
+                assert ap == pytest.approx(expected, abs=1e-9)
+
+    @pytest.mark.parametrize("max_dets", [2, 100])
+    def test_are_those_of_pycocotools(self, cases, pycoco, max_dets):
+        for seed in range(20, 40):
+            found, truth = cases.random_case(seed)
+            results = pycoco.results_of(found, truth.image_ids)
+            results = pycoco.best_of_each_class(results, max_dets)
+            evaluator = pycoco.evaluated(pycoco.dataset(truth), results, 100)
+            images = evaluator.evalImgs[: len(truth) * len(truth.classes) * 4]
+            everything = [e for e in images if e and e["aRng"] == evaluator.params.areaRng[0]]
+            expected = [
+                (e["category_id"] - 1, e["image_id"], score, ((m > 0) & ~i).tolist(), i.tolist())
+                for e in everything
+                for score, m, i in zip(
+                    e["dtScores"], e["dtMatches"].T, e["dtIgnore"].T.astype(bool), strict=True
+                )
+            ]
+            matches = coco_matches(found, truth, max_dets)
+            assert matches.label.tolist() == [row[0] for row in expected]
+            assert [truth.image_ids[i] for i in matches.image] == [row[1] for row in expected]
+            assert matches.score.tolist() == [row[2] for row in expected]
+            assert matches.hit.T.tolist() == [row[3] for row in expected]
+            assert matches.ignored.T.tolist() == [row[4] for row in expected]
+
+    def test_columns(self, cases):
+        """Ids fall while places rise; the crowd region is no object."""
+        far = [200.0, 200.0, 240.0, 240.0]
+        truth = [
+            cases.image_truth(30, [BOX, far], [1, 0]),
+            cases.image_truth(20, []),
+            cases.image_truth(10, [BOX, far], [1, 1], [False, True]),
+        ]
+        found = cases.candidates(
+            [BOX, far, BOX, BOX, far], [0.9, 0.8, 0.7, 0.6, 0.5], [1, 0, 1, 1, 1], [0, 0, 1, 2, 2]
+        )
+        matches = coco_matches(found, GroundTruth.of(truth, "abc"), 100)
+        assert (matches.images, matches.classes) == (3, 3)
+        assert matches.label.tolist() == [0, 1, 1, 1, 1]
+        assert matches.image.tolist() == [0, 2, 2, 1, 0]
+        assert matches.score.tolist() == pytest.approx([0.8, 0.6, 0.5, 0.7, 0.9])
+        assert (matches.hit == [[True, True, False, False, True]] * 10).all()
+        assert (matches.ignored == [[False, False, True, False, False]] * 10).all()
+        assert matches.object_image.tolist() == [0, 0, 2]
+        assert matches.object_label.tolist() == [1, 0, 1]
+        for column in (matches.image, matches.label, matches.object_image, matches.object_label):
+            assert column.dtype == np.int64
+        assert matches.score.dtype == np.float64
+        assert matches.hit.dtype == matches.ignored.dtype == bool
+
+    def test_of_no_detections(self, cases):
+        truth = GroundTruth.of([cases.image_truth(1, [BOX]), cases.image_truth(2, [])], ["cell"])
+        matches = coco_matches(Candidates.none(), truth, 100)
+        assert matches.hit.shape == matches.ignored.shape == (10, 0)
+        assert len(matches.image) == len(matches.label) == len(matches.score) == 0
+        assert matches.object_image.tolist() == matches.object_label.tolist() == [0]
+
+    def test_at_most_the_best_of_a_class_and_image(self, cases):
+        truth = GroundTruth.of([cases.image_truth(1, cases.grid(4))], "ab")
+        found = cases.candidates(cases.grid(4), [0.1, 0.4, 0.3, 0.2], [0, 0, 0, 1])
+        matches = coco_matches(found, truth, 2)
+        assert matches.score.tolist() == pytest.approx([0.4, 0.3, 0.2])
+        assert matches.label.tolist() == [0, 0, 1]
+        assert len(matches.object_image) == 4

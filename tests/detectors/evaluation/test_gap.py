@@ -1,213 +1,175 @@
+import math
+
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from detectors.evaluation.coco import coco_metrics
-from detectors.evaluation.gap import ClassGap, measure_gap, select
-from detectors.evaluation.nms import nms
-from detectors.evaluation.protocol import Protocol
-from detectors.postprocess import candidates
-from detectors.structures import Candidates, ImageTruth, Points, Predictions
+from detectors.evaluation.crowd import crowd_metrics
+from detectors.evaluation.gap import EVALUATORS, ClassGap, gap_between, measure_gap
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.evaluation.selection import select
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
 
+SIZES = ("small", "medium", "large")
+AP, AR = (tuple(f"{metric}_{size}" for size in SIZES) for metric in ("ap", "ar"))
+COCO = ["ap", "ap50", "ap75", *AP, "ar1", "ar10", "ar", *AR]
+CROWD = ["ap", "mmr", "recall"]
+METRICS = {"coco": COCO, "crowd": CROWD}
 CLASSES = ["red", "white", "absent"]
 
-
-def make_candidates(boxes, scores, labels=None, levels=None) -> Candidates:
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    zeros = torch.zeros(len(boxes), dtype=torch.int64)
-    return Candidates(
-        boxes,
-        torch.as_tensor(scores, dtype=torch.float32),
-        zeros if labels is None else torch.as_tensor(labels),
-        zeros if levels is None else torch.as_tensor(levels),
-    )
+each_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS)
 
 
-def make_truth(image_id, boxes, labels) -> ImageTruth:
-    boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    labels = torch.as_tensor(labels, dtype=torch.int64)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    return ImageTruth(image_id, 500, 500, boxes, labels, torch.zeros(len(boxes)).bool(), area)
-
-
-def grid(count: int, size: float = 20.0) -> torch.Tensor:
-    """Boxes [count, 4] that do not touch each other."""
-    left = torch.arange(count) * 2 * size
-    return torch.stack([left, left * 0, left + size, left * 0 + size], dim=1)
-
-
-def random_data(seed: int) -> tuple[list[Candidates], list[ImageTruth]]:
+def random_data(cases, seed: int) -> tuple[Candidates, GroundTruth]:
     """Noisy copies of objects of the first two classes, and one image without any object."""
-    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     found, truth = [], []
-    for image_id in range(8):
-        count = 0 if image_id == 5 else 6
-        corners = torch.rand(count, 2, generator=generator) * 300
+    for place in range(8):
+        count = 0 if place == 5 else 6
+        corners, labels = torch.rand(count, 2) * 300, torch.randint(2, (count,))
         boxes = torch.cat([corners, corners + 40], dim=1)
-        labels = torch.randint(2, (count,), generator=generator)
-        truth.append(make_truth(image_id, boxes, labels))
-        noise = torch.randn(4 * count, 4, generator=generator) * 4
-        scores = torch.rand(4 * count, generator=generator).sort(descending=True).values
-        order = torch.randperm(4 * count, generator=generator)
-        copies = (boxes.repeat(4, 1) + noise)[order]
-        found.append(make_candidates(copies, scores, labels.repeat(4)[order]))
-    return found, truth
+        truth.append(cases.image_truth(50 - place, boxes, labels))
+        copies = boxes.repeat(4, 1) + torch.randn(4 * count, 4) * 4
+        found.append(cases.candidates(copies, torch.rand(4 * count), labels.repeat(4), place))
+    return Candidates.join(found), GroundTruth.of(truth, CLASSES)
 
 
-def twice(image: Candidates) -> Candidates:
-    return image.take(torch.arange(len(image)).repeat_interleave(2))
+def one_image(cases, boxes, labels=0, classes=("red",)) -> GroundTruth:
+    return GroundTruth.of([cases.image_truth(1, boxes, labels)], classes)
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_duplicates_cost_ap_without_nms_and_nothing_with_it(seed):
-    found, truth = random_data(seed)
-    once = measure_gap(found, truth, CLASSES, Protocol())
-    doubled = measure_gap([twice(image) for image in found], truth, CLASSES, Protocol())
-    assert doubled.ap_nms == once.ap_nms
-    assert doubled.ar_nms == once.ar_nms
-    assert doubled.ap < once.ap - 1
-    assert doubled.gap < once.gap < 0
+def names_of(metric: str) -> tuple[str, str, str]:
+    return metric, f"{metric}_nms", "gap" if metric == "ap" else f"{metric}_gap"
 
 
-def test_perfect_separate_detections_have_no_gap():
-    truth = [make_truth(1, grid(5), [0, 1, 0, 1, 0])]
-    found = [make_candidates(grid(5), [0.9, 0.8, 0.7, 0.6, 0.5], [0, 1, 0, 1, 0])]
-    gap = measure_gap(found, truth, CLASSES, Protocol())
-    numbers = (gap.ap, gap.ap_nms, gap.ap50, gap.ap50_nms, gap.ap75, gap.ap75_nms, gap.ar)
-    assert numbers == pytest.approx((100,) * 7)
-    assert (gap.gap, gap.ar_gap) == (0, 0)
+@each_evaluator
+def test_every_metric_has_three_names(cases, evaluator):
+    gap = measure_gap(*random_data(cases, 0), Protocol(evaluator=evaluator))
+    expected = [name for metric in METRICS[evaluator] for name in names_of(metric)]
+    assert list(gap.metrics) == expected
+    assert [row.name for row in gap.per_class] == CLASSES
+
+
+@each_evaluator
+@pytest.mark.parametrize("order", ["nms_then_cut", "cut_then_nms"])
+def test_numbers_are_percent_points_of_the_selected_detections(cases, evaluator, order):
+    found, truth = random_data(cases, 3)
+    protocol = Protocol(evaluator=evaluator, max_dets=12, score_floor=0.2, nms_iou=0.5, order=order)
+    gap = measure_gap(found, truth, protocol)
+    columns = [select(found, protocol, suppress) for suppress in (False, True)]
+    assert gap == gap_between(columns, truth, protocol)
+    evaluate = {"coco": coco_metrics, "crowd": crowd_metrics}[evaluator]
+    plain, suppressed = (evaluate([column], truth, 12)[0] for column in columns)
+    for metric, value in plain.values.items():
+        values = [gap.metrics[name] for name in names_of(metric)]
+        other = suppressed.values[metric]
+        if value is None:
+            assert values == [None] * 3
+        else:
+            expected = [100 * value, 100 * other, 100 * value - 100 * other]
+            assert values == pytest.approx(expected, abs=1e-9)
+    assert gap.metrics["ap"] != gap.metrics["ap_nms"]
+    for k, row in enumerate(gap.per_class[:2]):
+        aps = 100 * plain.per_class[k], 100 * suppressed.per_class[k]
+        assert (row.ap, row.ap_nms) == pytest.approx(aps)
+        assert row.gap == pytest.approx(row.ap - row.ap_nms, abs=1e-9)
     assert gap.per_class[2] == ClassGap("absent", None, None, None)
 
 
-def test_nms_loses_recall_on_objects_that_overlap():
-    shifted = grid(4) + torch.tensor([3.0, 0.0, 3.0, 0.0])  # IoU 17 / 23 with the others
-    boxes = torch.cat([grid(4), shifted])
-    truth = [make_truth(1, boxes, [0] * 8)]
-    found = [make_candidates(boxes, torch.linspace(0.9, 0.2, 8))]
-    gap = measure_gap(found, truth, ["red"], Protocol())
-    assert gap.ar == pytest.approx(100)
-    # Of each pair one box is kept; up to IoU 0.5 it could stand for either, but only for one.
-    assert gap.ar_nms == pytest.approx(50)
-    assert gap.ar_gap == pytest.approx(50)
-    assert gap.gap > 0
+def test_sizes_without_objects_are_none(cases):
+    metrics = measure_gap(*random_data(cases, 1), Protocol()).metrics  # 40 x 40: all are medium
+    for metric in COCO:
+        values = [metrics[name] for name in names_of(metric)]
+        absent = metric.endswith(("_small", "_large"))
+        assert values == [None] * 3 if absent else None not in values
 
 
+@each_evaluator
+@pytest.mark.parametrize("seed", range(5))
+def test_duplicates_cost_ap_without_nms_and_nothing_with_it(cases, evaluator, seed):
+    found, truth = random_data(cases, seed)
+    protocol = Protocol(evaluator=evaluator)
+    once = measure_gap(found, truth, protocol).metrics
+    doubled = found.take(torch.arange(len(found)).repeat_interleave(2))
+    twice = measure_gap(doubled, truth, protocol).metrics
+    for metric in METRICS[evaluator]:
+        assert twice[f"{metric}_nms"] == once[f"{metric}_nms"]
+    assert twice["ap"] < once["ap"] - 1
+    assert twice["gap"] < once["gap"] < 0
+
+
+def test_perfect_separate_detections_have_no_gap(cases):
+    labels = [0, 1, 0, 1, 0]
+    found = cases.candidates(cases.grid(5), [0.9, 0.8, 0.7, 0.6, 0.5], labels)
+    truth = one_image(cases, cases.grid(5), labels, CLASSES)
+    gap = measure_gap(found, truth, Protocol())
+    for metric in ("ap", "ap50", "ap75", "ap_small", "ar", "ar10"):
+        values = [gap.metrics[name] for name in names_of(metric)]
+        assert values == pytest.approx([100, 100, 0])
+    assert gap.metrics["ar1"] == pytest.approx((100 / 3 + 50) / 2)  # one of three, one of two
+    assert gap.per_class[2] == ClassGap("absent", None, None, None)
+
+
+class TestObjectsThatOverlap:
+    """Objects in pairs, of an IoU of 17 / 23; the candidates are the objects themselves."""
+
+    @pytest.fixture
+    def pairs(self, cases) -> tuple[Candidates, GroundTruth]:
+        shifted = cases.grid(4) + torch.tensor([3.0, 0.0, 3.0, 0.0])
+        boxes = torch.cat([cases.grid(4), shifted])
+        found = cases.candidates(boxes, torch.linspace(0.9, 0.2, 8))
+        return found, one_image(cases, boxes)
+
+    def test_nms_loses_recall(self, pairs):
+        metrics = measure_gap(*pairs, Protocol()).metrics
+        # Of each pair one box is kept; up to IoU 0.5 it could stand for either, but only for one.
+        assert [metrics[name] for name in names_of("ar")] == pytest.approx([100, 50, 50])
+        assert metrics["gap"] > 0
+
+    def test_nms_loses_crowd_recall(self, pairs):
+        metrics = measure_gap(*pairs, PROTOCOLS["crowdhuman"]).metrics
+        assert [metrics[name] for name in names_of("recall")] == pytest.approx([100, 50, 50])
+        assert metrics["mmr"] == pytest.approx(0)
+        assert metrics["mmr_nms"] == pytest.approx(50)
+        assert metrics["mmr_gap"] == pytest.approx(-50)
+
+    @pytest.mark.parametrize("nms_iou", [0.74, 1.0])
+    def test_a_lenient_threshold_loses_nothing(self, pairs, nms_iou):
+        metrics = measure_gap(*pairs, Protocol(nms_iou=nms_iou)).metrics
+        assert metrics["gap"] == metrics["ar_gap"] == 0
+
+
+@each_evaluator
 @pytest.mark.parametrize("order", ["nms_then_cut", "cut_then_nms"])
-def test_suppressed_detections_have_no_gap(order):
-    found, truth = random_data(7)
-    protocol = Protocol(order=order)
-    suppressed = [select(image, protocol, use_nms=True) for image in found]
-    gap = measure_gap(suppressed, truth, CLASSES, protocol)
-    before = measure_gap(found, truth, CLASSES, protocol)
-    assert gap.gap == 0
-    assert gap.ap == gap.ap_nms == before.ap_nms
+def test_suppressed_detections_have_no_gap(cases, evaluator, order):
+    found, truth = random_data(cases, 7)
+    protocol = Protocol(evaluator=evaluator, order=order)
+    before = measure_gap(found, truth, protocol).metrics
+    after = measure_gap(select(found, protocol, suppress=True), truth, protocol).metrics
+    assert after["gap"] == 0
+    assert after["ap"] == after["ap_nms"] == before["ap_nms"] > before["ap"]
 
 
-def test_cutting_first_loses_objects_that_duplicates_displace():
-    boxes = torch.cat([grid(2)[:1], grid(2)[:1], grid(2)[:1], grid(2)[1:]])
-    found = [make_candidates(boxes, [0.9, 0.8, 0.7, 0.6])]
-    truth = [make_truth(1, grid(2), [0, 0])]
-    late = measure_gap(found, truth, ["red"], Protocol(max_dets=2, order="nms_then_cut"))
-    early = measure_gap(found, truth, ["red"], Protocol(max_dets=2, order="cut_then_nms"))
-    assert (late.ar_nms, early.ar_nms) == (100, 50)
-    assert late.ar == early.ar == 50
+def test_cutting_first_loses_objects_that_duplicates_displace(cases):
+    first, second = cases.grid(2)
+    found = cases.candidates(torch.stack([first, first, first, second]), [0.9, 0.8, 0.7, 0.6])
+    truth = one_image(cases, cases.grid(2))
+    late = measure_gap(found, truth, Protocol(max_dets=2, order="nms_then_cut")).metrics
+    early = measure_gap(found, truth, Protocol(max_dets=2, order="cut_then_nms")).metrics
+    assert (late["ar_nms"], early["ar_nms"]) == (100, 50)
+    assert late["ar"] == early["ar"] == 50
 
 
-def test_columns_are_the_metrics_of_the_selected_detections():
-    found, truth = random_data(3)
-    protocol = Protocol(max_dets=9, score_floor=0.2, nms_iou=0.5)
-    gap = measure_gap(found, truth, CLASSES, protocol)
-    plain = coco_metrics([select(i, protocol, False) for i in found], truth, CLASSES, 9)
-    nms_too = coco_metrics([select(i, protocol, True) for i in found], truth, CLASSES, 9)
-    assert (gap.ap, gap.ap50, gap.ap75, gap.ar) == pytest.approx(
-        (100 * plain.ap, 100 * plain.ap50, 100 * plain.ap75, 100 * plain.ar)
-    )
-    assert (gap.ap_nms, gap.ap50_nms, gap.ap75_nms, gap.ar_nms) == pytest.approx(
-        (100 * nms_too.ap, 100 * nms_too.ap50, 100 * nms_too.ap75, 100 * nms_too.ar)
-    )
-    assert gap.gap == pytest.approx(gap.ap - gap.ap_nms)
-    assert gap.ar_gap == pytest.approx(gap.ar - gap.ar_nms)
-    for k, name in enumerate(CLASSES[:2]):
-        row = gap.per_class[k]
-        assert (row.name, row.ap, row.ap_nms) == pytest.approx(
-            (name, 100 * plain.per_class[k], 100 * nms_too.per_class[k])
-        )
-        assert row.gap == pytest.approx(row.ap - row.ap_nms)
+@each_evaluator
+def test_no_candidates(cases, evaluator):
+    truth = one_image(cases, cases.grid(1))
+    metrics = measure_gap(Candidates.none(), truth, Protocol(evaluator=evaluator)).metrics
+    assert metrics["ap"] == metrics["ap_nms"] == metrics["gap"] == 0
+    assert all(value is None or math.isfinite(value) for value in metrics.values())
 
 
-@st.composite
-def dumps(draw):
-    row = st.tuples(*[st.integers(0, 4)] * 2, st.integers(1, 3), *[st.integers(0, 2)] * 2)
-    rows = torch.tensor(draw(st.lists(row, max_size=25))).reshape(-1, 5)
-    scores = torch.tensor(draw(st.lists(st.integers(0, 10), min_size=25, max_size=25)))
-    scores = scores[: len(rows)].sort(descending=True).values / 10
-    boxes = torch.cat([rows[:, :2], rows[:, :2] + rows[:, 2:3]], dim=1)
-    return make_candidates(boxes, scores, rows[:, 3], rows[:, 4])
-
-
-@settings(deadline=None)
-@given(
-    dumps(),
-    st.builds(
-        Protocol,
-        score_floor=st.sampled_from([0.0, 0.25]),
-        pre_nms_topk=st.integers(1, 9),
-        nms_iou=st.sampled_from([0.3, 0.6]),
-        order=st.sampled_from(["nms_then_cut", "cut_then_nms"]),
-        max_dets=st.integers(1, 8),
-    ),
-    st.booleans(),
-)
-def test_select_follows_the_protocol_step_by_step(dump, protocol, use_nms):
-    levels, scores = dump.levels.tolist(), dump.scores.tolist()
-    index = [
-        i
-        for i in range(len(dump))
-        if scores[i] > protocol.score_floor and levels[:i].count(levels[i]) < protocol.pre_nms_topk
-    ]
-    steps = [lambda index: index[: protocol.max_dets]]
-    if use_nms:
-        steps.insert(
-            protocol.order == "cut_then_nms", lambda index: suppress(dump, index, protocol)
-        )
-    for step in steps:
-        index = step(index)
-    expected = dump.take(torch.tensor(index, dtype=torch.int64))
-    found = select(dump, protocol, use_nms)
-    for name, value in vars(expected).items():
-        assert torch.equal(getattr(found, name), value), name
-
-
-def suppress(dump, index, protocol):
-    part = dump.take(torch.tensor(index, dtype=torch.int64))
-    return [index[i] for i in nms(part.boxes, part.scores, part.labels, protocol.nms_iou)]
-
-
-def test_a_generous_dump_answers_a_narrower_protocol():
-    torch.manual_seed(0)
-    level = torch.tensor([0] * 60 + [1] * 20 + [2] * 5)
-    points = Points(torch.zeros(85, 2), torch.ones(85), level)
-    corners = torch.rand(85, 2) * 60
-    predictions = Predictions(torch.randn(85, 3).round(), torch.cat([corners, corners + 20], 1))
-    narrow = Protocol(score_floor=0.3, pre_nms_topk=12, max_dets=20)
-    view = (1.0, 1.0), (80, 80)
-    dump = candidates(predictions, points, Protocol(), *view)
-    own = candidates(predictions, points, narrow, *view)
-    for use_nms in (False, True):
-        from_dump, direct = (select(c, narrow, use_nms) for c in (dump, own))
-        assert len(direct) > 5
-        for name, value in vars(direct).items():
-            assert torch.equal(getattr(from_dump, name), value), name
-
-
-def test_no_candidates():
-    empty = make_candidates([], [])
-    assert len(select(empty, Protocol(), use_nms=True)) == 0
-    gap = measure_gap([empty], [make_truth(1, grid(1), [0])], ["red"], Protocol())
-    assert (gap.ap, gap.ap_nms, gap.gap, gap.ar) == (0, 0, 0, 0)
-
-
-def test_no_objects_at_all_is_refused():
+@each_evaluator
+def test_no_objects_at_all_is_refused(cases, evaluator):
     with pytest.raises(ValueError, match="no object"):
-        measure_gap([make_candidates([], [])], [make_truth(1, [], [])], ["red"], Protocol())
+        measure_gap(Candidates.none(), one_image(cases, []), Protocol(evaluator=evaluator))

@@ -1,0 +1,217 @@
+"""CrowdHuman's metrics: AP, log-average miss rate and recall, under its greedy matching.
+
+Shape letters of a chunk: B images, W detections and G objects (or regions) of the longest one.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from detectors.boxes import area, pairwise_iou
+from detectors.evaluation.metrics import Metrics
+from detectors.evaluation.padding import padded, rank_in_group
+from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.selection import select
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""Overlap [B, W, G] of boxes [B, W, 4] with boxes [B, G, 4]."""
+
+_PAIRS = 1 << 20
+"""Pairs of a detection and an object looked at together; bounds the memory."""
+_FALSE_PER_IMAGE = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
+"""False positives per image at which the miss rate is read off."""
+
+
+def crowd_metrics(
+    columns: Sequence[Candidates], truth: GroundTruth, max_dets: int
+) -> list[Metrics]:
+    """CrowdHuman's numbers, for each of `columns`: means over the classes that have objects.
+
+    ap: area under the raw curve of precision over recall by the trapezoid rule, from the first
+    detection on, without interpolation. mmr: the log-average miss rate (lower is better): the
+    geometric mean of the miss rates at nine rates of false positives per image from 0.01 to 1, each
+    at the first rank that reaches the rate, or at the last. recall: that of all detections.
+
+    Boxes are clipped to their image; of an image at most its `max_dets` best detections count. By
+    falling score a detection takes the free object of its class that it overlaps most, by an IoU
+    above 0.5. One that finds none is dropped if more than half of it lies in a crowd region of its
+    class, and is a false positive otherwise. Raises ValueError when there is no object to find.
+    """
+    if bool(truth.crowd.all()):
+        raise ValueError(
+            f"no object in {len(truth)} images of ground truth: AP is undefined; "
+            "evaluate on a split with objects"
+        )
+    clipped = replace(truth, boxes=_clipped(truth.boxes, truth.image, truth))
+    return [_metrics(_best(each, truth, max_dets), clipped) for each in columns]
+
+
+def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
+    """Crowd recall, in [0, 1], of a detector that finds exactly the objects and then needs NMS.
+
+    The objects themselves, all of score 1 and clipped to their image, go through the protocol's
+    suppression and `max_dets`: NMS loses those that overlap each other too much. (Table 8 of POTO
+    calls it "Ground-truth (w/ NMS)".) `pre_nms_topk` does not bind: it counts candidates of a
+    pyramid level, and objects have none. For the same reason a protocol with max_filter,
+    level_range or spatial_range has no ceiling. Raises ValueError naming those fields, or when
+    there is no object.
+    """
+    _check_has_ceiling(protocol)
+    objects = _as_candidates(truth)
+    roomy = protocol.model_copy(update={"pre_nms_topk": max(len(objects), 1)})
+    kept = select(objects, roomy, suppress=True)
+    recall = crowd_metrics([kept], truth, protocol.max_dets)[0].values["recall"]
+    assert recall is not None  # there are objects, or crowd_metrics had raised
+    return recall
+
+
+def overlaps(
+    candidates: Candidates, truth: GroundTruth, which: Tensor, measure: Measure = pairwise_iou
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """How candidates overlap the objects of their own image and class, a few images at a time.
+
+    which: [G] bool, the objects of `truth` that are meant. Yields rows [B, W] int64, positions of
+    an image's candidates in order; objects [B, G] int64, positions in `truth` of its objects in
+    order, G at least 1; and what `measure` says of their boxes, [B, W, G] float. Beyond the end of
+    a row the position is -1; there, and between classes, the overlap is 0. Every candidate is in
+    exactly one chunk.
+    """
+    table = _by_image(truth, which)
+    for rows in padded(candidates.image, len(truth), _PAIRS // table.shape[1]):
+        objects = _narrow(table[candidates.image[rows[:, 0]]])
+        there = (rows >= 0)[:, :, None] & (objects >= 0)[:, None]
+        same = candidates.labels[rows][:, :, None] == truth.labels[objects][:, None]
+        overlap = measure(candidates.boxes[rows], truth.boxes[objects])
+        yield rows, objects, overlap * (there & same)
+
+
+def _check_has_ceiling(protocol: Protocol) -> None:
+    fields = [name for name in ("level_range", "spatial_range") if vars(protocol)[name] is not None]
+    if protocol.suppression == "max_filter":
+        fields.insert(0, "suppression: max_filter")
+    if fields:
+        raise ValueError(
+            f"protocol {protocol.preset!r} has no recall ceiling because of {', '.join(fields)}: "
+            "objects have no place on a pyramid; ask under a protocol without"
+        )
+
+
+def _as_candidates(truth: GroundTruth) -> Candidates:
+    """Every object, clipped to its image, as a candidate of score 1 at its own centre."""
+    objects = ~truth.crowd
+    image = truth.image[objects]
+    boxes = _clipped(truth.boxes[objects], image, truth)
+    ones = boxes.new_ones(len(boxes))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return Candidates(image, boxes, ones, truth.labels[objects], image * 0, centres, ones)
+
+
+def _clipped(boxes: Tensor, image: Tensor, truth: GroundTruth) -> Tensor:
+    sizes = torch.tensor(truth.sizes, dtype=boxes.dtype).repeat(1, 2)
+    return boxes.clamp(min=0).minimum(sizes[image])
+
+
+def _best(detections: Candidates, truth: GroundTruth, max_dets: int) -> Candidates:
+    """The `max_dets` best detections of each image, clipped to it."""
+    best = detections.take(rank_in_group(detections.image) < max_dets)
+    return replace(best, boxes=_clipped(best.boxes, best.image, truth))
+
+
+def _by_image(truth: GroundTruth, which: Tensor) -> Tensor:
+    """Positions of the objects `which` [G] bool, a row an image, -1 beyond its end."""
+    position = which.nonzero()[:, 0]
+    image = truth.image[position]
+    rank = rank_in_group(image)
+    longest = int(rank.max()) + 1 if len(rank) else 1
+    table = position.new_full((len(truth), longest), -1)
+    table[image, rank] = position
+    return table
+
+
+def _narrow(table: Tensor) -> Tensor:
+    """The table without the columns that no row reaches; at least one is left."""
+    return table[:, : max(1, int((table >= 0).sum(dim=1).max()))]
+
+
+def _hits(detections: Candidates, truth: GroundTruth) -> Flags:
+    """Which detections take an object: [M] bool."""
+    hit = np.zeros(len(detections), dtype=bool)
+    for rows, _, iou in overlaps(detections, truth, ~truth.crowd):
+        there = (rows >= 0).numpy()
+        hit[rows.numpy()[there]] = _greedy((iou * (iou > 0.5)).numpy())[there]
+    return hit
+
+
+def _greedy(iou: NDArray[np.float32]) -> Flags:
+    """Which detections find a free object, the best first: [B, W]; iou: [B, W, G], 0 for no match.
+
+    Of objects overlapped equally the first is taken.
+    """
+    images, detections, objects = iou.shape
+    hit, free = np.zeros((images, detections), dtype=bool), np.ones((images, objects), np.float32)
+    image = np.arange(images)
+    for rank in range(detections):
+        open_ = iou[:, rank] * free
+        most = open_.argmax(axis=1)
+        hit[:, rank] = open_[image, most] > 0
+        free[image, most] -= hit[:, rank]
+    return hit
+
+
+def _absorbed(detections: Candidates, truth: GroundTruth) -> Flags:
+    """Which detections lie by more than half of their area in one crowd region: [M] bool."""
+    absorbed = torch.zeros(len(detections), dtype=torch.bool)
+    if bool(truth.crowd.any()):
+        for rows, _, inside in overlaps(detections, truth, truth.crowd, _share_inside):
+            absorbed[rows[(inside > 0.5).any(dim=2)]] = True
+    return np.asarray(absorbed.numpy())
+
+
+def _share_inside(a: Tensor, b: Tensor) -> Tensor:
+    """Share of each box in a [B, W, 4] that each in b [B, G, 4] covers: [B, W, G] in [0, 1]."""
+    a, b = a[:, :, None], b[:, None]
+    common = torch.cat([a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])], dim=-1)
+    return area(common) / area(a).clamp(min=torch.finfo(a.dtype).tiny)  # 0 if `a` has no area
+
+
+def _metrics(detections: Candidates, truth: GroundTruth) -> Metrics:
+    hit = _hits(detections, truth)
+    counted = hit | ~_absorbed(detections, truth)
+    order = np.argsort(-detections.scores.numpy()[counted], kind="stable")
+    hit, labels = hit[counted][order], detections.labels.numpy()[counted][order]
+    objects = truth.labels[~truth.crowd].bincount(minlength=len(truth.classes)).tolist()
+    each = [
+        _class_metrics(hit[labels == label], count, len(truth)) if count else None
+        for label, count in enumerate(objects)
+    ]
+    present = [values for values in each if values is not None]
+    means = {name: float(np.mean([values[name] for values in present])) for name in present[0]}
+    return Metrics(dict(means), tuple(values["ap"] if values else None for values in each))
+
+
+def _class_metrics(hit: Flags, objects: int, images: int) -> dict[str, float]:
+    """hit: [D] bool, the detections of one class by falling score; objects: at least one."""
+    true, false = hit.cumsum(), (~hit).cumsum()
+    recall = true / objects
+    return {
+        "ap": float(np.trapezoid(true / (true + false), recall)),
+        "mmr": _log_average((objects - true) / objects, false / images),
+        "recall": float(recall[-1]) if len(hit) else 0.0,
+    }
+
+
+def _log_average(missed: Floats, false_per_image: Floats) -> float:
+    """Geometric mean of the miss rates at `_FALSE_PER_IMAGE`; 1 without detections."""
+    if not len(missed):
+        return 1.0
+    first = np.searchsorted(false_per_image, _FALSE_PER_IMAGE).clip(max=len(missed) - 1)
+    with np.errstate(divide="ignore"):  # the logarithm of a miss rate of 0 is -inf, its mean too
+        return float(np.exp(np.log(missed[first]).mean()))

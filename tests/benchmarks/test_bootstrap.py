@@ -1,0 +1,70 @@
+"""A thousand resamples of a COCO-sized evaluation: time and memory, in a process of its own."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from detectors.evaluation.bootstrap import replicates
+from detectors.evaluation.matches import Matches
+
+IMAGES, CLASSES, DETECTIONS, OBJECTS, RESAMPLES = 5000, 80, 50, 8, 1000
+SECONDS, MEBIBYTES = 60, 4096
+
+
+def make_matches(seed: int, images: int = IMAGES) -> Matches:
+    """Detections of which seven objects in ten are found at IoU 0.5, fewer at higher ones."""
+    random = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(images), OBJECTS)
+    objects = np.random.default_rng(0).integers(CLASSES, size=len(owner))
+    image = np.repeat(np.arange(images), DETECTIONS)
+    label = random.integers(CLASSES, size=len(image))
+    found = random.random((images, DETECTIONS)) < 0.7 * OBJECTS / DETECTIONS
+    rank = np.arange(len(owner)).reshape(images, OBJECTS)[:, 0].repeat(DETECTIONS)
+    own = objects[rank + random.integers(OBJECTS, size=len(image))]
+    label = np.where(found.ravel(), own, label)
+    limit = random.random(len(image))
+    hit = found.ravel() & (np.linspace(0, 0.9, 10)[:, None] < limit)
+    order = np.lexsort((image, label))
+    score = random.random(len(image)) * 0.5 + 0.5 * found.ravel()
+    return Matches(
+        images=images,
+        classes=CLASSES,
+        image=image[order],
+        label=label[order],
+        score=score[order],
+        hit=hit[:, order],
+        ignored=np.zeros_like(hit),
+        object_image=owner,
+        object_label=objects,
+    )
+
+
+def measure() -> dict[str, float]:
+    without, with_nms = make_matches(1), make_matches(2)
+    start = time.perf_counter()
+    found = replicates(without, with_nms, RESAMPLES)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "mebibytes": peak, "spread": float(found.gap.std())}
+
+
+def test_a_thousand_resamples_of_five_thousand_images():
+    path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__]
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    sys.stdout.write(
+        f"\n{RESAMPLES} resamples of {IMAGES} images x {DETECTIONS} detections, {CLASSES} classes, "
+        f"both columns: {found['seconds']:.1f} s, {found['mebibytes']:.0f} MiB\n"
+    )
+    assert found["spread"] > 0
+    assert found["seconds"] < SECONDS
+    assert found["mebibytes"] < MEBIBYTES
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(measure()))

@@ -1,0 +1,111 @@
+"""Re-evaluating a large dump: time, and memory that doesn't grow with the dump."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from detectors.evaluation.gap import measure_gap
+from detectors.evaluation.protocol import PROTOCOLS
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
+from detectors.world import LocalWorld
+from gaplab.dump import Dump, Part, write_part
+from gaplab.evaluation import Subject, columns, joined, measured
+from gaplab.storage import Storage
+
+IMAGES, CANDIDATES, OBJECTS, CLASSES = 5000, 1000, 8, 80
+LEVELS = 5
+SECONDS, MEBIBYTES = 60, 2048
+
+
+def make_truth(images: int) -> GroundTruth:
+    torch.manual_seed(0)
+    corners = torch.rand(images * OBJECTS, 2) * 500
+    boxes = torch.cat([corners, corners + 30 + torch.rand(len(corners), 2) * 100], dim=1)
+    return GroundTruth(
+        image_ids=tuple(range(1, images + 1)),
+        sizes=((640, 640),) * images,
+        classes=tuple(f"class {k}" for k in range(CLASSES)),
+        image=torch.arange(images).repeat_interleave(OBJECTS),
+        boxes=boxes,
+        labels=torch.randint(CLASSES, (len(boxes),)),
+        crowd=torch.zeros(len(boxes), dtype=torch.bool),
+        area=(boxes[:, 2:] - boxes[:, :2]).prod(dim=1),
+    )
+
+
+def make_candidates(truth: GroundTruth) -> Candidates:
+    """Noisy copies of each image's objects, by falling score; most scores are low."""
+    image = torch.arange(len(truth)).repeat_interleave(CANDIDATES)
+    object_ = image * OBJECTS + torch.randint(OBJECTS, (len(image),))
+    scores = torch.rand(len(truth), CANDIDATES).pow(4).sort(dim=1, descending=True).values
+    return Candidates(
+        image=image,
+        boxes=truth.boxes[object_] + torch.randn(len(image), 4) * 6,
+        scores=scores.flatten(),
+        labels=truth.labels[object_],
+        levels=torch.randint(LEVELS, (len(image),)),
+        points=torch.rand(len(image), 2) * 640,
+        strides=torch.full((len(image),), 8.0),
+    )
+
+
+def write(home: Path, images: int) -> str:
+    truth = make_truth(images)
+    part = Part(Subject("trial", 1, "o2o", True), truth, 1000, LocalWorld())
+    return write_part(Storage(str(home)), part, make_candidates(truth))
+
+
+def reevaluate(uri: str, images: int) -> dict[str, float]:
+    """Stream the dump under `defcn`; what it cost and what came out."""
+    torch.set_num_threads(1)
+    truth, protocol = make_truth(images), PROTOCOLS["defcn"]
+    start = time.perf_counter()
+    chunks = Dump.open(uri).stream(truth.image_ids, truth.classes)
+    found = joined([columns(chunk, protocol) for chunk in chunks])
+    metrics = measured(Subject("trial", 1, "o2o", True), found, truth, protocol, {}).metrics
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "mebibytes": peak, "ap": metrics["ap"], "ap_nms": metrics["ap_nms"]}
+
+
+def in_a_process_of_its_own(uri: str, images: int) -> dict[str, float]:
+    """Peak memory is a process's, so each measurement gets one."""
+    command = [sys.executable, __file__, uri, str(images)]
+    env_path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env_path, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def test_five_million_candidates_under_another_protocol(tmp_path):
+    start = time.perf_counter()
+    uri = write(tmp_path, IMAGES)
+    writing = time.perf_counter() - start
+    found = in_a_process_of_its_own(uri, IMAGES)
+    tenth = in_a_process_of_its_own(write(tmp_path / "tenth", IMAGES // 10), IMAGES // 10)
+    sys.stdout.write(
+        f"\n{IMAGES * CANDIDATES:,} candidates: made and written in {writing:.1f} s, re-evaluated "
+        f"in {found['seconds']:.1f} s; peak memory {found['mebibytes']:.0f} MiB, with a tenth of "
+        f"them {tenth['mebibytes']:.0f} MiB\n"
+    )
+    assert found["seconds"] < SECONDS
+    assert found["mebibytes"] < MEBIBYTES
+
+
+def test_a_streamed_dump_gives_what_the_whole_gives(tmp_path):
+    uri = write(tmp_path, 200)
+    truth = make_truth(200)
+    whole = measure_gap(make_candidates(truth), truth, PROTOCOLS["defcn"]).metrics
+    found = reevaluate(uri, 200)
+    assert [found["ap"], found["ap_nms"]] == pytest.approx([whole["ap"], whole["ap_nms"]])
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(reevaluate(sys.argv[1], int(sys.argv[2]))))

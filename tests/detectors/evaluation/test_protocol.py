@@ -1,0 +1,64 @@
+import pytest
+from pydantic import ValidationError
+
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+
+# Floor, kept a level, NMS IoU, order, detections: what the released code of each paper does.
+PRESETS = {
+    "default": (0.0, 300, 0.6, "nms_then_cut", 100),
+    "defcn": (0.05, 1000, 0.6, "nms_then_cut", 100),
+    "o2f": (0.05, 1000, 0.6, "nms_then_cut", 100),
+    "onenet": (0.0, 1000, 0.5, "cut_then_nms", 100),
+    "date": (0.01, 100, 0.5, "nms_then_cut", 100),
+    "crowdhuman": (0.05, 1000, 0.6, "nms_then_cut", 500),
+}
+
+
+def test_presets():
+    found = {
+        name: (p.score_floor, p.pre_nms_topk, p.nms_iou, p.order, p.max_dets)
+        for name, p in PROTOCOLS.items()
+    }
+    assert found == PRESETS
+    for name, protocol in PROTOCOLS.items():
+        assert protocol.preset == name
+        assert protocol.evaluator == ("crowd" if name == "crowdhuman" else "coco")
+        assert (protocol.suppression, protocol.class_wise) == ("nms", True)
+        assert protocol.level_range is protocol.spatial_range is None
+
+
+@pytest.mark.parametrize("side", [1, 3, 99])
+def test_an_odd_window_is_accepted(side):
+    assert Protocol(spatial_range=side).spatial_range == side
+    assert Protocol(spatial_range=side, suppression="max_filter").suppression == "max_filter"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"spatial_range": 2}, "must be odd"),
+        ({"spatial_range": 0}, "greater than or equal to 1"),
+        ({"level_range": -1}, "greater than or equal to 0"),
+        ({"suppression": "max_filter"}, "max_filter needs one"),
+        ({"suppression": "soft"}, "'nms' or 'max_filter'"),
+        ({"evaluator": "voc"}, "'coco' or 'crowd'"),
+        ({"score_floor": 1.0}, "less than 1"),
+        ({"score_floor": float("nan")}, "finite"),
+        ({"nms_iou": 0.0}, "greater than 0"),
+        ({"nms_iou": 1.01}, "less than or equal to 1"),
+        ({"max_dets": 0}, "greater than or equal to 1"),
+        ({"pre_nms_topk": 0}, "greater than or equal to 1"),
+        ({"pre_nms_topk": 1.5}, "valid integer"),
+        ({"order": "cut"}, "'nms_then_cut' or 'cut_then_nms'"),
+        ({"nms_threshold": 0.6}, "Extra inputs are not permitted"),
+    ],
+)
+def test_senseless_values_are_refused(values, message):
+    with pytest.raises(ValidationError, match=message):
+        Protocol.model_validate(values)
+
+
+def test_the_name_alone_stays_out_of_the_identity():
+    fields = Protocol.model_fields
+    marked = {n for n, f in fields.items() if (f.json_schema_extra or {}).get("identity") is False}
+    assert marked == {"preset"}

@@ -1,0 +1,154 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.evaluation.selection import admitted, select
+from detectors.models.points import pyramid_points
+from detectors.postprocess import Frame, candidates
+from detectors.structures import Candidates, Predictions
+
+POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], [8, 16, 32], torch.device("cpu"))
+
+
+def step_by_step(cases, dump: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
+    """What the protocol keeps, by plain lists."""
+    image, levels, scores = dump.image.tolist(), dump.levels.tolist(), dump.scores
+    above = [i for i in range(len(dump)) if scores[i] > torch.tensor(protocol.score_floor)]
+    groups = list(zip(image, levels, strict=True))
+    index = cases.first_of_each_image(above, groups, protocol.pre_nms_topk)
+
+    def cut(index: list[int]) -> list[int]:
+        return cases.first_of_each_image(index, image, protocol.max_dets)
+
+    def suppressed(index: list[int]) -> list[int]:
+        left = dump.take(torch.tensor(index, dtype=torch.int64))
+        return [index[i] for i in cases.Loop(left, protocol).survivors()]
+
+    steps = [suppressed, cut] if protocol.order == "nms_then_cut" else [cut, suppressed]
+    for step in steps if suppress else [cut]:
+        index = step(index)
+    return dump.take(torch.tensor(index, dtype=torch.int64))
+
+
+@st.composite
+def dumps(draw):
+    box = st.tuples(*[st.integers(0, 4)] * 2, st.integers(1, 3))
+    cell = st.tuples(*[st.integers(0, 3)] * 2)
+    level, label = st.integers(0, 2), st.integers(0, 2)
+    row = st.tuples(st.integers(0, 3), box, st.integers(0, 10), label, level, cell)
+    return draw(st.lists(row, max_size=30))
+
+
+def protocols(**narrowed):
+    return st.builds(
+        Protocol,
+        score_floor=st.sampled_from([0.0, 0.25, 0.3]),
+        pre_nms_topk=st.integers(1, 9),
+        nms_iou=st.sampled_from([0.3, 0.6]),
+        class_wise=st.booleans(),
+        level_range=st.sampled_from([None, 0, 1]),
+        order=st.sampled_from(["nms_then_cut", "cut_then_nms"]),
+        max_dets=st.integers(1, 8),
+        **{name: st.sampled_from(values) for name, values in narrowed.items()},
+    )
+
+
+any_protocol = protocols(spatial_range=[None, 3]) | protocols(
+    suppression=["max_filter"], spatial_range=[1, 3]
+)
+
+
+@settings(max_examples=200)
+@given(dumps(), any_protocol, st.booleans())
+def test_follows_the_protocol_step_by_step(cases, rows, protocol, suppress):
+    dump = Candidates.none()
+    if rows:
+        image, boxes, scores, labels, levels, cells = zip(*rows, strict=True)
+        boxes = [(x, y, x + side, y + side) for x, y, side in boxes]
+        scores = torch.tensor(scores) / 10
+        dump = cases.candidates(boxes, scores, labels, image, levels, cells)
+    found = select(dump, protocol, suppress)
+    cases.assert_same(found, step_by_step(cases, dump, protocol, suppress))
+
+
+def test_a_score_at_the_floor_is_dropped(cases):
+    pair = cases.candidates(cases.grid(3), [0.05, 0.3, 0.051])
+    found = select(pair, PROTOCOLS["defcn"], suppress=True)
+    assert found.scores.tolist() == pytest.approx([0.3, 0.051])
+    assert len(select(cases.candidates(cases.grid(1), 0.0), Protocol(), suppress=False)) == 0
+
+
+def test_no_candidates_and_images_left_without_any(cases):
+    for suppress in (False, True):
+        assert len(select(Candidates.none(), Protocol(), suppress)) == 0
+        weak = cases.candidates(cases.grid(3), [0.9, 0.1, 0.8], image=[0, 1, 2])
+        found = select(weak, Protocol(score_floor=0.5), suppress)
+        assert found.image.tolist() == [0, 2]
+
+
+def scene(image: int, topk: int, classes: int = 3) -> Candidates:
+    """What a detector that guesses says of image `image`, with many equal scores."""
+    rng = torch.Generator().manual_seed(image)
+    logits = torch.randn(len(POINTS), classes, generator=rng).mul(3).round().div(3)
+    shift = torch.randint(-4, 5, (len(POINTS), 4), generator=rng)
+    half = POINTS.stride[:, None] * 2
+    boxes = torch.cat([POINTS.xy - half, POINTS.xy + half], dim=1) + shift
+    return candidates(Predictions(logits, boxes), POINTS, topk, Frame(image, (1.0, 1.0), (64, 64)))
+
+
+@pytest.mark.parametrize(
+    "narrow",
+    [
+        Protocol(score_floor=0.3, pre_nms_topk=12, max_dets=20),
+        Protocol(pre_nms_topk=40, max_dets=30, order="cut_then_nms"),
+        Protocol(pre_nms_topk=25, suppression="max_filter", spatial_range=3, level_range=0),
+        Protocol(score_floor=0.6, pre_nms_topk=9, class_wise=False, spatial_range=5),
+    ],
+)
+@pytest.mark.parametrize("suppress", [False, True])
+def test_a_generous_dump_answers_a_narrower_protocol(cases, narrow, suppress):
+    direct = Candidates.join([scene(image, narrow.pre_nms_topk) for image in range(3)])
+    expected = select(direct, narrow, suppress)
+    assert len(expected) > 5
+    for topk in (narrow.pre_nms_topk + 1, 60, 1000):
+        dump = Candidates.join([scene(image, topk) for image in range(3)])
+        cases.assert_same(select(dump, narrow, suppress), expected)
+    roomy = narrow.model_copy(update={"pre_nms_topk": 50, "score_floor": narrow.score_floor / 2})
+    cases.assert_same(select(admitted(dump, roomy), narrow, suppress), expected)
+
+
+@pytest.mark.parametrize("suppress", [False, True])
+def test_images_together_are_the_images_one_by_one(cases, suppress):
+    images = [scene(image, 50) for image in range(4)]
+    for protocol in PROTOCOLS.values():
+        alone = [select(image, protocol, suppress) for image in images]
+        found = select(Candidates.join(images), protocol, suppress)
+        cases.assert_same(found, Candidates.join(alone))
+
+
+@pytest.fixture(scope="module")
+def busy(cases) -> Candidates:
+    """An image with more candidates than any preset keeps: 1,100 on each of two levels."""
+    torch.manual_seed(0)
+    corners = torch.randint(640, (2200, 2))
+    boxes = torch.cat([corners, corners + torch.randint(60, 90, (2200, 2))], dim=1)
+    scores = torch.randint(10_000, (2200,)) / 10_000
+    return cases.candidates(boxes, scores, torch.randint(2, (2200,)), 3, torch.arange(2200) % 2)
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_presets_keep_what_they_promise(cases, busy, name):
+    protocol, kept = PROTOCOLS[name], admitted(busy, PROTOCOLS[name])
+    for level in (0, 1):
+        own = busy.scores[busy.levels == level]
+        best = own[own > protocol.score_floor][: protocol.pre_nms_topk]
+        assert torch.equal(kept.scores[kept.levels == level], best)
+    without, suppressed = (select(busy, protocol, suppress) for suppress in (False, True))
+    cut = kept.take(torch.arange(protocol.max_dets))
+    cases.assert_same(without, cut)
+    left = cut if protocol.order == "cut_then_nms" else kept
+    after = cases.Loop(left, protocol).survivors(protocol.max_dets)
+    cases.assert_same(suppressed, left.take(torch.tensor(after)))
+    assert (len(after) < protocol.max_dets) == (protocol.order == "cut_then_nms")

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from detectors.evaluation.truth import GroundTruth
+
+BOX = [10.0, 20.0, 50.0, 40.0]
+
+
+def test_columns_of_images_in_order(cases):
+    images = [
+        cases.image_truth(9, [BOX, [0.0, 0.0, 5.0, 5.0]], [1, 0], [False, True]),
+        cases.image_truth(4, []),
+        cases.image_truth(7, [BOX], 2, area=[12.5]),
+    ]
+    truth = GroundTruth.of(images, "abc")
+    assert len(truth) == 3
+    assert truth.image_ids == (9, 4, 7)
+    assert truth.sizes == ((640, 480),) * 3
+    assert truth.classes == ("a", "b", "c")
+    assert truth.image.tolist() == [0, 0, 2]
+    assert truth.boxes.tolist() == [BOX, [0.0, 0.0, 5.0, 5.0], BOX]
+    assert truth.labels.tolist() == [1, 0, 2]
+    assert truth.crowd.tolist() == [False, True, False]
+    assert truth.area.tolist() == [800.0, 25.0, 12.5]
+
+
+def test_images_without_any_object(cases):
+    truth = GroundTruth.of([cases.image_truth(n, []) for n in range(3)], ["cell"])
+    assert len(truth) == 3
+    assert truth.boxes.shape == (0, 4)
+    assert truth.image.dtype == truth.labels.dtype == torch.int64
+    assert truth.crowd.dtype == torch.bool
+
+
+def test_no_images_and_repeated_ids_are_refused(cases):
+    with pytest.raises(ValueError, match="no image in the ground truth"):
+        GroundTruth.of([], ["cell"])
+    with pytest.raises(ValueError, match="image ids repeat"):
+        GroundTruth.of([cases.image_truth(1, [BOX]), cases.image_truth(1, [])], ["cell"])

@@ -1,0 +1,90 @@
+from copy import deepcopy
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detectors.assigners import ASSIGNERS
+from detectors.engine import assign_batch, to_device, train_epoch, train_step
+
+each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
+
+
+@dataclass
+class Twin:
+    """One of two ranks, of which the other holds `other`."""
+
+    other: Tensor
+    rank: int = 0
+    size: int = 2
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        return (value + self.other) / 2
+
+    def gather(self, value: Any) -> list[Any]:
+        raise NotImplementedError
+
+
+class TestPositives:
+    @pytest.mark.parametrize(
+        ("mine", "other", "expected"),
+        [
+            ([6, 1, 4], [0, 0, 0], (1.5, 0.25)),
+            ([6, 1, 4], [4, 4, 6], (1.0, 0.5)),
+            ([0, 0, 0], [5, 0, 1], (5.0, 0.0)),
+            ([0, 3, 3], [0, 1, 1], (0.0, 1.0)),
+            ([0, 0, 0], [0, 0, 0], (0.0, 0.0)),
+        ],
+    )
+    def test_are_shares_of_the_objects_of_all_ranks(
+        self, mini: ModuleType, mine: list[float], other: list[float], expected: tuple[float, float]
+    ) -> None:
+        world = Twin(torch.tensor(other, dtype=torch.float64))
+        learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, world)
+        learner.tally["o2o"] = torch.tensor(mine, dtype=torch.float64)
+        assert learner.positives("o2o") == expected
+
+    @each_strategy
+    def test_are_those_of_the_assignments_trained_with(self, mini: ModuleType, name: str) -> None:
+        """Counted object by object, before the weights of the step change."""
+        strategy, counts = ASSIGNERS[name](), (3, 0, 1)
+        batch = mini.batch(counts)
+        learner = mini.learner(strategy, mini.BRISK)
+        output = deepcopy(learner.bare).train()(to_device(batch.images, torch.device("cpu")))
+        expected = {}
+        for branch, supervision in strategy.branches().items():
+            found = assign_batch(
+                supervision.assigner,
+                output.points,
+                output.branches[branch],
+                list(batch.targets),
+                mini.progress(0),
+            )
+            owners = zip((a.object.tolist() for a in found), counts, strict=True)
+            each = [owner.count(g) for owner, count in owners for g in range(count)]
+            expected[branch] = sum(each) / 4, each.count(0) / 4
+        train_step(learner, batch, mini.progress(0))
+        assert {branch: learner.positives(branch) for branch in expected} == expected
+        assert expected[next(iter(expected))][0] > 0
+
+    def test_of_one_to_one_are_one_an_object_over_all_steps(self, mini: ModuleType) -> None:
+        learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK)
+        mini.steps(learner, 0, 4)
+        assert learner.positives("o2o") == (1.0, 0.0)
+        assert learner.tally["o2o"].tolist() == [11.0, 0.0, 11.0]
+
+    @each_strategy
+    def test_count_from_zero_in_every_epoch(self, mini: ModuleType, name: str) -> None:
+        many, one, none = mini.batch([4, 3]), mini.batch([1], seed=5), mini.batch([0, 0])
+        learner = mini.learner(ASSIGNERS[name](), mini.BRISK)
+        branches = list(ASSIGNERS[name]().branches())
+        objects = []
+        for n, batches in enumerate([[many, one], [one], [none], [many]]):
+            train_epoch(learner, batches, mini.progress(2 * n))
+            objects.append([learner.tally[branch][2].item() for branch in branches])
+            if not objects[-1][0]:
+                assert [learner.positives(b) for b in branches] == [(0.0, 0.0)] * len(branches)
+        assert objects == [[n] * len(branches) for n in (8, 1, 0, 7)]

@@ -1,0 +1,200 @@
+"""`gaplab reevaluate`, `explain`, `protocols` and `export` on a trial that was really trained."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli import main
+from gaplab.home import Home
+from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.recorder import Recorder
+from gaplab.ledger import Ledger
+from gaplab.specfile import load_spec
+from gaplab.storage import Storage
+from gaplab.sweep import expand
+
+Gaplab = Callable[..., str]
+SPEC: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"name": "shapes", "size": 64, "train_images": 8, "val_images": 5, "max_side": 40.0},
+    "detector": {
+        "name": "fcos",
+        "backbone": {"name": "tiny", "channels": [8, 16, 16]},
+        "channels": 16,
+        "tower_convs": 1,
+    },
+    "assignment": {"name": "dual"},
+    "training": {"epochs": 2, "batch": 4, "warmup_steps": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home with one dual trial and one without candidates."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "tiny.yaml"
+    bare = {"assignment": {"name": "poto"}, "evaluation.candidates": "none"}
+    grid = {"zip": {key: [SPEC.get(key, "last"), value] for key, value in bare.items()}}
+    path.write_text(json.dumps(SPEC | grid))  # YAML, too, and free of aliases
+    sweep, home = expand(load_spec(path)), Home(folder / "home")
+    with Ledger.open(home.ledger_url) as ledger:
+        ledger.add_sweep(sweep)
+        recorder = Recorder(ledger, sweep.id, [])
+        for trial in sweep.trials:
+            attempt(trial, Storage(str(home.path)), recorder.handle, run_alone)
+    return home.path
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it to write into; the candidates stay where they are."""
+    shutil.copytree(trained, tmp_path / "home", ignore=shutil.ignore_patterns("trials"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def gaplab(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Gaplab:
+    monkeypatch.setenv("GAPLAB_HOME", str(home))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+
+    def run(*words: object, code: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert (stop.value.code or 0) == code, out + err
+        assert "Traceback" not in err
+        return err if code else out
+
+    return run
+
+
+@pytest.fixture
+def ids(home: Path) -> dict[str, str]:
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        return {trial.assignment: trial.id for trial in ledger.all_trials()}
+
+
+def evaluations(said: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def test_every_preset_once_and_the_trials_own_as_it_was(gaplab: Gaplab, ids: Any) -> None:
+    found = evaluations(gaplab("reevaluate", ids["dual"], "--json"))
+    keys = {(e["branch"], e["protocol"]) for e in found}
+    assert keys == {(branch, p) for branch in ("o2o", "o2m") for p in PROTOCOLS}
+    assert len(found) == len(keys)
+    assert {e["epoch"] for e in found} == {2}
+    assert evaluations(gaplab("reevaluate", ids["dual"], "--json")) == found
+    crowd = next(e for e in found if e["protocol"] == "crowdhuman" and e["branch"] == "o2o")
+    assert {"ap", "ap_nms", "gap", "mmr", "mmr_nms", "recall"} <= crowd["metrics"].keys()
+    assert crowd["metrics"]["positives_per_object"] == pytest.approx(1.0)
+    assert "ar" not in crowd["metrics"]
+
+
+def test_the_dump_gives_the_numbers_that_training_gave(
+    gaplab: Gaplab, ids: Any, home: Path
+) -> None:
+    """The same values under another name: every number comes out again, bit for bit."""
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        own = {e.branch: e for e in ledger.evaluations(ids["dual"]) if e.epoch == 2}
+    same = evaluations(
+        gaplab("reevaluate", ids["dual"], "--json", "--protocol", "{pre_nms_topk: 301}")
+    )
+    assert {e["branch"]: e["metrics"] for e in same} == {b: e.metrics for b, e in own.items()}
+    assert all(e["protocol"].startswith("custom-") for e in same)
+
+
+def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any) -> None:
+    rule = "{suppression: max_filter, spatial_range: 3, level_range: 1}"
+    [only] = evaluations(
+        gaplab("reevaluate", ids["dual"][:6], "--branch", "o2o", "--json", "--protocol", rule)
+    )
+    key = only["protocol"]
+    [row] = json.loads(gaplab("leaderboard", "--protocol", key, "--json"))
+    assert (row["trial"], row["ap"]) == (ids["dual"], round(only["metrics"]["ap"], 4))
+    line = next(line for line in gaplab("protocols").splitlines() if line.startswith(key))
+    assert yaml.safe_load(line.removeprefix(key)) == yaml.safe_load(rule)
+    assert json.loads(gaplab("protocols", "--json"))[key]["spatial_range"] == 3
+
+
+def test_table(gaplab: Gaplab, ids: Any) -> None:
+    said = gaplab("reevaluate", ids["dual"], "--protocol", "onenet", "--protocol", "crowdhuman")
+    assert sum(" crowdhuman " in line for line in said.splitlines()) == 2
+    assert "copies new evaluations to MLflow" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing"], "trial 'nothing': not in the ledger"),
+        (["DUAL", "--protocol", "onenett"], "unknown"),
+        (["DUAL", "--protocol", "{nms_iou: 3}"], "nms_iou"),
+        (
+            ["DUAL", "--branch", "o2o", "--protocol", "{pre_nms_topk: 2000}"],
+            "holds the 1000 best candidates a level",
+        ),
+        (["DUAL", "--epoch", "1"], "no candidates of epoch 1 are kept; there are those of epoch 2"),
+        (["DUAL", "--branch", "o2f"], "no candidates of branch o2f are kept"),
+        (["POTO"], "no candidates are kept; it is succeeded, and candidates are written"),
+        (["DUAL", "--protocol", "{suppression: max_filter}"], "max_filter needs one, such as 3"),
+    ],
+)
+def test_wrong_input_is_one_line(
+    gaplab: Gaplab, ids: Any, words: list[str], line: str, home: Path
+) -> None:
+    words = [ids.get(word.lower(), word) for word in words]
+    said = gaplab("reevaluate", *words, code=2)
+    assert line in said
+    assert len(said.splitlines()) == (2 if words == ["nothing"] else 1)
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        assert {e.protocol for e in ledger.all_evaluations()} == {"default"}
+
+
+def test_a_damaged_dump_is_named_before_anything_is_measured(
+    gaplab: Gaplab, ids: Any, home: Path, trained: Path
+) -> None:
+    part = next(trained.rglob("branch=o2o/part-*.parquet"))
+    whole = part.read_bytes()
+    try:
+        part.write_bytes(whole[: len(whole) // 2])
+        said = gaplab("reevaluate", ids["dual"], code=2)
+    finally:
+        part.write_bytes(whole)
+    assert part.name in said
+    assert "damaged" in said
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        assert {e.protocol for e in ledger.all_evaluations()} == {"default"}
+
+
+def test_explain(gaplab: Gaplab, ids: Any) -> None:
+    found = json.loads(gaplab("explain", ids["dual"], "--json"))
+    assert (found["trial"], found["branch"], found["epoch"]) == (ids["dual"], "o2o", 2)
+    gap = found["diagnosis"]["score_gap"]
+    assert sum(gap["histogram"]) == round(gap["objects"] * (1 - gap["unclaimed"]))
+    assert [d["recall"] for d in found["diagnosis"]["duplicates"]] == [0.25, 0.5, 0.75, 0.9]
+    said = gaplab("explain", ids["dual"], "--branch", "o2m")
+    for part in ("branch o2m", "positive points an object", "adjacent levels", "duplicates"):
+        assert part in said
+    assert "no candidates" in gaplab("explain", ids["poto"], code=2)
+
+
+def test_export(gaplab: Gaplab, ids: Any, tmp_path: Path) -> None:
+    said = gaplab("export", tmp_path / "out")
+    assert "evaluations.parquet" in said
+    table = pq.read_table(tmp_path / "out" / "evaluations.parquet").to_pylist()
+    assert {row["trial"] for row in table} == set(ids.values())
+    trials = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
+    assert {row["config.assignment.name"] for row in trials} == {"dual", "poto"}
+    assert "--force" in gaplab("export", tmp_path / "out", code=2)

@@ -1,0 +1,225 @@
+"""`gaplab leaderboard` and `compare` on a ledger of made-up evaluations with match files."""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from detectors import RESULTS_VERSION
+from detectors.evaluation.bootstrap import interval, replicates
+from detectors.evaluation.matches import Matches
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import ImageTruth
+from gaplab.cli import main
+from gaplab.cli.resampling import Resampling
+from gaplab.home import Home
+from gaplab.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.ledger import Ledger
+from gaplab.matchfile import write_matches
+from gaplab.records import AttemptEnd, Cost, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.storage import Storage
+
+IMAGES = 40
+COCO = ("ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap", "ap_small")
+
+
+def truth(first_id: int = 1) -> GroundTruth:
+    """One object in every image."""
+    box, none = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.zeros(1, dtype=torch.int64)
+    images = [
+        ImageTruth(first_id + i, 50, 50, box, none, none.bool(), torch.tensor([81.0]))
+        for i in range(IMAGES)
+    ]
+    return GroundTruth.of(images, ["cell"])
+
+
+def matches(seed: int, quality: float) -> Matches:
+    """Two detections an image, the better one right with chance `quality`."""
+    rng = np.random.default_rng(seed)
+    image, label = np.arange(IMAGES), np.zeros(2 * IMAGES, dtype=np.int64)
+    score = np.sort(rng.random((IMAGES, 2)))[:, ::-1].ravel()
+    hit = np.stack([rng.random(IMAGES) < quality, np.zeros(IMAGES, dtype=bool)], axis=1).ravel()
+    hits = np.tile(hit, (10, 1))
+    return Matches(
+        IMAGES, 1, np.repeat(image, 2), label, score, hits, hits & False, image, label[:IMAGES]
+    )
+
+
+class Bench:
+    """A home whose ledger gets one succeeded trial after the other."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Home(home)
+        self.storage = Storage(str(self.home.path))
+        self.ledger = Ledger.open(self.home.ledger_url)
+        self.pairs: dict[str, tuple[Matches, Matches]] = {}
+
+    def add(self, name: str, quality: float, seed: int = 0, first_id: int = 1, **metrics) -> str:
+        """A trial with a match file; `ap` is what the matches say, so intervals hold it."""
+        identity = f"{name}{seed}".ljust(12, "x")
+        pair = matches(seed, quality), matches(seed + 50, quality)
+        once = [replicates(each, each, 200).ap.mean() for each in pair]
+        numbers = {"ap": once[0], "ap_nms": once[1], "gap": once[0] - once[1]}
+        self.pairs[name] = pair
+        record = EvaluationRecord(
+            identity, 3, "o2o", True, "default", {**dict.fromkeys(COCO, 50.0), **numbers}, ()
+        )
+        uri = write_matches(self.storage, record, truth(first_id), *pair)
+        self.record(replace(record, matches=uri), name, seed)
+        return identity
+
+    def record(self, evaluation: EvaluationRecord, name: str, seed: int = 0) -> None:
+        config = {"assignment": {"name": name}, "seed": seed}
+        trial = TrialRecord(
+            evaluation.trial, config, name, "o2o", "shapes", seed, 3, RESULTS_VERSION
+        )
+        sweep = f"s-{evaluation.trial}"
+        self.ledger.add_sweep(SweepRecord(sweep, sweep, "", (trial,)))
+        attempt = self.ledger.start_attempt(trial.id, sweep, Machine("n", "cpu", 1, 0.0))
+        self.ledger.record(evaluation, attempt)
+        self.ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+
+    def crowd(self, name: str, ap: float) -> None:
+        metrics = {"ap": ap, "ap_nms": 40.0, "gap": ap - 40, "mmr": 55.5, "recall": 90.1}
+        record = EvaluationRecord(f"crowd-{name}", 3, "o2o", True, "crowdhuman", metrics, ())
+        self.record(record, name)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    made = Bench(tmp_path / "home")
+    yield made
+    made.ledger.close()
+
+
+@pytest.fixture
+def gaplab(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[str, str]]:
+    """Runs a command line in this process: what it said on standard output and error."""
+
+    def run(*words: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        assert (stop.value.code or 0) == code, out + err
+        return out, err
+
+    return run
+
+
+def test_differences_over_images(bench: Bench, gaplab) -> None:
+    bench.add("poto", 0.9)
+    bench.add("fcos", 0.3)
+    out, err = gaplab("compare", "--resamples", 200, "--json")
+    best, other = json.loads(out)
+    assert err == ""
+    assert (best["over"], other["to_best_over"]) == ("images", "images")
+    mine, theirs = (replicates(*bench.pairs[name], 200) for name in ("fcos", "poto"))
+    for metric in ("ap", "ap_nms", "gap"):
+        low, high = interval(getattr(mine, metric) - getattr(theirs, metric))
+        limits = other[f"{metric}_to_best_low"], other[f"{metric}_to_best_high"]
+        assert limits == pytest.approx((low, high), abs=1e-4)
+    assert other["ap_to_best_high"] < 0
+    out, _ = gaplab("compare", "--resamples", 200)
+    [line] = [line for line in out.splitlines() if "fcos" in line]
+    assert line.rstrip().endswith("]*")
+    assert "intervals over images" in out
+
+
+def test_no_resamples(bench: Bench, gaplab) -> None:
+    bench.add("poto", 0.9)
+    out, err = gaplab("compare", "--resamples", 0, "--csv")
+    [found] = csv.DictReader(io.StringIO(out))
+    assert (err, found["over"], found["gap_low"]) == ("", "", "")
+    assert "Invalid value" in gaplab("compare", "--resamples", -1, code=2)[1]
+
+
+def test_seeds_ask_for_no_images(bench: Bench, gaplab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(uri: str) -> None:
+        raise AssertionError(f"read {uri}")
+
+    monkeypatch.setattr("gaplab.matchfile.read_matches", never)
+    for seed in (0, 1):
+        bench.add("poto", 0.9, seed)
+        bench.add("fcos", 0.3, seed)
+    _, other = json.loads(gaplab("compare", "--json")[0])
+    assert (other["over"], other["to_best_over"], other["pairs"]) == ("seeds", "seeds", 2)
+
+
+def test_other_images_are_not_paired(bench: Bench, gaplab) -> None:
+    bench.add("poto", 0.9)
+    bench.add("fcos", 0.3, first_id=7)
+    out, err = gaplab("compare", "--resamples", 20, "--json")
+    assert [group["to_best_over"] for group in json.loads(out)] == [None, None]
+    assert err == (
+        "gaplab: shapes: trials were measured on 2 different sets of images: "
+        "no interval of their differences\n"
+    )
+
+
+def test_a_match_file_that_is_gone(bench: Bench, gaplab) -> None:
+    bench.add("poto", 0.9)
+    bench.add("fcos", 0.3)
+    with Ledger.open(bench.home.ledger_url) as ledger:
+        rows = leaderboard(ledger, LeaderboardQuery())
+    lost = next(row for row in rows if row.assignment == "fcos").matches
+    Path(lost).unlink()
+    out, err = gaplab("compare", "--resamples", 20, "--json")
+    assert [group["over"] for group in json.loads(out)] == ["images", None]
+    assert err.count("\n") == 1
+    assert err.startswith("gaplab: ")
+    assert err.endswith("; no interval over images\n")
+
+
+def test_the_crowd_evaluator_keeps_no_matches(bench: Bench, gaplab) -> None:
+    bench.crowd("poto", 39.0)
+    bench.crowd("fcos", 20.0)
+    out, err = gaplab("compare", "--protocol", "crowdhuman", "--json")
+    assert [group["over"] for group in json.loads(out)] == [None, None]
+    assert err == (
+        "gaplab: 2 trials without a match file (the crowd evaluator keeps none): "
+        "no interval over images\n"
+    )
+    out, _ = gaplab("compare", "--protocol", "crowdhuman")
+    assert "AR" not in out
+    out, _ = gaplab("leaderboard", "--protocol", "crowdhuman")
+    assert "mMR" in out
+    assert "55.5" in out
+
+
+def test_any_metric(bench: Bench, gaplab) -> None:
+    bench.add("poto", 0.9)
+    out, _ = gaplab("leaderboard", "--metric", "ap_small", "--metric", "ap75")
+    assert "ap_small" in out
+    assert "ap75" in out
+    _, err = gaplab("leaderboard", "--metric", "ap_smal", code=2)
+    assert err.startswith("gaplab: ap_smal: no such key; did you mean ap_small")
+
+
+def test_each_trial_is_resampled_once(bench: Bench, gaplab, capsys, monkeypatch) -> None:
+    bench.add("poto", 0.9)
+    [row] = leaderboard(bench.ledger, LeaderboardQuery())
+    resampling = Resampling(5)
+    assert resampling(row) is resampling(row)
+    assert resampling.problems() == []
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("gaplab.cli.resampling._PATIENCE", -1.0)
+    Resampling(5)(row)
+    assert capsys.readouterr().err == "resampling the images of trial poto0xxx ...\n"
+
+
+def test_no_trials(bench: Bench, gaplab) -> None:
+    out, _ = gaplab("compare", "--csv", "--by", "assignment.alpha")
+    assert out.startswith("assignment.alpha,dataset,protocol,")
