@@ -17,17 +17,18 @@ _BAR = 40  # characters of the longest bar
 
 
 def reevaluations_table(found: Sequence[EvaluationView], assignments: Mapping[str, str]) -> Table:
-    """One line for each evaluation, in the order given."""
-    words = ("trial", "assignment", "branch", "protocol")
-    table = plain_table(*words, "epoch", "AP", "AP\nNMS", "gap", "mMR", "recall")
+    """One line for each evaluation, in the order given; the epoch only where there are several."""
+    crowd = {"mMR": "mmr", "recall": "recall"} if any("mmr" in e.metrics for e in found) else {}
+    epochs = ("epoch",) if len({e.epoch for e in found}) > 1 else ()
+    words = ("trial", "assign-\nment", "branch", "protocol")
+    numbers = (*epochs, "AP", "AP\nNMS", "gap", *crowd)
+    table = plain_table(*words, *numbers, whole=("trial", "branch"))
     for e in found:
         m = e.metrics
-        about = (e.trial[:8], assignments[e.trial], e.branch, e.protocol, str(e.epoch))
-        table.add_row(
-            *about,
-            *(points(m["ap"]), points(m["ap_nms"]), signed(m["gap"])),
-            *(points(m[name]) if name in m else "" for name in ("mmr", "recall")),
-        )
+        about = (e.trial[:8], assignments[e.trial], e.branch, e.protocol)
+        gap = (points(m["ap"]), points(m["ap_nms"]), signed(m["gap"]))
+        more = (points(m[name]) if name in m else "" for name in crowd.values())
+        table.add_row(*about, *(str(e.epoch) for _ in epochs), *gap, *more)
     return table
 
 

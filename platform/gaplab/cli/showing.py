@@ -99,10 +99,13 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
     console.print(dump_yaml(trial.config), markup=False)
     console.print(_attempts(found.attempts))
-    console.print(_evaluations(found.evaluations))
-    if found.evaluations:
-        _print_last(_own(found), console)
-    for evaluation in _last_of_branches(found.evaluations):
+    _print_evaluations(found.evaluations, console)
+    if not found.evaluations:
+        return
+    own = _own(found)
+    _print_last(own, console)
+    alike = [e for e in found.evaluations if e.protocol == own.protocol]
+    for evaluation in _last_of_branches(alike):
         console.print(_heading(evaluation))
         console.print(_classes(evaluation))
 
@@ -125,15 +128,25 @@ def _own(found: TrialDetails) -> EvaluationView:
     return max(found.evaluations, key=lambda e: (e.primary, e.protocol == own, e.epoch))
 
 
-def _evaluations(evaluations: list[EvaluationView]) -> Table:
-    crowd = [m for m in ("mmr", "recall") if any(m in e.metrics for e in evaluations)]
-    recall = [key for metric in ("ar", *crowd) for key in (metric, f"{metric}_nms")]
-    heads = [f"{NAMES[metric]}{nms}" for metric in ("ar", *crowd) for nms in ("", "\nNMS")]
+def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> None:
+    """Each once; the crowd evaluator knows other metrics, so its own are in a second table."""
+    crowd = [e for e in evaluations if "mmr" in e.metrics]
+    coco = [e for e in evaluations if "mmr" not in e.metrics]
+    if coco or not crowd:
+        console.print(_evaluations(coco, "ar"))
+    if crowd:
+        console.print(_evaluations(crowd, "mmr", "recall"))
+
+
+def _evaluations(evaluations: list[EvaluationView], *others: str) -> Table:
+    """others: metrics shown beside AP."""
+    keys = [key for metric in others for key in (metric, f"{metric}_nms")]
+    heads = [f"{NAMES[metric]}{nms}" for metric in others for nms in ("", "\nNMS")]
     table = plain_table("epoch", "branch", "protocol", "AP", "AP\nNMS", "gap", *heads)
     for e in evaluations:
         m = e.metrics
         numbers = (points(m["ap"]), points(m["ap_nms"]), signed(m["gap"]))
-        more = [points(m.get(key)) for key in recall]
+        more = [points(m.get(key)) for key in keys]
         table.add_row(str(e.epoch), e.branch, e.protocol, *numbers, *more)
     return table
 

@@ -1,5 +1,6 @@
 """Plain tables for a terminal: words on the left, numbers on the right."""
 
+from collections.abc import Collection
 from typing import Literal
 
 from rich.box import SIMPLE_HEAD
@@ -7,16 +8,15 @@ from rich.table import Table
 
 _WORDS = {
     *("trial", "assignment", "data set", "state", "sweep", "branch", "protocol", "class", "metric"),
-    *("node", "device", "reason", "begun", "recall, no NMS", "NMS among"),
+    *("node", "device", "reason", "begun", "recall, no NMS", "NMS among", "assign-\nment"),
 }
-_WHOLE = {"trial", "branch", "protocol"}
 
 
-def plain_table(*columns: str) -> Table:
-    """An empty table with these columns; those that hold numbers never break."""
+def plain_table(*columns: str, whole: Collection[str] = ("branch",)) -> Table:
+    """An empty table with these columns; those that hold numbers, and `whole`, never break."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         word = name in _WORDS
         side: Literal["left", "right"] = "left" if word else "right"
-        table.add_column(name, justify=side, no_wrap=not word or name in _WHOLE, overflow="fold")
+        table.add_column(name, justify=side, no_wrap=not word or name in whole, overflow="fold")
     return table

@@ -59,18 +59,18 @@ def test_a_table_of_evaluations() -> None:
     assert "2 o2m default 30.0 31.0 -1.0 45.0 44.0" in lines
 
 
-def test_metrics_of_crowds_have_columns_where_there_are_any() -> None:
+def test_metrics_of_crowds_have_a_table_of_their_own() -> None:
     lines = printed(evaluation(), evaluation(protocol="crowdhuman", metrics=CROWD))
-    start = lines.index("AP AR mMR recall")  # over NMS
-    assert lines[start + 1] == "epoch branch protocol AP NMS gap AR NMS mMR NMS recall NMS"
-    assert "1 o2o default 30.0 31.0 -1.0 45.0 44.0 - - - -" in lines
-    assert "1 o2o crowdhuman 80.0 85.0 -5.0 - - 61.0 55.5 95.0 93.0" in lines
+    start = lines.index("AP mMR recall")  # over NMS
+    assert lines[start + 1] == "epoch branch protocol AP NMS gap mMR NMS recall NMS"
+    assert "1 o2o default 30.0 31.0 -1.0 45.0 44.0" in lines
+    assert "1 o2o crowdhuman 80.0 85.0 -5.0 61.0 55.5 95.0 93.0" in lines
 
 
 def test_eighty_columns_cut_no_number() -> None:
     lines = printed(evaluation(), evaluation(protocol="custom-0123abcd", metrics=CROWD), width=80)
-    assert any(line.endswith(" 80.0 85.0 -5.0 - - 61.0 55.5 95.0 93.0") for line in lines)
-    assert any(line.endswith(" 30.0 31.0 -1.0 45.0 44.0 - - - -") for line in lines)
+    assert "1 o2o custom-0123abcd 80.0 85.0 -5.0 61.0 55.5 95.0 93.0" in lines
+    assert "1 o2o default 30.0 31.0 -1.0 45.0 44.0" in lines
     assert any(line.startswith("epoch branch ") for line in lines)
 
 
@@ -108,11 +108,13 @@ def test_no_further_metrics_no_table() -> None:
     assert "1 o2o default 1.0 2.0 -1.0 - -" in lines
 
 
-def test_classes_of_every_branch_and_protocol() -> None:
-    lines = printed(evaluation(1), evaluation(2), evaluation(2, protocol="defcn"))
+def test_classes_of_every_branch_under_the_trials_own_protocol() -> None:
+    other = evaluation(2, branch="o2m", primary=False)
+    lines = printed(evaluation(1), evaluation(2), other, evaluation(2, protocol="defcn"))
     assert lines.count("circle 1.0 2.0 -1.0") == 2
     assert lines.count("star - - -") == 2
-    assert "branch o2o, epoch 2, protocol defcn" in lines
+    assert "branch o2m, epoch 2, protocol default" in lines
+    assert "branch o2o, epoch 2, protocol defcn" not in lines
 
 
 @pytest.mark.parametrize("uri", ["", "file:///home/a b/[red]trials/" + "x" * 200])
