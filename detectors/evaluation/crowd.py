@@ -3,7 +3,7 @@
 Shape letters of a chunk: B images, W detections and G objects (or regions) of the longest one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors.boxes import area, pairwise_iou
+from detectors.boxes import area
 from detectors.evaluation.metrics import Metrics
-from detectors.evaluation.padding import padded, rank_in_group
+from detectors.evaluation.overlaps import overlaps
+from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
@@ -21,11 +22,7 @@ from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
-Measure = Callable[[Tensor, Tensor], Tensor]
-"""Overlap [B, W, G] of boxes [B, W, 4] with boxes [B, G, 4]."""
 
-_PAIRS = 1 << 20
-"""Pairs of a detection and an object looked at together; bounds the memory."""
 _FALSE_PER_IMAGE = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
 """False positives per image at which the miss rate is read off."""
 
@@ -73,26 +70,6 @@ def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
     return recall
 
 
-def overlaps(
-    candidates: Candidates, truth: GroundTruth, which: Tensor, measure: Measure = pairwise_iou
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """How candidates overlap the objects of their own image and class, a few images at a time.
-
-    which: [G] bool, the objects of `truth` that are meant. Yields rows [B, W] int64, positions of
-    an image's candidates in order; objects [B, G] int64, positions in `truth` of its objects in
-    order, G at least 1; and what `measure` says of their boxes, [B, W, G] float. Beyond the end of
-    a row the position is -1; there, and between classes, the overlap is 0. Every candidate is in
-    exactly one chunk.
-    """
-    table = _by_image(truth, which)
-    for rows in padded(candidates.image, len(truth), _PAIRS // table.shape[1]):
-        objects = _narrow(table[candidates.image[rows[:, 0]]])
-        there = (rows >= 0)[:, :, None] & (objects >= 0)[:, None]
-        same = candidates.labels[rows][:, :, None] == truth.labels[objects][:, None]
-        overlap = measure(candidates.boxes[rows], truth.boxes[objects])
-        yield rows, objects, overlap * (there & same)
-
-
 def _check_has_ceiling(protocol: Protocol) -> None:
     fields = [name for name in ("level_range", "spatial_range") if vars(protocol)[name] is not None]
     if protocol.suppression == "max_filter":
@@ -123,22 +100,6 @@ def _best(detections: Candidates, truth: GroundTruth, max_dets: int) -> Candidat
     """The `max_dets` best detections of each image, clipped to it."""
     best = detections.take(rank_in_group(detections.image) < max_dets)
     return replace(best, boxes=_clipped(best.boxes, best.image, truth))
-
-
-def _by_image(truth: GroundTruth, which: Tensor) -> Tensor:
-    """Positions of the objects `which` [G] bool, a row an image, -1 beyond its end."""
-    position = which.nonzero()[:, 0]
-    image = truth.image[position]
-    rank = rank_in_group(image)
-    longest = int(rank.max()) + 1 if len(rank) else 1
-    table = position.new_full((len(truth), longest), -1)
-    table[image, rank] = position
-    return table
-
-
-def _narrow(table: Tensor) -> Tensor:
-    """The table without the columns that no row reaches; at least one is left."""
-    return table[:, : max(1, int((table >= 0).sum(dim=1).max()))]
 
 
 def _hits(detections: Candidates, truth: GroundTruth) -> Flags:

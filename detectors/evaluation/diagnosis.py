@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors.evaluation.crowd import overlaps
 from detectors.evaluation.gap import EVALUATORS
 from detectors.evaluation.metrics import Metrics
+from detectors.evaluation.overlaps import overlaps
 from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import admitted, select

@@ -8,7 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,26 +19,11 @@ from detectors.world import World
 from gaplab.dumprows import LAYOUT, Labels, groups, read_group
 from gaplab.errors import UserError
 from gaplab.parquet import Reader, reading, write_table
+from gaplab.records import Subject
 from gaplab.storage import Storage, evaluation_folder
 
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
-
-
-class Subject(Protocol):
-    """Whose candidates these are."""
-
-    @property
-    def trial(self) -> str:
-        """Id of the trial."""
-
-    @property
-    def epoch(self) -> int:
-        """Epochs it had trained."""
-
-    @property
-    def branch(self) -> str:
-        """The branch that predicted."""
 
 
 @dataclass(frozen=True)

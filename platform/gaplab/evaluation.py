@@ -1,7 +1,7 @@
 """From candidates to an evaluation: what a trial does after an epoch, and `reevaluate` later."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import nn
 
@@ -18,7 +18,7 @@ from detectors.world import World
 from gaplab.dump import Part, tidy, write_part
 from gaplab.matchfile import write_matches
 from gaplab.protocols import protocol_key, rule_of
-from gaplab.records import ClassRecord, EvaluationRecord
+from gaplab.records import ClassRecord, EvaluationRecord, Subject
 from gaplab.spec import Experiment
 from gaplab.storage import Storage
 
@@ -27,16 +27,6 @@ KEPT = 1000
 OF_TRAINING = ("positives_per_object", "objects_unassigned")
 """Metrics that come from the assignments of an epoch: positive points an object, and the percentage
 of objects without any."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Whose candidates are measured: the key of an evaluation without its protocol."""
-
-    trial: str
-    epoch: int
-    branch: str
-    primary: bool
 
 
 def columns(candidates: Candidates, protocol: Protocol) -> list[Candidates]:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from detectors.evaluation.crowd import recall_ceiling
 from detectors.evaluation.diagnosis import Diagnosis, diagnose
 from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.ledger import Ledger
 from gaplab.protocols import protocol_key
@@ -12,7 +14,11 @@ from gaplab.reevaluate import Source, Truths, check, find_sources
 
 @dataclass(frozen=True)
 class Explanation:
-    """A diagnosis, and of what. `training`: metrics that candidates can't tell."""
+    """A diagnosis, and of what.
+
+    training: metrics that candidates can't tell. recall_ceiling: percent of the objects that their
+    own boxes still find after the protocol's NMS; None where the protocol has no such ceiling.
+    """
 
     trial: str
     assignment: str
@@ -21,6 +27,7 @@ class Explanation:
     branch: str
     protocol: str
     training: dict[str, float]
+    recall_ceiling: float | None
     diagnosis: Diagnosis
 
 
@@ -45,8 +52,16 @@ def explain(
         branch=source.evaluation.branch,
         protocol=protocol_key(protocol),
         training=source.training,
+        recall_ceiling=_ceiling(truth, protocol),
         diagnosis=diagnose(Candidates.join(parts), truth, protocol),
     )
+
+
+def _ceiling(truth: GroundTruth, protocol: Protocol) -> float | None:
+    confined = protocol.level_range is not None or protocol.spatial_range is not None
+    if confined or protocol.suppression != "nms":
+        return None
+    return 100 * recall_ceiling(truth, protocol)
 
 
 def _primary(sources: list[Source]) -> Source:

@@ -45,6 +45,17 @@ class ClassRecord:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """Whose candidates are measured: the key of an evaluation without its protocol."""
+
+    trial: str
+    epoch: int
+    branch: str
+    primary: bool
+    """True for the branch kept at inference."""
+
+
+@dataclass(frozen=True)
 class EvaluationRecord:
     """Metrics of one trial at one epoch, one branch and one protocol; key of idempotent writes."""
 

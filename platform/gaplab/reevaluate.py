@@ -9,10 +9,11 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from gaplab.dump import Dump
 from gaplab.errors import UserError
-from gaplab.evaluation import OF_TRAINING, Subject, columns, joined, keep_matches, measured
+from gaplab.evaluation import OF_TRAINING, columns, joined, keep_matches, measured
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, TrialView
 from gaplab.protocols import protocol_key
+from gaplab.records import Subject
 from gaplab.storage import Storage
 from gaplab.sweep import experiment_of
 

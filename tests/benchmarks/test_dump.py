@@ -16,7 +16,8 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import LocalWorld
 from gaplab.dump import Dump, Part, write_part
-from gaplab.evaluation import Subject, columns, joined, measured
+from gaplab.evaluation import columns, joined, measured
+from gaplab.records import Subject
 from gaplab.storage import Storage
 
 IMAGES, CANDIDATES, OBJECTS, CLASSES = 5000, 1000, 8, 80

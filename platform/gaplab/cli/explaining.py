@@ -53,6 +53,10 @@ def print_explanation(found: Explanation, console: Console) -> None:
             f"in that epoch; {found.training['objects_unassigned']:.1f} % of objects had none"
         )
     console.print(_steps(diagnosis))
+    if found.recall_ceiling is not None:
+        console.print(
+            f"the objects' own boxes, after this NMS: recall {found.recall_ceiling:.1f} %"
+        )
     console.print(_duplicates(diagnosis))
     _print_score_gap(diagnosis.score_gap, console)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from detectors.evaluation import crowd
+from detectors.evaluation import overlaps
 from detectors.evaluation.crowd import crowd_metrics, recall_ceiling
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select
@@ -155,12 +155,12 @@ found = st.lists(
 HIT_ALL = [(0, square(0), 0, False), (1, square(1), 0, False)]
 
 
-@given(found, truths, st.integers(1, 12), st.sampled_from([1, 40, crowd._PAIRS]))
-@example([(i, box, 0.5, 0) for i, box, _, _ in HIT_ALL], HIT_ALL, 5, crowd._PAIRS)
+@given(found, truths, st.integers(1, 12), st.sampled_from([1, 40, overlaps._PAIRS]))
+@example([(i, box, 0.5, 0) for i, box, _, _ in HIT_ALL], HIT_ALL, 5, overlaps._PAIRS)
 def test_numbers_are_those_of_plain_loops(rows, objects, max_dets, pairs):
     objects = [*objects, (2, (1, 1, 5, 5), 0, False)]
     truth = make_truth(objects, IMAGES, CLASSES + 1)
-    with mock.patch.object(crowd, "_PAIRS", pairs):
+    with mock.patch.object(overlaps, "_PAIRS", pairs):
         metrics = crowd_metrics([make_candidates(rows)], truth, max_dets)[0]
     expected: list[dict[str, float] | None] = []
     for label in range(CLASSES + 1):
