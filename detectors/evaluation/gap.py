@@ -7,7 +7,7 @@ from detectors.evaluation.coco import coco_metrics
 from detectors.evaluation.crowd import crowd_metrics
 from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import select
+from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
@@ -44,14 +44,12 @@ def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) 
 
     Raises ValueError as the protocol's evaluator does.
     """
-    return gap_between(
-        [select(candidates, protocol, suppress) for suppress in (False, True)], truth, protocol
-    )
+    return gap_between(columns(candidates, protocol), truth, protocol)
 
 
-def gap_between(columns: Sequence[Candidates], truth: GroundTruth, protocol: Protocol) -> Gap:
+def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: Protocol) -> Gap:
     """The same, of detections already selected: without suppression, and with it."""
-    without, with_nms = EVALUATORS[protocol.evaluator](columns, truth, protocol.max_dets)
+    without, with_nms = EVALUATORS[protocol.evaluator](detections, truth, protocol.max_dets)
     metrics: dict[str, float | None] = {}
     for name, value in without.values.items():
         metrics |= _row(name, value, with_nms.values[name])

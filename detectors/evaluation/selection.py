@@ -14,17 +14,27 @@ def select(candidates: Candidates, protocol: Protocol, suppress: bool) -> Candid
     Candidates kept under a more generous protocol give the same detections as candidates kept
     under this one: its score floor and its `pre_nms_topk` are applied here too.
     """
+    return _detections(admitted(candidates, protocol), protocol, suppress)
+
+
+def columns(candidates: Candidates, protocol: Protocol) -> list[Candidates]:
+    """Detections without suppression and with it, as `select` gives them."""
     found = admitted(candidates, protocol)
-    if suppress and protocol.order == "nms_then_cut":
-        return found.take(survivors(found, protocol, protocol.max_dets))
-    cut = found.take(rank_in_group(found.image) < protocol.max_dets)
-    return cut.take(survivors(cut, protocol)) if suppress else cut
+    return [_detections(found, protocol, suppress) for suppress in (False, True)]
 
 
 def admitted(candidates: Candidates, protocol: Protocol) -> Candidates:
     """The candidates above the protocol's score floor, at most its `pre_nms_topk` of each level."""
     found = candidates.take(candidates.scores > protocol.score_floor)
     return found.take(_rank_in_level(found) < protocol.pre_nms_topk)
+
+
+def _detections(found: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
+    """From admitted candidates."""
+    if suppress and protocol.order == "nms_then_cut":
+        return found.take(survivors(found, protocol, protocol.max_dets))
+    cut = found.take(rank_in_group(found.image) < protocol.max_dets)
+    return cut.take(survivors(cut, protocol)) if suppress else cut
 
 
 def _rank_in_level(candidates: Candidates) -> Tensor:

@@ -10,7 +10,7 @@ from detectors.data.base import Dataset
 from detectors.evaluation.coco import coco_matches
 from detectors.evaluation.gap import gap_between
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import select
+from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.inference import predict
 from detectors.structures import Candidates
@@ -27,11 +27,6 @@ KEPT = 1000
 OF_TRAINING = ("positives_per_object", "objects_unassigned")
 """Metrics that come from the assignments of an epoch: positive points an object, and the percentage
 of objects without any."""
-
-
-def columns(candidates: Candidates, protocol: Protocol) -> list[Candidates]:
-    """Detections without suppression and with it."""
-    return [select(candidates, protocol, suppress) for suppress in (False, True)]
 
 
 def joined(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from detectors.data.base import DataError
 from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from gaplab.dump import Dump
 from gaplab.errors import UserError
-from gaplab.evaluation import OF_TRAINING, columns, joined, keep_matches, measured
+from gaplab.evaluation import OF_TRAINING, joined, keep_matches, measured
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, TrialView
 from gaplab.protocols import protocol_key

@@ -12,11 +12,12 @@ import torch
 
 from detectors.evaluation.gap import measure_gap
 from detectors.evaluation.protocol import PROTOCOLS
+from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import LocalWorld
 from gaplab.dump import Dump, Part, write_part
-from gaplab.evaluation import columns, joined, measured
+from gaplab.evaluation import joined, measured
 from gaplab.records import Subject
 from gaplab.storage import Storage
 

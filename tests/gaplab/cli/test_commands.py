@@ -8,30 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gaplab.cli import main
-
 Write = Callable[..., Path]
 Gaplab = Callable[..., str]
-
-
-@pytest.fixture
-def gaplab(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gaplab:
-    """Runs a command line in this process; standard output, or standard error for a failure."""
-    monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
-
-    def run(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert (stop.value.code or 0) == code, out + err
-        assert "Traceback" not in err
-        return err if code else out
-
-    return run
 
 
 def test_help_lists_the_commands(gaplab: Gaplab) -> None:

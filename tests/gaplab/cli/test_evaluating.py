@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 import yaml
 
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.cli import main
 from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.launch.recorder import Recorder
@@ -58,26 +56,6 @@ def home(trained: Path, tmp_path: Path) -> Path:
     """A copy of it to write into; the candidates stay where they are."""
     shutil.copytree(trained, tmp_path / "home", ignore=shutil.ignore_patterns("trials"))
     return tmp_path / "home"
-
-
-@pytest.fixture
-def gaplab(
-    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Gaplab:
-    monkeypatch.setenv("GAPLAB_HOME", str(home))
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
-
-    def run(*words: object, code: int = 0) -> str:
-        monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert (stop.value.code or 0) == code, out + err
-        assert "Traceback" not in err
-        return err if code else out
-
-    return run
 
 
 @pytest.fixture
