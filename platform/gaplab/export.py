@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gaplab.errors import UserError
+from gaplab.flat import flat
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, TrialView
 from gaplab.parquet import Column, Kind, Layout, Values, write_table
@@ -130,21 +131,12 @@ class _Evaluations:
 def _trials(trials: list[TrialView]) -> tuple[dict[str, Column], list[dict[str, Values]]]:
     own = {name: [getattr(trial, name) for trial in trials] for name in _TRIALS}
     own["config"] = [json.dumps(trial.config) for trial in trials]
-    flat = [_flat(t.config, "config.") for t in trials]
-    keys = sorted({key for each in flat for key in each})
-    settings = {key: _setting([each.get(key) for each in flat]) for key in keys}
+    rows = [flat(t.config, "config.") for t in trials]
+    keys = sorted({key for each in rows for key in each})
+    settings = {key: _setting([each.get(key) for each in rows]) for key in keys}
     columns = _TRIALS | {key: Column(kind, null=True) for key, (kind, _) in settings.items()}
     values = {key: found for key, (_, found) in settings.items()}
     return columns, [{**own, **values}]
-
-
-def _flat(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists and empty mappings are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
-        flat |= inner or {f"{prefix}{key}": value}
-    return flat
 
 
 def _setting(values: list[Any]) -> tuple[Kind, list[Any]]:

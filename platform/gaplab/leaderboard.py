@@ -1,12 +1,13 @@
 """Who needs NMS least: one row per trial, under one protocol."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
+from gaplab.flat import flat
 from gaplab.ledger.lookup import nearest
 from gaplab.ledger.repository import Ledger
 from gaplab.ledger.views import Coverage, ResultRow, RowFilter
@@ -58,7 +59,7 @@ def leaderboard(ledger: Ledger, query: LeaderboardQuery) -> list[LeaderboardRow]
 
 def settings(row: ResultRow) -> dict[str, Any]:
     """What the trial of `row` was set to: dotted keys of its spec, and what tables call it."""
-    return {**_flat(row.config), **{name: getattr(row, name) for name in _COLUMNS}}
+    return {**flat(row.config), **{name: getattr(row, name) for name in _COLUMNS}}
 
 
 def unknown_keys(keys: Iterable[str], known: Iterable[str]) -> UserError | None:
@@ -94,18 +95,6 @@ def _condition(text: str) -> tuple[str, tuple[Any, ...]]:
         return key.strip(), (value, json.loads(value))
     except json.JSONDecodeError:
         return key.strip(), (value,)
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
 
 
 def _explain(ledger: Ledger, query: LeaderboardQuery) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
+from gaplab.flat import flat
 from gaplab.identity import canonical, digest
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.records import TrialState
@@ -109,21 +110,15 @@ def of_trial(
         started=_milliseconds(attempts[0].started_at),
         ended=None if trial.state == "running" else _milliseconds(attempts[-1].ended_at),
         files=files,
-        params=flat(trial.config),
+        params=_params(trial.config),
         points=tuple(point for each in evaluations for point in _points(each, own)),
     )
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _params(config: Mapping[str, Any]) -> dict[str, str]:
     """Dotted keys -> values as text; text as it is, everything else as JSON, long ones cut."""
-    found = dict[str, str]()
-    for key, value in config.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            found[f"{prefix}{key}"] = text[:MAX_PARAM]
-    return found
+    texts = ((k, v if isinstance(v, str) else json.dumps(v)) for k, v in flat(config).items())
+    return {key: text[:MAX_PARAM] for key, text in texts}
 
 
 def _sweep_status(counts: Mapping[TrialState, int]) -> Status:
