@@ -42,6 +42,20 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
     return iou - uncovered / hull.clamp(min=_EPS)
 
 
+def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
+    """Generalised IoU of every box in a [G, 4] with every box in b [N, 4]: [G, N] in [-1, 1]."""
+    iou = pairwise_iou(a, b)
+    union = (area(a)[:, None] + area(b)) / (1 + iou)
+    (low_a, high_a), (low_b, high_b) = _corners(a), _corners(b)
+    sides = [
+        torch.maximum(high_a[i][:, None], high_b[i]) - torch.minimum(low_a[i][:, None], low_b[i])
+        for i in (0, 1)
+    ]
+    hull = sides[0] * sides[1]
+    uncovered = (hull - union).clamp(min=0)
+    return iou - uncovered / hull.clamp(min=1e-7)
+
+
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:
     """Boxes [..., 4] moved into the image: x in [0, width], y in [0, height]."""
     limit = boxes.new_tensor([width, height, width, height])
@@ -60,3 +74,9 @@ def _iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     overlap = width * height
     union = area(a) + area(b) - overlap
     return overlap / union.clamp(min=_EPS), union
+
+
+def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower and the upper x and y of boxes [K, 4], whichever corner has them: [2, K] each."""
+    first, second = boxes[:, :2].T, boxes[:, 2:].T
+    return first.minimum(second).contiguous(), first.maximum(second).contiguous()

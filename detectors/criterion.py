@@ -1,57 +1,165 @@
 """From predictions and assignments to the training loss of one branch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from detectors.boxes import paired_giou
-from detectors.losses import classification
-from detectors.structures import Assignment, Predictions, Targets
-from detectors.training import Training
+from detectors.boxes import paired_giou, paired_iou
+from detectors.losses import ClsLoss, LossOptions, centerness, classification, l1_of_image, soft_bce
+from detectors.models.decode import encode_deltas
+from detectors.structures import Assignment, Points, Predictions, Targets
 from detectors.world import World
 
 
 @dataclass(frozen=True)
 class Loss:
-    """The parts of one branch's loss: scalars, already normalised, not yet weighted."""
+    """The parts of one branch's loss: scalars, normalised and weighted; None: there is none.
 
-    cls: Tensor
+    aux: what a second assignment makes of the classes alone.
+    """
+
+    cls: Tensor | None = None
+    box: Tensor | None = None
+    l1: Tensor | None = None
+    centerness: Tensor | None = None
+    aux: Tensor | None = None
+
+    def parts(self) -> dict[str, Tensor]:
+        """The parts there are, by name."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def total(self) -> Tensor:
+        """Their sum."""
+        first, *others = self.parts().values()
+        return sum(others, start=first)
+
+
+@dataclass(frozen=True)
+class Positives:
+    """K positive points of a batch: image, point, label [K] int64; degree [K]; box [K, 4]."""
+
+    image: Tensor
+    point: Tensor
+    label: Tensor
+    degree: Tensor
     box: Tensor
 
+    @classmethod
+    def of(cls, assignments: Sequence[Assignment], targets: Sequence[Targets]) -> "Positives":
+        """Of B images, each with its own assignment and objects."""
+        object_BN = torch.stack([a.object for a in assignments])
+        degree_BN = torch.stack([a.degree for a in assignments])
+        image, point = (object_BN >= 0).nonzero(as_tuple=True)
+        before = torch.tensor([0, *(len(t) for t in targets)][:-1], device=image.device).cumsum(0)
+        chosen = object_BN[image, point] + before[image]
+        return cls(
+            image,
+            point,
+            torch.cat([t.labels for t in targets])[chosen],
+            degree_BN[image, point],
+            torch.cat([t.boxes for t in targets])[chosen],
+        )
 
-def branch_loss(
-    predictions: Predictions,
-    assignments: Sequence[Assignment],
-    targets: Sequence[Targets],
-    *,
-    soft: bool,
-    training: Training,
-    world: World,
-) -> Loss:
-    """Classification over all points and 1 - GIoU over positive ones, for a batch of B images.
 
-    Both are divided by the sum of degrees over the true global batch (at least 1), which is the
-    number of positives where assignment is hard. A box counts by its point's degree. The mean over
-    ranks of this loss is the loss of the global batch, as DDP's gradient averaging expects.
-    Non-finite logits make `cls` NaN, non-finite boxes `box`, whatever was assigned.
+@dataclass(frozen=True)
+class Criterion:
+    """How losses are made in a world of ranks: the mean of theirs over ranks is the loss of the
+    global batch, as DDP's gradient averaging expects.
     """
-    found = _positives(assignments, targets)
-    total = world.all_reduce_mean(found.degree.sum()).clamp(min=1 / world.size)
-    degree_BNC = found.degree.new_zeros(predictions.logits.shape)
-    degree_BNC[found.image, found.point, found.label] = found.degree
-    cls = classification(
-        predictions.logits,
-        degree_BNC,
-        soft=soft,
-        alpha=training.focal_alpha,
-        gamma=training.focal_gamma,
-    ).sum()
-    giou = paired_giou(predictions.boxes[found.image, found.point], found.box)
-    box = (found.degree * (1 - giou)).sum()
-    poison_cls, poison_box = 0 * predictions.logits.sum(), 0 * predictions.boxes.sum()
-    return Loss(cls / total + poison_cls, box / total + poison_box)
+
+    options: LossOptions
+    world: World
+
+    def branch_loss(
+        self,
+        points: Points,
+        predictions: Predictions,
+        assignments: Sequence[Assignment],
+        targets: Sequence[Targets],
+        kind: ClsLoss,
+    ) -> Loss:
+        """Every part for a batch of B images; see `LossOptions`.
+
+        Non-finite logits make `cls` NaN, non-finite boxes `box`, whatever was assigned.
+        """
+        found = Positives.of(assignments, targets)
+        cls = self.classification(predictions.logits, found, assignments, targets, kind)
+        boxes = predictions.boxes[found.image, found.point]
+        target = centerness(points.xy[found.point], found.box)
+        weight = found.degree if self.options.box_by == "degree" else target
+        by_objects = self.options.normalizer == "objects"
+        total = self._count(targets) if by_objects else self._total(weight.sum())
+        box = self.options.box_weight * ((weight * self._box(boxes, found, points)).sum() / total)
+        return Loss(
+            cls + 0 * predictions.logits.sum(),
+            box + 0 * predictions.boxes.sum(),
+            self._l1(boxes, found, weight, points.extent, total),
+            self._centerness(predictions, found, target),
+        )
+
+    def classification(
+        self,
+        logits: Tensor,
+        found: Positives,
+        assignments: Sequence[Assignment],
+        targets: Sequence[Targets],
+        kind: ClsLoss,
+    ) -> Tensor:
+        """The weighted, normalised classification loss over all points of logits [B, N, C]."""
+        degree_BNC = found.degree.new_zeros(logits.shape)
+        degree_BNC[found.image, found.point, found.label] = found.degree
+        loss_BNC = classification(logits, degree_BNC, kind, self.options)
+        if any(a.weight is not None for a in assignments):
+            one = loss_BNC.new_ones(1, 1)
+            weights = [one if a.weight is None else a.weight for a in assignments]
+            loss_BNC = torch.stack([loss_BNC[i] * w for i, w in enumerate(weights)])
+        totals = {"degrees": found.degree.sum(), "positives": (found.degree > 0).sum().float()}
+        by = self.options.normalizer
+        total = self._count(targets) if by == "objects" else self._total(totals[by])
+        return self.options.cls_weight * (loss_BNC.sum() / total)
+
+    def _total(self, of_rank: Tensor) -> Tensor:
+        """The mean over ranks, at least 1 over all of them."""
+        return self.world.all_reduce_mean(of_rank).clamp(min=1 / self.world.size)
+
+    def _count(self, targets: Sequence[Targets]) -> Tensor:
+        count = sum(len(t) for t in targets)
+        return self._total(torch.tensor(float(count), device=targets[0].boxes.device))
+
+    def _box(self, boxes: Tensor, found: Positives, points: Points) -> Tensor:
+        """The box loss of each of K positive points, [K]."""
+        if self.options.box == "giou":
+            return 1 - paired_giou(boxes, found.box)
+        if self.options.box == "iou":
+            return -paired_iou(boxes, found.box).clamp(min=1e-6).log()
+        anchors = points.anchors[found.point]
+        return (encode_deltas(boxes, anchors) - encode_deltas(found.box, anchors)).abs().sum(1)
+
+    def _l1(
+        self,
+        boxes: Tensor,
+        found: Positives,
+        weight: Tensor,
+        extent: tuple[float, float],
+        total: Tensor,
+    ) -> Tensor | None:
+        if not self.options.l1_weight:
+            return None
+        loss = (weight * l1_of_image(boxes, found.box, extent)).sum() / total
+        return self.options.l1_weight * loss
+
+    def _centerness(
+        self, predictions: Predictions, found: Positives, target: Tensor
+    ) -> Tensor | None:
+        if predictions.centerness is None:
+            return None
+        logits = predictions.centerness[found.image, found.point]
+        total = self._total(torch.tensor(float(len(logits)), device=logits.device))
+        loss = soft_bce(logits, target).sum() / total + 0 * predictions.centerness.sum()
+        return self.options.centerness_weight * loss
 
 
 def supply(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:
@@ -64,29 +172,3 @@ def supply(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Ten
     taught = sum(len(torch.unique(each)) for each in found)
     objects = sum(len(t) for t in targets)
     return torch.tensor([positives, objects - taught, objects], dtype=torch.float64)
-
-
-@dataclass(frozen=True)
-class _Positives:
-    """K positive points of a batch: image, point, label [K] int64; degree [K]; box [K, 4]."""
-
-    image: Tensor
-    point: Tensor
-    label: Tensor
-    degree: Tensor
-    box: Tensor
-
-
-def _positives(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> _Positives:
-    object_BN = torch.stack([a.object for a in assignments])
-    degree_BN = torch.stack([a.degree for a in assignments])
-    image, point = (object_BN >= 0).nonzero(as_tuple=True)
-    before = torch.tensor([0, *(len(t) for t in targets)][:-1], device=image.device).cumsum(0)
-    chosen = object_BN[image, point] + before[image]
-    return _Positives(
-        image,
-        point,
-        torch.cat([t.labels for t in targets])[chosen],
-        degree_BN[image, point],
-        torch.cat([t.boxes for t in targets])[chosen],
-    )

@@ -1,6 +1,7 @@
 """Train and predict: the loop, without scheduler, store or tracker."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from detectors.assigners.base import Assigner, Branch, Strategy
+from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.assigners.matching import negatives
-from detectors.criterion import Loss, branch_loss, supply
+from detectors.criterion import Criterion, Loss, Positives, supply
 from detectors.data.loader import Batch
-from detectors.models.fcos import Output
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.losses import LossOptions
+from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
 from detectors.world import World
 
@@ -79,15 +80,25 @@ class Learner:
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay only on parameters with two or more dimensions."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    """AdamW or SGD; weight decay only on parameters with two or more dimensions.
+
+    A group's `share` is its learning rate as a share of `training.lr`.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {
-            "params": [p for p in parameters if p.ndim > 1],
-            "weight_decay": training.weight_decay,
-        },
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            "params": [
+                p
+                for name, p in named
+                if name.startswith("backbone.") == trunk and (p.ndim > 1) == decays
+            ],
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "share": training.backbone_lr if trunk else 1.0,
+        }
+        for trunk in (True, False)
+        for decays in (True, False)
     ]
+    groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=training.lr, fused=True)
@@ -107,23 +118,16 @@ def train_epoch(learner: Learner, batches: Iterable[Batch], progress: Progress) 
 def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, float]:
     """One optimiser step on this rank's share of a global batch; the global loss parts."""
     device = next(learner.model.parameters()).device
-    output = learner.model(to_device(batch.images, device))
+    half = learner.training.precision == "bf16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        output = learner.model(to_device(batch.images, device))
     targets = [t.to(str(device)) for t in batch.targets]
     supervisions = learner.strategy.branches()
-    losses = {
-        branch: _supervise(learner, output, branch, targets, progress) for branch in supervisions
-    }
+    losses = {name: _supervise(learner, output, name, targets, progress) for name in supervisions}
     parts = _finite_parts(losses, progress, learner.world)
-    total = torch.stack(
-        [s.weight * weigh(losses[branch], learner.training) for branch, s in supervisions.items()]
-    ).sum()
-    _descend(learner, total, progress)
+    weighted = [s.weight * losses[name].total() for name, s in supervisions.items()]
+    _descend(learner, torch.stack(weighted).sum(), progress)
     return parts
-
-
-def weigh(loss: Loss, training: Training) -> Tensor:
-    """The weighted sum of a branch's loss parts."""
-    return training.cls_weight * loss.cls + training.box_weight * loss.box
 
 
 def assign_batch(
@@ -150,26 +154,61 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 def _supervise(
     learner: Learner, output: Output, branch: Branch, targets: list[Targets], progress: Progress
 ) -> Loss:
-    supervision, predictions = learner.strategy.branches()[branch], output.branches[branch]
-    found = assign_batch(supervision.assigner, output.points, predictions, targets, progress)
-    learner.tally[branch] = learner.tally.get(branch, 0) + supply(found, targets)
-    return branch_loss(
-        predictions,
-        found,
-        targets,
-        soft=supervision.assigner.soft,
-        training=learner.training,
-        world=learner.world,
-    )
+    """The loss of one branch, over all its cascaded heads."""
+    supervision = learner.strategy.branches()[branch]
+    auxiliary = learner.strategy.auxiliary().get(branch)
+    criterion = Criterion(_loss_options(learner, branch), learner.world)
+    points, losses = output.points[branch], []
+    for predictions in output.branches[branch]:
+        assigner = supervision.assigner
+        found = assign_batch(assigner, points, predictions, targets, progress)
+        learner.tally[branch] = learner.tally.get(branch, 0) + supply(found, targets)
+        loss = criterion.branch_loss(points, predictions, found, targets, assigner.loss)
+        if auxiliary is not None:
+            classes = predictions.of_classes_alone()
+            aux = _auxiliary(criterion, auxiliary, points, classes, targets, progress)
+            loss = replace(loss, aux=aux)
+        losses.append(loss)
+    return _sum(losses)
+
+
+def _loss_options(learner: Learner, branch: Branch) -> LossOptions:
+    training = learner.training
+    second = branch == "o2m" and len(learner.strategy.branches()) > 1
+    return training.o2m_loss if second and training.o2m_loss is not None else training.loss
+
+
+def _auxiliary(
+    criterion: Criterion,
+    supervision: Supervision,
+    points: Points,
+    predictions: Predictions,
+    targets: list[Targets],
+    progress: Progress,
+) -> Tensor:
+    """003's auxiliary loss: classification alone, by an assignment of its own."""
+    assigner = supervision.assigner
+    found = assign_batch(assigner, points, predictions, targets, progress)
+    positives = Positives.of(found, targets)
+    loss = criterion.classification(predictions.logits, positives, found, targets, assigner.loss)
+    return supervision.weight * loss
+
+
+def _sum(losses: Sequence[Loss]) -> Loss:
+    """The sum of losses with the same parts."""
+    each = [loss.parts() for loss in losses]
+    return Loss(**{name: torch.stack([parts[name] for parts in each]).sum() for name in each[0]})
 
 
 def _finite_parts(
     losses: Mapping[Branch, Loss], progress: Progress, world: World
 ) -> dict[str, float]:
-    names = [f"{branch}.{part}" for branch in losses for part in ("cls", "box")]
-    values = torch.stack([v for loss in losses.values() for v in (loss.cls, loss.box)])
-    parts = dict(zip(names, world.all_reduce_mean(values).tolist(), strict=True))
-    if not all(torch.isfinite(torch.tensor(v)) for v in parts.values()):
+    named = {
+        f"{b}.{part}": value for b, loss in losses.items() for part, value in loss.parts().items()
+    }
+    means = world.all_reduce_mean(torch.stack(list(named.values()))).tolist()
+    parts = dict(zip(named, means, strict=True))
+    if not all(map(math.isfinite, parts.values())):
         shown = ", ".join(f"{name}={value:.4g}" for name, value in parts.items())
         raise NonFiniteLossError(
             f"loss is not finite at step {progress.step} (epoch {progress.epoch + 1}): {shown}; "
@@ -182,7 +221,7 @@ def _descend(learner: Learner, total: Tensor, progress: Progress) -> None:
     training = learner.training
     factor = lr_factor(training, progress.step, progress.steps)
     for group in learner.optimizer.param_groups:
-        group["lr"] = training.lr * factor
+        group["lr"] = training.lr * factor * group["share"]
     learner.optimizer.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
     if training.clip_norm:

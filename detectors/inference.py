@@ -8,9 +8,8 @@ from torch import nn
 from detectors.data.base import Dataset
 from detectors.data.loader import val_batches
 from detectors.engine import to_device
-from detectors.models.fcos import Output
 from detectors.postprocess import Frame, candidates, not_finite
-from detectors.structures import Candidates, Points, Predictions
+from detectors.structures import Candidates, Output, Points, Predictions
 from detectors.world import World
 
 _REMEDY = "training has diverged: lower lr, or set clip_norm"
@@ -44,14 +43,15 @@ def predict(
             Frame(i, scale, sizes[i]) for i, scale in zip(indices, images.scales, strict=True)
         ]
         for branch in branches:
-            found[branch] += _candidates(output.branches[branch], output.points, topk, frames)
+            predictions = output.branches[branch][0]
+            found[branch] += _candidates(predictions, output.points[branch], topk, frames)
     if world.all_reduce_mean(torch.tensor(float(bool(problem)), device=device)) > 0:
         raise ValueError(f"{problem or 'predictions of another worker are not finite'}; {_REMEDY}")
     return {branch: Candidates.join(parts) for branch, parts in found.items()}
 
 
 def _problem(output: Output, image_ids: Sequence[int]) -> str:
-    problems = (not_finite(each, image_ids) for each in output.branches.values())
+    problems = (not_finite(stage, image_ids) for each in output.branches.values() for stage in each)
     return ", ".join(problem for problem in problems if problem)
 
 
@@ -59,8 +59,5 @@ def _candidates(
     predictions: Predictions, points: Points, topk: int, frames: Sequence[Frame]
 ) -> list[Candidates]:
     points = points.to("cpu")
-    logits, boxes = predictions.logits.cpu(), predictions.boxes.cpu()
-    return [
-        candidates(Predictions(logits[i], boxes[i]), points, topk, frame)
-        for i, frame in enumerate(frames)
-    ]
+    scores, boxes = predictions.scores().cpu(), predictions.boxes.cpu()
+    return [candidates(scores[i], boxes[i], points, topk, frame) for i, frame in enumerate(frames)]

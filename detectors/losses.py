@@ -1,19 +1,65 @@
-"""Element-wise losses; the caller sums and normalises."""
+"""Element-wise losses from logits; the caller weighs, sums and normalises.
+
+Everything is computed from logits in log space, so nothing overflows or rounds to log(0), also
+where the logits come from a half-precision autocast region.
+"""
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from detectors.options import Options
 
-def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float, gamma: float) -> Tensor:
+ClsLoss = Literal["focal", "bce", "gaussian"]
+"""How an assignment trains classification: focal loss to degree 0 or 1; the same but BCE to the
+degree of positive points (002 Eq. 4); focal loss without its class balance, whose negatives the
+assignment weighs down near objects (CenterNet)."""
+
+
+class LossOptions(Options):
+    """What a branch's loss is made of. The defaults are the laptop recipe."""
+
+    cls_weight: float = Field(1.0, ge=0)
+    focal_alpha: float = Field(0.25, ge=0, le=1)
+    focal_gamma: float = Field(2.0, ge=0)
+    box: Literal["giou", "iou", "deltas"] = "giou"
+    """1 - GIoU; -log(IoU) (FCOS as first published); L1 of deltas to the anchors (RetinaNet)."""
+    box_weight: float = Field(5.0, ge=0)
+    l1_weight: float = Field(0.0, ge=0)
+    """Of a second box loss, L1 between boxes as centre and sides in shares of the image (DETR,
+    OneNet, DATE's one-to-one branch: 5)."""
+    box_by: Literal["degree", "centerness"] = "degree"
+    """How much a positive point's box counts: by its degree, or by the centerness of its place in
+    the box (FCOS's improved recipe; o2f's released code). Each sum is divided by its weights'."""
+    centerness_weight: float = Field(1.0, ge=0)
+    """Of the centerness loss, where a detector predicts a centerness of its own."""
+    normalizer: Literal["degrees", "positives", "objects"] = "degrees"
+    """What classification is divided by, over the global batch and at least 1: the sum of degrees,
+    the number of positive points (o2f's released code counts ambiguous ones in full; with degrees
+    of 1 the same), or the number of objects (OneNet and the DETR family, where boxes are, too)."""
+
+
+def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float | None, gamma: float) -> Tensor:
     """Focal loss per element: -alpha_t (1 - p_t)^gamma log(p_t), target in {0, 1}; [...] >= 0.
 
     The power is taken of the logarithm: 1 - p_t itself rounds to 0, where gamma < 1 has no slope.
+    Without `alpha`, alpha_t is 1.
     """
     log_p_t = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     log_rest = -F.binary_cross_entropy_with_logits(logits, 1 - target, reduction="none")
-    alpha_t = alpha * target + (1 - alpha) * (1 - target)
-    return -alpha_t * (gamma * log_rest).exp() * log_p_t
+    loss = -(gamma * log_rest).exp() * log_p_t
+    if alpha is None:
+        return loss
+    return (alpha * target + (1 - alpha) * (1 - target)) * loss
+
+
+def focal_change(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """By how much the focal loss of a point's class grows if the class is there; like `logits`."""
+    there, absent = torch.ones_like(logits), torch.zeros_like(logits)
+    return sigmoid_focal(logits, there, alpha, gamma) - sigmoid_focal(logits, absent, alpha, gamma)
 
 
 def soft_bce(logits: Tensor, degree: Tensor) -> Tensor:
@@ -21,15 +67,35 @@ def soft_bce(logits: Tensor, degree: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, degree, reduction="none")
 
 
-def classification(
-    logits: Tensor, degree: Tensor, *, soft: bool, alpha: float, gamma: float
-) -> Tensor:
-    """Loss of every class at every point, like `logits`.
+def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossOptions) -> Tensor:
+    """Loss of every class at every point, like `logits`; see `ClsLoss` for its kinds.
 
-    Hard: focal loss to degree in {0, 1}. Soft: BCE to the degree where it is positive (a certain
-    point has 1, an ambiguous one t), focal loss to 0 elsewhere (002 Eq. 4).
+    `bce`: to the degree where it is positive (a certain point has 1, an ambiguous one t), focal
+    loss to 0 elsewhere.
     """
-    if not soft:
+    alpha, gamma = options.focal_alpha, options.focal_gamma
+    if kind == "gaussian":
+        return sigmoid_focal(logits, degree, None, gamma)
+    if kind == "focal":
         return sigmoid_focal(logits, degree, alpha, gamma)
     background = sigmoid_focal(logits, torch.zeros_like(logits), alpha, gamma)
     return torch.where(degree > 0, soft_bce(logits, degree), background)
+
+
+def l1_of_image(boxes: Tensor, wanted: Tensor, extent: tuple[float, float]) -> Tensor:
+    """Summed absolute differences of centre and sides, in shares of the image: [K, 4] -> [K]."""
+    difference = boxes - wanted
+    center = (difference[:, :2] + difference[:, 2:]) / 2
+    side = difference[:, 2:] - difference[:, :2]
+    share = difference.new_tensor(extent)
+    return ((center / share).abs() + (side / share).abs()).sum(1)
+
+
+def centerness(points: Tensor, boxes: Tensor) -> Tensor:
+    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) (FCOS Eq. 3): [K, 2], [K, 4] -> [K].
+
+    1 at the box's centre, 0 on its border and outside.
+    """
+    near = (points - boxes[:, :2]).minimum(boxes[:, 2:] - points).clamp(min=0)
+    far = (points - boxes[:, :2]).maximum(boxes[:, 2:] - points)
+    return (near / far.clamp(min=torch.finfo(far.dtype).tiny)).prod(1).sqrt()

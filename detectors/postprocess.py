@@ -16,6 +16,8 @@ def not_finite(predictions: Predictions, image_ids: Sequence[int]) -> str:
     Names the images and which of the two outputs is at fault; empty if all is well.
     """
     outputs = {"logits": predictions.logits, "boxes": predictions.boxes}
+    if predictions.centerness is not None:
+        outputs["centerness"] = predictions.centerness
     problems = []
     for name, values in outputs.items():
         bad = ~values.isfinite().flatten(1).all(dim=1)
@@ -36,19 +38,20 @@ class Frame:
     size: tuple[int, int]
 
 
-def candidates(predictions: Predictions, points: Points, topk: int, frame: Frame) -> Candidates:
+def candidates(
+    scores_NC: Tensor, boxes_N4: Tensor, points: Points, topk: int, frame: Frame
+) -> Candidates:
     """The `topk` best (point, class) pairs of each level of one image, sorted by falling score.
 
-    predictions: logits [N, C], boxes [N, 4] in input pixels; boxes are moved to the pixels of the
+    scores [N, C] in [0, 1], boxes [N, 4] in input pixels; boxes are moved to the pixels of the
     original image and clipped to it. Of equal scores the lower level comes first, then the lower
     point, then the lower class.
     """
-    num_classes = predictions.logits.shape[-1]
-    scores = predictions.logits.float().sigmoid().flatten()
+    num_classes, scores = scores_NC.shape[-1], scores_NC.flatten()
     pairs = _best_of_levels(scores, points.level, num_classes, topk)
     pairs = pairs[scores[pairs].argsort(descending=True, stable=True)]
     point = pairs // num_classes
-    boxes = predictions.boxes[point] / predictions.boxes.new_tensor([*frame.scale, *frame.scale])
+    boxes = boxes_N4[point] / boxes_N4.new_tensor([*frame.scale, *frame.scale])
     width, height = frame.size
     return Candidates(
         image=torch.full_like(pairs, frame.index),

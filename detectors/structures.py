@@ -4,7 +4,7 @@ Shape letters: B images, N anchor points (all levels, finest first), C classes, 
 image, M candidates. Boxes are xyxy in pixels of the tensor they belong to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,21 +14,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Points:
-    """Anchor points of one input size.
+    """Anchor points of one input size. Several anchors of one cell are as many points there.
 
     xy: [N, 2] float, pixels; stride: [N] float, pixels; level: [N] int64, 0 is the finest.
+    anchors: [N, 4] float xyxy, pixels: each point's reference box, for assignments and decoders
+    that need one. extent: (width, height) in pixels of what the finest level's cells cover.
     """
 
     xy: Tensor
     stride: Tensor
     level: Tensor
+    anchors: Tensor
+    extent: tuple[float, float]
 
     def __len__(self) -> int:
         return len(self.xy)
 
     def to(self, device: str) -> Self:
         """The same points on `device`."""
-        return type(self)(self.xy.to(device), self.stride.to(device), self.level.to(device))
+        columns = (self.xy, self.stride, self.level, self.anchors)
+        xy, stride, level, anchors = (column.to(device) for column in columns)
+        return type(self)(xy, stride, level, anchors, self.extent)
 
 
 @dataclass(frozen=True)
@@ -50,28 +56,64 @@ class Targets:
 class Predictions:
     """Raw output at every anchor point: logits [..., N, C], boxes [..., N, 4] xyxy in pixels.
 
+    logits: of the score p that assignment and classification loss see. Where a gate (a predicted
+    centerness, a max filter) is part of the score, it is part of these logits, and `ungated` holds
+    those of the class alone; without a gate `ungated` is None.
+    centerness: [..., N] logits, where centerness is trained by itself and joins in at inference.
     The leading dimension is B for a batch and absent for one image (see `image`).
     """
 
     logits: Tensor
     boxes: Tensor
+    ungated: Tensor | None = None
+    centerness: Tensor | None = None
 
     def image(self, index: int) -> "Predictions":
-        """Predictions of one image, detached: assignment never sends gradients."""
+        """Logits and boxes of one image, detached: assignment never sends gradients."""
         return Predictions(self.logits[index].detach(), self.boxes[index].detach())
+
+    def of_classes_alone(self) -> "Predictions":
+        """The same without gate and centerness."""
+        return Predictions(self.logits if self.ungated is None else self.ungated, self.boxes)
+
+    def scores(self) -> Tensor:
+        """[..., N, C] in [0, 1], by which detections are ranked.
+
+        sqrt(class score * centerness) where centerness is trained by itself (FCOS's improved
+        recipe), else the sigmoid of the logits.
+        """
+        scores = self.logits.float().sigmoid()
+        if self.centerness is None:
+            return scores
+        return (scores * self.centerness.float().sigmoid()[..., None]).sqrt()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a detector says of a batch: for every branch its points and its predictions.
+
+    In training a branch with several cascaded heads has as many predictions at its points, each of
+    them supervised; in eval mode it has one.
+    """
+
+    points: Mapping[str, Points]
+    branches: Mapping[str, tuple[Predictions, ...]]
 
 
 @dataclass(frozen=True)
 class Assignment:
     """Which object each anchor point is responsible for, and to what degree.
 
-    object: [N] int64, index into Targets, -1 for a negative point.
+    object: [N] int64, index into Targets, -1 for a point without one.
     degree: [N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous one, 0 for
-    a negative one. `degree > 0` exactly where `object >= 0`.
+    a point without an object. `degree > 0` exactly where `object >= 0`.
+    weight: [N, C] or [N, 1] float >= 0, the factor of each term of the classification loss (0: the
+    point teaches nothing there); None: 1 everywhere.
     """
 
     object: Tensor
     degree: Tensor
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 import math
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from detectors.losses import LossOptions
 from detectors.options import Options
 
 
 class Training(Options):
-    """Schedule and loss weights. The defaults are the laptop recipe."""
+    """Schedule, augmentation and losses. The defaults are the laptop recipe."""
 
     epochs: int = Field(12, ge=1)
     batch: int = Field(8, ge=1)
@@ -18,6 +19,8 @@ class Training(Options):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(3e-3, gt=0)
     """Peak learning rate."""
+    backbone_lr: float = Field(1.0, ge=0)
+    """The trunk's learning rate as a share of the others' (DATE: 0.1)."""
     weight_decay: float = Field(0.05, ge=0)
     """Applied to weights with two or more dimensions; norms and biases are free of it."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -36,10 +39,27 @@ class Training(Options):
     augment: Literal["none", "hflip", "dihedral"] = "dihedral"
     """`hflip`: mirror half of the images left to right. `dihedral`: also flip top to bottom and
     transpose (square images only), each for half of the images."""
-    cls_weight: float = Field(1.0, ge=0)
-    box_weight: float = Field(5.0, ge=0)
-    focal_alpha: float = Field(0.25, ge=0, le=1)
-    focal_gamma: float = Field(2.0, ge=0)
+    train_sides: tuple[Annotated[int, Field(ge=32, le=4096)], ...] = Field((), strict=False)
+    """The shorter side, in pixels, is drawn from these for each training image (DeFCN: 640, 672,
+    ..., 800), aspect kept, from the size that the data set gives; empty: that size."""
+    side_range: bool = False
+    """`train_sides` are the least and the greatest of a range of whole numbers (o2f: 640, 800)."""
+    train_max_side: int = Field(1333, ge=32, le=8192)
+    """Limit of the longer side in pixels, where `train_sides` are given."""
+    crop: bool = False
+    """Half of the images are first resized to a shorter side of 400, 500 or 600 and cropped to a
+    random window with sides of 384 to 600 pixels, then resized as the others (DETR, OneNet, DATE's
+    3x). Needs `train_sides`."""
+    loss: LossOptions = LossOptions()
+    o2m_loss: LossOptions | None = None
+    """Of the one-to-many branch of a dual assignment; null: as `loss`. A key left out has its own
+    default, not the value in `loss`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: the network runs under autocast; boxes, assignment and losses stay in fp32."""
+    init_from: str = ""
+    """A finished trial's id, or a file of a detector's state dict: trunk, neck and towers start
+    from its (averaged) weights, predictors and gates anew (004 Table 11). A file counts in a
+    trial's id by this text, not by its content."""
 
     @field_validator("decay_at")
     @classmethod
@@ -48,6 +68,15 @@ class Training(Options):
         if any(first >= second for first, second in pairwise(marks)):
             raise ValueError(f"must be rising between 0 and 1, got {list(decay_at)}")
         return decay_at
+
+    @model_validator(mode="after")
+    def _sides_fit(self) -> Self:
+        sides = self.train_sides
+        if self.side_range and (len(sides) != 2 or sides[0] > sides[1]):
+            raise ValueError(f"side_range needs two train_sides, rising, got {list(sides)}")
+        if self.crop and not sides:
+            raise ValueError("crop needs train_sides")
+        return self
 
 
 def lr_factor(options: Training, step: int, steps: int) -> float:

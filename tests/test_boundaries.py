@@ -16,6 +16,7 @@ IMPORTERS = {
     "hotcoco": ("detectors/evaluation/coco.py",),
     "PIL": ("detectors/data/images.py",),
     "pyarrow": ("platform/gaplab/storage.py", "platform/gaplab/parquet.py"),
+    "timm": ("detectors/models/timm_trunk.py",),
     "yaml": ("platform/gaplab/yamlfile.py",),
     "typer": ("platform/gaplab/cli/",),
     "scipy": ("detectors/assigners/matching.py", "platform/gaplab/intervals.py"),

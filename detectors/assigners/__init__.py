@@ -1,17 +1,19 @@
 """Label assignments by the name a spec uses."""
 
 from detectors.assigners.base import Strategy
-from detectors.assigners.center import Center
 from detectors.assigners.dual import Dual
-from detectors.assigners.fcos import Fcos
+from detectors.assigners.hybrid import Hybrid
+from detectors.assigners.mixture import Mixture
 from detectors.assigners.o2f import O2F
-from detectors.assigners.poto import Poto
+from detectors.assigners.o2m import O2M
+from detectors.assigners.o2o import O2O
 
 ASSIGNERS: dict[str, type[Strategy]] = {
-    "fcos": Fcos,
-    "center": Center,
-    "poto": Poto,
+    **O2M,
+    **O2O,
     "o2f": O2F,
+    "hybrid": Hybrid,
+    "mixture": Mixture,
     "dual": Dual,
 }
 """The explicit table: adding an assignment is one file, one line here, one row in the tests."""

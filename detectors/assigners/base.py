@@ -1,15 +1,17 @@
 """The contract of label assignment.
 
 A *strategy* is what a spec names: it says which branches (predictors) a detector trains and which
-assigner supervises each. An *assigner* decides, for one image, which anchor points are positive
-for which object. Most strategies are a single assigner.
+assigner supervises each, and whether a second one joins in for classification alone (an auxiliary
+loss). An *assigner* decides, for one image, which anchor points are positive for which object.
+Most strategies are a single assigner.
 
 Every assigner keeps to this:
 
 - It is a pure function: no state, no randomness, no gradients; the same inputs give the same
   assignment on every rank and after every resume. A schedule reads `Progress`.
 - An image without objects yields an all-negative assignment.
-- A point is responsible for at most one object.
+- A point is responsible for at most one object. (Anchors of one cell are points of their own.)
+- Matrices are object x point, [G, N]; nothing loops over objects or points.
 - One-to-one (o2o): an object has exactly one positive point of degree 1 as long as there are at
   least as many points as objects. One-to-many (o2m): any number, each of degree 1. One-to-few
   (o2f): at most one of degree 1 (the certain point) and a few of a degree in (0, 1).
@@ -19,10 +21,11 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from detectors.losses import ClsLoss
 from detectors.options import Options
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
-Family = Literal["o2o", "o2m", "o2f", "dual"]
+Family = Literal["o2o", "o2m", "o2f", "hybrid", "mixture", "dual"]
 Branch = Literal["o2o", "o2m", "o2f"]
 
 
@@ -43,13 +46,16 @@ class Strategy(Options):
     def branches(self) -> dict[Branch, Supervision]:
         """The branches to train; the first is the one kept for inference."""
 
+    def auxiliary(self) -> dict[Branch, Supervision]:
+        """Branches whose classes alone (before any gate) are trained by a second assigner, too."""
+        return {}
+
 
 class Assigner(Strategy):
     """A strategy with a single branch, supervised by itself."""
 
     branch: ClassVar[Branch]
-    soft: ClassVar[bool] = False
-    """True where positives are trained with BCE to their degree, not with focal loss."""
+    loss: ClassVar[ClsLoss] = "focal"
 
     @abstractmethod
     def assign(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import center_distance
-from detectors.assigners.matching import one_to_one, prefer
+from detectors.assigners.matching import Solver, match
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
 
@@ -24,6 +24,8 @@ class Center(Assigner):
     name: Literal["center"] = "center"
     range_factor: float = Field(8.0, gt=0)
     """Upper end of a level's size range in strides; the lower end is half of it."""
+    solver: Solver = "lsa"
+    """`argmax`: the nearer object keeps a contested point and the other has none."""
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
@@ -37,7 +39,7 @@ class Center(Assigner):
         own_level_GN = level_of(points, half_side, self.range_factor)[:, None] == points.level
         worst = distance_GN.max().clamp(min=1.0) if len(targets) else 1.0
         nearness_GN = 1 - distance_GN / worst
-        return one_to_one(prefer(nearness_GN, own_level_GN, distance_GN))
+        return match(nearness_GN, own_level_GN, distance_GN, self.solver)
 
 
 def level_of(points: Points, length: Tensor, factor: float) -> Tensor:

@@ -1,32 +1,34 @@
-"""DATE-F: one-to-one and one-to-many side by side."""
+"""DATE: one-to-one and one-to-many side by side."""
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from detectors.assigners.base import Branch, Family, Strategy, Supervision
+from detectors.assigners.base import Assigner, Branch, Family, Strategy, Supervision
 from detectors.assigners.fcos import Fcos
+from detectors.assigners.o2m import O2M
+from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
+from detectors.options import OneOf
 
 
 class Dual(Strategy):
     """Two branches on shared towers; the one-to-many branch is dropped at inference (004 Eq. 1).
 
-    l = lambda_o2o * l_o2o (POTO) + lambda_o2m * l_o2m (FCOS). Only the last convolutions are
-    private. Deviations: both branches use this project's focal and GIoU losses with the same
-    weights (004 adds an L1 term to o2o and centerness to o2m), and the o2m branch samples
-    the centre square where the released code takes the whole box. 004's o2m branch decodes with
-    exp and has the plain IoU loss; here both branches share decoding and the GIoU loss. As in its
-    code, both share the scales of the levels.
+    l = lambda_o2o * l_o2o + lambda_o2m * l_o2m. Only the last convolutions are private. DATE-F has
+    POTO and FCOS, both of weight 1; DATE-R has POTO and RetinaNet, which weighs 2. 004's code for
+    CrowdHuman has the minimum cost in place of POTO.
+    What each branch predicts and which losses it has are options of detector and training. 004's
+    o2o loss is focal (2), L1 (5) and GIoU (2). DATE-F's o2m branch has centerness, the plain IoU
+    loss and boxes decoded by exp, and its released code takes points from the whole box, where
+    `fcos` samples the centre square by default. As in that code, both share the levels' scales.
     """
 
     name: Literal["dual"] = "dual"
-    alpha: float = Field(0.8, ge=0, le=1)
-    """POTO's alpha, for the one-to-one branch."""
-    radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides, for both branches."""
-    range_factor: float = Field(8.0, gt=0)
-    """FCOS's `range_factor`, for the one-to-many branch."""
+    o2o: Annotated[Assigner, OneOf(O2O)] = Poto()
+    """Teaches the branch that is kept for inference."""
+    o2m: Annotated[Assigner, OneOf(O2M)] = Fcos()
+    """Teaches the other one."""
     lambda_o2o: float = Field(1.0, ge=0)
     lambda_o2m: float = Field(1.0, ge=0)
 
@@ -34,9 +36,7 @@ class Dual(Strategy):
 
     def branches(self) -> dict[Branch, Supervision]:
         """The one-to-one branch, kept for inference, and the one-to-many branch."""
-        o2o = Poto(alpha=self.alpha, radius=self.radius)
-        o2m = Fcos(radius=self.radius, range_factor=self.range_factor)
         return {
-            "o2o": Supervision(o2o, self.lambda_o2o),
-            "o2m": Supervision(o2m, self.lambda_o2m),
+            "o2o": Supervision(self.o2o, self.lambda_o2o),
+            "o2m": Supervision(self.o2m, self.lambda_o2m),
         }

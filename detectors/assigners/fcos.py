@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import in_center_square, ltrb
+from detectors.assigners.geometry import Prior, fits_level, in_prior, ltrb
+from detectors.assigners.ranking import best_object
 from detectors.boxes import area
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
@@ -19,12 +18,14 @@ class Fcos(Assigner):
     to the box) and its largest distance to the box's sides is in its level's range:
     (4s, 8s] for stride s, open below for the finest level and above for the coarsest. Of several
     objects the smallest one takes the point. An object may end without any point.
-    Centerness is neither predicted nor used as a weight.
+    Centerness is an option of the detector (`detector.centerness`).
     """
 
     name: Literal["fcos"] = "fcos"
     radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides."""
+    """Half side of the centre square in strides; only the prior `center` looks at it."""
+    prior: Prior = "center"
+    """`box`: the whole box, as in FCOS's first version, mmdetection and DATE's code (004)."""
     range_factor: float = Field(8.0, gt=0)
     """Upper end of a level's size range in strides; the lower end is half of it. FCOS has 8."""
 
@@ -35,25 +36,7 @@ class Fcos(Assigner):
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
         """See `Assigner.assign`; predictions and progress are not looked at."""
-        candidate_GN = in_center_square(points, targets, self.radius)
-        candidate_GN &= in_level_range(points, targets, self.range_factor)
-        area_GN = torch.where(candidate_GN, area(targets.boxes)[:, None], torch.inf)
-        return smallest_object(area_GN)
-
-
-def in_level_range(points: Points, targets: Targets, factor: float) -> Tensor:
-    """[G, N] bool: the point's level is made for its largest distance to the box's sides."""
-    reach_GN = ltrb(points, targets).amax(2)
-    upper = points.stride * factor
-    lower = torch.where(points.level == points.level.amin(), -torch.inf, upper / 2)
-    upper = torch.where(points.level == points.level.amax(), torch.inf, upper)
-    return (reach_GN > lower) & (reach_GN <= upper)
-
-
-def smallest_object(area_GN: Tensor) -> Assignment:
-    """Each point goes to the object of least finite area; the first of equals."""
-    if not len(area_GN):
-        area_GN = area_GN.new_full((1, area_GN.shape[1]), torch.inf)
-    least, index = area_GN.min(0)
-    positive = least.isfinite()
-    return Assignment(torch.where(positive, index, -1), positive.float())
+        candidate_GN = in_prior(points, targets, self.prior, self.radius)
+        reach_GN = ltrb(points, targets).amax(2)
+        candidate_GN &= fits_level(points, reach_GN, self.range_factor)
+        return best_object(-area(targets.boxes)[:, None], candidate_GN)

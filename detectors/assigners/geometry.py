@@ -1,10 +1,22 @@
-"""Where anchor points lie relative to objects. Matrices are object x point, [G, N]."""
+"""Where anchor points lie relative to objects, and how well predictions fit objects.
+
+Matrices are object x point, [G, N].
+"""
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou
 from detectors.structures import Points, Predictions, Targets
+
+Prior = Literal["center", "box", "global"]
+"""Which points may be positive for an object: those in its centre square, in its box, or all."""
+
+Combination = Literal["mul", "add"]
+"""How class score and IoU make a quality: p^(1 - alpha) * IoU^alpha or (1 - alpha) p + alpha IoU.
+"""
 
 
 def ltrb(points: Points, targets: Targets) -> Tensor:
@@ -21,8 +33,23 @@ def centers(targets: Targets) -> Tensor:
 
 def center_distance(points: Points, targets: Targets) -> Tensor:
     """Euclidean distance in pixels from box centres to points, [G, N]."""
-    offset = centers(targets)[:, None] - points.xy[None]
-    return offset.square().sum(2).sqrt()
+    x, y = center_offset(points, targets)
+    distance: Tensor = (x.square() + y.square()).sqrt()
+    return distance
+
+
+def center_offset(points: Points, targets: Targets) -> tuple[Tensor, Tensor]:
+    """From every point to every box's centre in pixels: x [G, N] and y [G, N]."""
+    x, y = points.xy.unbind(1)
+    cx, cy = centers(targets).unbind(1)
+    return cx[:, None] - x, cy[:, None] - y
+
+
+def in_box(points: Points, targets: Targets) -> Tensor:
+    """[G, N] bool: the point lies inside the box, not on its border."""
+    x, y = points.xy.unbind(1)
+    x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
+    return (x > x0) & (x < x1) & (y > y0) & (y < y1)
 
 
 def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
@@ -30,16 +57,51 @@ def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
 
     FCOS's centre sampling: a square of half side `radius * stride`, clipped to the box.
     """
-    offset = (centers(targets)[:, None] - points.xy[None]).abs().amax(2)
-    inside = ltrb(points, targets).amin(2) > 0
-    return inside & (offset < radius * points.stride[None])
+    x, y = center_offset(points, targets)
+    reach = radius * points.stride
+    return in_box(points, targets) & (x.abs() < reach) & (y.abs() < reach)
 
 
-def matching_quality(predictions: Predictions, targets: Targets, alpha: float) -> Tensor:
-    """p^(1 - alpha) * IoU^alpha, [G, N] in [0, 1]: 003 Eq. 4 and 002 Eq. 1 without the prior.
+def in_prior(points: Points, targets: Targets, prior: Prior, radius: float) -> Tensor:
+    """[G, N] bool: the point may be positive for the object; `radius` matters for `center`."""
+    if prior == "center":
+        return in_center_square(points, targets, radius)
+    if prior == "box":
+        return in_box(points, targets)
+    return torch.ones(len(targets), len(points), dtype=torch.bool, device=points.xy.device)
+
+
+def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
+    """[G, N] bool: the point's level is made for the reach, in pixels, that it would have to learn.
+
+    FCOS's ranges: (factor / 2 * s, factor * s] for stride s, open below for the finest level and
+    above for the coarsest. The reach is a point's largest distance to the box's sides.
+    """
+    upper = points.stride * factor
+    lower = torch.where(points.level == points.level.amin(), -torch.inf, upper / 2)
+    upper = torch.where(points.level == points.level.amax(), torch.inf, upper)
+    return (reach_GN > lower) & (reach_GN <= upper)
+
+
+def class_logits(predictions: Predictions, targets: Targets) -> Tensor:
+    """The logit of each object's own class at every point, [G, N]."""
+    return predictions.logits.T[targets.labels]
+
+
+def class_score(predictions: Predictions, targets: Targets) -> Tensor:
+    """The predicted score of each object's own class at every point, [G, N] in [0, 1]."""
+    return class_logits(predictions, targets).sigmoid()
+
+
+def matching_quality(
+    predictions: Predictions, targets: Targets, alpha: float, combine: Combination = "mul"
+) -> Tensor:
+    """[G, N] in [0, 1]: 003 Eq. 4 and 002 Eq. 1 without the prior; `add` is 003 Table 4.
 
     p is the predicted score of the object's own class, IoU that of the predicted box.
     """
-    score_GN = predictions.logits.sigmoid()[:, targets.labels].T
+    score_GN = class_score(predictions, targets)
     iou_GN = pairwise_iou(targets.boxes, predictions.boxes)
+    if combine == "add":
+        return (1 - alpha) * score_GN + alpha * iou_GN
     return score_GN ** (1 - alpha) * iou_GN**alpha

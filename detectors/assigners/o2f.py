@@ -7,26 +7,35 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import in_center_square, matching_quality
+from detectors.assigners.geometry import (
+    Combination,
+    Prior,
+    class_score,
+    in_prior,
+    matching_quality,
+)
 from detectors.assigners.matching import negatives
+from detectors.losses import ClsLoss
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
 
 class O2F(Assigner):
     """One certain point an object and up to K ambiguous ones of degree t (002 section 3).
 
-    Points are ranked by S = 1[in the centre square] * p^(1 - alpha) * IoU^alpha (Eq. 1). The best
-    is certain, the next K are ambiguous with t_i = p_i / max_k p_k * T (Eq. 3), the maximum over
-    the object's ambiguous points. T falls linearly from `t_max` to `t_min`.
+    Points are ranked by S = 1[in the prior] * p^(1 - alpha) * IoU^alpha (Eq. 1). The best is
+    certain, the next K are ambiguous with t_i = p_i / max_k p_k * T (Eq. 3), the maximum over the
+    object's ambiguous points. T falls linearly from `t_max` to `t_min`. The other rows of 002's
+    Table 1 are settings of the same: soft labels that stay are `t_max` = `t_min`, one-to-two is
+    `k` 1 with both at 1 (whether its static t is divided by max_k p_k, too, the paper leaves open).
 
     A point ranked by several objects goes to the one that rates it highest; the object's best
     remaining point is then certain. An object without a point of positive quality gets none, and
     so does one that loses all its ranked points: ranks below K + 1 are not looked at.
-    Deviations: Eq. 4 is a plain sum, here it is divided by the sum of the degrees, and Eq. 5
-    weighs ambiguous boxes fully, here by their degree (see `criterion`). The other classes of a
-    positive point keep the focal loss towards 0. The released code counts the certain point among
-    the K, weighs ambiguous points by 0.4, uses the product of class score and centerness as p, and
-    weighs boxes by centerness; none of that is done here.
+    Deviations: the other classes of a positive point keep the focal loss towards 0, of which Eq. 4
+    says nothing; Eq. 4 is a plain sum, and Eq. 5 weighs ambiguous boxes fully: what the sums are
+    divided by and how boxes weigh are options of training. The released code counts the certain
+    point among the K (`k_includes_certain`), weighs ambiguous points by 0.4 (`ambiguous_weight`),
+    and its score is the product with a predicted centerness, an option of the detector.
     """
 
     name: Literal["o2f"] = "o2f"
@@ -34,18 +43,26 @@ class O2F(Assigner):
     """Weight of the box's IoU against the class score in the ranking."""
     k: int = Field(7, ge=1)
     """Most ambiguous points an object, beside the certain one."""
+    k_includes_certain: bool = False
+    """The certain point is one of the K, so K - 1 are ambiguous (released code)."""
     t_max: float = Field(0.6, ge=0, le=1)
     """T at the start of training."""
     t_min: float = Field(0.2, ge=0, le=1)
     """T at the end of training."""
     t_per: Literal["epoch", "step"] = "epoch"
     """T changes after each epoch (002 Eq. 3) or after each step."""
+    ambiguous_weight: float = Field(1.0, ge=0)
+    """Factor of an ambiguous point's loss for its object's class. The released code has 0.4."""
+    prior: Prior = "center"
+    """Where an object's points may lie."""
     radius: float = Field(1.5, gt=0)
     """Half side of the centre square in strides."""
+    combine: Combination = "mul"
+    """How score and IoU make the quality (002 Table 4)."""
 
     family: ClassVar[Family] = "o2f"
     branch: ClassVar[Branch] = "o2f"
-    soft: ClassVar[bool] = True
+    loss: ClassVar[ClsLoss] = "bce"
 
     @model_validator(mode="after")
     def _t_falls(self) -> Self:
@@ -59,11 +76,19 @@ class O2F(Assigner):
         """See `Assigner.assign`."""
         if not len(targets):
             return negatives(len(points), predictions.logits.device)
-        quality_GN = matching_quality(predictions, targets, self.alpha)
-        quality_GN = quality_GN * in_center_square(points, targets, self.radius)
-        owned_GN = best_rated(top_points(quality_GN, self.k + 1))
-        score_GN = predictions.logits.sigmoid()[:, targets.labels].T
-        return self._soft(owned_GN, score_GN, self.temperature(progress))
+        quality_GN = matching_quality(predictions, targets, self.alpha, self.combine)
+        quality_GN = quality_GN * in_prior(points, targets, self.prior, self.radius)
+        ranked = self.k if self.k_includes_certain else self.k + 1
+        owned_GN = best_rated(top_points(quality_GN, ranked))
+        certain_G = owned_GN.argmax(1)
+        ambiguous_GN = (owned_GN > 0).scatter(1, certain_G[:, None], False)
+        score_GN = class_score(predictions, targets) * ambiguous_GN
+        degree_GN = soft_degrees(score_GN, self.temperature(progress))
+        has_certain = owned_GN.amax(1) > 0
+        degree_GN[has_certain, certain_G[has_certain]] = 1.0
+        degree, index = degree_GN.max(0)
+        weight = self._weight(ambiguous_GN, targets, predictions.logits)
+        return Assignment(torch.where(degree > 0, index, -1), degree, weight)
 
     def temperature(self, progress: Progress) -> float:
         """T of Eq. 3 in [t_min, t_max]; `t_max` throughout a training of one epoch or step."""
@@ -73,16 +98,19 @@ class O2F(Assigner):
             done, last = progress.step, progress.steps - 1
         return self.t_max + (self.t_min - self.t_max) * done / max(1, last)
 
-    def _soft(self, owned_GN: Tensor, score_GN: Tensor, temperature: float) -> Assignment:
-        certain = owned_GN.argmax(1)
-        has_certain = owned_GN.amax(1) > 0
-        ambiguous_GN = (owned_GN > 0).scatter(1, certain[:, None], False)
-        score_GN = score_GN * ambiguous_GN
-        highest = score_GN.amax(1, keepdim=True).clamp(min=torch.finfo(score_GN.dtype).tiny)
-        degree_GN = score_GN / highest * temperature
-        degree_GN[has_certain, certain[has_certain]] = 1.0
-        degree, index = degree_GN.max(0)
-        return Assignment(torch.where(degree > 0, index, -1), degree)
+    def _weight(self, ambiguous_GN: Tensor, targets: Targets, logits: Tensor) -> Tensor | None:
+        if self.ambiguous_weight == 1:
+            return None
+        objects, points = ambiguous_GN.nonzero(as_tuple=True)
+        weight_NC = torch.ones_like(logits)
+        weight_NC[points, targets.labels[objects]] = self.ambiguous_weight
+        return weight_NC
+
+
+def soft_degrees(score_GN: Tensor, temperature: float) -> Tensor:
+    """Eq. 3: scores as shares of each object's highest, times T; 0 stays 0. [G, N]."""
+    highest = score_GN.amax(1, keepdim=True).clamp(min=torch.finfo(score_GN.dtype).tiny)
+    return score_GN / highest * temperature
 
 
 def top_points(quality_GN: Tensor, count: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What a data set is: options that can be loaded, and a sequence of samples with their truth."""
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from detectors.options import Options
@@ -36,6 +37,18 @@ class Dataset(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Expected:
+    """Training data as a plan sees it, without reading it: images (0: unknown), classes, and the
+    height and width in pixels of what a detector sees.
+    """
+
+    images: int
+    classes: int
+    height: int
+    width: int
+
+
 class DataOptions(Options):
     """Options of one kind of data set; a subclass has `name: Literal[...]`, its key in DATASETS."""
 
@@ -43,6 +56,10 @@ class DataOptions(Options):
     @abstractmethod
     def label(self) -> str:
         """What tables call this data set."""
+
+    @abstractmethod
+    def expected(self) -> Expected:
+        """What the training split will be like."""
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:

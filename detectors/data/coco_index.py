@@ -5,19 +5,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import torch
 from annotated_types import Gt, Len
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError
+from detectors.data.entries import THINNEST, Box, Entry, clipped, entry, outside
 from detectors.data.problems import Kind, Problems
-from detectors.structures import ImageTruth
 
 TOLERANCE = 1.0  # pixels a box may reach out of its image
-THINNEST = 1e-3  # pixels; below this a box has no width left in float32
 
 Size = Annotated[int, Gt(0)]
 
@@ -53,25 +51,6 @@ class _Document(_Strict):
     categories: Annotated[list[_Category], Len(1)]
 
 
-class Box(NamedTuple):
-    """A usable annotation: xyxy in original pixels, COCO's area, its category and crowd flag."""
-
-    annotation: int
-    xyxy: tuple[float, float, float, float]
-    area: float
-    category: int
-    crowd: int
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One image of the file; `annotations` are the ids behind the rows of `truth`."""
-
-    file_name: str
-    truth: ImageTruth
-    annotations: tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Index:
     """What a file says: images by rising id without its bad annotations, which are `problems`.
@@ -96,7 +75,10 @@ def read_index(path: Path) -> Index:
         box = _box(annotation, images.get(annotation.image_id), labels, problems)
         if box is not None:
             boxes[annotation.image_id].append(box)
-    entries = tuple(_entry(images[id_], boxes[id_], labels) for id_ in sorted(images))
+    entries = tuple(
+        entry(image.file_name, id_, (image.width, image.height), boxes[id_])
+        for id_, image in sorted(images.items())
+    )
     return Index(categories, entries, problems)
 
 
@@ -120,9 +102,9 @@ Model = TypeVar("Model", bound=BaseModel)
 def _valid(model: type[Model], raw: Sequence[Any], key: str, problems: Problems) -> list[Model]:
     """The entries that have the keys and types of `model`; the others become problems."""
     valid = []
-    for position, entry in enumerate(raw):
+    for position, each in enumerate(raw):
         try:
-            valid.append(model.model_validate(entry))
+            valid.append(model.model_validate(each))
         except ValidationError as error:
             first = error.errors()[0]
             place = _place((f"{key}[{position}]", *first["loc"]))
@@ -160,9 +142,10 @@ def _box(
     x, y, w, h = annotation.bbox
     xyxy, area = (x, y, x + w, y + h), w * h if annotation.area is None else annotation.area
     if wrong:
-        xyxy = (max(0.0, x), max(0.0, y), min(x + w, image.width), min(y + h, image.height))
+        xyxy = clipped(xyxy, image.width, image.height)
         area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
-    return Box(annotation.id, xyxy, area, annotation.category_id, annotation.iscrowd)
+    label = labels[annotation.category_id]
+    return Box(str(annotation.id), xyxy, area, label, bool(annotation.iscrowd))
 
 
 def _box_problem(annotation: _Annotation, image: _Image | None) -> Kind | None:
@@ -174,20 +157,7 @@ def _box_problem(annotation: _Annotation, image: _Image | None) -> Kind | None:
         return kinds.DEGENERATE
     if image is None:
         return None
-    if min(x + w, y + h, image.width - x, image.height - y) < THINNEST:
+    if outside((x, y, x + w, y + h), image.width, image.height):
         return kinds.OUTSIDE
     beyond = max(-x, -y, x + w - image.width, y + h - image.height)
     return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None
-
-
-def _entry(image: _Image, boxes: Sequence[Box], labels: dict[int, int]) -> Entry:
-    truth = ImageTruth(
-        image_id=image.id,
-        width=image.width,
-        height=image.height,
-        boxes=torch.tensor([b.xyxy for b in boxes], dtype=torch.float64).reshape(-1, 4),
-        labels=torch.tensor([labels[b.category] for b in boxes], dtype=torch.int64),
-        crowd=torch.tensor([b.crowd for b in boxes], dtype=torch.bool),
-        area=torch.tensor([b.area for b in boxes], dtype=torch.float64),
-    )
-    return Entry(image.file_name, truth, tuple(b.annotation for b in boxes))

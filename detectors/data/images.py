@@ -7,8 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-PAD = 114
-"""Grey level of the padding, close to the mean of photographs."""
+from detectors.data.sizes import PAD, fitted_size, rounded_up, turned_size
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -29,8 +28,13 @@ def read_size(path: Path, *, decode: bool) -> tuple[int, int]:
         return image.size
 
 
-def read_fitted(path: Path, height: int, width: int) -> tuple[Tensor, tuple[float, float]]:
+def read_fitted(
+    path: Path, height: int, width: int, *, turn: bool = False
+) -> tuple[Tensor, tuple[float, float]]:
     """An image resized to fit inside height x width, aspect kept, padded at the right and bottom.
+
+    With `turn` the smaller of the two limits the image's shorter side and the larger its longer
+    one, and each side is padded to the next multiple of 32 only.
 
     Returns [3, height, width] uint8 RGB and the (x, y) factors. Grey, palette and CMYK images are
     converted, transparency is dropped, an EXIF orientation is not applied. Raises ImageError.
@@ -39,19 +43,14 @@ def read_fitted(path: Path, height: int, width: int) -> tuple[Tensor, tuple[floa
         _load(image)
         rgb = _to_rgb(image)
     size = fitted_size(*rgb.size, height, width)
+    if turn:
+        size = turned_size(*rgb.size, min(height, width), max(height, width))
+        width, height = map(rounded_up, size)
     canvas = np.full((height, width, 3), PAD, dtype=np.uint8)
     resized = rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BILINEAR)
     canvas[: size[1], : size[0]] = np.asarray(resized)
     pixels = torch.from_numpy(canvas).permute(2, 0, 1).contiguous()
     return pixels, (size[0] / rgb.width, size[1] / rgb.height)
-
-
-def fitted_size(
-    original_width: int, original_height: int, height: int, width: int
-) -> tuple[int, int]:
-    """(width, height) of the largest image of that aspect inside height x width, rounded."""
-    factor = min(width / original_width, height / original_height)
-    return max(1, round(original_width * factor)), max(1, round(original_height * factor))
 
 
 def _open(path: Path) -> Image.Image:

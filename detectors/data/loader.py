@@ -1,9 +1,10 @@
 """Batches for one worker of many; which images and how augmented doesn't depend on their number.
 
-Image decoding and augmentation happen in the calling process.
+Image decoding and augmentation happen in the calling process. Only the padding of images of
+different sizes depends on which of them share a worker's batch.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor
 
 from detectors.data.base import DataError, Dataset
+from detectors.data.rescaling import pad, padded, rescaled, unpadded
+from detectors.data.sizes import rounded_up
 from detectors.data.transforms import AUGMENTATIONS
 from detectors.structures import Sample, Targets
 from detectors.training import Training
@@ -18,8 +21,8 @@ from detectors.training import Training
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one size: images [B, 3, H, W] uint8, and for each its objects, its id and its
-    scale (x, y) from original pixels to these.
+    """Images padded to one size: images [B, 3, H, W] uint8, and for each its objects, its id and
+    its scale (x, y) from original pixels to these.
     """
 
     images: Tensor
@@ -52,7 +55,8 @@ def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
 def train_batches(
     dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
 ) -> Iterator[Batch]:
-    """One worker's share of every global batch of an epoch, augmented by `training.augment`.
+    """One worker's share of every global batch of an epoch, resized by `training.train_sides` and
+    `crop`, then augmented by `augment`.
 
     Raises DataError, before the first batch, when a batch can't be filled or shared out.
     """
@@ -62,11 +66,27 @@ def train_batches(
         )
     order = epoch_order(len(dataset), training.batch, seed, epoch)
     shares = (shard(indices, rank, size) for indices in order)
-    augment = AUGMENTATIONS[training.augment]
+    prepare = _preparation(dataset, training)
     return (
-        collate([augment(dataset[i], np.random.default_rng([seed, epoch, i])) for i in share])
+        collate([prepare(i, np.random.default_rng([seed, epoch, i])) for i in share])
         for share in shares
     )
+
+
+def _preparation(
+    dataset: Dataset, training: Training
+) -> Callable[[int, np.random.Generator], Sample]:
+    """What makes a training image of an index and a generator."""
+    augment = AUGMENTATIONS[training.augment]
+    if not training.train_sides:
+        return lambda index, rng: augment(dataset[index], rng)
+    sizes = [(truth.width, truth.height) for truth in dataset.truth()]
+
+    def prepare(index: int, rng: np.random.Generator) -> Sample:
+        sample = unpadded(dataset[index], sizes[index])
+        return padded(augment(rescaled(sample, training, rng), rng))
+
+    return prepare
 
 
 def val_batches(
@@ -83,11 +103,18 @@ def val_batches(
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples of one image size."""
-    shapes = {tuple(sample.image.shape) for sample in samples}
-    assert len(shapes) == 1, f"a batch needs images of one size, not {sorted(shapes)}"
+    """Stack samples (at least one).
+
+    Where their sizes differ, each is padded at the right and bottom to the largest height and width
+    among them, rounded up to multiples of 32; points there are ordinary negatives.
+    """
+    images = [sample.image for sample in samples]
+    if len({image.shape for image in images}) > 1:
+        height = rounded_up(max(image.shape[1] for image in images))
+        width = rounded_up(max(image.shape[2] for image in images))
+        images = [pad(image, height, width) for image in images]
     return Batch(
-        torch.stack([sample.image for sample in samples]),
+        torch.stack(images),
         tuple(sample.targets for sample in samples),
         tuple(sample.image_id for sample in samples),
         tuple(sample.scale for sample in samples),

@@ -20,8 +20,11 @@ class Kind:
 
 
 MALFORMED = Kind("entries that are not COCO", "give each the keys and types of COCO")
+NOT_CROWDHUMAN = Kind(
+    "entries that are not CrowdHuman's", "give each the keys and types of CrowdHuman"
+)
 REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
-MISSING_FILE = Kind("image files missing", "add them, or correct `file_name` or `images`")
+MISSING_FILE = Kind("image files missing", "add them, or correct their names or folder")
 UNREADABLE = Kind("image files unreadable", "replace them with whole 8-bit images")
 OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
 UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")
@@ -43,9 +46,9 @@ class Problems:
         return bool(self._places)
 
     def add(self, kind: Kind, places: Iterable[str]) -> None:
-        """Note more places of one kind."""
+        """Note more places of one kind; each is told on one line."""
         for place in places:
-            self._places[kind].append(place)
+            self._places[kind].append(" ".join(place.splitlines()))
 
     def merged(self, other: "Problems") -> "Problems":
         """Those of both, as a new record."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from detectors.data.base import DataOptions, Dataset, Split
+from detectors.data.base import DataOptions, Dataset, Expected, Split
 from detectors.data.shapes_draw import render
 from detectors.data.shapes_layout import NAMES, layout
 from detectors.structures import ImageTruth, Sample, Targets
@@ -70,6 +70,10 @@ class Shapes(DataOptions):
     def label(self) -> str:
         """What tables call this data set."""
         return "shapes"
+
+    def expected(self) -> Expected:
+        """See `DataOptions.expected`."""
+        return Expected(self.train_images, self.classes, self.size, self.size)
 
     def load(self, split: Split) -> Dataset:
         """The split; shared by everything in this process that asks for it with equal options."""

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 from detectors.models.backbone_base import Backbone, BackboneOptions
 from detectors.models.layers import conv_norm
 from detectors.models.resnet import ResNet
+from detectors.models.timm_trunk import Timm
 
 GROUPS = 8
 """Groups of the tiny trunk's group norm."""
 
 
 class Tiny(BackboneOptions):
-    """A residual trunk for laptops: a stride-2 stem, then one basic block for each stride."""
+    """A residual trunk for laptops: a stride-2 stem, then basic blocks for each stride."""
 
     name: Literal["tiny"] = "tiny"
     channels: tuple[int, ...] = Field((16, 32, 48), strict=False, min_length=2)
     """Channels at strides 4, 8, 16, ...; multiples of 8."""
+    blocks: int = Field(1, ge=1)
+    """Basic blocks for each stride: the first halves the size, further ones keep it."""
 
     @field_validator("channels")
     @classmethod
@@ -27,45 +30,58 @@ class Tiny(BackboneOptions):
             raise ValueError(f"must be positive multiples of {GROUPS}, got {list(channels)}")
         return channels
 
+    @property
+    def finest_stride(self) -> int:
+        """See `BackboneOptions.finest_stride`."""
+        return 4
+
     def build(self) -> Backbone:
         """See `BackboneOptions.build`."""
-        return TinyTrunk(self.channels)
+        return TinyTrunk(self.channels, self.blocks)
 
 
 class TinyTrunk(Backbone):
     """See `Tiny`."""
 
-    def __init__(self, channels: tuple[int, ...]) -> None:
+    def __init__(self, channels: tuple[int, ...], blocks: int) -> None:
         super().__init__()
         self.channels = channels
         self.strides = tuple(4 * 2**i for i in range(len(channels)))
         self.stem = nn.Sequential(conv_norm(3, channels[0], 3, 2, groups=GROUPS), nn.ReLU())
         inputs = (channels[0], *channels[:-1])
-        self.blocks = nn.ModuleList(map(BasicBlock, inputs, channels))
+        self.blocks = nn.ModuleList(BasicBlock(*io, 2) for io in zip(inputs, channels, strict=True))
+        self.further = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(c, c, 1) for _ in range(blocks - 1))) for c in channels
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...]."""
         features, maps = self.stem(images), []
-        for block in self.blocks:
-            features = block(features)
+        for block, further in zip(self.blocks, self.further, strict=True):
+            features = further(block(features))
             maps.append(features)
         return maps
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut, halving the size (ResNet's basic block)."""
+    """Two 3x3 convolutions around a shortcut (ResNet's basic block), its stride in the first.
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    With stride 1 the shortcut is the input itself, and `outputs` are as many as `inputs`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.first = nn.Sequential(conv_norm(inputs, outputs, 3, 2, groups=GROUPS), nn.ReLU())
+        self.first = nn.Sequential(conv_norm(inputs, outputs, 3, stride, groups=GROUPS), nn.ReLU())
         self.second = conv_norm(outputs, outputs, 3, 1, groups=GROUPS)
-        self.shortcut = conv_norm(inputs, outputs, 1, 2, groups=GROUPS)
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut = conv_norm(inputs, outputs, 1, stride, groups=GROUPS)
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, ceil(H / 2), ceil(W / 2)]."""
+        """[B, inputs, H, W] -> [B, outputs, ceil(H / stride), ceil(W / stride)]."""
         out: Tensor = self.relu(self.second(self.first(features)) + self.shortcut(features))
         return out
 
 
-BACKBONES: dict[str, type[BackboneOptions]] = {"tiny": Tiny, "resnet": ResNet}
+BACKBONES: dict[str, type[BackboneOptions]] = {"tiny": Tiny, "resnet": ResNet, "timm": Timm}

@@ -1,86 +1,58 @@
-"""The dense detector: trunk, pyramid, FCOS-shaped head."""
+"""FCOS: one prediction at every point."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
-from detectors.assigners.base import Branch
-from detectors.models.backbone_base import BackboneOptions
-from detectors.models.backbones import BACKBONES, Tiny
-from detectors.models.base import DetectorOptions
-from detectors.models.head import FcosHead, HeadShape
-from detectors.models.points import pyramid_points
-from detectors.models.pyramid import FeaturePyramid
+from detectors.models.anchors import AnchorOptions
+from detectors.models.gates import GATES, Centerness, GateOptions, NoGate
+from detectors.models.predictor import BranchShape
+from detectors.models.pyramid_options import PyramidOptions
 from detectors.options import OneOf
-from detectors.structures import Points, Predictions
 
 
-@dataclass(frozen=True)
-class Output:
-    """Predictions of every branch asked for, at the same points."""
+class FcosOptions(PyramidOptions):
+    """A fully convolutional detector with one prediction a point (FCOS; 002, 003, DATE-F, DATE-R).
 
-    points: Points
-    branches: dict[str, Predictions]
-
-
-class FcosOptions(DetectorOptions):
-    """A fully convolutional detector with one prediction a point (FCOS), without centerness."""
+    Its published shape: channels 256, tower_convs 4, extra_levels 2, groups 32, box relu (exp in
+    FCOS as first published and in DATE's one-to-many branch).
+    """
 
     name: Literal["fcos"] = "fcos"
-    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
-    channels: int = Field(32, ge=8, multiple_of=8)
-    """Channels of pyramid and towers."""
-    tower_convs: int = Field(2, ge=1)
-    """3x3 convolutions in each of the two towers."""
-    extra_levels: int = Field(0, ge=0, le=3)
-    """Pyramid levels coarser than the trunk's last map (P6, P7)."""
-    groups: int = Field(8, ge=1)
-    """Groups of the towers' group norm; must divide `channels`."""
+    box: Literal["softplus", "relu", "exp"] = "softplus"
+    """From the raw output x to a side's distance: softplus(x + 1) or max(x, 0) strides, or e^x
+    pixels; x is scaled by a learned factor of its level, which all branches share."""
+    gate: Annotated[GateOptions, OneOf(GATES)] = NoGate()
+    """A learned second factor of the score of one-to-one and one-to-few branches: o2f's centerness
+    path (002), 3D max filtering (003), or none."""
+    centerness: bool = False
+    """One-to-many branches predict centerness, trained by itself; at inference the score is
+    sqrt(class score * centerness)."""
+    centerness_from: Literal["box", "cls"] = "box"
+    """The tower it is predicted from: `cls` in FCOS as first published and in DATE."""
+    anchor_scale: float = Field(4.0, gt=0)
+    """Side in strides of the square anchor at every point, for assignments that need one (anchor,
+    atss, retinanet; 003 Table 1 has 4, ATSS 8). Nothing else looks at it."""
+    o2m_box: Literal["point", "anchor"] = "point"
+    """`anchor`: the one-to-many branch is RetinaNet's, with `o2m_anchors` and box deltas (DATE-R).
+    """
+    o2m_anchors: AnchorOptions = AnchorOptions()
+    """Anchors of a cell where `o2m_box` is `anchor`."""
 
     @model_validator(mode="after")
-    def _groups_fit(self) -> Self:
-        if self.channels % self.groups:
-            raise ValueError(f"groups must divide channels ({self.channels}), got {self.groups}")
+    def _gate_fits(self) -> Self:
+        gate, groups = self.gate, self.groups or 1
+        if isinstance(gate, Centerness) and gate.convs and gate.width % groups:
+            raise ValueError(
+                f"gate.width must be a multiple of groups ({groups}), got {gate.width}"
+            )
         return self
 
-    def build(self, num_classes: int, branches: Sequence[Branch]) -> nn.Module:
-        """See `DetectorOptions.build`."""
-        return FcosDetector(self, num_classes, branches)
-
-
-class FcosDetector(nn.Module):
-    """See `FcosOptions`. The first of `branches` is the one kept for inference."""
-
-    def __init__(self, options: FcosOptions, num_classes: int, branches: Sequence[Branch]) -> None:
-        super().__init__()
-        self.backbone = options.backbone.build()
-        self.pyramid = FeaturePyramid(
-            self.backbone.channels, options.channels, options.extra_levels
-        )
-        coarsest = self.backbone.strides[-1]
-        extra = [coarsest * 2 ** (i + 1) for i in range(options.extra_levels)]
-        self.strides = (*self.backbone.strides, *extra)
-        shape = HeadShape(options.channels, options.tower_convs, options.groups)
-        self.head = FcosHead(shape, self.strides, num_classes, branches)
-
-    def forward(self, images: Tensor, branches: Sequence[str] | None = None) -> Output:
-        """[B, 3, H, W] uint8 RGB -> predictions of `branches`, by default of all.
-
-        A branch that is not asked for costs nothing.
-        """
-        levels = self.pyramid(self.backbone(self.backbone.normalise(images)))
-        sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
-        points = pyramid_points(sizes, self.strides, images.device)
-        raw = self.head(levels, tuple(self.head.predictors) if branches is None else branches)
-        return Output(
-            points, {b: Predictions(lo, decode(points, ltrb)) for b, (lo, ltrb) in raw.items()}
-        )
-
-
-def decode(points: Points, ltrb: Tensor) -> Tensor:
-    """Boxes xyxy from distances to their sides: [..., N, 4] pixels -> [..., N, 4] pixels."""
-    return torch.cat([points.xy - ltrb[..., :2], points.xy + ltrb[..., 2:]], dim=-1)
+    def branch(self, name: str) -> BranchShape:
+        """See `PyramidOptions.branch`."""
+        square = ((self.anchor_scale, self.anchor_scale),)
+        if name != "o2m":
+            return BranchShape(square, self.box, self.gate)
+        if self.o2m_box == "anchor":
+            return BranchShape(self.o2m_anchors.shapes(), "deltas")
+        return BranchShape(square, self.box, NoGate(), self.centerness, self.centerness_from)

@@ -1,85 +1,76 @@
-"""FCOS-shaped head: shared towers, one predictor for each branch."""
+"""FCOS- and RetinaNet-shaped heads: two towers, and a predictor for each branch."""
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors.models.layers import conv_norm
+from detectors.models.predictor import SCALED, BranchShape, Predictor
+from detectors.models.towers import tower
+from detectors.structures import Points, Predictions
 
-PRIOR = 0.01
-"""Score of every class at initialisation."""
+SHARED = "shared"
+"""Name of the towers where all branches share them."""
 
 
 @dataclass(frozen=True)
-class HeadShape:
-    """channels of pyramid and towers, 3x3 convolutions a tower, and group-norm groups."""
+class TowerShape:
+    """channels, 3x3 convolutions a tower, groups of their group norm (0: no norm), and whether all
+    branches share both towers.
+    """
 
     channels: int
     convs: int
     groups: int
+    shared: bool = True
 
 
-class Tower(nn.Sequential):
-    """`convs` times 3x3 convolution, group norm, ReLU; the size stays."""
+class Towers(nn.Module):
+    """The classification tower and the box tower."""
 
-    def __init__(self, shape: HeadShape) -> None:
-        c = shape.channels
-        layers = (conv_norm(c, c, 3, 1, shape.groups) for _ in range(shape.convs))
-        super().__init__(*(nn.Sequential(layer, nn.ReLU()) for layer in layers))
-
-
-class Predictor(nn.Module):
-    """The private last convolutions of one branch."""
-
-    def __init__(self, channels: int, num_classes: int) -> None:
+    def __init__(self, shape: TowerShape) -> None:
         super().__init__()
-        self.cls = nn.Conv2d(channels, num_classes, 3, 1, 1)
-        self.box = nn.Conv2d(channels, 4, 3, 1, 1)
-        for conv in (self.cls, self.box):
-            nn.init.normal_(conv.weight, std=0.01)
-        nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
-        nn.init.zeros_(self.box.bias)  # type: ignore[arg-type]
+        self.cls, self.box = (
+            tower(shape.channels, shape.channels, shape.convs, shape.groups) for _ in range(2)
+        )
+
+    def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """A map of each level -> the two towers' maps of it."""
+        return [(self.cls(x), self.box(x)) for x in levels]
 
 
-class FcosHead(nn.Module):
-    """Two towers shared by all levels and branches, a predictor a branch, a scale a level.
+class TowerHead(nn.Module):
+    """Towers for all levels, a predictor a branch, a learned scale a level for all branches.
 
-    Distances to the box's sides are softplus(scale_l * x + 1) * stride: positive everywhere, about
-    1.3 strides at initialisation. (Released detectors use ReLU or exp, see FCOS.)
+    The first branch is built first: without the others its weights are the same.
     """
 
     def __init__(
-        self, shape: HeadShape, strides: Sequence[int], num_classes: int, branches: Sequence[str]
+        self, shape: TowerShape, branches: Mapping[str, BranchShape], levels: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.strides = tuple(strides)
-        self.cls_tower, self.box_tower = Tower(shape), Tower(shape)
-        self.scales = nn.Parameter(torch.ones(len(self.strides)))
-        predictors = {branch: Predictor(shape.channels, num_classes) for branch in branches}
-        self.predictors = nn.ModuleDict(predictors)
+        first, *others = branches
+        self._tower_of = {name: SHARED if shape.shared else name for name in branches}
+        self.towers = nn.ModuleDict({self._tower_of[first]: Towers(shape)})
+        scaled = any(branch.box in SCALED for branch in branches.values())
+        self.scales = nn.Parameter(torch.ones(levels), requires_grad=scaled)
+        self.predictors = nn.ModuleDict()
+        for name, branch in branches.items():
+            predictor = Predictor(branch, shape.channels, num_classes, shape.groups)
+            self.predictors[name] = predictor
+        if not shape.shared:
+            self.towers.update({name: Towers(shape) for name in others})
 
     def forward(
-        self, levels: Sequence[Tensor], branches: Sequence[str]
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Pyramid maps -> a branch: logits [B, N, C] and distances ltrb [B, N, 4] in pixels."""
-        towers = [(self.cls_tower(x), self.box_tower(x)) for x in levels]
-        return {branch: self._predict(self.predictors[branch], towers) for branch in branches}
-
-    def _predict(
-        self, predictor: nn.Module, towers: Sequence[tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
-        logits, distances = [], []
-        for level, (cls_features, box_features) in enumerate(towers):
-            raw = predictor.box(box_features) * self.scales[level] + 1  # type: ignore[operator]
-            logits.append(_by_point(predictor.cls(cls_features)))  # type: ignore[operator]
-            distances.append(_by_point(F.softplus(raw)) * self.strides[level])
-        return torch.cat(logits, 1), torch.cat(distances, 1)
-
-
-def _by_point(maps: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h * w, C]."""
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+        self, levels: Sequence[Tensor], points: Mapping[str, Points]
+    ) -> dict[str, tuple[Predictions, ...]]:
+        """Pyramid maps -> predictions of every branch in `points`; a branch not asked for costs
+        nothing.
+        """
+        needed = dict.fromkeys(self._tower_of[name] for name in points)
+        features = {name: self.towers[name](levels) for name in needed}
+        return {
+            name: (self.predictors[name](features[self._tower_of[name]], self.scales, at),)
+            for name, at in points.items()
+        }

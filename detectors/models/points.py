@@ -1,24 +1,45 @@
-"""Anchor points of a pyramid."""
+"""Anchor points of a pyramid, and the anchor boxes at them."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from detectors.structures import Points
 
+Shape = tuple[float, float]
+"""Width and height of an anchor box, in strides."""
+
+
+def anchor_shapes(scales: Sequence[float], ratios: Sequence[float]) -> tuple[Shape, ...]:
+    """Boxes of area scale^2 and height / width ratio, for every ratio each scale; in strides."""
+    return tuple((s / math.sqrt(r), s * math.sqrt(r)) for r in ratios for s in scales)
+
 
 def pyramid_points(
-    sizes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    device: torch.device,
+    anchors: Sequence[Shape] = ((4.0, 4.0),),
 ) -> Points:
-    """Points at (i + 0.5) * stride for maps of `sizes` (height, width), row by row."""
+    """Points at (i + 0.5) * stride for maps of `sizes` (height, width), row by row.
+
+    Every cell has one point for each of `anchors`, in their order.
+    """
     grids = [_grid(h, w, stride, device) for (h, w), stride in zip(sizes, strides, strict=True)]
-    counts = torch.tensor([len(g) for g in grids], device=device)
+    counts = [len(grid) * len(anchors) for grid in grids]
     stride = torch.tensor(strides, dtype=torch.float32, device=device)
-    level = torch.arange(len(grids), device=device).repeat_interleave(counts)
-    return Points(torch.cat(grids), stride[level], level)
+    level = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)])
+    xy = torch.cat(grids).repeat_interleave(len(anchors), 0)
+    half = torch.tensor(anchors, device=device).repeat(sum(map(len, grids)), 1) / 2
+    half = half * stride[level][:, None]
+    height, width = sizes[0]
+    extent = (float(width * strides[0]), float(height * strides[0]))
+    return Points(xy, stride[level], level, torch.cat([xy - half, xy + half], 1), extent)
 
 
-def _grid(height: int, width: int, stride: int, device: torch.device) -> torch.Tensor:
+def _grid(height: int, width: int, stride: int, device: torch.device) -> Tensor:
     y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
     x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
     return torch.cartesian_prod(y, x).flip(1)

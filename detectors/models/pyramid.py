@@ -1,6 +1,7 @@
-"""Feature pyramid: every level sees what the coarser ones know."""
+"""Top-down necks: a level sees what the coarser ones know."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,22 +11,57 @@ class FeaturePyramid(nn.Module):
     """FPN: 1x1 laterals, a top-down sum, a 3x3 convolution a level, then `extra` coarser levels.
 
     An extra level is a stride-2 convolution of the one before it, after a ReLU from the second on
-    (P6 from P5, P7 from P6).
+    (P7 from P6). The first (P6) is made from `source`: the last pyramid level `p5` (002, 003, 004)
+    or the trunk's last map `c5` (RetinaNet as in detectron2, and so in 001).
     """
 
-    def __init__(self, inputs: Sequence[int], channels: int, extra: int) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[int],
+        channels: int,
+        extra: int,
+        source: Literal["p5", "c5"] = "p5",
+    ) -> None:
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(c, channels, 1) for c in inputs)
+        self.source = source
+        self.laterals = _laterals(inputs, channels)
         self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 3, 1, 1) for _ in inputs)
-        self.extras = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(extra))
+        first = channels if source == "p5" else inputs[-1]
+        widths = (first, *[channels] * extra)[:extra]
+        self.extras = nn.ModuleList(nn.Conv2d(c, channels, 3, 2, 1) for c in widths)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps [B, inputs[i], h_i, w_i], finest first -> [B, channels, h_i, w_i] and the extras."""
-        merged = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        for i in range(len(merged) - 1, 0, -1):
-            size = merged[i - 1].shape[-2:]
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
+        merged = _top_down(self.laterals, maps)
         levels = [output(x) for output, x in zip(self.outputs, merged, strict=True)]
+        coarsest = levels[-1] if self.source == "p5" else maps[-1]
         for i, conv in enumerate(self.extras):
-            levels.append(conv(F.relu(levels[-1]) if i else levels[-1]))
+            coarsest = conv(F.relu(coarsest) if i else coarsest)
+            levels.append(coarsest)
         return levels
+
+
+class TopDown(nn.Module):
+    """FPN's finest level alone: 1x1 laterals, a top-down sum, one 3x3 convolution (001)."""
+
+    def __init__(self, inputs: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.laterals = _laterals(inputs, channels)
+        self.output = nn.Conv2d(channels, channels, 3, 1, 1)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps [B, inputs[i], h_i, w_i], finest first -> one map [B, channels, h_0, w_0]."""
+        return [self.output(_top_down(self.laterals, maps)[0])]
+
+
+def _laterals(inputs: Sequence[int], channels: int) -> nn.ModuleList:
+    return nn.ModuleList(nn.Conv2d(c, channels, 1) for c in inputs)
+
+
+def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Each map's lateral plus, enlarged, the sum of all coarser ones; finest first."""
+    merged = [lateral(x) for lateral, x in zip(laterals, maps, strict=True)]
+    for i in range(len(merged) - 1, 0, -1):
+        size = merged[i - 1].shape[-2:]
+        merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=size, mode="nearest")
+    return merged

@@ -1,111 +1,130 @@
-"""ResNet (He et al. 2016) with torchvision's names, so that its published weights load."""
+"""ResNet (He et al. 2016) and ResNeXt (Xie et al. 2017), so that torchvision's weights load."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from detectors.models.backbone_base import Backbone, BackboneOptions
+from detectors.models.backbone_base import Backbone, BackboneOptions, ImageNetBackbone
 from detectors.models.weights import load_weights
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of ImageNet's pixels, in 0..255 RGB; torchvision's weights expect images normalised by them."""
+PLANES, STRIDES = (64, 128, 256, 512), (4, 8, 16, 32)
+"""Of layer1 to layer4."""
 
 
 class ResNet(BackboneOptions):
-    """ResNet up to C5, giving C3, C4 and C5 at strides 8, 16 and 32.
+    """ResNet up to C5, giving C3, C4 and C5 at strides 8, 16 and 32, or C2 (stride 4) as well.
 
-    As in torchvision, a bottleneck's stride is in its 3x3 convolution ("v1.5"); the papers' trunks
-    have it in the first 1x1. Batch norm that is not frozen uses the statistics of each worker's own
+    ResNeXt-101 32x8d is depth 101, groups 32, width_per_group 8; 64x4d has groups 64 and
+    width_per_group 4. The ResNeXt of 003 has deformable convolutions;
+    there are none here. Batch norm whose statistics are not fixed uses those of each worker's own
     share of a batch.
     """
 
     name: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 50
+    groups: int = Field(1, ge=1)
+    """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
+    width_per_group: int = Field(64, ge=1)
+    """Channels of each of those groups in the first stage; later stages have 2, 4 and 8 times as
+    many."""
+    stride_in: Literal["3x3", "1x1"] = "3x3"
+    """The convolution of a bottleneck that has its stride: torchvision's 3x3, or the first 1x1 of
+    the Caffe weights that DeFCN and DATE start from."""
+    finest: Literal[4, 8] = 8
+    """Stride of the finest map that is given out; 4 for detectors with a single level (OneNet)."""
     weights: str = ""
     """A torchvision ResNet's state dict on disk, or nothing: random weights. A relative path starts
     at the working directory. A trial's id counts this text, not the file's content: give other
     weights another file name."""
     frozen_stages: int = Field(2, ge=0, le=5)
     """Stages that keep their weights: 1 is the stem, 2 the stem and layer1, 5 everything."""
-    frozen_bn: bool = True
-    """Batch norm keeps its statistics, scale and shift everywhere."""
+    bn: Literal["frozen", "statistics", "trained"] = "frozen"
+    """What batch norm keeps, in every stage. `frozen`: statistics, scale and shift (released code
+    of 003 and 004). `statistics`: these alone, scale and shift are trained (released code of 002).
+    `trained`: nothing (the CenterNet-style models of 001). Frozen stages keep all three."""
 
     @model_validator(mode="after")
-    def _something_to_freeze(self) -> Self:
-        if self.weights:
-            return self
-        if self.frozen_bn:
-            raise ValueError("frozen_bn needs weights: name a checkpoint or set frozen_bn: false")
-        if self.frozen_stages:
-            raise ValueError(
+    def _fits(self) -> Self:
+        said = []
+        if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
+            said.append(
+                "groups and width_per_group are of bottlenecks: set depth: 50 or 101, "
+                f"got {self.depth}"
+            )
+        if self.bn != "trained" and not self.weights:
+            said.append(f"bn: {self.bn} needs weights: name a checkpoint or set bn: trained")
+        if self.frozen_stages and not self.weights:
+            said.append(
                 "frozen_stages needs weights: name a checkpoint or set frozen_stages: 0, "
                 f"got {self.frozen_stages}"
             )
+        if said:
+            raise ValueError("; ".join(said))
         return self
 
+    @property
+    def finest_stride(self) -> int:
+        """See `BackboneOptions.finest_stride`."""
+        return self.finest
+
     def build(self) -> Backbone:
-        """See `BackboneOptions.build`."""
-        trunk = ResNetTrunk(self.depth, self.frozen_stages, self.frozen_bn)
+        """See `BackboneOptions.build`. Raises WeightsError."""
+        trunk = ResNetTrunk(self)
         if self.weights:
-            load_weights(trunk, self.weights, head="fc.")
+            load_weights(trunk, self.weights, heads=("fc.",))
         return trunk
 
 
-class ResNetTrunk(Backbone):
+class ResNetTrunk(ImageNetBackbone):
     """See `ResNet`. Frozen parts get no gradient and stay in eval mode."""
 
-    strides = (8, 16, 32)
-    _mean: Tensor
-    _std: Tensor
-
-    def __init__(self, depth: int, frozen_stages: int, frozen_bn: bool) -> None:
+    def __init__(self, options: ResNet) -> None:
         super().__init__()
-        self._frozen_stages, self._frozen_bn = frozen_stages, frozen_bn
+        self._frozen_stages, self._bn = options.frozen_stages, options.bn
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        block = BasicBlock if depth < 50 else Bottleneck
-        n1, n2, n3, n4 = BLOCKS[depth]
-        self.layer1 = _layer(block, 64, 64, n1, 1)
-        self.layer2 = _layer(block, 64 * block.expansion, 128, n2, 2)
-        self.layer3 = _layer(block, 128 * block.expansion, 256, n3, 2)
-        self.layer4 = _layer(block, 256 * block.expansion, 512, n4, 2)
-        self.channels = tuple(width * block.expansion for width in (128, 256, 512))
-        self.register_buffer("_mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        self.layer1, self.layer2, self.layer3, self.layer4 = _layers(options)
+        expansion = BasicBlock.expansion if options.depth < 50 else Bottleneck.expansion
+        self._skipped = STRIDES.index(options.finest)
+        self.strides = STRIDES[self._skipped :]
+        self.channels = tuple(planes * expansion for planes in PLANES[self._skipped :])
         self._initialise()
         for module in self._frozen():
-            module.requires_grad_(False).eval()
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """See `Backbone.normalise`: with ImageNet's mean and deviation of each channel."""
-        return (images.float() - self._mean) / self._std
+            module.requires_grad_(False)
+        self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised -> C3, C4, C5 [B, channels[i], ceil(H / strides[i]), ...]."""
+        """[B, 3, H, W] normalised -> C2 or C3 to C5 [B, channels[i], ceil(H / strides[i]), ...]."""
         c2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
-        return [c3, c4, self.layer4(c4)]
+        return [c2, c3, c4, self.layer4(c4)][self._skipped :]
 
     def train(self, mode: bool = True) -> Self:
-        """As for any module, but for the frozen parts."""
+        """As for any module, but for the frozen parts and norms of fixed statistics."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
+        if self._bn == "statistics":
+            for module in self._norms():
+                module.eval()
         return self
 
     def _frozen(self) -> Iterator[nn.Module]:
         layers = (self.layer1, self.layer2, self.layer3, self.layer4)
         if self._frozen_stages:
             yield from (self.conv1, self.bn1, *layers[: self._frozen_stages - 1])
-        if self._frozen_bn:
-            yield from (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
+        if self._bn == "frozen":
+            yield from self._norms()
+
+    def _norms(self) -> Iterator[nn.Module]:
+        return (module for module in self.modules() if isinstance(module, nn.BatchNorm2d))
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -118,17 +137,17 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _downsample(inputs, width, stride)
+        self.downsample = _downsample(inputs, planes, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, width, ceil(H / stride), ceil(W / stride)]."""
+        """[B, inputs, H, W] -> [B, planes, ceil(H / stride), ceil(W / stride)]."""
         out = self.relu(self.bn1(self.conv1(features)))
         out = self.bn2(self.conv2(out)) + self.downsample(features)
         result: Tensor = self.relu(out)
@@ -136,16 +155,18 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut; the 3x3 has the stride."""
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; the 3x3 has the groups."""
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, planes: int, stride: int, options: ResNet) -> None:
         super().__init__()
-        outputs = width * self.expansion
-        self.conv1 = nn.Conv2d(inputs, width, 1, bias=False)
+        groups, outputs = options.groups, planes * self.expansion
+        width = planes * options.width_per_group // 64 * groups
+        first, second = (stride, 1) if options.stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, second, 1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
@@ -153,7 +174,7 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, 4 width, ceil(H / stride), ceil(W / stride)]."""
+        """[B, inputs, H, W] -> [B, 4 planes, ceil(H / stride), ceil(W / stride)]."""
         out = self.relu(self.bn1(self.conv1(features)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out)) + self.downsample(features)
@@ -169,8 +190,13 @@ def _downsample(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
-def _layer(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, count: int, stride: int
-) -> nn.Sequential:
-    rest = [block(width * block.expansion, width, 1) for _ in range(count - 1)]
-    return nn.Sequential(block(inputs, width, stride), *rest)
+def _layers(options: ResNet) -> Iterator[nn.Sequential]:
+    """layer1 to layer4."""
+    block: Callable[[int, int, int], BasicBlock | Bottleneck] = BasicBlock
+    if options.depth >= 50:
+        block = partial(Bottleneck, options=options)
+    inputs = PLANES[0]
+    for planes, count in zip(PLANES, BLOCKS[options.depth], strict=True):
+        first = block(inputs, planes, 1 if planes == PLANES[0] else 2)
+        inputs = planes * first.expansion
+        yield nn.Sequential(first, *(block(inputs, planes, 1) for _ in range(count - 1)))

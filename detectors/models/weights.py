@@ -19,30 +19,34 @@ class WeightsError(DataError):
     """A checkpoint that can't be used."""
 
 
-def load_weights(module: nn.Module, path: str, head: str) -> None:
-    """Copy a state dict's weights into `module`; names that start with `head` are left out.
+def load_weights(module: nn.Module, path: str, heads: tuple[str, ...] = ()) -> None:
+    """Copy a state dict's weights into `module`; names that start with one of `heads` are left out.
 
     The file is read as plain tensors (`weights_only`). Raises WeightsError, in one line, where it
     can't be read, or where names or shapes are not exactly the module's; the module is then as
     before.
     """
-    weights = {key: value for key, value in _read(path).items() if not key.startswith(head)}
-    if problems := _differences(module.state_dict(), weights):
+    weights = {key: value for key, value in read_weights(path).items() if not key.startswith(heads)}
+    if problems := differences(module.state_dict(), weights):
         said = "; ".join(problems)
         raise WeightsError([f"{path}: not the weights of this trunk: {said}; correct `weights`"])
     module.load_state_dict(weights, strict=False)
 
 
-def _read(path: str) -> dict[str, Tensor]:
+def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
+    """The state dict in a file, read as plain tensors (`weights_only`).
+
+    Raises WeightsError, which names the `option` to correct, where it can't be read.
+    """
     if not Path(path).is_file():
-        raise WeightsError([f"{path}: no such file; correct `weights`"])
+        raise WeightsError([f"{path}: no such file; correct `{option}`"])
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WeightsError([f"{path}: can't be read ({reason}); correct `weights`"]) from error
+        raise WeightsError([f"{path}: can't be read ({reason}); correct `{option}`"]) from error
     if not _is_state_dict(found):
-        raise WeightsError([f"{path}: holds no state dict; correct `weights`"])
+        raise WeightsError([f"{path}: holds no state dict; correct `{option}`"])
     return dict(found)
 
 
@@ -52,7 +56,8 @@ def _is_state_dict(found: Any) -> bool:
     )
 
 
-def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `given` from being the weights of a module that has `own`; empty if nothing."""
     shapes = [
         f"{key} {list(given[key].shape)} not {list(own[key].shape)}"
         for key in own

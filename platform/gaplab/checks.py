@@ -7,16 +7,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from detectors.options import Options
-from gaplab.grid import axes, conditional_order, parts, size
+from gaplab.axes import Key, axes, parts
+from gaplab.grid import conditional_order, size
 from gaplab.problems import Path, Problem, advice, dotted, explain, unknown, unknown_key
 from gaplab.schema import entries_with, inside, keys_of, owners_of, single
-from gaplab.sections import Key
-from gaplab.spec import Condition, Experiment, Spec
+from gaplab.spec import READ, Condition, Experiment, Reading, Spec
 
 
 def check(spec: Spec) -> list[Problem]:
     """All problems of the sweep's own keys, without looking at any value that is varied."""
-    found = [*_keys(spec), *_conditions(spec)]
+    found = [*_keys(spec), *_readings(spec), *_conditions(spec)]
     if not found:
         found = [*_order(spec), *_limit(spec)]
     return found
@@ -24,16 +24,17 @@ def check(spec: Spec) -> list[Problem]:
 
 def _keys(spec: Spec) -> Iterator[Problem]:
     seen: dict[str, Path] = {}
-    for at, group in axes(spec):
-        lengths = {key: len(values) for key, values in group.items()}
+    for axis in axes(spec):
+        lengths = {key: len(values) for key, values in axis.values.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            yield Problem(at, f"lists must be of equal length: {listed}")
-        for key in group:
-            yield from _known(parts(key), (*at, key))
+            yield Problem(axis.at, f"lists must be of equal length: {listed}")
+        for key in axis.values:
+            for place in axis.places(key):
+                yield from _known(parts(key), place)
             if key in seen:
-                yield Problem((*at, key), f"is varied in {seen[key][0]} already")
-            seen.setdefault(key, at)
+                yield Problem((*axis.at, key), f"is varied in {seen[key][0]} already")
+            seen.setdefault(key, axis.at)
 
 
 def _known(key: Key, at: Path) -> Iterator[Problem]:
@@ -50,11 +51,24 @@ def _known(key: Key, at: Path) -> Iterator[Problem]:
         return
 
 
+def _readings(spec: Spec) -> Iterator[Problem]:
+    """Problems of the keys that say how a row is read."""
+    for row, settings in spec.rows.items():
+        try:
+            Reading.of(settings)
+        except ValidationError as error:
+            for each in error.errors(include_url=False):
+                problem = explain(each, Reading)
+                at = ("rows", row, f"{READ}{problem.path[0]}", *problem.path[1:])
+                yield Problem(at, problem.text, problem.of_key)
+
+
 def _conditions(spec: Spec) -> Iterator[Problem]:
-    varied = [key for _, group in axes(spec) for key in group]
+    varied = [key for axis in axes(spec) for key in axis.values]
     for key, condition in spec.when.items():
         if key not in varied:
-            yield Problem(("when", key), f"not a key of grid or zip; {advice(key, varied)}", True)
+            text = f"not a key of grid, zip or rows; {advice(key, varied)}"
+            yield Problem(("when", key), text, True)
         yield from _condition(condition, ("when", key))
     for i, condition in enumerate(spec.exclude):
         yield from _condition(condition, ("exclude", i))

@@ -2,37 +2,25 @@
 
 import itertools
 from collections.abc import Iterator
-from functools import cached_property
 from graphlib import TopologicalSorter
 from typing import Any
 
-from gaplab.problems import Path, Problem
-from gaplab.sections import MISSING, Choice, Key, Sections, Varied
+from gaplab.axes import MISSING, Key, axes, parts, varied_keys
+from gaplab.problems import Problem
+from gaplab.sections import Choice, Sections
 from gaplab.spec import Condition, Experiment, Spec
 
 Trial = dict[str, Choice]
 """Section -> its choice."""
-
-
-def parts(key: str) -> Key:
-    """`assignment.alpha` -> ("assignment", "alpha")."""
-    return tuple(key.split("."))
-
-
-def axes(spec: Spec) -> list[tuple[Path, dict[str, list[Any]]]]:
-    """What moves independently: where the spec has it, and its keys with their values."""
-    found: list[tuple[Path, dict[str, list[Any]]]]
-    found = [(("grid",), {key: values}) for key, values in spec.grid.items()]
-    if isinstance(spec.zip, dict):
-        return found + [(("zip",), spec.zip)] * bool(spec.zip)
-    return found + [(("zip", i), group) for i, group in enumerate(spec.zip) if group]
+_Positions = tuple[int, ...]
+"""Of each axis."""
 
 
 def size(spec: Spec) -> int:
     """How many combinations there are, before `when` and `exclude`."""
     total = 1
-    for _, group in axes(spec):
-        total *= len(next(iter(group.values())))
+    for axis in axes(spec):
+        total *= axis.length
     return total
 
 
@@ -66,40 +54,41 @@ class Grid:
     def __init__(self, spec: Spec) -> None:
         self._spec = spec
         self._axes = axes(spec)
-        self._varied = sorted(self._keys(), key=lambda varied: len(varied.key))
-        self._always = [i for i, v in enumerate(self._varied) if ".".join(v.key) not in spec.when]
-        at = {".".join(varied.key): i for i, varied in enumerate(self._varied)}
+        self._varied = varied_keys(self._axes)
+        self._always = [i for i, v in enumerate(self._varied) if v.name not in spec.when]
+        at = {varied.name: i for i, varied in enumerate(self._varied)}
         self._sometimes = [(at[key], spec.when[key]) for key in conditional_order(spec)]
         self.sections = Sections(spec.base, self._varied)
         self.unsettled: dict[Problem, None] = {}
 
-    def _keys(self) -> Iterator[Varied]:
-        for axis, (at, group) in enumerate(self._axes):
-            for key, values in group.items():
-                yield Varied(parts(key), values, (*at, key), axis)
+    def trials(self) -> Iterator[tuple[str | None, Trial]]:
+        """All trials that are not excluded, each with the name of its row where there are rows.
 
-    @cached_property
-    def _lengths(self) -> list[int]:
-        return [len(next(iter(group.values()))) for _, group in self._axes]
-
-    def trials(self) -> Iterator[Trial]:
-        """All trials that are not excluded, the first axis slowest; equal ones may repeat."""
-        for rows in itertools.product(*map(range, self._lengths)):
-            trial = self._trial(rows)
+        The first axis is the slowest; equal trials may repeat.
+        """
+        rows = self._axes[0].rows if self._axes else ()
+        for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
+            trial = self._trial(positions)
             if not any(self._holds(condition, trial) for condition in self._spec.exclude):
-                yield trial
+                yield (rows[positions[0]] if rows else None), trial
 
-    def _trial(self, rows: tuple[int, ...]) -> Trial:
+    def _trial(self, positions: _Positions) -> Trial:
         trial: Trial = dict.fromkeys(Experiment.model_fields, ())
         for which in self._always:
-            varied = self._varied[which]
-            trial[varied.key[0]] += ((which, rows[varied.axis]),)
+            self._choose(trial, which, positions)
         for which, condition in self._sometimes:
             if self._holds(condition, trial):
-                varied = self._varied[which]
-                choice = (*trial[varied.key[0]], (which, rows[varied.axis]))
-                trial[varied.key[0]] = tuple(sorted(choice))
+                section = self._choose(trial, which, positions)
+                trial[section] = tuple(sorted(trial[section]))
         return trial
+
+    def _choose(self, trial: Trial, which: int, positions: _Positions) -> str:
+        """Give the section of a varied key, whose name comes back, its value, if there is one."""
+        varied = self._varied[which]
+        section, position = varied.key[0], positions[varied.number]
+        if varied.values[position] is not MISSING:
+            trial[section] += ((which, position),)
+        return section
 
     def _holds(self, condition: Condition, trial: Trial) -> bool:
         return all(self._matches(parts(key), wanted, trial) for key, wanted in condition.items())

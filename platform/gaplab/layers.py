@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gaplab.axes import MISSING, Key, parts
 from gaplab.problems import Path, Problem
 from gaplab.protocols import opened
-from gaplab.sections import MISSING, Key
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ class Layer:
 
 
 def located(problem: Problem, layers: Sequence[Layer]) -> str:
-    """The problem in one line, placed in the last layer that says most about its path."""
+    """The problem in one line, placed in the last layer that says most about its path.
+
+    What no layer says anything about is missing in the spec's own file, the last of the files.
+    """
     depths = [layer.depth(problem.path) for layer in layers]
     most = max(depths)
     last = max(i for i, depth in enumerate(depths) if depth == most)
-    return layers[last if most else 0].place(problem)
+    file = max(i for i, layer in enumerate(layers) if not layer.head)
+    return layers[last if most else file].place(problem)
 
 
 def merge(base: Any, over: Any, key: Key = ()) -> Any:
@@ -55,11 +59,19 @@ def merge(base: Any, over: Any, key: Key = ()) -> Any:
 
     A mapping that names another entry of a table, or another preset, replaces as a whole.
     """
-    base = opened(key, base)
+    setting = _setting(key)
+    base = opened(setting, base)
     if not isinstance(over, Mapping) or not isinstance(base, Mapping):
         return over
     named = [mark for mark in ("name", "preset") if mark in base and mark in over]
-    if key and any(base[mark] != over[mark] for mark in named):
+    if setting and any(base[mark] != over[mark] for mark in named):
         return over
     inner = {part: merge(base.get(part, MISSING), over[part], (*key, part)) for part in over}
     return {**base, **inner}
+
+
+def _setting(key: Key) -> Key:
+    """What `key` sets in an experiment: of rows only what stands inside of one, by a dotted key."""
+    if key[:1] != ("rows",):
+        return key
+    return (*parts(key[2]), *key[3:]) if len(key) > 2 else ()

@@ -1,8 +1,9 @@
 """`--set key=value`: single values laid over a spec."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from gaplab.axes import parts
 from gaplab.errors import UserError
 from gaplab.layers import Layer, merge
 from gaplab.problems import Path, unknown_key
@@ -10,29 +11,32 @@ from gaplab.sections import put
 from gaplab.spec import Experiment
 from gaplab.yamlfile import YamlError, parse_yaml
 
-_SETTABLE = [*Experiment.model_fields, "grid", "name", "question", "max_trials"]
+_SETTABLE = [*Experiment.model_fields, "rows", "grid", "name", "question", "max_trials"]
 
 
 def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
     """The spec after `--set` of each `key=value`, and a layer for each.
 
     A varied key gets the one value in place of its list. A key below a varied section becomes a
-    varied key of one value, so that it comes after the section. All that is set counts together,
-    whatever the order: with another `data.name` the whole section starts afresh.
+    varied key of one value, so that it comes after the section. Rows lose the key, and one key of
+    one row is `rows.ROW.KEY`. All that is set counts together, whatever the order: with another
+    `data.name` the whole section starts afresh.
     Raises UserError for every text that is not `key=value` with a known key.
     """
     changes: Any = {}
     layers = list[Layer]()
-    for key, value in sorted(_settings(texts).items(), key=lambda item: item[0].count(".")):
+    settings = _settings(texts)
+    spec = _without_rows_of(spec, settings)
+    for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
         at = _varied_at(spec, key)
         if at and at[0] == "zip":
             spec = {**spec, "zip": _fixed(spec["zip"], key, value)}
         elif at:
             changes = put(changes, ("grid", key), [value])
         else:
-            parts = ("grid", key[5:]) if key.startswith("grid.") else tuple(key.split("."))
-            changes = put(changes, parts, value)
-            layers.append(Layer(value, "--set ", (key,), parts))
+            place = _place(key)
+            changes = put(changes, place, value)
+            layers.append(Layer(value, "--set ", (key,), place))
             continue
         layers.append(Layer(value, "--set ", (key,), at, listed=True))
     return merge(spec, changes), layers
@@ -64,6 +68,27 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"{key}: {error}") from None
 
 
+def _place(key: str) -> tuple[str, ...]:
+    """Where `key` stands in a spec: the keys of `grid` and of a row are themselves dotted."""
+    first, _, rest = key.partition(".")
+    steps = {"grid": 0, "rows": 1}
+    return (first, *rest.split(".", steps[first])) if rest and first in steps else parts(key)
+
+
+def _without_rows_of(spec: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
+    """`spec`, in which no row sets one of `keys`."""
+    rows = spec.get("rows")
+    if not isinstance(rows, Mapping):
+        return spec
+    left = {
+        row: {key: value for key, value in settings.items() if key not in keys}
+        if isinstance(settings, Mapping)
+        else settings
+        for row, settings in rows.items()
+    }
+    return {**spec, "rows": left}
+
+
 def _varied_at(spec: Mapping[str, Any], key: str) -> Path | None:
     """Where `key` is varied, or where it must be because a section above it is; else None."""
     varied = {dotted: at for at, group in _groups(spec) for dotted in group}
@@ -75,10 +100,11 @@ def _varied_at(spec: Mapping[str, Any], key: str) -> Path | None:
 
 def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     """The mappings of varied keys, as far as they are mappings: nothing is checked yet."""
-    zipped = spec.get("zip")
+    zipped, rows = spec.get("zip"), spec.get("rows")
     many = list(enumerate(zipped)) if isinstance(zipped, list) else []
     found: list[tuple[Path, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
     found += [(("zip", i), group) for i, group in many]
+    found += [(("rows", row), rows[row]) for row in rows] if isinstance(rows, Mapping) else []
     return ((at, group) for at, group in found if isinstance(group, Mapping))
 
 

@@ -43,12 +43,16 @@ def to_csv(
     rows: Sequence[LeaderboardRow | Group], header: Sequence[str] = LEADERBOARD_COLUMNS
 ) -> str:
     """CSV with a header line; `header` is it when there are no rows. Nothing is an empty field."""
-    flat = [_flat(row) for row in rows]
-    names = dict.fromkeys(name for row in flat for name in row)
+    return csv_text([_flat(row) for row in rows], header)
+
+
+def csv_text(rows: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
+    """CSV of plain rows: a column for every name in one of them, `header` where there are none."""
+    names = dict.fromkeys(name for row in rows for name in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(names) or header, lineterminator="\n")
     writer.writeheader()
-    for row in flat:
+    for row in rows:
         writer.writerow({key: cell(value) for key, value in row.items()})
     return out.getvalue()
 
@@ -62,12 +66,12 @@ def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
     """Column names and values in their order."""
     if isinstance(row, LeaderboardRow):
         values = {name: getattr(row, name) for name in LEADERBOARD_COLUMNS}
-        values |= {name: _rounded(values[name]) for name in NUMBERS}
-        return values | {"metrics": {name: _rounded(value) for name, value in row.more.items()}}
+        values |= {name: rounded(values[name]) for name in NUMBERS}
+        return values | {"metrics": {name: rounded(value) for name, value in row.more.items()}}
     values = row.keys | {name: getattr(row, name) for name in _ABOUT}
     for metric in METRICS:
         for part, value in zip(_OF_STAT, _parts(row.stats.get(metric)), strict=True):
-            values[f"{metric}_{part}"] = _rounded(value)
+            values[f"{metric}_{part}"] = rounded(value)
     return values
 
 
@@ -87,7 +91,8 @@ def _flat(row: LeaderboardRow | Group) -> dict[str, Any]:
     return plain | more
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """With 4 decimals."""
     return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 

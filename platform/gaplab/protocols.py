@@ -33,6 +33,16 @@ def read_protocol(value: Any) -> Any:
     return _preset(base if isinstance(base, str) else str(base)) | dict(value)
 
 
+def preset_or_mapping(value: Any) -> Any:
+    """As `read_protocol`, without the names that gaplab gives: they say no values.
+
+    Raises ValueError for a name that is no preset's.
+    """
+    if isinstance(value, str) and value not in PROTOCOLS:
+        raise ValueError(unknown(value, PROTOCOLS, "preset ") + "; or its values as a mapping")
+    return read_protocol(value)
+
+
 def _preset(name: str) -> dict[str, Any]:
     if _CUSTOM.fullmatch(name):
         name = "default"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import create_model
 from pydantic.fields import FieldInfo
@@ -18,10 +18,10 @@ def table_of(field: FieldInfo) -> Mapping[str, type[Options]]:
 
 def models_of(field: FieldInfo) -> list[type[Options]]:
     """The classes of options that a field's value may have; none for a plain value."""
-    kind = field.annotation
     if table := table_of(field):
         return list(table.values())
-    return [kind] if isinstance(kind, type) and issubclass(kind, Options) else []
+    kinds = get_args(field.annotation) or (field.annotation,)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Options)]
 
 
 def keys_of(models: Iterable[type[Options]]) -> list[str]:

@@ -9,31 +9,17 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from detectors.options import Options
+from gaplab.axes import MISSING, Key, Varied
 from gaplab.identity import canonical, identity
-from gaplab.problems import Path, Problem, dotted, explain
+from gaplab.problems import Problem, dotted, explain
 from gaplab.protocols import opened
 from gaplab.schema import entries_with, single
 from gaplab.spec import Experiment
 
-Key = tuple[str, ...]
-"""A dotted key in its parts."""
-
 Choice = tuple[tuple[int, int], ...]
 """The varied keys that a section has in a trial, and their values: (which key, which value)."""
 
-MISSING = object()
-
 _READERS = {name: single(Experiment, name) for name in Experiment.model_fields}
-
-
-@dataclass(frozen=True)
-class Varied:
-    """One varied key: its values, and where the spec lists them. Keys of one axis move together."""
-
-    key: Key
-    values: Sequence[Any]
-    at: Path
-    axis: int
 
 
 @dataclass
@@ -83,20 +69,22 @@ class Sections:
 
     def _raw(self, name: str, choice: Choice) -> Any:
         raw = self._base.get(name, MISSING)
-        for which, row in choice:
+        for which, position in choice:
             varied = self._varied[which]
-            raw = put(raw, varied.key, varied.values[row], 1)
+            raw = put(raw, varied.key, varied.values[position], 1)
         return raw
 
     def _placed(self, problem: Problem, choice: Choice) -> Problem:
-        """The same problem, where the spec lists the value at fault."""
-        for which, row in reversed(choice):
+        """The same problem, where the spec has the value at fault."""
+        for which, position in reversed(choice):
             varied = self._varied[which]
             rest = problem.path[len(varied.key) :]
             if problem.path[: len(varied.key)] == varied.key:
                 if problem.of_key and not rest:
-                    return Problem(varied.at, _only_where_it_exists(varied.key), True)
-                return Problem((*varied.at, row, *rest), problem.text, problem.of_key)
+                    text = problem.text if varied.axis.rows else _only_where_it_exists(varied.key)
+                    return Problem(varied.key_at(position), text, True)
+                at = (*varied.value_at(position), *rest)
+                return Problem(at, problem.text, problem.of_key)
         return problem
 
 

@@ -5,12 +5,13 @@ each of which is one `Experiment`. The options of a data set, a detector or an a
 fields of its own class, found through the tables `DATASETS`, `DETECTORS` and `ASSIGNERS`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from detectors.assigners import ASSIGNERS
-from detectors.assigners.base import Strategy
+from detectors.assigners.base import Branch, Strategy
 from detectors.data import DATASETS
 from detectors.data.base import DataOptions
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
@@ -18,7 +19,7 @@ from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
 from detectors.options import NOT_IDENTITY, OneOf, Options
 from detectors.training import Training
-from gaplab.protocols import named, read_protocol
+from gaplab.protocols import named, preset_or_mapping, read_protocol
 
 
 class EvaluationOptions(Options):
@@ -72,6 +73,31 @@ class Experiment(Options):
 Values = Annotated[list[Any], Field(min_length=1)]
 Condition = dict[str, Any]
 """Dotted key -> the value it must have, or a list of the values it may have."""
+READ = "read."
+"""What the keys of a row begin with that say how it is read; see `Reading`."""
+
+
+def _named(protocol: Protocol | None) -> Protocol | None:
+    return protocol and named(protocol)
+
+
+class Reading(Options):
+    """How a row of a table is read: which of its trials' evaluations. It changes no trial."""
+
+    protocol: Annotated[
+        Protocol | None, BeforeValidator(preset_or_mapping), AfterValidator(_named)
+    ] = None
+    """A preset's name, or a mapping as in `evaluation.protocol`; null: the trial's own."""
+    branch: Branch | None = None
+    """null: the one kept at inference."""
+    epoch: int | None = Field(None, ge=1)
+    """null: the last."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """What the `read.` keys of `row` say. Raises pydantic.ValidationError."""
+        said = {key.removeprefix(READ): row[key] for key in row if key.startswith(READ)}
+        return cls.model_validate(said)
 
 
 def _zip_form(value: Any) -> str:
@@ -91,6 +117,10 @@ class Spec(Options):
     """What the sweep is to answer."""
     base: dict[str, Any] = Field({})
     """The experiment's sections as written; in the file they stand at the top level."""
+    rows: dict[str, dict[str, Any]] = Field({})
+    """A row's name, such as a line of a paper's table -> the varied keys that it sets. Each row is
+    one trial (of every combination of the rest), with the base's value for a key it leaves out.
+    `read.protocol`, `read.branch` and `read.epoch` only say how the row is read (see `Reading`)."""
     grid: dict[str, Values] = Field({})
     """Every combination of these values is one trial."""
     zip: Annotated[

@@ -1,33 +1,36 @@
-"""Spec files: a YAML file, a profile, and `--set`, read into a checked `Spec`."""
+"""Spec files: a YAML file, what it extends, a profile, and `--set`, read into a checked `Spec`."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from gaplab.errors import UserError
+from gaplab.extends import SpecFile, read_files
 from gaplab.layers import Layer, located, merge
 from gaplab.overrides import override, varied_sections
-from gaplab.problems import Problem, explain, shown, unknown, unknown_key
+from gaplab.problems import Problem, explain, unknown, unknown_key
 from gaplab.spec import Experiment, Spec
 from gaplab.sweep import base_problems, resolve
-from gaplab.yamlfile import MAX_BYTES, YamlError, parse_yaml
 
 DEFAULT_PROFILE = "laptop"
 
 _SWEEP_KEYS = [key for key in Spec.model_fields if key != "base"]
+_OF_FILES = ("extends", "profiles")
+_ONLY_OF_FILES = "unknown key; it can only stand at the top of a file"
 
 
 def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] = ()) -> Spec:
     """Read the spec at `path` with a profile laid over it, by default `laptop` where there is one.
 
+    A file that it `extends` lies below it, and that file's profile below its own.
     overrides: `key=value` each, the value in YAML; they come last (see `overrides.override`).
-    Raises UserError with every problem of the file, its profile and its trials, one line each.
+    Raises UserError with every problem of the files, their profiles and the trials, a line each.
     """
-    written = _read(path)
-    raw, layers = _profiled(path, written, profile)
-    raw, added = override(raw, overrides)
+    layers = _layers(read_files(path), profile)
+    raw, added = override(reduce(merge, (layer.tree for layer in layers)), overrides)
     spec, problems = _checked(raw)
     if spec is not None:
         problems += resolve(spec)[1]
@@ -39,44 +42,23 @@ def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] =
     return spec
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The mapping in a file of at most MAX_BYTES."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-        found = parse_yaml(text)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
-    except YamlError as error:
-        raise UserError(f"{path.name}: {error}") from None
-    if found is None:
-        raise UserError(f"{path.name}: is empty; a spec needs name, data, detector and assignment")
-    if not isinstance(found, dict):
-        raise UserError(f"{path.name}: must be a mapping, got {shown(found)}")
-    return found
+def _layers(files: Sequence[SpecFile], profile: str | None) -> list[Layer]:
+    """What the files say, in the order in which it counts: first all files, then their profiles.
 
-
-def _profiled(
-    path: Path, written: dict[str, Any], profile: str | None
-) -> tuple[dict[str, Any], list[Layer]]:
-    """The file with the profile laid over it, and the layers this came from."""
-    base = {key: value for key, value in written.items() if key != "profiles"}
-    layers = [Layer(base, f"{path.name}: ")]
-    profiles = written.get("profiles", {})
-    if not isinstance(profiles, Mapping):
-        raise UserError(f"{path.name}: profiles: must be a mapping, got {shown(profiles)}")
-    name = profile or (DEFAULT_PROFILE if DEFAULT_PROFILE in profiles else None)
+    Raises UserError for a profile that no file has.
+    """
+    layers = [Layer(file.content, f"{file.name}: ") for file in files]
+    known = list(dict.fromkeys(name for file in files for name in file.profiles))
+    name = profile or (DEFAULT_PROFILE if DEFAULT_PROFILE in known else None)
     if name is None:
-        return base, layers
-    if name not in profiles:
-        raise UserError(f"{path.name}: profiles: {unknown(name, profiles)}")
-    if not isinstance(profiles[name], Mapping):
-        text = f"must be a mapping, got {shown(profiles[name])}"
-        raise UserError(f"{path.name}: profiles.{name}: {text}")
-    layers.append(Layer(profiles[name], f"{path.name}: ", ("profiles", name)))
-    return merge(base, profiles[name]), layers
+        return layers
+    if name not in known:
+        raise UserError(f"{files[-1].name}: profiles: {unknown(name, known)}")
+    return layers + [
+        Layer(file.profiles[name], f"{file.name}: ", ("profiles", name))
+        for file in files
+        if name in file.profiles
+    ]
 
 
 def _base(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,9 +68,12 @@ def _base(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _checked(raw: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
     """The spec, unless its own keys are wrong; sections are not looked into."""
     valid = [*_SWEEP_KEYS, *Experiment.model_fields]
-    strange = [key for key in raw if key not in valid]
-    advice = [*valid, "profiles"]
-    problems = [Problem((key,), unknown_key(key, advice), True) for key in strange]
+    advice = [*valid, *_OF_FILES]
+    problems = [
+        Problem((key,), _ONLY_OF_FILES if key in _OF_FILES else unknown_key(key, advice), True)
+        for key in raw
+        if key not in valid
+    ]
     own = {key: raw[key] for key in _SWEEP_KEYS if key in raw}
     try:
         return Spec.model_validate({**own, "base": _base(raw)}), problems

@@ -15,6 +15,11 @@ import pyarrow.fs
 from gaplab.errors import UserError
 
 
+def checkpoint_name(trial: str) -> str:
+    """Where a trial keeps its last checkpoint, inside the storage."""
+    return f"trials/{trial}/checkpoint.pt"
+
+
 def evaluation_folder(kind: str, trial: str, epoch: int, branch: str) -> str:
     """Where files of one `kind` about an evaluated branch lie, inside the storage."""
     return f"trials/{trial}/{kind}/epoch={epoch}/branch={branch}"

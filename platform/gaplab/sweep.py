@@ -1,15 +1,17 @@
 """From a spec to its trials, and what makes two trials the same trial."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions
+from gaplab.axes import axes, parts
 from gaplab.checks import check
 from gaplab.errors import UserError
-from gaplab.grid import Grid, axes, parts
+from gaplab.grid import Grid
 from gaplab.identity import canonical, counted, digest
 from gaplab.problems import Problem, explain
 from gaplab.records import SweepRecord, TrialRecord
@@ -19,6 +21,20 @@ from gaplab.yamlfile import dump_yaml
 
 Parts = dict[str, Section]
 """A trial as its sections, by name."""
+Variant = tuple[str | None, Parts]
+"""A trial and the name of its row, if the spec has rows."""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a spec stands for, also where its data can't be used."""
+
+    sweep: SweepRecord
+    """Its id is empty, like those of the trials concerned, where there are problems."""
+    rows: dict[str, tuple[TrialRecord, ...]]
+    """The trials of each row; of a row that `exclude` leaves out, none."""
+    problems: tuple[str, ...]
+    """What is wrong with the data, one line each."""
 
 
 def expand(spec: Spec) -> SweepRecord:
@@ -26,17 +42,47 @@ def expand(spec: Spec) -> SweepRecord:
 
     Raises UserError for everything that is wrong with a trial, and where data can't be used.
     """
-    trials, problems = resolve(spec)
+    return _sound(outline(spec)).sweep
+
+
+def row_records(spec: Spec) -> dict[str, tuple[TrialRecord, ...]]:
+    """The trials of each row, in the spec's order. Raises UserError as `expand` does."""
+    return _sound(outline(spec)).rows
+
+
+def row_trials(spec: Spec) -> dict[str, tuple[str, ...]]:
+    """The ids of the trials of each row, in the spec's order. Raises UserError as `expand` does."""
+    return {row: tuple(trial.id for trial in held) for row, held in row_records(spec).items()}
+
+
+def outline(spec: Spec) -> Outline:
+    """The sweep of a spec as far as it can be known here.
+
+    Settings of data that can't be used stand for its content: trials on two such places differ.
+    Raises UserError for everything that is wrong with a trial.
+    """
+    variants, problems = resolve(spec)
     if problems:
         raise UserError(*map(str, problems))
-    fingerprints = _fingerprints(trial["data"].value for trial in trials)
-    records = dict[str, TrialRecord]()
-    for trial in trials:
-        key = _trial_id(trial, fingerprints[trial["data"].value])
+    prints, unusable = _fingerprints([trial["data"].value for _, trial in variants])
+    records, rows = dict[str, TrialRecord](), {row: dict[str, TrialRecord]() for row in spec.rows}
+    for row, trial in variants:
+        known = prints.get(trial["data"].value)
+        key = _trial_id(trial, known or canonical(trial["data"].config))
         if key not in records:
-            records[key] = _record(key, trial)
-    sweep = f"{spec.name}-{digest(canonical(sorted(records)), 8)}"
-    return SweepRecord(sweep, spec.name, dump_yaml(written(spec)), tuple(records.values()))
+            records[key] = _record(key if known else "", trial)
+        if row is not None:
+            rows[row][key] = records[key]
+    sweep = "" if unusable else f"{spec.name}-{digest(canonical(sorted(records)), 8)}"
+    record = SweepRecord(sweep, spec.name, dump_yaml(written(spec)), tuple(records.values()))
+    return Outline(record, {row: tuple(held.values()) for row, held in rows.items()}, unusable)
+
+
+def _sound(outline: Outline) -> Outline:
+    """The same. Raises UserError if it has problems."""
+    if outline.problems:
+        raise UserError(*outline.problems)
+    return outline
 
 
 def experiment_of(record: TrialRecord) -> Experiment:
@@ -51,15 +97,15 @@ def written(spec: Spec) -> dict[str, Any]:
     return head | spec.base | own
 
 
-def resolve(spec: Spec) -> tuple[list[Parts], list[Problem]]:
+def resolve(spec: Spec) -> tuple[list[Variant], list[Problem]]:
     """All trials in the order of the grid, equal ones repeated, and every problem in them once."""
     if problems := check(spec):
-        varied = {parts(key)[0] for _, group in axes(spec) for key in group}
+        varied = {parts(key)[0] for axis in axes(spec) for key in axis.values}
         return [], problems + base_problems(spec.base, varied)
-    grid, trials, found = Grid(spec), list[Parts](), dict[Problem, None]()
-    for choices in grid.trials():
+    grid, trials, found = Grid(spec), list[Variant](), dict[Problem, None]()
+    for row, choices in grid.trials():
         trial = {name: grid.sections.read(name, choice) for name, choice in choices.items()}
-        trials.append(trial)
+        trials.append((row, trial))
         inside = [problem for section in trial.values() for problem in section.problems]
         found.update(dict.fromkeys(inside or _between(trial)))
     if not trials:
@@ -82,17 +128,17 @@ def _between(trial: Parts) -> list[Problem]:
     return []
 
 
-def _fingerprints(data: Iterable[DataOptions]) -> dict[DataOptions, str]:
-    """The fingerprint of each, as JSON; raises UserError with the problems of all of them."""
+def _fingerprints(
+    data: Sequence[DataOptions],
+) -> tuple[dict[DataOptions, str], tuple[str, ...]]:
+    """The fingerprint of each that can be used, as JSON, and the problems of all others."""
     found, problems = dict[DataOptions, str](), list[str]()
     for options in dict.fromkeys(data):
         try:
             found[options] = canonical(options.fingerprint())
         except DataError as error:
             problems += error.problems
-    if problems:
-        raise UserError(*problems)
-    return found
+    return found, tuple(dict.fromkeys(problems))
 
 
 def _trial_id(trial: Parts, fingerprint: str) -> str:

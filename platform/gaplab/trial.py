@@ -10,10 +10,12 @@ from torch import nn
 from detectors.data.base import Dataset
 from detectors.data.loader import train_batches
 from detectors.engine import Learner, train_epoch
+from detectors.models.extractor import load_extractor
 from detectors.structures import Progress
 from detectors.world import World
 from gaplab.errors import UserError
 from gaplab.evaluation import Evaluator
+from gaplab.inherit import initial_weights
 from gaplab.meter import Meter
 from gaplab.records import (
     EpochDone,
@@ -24,7 +26,7 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.spec import Experiment
-from gaplab.storage import Storage
+from gaplab.storage import Storage, checkpoint_name
 from gaplab.sweep import experiment_of
 
 _EVENT = TypeAdapter(EpochDone)
@@ -39,11 +41,6 @@ class Place:
     storage: Storage
     machine: Machine
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
-
-
-def checkpoint_name(trial: str) -> str:
-    """Where a trial keeps its last checkpoint, inside the storage."""
-    return f"trials/{trial}/checkpoint.pt"
 
 
 def run_trial(trial: TrialRecord, place: Place, emit: Callable[[Event], None]) -> None:
@@ -132,5 +129,7 @@ def _learner(experiment: Experiment, data: Dataset, place: Place) -> Learner:
     torch.manual_seed(experiment.seed)
     strategy = experiment.assignment
     detector = experiment.detector.build(len(data.classes), tuple(strategy.branches()))
+    if source := experiment.training.init_from:
+        load_extractor(detector, initial_weights(source, place.storage), source)
     detector = detector.to(place.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Learner.create(place.wrap(detector), strategy, experiment.training, place.world)

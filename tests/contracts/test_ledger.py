@@ -863,6 +863,9 @@ class TestQuestions:
             (RowFilter(assignment="fcos"), []),
             (RowFilter(protocol="o2f"), []),
             (RowFilter(protocol="crowd"), [("t2", "s1", 1, "o2o")]),
+            (RowFilter(trials=("t2", "t9")), [t2]),
+            (RowFilter(trials=("t1", "t2"), sweep="s2"), [t1]),
+            (RowFilter(trials=()), []),
         ):
             rows = measured.rows(wanted)
             assert sorted((row.trial, row.sweep, row.epoch, row.branch) for row in rows) == found
@@ -893,6 +896,8 @@ class TestQuestions:
             Coverage("defcn", "o2o", 4, 4),
         ]
         assert measured.coverage(RowFilter(dataset="coco")) == []
+        assert measured.coverage(RowFilter(trials=("t1",))) == [*default, defcn]
+        assert measured.coverage(RowFilter(trials=())) == []
 
 
 class TestUrls:

@@ -12,15 +12,32 @@ import torch
 MINIATURE = Path(__file__).with_name("miniature.py")
 
 
-@pytest.fixture(scope="session")
-def mini() -> ModuleType:
-    """`miniature.py` beside this file: `tests` is no package to import it from."""
-    spec = importlib.util.spec_from_file_location("miniature", MINIATURE)
+def load(path: Path) -> ModuleType:
+    """A file beside the tests as a module: `tests` is no package to import it from."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `setup` runs for each of `miniature.SETUPS`."""
+    if "setup" in metafunc.fixturenames:
+        metafunc.parametrize("setup", load(MINIATURE).SETUPS)
+
+
+@pytest.fixture(scope="session")
+def mini() -> ModuleType:
+    """`miniature.py`: a detector, batches and data small enough to train in a test."""
+    return load(MINIATURE)
+
+
+@pytest.fixture(scope="session")
+def loss_cases() -> ModuleType:
+    """`loss_cases.py`: assigned batches and the loss of each, looped over."""
+    return load(MINIATURE.with_name("loss_cases.py"))
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,12 @@ from detectors.data.shapes import Shapes
 from detectors.engine import Learner, NonFiniteLossError, train_step
 from detectors.inference import predict
 from detectors.models.backbones import Tiny
-from detectors.models.fcos import FcosDetector, FcosOptions
+from detectors.models.base import DetectorOptions
+from detectors.models.dense import DenseDetector
+from detectors.models.fcos import FcosOptions
+from detectors.models.gates import Centerness, MaxFilter
+from detectors.models.onenet import OneNetOptions
+from detectors.models.retinanet import RetinaNetOptions
 from detectors.structures import Candidates, Progress, Targets
 from detectors.training import Training
 from detectors.world import LocalWorld, TorchWorld, World
@@ -29,15 +34,36 @@ SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1,
 # Plain gradient descent: the new weights tell the gradient, and rounding stays rounding.
 DESCENT = Training(optimizer="sgd", momentum=0, weight_decay=0, lr=0.1, warmup_steps=0, clip_norm=5)
 BRISK = Training(lr=1e-3, warmup_steps=2, ema=0.9)
+TRUNK = SMALL.backbone
+GATED = {"gate": MaxFilter(), "centerness": True}
+SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
+    **{name: (entry(), SMALL) for name, entry in ASSIGNERS.items()},
+    "poto with a max filter": (ASSIGNERS["poto"](), SMALL.model_copy(update=GATED)),
+    "mixture with a max filter": (ASSIGNERS["mixture"](), SMALL.model_copy(update=GATED)),
+    "dual with both": (
+        ASSIGNERS["dual"](),
+        SMALL.model_copy(update=GATED | {"gate": Centerness(convs=1, width=8)}),
+    ),
+    "dual with anchors": (
+        ASSIGNERS["dual"].model_validate({"o2m": {"name": "retinanet"}}),
+        SMALL.model_copy(update={"o2m_box": "anchor", "shared_towers": False}),
+    ),
+    "retinanet with its anchors": (
+        ASSIGNERS["retinanet"](),
+        RetinaNetOptions(backbone=TRUNK, channels=16, tower_convs=1, groups=0),
+    ),
+    "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
+}
+"""Strategies with a detector each: what the table holds, and what else there is to combine."""
 SHAPES = Shapes(size=SIDE, val_images=5, max_side=30)
 TOPK = 300
 """Candidates a level."""
 
 
-def detector(strategy: Strategy) -> FcosDetector:
+def detector(strategy: Strategy, options: DetectorOptions = SMALL) -> DenseDetector:
     torch.manual_seed(0)
-    built = SMALL.build(CLASSES, tuple(strategy.branches()))
-    assert isinstance(built, FcosDetector)
+    built = options.build(CLASSES, tuple(strategy.branches()))
+    assert isinstance(built, DenseDetector)
     return built
 
 
@@ -48,6 +74,12 @@ def learner(
     model: nn.Module | None = None,
 ) -> Learner:
     return Learner.create(model or detector(strategy), strategy, training, world or LocalWorld())
+
+
+def set_up(name: str, training: Training) -> Learner:
+    """A learner of one of SETUPS."""
+    strategy, options = SETUPS[name]
+    return learner(strategy, training, model=detector(strategy, options))
 
 
 def batch(counts: Sequence[int], seed: int = 0) -> Batch:
@@ -108,8 +140,8 @@ UNEVEN = batch([3, 0, 2, 0, 1])
 
 def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
     """Loss parts, weights and positives after one step on this rank's share of UNEVEN."""
-    strategy = ASSIGNERS[name]()
-    model: nn.Module = detector(strategy)
+    strategy, options = SETUPS[name]
+    model: nn.Module = detector(strategy, options)
     if size > 1:
         model = DistributedDataParallel(model)
     world = TorchWorld() if size > 1 else LocalWorld()
@@ -146,10 +178,10 @@ def predicted(
     return predict(model, SHAPES.load("val"), ["o2o", "o2m"], TOPK, world, batch)
 
 
-def broken() -> FcosDetector:
+def broken() -> DenseDetector:
     """A detector whose boxes are not finite."""
     model = detector(ASSIGNERS["dual"]())
-    model.head.scales.data.fill_(torch.nan)
+    model.get_parameter("head.scales").data.fill_(torch.nan)
     return model
 
 
@@ -171,7 +203,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         "world": (world.rank, world.size),
         "mean": world.all_reduce_mean(value),
         "gathered": world.gather({"rank": rank}),
-        "steps": {name: one_step(name, rank, size) for name in ASSIGNERS},
+        "steps": {name: one_step(name, rank, size) for name in SETUPS},
         "diverged": diverged(rank),
         "predicted": predicted(world),
         "unpredictable": unpredictable(rank),

@@ -27,14 +27,17 @@ from detectors.world import LocalWorld
 CURVES = Path(__file__).with_name("curves.json")
 UPDATE = os.environ.get("GAPLAB_UPDATE_CURVES") == "1"
 EPOCHS, SEED = 5, 7
+ROUNDING = [5e-4] * 8 + [2e-2] * 12
+"""Relative, a step each. Processors round differently and steps build on each other: a change of
+all weights by 1e-7 grows to 4e-5 within 8 steps and to 2e-3 within 20."""
 
 Curve = dict[str, list[float]]
 
 
 def curve(name: str) -> Curve:
     """Loss parts of 20 steps (5 epochs of 4) under the defaults of everything but the data."""
-    strategy, training = ASSIGNERS[name](), Training(epochs=EPOCHS, batch=8)
-    data = Shapes(size=64, train_images=32).load("train")
+    strategy, training = ASSIGNERS[name](), Training(epochs=EPOCHS, batch=4)
+    data = Shapes(size=64, train_images=16).load("train")
     torch.manual_seed(SEED)
     model = FcosOptions().build(len(data.classes), tuple(strategy.branches()))
     learner = Learner.create(model, strategy, training, LocalWorld())
@@ -59,11 +62,12 @@ def stored() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ASSIGNERS)
 def test_losses_of_the_first_steps_are_unchanged(stored: dict[str, Any], name: str) -> None:
-    """Within 1e-4: processors round differently, and steps build on each other."""
     found, expected = curve(name), stored["curves"][name]
     assert found.keys() == expected.keys()
     for part, losses in found.items():
-        assert losses == pytest.approx(expected[part], rel=1e-4), f"{name} {part}"
+        for step, values in enumerate(zip(losses, expected[part], ROUNDING, strict=True)):
+            loss, wanted, rounding = values
+            assert loss == pytest.approx(wanted, rel=rounding), f"{name} {part} step {step}"
 
 
 def test_curves_belong_to_this_version_and_these_strategies(stored: dict[str, Any]) -> None:

@@ -7,12 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import (
-    make_optimizer,
-)
-from detectors.training import Training
-
-each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
+from detectors.engine import make_optimizer
+from detectors.training import Training, lr_factor
 
 
 def saved_and_read(state: dict[str, Any]) -> Any:
@@ -23,32 +19,31 @@ def saved_and_read(state: dict[str, Any]) -> Any:
     return torch.load(file, weights_only=True)
 
 
-@each_strategy
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 class TestResume:
-    def test_two_steps_and_two_after_a_reload_are_four(
-        self, mini: ModuleType, name: str, optimizer: str
-    ) -> None:
-        strategy = ASSIGNERS[name]()
-        training = mini.BRISK.model_copy(update={"optimizer": optimizer})
-        straight = mini.learner(strategy, training)
-        expected = mini.steps(straight, 0, 4)
-        broken_off = mini.learner(strategy, training)
-        found = mini.steps(broken_off, 0, 2)
-        torch.manual_seed(99)
-        other_weights = strategy_model(mini, name)
-        resumed = mini.learner(strategy, training, model=other_weights)
-        resumed.load(saved_and_read(broken_off.state()))
-        found += mini.steps(resumed, 2, 4)
-        assert found == expected
-        mini.assert_equal(resumed.state(), straight.state())
-        assert resumed.step == 4
+    """Two steps, and two after a reload, are four."""
+
+    def test_of_every_setup(self, mini: ModuleType, setup: str) -> None:
+        assert_resumes(mini, setup, mini.BRISK)
+
+    @pytest.mark.parametrize(
+        "changes", [{"optimizer": "sgd"}, {"backbone_lr": 0.1}, {"precision": "bf16"}, {"ema": 0.0}]
+    )
+    def test_of_every_kind_of_training(self, mini: ModuleType, changes: dict[str, Any]) -> None:
+        assert_resumes(mini, "dual with both", mini.BRISK.model_copy(update=changes))
 
 
-def strategy_model(mini: ModuleType, name: str) -> nn.Module:
-    """Freshly drawn with the generator as it stands."""
-    model: nn.Module = mini.SMALL.build(mini.CLASSES, tuple(ASSIGNERS[name]().branches()))
-    return model
+def assert_resumes(mini: ModuleType, setup: str, training: Training) -> None:
+    straight, broken_off, resumed = (mini.set_up(setup, training) for _ in range(3))
+    expected = mini.steps(straight, 0, 4)
+    found = mini.steps(broken_off, 0, 2)
+    with torch.no_grad():
+        for weight in resumed.bare.parameters():
+            weight.normal_()
+    resumed.load(saved_and_read(broken_off.state()))
+    found += mini.steps(resumed, 2, 4)
+    assert found == expected
+    mini.assert_equal(resumed.state(), straight.state())
+    assert resumed.step == 4
 
 
 class TestState:
@@ -132,3 +127,28 @@ class TestOptimizer:
         assert {group["momentum"] for group in sgd.param_groups} == {0.7}
         adamw = make_optimizer(self.model(), Training(optimizer="adamw"))
         assert isinstance(adamw, torch.optim.AdamW)
+
+    def test_the_trunks_learning_rate_is_a_share_of_the_others(self, mini: ModuleType) -> None:
+        """Of every parameter below `backbone.`, decaying or not, at every step."""
+        training = mini.BRISK.model_copy(update={"backbone_lr": 0.1})
+        learner = mini.learner(ASSIGNERS["dual"](), training)
+        names = {id(p): name for name, p in learner.bare.named_parameters()}
+        for n in range(3):
+            mini.steps(learner, n, n + 1)
+            rates = {
+                names[id(p)]: group["lr"]
+                for group in learner.optimizer.param_groups
+                for p in group["params"]
+            }
+            assert rates.keys() == set(names.values())
+            for name, rate in rates.items():
+                share = 0.1 if name.startswith("backbone.") else 1.0
+                assert rate == pytest.approx(training.lr * lr_factor(training, n, 8) * share)
+
+    def test_a_trunk_of_rate_zero_stays_as_it_is(self, mini: ModuleType) -> None:
+        still = mini.DESCENT.model_copy(update={"backbone_lr": 0.0})
+        learner = mini.learner(ASSIGNERS["poto"](), still)
+        before = {name: p.detach().clone() for name, p in learner.bare.named_parameters()}
+        mini.steps(learner, 0, 2)
+        for name, parameter in learner.bare.named_parameters():
+            assert torch.equal(parameter, before[name]) == name.startswith("backbone."), name

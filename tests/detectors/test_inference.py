@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
 from detectors.inference import predict
+from detectors.models.onenet import OneNetOptions
 from detectors.structures import Candidates
 
 IMAGES = 5
@@ -126,7 +127,7 @@ class FailsAt(nn.Module):
     def forward(self, images: Tensor, branches: Any) -> Any:
         self.left -= 1
         output = self.model(images, branches=branches)
-        for predictions in output.branches.values():
+        for (predictions,) in output.branches.values():
             predictions.logits.mul_(torch.nan if self.left == 0 else 1)
         return output
 
@@ -135,21 +136,43 @@ def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleTyp
     """The best pairs of each level, by an argsort over all of them."""
     model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
     found = predict(model, data, ["o2o"], 7, mini.LocalWorld(), batch=2)["o2o"]
-    assert found.image.unique().tolist() == list(range(len(data)))
+    assert sorted(set(found.image.tolist())) == list(range(len(data)))
     assert (found.image.diff() >= 0).all()
     for index in range(len(data)):
         candidates = found.take(found.image == index)
         with torch.no_grad():
             output = model(data[index].image[None])
-        scores = output.branches["o2o"].logits[0].sigmoid()
+        scores = output.branches["o2o"][0].logits[0].sigmoid()
         for level in range(2):
             mine = candidates.levels == level
-            best = scores[output.points.level == level].flatten().sort(descending=True).values[:7]
+            own = scores[output.points["o2o"].level == level].flatten()
+            best = own.sort(descending=True).values[:7]
             torch.testing.assert_close(candidates.scores[mine], best, rtol=1e-4, atol=1e-6)
             assert set(candidates.strides[mine].tolist()) == {model.strides[level]}
         assert (candidates.boxes >= 0).all()
         assert (candidates.boxes <= mini.SIDE).all()
         assert (candidates.scores.diff() <= 0).all()
+
+
+def test_centerness_has_its_share_in_the_scores(mini: ModuleType) -> None:
+    options = mini.SMALL.model_copy(update={"centerness": True})
+    torch.manual_seed(0)
+    model, data = options.build(mini.CLASSES, ("o2m",)), mini.SHAPES.load("val")
+    found = predict(model, data, ["o2m"], 5, mini.LocalWorld())["o2m"].scores
+    with torch.no_grad():
+        model.get_parameter("head.predictors.o2m.centerness.bias").fill_(-8)
+    lower = predict(model, data, ["o2m"], 5, mini.LocalWorld())["o2m"].scores
+    share = (torch.tensor(-8.0).sigmoid() / torch.tensor(0.0).sigmoid()).sqrt()
+    torch.testing.assert_close(lower / found, share.expand(len(found)), rtol=0.05, atol=0)
+
+
+def test_a_cascade_predicts_with_its_head_that_counts(mini: ModuleType) -> None:
+    options = OneNetOptions(backbone=mini.SMALL.backbone, channels=16, heads=2)
+    torch.manual_seed(0)
+    model, data = options.build(mini.CLASSES, ("o2o",)), mini.SHAPES.load("val")
+    found = predict(model, data, ["o2o"], mini.TOPK, mini.LocalWorld())["o2o"]
+    torch.nn.init.normal_(model.get_parameter("head.stages.1.weight"))
+    assert_same(predict(model, data, ["o2o"], mini.TOPK, mini.LocalWorld())["o2o"], found)
 
 
 def test_size_of_the_batch_does_not_matter(mini: ModuleType) -> None:

@@ -6,16 +6,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.losses import classification, sigmoid_focal, soft_bce
+from detectors.losses import (
+    ClsLoss,
+    LossOptions,
+    centerness,
+    classification,
+    l1_of_image,
+    sigmoid_focal,
+    soft_bce,
+)
 
 moderate = st.floats(-15, 15, allow_subnormal=False)
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.5]
+KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
 
 
-def scalar_focal(logit: float, target: float, alpha: float, gamma: float) -> float:
-    """Lin et al., Eq. 5."""
+def scalar_focal(logit: float, target: float, alpha: float | None, gamma: float) -> float:
+    """Lin et al., Eq. 5, and Eq. 4 without alpha."""
     p = 1 / (1 + math.exp(-logit))
-    p_t, alpha_t = (p, alpha) if target == 1 else (1 - p, 1 - alpha)
+    p_t = p if target == 1 else 1 - p
+    alpha_t = 1.0 if alpha is None else alpha if target == 1 else 1 - alpha
     return -alpha_t * math.pow(1 - p_t, gamma) * math.log(p_t)
 
 
@@ -28,11 +38,11 @@ def scalar_bce(logit: float, t: float) -> float:
 @settings(deadline=None)
 @given(
     st.lists(st.tuples(moderate, st.sampled_from([0.0, 1.0])), max_size=8),
-    st.floats(0, 1),
+    st.none() | st.floats(0, 1),
     st.sampled_from(GAMMAS),
 )
 def test_focal_equals_its_formula(
-    elements: list[tuple[float, float]], alpha: float, gamma: float
+    elements: list[tuple[float, float]], alpha: float | None, gamma: float
 ) -> None:
     rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
     found = sigmoid_focal(rows[:, 0], rows[:, 1], alpha, gamma)
@@ -65,14 +75,14 @@ def test_focal_gradient_equals_finite_differences(gamma: float, target: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
 def test_extreme_logits_have_finite_losses_and_gradients(
-    dtype: torch.dtype, gamma: float, soft: bool
+    dtype: torch.dtype, gamma: float, kind: ClsLoss
 ) -> None:
-    values = [-200.0, -100.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0, 200.0]
+    values = [-1e4, -200.0, -100.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0, 200.0, 1e4]
     logits = torch.tensor(values, dtype=dtype).repeat(2).requires_grad_()
     degree = torch.tensor([0.0, 1.0], dtype=dtype).repeat_interleave(len(values))
-    loss = classification(logits, degree, soft=soft, alpha=0.25, gamma=gamma)
+    loss = classification(logits, degree, kind, LossOptions(focal_gamma=gamma))
     loss.sum().backward()  # type: ignore[no-untyped-call]
     assert loss.dtype == dtype
     assert loss.isfinite().all()
@@ -89,32 +99,66 @@ def test_a_wrong_and_certain_prediction_costs_its_logit() -> None:
 class TestClassification:
     logits = torch.tensor([[-2.0, 0.5, 3.0], [1.0, -1.0, 0.0]], dtype=torch.float64)
 
-    def loss(self, degree: Tensor, *, soft: bool) -> Tensor:
-        return classification(self.logits, degree, soft=soft, alpha=0.25, gamma=2.0)
+    def assert_is(self, degree: Tensor, kind: ClsLoss, expected: list[float]) -> None:
+        options = LossOptions(focal_alpha=0.3, focal_gamma=1.5)
+        found = classification(self.logits, degree, kind, options)
+        assert found.flatten().tolist() == pytest.approx(expected)
 
-    def test_hard_targets_are_focal(self) -> None:
+    def pairs(self, degree: Tensor) -> list[tuple[float, float]]:
+        return list(zip(self.logits.flatten().tolist(), degree.flatten().tolist(), strict=True))
+
+    @pytest.mark.parametrize(("kind", "alpha"), [("focal", 0.3), ("gaussian", None)])
+    def test_hard_targets_are_focal(self, kind: ClsLoss, alpha: float | None) -> None:
+        """CenterNet's has no class balance: its assignment weighs negatives."""
         degree = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
-        expected = [
-            scalar_focal(logit, target, 0.25, 2.0)
-            for logit, target in zip(
-                self.logits.flatten().tolist(), degree.flatten().tolist(), strict=True
-            )
-        ]
-        assert self.loss(degree, soft=False).flatten().tolist() == pytest.approx(expected)
+        expected = [scalar_focal(logit, t, alpha, 1.5) for logit, t in self.pairs(degree)]
+        self.assert_is(degree, kind, expected)
 
     def test_soft_targets_are_bce_where_positive_and_focal_elsewhere(self) -> None:
         """002 Eq. 4: certain, ambiguous, and negative classes of either."""
         degree = torch.tensor([[0.0, 1.0, 0.0], [0.4, 0.0, 0.0]], dtype=torch.float64)
         expected = [
-            scalar_bce(logit, t) if t > 0 else scalar_focal(logit, 0.0, 0.25, 2.0)
-            for logit, t in zip(
-                self.logits.flatten().tolist(), degree.flatten().tolist(), strict=True
-            )
+            scalar_bce(logit, t) if t > 0 else scalar_focal(logit, 0.0, 0.3, 1.5)
+            for logit, t in self.pairs(degree)
         ]
-        assert self.loss(degree, soft=True).flatten().tolist() == pytest.approx(expected)
+        self.assert_is(degree, "bce", expected)
 
-    @pytest.mark.parametrize("soft", [False, True])
-    def test_nothing_in_nothing_out(self, soft: bool) -> None:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_nothing_in_nothing_out(self, kind: ClsLoss) -> None:
         nothing = torch.zeros(0, 3)
-        loss = classification(nothing, nothing, soft=soft, alpha=0.25, gamma=2.0)
-        assert loss.shape == (0, 3)
+        assert classification(nothing, nothing, kind, LossOptions()).shape == (0, 3)
+
+
+class TestCenterness:
+    box = torch.tensor([[10.0, 20.0, 50.0, 40.0]])
+
+    @pytest.mark.parametrize(
+        ("point", "expected"),
+        [
+            ((30.0, 30.0), 1.0),
+            ((20.0, 30.0), math.sqrt(10 / 30)),
+            ((20.0, 25.0), math.sqrt(10 / 30 * 5 / 15)),
+            ((40.0, 35.0), math.sqrt(10 / 30 * 5 / 15)),
+            ((10.0, 30.0), 0.0),
+            ((50.0, 40.0), 0.0),
+            ((9.0, 30.0), 0.0),
+            ((30.0, 99.0), 0.0),
+            ((-5.0, -5.0), 0.0),
+        ],
+    )
+    def test_by_hand(self, point: tuple[float, float], expected: float) -> None:
+        found = centerness(torch.tensor([point]), self.box)
+        assert found.tolist() == pytest.approx([expected])
+
+    def test_of_a_box_without_area_is_zero(self) -> None:
+        box = torch.tensor([[3.0, 3.0, 3.0, 3.0], [9.0, 9.0, 1.0, 1.0]])
+        assert centerness(torch.tensor([[3.0, 3.0], [5.0, 5.0]]), box).tolist() == [0, 0]
+        assert centerness(torch.zeros(0, 2), torch.zeros(0, 4)).shape == (0,)
+
+
+def test_l1_counts_centre_and_sides_in_shares_of_the_image_by_hand() -> None:
+    """100 x 50 pixels: centres differ by (10, 5), sides by (20, 10)."""
+    found, wanted = torch.tensor([[[10.0, 10.0, 30.0, 20.0]], [[10.0, 10.0, 50.0, 30.0]]])
+    found = l1_of_image(found, wanted, (100, 50))
+    assert found.tolist() == pytest.approx([10 / 100 + 5 / 50 + 20 / 100 + 10 / 50])
+    assert l1_of_image(torch.zeros(0, 4), torch.zeros(0, 4), (100, 50)).shape == (0,)

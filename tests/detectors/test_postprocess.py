@@ -14,10 +14,13 @@ FRAME = Frame(0, (1.0, 1.0), (1000, 1000))
 def make_points(level: list[int]) -> Points:
     """Every point at a place of its own."""
     n, levels = len(level), torch.tensor(level, dtype=torch.int64)
-    return Points(torch.arange(2.0 * n).reshape(n, 2) + 0.5, 8.0 * 2**levels, levels)
+    xy = torch.arange(2.0 * n).reshape(n, 2) + 0.5
+    return Points(xy, 8.0 * 2**levels, levels, torch.zeros(n, 4), (1.0, 1.0))
 
 
-def best_pairs(logits: list[list[float]], level: list[int], topk: int):
+def best_pairs(
+    logits: list[list[float]], level: list[int], topk: int
+) -> list[tuple[float, int, int, int]]:
     """(-score, level, point, class) of the wanted pairs: sort in plain Python, level by level."""
     wanted = []
     for current in sorted(set(level)):
@@ -31,8 +34,11 @@ def best_pairs(logits: list[list[float]], level: list[int], topk: int):
     return sorted(wanted)
 
 
+Image = tuple[int, list[int], list[list[float]], int, int]
+
+
 @st.composite
-def images(draw):
+def images(draw: st.DrawFn) -> Image:
     classes = draw(st.integers(1, 3))
     level = sorted(draw(st.lists(st.integers(0, 2), max_size=8)))
     # Few distinct values, so that the cut falls among ties; +-200 saturates the sigmoid.
@@ -42,12 +48,11 @@ def images(draw):
 
 
 @given(images())
-def test_keeps_the_best_pairs_of_each_level_with_ties_in_index_order(image):
+def test_keeps_the_best_pairs_of_each_level_with_ties_in_index_order(image: Image) -> None:
     classes, level, logits, topk, index = image
     boxes = torch.arange(4.0 * len(level)).reshape(-1, 4)
-    predictions = Predictions(torch.tensor(logits).reshape(-1, classes), boxes)
-    points = make_points(level)
-    found = candidates(predictions, points, topk, Frame(index, (1.0, 1.0), (1000, 1000)))
+    scores, points = torch.tensor(logits).reshape(-1, classes).sigmoid(), make_points(level)
+    found = candidates(scores, boxes, points, topk, Frame(index, (1.0, 1.0), (1000, 1000)))
     expected = best_pairs(logits, level, topk)
     chosen = torch.tensor([point for _, _, point, _ in expected], dtype=torch.int64)
     assert found.labels.tolist() == [label for *_, label in expected]
@@ -60,51 +65,42 @@ def test_keeps_the_best_pairs_of_each_level_with_ties_in_index_order(image):
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
 
 
-def test_candidates_of_no_score_are_kept_too():
-    predictions = Predictions(torch.tensor([[-200.0], [-1.0]]), torch.zeros(2, 4))
-    assert candidates(predictions, make_points([0, 0]), 5, FRAME).scores.tolist()[1] == 0
+def test_candidates_of_no_score_are_kept_too() -> None:
+    scores = torch.tensor([[0.0], [0.3]])
+    found = candidates(scores, torch.zeros(2, 4), make_points([0, 0]), 5, FRAME)
+    assert found.scores.tolist() == pytest.approx([0.3, 0.0])
 
 
-def test_boxes_return_to_original_pixels_and_into_the_image_but_points_stay():
+def test_boxes_return_to_original_pixels_and_into_the_image_but_points_stay() -> None:
     boxes = torch.tensor([[20.0, 10.0, 60.0, 40.0], [-8.0, -8.0, 900.0, 900.0]])
-    predictions = Predictions(torch.tensor([[2.0], [1.0]]), boxes)
-    points = make_points([0, 0])
-    found = candidates(predictions, points, 300, Frame(7, (2.0, 0.5), (100, 50)))
+    points, frame = make_points([0, 0]), Frame(7, (2.0, 0.5), (100, 50))
+    found = candidates(torch.tensor([[0.9], [0.8]]), boxes, points, 300, frame)
     assert found.boxes.tolist() == [[10.0, 20.0, 30.0, 50.0], [0.0, 0.0, 100.0, 50.0]]
     assert torch.equal(found.points, points.xy)
     assert found.strides.tolist() == [8.0, 8.0]
 
 
-def test_half_precision_logits_are_ranked_by_their_float32_score():
-    logits = torch.tensor([[8.0], [9.0], [8.5]], dtype=torch.float16)
-    found = candidates(Predictions(logits, torch.zeros(3, 4)), make_points([0, 0, 0]), 300, FRAME)
-    assert found.scores.dtype == torch.float32
-    assert found.scores.tolist() == pytest.approx([1 / (1 + math.exp(-v)) for v in (9, 8.5, 8)])
-
-
-def test_a_large_level_gives_exactly_its_best_pairs():
+def test_a_large_level_gives_exactly_its_best_pairs() -> None:
     torch.manual_seed(0)
     logits = torch.randn(5000, 4).mul(8).round().div(8)  # many ties
-    predictions = Predictions(logits, torch.rand(5000, 4) * 100)
-    level = [0] * 4000 + [1] * 900 + [2] * 100
-    found = candidates(predictions, make_points(level), 300, Frame(0, (1.0, 1.0), (100, 100)))
+    boxes, level = torch.rand(5000, 4) * 100, [0] * 4000 + [1] * 900 + [2] * 100
+    frame = Frame(0, (1.0, 1.0), (100, 100))
+    found = candidates(logits.sigmoid(), boxes, make_points(level), 300, frame)
     assert found.levels.bincount().tolist() == [300, 300, 300]
     expected = best_pairs(logits.tolist(), level, 300)
     assert found.labels.tolist() == [label for *_, label in expected]
     points = torch.tensor([point for _, _, point, _ in expected])
-    assert torch.equal(found.boxes, predictions.boxes[points])
+    assert torch.equal(found.boxes, boxes[points])
 
 
-def test_a_detector_without_points_finds_nothing():
-    found = candidates(
-        Predictions(torch.zeros(0, 3), torch.zeros(0, 4)), make_points([]), 10, FRAME
-    )
+def test_a_detector_without_points_finds_nothing() -> None:
+    found = candidates(torch.zeros(0, 3), torch.zeros(0, 4), make_points([]), 10, FRAME)
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.image.dtype == found.labels.dtype == found.levels.dtype == torch.int64
 
 
-def test_not_finite_names_images_and_output():
+def test_not_finite_names_images_and_output() -> None:
     logits, boxes = torch.zeros(3, 5, 2), torch.zeros(3, 5, 4)
     assert not_finite(Predictions(logits, boxes), [11, 12, 13]) == ""
     logits[1, 0, 0], boxes[2, 4, 3], boxes[0, 0, 0] = math.nan, math.inf, -math.inf
@@ -113,5 +109,13 @@ def test_not_finite_names_images_and_output():
     )
 
 
-def test_not_finite_of_an_empty_batch():
+def test_not_finite_looks_at_centerness_where_there_is_one() -> None:
+    centerness = torch.zeros(2, 5)
+    predictions = Predictions(torch.zeros(2, 5, 2), torch.zeros(2, 5, 4), None, centerness)
+    assert not_finite(predictions, [7, 8]) == ""
+    centerness[1, 3] = math.nan
+    assert not_finite(predictions, [7, 8]) == "centerness of images [8] are not finite"
+
+
+def test_not_finite_of_an_empty_batch() -> None:
     assert not_finite(Predictions(torch.zeros(0, 5, 2), torch.zeros(0, 5, 4)), []) == ""

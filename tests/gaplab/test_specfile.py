@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from detectors.assigners import ASSIGNERS
+from gaplab.axes import MISSING
 from gaplab.errors import UserError
-from gaplab.sections import MISSING
+from gaplab.flat import flat
 from gaplab.spec import Spec
 from gaplab.specfile import load_spec
 from gaplab.sweep import expand, written
@@ -19,6 +21,7 @@ data: {name: shapes}
 detector: {name: fcos}
 assignment: {name: poto}
 """
+WITH_ALPHA = [name for name, entry in ASSIGNERS.items() if "alpha" in entry.model_fields]
 NO_ASSIGNMENT = BASE.replace("assignment: {name: poto}\n", "")
 
 
@@ -56,10 +59,11 @@ def test_a_minimal_file(tmp_path: Path) -> None:
         ),
         (
             "backbone: {name: resnet}",
-            "detector.backbone: frozen_bn needs weights: name a checkpoint or set frozen_bn: false",
+            "detector.backbone: bn: frozen needs weights: name a checkpoint or set bn: trained; "
+            "frozen_stages needs weights: name a checkpoint or set frozen_stages: 0, got 2",
         ),
         (
-            "backbone: {name: resnet, frozen_bn: false}",
+            "backbone: {name: resnet, bn: trained}",
             "detector.backbone: frozen_stages needs weights: name a checkpoint or "
             "set frozen_stages: 0, got 2",
         ),
@@ -78,7 +82,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         # keys
         ("sed: 3", 'sed: unknown key; did you mean "seed"?'),
         ("profile: {}", 'profile: unknown key; did you mean "profiles"?'),
-        ("base: {}", "base: unknown key; one of name, question, grid, zip, when, exclude, "),
+        ("base: {}", "base: unknown key; one of name, question, rows, grid, zip, when, "),
         ("training: {epoch: 3}", 'training.epoch: unknown key; did you mean "epochs"?'),
         ("training: {zzz: 3}", "training.zzz: unknown key; one of epochs, batch, optimizer, "),
         ("evaluation: {protocol: {nmsiou: 1}}", "evaluation.protocol.nmsiou: unknown key; did you"),
@@ -148,7 +152,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ),
         (
             "when: {seeds: {training.lr: 1}}\ngrid: {seed: [1]}",
-            'when.seeds: not a key of grid or zip; did you mean "seed"?',
+            'when.seeds: not a key of grid, zip or rows; did you mean "seed"?',
         ),
         ("when: {seed: {}}\ngrid: {seed: [1]}", "when.seed: must name at least one key"),
         (
@@ -189,7 +193,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ),
         (
             "profiles: {laptop: {profiles: {}}}",
-            "profiles.laptop.profiles: unknown key; ",
+            "profiles.laptop.profiles: unknown key; it can only stand at the top of a file",
         ),
         ("profiles: {laptop: {data: {name: coco}}}", "profiles.laptop.data.root: is required"),
     ],
@@ -219,7 +223,7 @@ def test_one_problem_is_one_line(tmp_path: Path, more: str, line: str) -> None:
         ),
         (
             f"{NO_ASSIGNMENT}assignment: {{name: xyz}}",
-            'quick.yaml: assignment.name: unknown "xyz"; one of fcos, center, poto, o2f, dual',
+            f'quick.yaml: assignment.name: unknown "xyz"; one of {", ".join(ASSIGNERS)}',
         ),
         (
             f"{NO_ASSIGNMENT}assignment: {{name: poto, alhpa: 1}}",
@@ -241,7 +245,7 @@ def test_one_problem_is_one_line(tmp_path: Path, more: str, line: str) -> None:
             f"{NO_ASSIGNMENT}grid:\n  assignment: [{{name: fcos}}, {{name: poto}}]\n"
             "  assignment.alpha: [0.2, 0.4]",
             "quick.yaml: grid.assignment.alpha: not every trial has this key; vary it where it "
-            "exists: when: {assignment.alpha: {assignment.name: [poto, o2f, dual]}}",
+            f"exists: when: {{assignment.alpha: {{assignment.name: [{', '.join(WITH_ALPHA)}]}}}}",
         ),
     ],
 )
@@ -404,6 +408,25 @@ def test_keys_can_be_set_inside_a_protocol_given_by_name(tmp_path: Path) -> None
     protocol = config["evaluation"]["protocol"]
     assert (protocol["nms_iou"], protocol["max_dets"]) == (0.3, 7)
     assert protocol["preset"].startswith("custom-")
+
+
+def test_keys_can_be_set_inside_a_section_that_is_null_by_default(tmp_path: Path) -> None:
+    (plain,) = configs(load(tmp_path, BASE))
+    assert flat(plain)["training.o2m_loss"] is None
+    sets = ["training.o2m_loss.cls_weight=2", "training.o2m_loss.box=iou"]
+    (config,) = configs(load(tmp_path, BASE, sets=sets))
+    found = flat(config)
+    assert found["training.o2m_loss.cls_weight"] == 2.0
+    assert found["training.o2m_loss.box"] == "iou"
+    assert found["training.o2m_loss.box_weight"] == found["training.loss.box_weight"] == 5.0
+    assert "training.o2m_loss" not in found
+    for setting, problem in (
+        ("cls_wieght=2", 'cls_wieght: unknown key; did you mean "cls_weight"?'),
+        ("box_weight=-1", "box_weight: must be at least 0, got -1"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, BASE, sets=[f"training.o2m_loss.{setting}"])
+        assert problem in str(caught.value)
 
 
 def test_the_resolved_text_is_a_spec_of_the_same_sweep(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from gaplab.events import from_text, to_text
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
 from gaplab.specfile import load_spec
-from gaplab.storage import Storage
+from gaplab.storage import Storage, checkpoint_name
 from gaplab.sweep import expand, experiment_of
-from gaplab.trial import checkpoint_name, last_words
+from gaplab.trial import last_words
 
 Write = Callable[..., Path]
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from gaplab.cli import evaluating, exporting, results, runs, ui
+from gaplab.cli import evaluating, exporting, papers, results, runs, ui
 
 app = typer.Typer(
     name="gaplab",
@@ -18,6 +18,7 @@ app.command()(runs.resume)
 app.command()(results.leaderboard)
 app.command()(results.compare)
 app.command()(results.show)
+app.command()(papers.table)
 app.command()(evaluating.reevaluate)
 app.command()(evaluating.explain)
 app.command()(evaluating.protocols)

@@ -5,60 +5,74 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from gaplab.cli.options import cores
+from gaplab.compute import compute_line
 from gaplab.home import Home
 from gaplab.launch.capacity import Node, concurrency
 from gaplab.ledger import Ledger
 from gaplab.plan import Estimate, estimate
-from gaplab.records import SweepRecord, TrialState
+from gaplab.records import SweepRecord, TrialRecord, TrialState
 from gaplab.spec import Resources
 from gaplab.specfile import load_spec
-from gaplab.sweep import expand
+from gaplab.sweep import outline
 from gaplab.text import duration
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep, the state of its trials in the ledger, and what is left to pay."""
+    """A sweep, the state of its trials in the ledger, and what is left to pay.
+
+    problems: what is wrong with the data; then ids that hang on it are empty, and states unknown.
+    compute: what the trials cost in arithmetic, in one line.
+    """
 
     sweep: SweepRecord
     states: dict[str, TrialState]
     estimate: Estimate
+    problems: tuple[str, ...] = ()
+    compute: str | None = None
 
 
 def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: Home) -> Plan:
-    """Expand `spec` and look its trials up. Raises UserError."""
-    sweep = expand(load_spec(spec, profile, overrides))
+    """Expand `spec` as far as its data is here, and look its trials up. Raises UserError."""
+    found = outline(load_spec(spec, profile, overrides))
+    trials = found.sweep.trials
     with Ledger.open(home.ledger_url) as ledger:
-        states, costs = ledger.states([trial.id for trial in sweep.trials]), ledger.costs()
-    todo = [trial for trial in sweep.trials if states.get(trial.id) != "succeeded"]
+        states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
+    todo = [trial for trial in trials if states.get(trial.id) != "succeeded"]
     needs = {Resources.model_validate(trial.config["resources"]) for trial in todo}
     at_once = concurrency([Node(cores(), 0.0)], needs)
-    return Plan(sweep, states, estimate(todo, costs, at_once))
+    cost = estimate(todo, costs, at_once)
+    compute = compute_line(todo) if cost.unknown else None
+    return Plan(found.sweep, states, cost, found.problems, compute)
 
 
 def plan_json(plan: Plan) -> str:
     """The plan as one JSON object."""
     trials = [
         {
-            "trial": trial.id,
+            "trial": trial.id or None,
             "assignment": trial.assignment,
             "family": trial.family,
             "dataset": trial.dataset,
             "seed": trial.seed,
-            "state": plan.states.get(trial.id, "new"),
+            "epochs": trial.epochs,
+            "state": _state(plan, trial),
             "config": trial.config,
         }
         for trial in plan.sweep.trials
     ]
     whole = {
-        "sweep": plan.sweep.id,
+        "sweep": plan.sweep.id or None,
         "trials": trials,
+        "problems": plan.problems,
+        "compute": plan.compute,
         "estimate": dataclasses.asdict(plan.estimate)
         | {"gpu_hours": plan.estimate.gpu_seconds / 3600},
     }
@@ -67,23 +81,42 @@ def plan_json(plan: Plan) -> str:
 
 def print_plan(plan: Plan, console: Console, most: int) -> None:
     """A table of the first `most` trials, then counts and cost."""
-    table = Table(box=SIMPLE_HEAD, title=f"sweep {plan.sweep.id}", title_justify="left")
+    title = f"sweep {plan.sweep.id or plan.sweep.name}"
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
     for name in ("trial", "assignment", "data set", "seed", "epochs", "ledger"):
         table.add_column(name, justify="right" if name in ("seed", "epochs") else "left")
     for trial in plan.sweep.trials[:most]:
-        state = plan.states.get(trial.id, "new")
         facts = (trial.assignment, trial.dataset, str(trial.seed), str(trial.epochs))
-        table.add_row(trial.id, *facts, state)
+        table.add_row(trial.id or "?", *facts, _state(plan, trial) or "?")
     console.print(table)
     if (rest := len(plan.sweep.trials) - most) > 0:
         console.print(f"... and {rest} more (--all lists them)")
-    console.print(_counts(plan))
-    console.print(_cost(plan.estimate), soft_wrap=True)
+    for line in (_counts(plan), *_unknown(plan), _cost(plan.estimate), plan.compute):
+        if line is not None:
+            console.print(line, soft_wrap=True)
+
+
+def _state(plan: Plan, trial: TrialRecord) -> TrialState | Literal["new"] | None:
+    """The trial's state; None where it can't be known."""
+    return plan.states.get(trial.id, "new") if trial.id else None
 
 
 def _counts(plan: Plan) -> str:
-    total, todo = len(plan.sweep.trials), plan.estimate.trials
-    return f"{total} trials: {total - todo} already in the ledger, {todo} to run"
+    trials, todo = plan.sweep.trials, plan.estimate.trials
+    unknown = sum(not trial.id for trial in trials)
+    if unknown == len(trials):
+        return f"{unknown} trials"
+    parts = [f"{len(trials) - todo} already in the ledger", f"{todo - unknown} to run"]
+    parts += [f"{unknown} unknown"] if unknown else []
+    return f"{len(trials)} trials: {', '.join(parts)}"
+
+
+def _unknown(plan: Plan) -> list[str]:
+    """What is wrong with the data and what follows from it, in one line, without the remedies."""
+    if not plan.problems:
+        return []
+    what = "; ".join(problem.partition("; ")[0] for problem in plan.problems)
+    return [f"{what}: ids, and what is in the ledger already, can't be known here"]
 
 
 def _cost(cost: Estimate) -> str:

@@ -9,12 +9,18 @@ from rich.table import Table
 _WORDS = {
     *("trial", "assignment", "data set", "state", "sweep", "branch", "protocol", "class", "metric"),
     *("node", "device", "reason", "begun", "recall, no NMS", "NMS among", "assign-\nment"),
+    *("row", "in the paper", "read as"),
 }
 
 
-def plain_table(*columns: str, whole: Collection[str] = ("branch",)) -> Table:
-    """An empty table with these columns; those that hold numbers, and `whole`, never break."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def plain_table(
+    *columns: str, whole: Collection[str] = ("branch",), between: Literal[0, 1] = 1
+) -> Table:
+    """An empty table with these columns; those that hold numbers, and `whole`, never break.
+
+    between: how many more blanks than one stand between columns.
+    """
+    table = Table(box=SIMPLE_HEAD, padding=(0, between, 0, 0))
     for name in columns:
         word = name in _WORDS
         side: Literal["left", "right"] = "left" if word else "right"

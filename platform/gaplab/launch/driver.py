@@ -7,6 +7,7 @@ from types import FrameType
 
 from gaplab.errors import UserError
 from gaplab.home import Home
+from gaplab.inherit import check_parents, waves
 from gaplab.launch.capacity import Node, concurrency, misfits
 from gaplab.launch.cluster import cluster
 from gaplab.launch.recorder import Listener, Recorder
@@ -26,11 +27,12 @@ def run_sweep(
 ) -> bool:
     """Train what is missing of `sweep` on the cluster at `address`; False if it was interrupted.
 
-    Refuses, before anything starts, a sweep of which a trial can't fit the cluster, and a home
-    folder in which another driver runs (UserError).
+    Refuses, before anything starts, a sweep of which a trial can't fit the cluster or starts from
+    a trial that is not there, and a home folder in which another driver runs (UserError).
     """
     todo = missing(ledger, sweep)
     recorder = Recorder(ledger, sweep.id, listeners)
+    check_parents(ledger, todo)
     with cluster(address, home.path) as nodes:
         at_once = _fit(nodes, todo)
         ledger.add_sweep(sweep)
@@ -40,7 +42,9 @@ def run_sweep(
         stop = Stop()
         with _interruptible(stop.request):
             try:
-                run_with_tune(todo, at_once, home.path, recorder, stop)
+                for wave in waves(todo):
+                    if not stop.requested:
+                        run_with_tune(wave, at_once, home.path, recorder, stop)
             finally:
                 recorder.interrupt("the driver was stopped")
         return not stop.requested

@@ -183,6 +183,8 @@ def _chosen(wanted: RowFilter) -> Subquery:
         query = query.where(Evaluation.branch == wanted.branch)
     if isinstance(wanted.epoch, int):
         query = query.where(Evaluation.epoch == wanted.epoch)
+    if wanted.trials is not None:  # here, so that no other trials are ranked
+        query = query.where(Evaluation.trial_id.in_(wanted.trials))
     return query.subquery()
 
 
@@ -200,7 +202,8 @@ def _held(sweep: str) -> ColumnElement[bool]:
 
 def _about_trial(wanted: RowFilter) -> list[ColumnElement[bool]]:
     pairs = ((Trial.dataset, wanted.dataset), (Trial.assignment, wanted.assignment))
-    return [column == value for column, value in pairs if value is not None]
+    chosen = [] if wanted.trials is None else [Trial.id.in_(wanted.trials)]
+    return chosen + [column == value for column, value in pairs if value is not None]
 
 
 def _columns(table: type[Attempt] | type[Evaluation]) -> list[InstrumentedAttribute[Any]]:

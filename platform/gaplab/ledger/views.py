@@ -104,6 +104,8 @@ class RowFilter:
     """A sweep's id; None: all trials, each with its most recent sweep."""
     dataset: str | None = None
     assignment: str | None = None
+    trials: tuple[str, ...] | None = None
+    """Ids of the only trials in question."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.assigners.fcos import Fcos
+from detectors.assigners.geometry import Prior
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
 
@@ -48,7 +49,7 @@ def looped(assigner: Fcos, points: Points, strides: tuple[int, ...], boxes: list
     for (x, y), level in zip(points.xy.tolist(), points.level.tolist(), strict=True):
         least, owner = inf, -1
         above, up_to = ranges(strides, assigner.range_factor)[level]
-        reach = assigner.radius * strides[level]
+        reach = {"center": assigner.radius * strides[level], "box": inf}[assigner.prior]
         for g, (x0, y0, x1, y1) in enumerate(boxes):
             cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
             in_x = max(x0, cx - reach) < x < min(x1, cx + reach)
@@ -66,17 +67,19 @@ def test_the_ranges_of_the_oracle_are_those_of_fcos() -> None:
     assert ranges((8, 16, 32, 64, 128), 8.0) == table
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from([(32, 32), (64, 48), (7, 33)]),
     boxes,
     st.sampled_from([1.0, 1.5, 3.0]),
     st.sampled_from([2.0, 4.0, 8.0]),
+    st.sampled_from(["center", "box"]),
 )
 def test_equals_the_loop_over_points_and_objects(
-    size: tuple[int, int], of: list[Box], radius: float, factor: float
+    size: tuple[int, int], of: list[Box], radius: float, factor: float, prior: Prior
 ) -> None:
-    assigner, points = Fcos(radius=radius, range_factor=factor), points_of(*size)
+    assigner = Fcos(radius=radius, range_factor=factor, prior=prior)
+    points = points_of(*size)
     assert assign(assigner, points, of) == looped(assigner, points, STRIDES, of)
 
 
@@ -91,9 +94,8 @@ def test_any_number_of_levels(strides: tuple[int, ...]) -> None:
 
 def test_upper_end_of_a_range_belongs_to_the_level() -> None:
     """A box whose centre is a point of both levels, with half a side of exactly 8 fine strides."""
-    points = Points(
-        torch.tensor([[36.0, 36.0], [36.0, 36.0]]), torch.tensor([4.0, 8.0]), torch.tensor([0, 1])
-    )
+    xy, stride = torch.tensor([[36.0, 36.0], [36.0, 36.0]]), torch.tensor([4.0, 8.0])
+    points = Points(xy, stride, torch.tensor([0, 1]), torch.cat([xy - 8, xy + 8], 1), (72.0, 72.0))
     assert assign(Fcos(range_factor=8.0), points, [(4.0, 4.0, 68.0, 68.0)]) == [0, -1]
     assert assign(Fcos(range_factor=8.0), points, [(3.5, 3.5, 68.5, 68.5)]) == [-1, 0]
 
@@ -113,3 +115,16 @@ def test_of_equal_objects_the_first_takes_all_points() -> None:
 
 def test_an_object_between_points_gets_none() -> None:
     assert set(assign(Fcos(), points_of(32, 32), [(3.5, 3.5, 4.5, 4.5)])) == {-1}
+
+
+def test_without_centre_sampling_every_point_of_the_box_counts() -> None:
+    """mmdetection's plain FCOS: on one level, nothing but the box decides."""
+    points, box = points_of(32, 32, (4,)), (2.0, 2.0, 31.0, 18.0)
+    found = assign(Fcos(prior="box"), points, [box])
+    xy: list[list[float]] = points.xy.tolist()
+    assert [n for n, g in enumerate(found) if g == 0] == [
+        n for n, (x, y) in enumerate(xy) if 2 < x < 31 and 2 < y < 18
+    ]
+    assert found.count(0) == 21
+    assert set(assign(Fcos(), points, [box])) == {-1, 0}
+    assert assign(Fcos(), points, [box]).count(0) < 21

@@ -8,10 +8,17 @@ from hypothesis import strategies as st
 from detectors.assigners.geometry import (
     center_distance,
     centers,
+    class_logits,
+    class_score,
+    fits_level,
+    in_box,
     in_center_square,
+    in_prior,
     ltrb,
     matching_quality,
 )
+from detectors.boxes import paired_giou, pairwise_giou
+from detectors.losses import focal_change, sigmoid_focal
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Targets
 
@@ -76,22 +83,64 @@ def test_centre_square_is_that_of_the_level_clipped_to_the_box(
             assert inside[g, n].item() == (left < x < right and top < y < bottom)
 
 
+@examples
+@given(boxes)
+def test_priors_are_square_box_and_everywhere(of: list[Box]) -> None:
+    found = targets(of)
+    inside = in_prior(POINTS, found, "box", 1.0)
+    assert torch.equal(inside, ltrb(POINTS, found).amin(2) > 0)
+    assert torch.equal(inside, in_box(POINTS, found))
+    square = in_prior(POINTS, found, "center", 1.0)
+    assert torch.equal(square, in_center_square(POINTS, found, 1.0))
+    everywhere = in_prior(POINTS, found, "global", 1.0)
+    assert everywhere.shape == (len(of), len(POINTS))
+    assert everywhere.all()
+
+
+@pytest.mark.parametrize(
+    ("reach", "stride", "level", "expected"),
+    [
+        (-5.0, 8, 0, True),
+        (64.0, 8, 0, True),
+        (64.5, 8, 0, False),
+        (64.0, 16, 1, False),
+        (64.5, 16, 1, True),
+        (128.0, 16, 1, True),
+        (128.0, 32, 2, False),
+        (1e9, 32, 2, True),
+    ],
+)
+def test_levels_fit_the_reaches_of_fcos(
+    reach: float, stride: float, level: int, expected: bool
+) -> None:
+    points = pyramid_points([(1, 1)] * 3, (8, 16, 32), torch.device("cpu"))
+    assert points.stride[level] == stride
+    fits = fits_level(points, torch.full((1, 3), reach), 8.0)
+    assert fits[0, level].item() == expected
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("count", [0, 1, 4])
-def test_matching_quality_is_the_weighted_geometric_mean(alpha: float, count: int) -> None:
+def test_matching_quality_is_a_weighted_mean(alpha: float, count: int, combine: str) -> None:
     rng = torch.Generator().manual_seed(count)
     logits = 3 * torch.randn(len(POINTS), 3, generator=rng)
     corner = 16 * torch.rand(len(POINTS), 2, generator=rng)
     predicted = torch.cat([corner, corner + 1 + 8 * torch.rand(len(POINTS), 2, generator=rng)], 1)
     of: list[Box] = [(2.0, 2.0, 9.0, 12.0), (0.0, 0.0, 20.0, 16.0), (5.0, 1.0, 6.0, 2.0)]
     of, labels = [*of, of[0]][:count], [0, 2, 1, 1][:count]
-    quality = matching_quality(Predictions(logits, predicted), targets(of, labels), alpha)
+    predictions, found = Predictions(logits, predicted), targets(of, labels)
+    quality = matching_quality(predictions, found, alpha, combine)  # type: ignore[arg-type]
     assert quality.shape == (count, len(POINTS))
     for g, (box, label) in enumerate(zip(of, labels, strict=True)):
         for n, (x0, y0, x1, y1) in enumerate(predicted.tolist()):
             score = 1 / (1 + math.exp(-logits[n, label].item()))
-            expected = score ** (1 - alpha) * scalar_iou(box, (x0, y0, x1, y1)) ** alpha
+            iou = scalar_iou(box, (x0, y0, x1, y1))
+            geometric = score ** (1 - alpha) * iou**alpha
+            expected = geometric if combine == "mul" else (1 - alpha) * score + alpha * iou
             assert quality[g, n].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert class_score(predictions, found)[g, n].item() == pytest.approx(score, rel=1e-5)
+            assert class_logits(predictions, found)[g, n] == logits[n, label]
 
 
 def test_quality_stays_in_range_for_extreme_scores_and_degenerate_boxes() -> None:
@@ -100,3 +149,42 @@ def test_quality_stays_in_range_for_extreme_scores_and_degenerate_boxes() -> Non
     of = targets([(1.0, 1.0, 9.0, 9.0)])
     quality = matching_quality(Predictions(logits, torch.tensor(flat)), of, 0.8)
     assert quality.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+
+
+@examples
+@given(boxes, boxes)
+def test_pairwise_giou_is_that_of_the_pairs(first: list[Box], second: list[Box]) -> None:
+    a, b = targets(first).boxes, targets(second).boxes
+    found = pairwise_giou(a, b)
+    assert found.shape == (len(a), len(b))
+    for g in range(len(a)):
+        expected = paired_giou(a[g].expand_as(b), b)
+        assert found[g].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+def test_giou_of_degenerate_boxes_is_finite() -> None:
+    a = torch.tensor([[1.0, 1.0, 9.0, 9.0], [5.0, 5.0, 5.0, 5.0]])
+    b = torch.tensor([[9.0, 9.0, 1.0, 1.0], [5.0, 5.0, 5.0, 5.0], [20.0, 5.0, 20.0, 5.0]])
+    expected = [paired_giou(row.expand_as(b), b).tolist() for row in a]
+    assert pairwise_giou(a, b).tolist() == [pytest.approx(row, abs=1e-6) for row in expected]
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (1.0, 1.5)])
+def test_focal_loss_and_what_a_positive_changes(alpha: float, gamma: float) -> None:
+    logits = torch.tensor([-6.0, -1.0, 0.0, 0.5, 4.0], dtype=torch.float64)
+    for x, loss, change in zip(
+        logits.tolist(),
+        sigmoid_focal(logits, torch.ones_like(logits), alpha, gamma).tolist(),
+        focal_change(logits, alpha, gamma).tolist(),
+        strict=True,
+    ):
+        p = 1 / (1 + math.exp(-x))
+        positive = -alpha * (1 - p) ** gamma * math.log(p)
+        negative = -(1 - alpha) * p**gamma * math.log(1 - p)
+        assert loss == pytest.approx(positive)
+        assert change == pytest.approx(positive - negative)
+
+
+def test_focal_change_of_extreme_logits_is_finite_and_falls() -> None:
+    found = focal_change(torch.tensor([-500.0, -50.0, 0.0, 50.0, 500.0]), 0.25, 2.0)
+    assert found.tolist() == pytest.approx([125.0, 12.5, -0.0866, -37.5, -375.0], rel=1e-3)

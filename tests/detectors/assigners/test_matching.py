@@ -4,12 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detectors.assigners.matching import negatives, one_to_one, prefer
+from detectors.assigners.matching import best_of_each, match, negatives, one_to_one, prefer
 from detectors.structures import Assignment
 
-examples = settings(deadline=None, max_examples=60)
+examples = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
 
 
@@ -88,3 +89,136 @@ def test_prefer_of_no_objects() -> None:
     nothing = torch.zeros(0, 3)
     assert prefer(nothing, nothing.bool(), nothing).shape == (0, 3)
     assert one_to_one(nothing).object.tolist() == [-1, -1, -1]
+
+
+def random_quality(g: int, n: int, seed: int, kind: str) -> Tensor:
+    """Distinct values, a few equal ones, the same for all objects, or mostly one plateau."""
+    rng = torch.Generator().manual_seed(seed)
+    quality = torch.rand(g, n, generator=rng)
+    if kind == "ties":
+        return (quality * 3).round()
+    if kind == "identical rows":
+        return quality[:1].expand(g, n).clone() if g else quality
+    if kind == "plateau":
+        return torch.where(quality > 0.97, quality, 0.0)
+    return quality
+
+
+def dense_total(quality: Tensor) -> float:
+    rows, columns = linear_sum_assignment(quality.double().numpy(), maximize=True)
+    return float(quality.double().numpy()[rows, columns].sum())
+
+
+def check_against_dense(quality: Tensor, found: Assignment) -> None:
+    matching = pairs(found)
+    assert len(matching) == len({g for g, _ in matching}) == min(quality.shape)
+    assert found.degree.tolist() == (found.object >= 0).float().tolist()
+    ours = sum(quality[pair].double().item() for pair in matching)
+    assert ours == pytest.approx(dense_total(quality), abs=1e-9 * max(1, len(matching)))
+
+
+kinds = st.sampled_from(["distinct", "ties", "identical rows", "plateau"])
+sizes = st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 7, 31, 32, 33, 64, 300, 1000]))
+
+
+@examples
+@given(sizes, seeds, kinds)
+def test_reduced_problem_has_the_total_of_the_whole(
+    size: tuple[int, int], seed: int, kind: str
+) -> None:
+    quality = random_quality(*size, seed, kind)
+    check_against_dense(quality, one_to_one(quality))
+
+
+@examples
+@given(sizes, seeds, kinds, st.sampled_from([0.0, 0.003, 0.03, 1.0]))
+def test_so_has_the_one_reduced_to_candidates(
+    size: tuple[int, int], seed: int, kind: str, share: float
+) -> None:
+    """Objects without candidates, objects that share too few, and as many as there are points."""
+    rng = torch.Generator().manual_seed(seed + 1)
+    candidate, distance = torch.rand(*size, generator=rng) < share, torch.rand(*size, generator=rng)
+    quality = prefer(random_quality(*size, seed, kind), candidate, distance)
+    check_against_dense(quality, one_to_one(quality, candidate))
+
+
+def test_homeless_objects_beside_a_crowd_that_shares_one_candidate() -> None:
+    candidate = torch.zeros(5, 200, dtype=torch.bool)
+    candidate[:3, 17] = True
+    rng = torch.Generator().manual_seed(0)
+    quality, distance = torch.rand(5, 200, generator=rng), torch.rand(5, 200, generator=rng)
+    preferred = prefer(quality, candidate, distance)
+    found = one_to_one(preferred, candidate)
+    check_against_dense(preferred, found)
+    assert found.object[17].item() in (0, 1, 2)
+
+
+@pytest.mark.parametrize("places", [(3, 8, 40, 99), (0, 1, 2, 3), (64, 65)])
+def test_of_a_few_equal_points_an_object_takes_the_first(places: tuple[int, ...]) -> None:
+    quality = torch.linspace(0, 0.5, 100)[None]
+    quality[0, list(places)] = 1.0
+    assert pairs(one_to_one(quality)) == [(0, places[0])]
+    assert pairs(best_of_each(quality)) == [(0, places[0])]
+
+
+def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:
+    """The rule object by object: (object, point) sorted by point."""
+    owner: dict[int, int] = {}
+    for g in range(len(quality)):
+        mine = [n for n in range(quality.shape[1]) if candidate[g, n]]
+        if not mine:
+            continue
+        n = max(mine, key=lambda n: quality[g, n].item())
+        if n not in owner or quality[g, n] > quality[owner[n], n]:
+            owner[n] = g
+    return sorted(((g, n) for n, g in owner.items()), key=lambda pair: pair[1])
+
+
+@examples
+@given(st.integers(0, 9), st.integers(0, 12), seeds, kinds, st.sampled_from([0.2, 1.0]))
+def test_best_of_each_equals_the_rule_in_loops(
+    g: int, n: int, seed: int, kind: str, share: float
+) -> None:
+    quality = random_quality(g, n, seed, kind) - 0.5
+    candidate = torch.rand(g, n, generator=torch.Generator().manual_seed(seed)) < share
+    found = best_of_each(quality, candidate)
+    assert pairs(found) == looped_best(quality, candidate)
+    assert found.degree.tolist() == (found.object >= 0).float().tolist()
+    assert pairs(best_of_each(quality)) == looped_best(quality, torch.ones(g, n).bool())
+
+
+@examples
+@given(st.integers(1, 9), st.integers(1, 40), seeds)
+def test_argmax_is_never_better_and_equal_where_no_point_is_contested(
+    g: int, n: int, seed: int
+) -> None:
+    quality = torch.rand(g, n, generator=torch.Generator().manual_seed(seed))
+    exact, greedy = pairs(one_to_one(quality)), pairs(best_of_each(quality))
+    assert total(quality, exact) >= total(quality, greedy) - 1e-6
+    if len(set(quality.argmax(1).tolist())) == g:
+        assert exact == greedy
+
+
+def test_solvers_differ_in_what_a_loser_gets() -> None:
+    quality = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+    everywhere, distance = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)
+    assert pairs(match(quality, everywhere, distance, "argmax")) == [(0, 0)]
+    assert pairs(match(quality, everywhere, distance, "lsa")) == [(0, 0), (1, 1)]
+
+
+def test_without_candidates_argmax_has_none_and_lsa_the_nearest() -> None:
+    quality, distance = torch.tensor([[0.9, 0.1]]), torch.tensor([[5.0, 3.0]])
+    nowhere = torch.zeros(1, 2, dtype=torch.bool)
+    assert pairs(match(quality, nowhere, distance, "argmax")) == []
+    assert pairs(match(quality, nowhere, distance, "lsa")) == [(0, 1)]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_argmax_refuses_what_is_not_finite_too(bad: float) -> None:
+    quality = torch.rand(2, 3)
+    quality[1, 2] = bad
+    with pytest.raises(ValueError, match="numeric"):
+        best_of_each(quality)
+    candidate = torch.ones(2, 3, dtype=torch.bool)
+    candidate[1, 2] = False
+    best_of_each(quality, candidate)

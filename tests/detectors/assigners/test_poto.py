@@ -58,12 +58,17 @@ class Equations:
             for g, box in enumerate(boxes):
                 cx, cy = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
                 inside = box[0] < x < box[2] and box[1] < y < box[3]
-                self.prior[g, n] = inside and max(abs(x - cx), abs(y - cy)) < poto.radius * stride
+                near = max(abs(x - cx), abs(y - cy)) < poto.radius * stride
+                self.prior[g, n] = {"center": inside and near, "box": inside, "global": True}[
+                    poto.prior
+                ]
                 self.distance[g, n] = hypot(x - cx, y - cy)
                 score = 1 / (1 + exp(-predicted.logits[n, g % CLASSES].item()))
                 x0, y0, x1, y1 = predicted.boxes[n].tolist()
                 iou = scalar_iou(box, (x0, y0, x1, y1))
                 self.quality[g, n] = score ** (1 - poto.alpha) * iou**poto.alpha
+                if poto.combine == "add":
+                    self.quality[g, n] = (1 - poto.alpha) * score + poto.alpha * iou
 
     def rank(self, matching: Matching) -> tuple[int, float]:
         """Objects inside their prior, then their total quality less the others' distance."""
@@ -81,7 +86,7 @@ def matching(found: Assignment) -> Matching:
     return {g: n for n, g in enumerate(found.object.tolist()) if g >= 0}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(any_box, max_size=4), seeds, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
 def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> None:
     poto, predicted = Poto(alpha=alpha), predictions(SMALL, seed)
@@ -91,6 +96,47 @@ def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> 
     best = max(equations.rank(dict(enumerate(choice))) for choice in choices)
     assert found[0] == best[0]
     assert found[1] == pytest.approx(best[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("combine", ["mul", "add"])
+@pytest.mark.parametrize("prior", ["center", "box", "global"])
+@settings(deadline=None, max_examples=10)
+@given(boxes=st.lists(any_box, max_size=4), seed=seeds)
+def test_nor_under_other_priors_and_qualities(
+    prior: str, combine: str, boxes: list[Box], seed: int
+) -> None:
+    poto = Poto.model_validate({"alpha": 0.5, "prior": prior, "combine": combine, "radius": 1.0})
+    predicted = predictions(SMALL, seed)
+    equations = Equations(poto, SMALL, predicted, boxes)
+    found = equations.rank(matching(assign(poto, SMALL, predicted, boxes)))
+    choices = permutations(range(len(SMALL)), len(boxes))
+    best = max(equations.rank(dict(enumerate(choice))) for choice in choices)
+    assert found[0] == best[0]
+    assert found[1] == pytest.approx(best[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("prior", ["center", "box", "global"])
+@settings(deadline=None, max_examples=10)
+@given(boxes=st.lists(any_box, max_size=8), seed=seeds)
+def test_argmax_gives_each_object_its_best_point_unless_another_rates_it_higher(
+    prior: str, boxes: list[Box], seed: int
+) -> None:
+    poto = Poto.model_validate({"prior": prior, "solver": "argmax"})
+    predicted = predictions(LARGE, seed)
+    equations = Equations(poto, LARGE, predicted, boxes)
+    rated = np.where(equations.prior, equations.quality, -1.0)
+    best = {g: int(row.argmax()) for g, row in enumerate(rated) if row.max() > 1e-6}
+    found = matching(assign(poto, LARGE, predicted, boxes))
+    for g, n in best.items():
+        rivals = [h for h, m in best.items() if m == n]
+        highest = max(rated[h, n] for h in rivals)
+        if g in found:
+            assert rated[g, found[g]] == pytest.approx(rated[g, n], abs=1e-5)
+            assert rated[g, found[g]] >= highest - 1e-5
+        else:
+            assert len(rivals) > 1
+            assert rated[g, n] <= highest + 1e-5
+    assert all(equations.prior[pair] for pair in found.items())
 
 
 @pytest.mark.parametrize("count", [1, 7, 25])

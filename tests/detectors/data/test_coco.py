@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.coco import Coco
-from detectors.data.images import PAD, fitted_size
+from detectors.data.sizes import PAD, fitted_size
 from detectors.options import NOT_IDENTITY
 
 Document = dict[str, Any]
@@ -115,6 +115,38 @@ def test_pixels_of_an_image_that_fits_are_untouched(tmp_path: Path) -> None:
     image.save(root / "images" / "2.jpg", format="PNG")
     sample = Coco(root=str(root), height=48, width=64).load("train")[1]
     assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), np.asarray(image))
+
+
+def test_portraits_turn_and_are_padded_to_multiples_of_32(tmp_path: Path) -> None:
+    options = Coco(root=str(write(tmp_path)), height=80, width=120, portrait="turn")
+    small, double, tall = (options.load("train")[i] for i in range(3))
+    assert small.scale == (107 / 40, 80 / 30)  # 40 x 30 -> 107 x 80
+    assert small.image.shape == (3, 96, 128)
+    assert double.scale == (107 / 64, 80 / 48)
+    assert tall.scale == (75 / 50, 120 / 80)  # 50 x 80 -> 75 x 120: the longer side is limited
+    assert tall.image.shape == (3, 128, 96)
+    for sample, (width, height) in ((small, (107, 80)), (tall, (75, 120))):
+        assert (sample.image[:, height:] == PAD).all()
+        assert (sample.image[:, :, width:] == PAD).all()
+        assert sample.image[:, :height, :width].float().std() > 20
+    x, y = small.scale
+    expected = [10 * x, 5 * y, 18 * x, 21 * y]
+    assert small.targets.boxes.tolist() == [pytest.approx(expected)]
+
+
+def test_the_order_of_height_and_width_says_nothing_when_images_turn(tmp_path: Path) -> None:
+    root = str(write(tmp_path))
+    first = Coco(root=root, height=80, width=120, portrait="turn").load("train")
+    second = Coco(root=root, height=120, width=80, portrait="turn").load("train")
+    for index in range(3):
+        assert torch.equal(first[index].image, second[index].image)
+
+
+def test_the_cache_holds_what_it_may(tmp_path: Path) -> None:
+    root = str(write(tmp_path))
+    data = Coco(root=root, height=512, width=512, cache_mib=1).load("train")  # 0.75 MiB an image
+    assert [data[i] is data[i] for i in (1, 0, 2)] == [True, False, False]
+    assert data[1] is data[1]
 
 
 @given(*[st.integers(1, 3000)] * 2, *[st.integers(32, 1400)] * 2)
@@ -529,6 +561,8 @@ def test_paths_and_memory_are_no_identity() -> None:
         "val_images",
         "title",
         "cache_mib",
+        "planned_images",
+        "planned_classes",
     }
 
 

@@ -1,4 +1,6 @@
+import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +134,143 @@ def test_collate_stacks_and_keeps_empty_images() -> None:
     assert batch.targets[0].boxes.shape == (0, 4)
 
 
-def test_images_of_two_sizes_are_our_mistake() -> None:
-    with pytest.raises(AssertionError, match="one size"):
-        collate([Marked(1, (4, 4))[0], Marked(1, (4, 5))[0]])
+@given(st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=5))
+def test_collate_pads_images_of_different_sizes(sizes: list[tuple[int, int]]) -> None:
+    samples = [Marked(9, size)[i] for i, size in enumerate(sizes)]
+    batch = collate(samples)
+    height, width = batch.images.shape[2:]
+    if len(set(sizes)) == 1:
+        assert (height, width) == sizes[0]
+    else:
+        assert height == math.ceil(max(size[0] for size in sizes) / 32) * 32
+        assert width == math.ceil(max(size[1] for size in sizes) / 32) * 32
+    for image, sample, targets in zip(batch.images, samples, batch.targets, strict=True):
+        high, wide = sample.image.shape[1:]
+        expected = np.full((3, height, width), 114, dtype=np.uint8)
+        expected[:, :high, :wide] = sample.image.numpy()
+        assert image.dtype == torch.uint8
+        assert np.array_equal(image.numpy(), expected)
+        assert targets is sample.targets
+
+
+# Many sizes --------------------------------------------------------------------------------------
+
+
+class Photographs(Marked):
+    """Images of several sizes, fitted into 48 x 64 at half their size and padded."""
+
+    ORIGINALS = ((96, 128), (96, 80), (60, 128), (40, 128))  # height, width
+
+    def __getitem__(self, index: int, /) -> Sample:
+        height, width = (side // 2 for side in self.ORIGINALS[index % 4])
+        image = torch.full((3, 48, 64), 114, dtype=torch.uint8)
+        image[:, :height, :width] = Marked(self.n, (height, width))[index].image
+        targets = Marked(self.n)[index].targets
+        return Sample(100 + index, image, targets, (0.5, 0.5))
+
+    def truth(self) -> list[ImageTruth]:
+        none, flat = torch.zeros(0, 4), torch.zeros(0)
+        sizes = [self.ORIGINALS[index % 4] for index in range(self.n)]
+        return [
+            ImageTruth(100 + i, width, height, none, flat.long(), flat.bool(), flat)
+            for i, (height, width) in enumerate(sizes)
+        ]
+
+
+MANY = Training(batch=4, train_sides=(48, 72, 100), train_max_side=120, augment="hflip")
+
+
+def shown(batch: Batch, data: Photographs) -> dict[int, tuple[bytes, list[list[float]]]]:
+    """Of each image: its pixels without padding (by its scale), and its boxes."""
+    found = {}
+    for id_, image, targets, (x, y) in zip(
+        batch.image_ids, batch.images, batch.targets, batch.scales, strict=True
+    ):
+        height, width = data.ORIGINALS[(id_ - 100) % 4]
+        high, wide = round(height * y), round(width * x)
+        assert (image[:, high:] == 114).all()
+        assert (image[:, :, wide:] == 114).all()
+        found[id_] = (image[:, :high, :wide].contiguous().numpy().tobytes(), targets.boxes.tolist())
+    return found
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_workers_together_see_what_one_sees_at_many_sizes(size: int) -> None:
+    data = Photographs(13)
+    alone = list(train_batches(data, MANY, 3, 2, 0, 1))
+    workers = [list(train_batches(data, MANY, 3, 2, rank, size)) for rank in range(size)]
+    assert len(alone) == 3
+    for step, batch in enumerate(alone):
+        together = {k: v for worker in workers for k, v in shown(worker[step], data).items()}
+        assert together == shown(batch, data)
+
+
+def test_a_training_image_has_the_drawn_side_and_its_own_aspect() -> None:
+    data, sides = Photographs(8), set()
+    for epoch in range(8):
+        for batch in train_batches(data, MANY, 0, epoch, 0, 1):
+            assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
+            for id_, (x, y) in zip(batch.image_ids, batch.scales, strict=True):
+                height, width = data.ORIGINALS[(id_ - 100) % 4]
+                high, wide = height * y, width * x
+                assert max(high, wide) <= 120 + 1e-6
+                if max(high, wide) < 119:
+                    sides.add(round(min(high, wide)))
+                assert high / wide == pytest.approx(height / width, rel=0.03)
+    assert sides <= {48, 72, 100, 90, 56}
+    assert {48, 72} <= sides
+
+
+def test_one_image_alone_is_padded_to_multiples_of_32() -> None:
+    training = Training(batch=1, train_sides=(50,), augment="none")
+    for batch in train_batches(Photographs(4), training, 0, 0, 0, 1):
+        assert batch.images.shape[2] % 32 == batch.images.shape[3] % 32 == 0
+
+
+class Black(Photographs):
+    """The same, black on the grey of the padding."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        sample = super().__getitem__(index)
+        height, width = (side // 2 for side in self.ORIGINALS[index % 4])
+        sample.image[:, :height, :width] = 0
+        return sample
+
+
+def test_cropped_images_come_without_the_padding_of_the_data_set() -> None:
+    training = Training(batch=1, train_sides=(64,), crop=True)
+    sizes = set()
+    for epoch in range(10):
+        for batch in train_batches(Black(4), training, 0, epoch, 0, 1):
+            image = batch.images[0, 0]
+            black = image == 0
+            height, width = int(black[:, 0].sum()), int(black[0].sum())
+            assert min(height, width) == 64
+            assert black[:height, :width].all()
+            assert int(black.sum()) == height * width
+            assert (image[~black] == 114).all()
+            assert max(image.shape[0] - height, image.shape[1] - width) < 32
+            sizes.add((height, width))
+    assert len(sizes) > 12
+
+
+class Bare(Photographs):
+    """The same without padding."""
+
+    def __getitem__(self, index: int, /) -> Sample:
+        sample = super().__getitem__(index)
+        height, width = (side // 2 for side in self.ORIGINALS[index % 4])
+        return replace(sample, image=sample.image[:, :height, :width])
+
+
+def test_validation_images_of_different_sizes_share_a_batch() -> None:
+    data = Bare(4)
+    ((indices, batch),) = val_batches(data, 8, 0, 1)
+    assert indices == [0, 1, 2, 3]
+    assert batch.images.shape == (4, 3, 64, 64)
+    assert batch.scales == ((0.5, 0.5),) * 4
+    for image, index in zip(batch.images, indices, strict=True):
+        own = data[index].image
+        assert torch.equal(image[:, : own.shape[1], : own.shape[2]], own)
+    ((_, alone),) = val_batches(Bare(1), 8, 0, 1)
+    assert alone.images.shape == (1, 3, 48, 64)

@@ -3,25 +3,35 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch import Tensor
 
 from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.resnet import ResNet
+from detectors.models.timm_trunk import Timm
 
 KINDS: dict[str, BackboneOptions] = {
     "tiny": Tiny(),
-    "resnet": ResNet(depth=18, frozen_bn=False, frozen_stages=0),
+    "deeper": Tiny(blocks=2),
+    "resnet": ResNet(depth=18, bn="trained", frozen_stages=0),
+    "resnext": ResNet(
+        depth=50, groups=2, width_per_group=4, bn="trained", frozen_stages=0, finest=4
+    ),
 }
+"""Those that build without a further library; for `timm` see test_timm_trunk."""
 
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.integers(1, 70), st.integers(1, 70), st.sampled_from([(8, 16), (16, 8, 24), (8, 8, 8, 16)])
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.sampled_from([(8, 16), (16, 8, 24), (8, 8, 8, 16)]),
+    st.integers(1, 3),
 )
 def test_maps_of_any_size_are_rounded_up(
-    height: int, width: int, channels: tuple[int, ...]
+    height: int, width: int, channels: tuple[int, ...], blocks: int
 ) -> None:
-    trunk = Tiny(channels=channels).build()
+    trunk = Tiny(channels=channels, blocks=blocks).build()
     maps = trunk(torch.zeros(2, 3, height, width))
     assert trunk.channels == channels
     assert trunk.strides == (4, 8, 16, 32)[: len(channels)]
@@ -38,9 +48,46 @@ def test_channels_fit_the_group_norm(channels: tuple[int, ...]) -> None:
         Tiny(channels=channels)
 
 
+def drawn(blocks: int) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return Tiny(blocks=blocks).build().state_dict()
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_a_deeper_tiny_trunk_is_the_default_one_and_more(blocks: int) -> None:
+    plain, deeper = drawn(1), drawn(blocks)
+    assert all(torch.equal(value, deeper[name]) for name, value in plain.items())
+    more = deeper.keys() - plain.keys()
+    assert {name.split(".")[0] for name in more} == {"further"}
+    assert {tuple(map(int, name.split(".")[1:3])) for name in more} == {
+        (stage, block) for stage in range(3) for block in range(blocks - 1)
+    }
+    # Two 3x3 convolutions and two norms a block; the shortcut is the input itself.
+    expected = sum(2 * 9 * c * c + 4 * c for c in (16, 32, 48)) * (blocks - 1)
+    assert sum(deeper[name].numel() for name in more) == expected
+
+
+def test_parameters_of_the_default_tiny_trunk() -> None:
+    assert list(drawn(1))[:3] == ["stem.0.0.weight", "stem.0.1.weight", "stem.0.1.bias"]
+    assert "blocks.2.shortcut.0.weight" in drawn(1)
+    assert not [name for name in drawn(1) if not name.startswith(("stem.", "blocks."))]
+
+
+def test_a_further_block_adds_to_what_it_is_given() -> None:
+    trunk = Tiny(channels=(8, 16), blocks=2).build()
+    for name, parameter in trunk.named_parameters():
+        if name.startswith("further") and ".second.1." in name:
+            torch.nn.init.zeros_(parameter)
+    shallow = Tiny(channels=(8, 16)).build()
+    shallow.load_state_dict(trunk.state_dict(), strict=False)
+    images = torch.randn(1, 3, 33, 20, generator=torch.Generator().manual_seed(0))
+    for deep, plain in zip(trunk(images), shallow(images), strict=True):
+        assert torch.equal(deep, plain)
+
+
 def test_the_table_is_tested_whole() -> None:
-    assert {name: type(options) for name, options in KINDS.items()} == BACKBONES
-    assert all(options.model_dump()["name"] == name for name, options in KINDS.items())
+    tested = {options.model_dump()["name"]: type(options) for options in (*KINDS.values(), Timm())}
+    assert tested == BACKBONES
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
@@ -52,6 +99,17 @@ class TestEveryBackbone:
         found = [(64 // x.shape[2], 128 // x.shape[3]) for x in maps]
         assert found == [(s, s) for s in trunk.strides]
         assert list(trunk.strides) == sorted(set(trunk.strides))
+        assert options.finest_stride == trunk.strides[0]
+
+    def test_gradients_reach_every_parameter(self, options: BackboneOptions) -> None:
+        torch.manual_seed(0)
+        trunk = options.build()
+        maps = trunk(torch.randn(2, 3, 64, 64))
+        loss = torch.stack([x.square().mean() for x in maps]).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name, parameter in trunk.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().sum() > 0, name
 
     def test_normalises_pixels(self, options: BackboneOptions) -> None:
         rng = torch.Generator().manual_seed(0)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -9,21 +10,20 @@ from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Branch
-from detectors.assigners.geometry import ltrb
-from detectors.models import DETECTORS
 from detectors.models.backbones import Tiny
-from detectors.models.fcos import FcosDetector, FcosOptions, Output, decode
-from detectors.models.points import pyramid_points
+from detectors.models.dense import DenseDetector
+from detectors.models.fcos import FcosOptions
+from detectors.models.gates import Centerness, MaxFilter, NoGate
 from detectors.models.resnet import ResNet
-from detectors.structures import Targets
+from detectors.structures import Output
 
 SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)
 
 
-def build(branches: Sequence[Branch] = ("o2o",), options: FcosOptions = SMALL) -> FcosDetector:
+def build(branches: Sequence[Branch] = ("o2o",), options: FcosOptions = SMALL) -> DenseDetector:
     torch.manual_seed(0)
     detector = options.build(num_classes=3, branches=branches)
-    assert isinstance(detector, FcosDetector)
+    assert isinstance(detector, DenseDetector)
     return detector
 
 
@@ -34,7 +34,7 @@ def images(height: int = 48, width: int = 40, count: int = 2) -> Tensor:
 
 
 def same(a: Output, b: Output, branch: str) -> bool:
-    x, y = a.branches[branch], b.branches[branch]
+    (x,), (y,) = a.branches[branch], b.branches[branch]
     return torch.equal(x.logits, y.logits) and torch.equal(x.boxes, y.boxes)
 
 
@@ -46,11 +46,13 @@ def test_points_of_any_image_size(height: int, width: int, extra: int) -> None:
     strides = [4, 8, 16, 32, 64][: 2 + extra]
     counts = [-(-height // s) * -(-width // s) for s in strides]
     assert detector.strides == tuple(strides)
-    assert output.points.level.bincount(minlength=len(strides)).tolist() == counts
+    points = output.points["o2o"]
+    assert points.level.bincount(minlength=len(strides)).tolist() == counts
     assert [s for s, n in zip(strides, counts, strict=True) for _ in range(n)] == (
-        output.points.stride.tolist()
+        points.stride.tolist()
     )
-    found = output.branches["o2o"]
+    assert points.extent == (-(-width // 4) * 4, -(-height // 4) * 4)
+    (found,) = output.branches["o2o"]
     assert found.logits.shape == (2, sum(counts), 3)
     assert found.boxes.shape == (2, sum(counts), 4)
     assert (found.boxes[..., 2:] >= found.boxes[..., :2]).all()
@@ -64,38 +66,8 @@ def test_points_of_odd_sizes_by_hand(
     height: int, width: int, extra: int, counts: list[int]
 ) -> None:
     detector = build(options=SMALL.model_copy(update={"extra_levels": extra}))
-    assert detector(images(height, width)).points.level.bincount().tolist() == counts
-
-
-def test_decode_undoes_the_distances_to_the_sides() -> None:
-    points = pyramid_points([(4, 5), (2, 3)], (4, 8), torch.device("cpu"))
-    boxes = torch.tensor([[1.0, 2.0, 9.0, 7.0], [-3.0, 0.5, 20.25, 16.0], [4.0, 4.0, 4.0, 4.0]])
-    distances = ltrb(points, Targets(boxes, torch.zeros(3, dtype=torch.int64)))
-    assert torch.equal(decode(points, distances), boxes[:, None].expand(-1, len(points), -1))
-
-
-def test_asking_for_one_branch_leaves_its_output_bit_identical() -> None:
-    detector = build(("o2o", "o2m"))
-    both, alone = detector(images()), detector(images(), branches=["o2o"])
-    assert list(both.branches) == ["o2o", "o2m"]
-    assert list(alone.branches) == ["o2o"]
-    assert same(both, alone, "o2o")
-
-
-def test_one_to_many_predictor_can_be_dropped_after_training() -> None:
-    detector = build(("o2o", "o2m"))
-    before = detector(images())
-    del detector.head.predictors["o2m"]
-    after = detector(images())
-    assert list(after.branches) == ["o2o"]
-    assert same(before, after, "o2o")
-
-
-def test_weights_of_a_dual_detector_fit_a_single_one_without_the_second_predictor() -> None:
-    dual, single = build(("o2o", "o2m")), build(("o2o",), SMALL)
-    kept = {k: v for k, v in dual.state_dict().items() if ".o2m." not in k}
-    single.load_state_dict(kept)
-    assert same(dual(images()), single(images()), "o2o")
+    points = detector(images(height, width)).points["o2o"]
+    assert points.level.bincount().tolist() == counts
 
 
 def test_same_seed_same_weights_for_all_strategies_but_for_the_branch_names() -> None:
@@ -114,61 +86,39 @@ def test_parameters_are_named_by_part_level_and_branch() -> None:
     for expected in (
         "backbone.stem.0.0.weight",
         "backbone.blocks.1.shortcut.0.weight",
-        "pyramid.laterals.1.bias",
-        "pyramid.outputs.0.weight",
-        "pyramid.extras.0.weight",
-        "head.cls_tower.0.0.0.weight",
-        "head.box_tower.0.0.1.bias",
+        "neck.laterals.1.bias",
+        "neck.outputs.0.weight",
+        "neck.extras.0.weight",
+        "head.towers.shared.cls.0.0.0.weight",
+        "head.towers.shared.box.0.0.1.bias",
         "head.scales",
         "head.predictors.o2o.cls.bias",
         "head.predictors.o2m.box.weight",
     ):
         assert expected in names
-    assert {name.split(".")[0] for name in names} == {"backbone", "pyramid", "head"}
+    assert {name.split(".")[0] for name in names} == {"backbone", "neck", "head"}
     assert not list(detector.buffers())
-
-
-def test_every_parameter_shapes_the_output() -> None:
-    detector = build(("o2o", "o2m"), SMALL.model_copy(update={"extra_levels": 2}))
-    output = detector(images(64, 64))
-    total = sum(
-        (p.logits.square().sum() + p.boxes.square().sum()) for p in output.branches.values()
-    )
-    total.backward()
-    for name, parameter in detector.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_images_are_independent_of_their_batch() -> None:
     detector, batch = build(), images(count=3)
-    whole, alone = detector(batch).branches["o2o"], detector(batch[1:2]).branches["o2o"]
+    whole, alone = (detector(b).branches["o2o"][0] for b in (batch, batch[1:2]))
     torch.testing.assert_close(whole.logits[1:2], alone.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole.boxes[1:2], alone.boxes, rtol=1e-4, atol=1e-4)
 
 
 def test_memory_layout_of_the_images_does_not_matter() -> None:
     detector, batch = build(), images()
-    a = detector(batch).branches["o2o"]
-    b = detector(batch.to(memory_format=torch.channels_last)).branches["o2o"]
+    (a,) = detector(batch).branches["o2o"]
+    (b,) = detector(batch.to(memory_format=torch.channels_last)).branches["o2o"]
     torch.testing.assert_close(a.logits, b.logits, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", DETECTORS)
-def test_every_entry_of_the_table_builds_with_its_defaults(name: str) -> None:
-    options = DETECTORS[name]()
-    assert options.model_dump()["name"] == name
-    detector = options.build(num_classes=2, branches=("o2f",))
-    output = detector(images(64, 64))
-    scores = output.branches["o2f"].logits.sigmoid()
-    assert scores.mean().item() == pytest.approx(0.01, rel=0.2)
 
 
 def test_backbone_is_chosen_by_name_and_an_unknown_one_is_refused() -> None:
     chosen = FcosOptions.model_validate({"backbone": {"name": "tiny", "channels": [8, 8]}})
     assert chosen.backbone == Tiny(channels=(8, 8))
-    trunk = {"name": "resnet", "depth": 18, "frozen_bn": False, "frozen_stages": 0}
+    trunk = {"name": "resnet", "depth": 18, "bn": "trained", "frozen_stages": 0}
     assert FcosOptions.model_validate({"backbone": trunk}).backbone == ResNet.model_validate(trunk)
     with pytest.raises(ValidationError, match="tiny"):
         FcosOptions.model_validate({"backbone": {"name": "huge"}})
@@ -181,9 +131,49 @@ def test_groups_must_divide_channels(groups: int) -> None:
 
 
 def test_a_resnet_gives_the_papers_strides() -> None:
-    trunk = ResNet(depth=18, frozen_bn=False, frozen_stages=0)
+    trunk = ResNet(depth=18, bn="trained", frozen_stages=0)
     detector = build(options=FcosOptions(backbone=trunk, extra_levels=2))
     output = detector(images(65, 130))
     assert detector.strides == (8, 16, 32, 64, 128)
     counts = [-(-65 // s) * -(-130 // s) for s in detector.strides]
-    assert output.points.level.bincount().tolist() == counts
+    assert output.points["o2o"].level.bincount().tolist() == counts
+
+
+def test_what_each_branch_predicts() -> None:
+    """A gate belongs to the branches that are read without NMS, centerness to the other."""
+    gate = MaxFilter(tau=0)
+    options = FcosOptions(gate=gate, centerness=True, centerness_from="cls", box="exp")
+    for name in ("o2o", "o2f"):
+        branch = options.branch(name)
+        assert (branch.gate, branch.centerness, branch.box) == (gate, False, "exp")
+    branch = options.branch("o2m")
+    assert (branch.gate, branch.centerness, branch.centerness_from) == (NoGate(), True, "cls")
+    assert {options.branch(name).anchors for name in ("o2o", "o2m")} == {((4.0, 4.0),)}
+    assert FcosOptions(anchor_scale=8).branch("o2m").anchors == ((8.0, 8.0),)
+
+
+@pytest.mark.parametrize("branch", ["o2o", "o2f", "o2m"])
+@pytest.mark.parametrize("gate", [Centerness(width=8), MaxFilter()])
+def test_a_gate_is_built_where_it_belongs(gate: Centerness | MaxFilter, branch: Branch) -> None:
+    detector = build((branch,), SMALL.model_copy(update={"gate": gate, "centerness": True}))
+    (found,) = detector(images()).branches[branch]
+    parts = {name.split(".")[3] for name in detector.state_dict() if "predictors" in name}
+    own = "centerness" if branch == "o2m" else "gate"
+    assert parts == {"cls", "box", own}
+    assert (found.ungated is None) == (found.centerness is not None) == (branch == "o2m")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"gate": {"name": "centerness", "width": 20}}, r"gate.width must be a multiple of groups"),
+        ({"gate": {"name": "dcn"}}, "max_filter"),
+        ({"box": "deltas"}, "softplus"),
+        ({"o2m_anchors": {"scales": []}}, "scales"),
+        ({"o2m_anchors": {"ratios": [1.0, 0.0]}}, r"must be positive, got \[1.0, 0.0\]"),
+        ({"anchor_scale": 0.0}, "anchor_scale"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FcosOptions.model_validate(wrong)

@@ -1,17 +1,24 @@
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from detectors.models.head import FcosHead, HeadShape
+from detectors.models.head import TowerHead, TowerShape
+from detectors.models.points import pyramid_points
+from detectors.models.predictor import BranchShape
+from detectors.structures import Points, Predictions
 
-SHAPE = HeadShape(channels=16, convs=2, groups=4)
-SIZES = [(4, 5), (2, 3)]
+SIZES, STRIDES = [(4, 5), (2, 3)], (4, 8)
+SQUARE = BranchShape(((4.0, 4.0),), "relu")
+POINTS = pyramid_points(SIZES, STRIDES, torch.device("cpu"))
 
 
-def head(*branches: str, seed: int = 0) -> FcosHead:
+def head(*branches: str, groups: int = 4, shared: bool = True, seed: int = 0) -> TowerHead:
     torch.manual_seed(seed)
-    return FcosHead(SHAPE, (4, 8), num_classes=3, branches=branches)
+    shape = TowerShape(channels=16, convs=2, groups=groups, shared=shared)
+    return TowerHead(shape, dict.fromkeys(branches, SQUARE), levels=2, num_classes=3)
 
 
 def levels(seed: int = 1) -> list[Tensor]:
@@ -19,64 +26,111 @@ def levels(seed: int = 1) -> list[Tensor]:
     return [torch.randn(2, 16, h, w, generator=rng) for h, w in SIZES]
 
 
-def test_shapes_for_each_branch_asked_for() -> None:
-    found = head("o2o", "o2m")(levels(), ["o2m"])
+def asked(of: TowerHead, *branches: str) -> dict[str, Predictions]:
+    found: dict[str, tuple[Predictions, ...]] = of(levels(), dict.fromkeys(branches, POINTS))
+    return {name: single for name, (single,) in found.items()}
+
+
+def same(a: Predictions, b: Predictions) -> bool:
+    return torch.equal(a.logits, b.logits) and torch.equal(a.boxes, b.boxes)
+
+
+each_sharing = pytest.mark.parametrize("shared", [True, False])
+
+
+@each_sharing
+def test_shapes_for_each_branch_asked_for(shared: bool) -> None:
+    found = asked(head("o2o", "o2m", shared=shared), "o2m")
     assert list(found) == ["o2m"]
-    logits, distances = found["o2m"]
-    assert logits.shape == (2, 26, 3)
-    assert distances.shape == (2, 26, 4)
+    assert found["o2m"].logits.shape == (2, 26, 3)
+    assert found["o2m"].boxes.shape == (2, 26, 4)
 
 
-def test_equals_the_convolutions_written_out_point_by_point() -> None:
-    built, given = head("o2o"), levels()
+@pytest.mark.parametrize("groups", [0, 4])
+@each_sharing
+def test_equals_towers_and_predictor_written_out(groups: int, shared: bool) -> None:
+    """Two convolutions a tower, each with its norm, if there is one, and ReLU."""
+    built = head("o2o", "o2m", groups=groups, shared=shared)
     with torch.no_grad():
         built.scales.copy_(torch.tensor([0.5, 2.0]))
-    predictor = built.predictors["o2o"]
-    cls_conv, box_conv = predictor.get_submodule("cls"), predictor.get_submodule("box")
-    logits, distances = built(given, ["o2o"])["o2o"]
-    n = 0
-    for level, ((height, width), stride) in enumerate(zip(SIZES, (4, 8), strict=True)):
-        cls = cls_conv(built.cls_tower(given[level]))
-        box = box_conv(built.box_tower(given[level]))
-        for y in range(height):
-            for x in range(width):
-                torch.testing.assert_close(logits[:, n], cls[:, :, y, x])
-                wanted = F.softplus(box[:, :, y, x] * (0.5, 2.0)[level] + 1) * stride
-                torch.testing.assert_close(distances[:, n], wanted)
-                n += 1
-    assert n == logits.shape[1]
+    for branch, found in asked(built, "o2o", "o2m").items():
+        prefix = f"towers.{'shared' if shared else branch}"
+        maps = []
+        for x in levels():
+            pair = []
+            for tower in ("cls", "box"):
+                y = x
+                for i in range(2):
+                    y = built.get_submodule(f"{prefix}.{tower}.{i}.0")(y).relu()
+                pair.append(y)
+            maps.append((pair[0], pair[1]))
+        wanted = built.predictors[branch](maps, built.scales, POINTS)
+        assert same(found, wanted)
+    norms = [m for m in built.modules() if isinstance(m, nn.GroupNorm)]
+    assert len(norms) == (0 if not groups else 4 if shared else 8)
 
 
-def test_scores_start_at_the_prior_and_distances_near_a_stride() -> None:
-    logits, distances = head("o2o")(levels(), ["o2o"])["o2o"]
-    scores = logits.sigmoid()
-    assert scores.mean().item() == pytest.approx(0.01, rel=0.1)
-    assert scores.max().item() < 0.05
-    strides = torch.tensor([4.0] * 20 + [8.0] * 6)[:, None]
-    in_strides = distances / strides
-    assert in_strides.min().item() > 0.5
-    assert in_strides.max().item() < 3
+@each_sharing
+def test_asking_for_one_branch_changes_nothing_about_it(shared: bool) -> None:
+    built = head("o2o", "o2m", shared=shared)
+    both = asked(built, "o2o", "o2m")
+    for branch in ("o2o", "o2m"):
+        assert same(asked(built, branch)[branch], both[branch])
 
 
-def test_distances_are_positive_for_extreme_features() -> None:
-    built = head("o2o")
-    with torch.no_grad():
-        built.scales.fill_(1e3)
-    _, distances = built(levels(), ["o2o"])["o2o"]
-    assert (distances >= 0).all()
-    assert distances.isfinite().all()
+@each_sharing
+def test_a_branch_not_asked_for_costs_nothing(shared: bool) -> None:
+    """None of its modules runs, and its parameters get no gradient."""
+    built = head("o2o", "o2m", shared=shared)
+    ran: set[str] = set()
+
+    def note(name: str, *_: Any) -> None:
+        ran.add(name)
+
+    for name, module in built.named_modules():
+        module.register_forward_hook(partial(note, name))
+    found = asked(built, "o2o")["o2o"]
+    (found.logits.sum() + found.boxes.sum()).backward()  # type: ignore[no-untyped-call]
+    assert not [name for name in ran if "o2m" in name]
+    tower = "shared" if shared else "o2o"
+    assert {"predictors.o2o", "predictors.o2o.cls", f"towers.{tower}.box"} <= ran
+    for name, parameter in built.named_parameters():
+        assert (parameter.grad is None) == ("o2m" in name), name
 
 
-def test_asking_for_one_branch_changes_nothing_about_it() -> None:
-    built, given = head("o2o", "o2m"), levels()
-    alone, both = built(given, ["o2o"])["o2o"], built(given, ["o2o", "o2m"])["o2o"]
-    assert all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
-
-
-def test_a_predictor_is_all_that_a_branch_has_of_its_own() -> None:
+def test_with_shared_towers_a_predictor_is_all_that_a_branch_has_of_its_own() -> None:
     one, two = head("o2o").state_dict(), head("o2o", "o2m").state_dict()
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
     own = {
         f"predictors.o2m.{part}.{kind}" for part in ("cls", "box") for kind in ("weight", "bias")
     }
     assert set(two) - set(one) == own
+
+
+def test_separate_towers_belong_to_the_branch_too_but_not_the_scales() -> None:
+    one, two = (head(*of, shared=False).state_dict() for of in (["o2o"], ["o2o", "o2m"]))
+    assert all(torch.equal(two[name], weight) for name, weight in one.items())
+    more = set(two) - set(one)
+    assert all(".o2m." in name for name in more)
+    assert {name.replace(".o2m.", ".o2o.") for name in more} == set(one) - {"scales"}
+    assert not torch.equal(two["towers.o2o.cls.0.0.0.weight"], two["towers.o2m.cls.0.0.0.weight"])
+
+
+@pytest.mark.parametrize("seed", range(2))
+@each_sharing
+def test_a_head_without_the_other_branches_starts_alike(shared: bool, seed: int) -> None:
+    dual = asked(head("o2o", "o2m", shared=shared, seed=seed), "o2o")["o2o"]
+    assert same(asked(head("o2o", shared=shared, seed=seed), "o2o")["o2o"], dual)
+
+
+def test_branches_may_have_different_numbers_of_anchors() -> None:
+    shapes = ((4.0, 4.0), (3.0, 5.0), (5.0, 3.0))
+    branches = {"o2o": SQUARE, "o2m": BranchShape(shapes, "deltas")}
+    built = TowerHead(TowerShape(16, 1, 4), branches, 2, num_classes=3)
+    points: dict[str, Points] = {
+        name: pyramid_points(SIZES, STRIDES, torch.device("cpu"), branch.anchors)
+        for name, branch in branches.items()
+    }
+    found = built(levels(), points)
+    assert found["o2o"][0].logits.shape == (2, 26, 3)
+    assert found["o2m"][0].boxes.shape == (2, 78, 4)

@@ -1,29 +1,90 @@
+import math
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.models.points import pyramid_points
+from detectors.models.points import anchor_shapes, pyramid_points
 
 CPU = torch.device("cpu")
-sizes = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=4)
+sizes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)
+shapes = st.lists(st.tuples(st.sampled_from([1.0, 4.0, 5.5]), st.sampled_from([2.0, 3.0])))
 
 
-@settings(deadline=None)
-@given(sizes, st.sampled_from([4, 7, 8]))
+@settings(max_examples=30)
+@given(sizes, st.sampled_from([4, 7, 8]), shapes.filter(len))
 def test_points_stand_in_the_middle_of_their_cells_row_by_row_finest_first(
-    of: list[tuple[int, int]], finest: int
+    of: list[tuple[int, int]], finest: int, anchors: list[tuple[float, float]]
 ) -> None:
+    """Every anchor of a cell is a point there, in the order of `anchors`."""
     strides = [finest * 2**level for level in range(len(of))]
-    points = pyramid_points(of, strides, CPU)
+    points = pyramid_points(of, strides, CPU, anchors)
     expected = [
-        ((column + 0.5) * stride, (row + 0.5) * stride, stride, level)
-        for level, ((height, width), stride) in enumerate(zip(of, strides, strict=True))
-        for row in range(height)
-        for column in range(width)
+        ((column + 0.5) * stride, (row + 0.5) * stride, stride, level, width, height)
+        for level, ((rows, columns), stride) in enumerate(zip(of, strides, strict=True))
+        for row in range(rows)
+        for column in range(columns)
+        for width, height in anchors
     ]
     assert len(points) == len(expected)
-    assert points.xy.tolist() == [[x, y] for x, y, _, _ in expected]
-    assert points.stride.tolist() == [stride for _, _, stride, _ in expected]
-    assert points.level.tolist() == [level for _, _, _, level in expected]
-    assert points.xy.dtype == points.stride.dtype == torch.float32
+    assert points.xy.tolist() == [[x, y] for x, y, *_ in expected]
+    assert points.stride.tolist() == [stride for _, _, stride, *_ in expected]
+    assert points.level.tolist() == [level for _, _, _, level, _, _ in expected]
+    assert points.anchors.tolist() == [
+        [x - w * s / 2, y - h * s / 2, x + w * s / 2, y + h * s / 2]
+        for x, y, s, _, w, h in expected
+    ]
+    assert points.xy.dtype == points.stride.dtype == points.anchors.dtype == torch.float32
     assert points.level.dtype == torch.int64
+
+
+def test_a_cell_has_one_square_of_four_strides_by_default() -> None:
+    points = pyramid_points([(2, 3), (1, 2)], [8, 16], CPU)
+    assert len(points) == 8
+    assert (points.anchors[:, 2:] - points.anchors[:, :2]).tolist() == [[32, 32]] * 6 + [
+        [64, 64]
+    ] * 2
+
+
+def test_extent_is_what_the_finest_cells_cover() -> None:
+    """As (width, height), whatever the coarser levels add by rounding up."""
+    assert pyramid_points([(5, 3), (3, 2)], [8, 16], CPU).extent == (24.0, 40.0)
+    assert pyramid_points([(1, 1)], [4], CPU).extent == (4.0, 4.0)
+
+
+def test_points_keep_their_columns_on_another_device() -> None:
+    points = pyramid_points([(2, 2)], [8], CPU, ((4.0, 2.0), (1.0, 1.0)))
+    moved = points.to("cpu")
+    assert {name: str(value) for name, value in vars(moved).items()} == {
+        name: str(value) for name, value in vars(points).items()
+    }
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.floats(0.5, 16), min_size=1, max_size=3),
+    st.lists(st.floats(0.2, 5), min_size=1, max_size=3),
+)
+def test_anchor_shapes_have_the_area_of_their_scale_and_the_ratio_of_their_sides(
+    scales: list[float], ratios: list[float]
+) -> None:
+    found = anchor_shapes(scales, ratios)
+    wanted = [(scale, ratio) for ratio in ratios for scale in scales]
+    assert len(found) == len(wanted)
+    for (width, height), (scale, ratio) in zip(found, wanted, strict=True):
+        assert width * height == pytest.approx(scale**2)
+        assert height / width == pytest.approx(ratio)
+
+
+def test_retinanets_anchors_of_the_finest_level_by_hand() -> None:
+    """32 pixels and two thirds of an octave above it at stride 8, three ratios each."""
+    scales = [4 * 2 ** (i / 3) for i in range(3)]
+    points = pyramid_points([(1, 1)], [8], CPU, anchor_shapes(scales, [0.5, 1, 2]))
+    sides = (points.anchors[:, 2:] - points.anchors[:, :2]).tolist()
+    expected = [
+        [32 * 2 ** (i / 3) * math.sqrt(1 / r), 32 * 2 ** (i / 3) * math.sqrt(r)]
+        for r in (0.5, 1, 2)
+        for i in range(3)
+    ]
+    assert sides == [pytest.approx(side, rel=1e-6) for side in expected]

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from detectors.assigners.poto import Poto
 from detectors.engine import Learner, make_optimizer
-from detectors.models.resnet import MEAN, STD, ResNet, ResNetTrunk
+from detectors.models.backbone_base import MEAN, STD
+from detectors.models.resnet import ResNet, ResNetTrunk
 from detectors.models.weights import WeightsError
 from detectors.training import Training
 from detectors.world import LocalWorld
@@ -24,9 +25,9 @@ def trunk(options: ResNet) -> ResNetTrunk:
     return built
 
 
-def fresh(depth: Any = 18) -> ResNetTrunk:
+def fresh(depth: Any = 18, **options: Any) -> ResNetTrunk:
     torch.manual_seed(0)
-    return trunk(ResNet(depth=depth, frozen_bn=False, frozen_stages=0))
+    return trunk(ResNet(depth=depth, bn="trained", frozen_stages=0, **options))
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,28 @@ def test_sizes_are_those_published_by_torchvision(
     assert len(built.state_dict()) == entries
 
 
+@pytest.mark.parametrize(
+    ("depth", "groups", "width", "with_classifier"),
+    [
+        (50, 32, 4, 25_028_904),
+        (101, 32, 8, 88_791_336),
+        (101, 64, 4, 83_455_272),
+        (50, 1, 128, 68_883_240),
+        (101, 1, 128, 126_886_696),
+    ],
+    ids=["resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide50_2", "wide101_2"],
+)
+def test_sizes_with_groups_are_those_published_by_torchvision(
+    depth: int, groups: int, width: int, with_classifier: int
+) -> None:
+    with torch.device("meta"):
+        built = fresh(depth, groups=groups, width_per_group=width)
+    classifier = 2048 * 1000 + 1000
+    assert sum(p.numel() for p in built.parameters()) == with_classifier - classifier
+    # As many entries as without groups: 18 a block, 6 a stem or downsampling.
+    assert len(built.state_dict()) == {50: 16, 101: 33}[depth] * 18 + 5 * 6
+
+
 def test_names_and_shapes_are_torchvisions() -> None:
     shapes = {key: tuple(value.shape) for key, value in fresh(50).state_dict().items()}
     for key, shape in {
@@ -86,18 +109,33 @@ def test_names_and_shapes_are_torchvisions() -> None:
     basic = fresh(18).state_dict()
     assert "layer1.0.downsample.0.weight" not in basic
     assert basic["layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
+    with torch.device("meta"):
+        grouped = fresh(101, groups=32, width_per_group=8).state_dict()
+        plain = fresh(101).state_dict()
+    assert grouped.keys() == plain.keys()
+    for key, shape in {
+        "layer1.0.conv1.weight": (256, 64, 1, 1),
+        "layer1.0.conv2.weight": (256, 8, 3, 3),
+        "layer1.0.conv3.weight": (256, 256, 1, 1),
+        "layer3.22.conv1.weight": (1024, 1024, 1, 1),
+        "layer4.0.conv2.weight": (2048, 64, 3, 3),
+        "layer4.2.bn2.weight": (2048,),
+        "layer4.0.downsample.0.weight": (2048, 1024, 1, 1),
+    }.items():
+        assert grouped[key].shape == shape
 
 
-def test_the_stride_of_a_bottleneck_is_in_its_3x3_convolution() -> None:
+@pytest.mark.parametrize(("place", "strided_conv"), [("3x3", "conv2"), ("1x1", "conv1")])
+def test_the_stride_of_a_bottleneck_is_in_one_convolution(place: Any, strided_conv: str) -> None:
     strided = {
         name
-        for name, module in fresh(50).named_modules()
+        for name, module in fresh(50, stride_in=place).named_modules()
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
     }
     layers = (2, 3, 4)
     assert strided == (
         {"conv1"}
-        | {f"layer{i}.0.conv2" for i in layers}
+        | {f"layer{i}.0.{strided_conv}" for i in layers}
         | {f"layer{i}.0.downsample.0" for i in layers}
     )
 
@@ -123,7 +161,8 @@ def by_hand(x: Tensor, w: Weights, counts: tuple[int, ...], convs: int) -> list[
             for i in range(1, convs + 1):
                 kernel = w[f"{at}.conv{i}.weight"]
                 moves = stride if i == (1 if convs == 2 else 2) else 1
-                y = F.conv2d(y, kernel, stride=moves, padding=kernel.shape[-1] // 2)
+                groups = y.shape[1] // kernel.shape[1]
+                y = F.conv2d(y, kernel, stride=moves, padding=kernel.shape[-1] // 2, groups=groups)
                 y = norm(y, w, f"{at}.bn{i}")
                 y = F.relu(y) if i < convs else y
             if f"{at}.downsample.0.weight" in w:
@@ -131,18 +170,28 @@ def by_hand(x: Tensor, w: Weights, counts: tuple[int, ...], convs: int) -> list[
                 x = norm(x, w, f"{at}.downsample.1")
             x = F.relu(x + y)
         maps.append(x)
-    return maps[1:]
+    return maps
 
 
 @pytest.mark.parametrize(
-    ("depth", "counts", "convs"), [(18, (2, 2, 2, 2), 2), (50, (3, 4, 6, 3), 3)]
+    ("depth", "options", "counts", "convs"),
+    [
+        (18, {}, (2, 2, 2, 2), 2),
+        (18, {"finest": 4}, (2, 2, 2, 2), 2),
+        (50, {}, (3, 4, 6, 3), 3),
+        (50, {"groups": 4, "width_per_group": 8, "finest": 4}, (3, 4, 6, 3), 3),
+    ],
 )
-def test_maps_are_those_of_the_formula(depth: int, counts: tuple[int, ...], convs: int) -> None:
-    built = fresh(depth).eval()
+def test_maps_are_those_of_the_formula(
+    depth: int, options: dict[str, int], counts: tuple[int, ...], convs: int
+) -> None:
+    built, skipped = fresh(depth, **options).eval(), 0 if "finest" in options else 1
     images = torch.randn(2, 3, 65, 97, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        maps, expected = built(images), by_hand(images, built.state_dict(), counts, convs)
-    assert [m.shape[-2:] for m in maps] == [(9, 13), (5, 7), (3, 4)]
+        maps, expected = built(images), by_hand(images, built.state_dict(), counts, convs)[skipped:]
+    assert [m.shape[-2:] for m in maps] == [(17, 25), (9, 13), (5, 7), (3, 4)][skipped:]
+    assert built.strides == (4, 8, 16, 32)[skipped:]
+    assert built.channels == tuple(m.shape[1] for m in expected)
     for found, wanted in zip(maps, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
@@ -171,7 +220,7 @@ def norms(module: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
 
 @pytest.mark.parametrize("stages", range(6))
 def test_frozen_stages_learn_nothing(checkpoint: Path, stages: int) -> None:
-    options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages, frozen_bn=False)
+    options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages, bn="trained")
     built = trunk(options).train()
     heads = tuple(part for stage in STAGES[:stages] for part in stage.split())
     expected = {n for n, _ in built.named_parameters() if n.split(".")[0] in heads}
@@ -207,16 +256,44 @@ def test_frozen_norms_keep_statistics_and_affine(checkpoint: Path, stages: int) 
 
 
 def test_norms_that_are_not_frozen_learn(checkpoint: Path) -> None:
-    built = trunk(ResNet(depth=18, weights=str(checkpoint), frozen_bn=False)).train()
+    built = trunk(ResNet(depth=18, weights=str(checkpoint), bn="trained")).train()
     at = {name: module.training for name, module in norms(built)}
     assert at == {name: not name.startswith(("bn1", "layer1.")) for name in at}
+
+
+@pytest.mark.parametrize("stages", [0, 2])
+def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stages: int) -> None:
+    options = ResNet(
+        depth=18, weights=str(checkpoint), bn="statistics", frozen_stages=stages, finest=4
+    )
+    built = trunk(options)
+    stems = tuple(part for stage in STAGES[:stages] for part in stage.split())
+    assert frozen(built) == {n for n, _ in built.named_parameters() if n.split(".")[0] in stems}
+    for mode in (True, False, True):
+        built.train(mode)
+        assert not any(module.training for _, module in norms(built))
+        assert built.layer4.training is mode
+    before = {key: value.clone() for key, value in built.state_dict().items()}
+    loss = torch.stack([m.square().mean() for m in built(torch.randn(2, 3, 64, 64))]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.optim.SGD([p for p in built.parameters() if p.requires_grad], lr=0.1).step()
+    changed = {
+        key for key, value in built.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert changed == {n for n, p in built.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({}, "frozen_bn needs weights"),
-        ({"frozen_bn": False}, "frozen_stages needs weights.* got 2"),
+        ({}, "bn: frozen needs weights: .* set bn: trained; frozen_stages needs weights"),
+        ({"bn": "statistics", "frozen_stages": 0}, "bn: statistics needs weights"),
+        ({"bn": "trained"}, "frozen_stages needs weights.* got 2"),
+        ({"bn": False, "weights": "x"}, "bn"),
+        ({"depth": 34, "groups": 32, "weights": "x"}, "are of bottlenecks: .* got 34"),
+        ({"depth": 18, "width_per_group": 4, "weights": "x"}, "are of bottlenecks: .* got 18"),
+        ({"groups": 0, "weights": "x"}, "groups"),
+        ({"finest": 16, "weights": "x"}, "finest"),
         ({"frozen_stages": 6, "weights": "x"}, "frozen_stages"),
         ({"depth": 152, "weights": "x"}, "depth"),
     ],
@@ -227,7 +304,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: s
 
 
 def test_an_average_of_weights_keeps_up_with_the_counters(checkpoint: Path) -> None:
-    built = trunk(ResNet(depth=18, weights=str(checkpoint), frozen_bn=False))
+    built = trunk(ResNet(depth=18, weights=str(checkpoint), bn="trained"))
     learner = Learner.create(built, Poto(), Training(ema=0.9), LocalWorld())
     for _ in range(3):
         built(torch.randn(2, 3, 32, 32))
@@ -296,6 +373,24 @@ def test_a_single_difference_is_named(tmp_path: Path, lived_in: Weights) -> None
 
 def test_another_depth_is_refused(checkpoint: Path) -> None:
     assert "missing layer1.0.conv3.weight" in refusal(checkpoint, depth=50)
+
+
+def test_weights_of_a_trunk_with_groups_fit_that_trunk_alone(tmp_path: Path) -> None:
+    shape = {"groups": 4, "width_per_group": 2}
+    path = tmp_path / "resnext.pth"
+    weights = fresh(50, **shape).state_dict()
+    torch.save(weights | {"fc.weight": torch.zeros(10, 2048)}, path)
+    loaded = ResNet.model_validate({"weights": str(path), **shape}).build().state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
+    said = refusal(path, depth=50)
+    assert "missing" not in said
+    assert "unexpected" not in said
+    assert "of another shape conv1" not in said
+    assert "of another shape layer1.0.conv1.weight [8, 64, 1, 1] not [64, 64, 1, 1], " in said
+    # The first two convolutions of a block and what the third takes: 3, and 2 norms of 4 each.
+    assert f", and {16 * (3 + 8) - 5} more; " in said
+    path.unlink()
 
 
 @pytest.mark.parametrize(

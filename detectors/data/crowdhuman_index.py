@@ -1,0 +1,155 @@
+"""An .odgt file (a JSON object a line) as people of each image, with everything wrong with it."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from detectors.data import problems as kinds
+from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.problems import Problems
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class _Extra(_Strict):
+    ignore: int = 0
+
+
+class _Annotation(_Strict):
+    tag: str
+    fbox: Annotated[list[float], Len(4, 4)]
+    extra: _Extra = _Extra()
+
+
+class _Line(_Strict):
+    ID: Annotated[str, Len(1)]
+    gtboxes: list[Any]
+
+
+@dataclass(frozen=True)
+class Person:
+    """One box: its place in the file, its full-body box in original pixels (it may reach out of the
+    image), its tag and `extra.ignore`.
+    """
+
+    place: str
+    xyxy: Xyxy
+    tag: str
+    ignore: int
+
+    def ignored(self, *, mask_is_person: bool) -> bool:
+        """Whether a detection there is neither right nor wrong, and training leaves it out."""
+        return self.ignore == 1 if mask_is_person else self.tag != "person" or self.ignore != 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the file, counted from 1, without its bad boxes."""
+
+    line: int
+    file_name: str
+    people: tuple[Person, ...]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What a file says, in its order, without its bad lines and boxes, which are `problems`."""
+
+    records: tuple[Record, ...]
+    problems: Problems
+
+
+def read_index(path: Path) -> Index:
+    """Read and check one file; empty lines count, and say nothing."""
+    problems = Problems()
+    records: dict[str, Record] = {}
+    for number, line in _lines(path, problems):
+        name = f"{line.ID}.jpg"
+        if name in records:
+            problems.add(kinds.REPEATED_IMAGE, [f"line {number}: {line.ID}"])
+        else:
+            records[name] = Record(number, name, tuple(_people(number, line, problems)))
+    return Index(tuple(records.values()), problems)
+
+
+def entries(
+    index: Index, sizes: Mapping[str, tuple[int, int]], *, mask_is_person: bool
+) -> tuple[list[Entry], Problems]:
+    """The images in `sizes` with boxes clipped to them, and the boxes that have nothing inside.
+
+    An entry's `image_id` is its line; `area` is that of the clipped box.
+    """
+    found, problems = [], Problems()
+    for record in index.records:
+        if record.file_name not in sizes:
+            continue
+        size = sizes[record.file_name]
+        out = [person.place for person in record.people if outside(person.xyxy, *size)]
+        problems.add(kinds.OUTSIDE, out)
+        people = [person for person in record.people if person.place not in out]
+        boxes = [
+            _box(person, size, person.ignored(mask_is_person=mask_is_person)) for person in people
+        ]
+        found.append(entry(record.file_name, record.line, size, boxes))
+    return found, problems
+
+
+def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, _Line]]:
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            problems.add(kinds.NOT_CROWDHUMAN, [f"line {number}: {_reason(error)}"])
+            continue
+        line = _valid(_Line, raw, f"line {number}", problems)
+        if line is not None:
+            yield number, line
+
+
+def _people(number: int, line: _Line, problems: Problems) -> Iterator[Person]:
+    for position, raw in enumerate(line.gtboxes):
+        place = f"line {number} gtboxes[{position}]"
+        annotation = _valid(_Annotation, raw, place, problems)
+        if annotation is None:
+            continue
+        x, y, w, h = annotation.fbox
+        if not all(map(math.isfinite, annotation.fbox)):
+            problems.add(kinds.BAD_NUMBER, [place])
+        elif min(w, h) < THINNEST:
+            problems.add(kinds.DEGENERATE, [place])
+        else:
+            yield Person(place, (x, y, x + w, y + h), annotation.tag, annotation.extra.ignore)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _valid(model: type[Model], raw: Any, place: str, problems: Problems) -> Model | None:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (place, *first["loc"])))
+        problems.add(kinds.NOT_CROWDHUMAN, [f"{where}: {first['msg']}"])
+        return None
+
+
+def _box(person: Person, size: tuple[int, int], ignored: bool) -> Box:
+    x1, y1, x2, y2 = clipped(person.xyxy, *size)
+    return Box(person.place, (x1, y1, x2, y2), (x2 - x1) * (y2 - y1), 0, ignored)
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not JSON: {error.msg} at character {error.colno}"
+    return f"not text in UTF-8: {error}"

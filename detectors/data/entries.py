@@ -1,0 +1,58 @@
+"""One image of an annotation file with its usable boxes, whatever format the file has."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from detectors.structures import ImageTruth
+
+THINNEST = 1e-3  # pixels; below this a box has no width left in float32
+
+Xyxy = tuple[float, float, float, float]
+
+
+class Box(NamedTuple):
+    """A usable annotation: its place in the file, xyxy and area in original pixels, its label."""
+
+    place: str
+    xyxy: Xyxy
+    area: float
+    label: int
+    crowd: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image of the file; `places` are those of the annotations behind the rows of `truth`."""
+
+    file_name: str
+    truth: ImageTruth
+    places: tuple[str, ...]
+
+
+def entry(file_name: str, image_id: int, size: tuple[int, int], boxes: Sequence[Box]) -> Entry:
+    """An image of `size` (width, height) with its boxes, float64 as in the file."""
+    truth = ImageTruth(
+        image_id=image_id,
+        width=size[0],
+        height=size[1],
+        boxes=torch.tensor([b.xyxy for b in boxes], dtype=torch.float64).reshape(-1, 4),
+        labels=torch.tensor([b.label for b in boxes], dtype=torch.int64),
+        crowd=torch.tensor([b.crowd for b in boxes], dtype=torch.bool),
+        area=torch.tensor([b.area for b in boxes], dtype=torch.float64),
+    )
+    return Entry(file_name, truth, tuple(b.place for b in boxes))
+
+
+def clipped(xyxy: Xyxy, width: int, height: int) -> Xyxy:
+    """The part of a box inside its image; x2 <= x1 or y2 <= y1 where there is none."""
+    x1, y1, x2, y2 = xyxy
+    return max(0.0, x1), max(0.0, y1), min(x2, width), min(y2, height)
+
+
+def outside(xyxy: Xyxy, width: int, height: int) -> bool:
+    """Whether nothing of a box with sides is inside its image."""
+    x1, y1, x2, y2 = xyxy
+    return min(x2, y2, width - x1, height - y1) < THINNEST

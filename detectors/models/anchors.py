@@ -1,0 +1,26 @@
+"""Anchor boxes of a cell as options."""
+
+from pydantic import Field, field_validator
+
+from detectors.models.points import Shape, anchor_shapes
+from detectors.options import Options
+
+
+class AnchorOptions(Options):
+    """Every scale with every ratio is an anchor of each cell; the defaults are RetinaNet's nine."""
+
+    scales: tuple[float, ...] = Field((4.0, 5.04, 6.35), strict=False, min_length=1)
+    """Square roots of the areas, in strides: 4 times 2^0, 2^(1/3), 2^(2/3)."""
+    ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), strict=False, min_length=1)
+    """Height over width."""
+
+    @field_validator("scales", "ratios")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(value <= 0 for value in values):
+            raise ValueError(f"must be positive, got {list(values)}")
+        return values
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """(width, height) of each anchor, in strides."""
+        return anchor_shapes(self.scales, self.ratios)

@@ -1,0 +1,110 @@
+"""OneNet: a single level of stride 4, in the shape of CenterNet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detectors.models.backbone_base import BackboneOptions
+from detectors.models.backbones import BACKBONES, Tiny
+from detectors.models.base import DetectorOptions
+from detectors.models.deconv import Deconv
+from detectors.models.dense import DenseDetector
+from detectors.models.predictor import BranchShape, Predictor
+from detectors.models.pyramid import TopDown
+from detectors.options import OneOf
+from detectors.structures import Points, Predictions
+
+
+class OneNetOptions(DetectorOptions):
+    """One 3x3 convolution and two predictors on one map of stride 4 (001 section 4; CenterNet).
+
+    The published shape: channels 64, neck deconv, box pixels. With `heads` above 1 prediction heads
+    are cascaded in training (001 section 4.1): head j sees the neck's map F_0 and the features
+    F_{j-1} of the one before (the first sees F_0 twice) through a convolution of its own; class and
+    box convolutions are shared. Multi-head training has no released code. Deviation: the released
+    neck has deformable convolutions, see `Deconv`.
+    """
+
+    name: Literal["onenet"] = "onenet"
+    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
+    """Its finest map has stride 4: a ResNet needs `finest: 4`."""
+    neck: Literal["top_down", "deconv"] = "top_down"
+    """`deconv`: CenterNet's transposed convolutions; `top_down`: laterals and nearest upsampling,
+    as in a feature pyramid."""
+    neck_norm: Literal["batch", "group"] = "batch"
+    """For `deconv`."""
+    channels: int = Field(32, ge=8, multiple_of=8)
+    """Channels of the neck's map and of the heads."""
+    box: Literal["softplus", "relu", "pixels"] = "softplus"
+    """From the raw output x to a side's distance: softplus(x + 1) or max(x, 0) strides, or
+    max(x, 0) pixels."""
+    heads: int = Field(1, ge=1, le=8)
+    """Cascaded heads in training."""
+    infer_head: int = Field(1, ge=1)
+    """The head whose predictions count, 1 the first: all later ones cost nothing then."""
+    anchor_scale: float = Field(4.0, gt=0)
+    """Side in strides of the square anchor at every point; see the detector `fcos`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.infer_head > self.heads:
+            raise ValueError(f"infer_head: at most heads ({self.heads}), got {self.infer_head}")
+        if self.backbone.finest_stride != 4:
+            raise ValueError("backbone: its finest map must have stride 4; a resnet has finest: 4")
+        return self
+
+    def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
+        """See `DetectorOptions.build`."""
+        backbone = self.backbone.build()
+        square = ((self.anchor_scale, self.anchor_scale),)
+        predicted = {name: BranchShape(square, self.box) for name in branches}
+        neck = self._neck(backbone.channels)
+        head = CascadeHead(self, predicted, num_classes)
+        return DenseDetector(backbone, neck, head, (4,), predicted)
+
+    def _neck(self, inputs: Sequence[int]) -> nn.Module:
+        if self.neck == "deconv":
+            return Deconv(inputs, self.channels, self.neck_norm)
+        return TopDown(inputs, self.channels)
+
+
+class CascadeHead(nn.Module):
+    """See `OneNetOptions`: in training all heads, in eval mode those up to `infer_head`."""
+
+    def __init__(
+        self, options: OneNetOptions, branches: Mapping[str, BranchShape], num_classes: int
+    ) -> None:
+        super().__init__()
+        channels, self.infer_head = options.channels, options.infer_head
+        wide = channels if options.heads == 1 else 2 * channels
+        self.stages = nn.ModuleList(
+            nn.Conv2d(wide, channels, 3, 1, 1) for _ in range(options.heads)
+        )
+        self.predictors = nn.ModuleDict()
+        for name, branch in branches.items():
+            self.predictors[name] = Predictor(branch, channels, num_classes, 1)
+        self.register_buffer("_scale", torch.ones(1), persistent=False)
+
+    def forward(
+        self, levels: Sequence[Tensor], points: Mapping[str, Points]
+    ) -> dict[str, tuple[Predictions, ...]]:
+        """See `detectors.models.dense.Head`."""
+        features = self._features(levels[0])
+        used = features if self.training else features[-1:]
+        return {
+            name: tuple(self.predictors[name]([(x, x)], self._scale, at) for x in used)
+            for name, at in points.items()
+        }
+
+    def _features(self, base: Tensor) -> list[Tensor]:
+        """F_1, F_2, ...: in training of all heads, else up to the one that counts."""
+        stages = self.stages if self.training else self.stages[: self.infer_head]
+        found = [base]
+        for stage in stages:
+            given = base if len(self.stages) == 1 else torch.cat([base, found[-1]], 1)
+            found.append(F.relu(stage(given)))
+        return found[1:]

@@ -1,0 +1,81 @@
+"""The private last layers of one branch."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from detectors.models.decode import DECODERS, BoxCode
+from detectors.models.gates import GateOptions, NoGate, gated
+from detectors.models.points import Shape
+from detectors.models.towers import small_conv, start_small
+from detectors.structures import Points, Predictions
+
+PRIOR = 0.01
+"""Score of every class at initialisation."""
+NO_GATE = NoGate()
+SCALED: tuple[BoxCode, ...] = ("softplus", "relu", "exp")
+"""Codes whose raw output is multiplied by the level's learned factor."""
+
+
+@dataclass(frozen=True)
+class BranchShape:
+    """What one branch predicts: at which anchors of a cell (in strides), in which code of boxes,
+    with which gate, and whether with a centerness of its own (from which tower: `cls` or `box`).
+    """
+
+    anchors: tuple[Shape, ...]
+    box: BoxCode
+    gate: GateOptions = NO_GATE
+    centerness: bool = False
+    centerness_from: str = "box"
+
+
+class Predictor(nn.Module):
+    """See `BranchShape`: 3x3 convolutions from both towers to scores and boxes."""
+
+    def __init__(self, branch: BranchShape, channels: int, num_classes: int, groups: int) -> None:
+        super().__init__()
+        self.branch, count = branch, len(branch.anchors)
+        self.cls = nn.Conv2d(channels, count * num_classes, 3, 1, 1)
+        self.box = nn.Conv2d(channels, count * 4, 3, 1, 1)
+        start_small(self.cls)
+        start_small(self.box)
+        nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
+        self.centerness = small_conv(channels, count) if branch.centerness else None
+        self.gate = branch.gate.build(channels, groups, count)
+
+    def forward(
+        self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
+    ) -> Predictions:
+        """Maps (cls, box) of all levels -> predictions at the N points, in float32."""
+        cls, box = ([pair[i] for pair in towers] for i in (0, 1))
+        logits = self._flat([self.cls(x) for x in cls])
+        raw = self._flat([self.box(x) for x in box])
+        if self.branch.box in SCALED:
+            raw = raw * scales[points.level][:, None]
+        boxes = DECODERS[self.branch.box](raw, points)
+        centerness = self._centerness(cls if self.branch.centerness_from == "cls" else box)
+        if self.gate is None:
+            return Predictions(logits, boxes, None, centerness)
+        product = gated(logits, self._flat(self.gate(box)))
+        return Predictions(product, boxes, logits, centerness)
+
+    def _centerness(self, features: Sequence[Tensor]) -> Tensor | None:
+        if self.centerness is None:
+            return None
+        return self._flat([self.centerness(x) for x in features])[..., 0]
+
+    def _flat(self, maps: Sequence[Tensor]) -> Tensor:
+        """[B, anchors * C, h, w] each -> [B, N, C] of all, an anchor of a cell after the other."""
+        count = len(self.branch.anchors)
+        return torch.cat([by_point(x, count) for x in maps], 1).float()
+
+
+def by_point(maps: Tensor, anchors: int) -> Tensor:
+    """[B, anchors * C, h, w] -> [B, h * w * anchors, C]."""
+    batch, channels, height, width = maps.shape
+    rows = maps.permute(0, 2, 3, 1)
+    return rows.reshape(batch, height * width * anchors, channels // anchors)

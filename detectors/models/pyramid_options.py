@@ -1,0 +1,58 @@
+"""What FCOS and RetinaNet have in common: trunk, pyramid, two towers."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from detectors.models.backbone_base import BackboneOptions
+from detectors.models.backbones import BACKBONES, Tiny
+from detectors.models.base import DetectorOptions
+from detectors.models.dense import DenseDetector
+from detectors.models.head import TowerHead, TowerShape
+from detectors.models.predictor import BranchShape
+from detectors.models.pyramid import FeaturePyramid
+from detectors.options import OneOf
+
+
+class PyramidOptions(DetectorOptions):
+    """A detector with the same head on every level of a feature pyramid."""
+
+    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
+    channels: int = Field(32, ge=8, multiple_of=8)
+    """Channels of pyramid and towers."""
+    tower_convs: int = Field(2, ge=1)
+    """3x3 convolutions in each of the two towers."""
+    extra_levels: int = Field(0, ge=0, le=3)
+    """Pyramid levels coarser than the trunk's last map (P6, P7)."""
+    extra_from: Literal["p5", "c5"] = "p5"
+    """Where the first extra level starts: the pyramid's coarsest map (DeFCN, o2f, DATE) or the
+    trunk's (RetinaNet of OneNet and Detectron2)."""
+    groups: int = Field(8, ge=0)
+    """Groups of the towers' group norm; must divide `channels`. 0: no norm."""
+    shared_towers: bool = True
+    """All branches share both towers; else each has its own (004 Table 9)."""
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> Self:
+        if self.groups and self.channels % self.groups:
+            raise ValueError(f"groups must divide channels ({self.channels}), got {self.groups}")
+        return self
+
+    @abstractmethod
+    def branch(self, name: str) -> BranchShape:
+        """What the branch `name` (o2o, o2m, o2f) predicts."""
+
+    def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
+        """See `DetectorOptions.build`."""
+        backbone = self.backbone.build()
+        neck = FeaturePyramid(backbone.channels, self.channels, self.extra_levels, self.extra_from)
+        coarsest = backbone.strides[-1]
+        extra = [coarsest * 2 ** (i + 1) for i in range(self.extra_levels)]
+        strides = (*backbone.strides, *extra)
+        shape = TowerShape(self.channels, self.tower_convs, self.groups, self.shared_towers)
+        predicted = {name: self.branch(name) for name in branches}
+        head = TowerHead(shape, predicted, len(strides), num_classes)
+        return DenseDetector(backbone, neck, head, strides, predicted)

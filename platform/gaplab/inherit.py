@@ -1,0 +1,68 @@
+"""Trials that start from the weights of another trial, or of a file (`training.init_from`)."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from detectors.models.weights import read_weights
+from gaplab.errors import UserError
+from gaplab.ledger import Ledger
+from gaplab.records import TrialRecord
+from gaplab.storage import Storage, checkpoint_name
+
+_TRIAL = re.compile(r"[0-9a-f]{12}")
+_AVERAGED = "module."
+
+
+def parent(trial: TrialRecord) -> str | None:
+    """The id of the trial that `trial` starts from, if there is one."""
+    source = trial.config["training"]["init_from"]
+    return source if _TRIAL.fullmatch(source) else None
+
+
+def waves(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
+    """`trials` in groups to run one after the other: nobody waits for one of its own group."""
+    left, found = list(trials), list[list[TrialRecord]]()
+    while left:
+        waited_for = {trial.id for trial in left}
+        found.append([trial for trial in left if parent(trial) not in waited_for])
+        left = [trial for trial in left if parent(trial) in waited_for]
+    return found
+
+
+def check_parents(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
+    """Refuse trials that start from what is neither finished nor about to run (UserError)."""
+    running = {trial.id for trial in trials}
+    parents = sorted({found for trial in trials if (found := parent(trial))} - running)
+    states = ledger.states(parents)
+    unknown = [each for each in parents if states.get(each) != "succeeded"]
+    files = {trial.config["training"]["init_from"] for trial in trials if parent(trial) is None}
+    lost = [path for path in files if path and not Path(path).is_file()]
+    problems = [
+        f"training.init_from: trial {each} has not succeeded here; run it first" for each in unknown
+    ]
+    problems += [f"training.init_from: {path}: no such file" for path in sorted(lost)]
+    if problems:
+        raise UserError(*problems)
+
+
+def initial_weights(source: str, storage: Storage) -> Mapping[str, Tensor]:
+    """The state dict of a detector that `init_from` means; a trial's is that of its average.
+
+    Raises UserError where there is no such trial, WeightsError for a file that can't be used.
+    """
+    if not _TRIAL.fullmatch(source):
+        return read_weights(source, "init_from")
+    state = storage.load(checkpoint_name(source))
+    event = json.loads(state["event"]) if state else {"epoch": 0, "epochs": 1}
+    if state is None or event["epoch"] < event["epochs"]:
+        raise UserError(f"training.init_from: trial {source} is not finished in {storage.uri}")
+    averaged = state["learner"]["averaged"]
+    return {
+        key.removeprefix(_AVERAGED): value
+        for key, value in averaged.items()
+        if key.startswith(_AVERAGED)
+    }

@@ -1,0 +1,222 @@
+"""Batches that were assigned at random, and their loss by a loop over points and classes in plain
+Python floats.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectors.criterion import Criterion, Loss
+from detectors.losses import ClsLoss, LossOptions
+from detectors.structures import Assignment, Points, Predictions, Targets
+from detectors.world import LocalWorld, World
+
+CLASSES, POINTS = 3, 12
+EXTENT = (48.0, 32.0)
+KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
+
+Box = list[float]
+
+
+@dataclass
+class Rank:
+    """One of several ranks. Each tells the means it knows, and remembers what it was asked."""
+
+    size: int = 1
+    means: list[Tensor] = field(default_factory=list)
+    asked: list[Tensor] = field(default_factory=list)
+    rank: int = 0
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        self.asked.append(value.detach())
+        return self.means[len(self.asked) - 1] if self.means else value.detach()
+
+    def gather(self, value: Any) -> list[Any]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch, however it came to be assigned."""
+
+    points: Points
+    predictions: Predictions
+    assignments: list[Assignment]
+    targets: list[Targets]
+    kind: ClsLoss
+
+    def loss(self, options: LossOptions, world: World | None = None) -> Loss:
+        return Criterion(options, world or LocalWorld()).branch_loss(
+            self.points, self.predictions, self.assignments, self.targets, self.kind
+        )
+
+    def share(self, rank: int, size: int) -> "Case":
+        """Every `size`-th image."""
+        p, mine = self.predictions, slice(rank, None, size)
+        centerness = None if p.centerness is None else p.centerness[mine]
+        shared = Predictions(p.logits[mine], p.boxes[mine], None, centerness)
+        return Case(self.points, shared, self.assignments[mine], self.targets[mine], self.kind)
+
+    def on_ranks(self, options: LossOptions, size: int) -> list[Loss]:
+        """The loss of each of `size` ranks, whose means are those of what all of them ask."""
+        shares = [self.share(rank, size) for rank in range(size)]
+        worlds = [Rank(size) for _ in shares]
+        for share, world in zip(shares, worlds, strict=True):
+            share.loss(options, world)
+        told = zip(*(world.asked for world in worlds), strict=True)
+        means = [torch.stack(values).mean(0) for values in told]
+        return [share.loss(options, Rank(size, means)) for share in shares]
+
+
+def boxes(count: int, rng: torch.Generator) -> Tensor:
+    corner = 20 * torch.rand(count, 2, generator=rng, dtype=torch.float64)
+    far = corner + 1 + 12 * torch.rand(count, 2, generator=rng, dtype=torch.float64)
+    return torch.cat([corner, far], dim=1)
+
+
+def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -> Case:
+    """A batch of double precision with counts[i] objects in image i; points assigned at random."""
+    rng = torch.Generator().manual_seed(seed)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(len(counts), POINTS, *shape, generator=rng, dtype=torch.float64)
+
+    xy = 32 * torch.rand(POINTS, 2, generator=rng, dtype=torch.float64)
+    level = torch.zeros(POINTS, dtype=torch.int64)
+    points = Points(xy, xy[:, 0], level, boxes(POINTS, rng), EXTENT)
+    placed = boxes(len(counts) * POINTS, rng).reshape(len(counts), POINTS, 4)
+    predictions = Predictions(
+        (3 * drawn(CLASSES)).requires_grad_(),
+        placed.requires_grad_(),
+        None,
+        (2 * drawn()).requires_grad_() if centerness else None,
+    )
+    targets = [Targets(boxes(n, rng), torch.randint(CLASSES, (n,), generator=rng)) for n in counts]
+    found = [assigned(n, rng, soft=kind == "bce") for n in counts]
+    return Case(points, predictions, found, targets, kind)
+
+
+def assigned(count: int, rng: torch.Generator, *, soft: bool) -> Assignment:
+    """At random; some assignments weigh no term, some points, some each class of a point."""
+    owner = torch.randint(-1, count, (POINTS,), generator=rng)
+    degree = torch.rand(POINTS, generator=rng, dtype=torch.float64).clamp(min=0.1)
+    degree = torch.where(degree < 0.4, 1.0, degree) if soft else torch.ones_like(degree)
+    columns = (0, 1, CLASSES)[int(torch.randint(3, (1,), generator=rng))]
+    weight = 2 * torch.rand(POINTS, columns, generator=rng, dtype=torch.float64)
+    return Assignment(owner, torch.where(owner >= 0, degree, 0.0), weight if columns else None)
+
+
+# --- the oracle -----------------------------------------------------------------------------
+
+
+def bce(logit: float, t: float) -> float:
+    p = 1 / (1 + math.exp(-logit))
+    return -t * math.log(p) - (1 - t) * math.log(1 - p)
+
+
+def classified(logit: float, t: float, kind: ClsLoss, options: LossOptions) -> float:
+    if kind == "bce" and t > 0:
+        return bce(logit, t)
+    p = 1 / (1 + math.exp(-logit))
+    p_t, alpha_t = (p, options.focal_alpha) if t else (1 - p, 1 - options.focal_alpha)
+    balance = 1.0 if kind == "gaussian" else alpha_t
+    return -balance * math.pow(1 - p_t, options.focal_gamma) * math.log(p_t)
+
+
+def overlap(a: Box, b: Box) -> tuple[float, float]:
+    """IoU and generalised IoU."""
+    meet_x = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    meet_y = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - meet_x * meet_y
+    hull = (max(a[2], b[2]) - min(a[0], b[0])) * (max(a[3], b[3]) - min(a[1], b[1]))
+    iou = meet_x * meet_y / union
+    return iou, iou - (hull - union) / hull
+
+
+def center_form(box: Box) -> Box:
+    return [(box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]]
+
+
+def delta(box: Box, anchor: Box) -> Box:
+    (x, y, w, h), (ax, ay, aw, ah) = center_form(box), center_form(anchor)
+    return [(x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah)]
+
+
+def boxed(box: Box, wanted: Box, anchor: Box, kind: str) -> float:
+    iou, giou = overlap(box, wanted)
+    if kind == "giou":
+        return 1 - giou
+    if kind == "iou":
+        return -math.log(max(iou, 1e-6))
+    pairs = zip(delta(box, anchor), delta(wanted, anchor), strict=True)
+    return sum(abs(a - b) for a, b in pairs)
+
+
+def in_shares(box: Box, wanted: Box) -> float:
+    """L1 of centre and sides, as shares of the image."""
+    pairs = zip(center_form(box), center_form(wanted), EXTENT * 2, strict=True)
+    return sum(abs(a - b) / side for a, b, side in pairs)
+
+
+def center_of(point: list[float], box: Box) -> float:
+    left, top, right, bottom = (
+        point[0] - box[0],
+        point[1] - box[1],
+        box[2] - point[0],
+        box[3] - point[1],
+    )
+    if min(left, top, right, bottom) <= 0:
+        return 0.0
+    across, down = min(left, right) / max(left, right), min(top, bottom) / max(top, bottom)
+    return math.sqrt(across * down)
+
+
+def class_terms(of: Case, options: LossOptions) -> float:
+    """Classification, summed over images, points and classes, each with its weight."""
+    total = 0.0
+    for i, (found, targets) in enumerate(zip(of.assignments, of.targets, strict=True)):
+        for n, c in itertools.product(range(POINTS), range(CLASSES)):
+            g, factor = int(found.object[n]), 1.0
+            if found.weight is not None:
+                factor = float(found.weight[n, min(c, found.weight.shape[1] - 1)])
+            own = g >= 0 and int(targets.labels[g]) == c
+            t = float(found.degree[n]) if own else 0.0
+            logit = of.predictions.logits[i, n, c].item()
+            total += factor * classified(logit, t, of.kind, options)
+    return total
+
+
+def looped(of: Case, options: LossOptions) -> dict[str, float]:
+    """Every part, normalised and weighted."""
+    box = l1 = centerness = degrees = weights = positives = 0.0
+    for i, (found, targets) in enumerate(zip(of.assignments, of.targets, strict=True)):
+        for n in (n for n in range(POINTS) if found.object[n] >= 0):
+            g, degree = int(found.object[n]), float(found.degree[n])
+            wanted, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
+            place = center_of(of.points.xy[n].tolist(), wanted)
+            weight = degree if options.box_by == "degree" else place
+            box += weight * boxed(guess, wanted, of.points.anchors[n].tolist(), options.box)
+            l1 += weight * in_shares(guess, wanted)
+            if of.predictions.centerness is not None:
+                centerness += bce(of.predictions.centerness[i, n].item(), place)
+            degrees, weights, positives = degrees + degree, weights + weight, positives + 1
+    objects = float(sum(len(t) for t in of.targets))
+    total = {"degrees": degrees, "positives": positives, "objects": objects}[options.normalizer]
+    of_boxes = objects if options.normalizer == "objects" else weights
+    parts = {
+        "cls": options.cls_weight * class_terms(of, options) / max(1.0, total),
+        "box": options.box_weight * box / max(1.0, of_boxes),
+    }
+    if options.l1_weight:
+        parts["l1"] = options.l1_weight * l1 / max(1.0, of_boxes)
+    if of.predictions.centerness is not None:
+        parts["centerness"] = options.centerness_weight * centerness / max(1.0, positives)
+    return parts
+
+
+def values(loss: Loss) -> dict[str, float]:
+    return {name: part.item() for name, part in loss.parts().items()}
