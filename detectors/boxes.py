@@ -37,9 +37,7 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
     iou, union = _iou_and_union(a, b)
     corners = torch.cat([a, b], dim=-1).reshape(*a.shape[:-1], 4, 2)
     width, height = (corners.amax(dim=-2) - corners.amin(dim=-2)).unbind(-1)
-    hull = width * height
-    uncovered = (hull - union).clamp(min=0)
-    return iou - uncovered / hull.clamp(min=_EPS)
+    return _generalised(iou, union, width * height)
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
@@ -51,9 +49,13 @@ def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
         torch.maximum(high_a[i][:, None], high_b[i]) - torch.minimum(low_a[i][:, None], low_b[i])
         for i in (0, 1)
     ]
-    hull = sides[0] * sides[1]
+    return _generalised(iou, union, sides[0] * sides[1])
+
+
+def _generalised(iou: Tensor, union: Tensor, hull: Tensor) -> Tensor:
+    """IoU minus the share of the enclosing box `hull` that the union leaves uncovered."""
     uncovered = (hull - union).clamp(min=0)
-    return iou - uncovered / hull.clamp(min=1e-7)
+    return iou - uncovered / hull.clamp(min=_EPS)
 
 
 def clip(boxes: Tensor, height: int, width: int) -> Tensor:

@@ -25,15 +25,21 @@ class ModelCost:
 
 
 def model_cost(
-    options: DetectorOptions, num_classes: int, branches: Sequence[Branch], height: int, width: int
+    options: DetectorOptions,
+    num_classes: int,
+    branches: Sequence[Branch],
+    size: tuple[int, int],
+    *,
+    training: bool = False,
 ) -> ModelCost:
-    """The cost of a detector with all of `branches` on one image of height x width pixels.
+    """The cost of a detector with all of `branches` on one image of size (height, width) pixels.
 
-    Built on torch's meta device: no memory is taken, no weights file read.
+    In training all cascaded heads count, else the one kept for inference. Built on torch's meta
+    device: no memory is taken, no weights file read.
     """
     with torch.device("meta"):
-        model = without_weights(options).build(num_classes, branches).eval()
-        images = torch.zeros(1, 3, height, width, dtype=torch.uint8)
+        model = without_weights(options).build(num_classes, branches).train(training)
+        images = torch.zeros(1, 3, *size, dtype=torch.uint8)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(images)
     return ModelCost(

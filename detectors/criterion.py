@@ -89,14 +89,15 @@ class Criterion:
         cls = self.classification(predictions.logits, found, assignments, targets, kind)
         boxes = predictions.boxes[found.image, found.point]
         target = centerness(points.xy[found.point], found.box)
-        weight = found.degree if self.options.box_by == "degree" else target
+        weights = {"degree": found.degree, "centerness": target, "equal": torch.ones_like(target)}
+        weight = weights[self.options.box_by]
         by_objects = self.options.normalizer == "objects"
         total = self._count(targets) if by_objects else self._total(weight.sum())
         box = self.options.box_weight * ((weight * self._box(boxes, found, points)).sum() / total)
         return Loss(
             cls + 0 * predictions.logits.sum(),
             box + 0 * predictions.boxes.sum(),
-            self._l1(boxes, found, weight, points.extent, total),
+            self._l1(boxes, found, weight, _extents(targets, points)[found.image], total),
             self._centerness(predictions, found, target),
         )
 
@@ -143,7 +144,7 @@ class Criterion:
         boxes: Tensor,
         found: Positives,
         weight: Tensor,
-        extent: tuple[float, float],
+        extent: Tensor,
         total: Tensor,
     ) -> Tensor | None:
         if not self.options.l1_weight:
@@ -160,6 +161,11 @@ class Criterion:
         total = self._total(torch.tensor(float(len(logits)), device=logits.device))
         loss = soft_bce(logits, target).sum() / total + 0 * predictions.centerness.sum()
         return self.options.centerness_weight * loss
+
+
+def _extents(targets: Sequence[Targets], points: Points) -> Tensor:
+    """Width and height of every image without its padding, [B, 2]."""
+    return points.xy.new_tensor([t.extent or points.extent for t in targets])
 
 
 def supply(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:

@@ -112,7 +112,9 @@ def train_epoch(learner: Learner, batches: Iterable[Batch], progress: Progress) 
     learner.model.train()
     learner.tally.clear()
     parts = [train_step(learner, batch, replace(progress, step=learner.step)) for batch in batches]
-    return {name: sum(p[name] for p in parts) / len(parts) for name in parts[0]}
+    _share_buffers(learner)
+    names = parts[0] if parts else ()
+    return {name: sum(p[name] for p in parts) / len(parts) for name in names}
 
 
 def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, float]:
@@ -192,6 +194,16 @@ def _auxiliary(
     positives = Positives.of(found, targets)
     loss = criterion.classification(predictions.logits, positives, found, targets, assigner.loss)
     return supervision.weight * loss
+
+
+def _share_buffers(learner: Learner) -> None:
+    """Give every rank the mean of all ranks' running statistics: each saw its own images."""
+    if learner.world.size == 1:
+        return
+    for module in (learner.bare, learner.averaged):
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(learner.world.all_reduce_mean(buffer))
 
 
 def _sum(losses: Sequence[Loss]) -> Loss:

@@ -31,9 +31,10 @@ class LossOptions(Options):
     l1_weight: float = Field(0.0, ge=0)
     """Of a second box loss, L1 between boxes as centre and sides in shares of the image (DETR,
     OneNet, DATE's one-to-one branch: 5)."""
-    box_by: Literal["degree", "centerness"] = "degree"
-    """How much a positive point's box counts: by its degree, or by the centerness of its place in
-    the box (FCOS's improved recipe; o2f's released code). Each sum is divided by its weights'."""
+    box_by: Literal["degree", "centerness", "equal"] = "degree"
+    """How much a positive point's box counts: by its degree, by the centerness of its place in the
+    box (FCOS's improved recipe; o2f's released code), or all alike (002 Eq. 5). Each sum is divided
+    by its weights'. Where degrees are 1 `degree` and `equal` are the same."""
     centerness_weight: float = Field(1.0, ge=0)
     """Of the centerness loss, where a detector predicts a centerness of its own."""
     normalizer: Literal["degrees", "positives", "objects"] = "degrees"
@@ -82,13 +83,15 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
     return torch.where(degree > 0, soft_bce(logits, degree), background)
 
 
-def l1_of_image(boxes: Tensor, wanted: Tensor, extent: tuple[float, float]) -> Tensor:
-    """Summed absolute differences of centre and sides, in shares of the image: [K, 4] -> [K]."""
+def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor) -> Tensor:
+    """Summed absolute differences of centre and sides, in shares of the image: [K, 4] -> [K].
+
+    extent: [K, 2], width and height in pixels of the image that each box is in.
+    """
     difference = boxes - wanted
     center = (difference[:, :2] + difference[:, 2:]) / 2
     side = difference[:, 2:] - difference[:, :2]
-    share = difference.new_tensor(extent)
-    return ((center / share).abs() + (side / share).abs()).sum(1)
+    return ((center / extent).abs() + (side / extent).abs()).sum(1)
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:

@@ -39,17 +39,21 @@ class Points:
 
 @dataclass(frozen=True)
 class Targets:
-    """Objects of one image: boxes [G, 4] float xyxy in pixels, labels [G] int64 in [0, C)."""
+    """Objects of one image: boxes [G, 4] float xyxy in pixels, labels [G] int64 in [0, C).
+
+    extent: (width, height) in pixels of the image without its padding; None: the whole input.
+    """
 
     boxes: Tensor
     labels: Tensor
+    extent: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def to(self, device: str) -> Self:
         """The same objects on `device`."""
-        return type(self)(self.boxes.to(device), self.labels.to(device))
+        return type(self)(self.boxes.to(device), self.labels.to(device), self.extent)
 
 
 @dataclass(frozen=True)

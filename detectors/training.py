@@ -55,11 +55,12 @@ class Training(Options):
     """Of the one-to-many branch of a dual assignment; null: as `loss`. A key left out has its own
     default, not the value in `loss`."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: the network runs under autocast; boxes, assignment and losses stay in fp32."""
+    """`bf16`: trunk, neck and towers run under autocast; predictors and gates, boxes, assignment
+    and losses stay in fp32."""
     init_from: str = ""
-    """A finished trial's id, or a file of a detector's state dict: trunk, neck and towers start
-    from its (averaged) weights, predictors and gates anew (004 Table 11). A file counts in a
-    trial's id by this text, not by its content."""
+    """A finished trial's id, or a file of a detector's state dict: trunk, neck, towers and the
+    levels' scales start from its (averaged) weights, predictors and gates anew (004 Table 11). A
+    file counts in a trial's id by this text, not by its content."""
 
     @field_validator("decay_at")
     @classmethod

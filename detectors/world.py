@@ -2,9 +2,17 @@
 
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+
+def seed_torch(seed: int, epoch: int, rank: int) -> None:
+    """What a model draws in training (stochastic depth): other numbers for every epoch and rank,
+    the same ones after a resume.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
 
 
 class World(Protocol):

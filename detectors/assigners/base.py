@@ -13,8 +13,9 @@ Every assigner keeps to this:
 - A point is responsible for at most one object. (Anchors of one cell are points of their own.)
 - Matrices are object x point, [G, N]; nothing loops over objects or points.
 - One-to-one (o2o): an object has exactly one positive point of degree 1 as long as there are at
-  least as many points as objects. One-to-many (o2m): any number, each of degree 1. One-to-few
-  (o2f): at most one of degree 1 (the certain point) and a few of a degree in (0, 1).
+  least as many points as objects; at most one where an option says so (argmax, argmin).
+- One-to-many (o2m): any number, each of degree 1.
+- One-to-few (o2f): at most one of degree 1 (the certain point) and a few of a degree in (0, 1).
 """
 
 from abc import abstractmethod

@@ -76,20 +76,21 @@ class MinCost(Assigner):
         if self.location == "points":
             return self._point_cost(points, targets)
         boxes = predictions.boxes if self.location == "predicted" else points.anchors
-        wanted, given = self._shares(targets.boxes, points), self._shares(boxes, points)
+        extent = targets.extent or points.extent
+        wanted, given = self._shares(targets.boxes, extent), self._shares(boxes, extent)
         giou_GN = pairwise_giou(targets.boxes, boxes)
         return self.l1_weight * torch.cdist(wanted, given, p=1) - self.giou_weight * giou_GN
 
-    def _shares(self, boxes: Tensor, points: Points) -> Tensor:
-        """[K, 4] pixels -> what C_L1 compares, in shares of the image."""
-        shares = boxes / boxes.new_tensor(points.extent).repeat(2)
+    def _shares(self, boxes: Tensor, extent: tuple[float, float]) -> Tensor:
+        """[K, 4] pixels -> what C_L1 compares, in shares of the image's (width, height)."""
+        shares = boxes / boxes.new_tensor(extent).repeat(2)
         if self.l1_of == "corners":
             return shares
         first, second = shares[:, :2], shares[:, 2:]
         return torch.cat([(first + second) / 2, second - first], 1)
 
     def _point_cost(self, points: Points, targets: Targets) -> Tensor:
-        extent = points.xy.new_tensor(points.extent)
+        extent = points.xy.new_tensor(targets.extent or points.extent)
         twice_center = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / extent
         l1_GN = torch.cdist(twice_center, 2 * points.xy / extent, p=1)
         if not self.level_range:

@@ -22,7 +22,7 @@ class CrowdHuman(Photos):
 
     name: Literal["crowdhuman"] = "crowdhuman"
     planned_classes: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
-    """See `Coco`."""
+    """See `Photos`."""
     train_odgt: str = Field("annotation_train.odgt", json_schema_extra=NOT_IDENTITY)
     """The training split's file, relative to `root`."""
     val_odgt: str = Field("annotation_val.odgt", json_schema_extra=NOT_IDENTITY)

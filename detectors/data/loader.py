@@ -1,7 +1,8 @@
 """Batches for one worker of many; which images and how augmented doesn't depend on their number.
 
-Image decoding and augmentation happen in the calling process. Only the padding of images of
-different sizes depends on which of them share a worker's batch.
+Image decoding and augmentation happen in the calling process. Only the padding of training images
+of different sizes, and with it what group norm makes of them, depends on which of them share a
+worker's batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -94,12 +95,22 @@ def val_batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """One worker's images in batches of at most `batch`, each with its indices.
 
-    Over all ranks every index occurs exactly once; a rank may get nothing.
+    Over all ranks every index occurs exactly once; a rank may get nothing. Only images of one size
+    share a batch, so that what a detector sees of an image doesn't depend on its neighbours.
     """
-    mine = range(rank, len(dataset), size)
-    for start in range(0, len(mine), batch):
-        indices = list(mine[start : start + batch])
-        yield indices, collate([dataset[i] for i in indices])
+    waiting: dict[torch.Size, list[tuple[int, Sample]]] = {}
+    for index in range(rank, len(dataset), size):
+        sample = dataset[index]
+        alike = waiting.setdefault(sample.image.shape, [])
+        alike.append((index, sample))
+        if len(alike) == batch:
+            yield _indexed(waiting.pop(sample.image.shape))
+    for alike in waiting.values():
+        yield _indexed(alike)
+
+
+def _indexed(samples: Sequence[tuple[int, Sample]]) -> tuple[list[int], Batch]:
+    return [index for index, _ in samples], collate([sample for _, sample in samples])
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -106,7 +106,8 @@ class PhotoDataset:
         except ImageError as error:
             raise DataError([f"{path}: {error}; {kinds.UNREADABLE.remedy}"]) from error
         boxes = truth.boxes[~truth.crowd] * torch.tensor([*scale, *scale], dtype=torch.float64)
-        targets = Targets(boxes.float(), truth.labels[~truth.crowd])
+        extent = (truth.width * scale[0], truth.height * scale[1])
+        targets = Targets(boxes.float(), truth.labels[~truth.crowd], extent)
         return Sample(truth.image_id, image, targets, scale)
 
 

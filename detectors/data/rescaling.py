@@ -41,7 +41,7 @@ def resized(sample: Sample, shorter: int, longer: float) -> Sample:
     return Sample(
         sample.image_id,
         _interpolated(sample.image, new_height, new_width),
-        Targets(boxes, sample.targets.labels),
+        Targets(boxes, sample.targets.labels, (new_width, new_height)),
         (sample.scale[0] * x, sample.scale[1] * y),
     )
 
@@ -71,7 +71,8 @@ def cropped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
     far = sample.targets.boxes.new_tensor([x2 - x1, y2 - y1])
     corners = (sample.targets.boxes.reshape(-1, 2, 2) - corner).clamp(min=0).minimum(far)
     inside = (corners[:, 1] - corners[:, 0] >= THINNEST).all(dim=1)
-    targets = Targets(corners.reshape(-1, 4)[inside], sample.targets.labels[inside])
+    extent = (x2 - x1, y2 - y1)
+    targets = Targets(corners.reshape(-1, 4)[inside], sample.targets.labels[inside], extent)
     return Sample(sample.image_id, sample.image[:, y1:y2, x1:x2], targets, sample.scale)
 
 

@@ -1,11 +1,12 @@
 """Augmentation: pure functions from a sample to a sample. Boxes stay xyxy and inside the image."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from detectors.structures import Sample, Targets
+from detectors.structures import Sample
 
 
 def flip_horizontal(sample: Sample) -> Sample:
@@ -29,8 +30,9 @@ def transpose(sample: Sample) -> Sample:
     height, width = sample.image.shape[1:]
     if height != width:
         raise ValueError(f"transpose needs a square image, not {height} x {width}")
-    boxes = sample.targets.boxes[:, [1, 0, 3, 2]]
-    return _replace(sample, sample.image.transpose(1, 2), boxes, sample.scale[::-1])
+    boxes, extent = sample.targets.boxes[:, [1, 0, 3, 2]], sample.targets.extent
+    turned = _replace(sample, sample.image.transpose(1, 2), boxes, sample.scale[::-1])
+    return replace(turned, targets=replace(turned.targets, extent=extent and extent[::-1]))
 
 
 def keep(sample: Sample, rng: np.random.Generator) -> Sample:
@@ -62,7 +64,7 @@ def random_dihedral(sample: Sample, rng: np.random.Generator) -> Sample:
 def _replace(
     sample: Sample, image: torch.Tensor, boxes: torch.Tensor, scale: tuple[float, float]
 ) -> Sample:
-    return Sample(sample.image_id, image, Targets(boxes, sample.targets.labels), scale)
+    return Sample(sample.image_id, image, replace(sample.targets, boxes=boxes), scale)
 
 
 AUGMENTATIONS: Mapping[str, Callable[[Sample, np.random.Generator], Sample]] = {

@@ -50,7 +50,14 @@ class Predictor(nn.Module):
     def forward(
         self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
     ) -> Predictions:
-        """Maps (cls, box) of all levels -> predictions at the N points, in float32."""
+        """Maps (cls, box) of all levels -> predictions at the N points, in float32 throughout."""
+        kind = scales.device.type
+        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
+            return self._predict([(c.float(), b.float()) for c, b in towers], scales, points)
+
+    def _predict(
+        self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
+    ) -> Predictions:
         cls, box = ([pair[i] for pair in towers] for i in (0, 1))
         logits = self._flat([self.cls(x) for x in cls])
         raw = self._flat([self.box(x) for x in box])
@@ -71,7 +78,7 @@ class Predictor(nn.Module):
     def _flat(self, maps: Sequence[Tensor]) -> Tensor:
         """[B, anchors * C, h, w] each -> [B, N, C] of all, an anchor of a cell after the other."""
         count = len(self.branch.anchors)
-        return torch.cat([by_point(x, count) for x in maps], 1).float()
+        return torch.cat([by_point(x, count) for x in maps], 1)
 
 
 def by_point(maps: Tensor, anchors: int) -> Tensor:

@@ -27,7 +27,7 @@ def training_operations(experiment: Experiment) -> float | None:
     data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
     if not data.images:
         return None
-    once = _cost(experiment.detector, data.classes, branches, data.height, data.width)
+    once = _cost(experiment.detector, data.classes, branches, (data.height, data.width))
     return 2.0 * once.multiply_adds * PASSES * data.images * experiment.training.epochs
 
 
@@ -50,6 +50,6 @@ def compute_line(trials: Sequence[TrialRecord]) -> str | None:
 
 @cache
 def _cost(
-    detector: DetectorOptions, classes: int, branches: tuple[Branch, ...], height: int, width: int
+    detector: DetectorOptions, classes: int, branches: tuple[Branch, ...], size: tuple[int, int]
 ) -> ModelCost:
-    return model_cost(detector, classes, branches, height, width)
+    return model_cost(detector, classes, branches, size, training=True)

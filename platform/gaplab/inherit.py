@@ -33,20 +33,33 @@ def waves(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
     return found
 
 
-def check_parents(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
-    """Refuse trials that start from what is neither finished nor about to run (UserError)."""
+def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
+    """Refuse trials that start from a trial that is neither finished nor about to run, or from
+    weights that are not on this disk (UserError).
+    """
     running = {trial.id for trial in trials}
     parents = sorted({found for trial in trials if (found := parent(trial))} - running)
     states = ledger.states(parents)
     unknown = [each for each in parents if states.get(each) != "succeeded"]
-    files = {trial.config["training"]["init_from"] for trial in trials if parent(trial) is None}
-    lost = [path for path in files if path and not Path(path).is_file()]
+    files = {named for trial in trials for named in _files(trial)}
     problems = [
         f"training.init_from: trial {each} has not succeeded here; run it first" for each in unknown
     ]
-    problems += [f"training.init_from: {path}: no such file" for path in sorted(lost)]
+    problems += [
+        f"{key}: {path}: no such file; correct the path, which starts at the working directory"
+        for key, path in sorted(files)
+        if not Path(path).is_file()
+    ]
     if problems:
         raise UserError(*problems)
+
+
+def _files(trial: TrialRecord) -> list[tuple[str, str]]:
+    """The files of weights that a trial reads: (key of the spec, path)."""
+    source = trial.config["training"]["init_from"] if parent(trial) is None else ""
+    trunk = trial.config.get("detector", {}).get("backbone", {}).get("weights", "")
+    named = {"training.init_from": source, "detector.backbone.weights": trunk}
+    return [(key, path) for key, path in named.items() if path]
 
 
 def initial_weights(source: str, storage: Storage) -> Mapping[str, Tensor]:

@@ -12,7 +12,7 @@ from detectors.data.loader import train_batches
 from detectors.engine import Learner, train_epoch
 from detectors.models.extractor import load_extractor
 from detectors.structures import Progress
-from detectors.world import World
+from detectors.world import World, seed_torch
 from gaplab.errors import UserError
 from gaplab.evaluation import Evaluator
 from gaplab.inherit import initial_weights
@@ -94,6 +94,7 @@ class _Run:
             self.train_data, training, self.experiment.seed, self.epoch, world.rank, world.size
         )
         progress = Progress(self.learner.step, steps, self.epoch, training.epochs)
+        seed_torch(self.experiment.seed, self.epoch, world.rank)
         losses = train_epoch(self.learner, batches, progress)
         self.epoch += 1
         return losses

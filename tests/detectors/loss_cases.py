@@ -95,7 +95,11 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
         None,
         (2 * drawn()).requires_grad_() if centerness else None,
     )
-    targets = [Targets(boxes(n, rng), torch.randint(CLASSES, (n,), generator=rng)) for n in counts]
+    extents = [None, (24.0, 30.0)]
+    targets = [
+        Targets(boxes(n, rng), torch.randint(CLASSES, (n,), generator=rng), extents[i % 2])
+        for i, n in enumerate(counts)
+    ]
     found = [assigned(n, rng, soft=kind == "bce") for n in counts]
     return Case(points, predictions, found, targets, kind)
 
@@ -156,9 +160,9 @@ def boxed(box: Box, wanted: Box, anchor: Box, kind: str) -> float:
     return sum(abs(a - b) for a, b in pairs)
 
 
-def in_shares(box: Box, wanted: Box) -> float:
+def in_shares(box: Box, wanted: Box, extent: tuple[float, float]) -> float:
     """L1 of centre and sides, as shares of the image."""
-    pairs = zip(center_form(box), center_form(wanted), EXTENT * 2, strict=True)
+    pairs = zip(center_form(box), center_form(wanted), extent * 2, strict=True)
     return sum(abs(a - b) / side for a, b, side in pairs)
 
 
@@ -198,9 +202,9 @@ def looped(of: Case, options: LossOptions) -> dict[str, float]:
             g, degree = int(found.object[n]), float(found.degree[n])
             wanted, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
             place = center_of(of.points.xy[n].tolist(), wanted)
-            weight = degree if options.box_by == "degree" else place
+            weight = {"degree": degree, "centerness": place, "equal": 1.0}[options.box_by]
             box += weight * boxed(guess, wanted, of.points.anchors[n].tolist(), options.box)
-            l1 += weight * in_shares(guess, wanted)
+            l1 += weight * in_shares(guess, wanted, targets.extent or EXTENT)
             if of.predictions.centerness is not None:
                 centerness += bce(of.predictions.centerness[i, n].item(), place)
             degrees, weights, positives = degrees + degree, weights + weight, positives + 1

@@ -15,7 +15,7 @@ from detectors.models.resnet import ResNet
 from detectors.models.retinanet import RetinaNetOptions
 
 PAPER = Path(__file__).parents[2] / "experiments" / "paper_results.json"
-CLASSES, HEIGHT, WIDTH = 80, 800, 1280
+CLASSES, SIZE = 80, (800, 1280)
 TRUNK = ResNet(depth=50, weights="resnet50.pth", stride_in="1x1")
 """Named, never read: counting needs no weights."""
 SHAPE: dict[str, Any] = {"backbone": TRUNK, "channels": 256, "tower_convs": 4, "extra_levels": 2}
@@ -49,7 +49,7 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
     table prints 388 and its text 338; 338 is right.
     """
     options, branches, row, suffix = CASES[name]
-    found = model_cost(options, CLASSES, branches, HEIGHT, WIDTH)
+    found = model_cost(options, CLASSES, branches, SIZE)
     wanted = published[row]
     assert round(found.trainable / 1e6, 1) == wanted[f"params{suffix}_m"]
     gflops = 338 if name == "DATE-R, separate towers" else wanted[f"gflops{suffix}"]
@@ -59,14 +59,14 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
 def test_stride_in_the_3x3_costs_more(published: dict[str, dict[str, float]]) -> None:
     """torchvision's trunk: why counts from other code bases differ by 4.7 G."""
     other = FCOS.model_copy(update={"backbone": TRUNK.model_copy(update={"stride_in": "3x3"})})
-    costs = [model_cost(o, CLASSES, ("o2m",), HEIGHT, WIDTH) for o in (FCOS, other)]
+    costs = [model_cost(o, CLASSES, ("o2m",), SIZE) for o in (FCOS, other)]
     assert costs[0].parameters == costs[1].parameters
     assert costs[1].multiply_adds - costs[0].multiply_adds == pytest.approx(4.7e9, rel=0.02)
 
 
 def test_the_laptop_detector_by_hand() -> None:
     """OneNet's shape on the tiny trunk: every convolution counted from its definition."""
-    found = model_cost(OneNetOptions(), 4, ("o2o",), 96, 96)
+    found = model_cost(OneNetOptions(), 4, ("o2o",), (96, 96))
 
     def conv(inputs: int, outputs: int, kernel: int, side: int) -> int:
         return inputs * outputs * kernel**2 * side**2
@@ -84,7 +84,7 @@ def test_the_laptop_detector_by_hand() -> None:
 
 def test_cascaded_heads_cost_nothing_at_inference() -> None:
     one, three = (
-        model_cost(OneNetOptions(heads=heads), 4, ("o2o",), 96, 96).multiply_adds
+        model_cost(OneNetOptions(heads=heads), 4, ("o2o",), (96, 96)).multiply_adds
         for heads in (1, 3)
     )
     wide = 32 * 32 * 9 * 24 * 24  # the first head sees the neck's map twice

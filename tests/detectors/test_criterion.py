@@ -26,7 +26,7 @@ all_options = st.builds(
     box=st.sampled_from(["giou", "iou", "deltas"]),
     box_weight=weight,
     l1_weight=weight,
-    box_by=st.sampled_from(["degree", "centerness"]),
+    box_by=st.sampled_from(["degree", "centerness", "equal"]),
     centerness_weight=weight,
     normalizer=st.sampled_from(NORMALIZERS),
 )
@@ -49,7 +49,7 @@ def test_equals_the_loop_over_points(
 
 
 @each_normalizer
-@pytest.mark.parametrize("box_by", ["degree", "centerness"])
+@pytest.mark.parametrize("box_by", ["degree", "centerness", "equal"])
 @settings(max_examples=12)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=5), seeds, kinds, st.integers(2, 3))
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import make_optimizer
+from detectors.engine import make_optimizer, train_epoch
 from detectors.training import Training, lr_factor
 
 
@@ -152,3 +152,35 @@ class TestOptimizer:
         mini.steps(learner, 0, 2)
         for name, parameter in learner.bare.named_parameters():
             assert torch.equal(parameter, before[name]) == name.startswith("backbone."), name
+
+
+class PairWorld:
+    """Two ranks, of which the other one's values are all 10 and the loss parts equal."""
+
+    rank, size = 0, 2
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        return (value + 10) / 2
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+
+def test_ranks_share_their_running_statistics_after_an_epoch(mini: ModuleType) -> None:
+    """Both of the weights trained and of their average; counters stay whole numbers."""
+    learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, PairWorld(), normed(mini))
+    before = {name: buffer.clone() for name, buffer in learner.bare.named_buffers()}
+    train_epoch(learner, [], mini.progress(0))
+    for name, buffer in learner.bare.named_buffers():
+        shared = (before[name] + 10) / 2 if buffer.is_floating_point() else before[name]
+        assert torch.equal(buffer, shared), name
+    averaged = dict(learner.averaged.module.named_buffers())
+    assert all(torch.equal(averaged[name], b) for name, b in learner.bare.named_buffers())
+    assert any(name.endswith("running_mean") for name in before)
+
+
+def normed(mini: ModuleType) -> nn.Module:
+    """A detector with batch norm in it."""
+    model: nn.Module = mini.detector(ASSIGNERS["poto"]())
+    model.add_module("norm", nn.BatchNorm2d(4))
+    return model

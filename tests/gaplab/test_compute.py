@@ -23,7 +23,7 @@ def test_three_forward_passes_for_every_image_of_every_epoch(write_spec: Write) 
     (trial,) = expand(load_spec(write_spec())).trials
     experiment = experiment_of(trial)
     data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
-    once = model_cost(experiment.detector, data.classes, branches, data.height, data.width)
+    once = model_cost(experiment.detector, data.classes, branches, (data.height, data.width))
     images = len(experiment.data.load("train"))
     wanted = 6 * once.multiply_adds * images * experiment.training.epochs
     assert training_operations(experiment) == wanted

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gaplab.errors import UserError
-from gaplab.inherit import check_parents, initial_weights, waves
+from gaplab.inherit import check_sources, initial_weights, waves
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
@@ -56,11 +56,16 @@ def test_missing_parents_and_files_are_refused_together(ledger: Ledger, tmp_path
     there = tmp_path / "there.pth"
     there.touch()
     trials = [record(1), record(2, name(1)), record(3, name(9)), record(4, "gone.pth")]
+    trunk = record(6)
+    trunk.config["detector"] = {"backbone": {"weights": "lost.pth"}}
     with ledger, pytest.raises(UserError) as raised:
-        check_parents(ledger, [*trials, record(5, str(there))])
+        check_sources(ledger, [*trials, record(5, str(there)), trunk])
     assert list(raised.value.problems) == [
         f"training.init_from: trial {name(9)} has not succeeded here; run it first",
-        "training.init_from: gone.pth: no such file",
+        "detector.backbone.weights: lost.pth: no such file; "
+        "correct the path, which starts at the working directory",
+        "training.init_from: gone.pth: no such file; "
+        "correct the path, which starts at the working directory",
     ]
 
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 from gaplab.errors import UserError
 from gaplab.home import Home
-from gaplab.inherit import check_parents, waves
+from gaplab.inherit import check_sources, waves
 from gaplab.launch.capacity import Node, concurrency, misfits
 from gaplab.launch.cluster import cluster
 from gaplab.launch.recorder import Listener, Recorder
@@ -32,7 +32,7 @@ def run_sweep(
     """
     todo = missing(ledger, sweep)
     recorder = Recorder(ledger, sweep.id, listeners)
-    check_parents(ledger, todo)
+    check_sources(ledger, todo)
     with cluster(address, home.path) as nodes:
         at_once = _fit(nodes, todo)
         ledger.add_sweep(sweep)

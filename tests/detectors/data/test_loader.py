@@ -263,14 +263,15 @@ class Bare(Photographs):
         return replace(sample, image=sample.image[:, :height, :width])
 
 
-def test_validation_images_of_different_sizes_share_a_batch() -> None:
-    data = Bare(4)
-    ((indices, batch),) = val_batches(data, 8, 0, 1)
-    assert indices == [0, 1, 2, 3]
-    assert batch.images.shape == (4, 3, 64, 64)
-    assert batch.scales == ((0.5, 0.5),) * 4
-    for image, index in zip(batch.images, indices, strict=True):
-        own = data[index].image
-        assert torch.equal(image[:, : own.shape[1], : own.shape[2]], own)
-    ((_, alone),) = val_batches(Bare(1), 8, 0, 1)
-    assert alone.images.shape == (1, 3, 48, 64)
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_validation_images_share_a_batch_with_their_like_alone(batch: int, size: int) -> None:
+    """So no image is padded for another's sake, however many workers there are."""
+    data, seen = Bare(9), list[int]()
+    for rank in range(size):
+        for indices, images in val_batches(data, batch, rank, size):
+            assert len(indices) <= batch
+            for image, index in zip(images.images, indices, strict=True):
+                assert torch.equal(image, data[index].image)
+            seen += indices
+    assert sorted(seen) == list(range(9))

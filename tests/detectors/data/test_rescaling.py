@@ -266,3 +266,12 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str
 
 def test_a_list_of_a_spec_becomes_sides() -> None:
     assert Training.model_validate({"train_sides": [640, 800]}).train_sides == (640, 800)
+
+
+def test_the_extent_is_that_of_the_image_without_padding() -> None:
+    image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+    none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    large = resized(Sample(1, image, none, (1.0, 1.0)), 80, 1000)
+    assert large.targets.extent == (120, 80)
+    assert padded(large).targets.extent == (120, 80)
+    assert cropped(large, (10, 20, 70, 50)).targets.extent == (60, 30)

@@ -154,3 +154,12 @@ def test_dihedral_is_the_draw_of_three_numbers() -> None:
 def test_every_choice_of_a_training_is_there() -> None:
     choices = Training.model_fields["augment"].annotation
     assert set(get_args(choices)) == set(AUGMENTATIONS)
+
+
+def test_the_extent_stays_with_the_image_and_turns_with_it() -> None:
+    """Of a 30 x 20 image padded to 32 x 32."""
+    targets = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), (30.0, 20.0))
+    padded = Sample(1, torch.zeros(3, 32, 32, dtype=torch.uint8), targets, (1.0, 1.0))
+    assert flip_horizontal(padded).targets.extent == (30.0, 20.0)
+    assert flip_vertical(padded).targets.extent == (30.0, 20.0)
+    assert transpose(padded).targets.extent == (20.0, 30.0)
