@@ -149,7 +149,7 @@ class Criterion:
     ) -> Tensor | None:
         if not self.options.l1_weight:
             return None
-        loss = (weight * l1_of_image(boxes, found.box, extent)).sum() / total
+        loss = (weight * l1_of_image(boxes, found.box, extent, self.options.l1_of)).sum() / total
         return self.options.l1_weight * loss
 
     def _centerness(

@@ -11,12 +11,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detectors.options import Options
+from detectors.options import LATER, Options
 
 ClsLoss = Literal["focal", "bce", "gaussian"]
 """How an assignment trains classification: focal loss to degree 0 or 1; the same but BCE to the
 degree of positive points (002 Eq. 4); focal loss without its class balance, whose negatives the
 assignment weighs down near objects (CenterNet)."""
+
+
+L1Of = Literal["center_sides", "corners"]
 
 
 class LossOptions(Options):
@@ -29,8 +32,11 @@ class LossOptions(Options):
     """1 - GIoU; -log(IoU) (FCOS as first published); L1 of deltas to the anchors (RetinaNet)."""
     box_weight: float = Field(5.0, ge=0)
     l1_weight: float = Field(0.0, ge=0)
-    """Of a second box loss, L1 between boxes as centre and sides in shares of the image (DETR,
-    OneNet, DATE's one-to-one branch: 5)."""
+    """Of a second box loss, L1 between boxes in shares of the image (DETR, OneNet, DATE's
+    one-to-one branch: 5); see `l1_of`."""
+    l1_of: L1Of = Field("center_sides", json_schema_extra=LATER)
+    """What L1 compares: centre, width and height (DETR, DATE, 001's text) or corners (OneNet's
+    released code)."""
     box_by: Literal["degree", "centerness", "equal"] = "degree"
     """How much a positive point's box counts: by its degree, by the centerness of its place in the
     box (FCOS's improved recipe; o2f's released code), or all alike (002 Eq. 5). Each sum is divided
@@ -83,12 +89,14 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
     return torch.where(degree > 0, soft_bce(logits, degree), background)
 
 
-def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor) -> Tensor:
-    """Summed absolute differences of centre and sides, in shares of the image: [K, 4] -> [K].
+def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor, of: L1Of) -> Tensor:
+    """Summed absolute differences of what `of` says, in shares of the image: [K, 4] -> [K].
 
     extent: [K, 2], width and height in pixels of the image that each box is in.
     """
     difference = boxes - wanted
+    if of == "corners":
+        return (difference / extent.repeat(1, 2)).abs().sum(1)
     center = (difference[:, :2] + difference[:, 2:]) / 2
     side = difference[:, 2:] - difference[:, :2]
     return ((center / extent).abs() + (side / extent).abs()).sum(1)

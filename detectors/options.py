@@ -15,7 +15,9 @@ class Options(BaseModel):
     """Frozen, keyword-only settings. Unknown keys, wrong types, NaN and infinity are refused.
 
     A field with `json_schema_extra=NOT_IDENTITY` can't change a trial's result (a path, a cache
-    size) and stays out of the trial's id.
+    size) and stays out of the trial's id. One with `LATER` was added when trials had been trained
+    already, with a default that means what they did: at its default it stays out, too, and they
+    keep their ids.
     """
 
     model_config = ConfigDict(
@@ -24,6 +26,7 @@ class Options(BaseModel):
 
 
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
+LATER: dict[str, Any] = {"identity": "unless default"}
 
 
 class OneOf:

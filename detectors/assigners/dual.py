@@ -20,8 +20,9 @@ class Dual(Strategy):
     CrowdHuman has the minimum cost in place of POTO.
     What each branch predicts and which losses it has are options of detector and training. 004's
     o2o loss is focal (2), L1 (5) and GIoU (2). DATE-F's o2m branch has centerness, the plain IoU
-    loss and boxes decoded by exp, and its released code takes points from the whole box, where
-    `fcos` samples the centre square by default. As in that code, both share the levels' scales.
+    loss and boxes decoded by exp (`detector.o2m_code`), and its released code takes points from the
+    whole box, where `fcos` samples the centre square by default. As in that code, both share the
+    levels' scales.
     """
 
     name: Literal["dual"] = "dual"

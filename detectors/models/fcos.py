@@ -8,7 +8,7 @@ from detectors.models.anchors import AnchorOptions
 from detectors.models.gates import GATES, Centerness, GateOptions, NoGate
 from detectors.models.predictor import BranchShape
 from detectors.models.pyramid_options import PyramidOptions
-from detectors.options import OneOf
+from detectors.options import LATER, OneOf
 
 
 class FcosOptions(PyramidOptions):
@@ -33,6 +33,8 @@ class FcosOptions(PyramidOptions):
     anchor_scale: float = Field(4.0, gt=0)
     """Side in strides of the square anchor at every point, for assignments that need one (anchor,
     atss, retinanet; 003 Table 1 has 4, ATSS 8). Nothing else looks at it."""
+    o2m_code: Literal["same", "softplus", "relu", "exp"] = Field("same", json_schema_extra=LATER)
+    """The same for the one-to-many branch of points; `same`: as `box` (DATE has `exp` there)."""
     o2m_box: Literal["point", "anchor"] = "point"
     """`anchor`: the one-to-many branch is RetinaNet's, with `o2m_anchors` and box deltas (DATE-R).
     """
@@ -55,4 +57,5 @@ class FcosOptions(PyramidOptions):
             return BranchShape(square, self.box, self.gate)
         if self.o2m_box == "anchor":
             return BranchShape(self.o2m_anchors.shapes(), "deltas")
-        return BranchShape(square, self.box, NoGate(), self.centerness, self.centerness_from)
+        code = self.box if self.o2m_code == "same" else self.o2m_code
+        return BranchShape(square, code, NoGate(), self.centerness, self.centerness_from)

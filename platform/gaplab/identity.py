@@ -7,15 +7,19 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from detectors.options import Options
+from detectors.options import LATER, Options
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def identity(value: Any) -> Any:
-    """`value` as plain JSON, without the fields that can't change a result, at any depth."""
+    """`value` as plain JSON, without the fields that can't change a result, at any depth.
+
+    Fields marked `LATER` are left out where they have their default.
+    """
     if isinstance(value, Options):
-        return {key: identity(getattr(value, key)) for key in counted(type(value))}
+        counts = [key for key in counted(type(value)) if not _as_before(value, key)]
+        return {key: identity(getattr(value, key)) for key in counts}
     if isinstance(value, dict):
         return {key: identity(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -32,6 +36,14 @@ def counted(model: type[Options]) -> tuple[str, ...]:
 def _counts(field: FieldInfo) -> bool:
     extra = field.json_schema_extra
     return not isinstance(extra, dict) or extra.get("identity") is not False
+
+
+def _as_before(value: Options, key: str) -> bool:
+    """Whether a field that was added later has the default, which means what was before it."""
+    field = type(value).model_fields[key]
+    extra = field.json_schema_extra
+    later = isinstance(extra, dict) and extra.get("identity") == LATER["identity"]
+    return later and bool(getattr(value, key) == field.default)
 
 
 def canonical(value: Any) -> str:

@@ -160,9 +160,10 @@ def boxed(box: Box, wanted: Box, anchor: Box, kind: str) -> float:
     return sum(abs(a - b) for a, b in pairs)
 
 
-def in_shares(box: Box, wanted: Box, extent: tuple[float, float]) -> float:
-    """L1 of centre and sides, as shares of the image."""
-    pairs = zip(center_form(box), center_form(wanted), extent * 2, strict=True)
+def in_shares(box: Box, wanted: Box, extent: tuple[float, float], of: str) -> float:
+    """L1 of centre and sides, or of corners, as shares of the image."""
+    both = (box, wanted) if of == "corners" else (center_form(box), center_form(wanted))
+    pairs = zip(*both, extent * 2, strict=True)
     return sum(abs(a - b) / side for a, b, side in pairs)
 
 
@@ -204,7 +205,7 @@ def looped(of: Case, options: LossOptions) -> dict[str, float]:
             place = center_of(of.points.xy[n].tolist(), wanted)
             weight = {"degree": degree, "centerness": place, "equal": 1.0}[options.box_by]
             box += weight * boxed(guess, wanted, of.points.anchors[n].tolist(), options.box)
-            l1 += weight * in_shares(guess, wanted, targets.extent or EXTENT)
+            l1 += weight * in_shares(guess, wanted, targets.extent or EXTENT, options.l1_of)
             if of.predictions.centerness is not None:
                 centerness += bce(of.predictions.centerness[i, n].item(), place)
             degrees, weights, positives = degrees + degree, weights + weight, positives + 1

@@ -26,6 +26,7 @@ all_options = st.builds(
     box=st.sampled_from(["giou", "iou", "deltas"]),
     box_weight=weight,
     l1_weight=weight,
+    l1_of=st.sampled_from(["center_sides", "corners"]),
     box_by=st.sampled_from(["degree", "centerness", "equal"]),
     centerness_weight=weight,
     normalizer=st.sampled_from(NORMALIZERS),

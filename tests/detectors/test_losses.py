@@ -159,6 +159,8 @@ class TestCenterness:
 def test_l1_counts_centre_and_sides_in_shares_of_the_image_by_hand() -> None:
     """100 x 50 pixels: centres differ by (10, 5), sides by (20, 10)."""
     found, wanted = torch.tensor([[[10.0, 10.0, 30.0, 20.0]], [[10.0, 10.0, 50.0, 30.0]]])
-    found = l1_of_image(found, wanted, torch.tensor([[100.0, 50.0]]))
+    found = l1_of_image(found, wanted, torch.tensor([[100.0, 50.0]]), "center_sides")
     assert found.tolist() == pytest.approx([10 / 100 + 5 / 50 + 20 / 100 + 10 / 50])
-    assert l1_of_image(torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, 2)).shape == (0,)
+    assert l1_of_image(
+        torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, 2), "corners"
+    ).shape == (0,)

@@ -1,0 +1,48 @@
+"""What makes two trials the same trial, field by field."""
+
+import pytest
+from pydantic import Field
+
+from detectors.models.fcos import FcosOptions
+from detectors.options import LATER, NOT_IDENTITY, Options
+from gaplab.identity import identity
+
+
+class Part(Options):
+    """As it was first."""
+
+    size: int = 1
+    place: str = Field("here", json_schema_extra=NOT_IDENTITY)
+
+
+class Grown(Options):
+    """The same class later."""
+
+    size: int = 1
+    place: str = Field("here", json_schema_extra=NOT_IDENTITY)
+    mode: str = Field("as before", json_schema_extra=LATER)
+
+
+class Whole(Options):
+    parts: tuple[Options, ...]
+
+
+def test_a_path_never_counts() -> None:
+    assert identity(Part(place="there")) == identity(Part()) == {"size": 1}
+
+
+def test_a_field_added_later_counts_where_it_says_something_new() -> None:
+    assert identity(Grown()) == identity(Part())
+    assert identity(Grown(mode="new")) == {"size": 1, "mode": "new"}
+
+
+def test_at_any_depth() -> None:
+    assert identity(Whole(parts=(Grown(), Grown(mode="new")))) == {
+        "parts": [{"size": 1}, {"size": 1, "mode": "new"}]
+    }
+
+
+@pytest.mark.parametrize("code", ["relu", "exp"])
+def test_detectors_from_before_the_option_keep_their_ids(code: str) -> None:
+    assert "o2m_code" not in identity(FcosOptions())
+    assert identity(FcosOptions.model_validate({"o2m_code": code}))["o2m_code"] == code
