@@ -14,6 +14,7 @@ from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, supply
 from detectors.data.loader import Batch
 from detectors.losses import LossOptions
+from detectors.optimizer import make_optimizer, ramped_average
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
 from detectors.world import World
@@ -43,7 +44,7 @@ class Learner:
     ) -> "Learner":
         """A learner at step 0."""
         bare = getattr(model, "module", model)
-        averaged = AveragedModel(bare, multi_avg_fn=_ramped_average(training.ema), use_buffers=True)
+        averaged = AveragedModel(bare, multi_avg_fn=ramped_average(training.ema), use_buffers=True)
         averaged.requires_grad_(False).eval()
         return cls(model, averaged, make_optimizer(bare, training), strategy, training, world)
 
@@ -77,31 +78,6 @@ class Learner:
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
-
-
-def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay only on parameters with two or more dimensions.
-
-    A group's `share` is its learning rate as a share of `training.lr`.
-    """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [
-                p
-                for name, p in named
-                if name.startswith("backbone.") == trunk and (p.ndim > 1) == decays
-            ],
-            "weight_decay": training.weight_decay if decays else 0.0,
-            "share": training.backbone_lr if trunk else 1.0,
-        }
-        for trunk in (True, False)
-        for decays in (True, False)
-    ]
-    groups = [group for group in groups if group["params"]]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=training.lr, fused=True)
 
 
 def train_epoch(learner: Learner, batches: Iterable[Batch], progress: Progress) -> dict[str, float]:
@@ -241,18 +217,3 @@ def _descend(learner: Learner, total: Tensor, progress: Progress) -> None:
     learner.optimizer.step()
     learner.averaged.update_parameters(learner.bare)
     learner.step += 1
-
-
-def _ramped_average(decay: float) -> Any:
-    """Averaging whose decay grows as (1 + t) / (10 + t) up to `decay`, so that it starts fast."""
-
-    @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        t = int(count)
-        weight = 1 - min(decay, (1 + t) / (10 + t))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, weight)
-        else:  # batch norm's step counters
-            torch._foreach_copy_(averaged, current)
-
-    return average

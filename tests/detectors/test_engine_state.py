@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import make_optimizer, train_epoch
+from detectors.engine import train_epoch
+from detectors.optimizer import make_optimizer
 from detectors.training import Training, lr_factor
 
 

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from detectors.assigners.poto import Poto
-from detectors.engine import Learner, make_optimizer
+from detectors.engine import Learner
 from detectors.models.backbone_base import MEAN, STD
 from detectors.models.resnet import ResNet, ResNetTrunk
 from detectors.models.weights import WeightsError
+from detectors.optimizer import make_optimizer
 from detectors.training import Training
 from detectors.world import LocalWorld
 

@@ -1,0 +1,48 @@
+"""The optimiser and the averaging of weights that `Training` asks for."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectors.training import Training
+
+
+def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay only on parameters with two or more dimensions.
+
+    A group's `share` is its learning rate as a share of `training.lr`.
+    """
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {
+            "params": [
+                p
+                for name, p in named
+                if name.startswith("backbone.") == trunk and (p.ndim > 1) == decays
+            ],
+            "weight_decay": training.weight_decay if decays else 0.0,
+            "share": training.backbone_lr if trunk else 1.0,
+        }
+        for trunk in (True, False)
+        for decays in (True, False)
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=training.lr, fused=True)
+
+
+def ramped_average(decay: float) -> Any:
+    """Averaging whose decay grows as (1 + t) / (10 + t) up to `decay`, so that it starts fast."""
+
+    @torch.no_grad()
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
+        t = int(count)
+        weight = 1 - min(decay, (1 + t) / (10 + t))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:  # batch norm's step counters
+            torch._foreach_copy_(averaged, current)
+
+    return average
