@@ -84,7 +84,8 @@ class Predictions:
         """[..., N, C] in [0, 1], by which detections are ranked.
 
         sqrt(class score * centerness) where centerness is trained by itself (FCOS's improved
-        recipe), else the sigmoid of the logits.
+        recipe), else the sigmoid of the logits. A protocol's floor is compared with these; released
+        FCOS codes compare theirs with the class score alone.
         """
         scores = self.logits.float().sigmoid()
         if self.centerness is None:

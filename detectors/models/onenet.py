@@ -25,8 +25,9 @@ class OneNetOptions(DetectorOptions):
     The published shape: channels 64, neck deconv, box pixels. With `heads` above 1 prediction heads
     are cascaded in training (001 section 4.1): head j sees the neck's map F_0 and the features
     F_{j-1} of the one before (the first sees F_0 twice) through a convolution of its own; class and
-    box convolutions are shared. Multi-head training has no released code. Deviation: the released
-    neck has deformable convolutions, see `Deconv`.
+    box convolutions are shared. Multi-head training has no released code. Deviations: the
+    released neck has deformable convolutions, see `Deconv`; its heads start Xavier-uniform, these
+    as a plain convolution and small predictors do.
     """
 
     name: Literal["onenet"] = "onenet"
