@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
+# Starts Ray clusters, which want the machine for themselves.
+SWEEPS := tests/gaplab/cli/test_sweeps.py
 export OMP_NUM_THREADS := 1
 
 .PHONY: demo test bench clean
@@ -13,7 +15,8 @@ test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n 2 --ignore $(SWEEPS)
+	$(RUN)/python -m pytest $(SWEEPS)
 
 bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
 	$(RUN)/python -m pytest -s tests/benchmarks
