@@ -5,6 +5,7 @@ from functools import cache
 
 from detectors.assigners.base import Branch
 from detectors.cost import ModelCost, model_cost
+from detectors.data.base import DataError
 from detectors.models.base import DetectorOptions
 from gaplab.records import TrialRecord
 from gaplab.spec import Experiment
@@ -20,14 +21,18 @@ CORE = 28e9
 
 
 def training_operations(experiment: Experiment) -> float | None:
-    """Multiplications and additions of all training steps; None where the images are not counted.
+    """Multiplications and additions of all training steps; None where the images are not counted
+    or the detector can't be built here.
 
     Of convolutions alone, at the data's full size, all branches included.
     """
     data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
     if not data.images:
         return None
-    once = _cost(experiment.detector, data.classes, branches, (data.height, data.width))
+    try:
+        once = _cost(experiment.detector, data.classes, branches, (data.height, data.width))
+    except DataError:  # a trunk whose library is missing
+        return None
     return 2.0 * once.multiply_adds * PASSES * data.images * experiment.training.epochs
 
 
@@ -44,7 +49,8 @@ def compute_line(trials: Sequence[TrialRecord]) -> str | None:
     ]
     unknown = len(trials) - len(on_gpu) - len(on_cpu)
     if unknown:
-        parts.append(f"{unknown} trials on data of unknown size left out")
+        why = "data of unknown size, or a detector that can't be built here"
+        parts.append(f"{unknown} trials left out ({why})")
     return f"by arithmetic: {'; '.join(parts)}" if trials else None
 
 
