@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import Prior, fits_level, in_prior, ltrb
+from detectors.assigners.geometry import fits_level, in_prior, ltrb
 from detectors.assigners.ranking import best_object
 from detectors.boxes import area
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
@@ -24,7 +24,7 @@ class Fcos(Assigner):
     name: Literal["fcos"] = "fcos"
     radius: float = Field(1.5, gt=0)
     """Half side of the centre square in strides; only the prior `center` looks at it."""
-    prior: Prior = "center"
+    prior: Literal["center", "box"] = "center"
     """`box`: the whole box, as in FCOS's first version, mmdetection and DATE's code (004)."""
     range_factor: float = Field(8.0, gt=0)
     """Upper end of a level's size range in strides; the lower end is half of it. FCOS has 8."""

@@ -1,16 +1,17 @@
 """Quality-ATSS: one-to-many by predicted quality, with a threshold of each object's own."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import in_box, matching_quality
-from detectors.assigners.ranking import best_object, best_per_level, standing_out
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.assigners.geometry import in_box
+from detectors.assigners.quality import QualityRule
+from detectors.assigners.ranking import best_per_level, standing_out
+from detectors.structures import Points, Targets
 
 
-class QualityAtss(Assigner):
+class QualityAtss(QualityRule):
     """The predictions of outstanding quality (003 section 3.2.3: the auxiliary loss; Table 9).
 
     Candidates are the `topk` points of each level of highest p^(1 - alpha) * IoU^alpha (003 Eq. 4
@@ -23,19 +24,10 @@ class QualityAtss(Assigner):
     """
 
     name: Literal["quality_atss"] = "quality_atss"
-    alpha: float = Field(0.8, ge=0, le=1)
-    """Weight of the box's IoU against the class score in the quality."""
     topk: int = Field(9, ge=1)
     """Candidates of an object on each level."""
 
-    family: ClassVar[Family] = "o2m"
-    branch: ClassVar[Branch] = "o2m"
-
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
-    ) -> Assignment:
-        """See `Assigner.assign`; progress is not looked at."""
-        quality_GN = matching_quality(predictions, targets, self.alpha)
+    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
+        """See `QualityRule.candidates`."""
         candidate_GN = best_per_level(quality_GN, points, self.topk)
-        inside_GN = in_box(points, targets)
-        return best_object(quality_GN, standing_out(quality_GN, candidate_GN) & inside_GN)
+        return standing_out(quality_GN, candidate_GN) & in_box(points, targets)

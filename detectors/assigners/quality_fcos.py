@@ -1,17 +1,17 @@
 """Quality-FCOS: one-to-many by place, on the level the predictions choose."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import in_center_square, matching_quality
-from detectors.assigners.ranking import best_object
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.assigners.geometry import in_center_square
+from detectors.assigners.quality import QualityRule
+from detectors.structures import Points, Targets
 
 
-class QualityFcos(Assigner):
+class QualityFcos(QualityRule):
     """Every point in an object's centre square on the level of highest quality (003 Table 9).
 
     FCOS's rule, but the level is chosen by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4), not
@@ -21,20 +21,11 @@ class QualityFcos(Assigner):
     """
 
     name: Literal["quality_fcos"] = "quality_fcos"
-    alpha: float = Field(0.8, ge=0, le=1)
-    """Weight of the box's IoU against the class score in the quality."""
     radius: float = Field(1.5, gt=0)
     """Half side of the centre square in strides."""
 
-    family: ClassVar[Family] = "o2m"
-    branch: ClassVar[Branch] = "o2m"
-
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
-    ) -> Assignment:
-        """See `Assigner.assign`; progress is not looked at."""
-        quality_GN = matching_quality(predictions, targets, self.alpha)
+    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
+        """See `QualityRule.candidates`."""
         square_GN = in_center_square(points, targets, self.radius)
         best = torch.where(square_GN, quality_GN, -1.0).argmax(1)
-        own_level_GN = points.level[best][:, None] == points.level
-        return best_object(quality_GN, square_GN & own_level_GN)
+        return square_GN & (points.level[best][:, None] == points.level)
