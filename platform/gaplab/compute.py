@@ -1,12 +1,9 @@
 """What trials cost in arithmetic, known before any was run."""
 
 from collections.abc import Sequence
-from functools import cache
 
-from detectors.assigners.base import Branch
-from detectors.cost import ModelCost, model_cost
 from detectors.data.base import DataError
-from detectors.models.base import DetectorOptions
+from gaplab.modelcosts import training_cost
 from gaplab.records import TrialRecord
 from gaplab.spec import Experiment
 from gaplab.sweep import experiment_of
@@ -26,14 +23,14 @@ def training_operations(experiment: Experiment) -> float | None:
 
     Of convolutions alone, at the data's full size, all branches included.
     """
-    data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
-    if not data.images:
+    images = experiment.data.expected().images
+    if not images:
         return None
     try:
-        once = _cost(experiment.detector, data.classes, branches, (data.height, data.width))
+        once = training_cost(experiment)
     except DataError:  # a trunk whose library is missing
         return None
-    return 2.0 * once.multiply_adds * PASSES * data.images * experiment.training.epochs
+    return 2.0 * once.multiply_adds * PASSES * images * experiment.training.epochs
 
 
 def compute_line(trials: Sequence[TrialRecord]) -> str | None:
@@ -52,10 +49,3 @@ def compute_line(trials: Sequence[TrialRecord]) -> str | None:
         why = "data of unknown size, or a detector that can't be built here"
         parts.append(f"{unknown} trials left out ({why})")
     return f"by arithmetic: {'; '.join(parts)}" if trials else None
-
-
-@cache
-def _cost(
-    detector: DetectorOptions, classes: int, branches: tuple[Branch, ...], size: tuple[int, int]
-) -> ModelCost:
-    return model_cost(detector, classes, branches, size, training=True)

@@ -13,6 +13,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.command()(runs.plan)
+app.command()(runs.models)
 app.command()(runs.run)
 app.command()(runs.resume)
 app.command()(results.leaderboard)

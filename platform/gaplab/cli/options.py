@@ -1,10 +1,13 @@
 """Options that several commands share, and how they are read."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gaplab.errors import UserError
 
 HomeOption = Annotated[
     Path,
@@ -25,6 +28,14 @@ AddressOption = Annotated[
     str,
     typer.Option(help='Ray cluster to use: "local" starts one here; else "auto" or HOST:PORT.'),
 ]
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width from `800x1280`. Raises UserError."""
+    found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if found is None:
+        raise UserError(f"--size {text}: not height x width in pixels; write it as 800x1280")
+    return int(found[1]), int(found[2])
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""`gaplab plan`, `run` and `resume`."""
+"""`gaplab plan`, `models`, `run` and `resume`."""
 
 import sys
 from pathlib import Path
@@ -14,6 +14,7 @@ from gaplab.cli.options import (
     ProfileOption,
     SetOption,
     SpecArgument,
+    image_size,
 )
 from gaplab.home import DEFAULT_HOME, Home
 
@@ -36,6 +37,29 @@ def plan(
         sys.stdout.write(plan_json(made) + "\n")
     else:
         print_plan(made, Console(), 20 if not every else len(made.sweep.trials))
+
+
+def models(
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Size of an image [default: the data's].")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Print the weights and the multiply-adds of a spec's detectors; run nothing."""
+    from gaplab.cli.modelling import models_json, print_models
+    from gaplab.modelcosts import model_lines
+    from gaplab.specfile import load_spec
+    from gaplab.sweep import outline
+
+    image = image_size(size) if size else None
+    lines = model_lines(outline(load_spec(spec, profile, overrides or [])), image)
+    if json:
+        sys.stdout.write(models_json(lines) + "\n")
+    else:
+        print_models(lines, Console())
 
 
 def run(

@@ -9,7 +9,7 @@ from rich.table import Table
 _WORDS = {
     *("trial", "assignment", "data set", "state", "sweep", "branch", "protocol", "class", "metric"),
     *("node", "device", "reason", "begun", "recall, no NMS", "NMS among", "assign-\nment"),
-    *("row", "in the paper", "read as"),
+    *("row", "in the paper", "read as", "used by", "detector"),
 }
 
 
