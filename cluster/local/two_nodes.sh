@@ -1,0 +1,150 @@
+#!/usr/bin/env bash
+# A Ray cluster of several nodes on this machine: loopback only, token authentication, Jobs API.
+#   two_nodes.sh up [CPUS]           a head and a node called "second", CPUS each (default 1)
+#   two_nodes.sh add NAME [CPUS]     one more node
+#   two_nodes.sh kill NAME           SIGKILL to all of a node's processes: the machine goes away
+#   two_nodes.sh status              one line a node; fails unless the head runs
+#   two_nodes.sh env                 what to export, as `up` prints it
+#   two_nodes.sh down                SIGKILL to exactly what was started here
+# GAPLAB_CLUSTER: folder of token, logs and sockets (default /tmp/gaplab-UID; keep it short).
+# PYTHON: an interpreter that has Ray. Linux only.
+set -euo pipefail
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+FOLDER=${GAPLAB_CLUSTER:-/tmp/gaplab-$UID}
+VENV=$HERE/../../.venv/bin/python
+PYTHON=${PYTHON:-$([[ -x $VENV ]] && echo "$VENV" || echo python3)}
+OBJECT_STORE=200000000 # bytes a node
+PATIENCE=120           # seconds until a node must have started
+
+say() { echo "$*" >&2; }
+die() { say "two_nodes.sh: $*"; exit 1; }
+usage() { sed -n '3,8s/^# *//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+
+# Every process of a node inherits GAPLAB_NODE. Ray's workers overwrite the memory that /proc reads
+# it from, but share a session with those that don't; what starts its own session (a job) keeps it.
+members() { # NAME: pids, one a line
+  local marked sessions
+  marked=$(grep -slzxF "GAPLAB_NODE=$FOLDER/$1" /proc/[0-9]*/environ | cut -d/ -f3) || true
+  [[ -n $marked ]] || return 0
+  sessions=$(ps -o sid= -p "$(paste -sd, <<<"$marked")" | sort -u | tr -d ' ') || true
+  [[ -n $sessions ]] || return 0
+  ps -o pid=,stat= --sid "$(paste -sd, <<<"$sessions")" | awk '$2 !~ /^Z/ {print $1}' || true
+}
+
+names() { if [[ -d $FOLDER/nodes ]]; then ls "$FOLDER/nodes"; fi; }
+
+destroy() { # NAME: SIGKILL until nothing is left; a process may start another in between
+  local turn pids
+  for ((turn = 0; turn < 50; turn++)); do
+    pids=$(members "$1")
+    [[ -n $pids ]] || return 0
+    # shellcheck disable=SC2086  # one word a pid
+    kill -KILL $pids 2>/dev/null || true
+    sleep 0.2
+  done
+  die "node $1: processes $(members "$1" | paste -sd' ') don't end"
+}
+
+launch() { # NAME ARGUMENTS: `ray start` in a session of its own
+  local name=$1
+  shift
+  [[ $name =~ ^[a-z0-9]{1,16}$ ]] || die "node $name: use 1 to 16 of a-z and 0-9"
+  [[ -z $(members "$name") ]] || die "node $name runs already"
+  rm -rf "${FOLDER:?}/nodes/$name" && mkdir -p "$FOLDER/nodes/$name"
+  : >"$FOLDER/logs/$name.log"
+  env -u RAY_ADDRESS -u RAY_AUTH_TOKEN -u RAY_TMPDIR GAPLAB_NODE="$FOLDER/$name" \
+    RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$FOLDER/token" \
+    setsid "$PYTHON" "$HERE/raylet.py" start --block --disable-usage-stats --node-name="$name" \
+    --temp-dir="$FOLDER/nodes/$name" --object-store-memory="$OBJECT_STORE" \
+    --dashboard-agent-listen-port=0 "$@" </dev/null >"$FOLDER/logs/$name.log" 2>&1 &
+  disown # its end is no news of this shell's
+}
+
+started() { # NAME PID: wait until the node launched last is there
+  local log=$FOLDER/logs/$1.log turn
+  for ((turn = 0; turn < PATIENCE * 5; turn++)); do
+    if grep -q 'Ray runtime started' "$log"; then
+      say "node $1: started"
+      return 0
+    fi
+    kill -0 "$2" 2>/dev/null || break
+    sleep 0.2
+  done
+  tail -n 5 "$log" >&2
+  destroy "$1"
+  die "node $1 didn't start; its log is $log"
+}
+
+prepare() {
+  mkdir -p "$FOLDER"
+  [[ -O $FOLDER ]] || die "$FOLDER belongs to somebody else; choose another GAPLAB_CLUSTER"
+  chmod 700 "$FOLDER"
+  rm -rf "${FOLDER:?}"/{nodes,logs,token,address,jobs}
+  mkdir "$FOLDER/nodes" "$FOLDER/logs"
+  (umask 077 && head -c 32 /dev/urandom | od -An -vtx1 | tr -d ' \n' >"$FOLDER/token")
+}
+
+free_ports() { # three ports that are free now
+  "$PYTHON" -c 'import socket
+held = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+print(*(each.getsockname()[1] for each in held))'
+}
+
+up() { # CPUS
+  local gcs dashboard client head
+  [[ -z $(for name in $(names); do members "$name"; done) ]] || die "$FOLDER is up; use down first"
+  prepare
+  trap down EXIT # a start that fails, or is interrupted, leaves nothing behind
+  trap 'exit 130' INT TERM
+  read -r gcs dashboard client < <(free_ports)
+  launch head --head --port="$gcs" --node-ip-address=127.0.0.1 --num-cpus="$1" \
+    --include-dashboard=true --dashboard-host=127.0.0.1 --dashboard-port="$dashboard" \
+    --ray-client-server-port="$client"
+  head=$!
+  echo "127.0.0.1:$gcs" >"$FOLDER/address"
+  echo "http://127.0.0.1:$dashboard" >"$FOLDER/jobs"
+  add second "$1" # waits for the head by itself
+  started head "$head"
+  trap - EXIT INT TERM
+  environment
+}
+
+add() { # NAME CPUS
+  [[ -f $FOLDER/address ]] || die "$FOLDER is not up"
+  launch "$1" --address="$(<"$FOLDER/address")" --num-cpus="$2"
+  started "$1" $!
+}
+
+environment() {
+  [[ -f $FOLDER/jobs ]] || die "$FOLDER is not up"
+  printf 'export %s=%q\n' RAY_ADDRESS "$(<"$FOLDER/address")" \
+    RAY_API_SERVER_ADDRESS "$(<"$FOLDER/jobs")" RAY_AUTH_MODE token \
+    RAY_AUTH_TOKEN_PATH "$FOLDER/token" RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER 0
+}
+
+status() {
+  local name count
+  for name in $(names); do
+    count=$(members "$name" | wc -l)
+    echo "$name $([[ $count -gt 0 ]] && echo "running, $count processes" || echo gone)"
+  done
+  [[ -n $(members head) ]]
+}
+
+down() {
+  trap - EXIT
+  local name
+  for name in $(names); do destroy "$name"; done
+  rm -f "$FOLDER"/{token,address,jobs}
+}
+
+case ${1:-} in
+  up) [[ $# -le 2 ]] || usage; up "${2:-1}" ;;
+  add) [[ $# -eq 2 || $# -eq 3 ]] || usage; add "$2" "${3:-1}" ;;
+  kill) [[ $# -eq 2 ]] || usage; [[ -n $(members "$2") ]] || die "no node $2 runs"; destroy "$2" ;;
+  status) status ;;
+  env) environment ;;
+  down) down ;;
+  *) usage ;;
+esac

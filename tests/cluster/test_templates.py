@@ -1,0 +1,82 @@
+"""Rules that all templates share."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
+FOLDERS = sorted(path.name for path in CLUSTER.iterdir() if path.is_dir())
+SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
+YAMLS = sorted(CLUSTER.rglob("*.yaml"))
+READMES = sorted(CLUSTER.rglob("README.md"))
+PARTS = ("Starts", "Costs", "Results get home", "Not run")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(CLUSTER).as_posix()
+
+
+def test_all_five_are_there() -> None:
+    assert FOLDERS == ["cloud", "compose", "kuberay", "local", "slurm"]
+    assert [path.parent.name for path in READMES] == FOLDERS
+    assert len(SCRIPTS) >= 4
+    assert len(YAMLS) >= 6
+
+
+@pytest.mark.parametrize("path", READMES, ids=name_of)
+def test_a_readme_says_what_it_starts_costs_brings_home_and_what_was_not_run(path: Path) -> None:
+    text = path.read_text()
+    assert [part for part in PARTS if f"**{part}:**" not in text] == []
+    assert len(text.splitlines()) <= 30
+    assert max(map(len, text.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("path", READMES, ids=name_of)
+def test_a_readme_calls_commands_of_gaplab_that_exist(
+    path: Path, flags: dict[str, list[str]]
+) -> None:
+    text = path.read_text()
+    called = re.findall(r"gaplab ([a-z]+)[^`\n]*", text)
+    assert called, "no command of gaplab"
+    assert {f"gaplab {name}" for name in called} <= flags.keys()
+    for name, rest in re.findall(r"gaplab ([a-z]+)([^`\n|#]*)", text):
+        used = set(re.findall(r"(?<=\s)--[a-z-]+", rest))
+        assert used <= set(flags[f"gaplab {name}"]), f"gaplab {name}{rest}"
+
+
+@pytest.mark.parametrize("path", READMES, ids=name_of)
+def test_a_readme_names_files_that_exist(path: Path, root: Path) -> None:
+    named = re.findall(r"\b(?:cluster|experiments)/[\w./-]+\.\w+", path.read_text())
+    assert [name for name in named if not (root / name).is_file()] == []
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name_of)
+def test_a_yaml_file_parses(path: Path) -> None:
+    assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_a_script_is_sound_bash(path: Path) -> None:
+    assert path.read_text().startswith("#!/usr/bin/env bash\n")
+    assert "set -euo pipefail" in path.read_text()
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
+def test_shellcheck_has_nothing_to_say(path: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(p for p in CLUSTER.rglob("*") if p.is_file()), ids=name_of)
+def test_no_file_holds_a_secret_or_turns_authentication_off(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"://[^\s/@:]+:[^\s/@]+@", text), "a URL with a password"
+    assert not re.search(r"RAY_AUTH_MODE\W+disabled", text)
+    assert not re.search(r"\b[0-9a-f]{32,}\b", text), "what looks like a token"
