@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 # Starts Ray clusters, which want the machine for themselves.
-SWEEPS := tests/gaplab/cli/test_sweeps.py
+SWEEPS := tests/sweeps
+NODES := tests/cluster/test_two_nodes.py
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test bench clean
+.PHONY: demo test chaos bench clean
 
 demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
 	$(RUN)/gaplab run experiments/quickstart.yaml
@@ -15,8 +16,11 @@ test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
 	$(RUN)/mypy
-	$(RUN)/python -m pytest -n 2 --ignore $(SWEEPS)
+	$(RUN)/python -m pytest -n 2 --ignore $(SWEEPS) --ignore $(NODES)
 	$(RUN)/python -m pytest $(SWEEPS)
+
+chaos: $(VENV)/.ready-dev  ## faults put into running sweeps, many of each; an hour
+	CHAOS=full $(RUN)/python -m pytest $(SWEEPS)/test_chaos.py $(NODES)
 
 bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
 	$(RUN)/python -m pytest -s tests/benchmarks

@@ -1,7 +1,7 @@
 """Train and predict: the loop, without scheduler, store or tracker."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,6 +35,10 @@ class Learner:
     training: Training
     world: World
     step: int = 0
+    batches: int = 0
+    """Batches of the running epoch that are done; 0 again when it is over."""
+    sums: dict[str, float] = field(default_factory=dict)
+    """The global loss parts, added up over these batches."""
     tally: dict[Branch, Tensor] = field(default_factory=dict)
     """What `criterion.supply` counted on this rank since the epoch began, by branch."""
 
@@ -80,17 +84,31 @@ class Learner:
         self.step = state["step"]
 
 
-def train_epoch(learner: Learner, batches: Iterable[Batch], progress: Progress) -> dict[str, float]:
+def train_epoch(
+    learner: Learner,
+    batches: Iterable[Batch],
+    progress: Progress,
+    after_step: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """One pass over `batches`; `progress` is that of its first step. Mean loss parts over steps.
 
+    A learner that was broken off in the middle of an epoch (see `midway`) goes on there: `batches`
+    are then those that it has not done yet. What `after_step` raises breaks it off.
     Raises NonFiniteLossError on every rank of the learner's world at the same step.
     """
     learner.model.train()
-    learner.tally.clear()
-    parts = [train_step(learner, batch, replace(progress, step=learner.step)) for batch in batches]
+    if not learner.batches:
+        learner.tally.clear()
+        learner.sums.clear()
+    for batch in batches:
+        parts = train_step(learner, batch, replace(progress, step=learner.step))
+        for name, value in parts.items():
+            learner.sums[name] = learner.sums.get(name, 0.0) + value
+        learner.batches += 1
+        after_step()
     _share_buffers(learner)
-    names = parts[0] if parts else ()
-    return {name: sum(p[name] for p in parts) / len(parts) for name in names}
+    done, learner.batches = learner.batches, 0
+    return {name: value / done for name, value in learner.sums.items()}
 
 
 def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 from detectors.options import Options
 from detectors.structures import ImageTruth, Sample
@@ -16,6 +16,10 @@ class DataError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+    def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
+        """The problems travel, when it is pickled on its way from another process."""
+        return type(self), (self.problems,)
 
 
 class Dataset(Protocol):

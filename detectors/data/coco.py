@@ -61,7 +61,7 @@ class Coco(Photos):
 def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     index, paths = _indices(files)[split], files.of(split)
     decode = options.verify == "decode"
-    sizes, found = image_sizes([e.file_name for e in index.entries], paths.images, decode=decode)
+    sizes, found = image_sizes([e.file_name for e in index.entries], files, split, decode=decode)
     usable = [e for e in index.entries if sizes.get(e.file_name) == (e.truth.width, e.truth.height)]
     kept = {entry.truth.image_id for entry in usable}
     lost = [place for e in index.entries if e.truth.image_id not in kept for place in e.places]

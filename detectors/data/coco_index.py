@@ -42,7 +42,8 @@ class _Annotation(_Strict):
 
 class _Category(_Strict):
     id: int
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    """Without control characters: it stands in tables, on terminals and in names of metrics."""
 
 
 class _Document(_Strict):

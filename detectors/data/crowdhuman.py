@@ -67,7 +67,7 @@ class CrowdHuman(Photos):
 def _load(options: CrowdHuman, files: Files, split: Split) -> PhotoDataset:
     index, paths = read_both(files, read_index)[split], files.of(split)
     names = [record.file_name for record in index.records]
-    sizes, bad_images = image_sizes(names, paths.images, decode=options.verify == "decode")
+    sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
     usable, bad_boxes = entries(index, sizes, mask_is_person=options.mask_is_person)
     lost = [p.place for r in index.records if r.file_name not in sizes for p in r.people]
     problems = index.problems.merged(bad_images).merged(bad_boxes)

@@ -10,6 +10,9 @@ from torch import Tensor
 from detectors.data.sizes import PAD, fitted_size, rounded_up, turned_size
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
+"""Those that hold photographs. Pillow knows more by a file's content, whatever its name; some start
+other programs (EPS runs Ghostscript), and none of them is a photograph's."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
@@ -55,7 +58,7 @@ def read_fitted(
 
 def _open(path: Path) -> Image.Image:
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
     except _BROKEN as error:
         raise ImageError(_reason(error, path)) from error
     if image.mode not in _MODES:

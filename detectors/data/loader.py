@@ -53,9 +53,28 @@ def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
     return list(batch_indices[rank::size])
 
 
+@dataclass(frozen=True)
+class Batches:
+    """One worker's share of every global batch of an epoch; each is made when its turn comes."""
+
+    shares: tuple[tuple[int, ...], ...]
+    """The indices of the images of each batch."""
+    prepare: Callable[[int], Sample]
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.after(0)
+
+    def after(self, done: int) -> Iterator[Batch]:
+        """All but the first `done` batches, which are not even loaded."""
+        return (collate([self.prepare(i) for i in share]) for share in self.shares[done:])
+
+
 def train_batches(
     dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
-) -> Iterator[Batch]:
+) -> Batches:
     """One worker's share of every global batch of an epoch, resized by `training.train_sides` and
     `crop`, then augmented by `augment`.
 
@@ -66,12 +85,9 @@ def train_batches(
             [f"a batch of {training.batch} is too small for {size} workers: raise training.batch"]
         )
     order = epoch_order(len(dataset), training.batch, seed, epoch)
-    shares = (shard(indices, rank, size) for indices in order)
+    shares = tuple(tuple(shard(indices, rank, size)) for indices in order)
     prepare = _preparation(dataset, training)
-    return (
-        collate([prepare(i, np.random.default_rng([seed, epoch, i])) for i in share])
-        for share in shares
-    )
+    return Batches(shares, lambda i: prepare(i, np.random.default_rng([seed, epoch, i])))
 
 
 def _preparation(

@@ -43,6 +43,16 @@ class Files:
         """The files of one split."""
         return self.train if split == "train" else self.val
 
+    def hold(self, split: Split, name: str) -> bool:
+        """Whether an image of this name stays below the root or the split's own folder of images.
+
+        An annotation file may come from anywhere and must not name other files of this machine.
+        Links are not followed: those in the folders are their owner's.
+        """
+        folder = os.path.normpath(self.of(split).images)
+        path = Path(os.path.normpath(os.path.join(folder, name)))
+        return path.is_relative_to(folder) or path.is_relative_to(self.root)
+
 
 def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Content]:
     """`read` of both annotation files; read again only when a file has changed.
@@ -64,7 +74,7 @@ def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Cont
 
 
 def image_sizes(
-    names: Iterable[str], folder: Path, *, decode: bool
+    names: Iterable[str], files: Files, split: Split, *, decode: bool
 ) -> tuple[dict[str, tuple[int, int]], Problems]:
     """(width, height) of the images that are there and whole, and what is wrong with the others.
 
@@ -73,7 +83,10 @@ def image_sizes(
     sizes: dict[str, tuple[int, int]] = {}
     problems = Problems()
     for name in names:
-        path = folder / name
+        path = files.of(split).images / name
+        if not files.hold(split, name):
+            problems.add(kinds.ASTRAY, [name])
+            continue
         if not os.path.isfile(path):  # unlike Path's, False where a name can't be one
             problems.add(kinds.MISSING_FILE, [name])
             continue
@@ -87,15 +100,18 @@ def image_sizes(
 def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_missing: bool) -> str:
     """SHA-256, in hex, of both splits: the annotation file and the `names` and sizes of its images.
 
-    Raises DataError where an image is missing; with `skip_missing` it counts as one of no size.
+    Raises DataError where an image is missing or outside; with `skip_missing` it counts as one of
+    no size.
     """
     content, problems = [], []
     for split in SPLITS:
         path, folder = files.of(split).annotations, files.of(split).images
-        sizes = {name: _bytes(folder / name) for name in names[split]}
-        missing = Problems()
-        missing.add(kinds.MISSING_FILE, [name for name, size in sizes.items() if size is None])
-        problems += missing.refusals(str(path))
+        held = {name: files.hold(split, name) for name in names[split]}
+        sizes = {name: _bytes(folder / name) if held[name] else None for name in names[split]}
+        bad = Problems()
+        bad.add(kinds.ASTRAY, [name for name in sizes if not held[name]])
+        bad.add(kinds.MISSING_FILE, [n for n, size in sizes.items() if held[n] and size is None])
+        problems += bad.refusals(str(path))
         content.append((hashlib.sha256(path.read_bytes()).hexdigest(), sorted(sizes.items())))
     if problems and not skip_missing:
         raise DataError(problems)

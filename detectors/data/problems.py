@@ -25,6 +25,7 @@ NOT_CROWDHUMAN = Kind(
 )
 REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
 MISSING_FILE = Kind("image files missing", "add them, or correct their names or folder")
+ASTRAY = Kind("image files outside the data set", "bring them below `root` and correct their names")
 UNREADABLE = Kind("image files unreadable", "replace them with whole 8-bit images")
 OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
 UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")

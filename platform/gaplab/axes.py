@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gaplab.problems import Path
+from gaplab.search.draws import samples
+from gaplab.search.options import SearchOptions
 from gaplab.spec import READ, Spec
 
 Key = tuple[str, ...]
@@ -22,12 +24,14 @@ def parts(key: str) -> Key:
 class Axis:
     """Keys that move together: a trial takes the same position of all their lists.
 
-    A position of `rows` has a name, and a key that this row doesn't set is MISSING there.
+    A position of `rows` has a name, and a key that this row doesn't set is MISSING there. Values
+    that were drawn stand nowhere in the spec: their place is that of the domain.
     """
 
     at: Path
     values: Mapping[str, Sequence[Any]]
     rows: Sequence[str] = ()
+    drawn: bool = False
 
     @property
     def length(self) -> int:
@@ -59,12 +63,14 @@ class Varied:
 
     def value_at(self, position: int) -> Path:
         """Where the spec has the value at `position`."""
-        return (*self.key_at(position), *(() if self.axis.rows else (position,)))
+        listed = not self.axis.rows and not self.axis.drawn
+        return (*self.key_at(position), *((position,) if listed else ()))
 
 
 def axes(spec: Spec) -> list[Axis]:
-    """What moves independently, in the order of trials: rows, then grid, then zip."""
+    """What moves independently, in the order of trials: rows, samples of a search, grid, zip."""
     found = [_rows(spec)] if spec.rows else []
+    found += [_drawn(spec.search)] if spec.search else []
     found += [Axis(("grid",), {key: values}) for key, values in spec.grid.items()]
     if isinstance(spec.zip, dict):
         return found + [Axis(("zip",), spec.zip)] * bool(spec.zip)
@@ -87,3 +93,10 @@ def _rows(spec: Spec) -> Axis:
     keys = dict.fromkeys(key for row in rows for key in row if not key.startswith(READ))
     values = {key: [row.get(key, MISSING) for row in rows] for key in keys}
     return Axis(("rows",), values, tuple(spec.rows))
+
+
+def _drawn(search: SearchOptions) -> Axis:
+    """The axis of the samples that are known before any trial has ended."""
+    found = samples(search)
+    values = {key: [sample[key] for sample in found] for key in search.space}
+    return Axis(("search", "space"), values, drawn=True)

@@ -6,17 +6,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from detectors.options import Options
 from gaplab.axes import Key, axes, parts
 from gaplab.grid import conditional_order, size
-from gaplab.problems import Path, Problem, advice, dotted, explain, unknown, unknown_key
-from gaplab.schema import entries_with, inside, keys_of, owners_of, single
+from gaplab.keys import known, unfit
+from gaplab.problems import Path, Problem, advice, dotted, explain
+from gaplab.schema import inside, keys_of
+from gaplab.search.check import search_problems
 from gaplab.spec import READ, Condition, Experiment, Reading, Spec
 
 
 def check(spec: Spec) -> list[Problem]:
     """All problems of the sweep's own keys, without looking at any value that is varied."""
-    found = [*_keys(spec), *_readings(spec), *_conditions(spec)]
+    found = [*_keys(spec), *_readings(spec), *_conditions(spec), *search_problems(spec)]
     if not found:
         found = [*_order(spec), *_limit(spec)]
     return found
@@ -31,24 +32,10 @@ def _keys(spec: Spec) -> Iterator[Problem]:
             yield Problem(axis.at, f"lists must be of equal length: {listed}")
         for key in axis.values:
             for place in axis.places(key):
-                yield from _known(parts(key), place)
+                yield from known(parts(key), place)
             if key in seen:
                 yield Problem((*axis.at, key), f"is varied in {seen[key][0]} already")
             seen.setdefault(key, axis.at)
-
-
-def _known(key: Key, at: Path) -> Iterator[Problem]:
-    """A problem at the first part of `key` that no experiment has."""
-    owners: list[type[Options]] = [Experiment]
-    for depth, part in enumerate(key):
-        if not owners:
-            yield Problem(at, f"unknown key; {dotted(key[:depth])} is a single value", True)
-        elif part not in keys_of(owners):
-            yield Problem(at, unknown_key(part, keys_of(owners)), True)
-        else:
-            owners = inside(key[: depth + 1], Experiment)
-            continue
-        return
 
 
 def _readings(spec: Spec) -> Iterator[Problem]:
@@ -67,7 +54,7 @@ def _conditions(spec: Spec) -> Iterator[Problem]:
     varied = [key for axis in axes(spec) for key in axis.values]
     for key, condition in spec.when.items():
         if key not in varied:
-            text = f"not a key of grid, zip or rows; {advice(key, varied)}"
+            text = f"not a key of grid, zip, rows or search; {advice(key, varied)}"
             yield Problem(("when", key), text, True)
         yield from _condition(condition, ("when", key))
     for i, condition in enumerate(spec.exclude):
@@ -78,36 +65,17 @@ def _condition(condition: Condition, at: Path) -> Iterator[Problem]:
     if not condition:
         yield Problem(at, "must name at least one key")
     for key, wanted in condition.items():
-        found = list(_known(parts(key), (*at, key)))
+        found = list(known(parts(key), (*at, key)))
         yield from found or _wanted(parts(key), wanted, (*at, key))
 
 
 def _wanted(key: Key, wanted: Any, at: Path) -> Iterator[Problem]:
     """Values that `key` can't have: a condition on one would never hold, and nobody would know."""
-    owners = owners_of(key, Experiment)
     if inner := keys_of(inside(key, Experiment)):
         yield Problem(at, f"must name a single value, as {dotted((*key, inner[0]))} does")
-    elif all(_refused(owner, key[-1], wanted) for owner in owners):
-        yield from _each_wanted(key, wanted if isinstance(wanted, list) else [wanted], at)
-
-
-def _each_wanted(key: Key, wanted: list[Any], at: Path) -> Iterator[Problem]:
-    names = entries_with(key, Experiment) if key[-1] == "name" else []
-    for value in wanted:
-        texts = [_refused(owner, key[-1], value) for owner in owners_of(key, Experiment)]
-        if all(texts):
-            name = bool(names) and isinstance(value, str)
-            yield Problem(at, unknown(value, names) if name else texts[0])
-
-
-def _refused(owner: type[Options], key: str, value: Any) -> str:
-    """Why a field of `owner` can't have this value; empty when it can."""
-    model = single(owner, key)
-    try:
-        model.model_validate({key: value})
-    except ValidationError as error:
-        return explain(error.errors(include_url=False)[0], model).text
-    return ""
+    elif unfit(key, wanted):
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            yield from (Problem(at, problem.text) for problem in unfit(key, value)[:1])
 
 
 def _order(spec: Spec) -> Iterator[Problem]:

@@ -7,3 +7,7 @@ class UserError(Exception):
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class StorageError(UserError):
+    """A file or a database can't be written: the disk is full, or writing is not allowed."""

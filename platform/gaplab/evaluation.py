@@ -1,6 +1,6 @@
 """From candidates to an evaluation: what a trial does after an epoch, and `reevaluate` later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -12,7 +12,7 @@ from detectors.evaluation.gap import gap_between
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
-from detectors.inference import predict
+from detectors.inference import Wanted, predict
 from detectors.structures import Candidates
 from detectors.world import World
 from gaplab.dump import Part, tidy, write_part
@@ -88,15 +88,20 @@ class Evaluator:
         return epoch == self._epochs or epoch % self._options.every == 0
 
     def evaluate(
-        self, model: nn.Module, epoch: int, taught: Mapping[Branch, tuple[float, float]]
+        self,
+        model: nn.Module,
+        epoch: int,
+        taught: Mapping[Branch, tuple[float, float]],
+        halt: Callable[[], bool] = lambda: False,
     ) -> tuple[EvaluationRecord, ...]:
         """One evaluation a branch on rank 0, none elsewhere; every rank predicts its own images.
 
-        taught: see `Learner.positives`.
+        taught: see `Learner.positives`. halt: see `predict`, whose errors are raised.
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
         topk = max(topk, KEPT) if self._keeps(epoch) else topk
-        shares = predict(model, self._data, self.branches, topk, self._world)
+        wanted = Wanted(self.branches, topk)
+        shares = predict(model, self._data, wanted, self._world, halt)
         kept = {name: self._keep(name, epoch, shares[name], topk) for name in self.branches}
         ranks = self._world.gather({name: columns(each, protocol) for name, each in shares.items()})
         if self._world.rank:

@@ -17,23 +17,24 @@ _Positions = tuple[int, ...]
 
 
 def size(spec: Spec) -> int:
-    """How many combinations there are, before `when` and `exclude`."""
+    """How many combinations there are, before `when` and `exclude`; also of samples to come."""
     total = 1
     for axis in axes(spec):
-        total *= axis.length
+        to_come = spec.search.trials if axis.drawn and spec.search and spec.search.adaptive else 0
+        total *= max(axis.length, to_come)
     return total
 
 
 def conditional_order(spec: Spec) -> list[str]:
     """The keys of `when`, each after those that its condition needs. Raises graphlib.CycleError."""
     needs = {
-        key: [other for other in spec.when if any(_settles(other, read) for read in condition)]
+        key: [other for other in spec.when if any(settles(other, read) for read in condition)]
         for key, condition in spec.when.items()
     }
     return list(TopologicalSorter(needs).static_order())
 
 
-def _settles(varied: str, read: str) -> bool:
+def settles(varied: str, read: str) -> bool:
     """Whether the value at `read` can depend on `varied`: itself, a part above, or its name."""
     key, target = parts(varied), parts(read)
     above = key[:-1] if key[-1] == "name" else key

@@ -1,11 +1,8 @@
 """The home folder: one place for ledger, checkpoints and MLflow's database."""
 
-import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from gaplab.errors import UserError
@@ -52,24 +49,3 @@ class Home:
     def mlflow_artifacts(self) -> Path:
         """Where MLflow keeps files."""
         return self.path / "mlflow-artifacts"
-
-    @contextmanager
-    def only_driver(self) -> Iterator[None]:
-        """Hold this folder as its only driver; the lock goes with the process, even a killed one.
-
-        Raises UserError while another driver holds it.
-        """
-        path = self.path / "driver.lock"
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path}: another sweep is being run here by process {file.read().strip()}"
-                    "; wait for it, or use another --home"
-                ) from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield

@@ -8,10 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from detectors.models.weights import read_weights
+from gaplab.checkpoints import newest
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.records import TrialRecord
-from gaplab.storage import Storage, checkpoint_name
+from gaplab.storage import Storage
 
 _TRIAL = re.compile(r"[0-9a-f]{12}")
 _AVERAGED = "module."
@@ -69,10 +70,12 @@ def initial_weights(source: str, storage: Storage) -> Mapping[str, Tensor]:
     """
     if not _TRIAL.fullmatch(source):
         return read_weights(source, "init_from")
-    state = storage.load(checkpoint_name(source))
+    found = newest(storage, source)
+    state = found.state
     event = json.loads(state["event"]) if state else {"epoch": 0, "epochs": 1}
     if state is None or event["epoch"] < event["epochs"]:
-        raise UserError(f"training.init_from: trial {source} is not finished in {storage.uri}")
+        unfinished = f"training.init_from: trial {source} is not finished in {storage.uri}"
+        raise UserError(unfinished, *found.notes)
     averaged = state["learner"]["averaged"]
     return {
         key.removeprefix(_AVERAGED): value

@@ -70,6 +70,8 @@ class Mirror:
     def _runs(self, mlflow: ModuleType, name: str) -> Runs:
         if name not in self._experiments:
             place = self._home.mlflow_artifacts / name
+            if name == ".." or place.parent != self._home.mlflow_artifacts:
+                raise UserError(f"sweep {name!r}: leads out of the home folder; rename it")
             self._experiments[name] = Runs(mlflow, self._home.mlflow_uri, name, place)
         return self._experiments[name]
 

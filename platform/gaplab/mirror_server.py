@@ -14,7 +14,7 @@ from urllib.request import ProxyHandler, build_opener
 
 from gaplab.errors import UserError
 from gaplab.home import Home
-from gaplab.mirror_store import environment, last_line, turn
+from gaplab.mirror_store import NEUTRAL, environment, last_line, turn
 
 _HOST = "127.0.0.1"
 _PATIENCE = 120.0  # seconds until the server must answer; it takes about ten
@@ -53,13 +53,14 @@ def _check_free(port: int) -> None:
 
 def _start(home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
     artifacts = home.mlflow_artifacts.as_uri()
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", home.mlflow_uri]
+    command = [sys.executable, "-P", "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", home.mlflow_uri]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
     command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
-            cwd=home.path,
+            cwd=NEUTRAL,
             env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,

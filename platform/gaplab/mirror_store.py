@@ -14,6 +14,9 @@ from gaplab.home import Home
 
 _PATIENCE = 10.0  # seconds to wait for another program's transaction
 _OWN = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+NEUTRAL = Path("/")
+"""The working directory of programs of MLflow. Python imports from there, and whoever may write
+into a shared home folder must not choose what it imports."""
 
 
 def environment() -> dict[str, str]:
@@ -74,10 +77,8 @@ def _create(path: Path) -> None:
     new = path.with_name(f"{path.name}.new")
     for leftover in (new, new.with_name(f"{new.name}-journal")):
         leftover.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{new}"]
-    done = subprocess.run(
-        command, env=environment(), cwd=path.parent, capture_output=True, text=True
-    )
+    command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", f"sqlite:///{new}"]
+    done = subprocess.run(command, env=environment(), cwd=NEUTRAL, capture_output=True, text=True)
     if done.returncode != 0:
         raise _MigrationError(f"MLflow can't make it ({last_line(done.stderr)})")
     new.replace(path)

@@ -11,16 +11,17 @@ from gaplab.sections import put
 from gaplab.spec import Experiment
 from gaplab.yamlfile import YamlError, parse_yaml
 
-_SETTABLE = [*Experiment.model_fields, "rows", "grid", "name", "question", "max_trials"]
+_OF_SWEEP = ("rows", "grid", "search", "stop", "run", "name", "question", "max_trials")
+_SETTABLE = [*Experiment.model_fields, *_OF_SWEEP]
 
 
 def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
     """The spec after `--set` of each `key=value`, and a layer for each.
 
-    A varied key gets the one value in place of its list. A key below a varied section becomes a
-    varied key of one value, so that it comes after the section. Rows lose the key, and one key of
-    one row is `rows.ROW.KEY`. All that is set counts together, whatever the order: with another
-    `data.name` the whole section starts afresh.
+    A varied key gets the one value in place of its list or range. A key below a varied section
+    becomes a varied key of one value, so that it comes after the section. Rows lose the key, and
+    one key of one row is `rows.ROW.KEY`. All that is set counts together, whatever the order: with
+    another `data.name` the whole section starts afresh.
     Raises UserError for every text that is not `key=value` with a known key.
     """
     changes: Any = {}
@@ -31,6 +32,9 @@ def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any]
         at = _varied_at(spec, key)
         if at and at[0] == "zip":
             spec = {**spec, "zip": _fixed(spec["zip"], key, value)}
+        elif at and at[0] == "search":
+            spec = put(spec, ("search", "space", key), {"choices": [value]})
+            at = (*at, "choices")
         elif at:
             changes = put(changes, ("grid", key), [value])
         else:
@@ -69,9 +73,9 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _place(key: str) -> tuple[str, ...]:
-    """Where `key` stands in a spec: the keys of `grid` and of a row are themselves dotted."""
+    """Where `key` stands in a spec: keys of `grid`, a row and a search's space are dotted, too."""
     first, _, rest = key.partition(".")
-    steps = {"grid": 0, "rows": 1}
+    steps = {"grid": 0, "rows": 1, "search": 1}
     return (first, *rest.split(".", steps[first])) if rest and first in steps else parts(key)
 
 
@@ -105,6 +109,8 @@ def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]
     found: list[tuple[Path, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
     found += [(("zip", i), group) for i, group in many]
     found += [(("rows", row), rows[row]) for row in rows] if isinstance(rows, Mapping) else []
+    search = spec.get("search")
+    found += [(("search", "space"), search.get("space"))] if isinstance(search, Mapping) else []
     return ((at, group) for at, group in found if isinstance(group, Mapping))
 
 

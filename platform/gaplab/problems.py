@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -104,7 +105,8 @@ def _locate(loc: Path, model: type[Options]) -> tuple[Path, list[type[Options]],
     """Where `loc` is in the spec, the classes that own its last key, and the field it names.
 
     pydantic puts the name of the chosen entry between a field that takes any entry of a table and
-    the entry's own fields; in a spec there is no such step.
+    the entry's own fields; in a spec there is no such step. Keys of a mapping of options are no
+    fields.
     """
     path: list[str | int] = []
     owners, inside, field = [model], [model], None
@@ -117,6 +119,8 @@ def _locate(loc: Path, model: type[Options]) -> tuple[Path, list[type[Options]],
         inside = models_of(field) if field else []
         if table and (entry := next(steps, None)) is not None:
             inside = [table[str(entry)]]
+        elif inside and field and get_origin(field.annotation) is dict:
+            path += islice(steps, 1)
     return tuple(path), owners, field
 
 

@@ -6,8 +6,16 @@ otherwise.
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from uuid import uuid4
 
-TrialState = Literal["waiting", "running", "succeeded", "failed", "interrupted"]
+EndState = Literal["succeeded", "failed", "interrupted", "preempted", "cancelled", "stopped"]
+"""How an attempt ended: interrupted with its driver, preempted by its machine, cancelled by a
+person, stopped early by the sweep's stopping rule."""
+TrialState = Literal["waiting", "running"] | EndState
+Fault = Literal["", "input", "lost", "memory", "hang", "storage", "error"]
+"""What a failure comes from: the trial itself (its data, its options, a loss that is not finite),
+a process that died, too little memory, a step without end, a file that can't be written, or an
+error nobody expected."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,41 @@ class Machine:
     gpus: float
 
 
+NOWHERE = Machine("", "", 0, 0.0)
+"""The machine of an attempt that is claimed but has not started yet."""
+
+
+@dataclass(frozen=True)
+class DriverRecord:
+    """A process that runs a sweep. machine, pid, born: see `lifecycle.Process`; cluster: the
+    cluster it runs on, the same text for all drivers that share one.
+    """
+
+    id: str
+    sweep_id: str
+    node: str
+    machine: str
+    pid: int
+    born: int
+    cluster: str
+    priority: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A driver's wish to run a trial for a sweep. The same token is the same claim, said again."""
+
+    trial: str
+    sweep: str
+    driver: str = ""
+    """Its id; empty for somebody without a lease, whose claim lasts until a driver looks."""
+    machine: Machine = NOWHERE
+    after: int | None = None
+    """The last attempt at the trial that the driver knows, 0 for none: the claim is refused where
+    there is a later one, about which it has to think first. None: it is not asked."""
+    token: str = field(default_factory=lambda: uuid4().hex)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What an attempt has used so far, over all its workers (memory: of the largest one)."""
@@ -98,20 +141,30 @@ class Cost:
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """Why and how an attempt ended; `reason` is one line, empty on success."""
+    """Why and how an attempt ended; `reason` is one line, empty on success.
 
-    state: Literal["succeeded", "failed", "interrupted"]
+    fault: what a failed attempt failed of; empty for all others, and where it is unknown.
+    """
+
+    state: EndState
     reason: str
     cost: Cost
+    fault: Fault = ""
 
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt began; `epoch` epochs were already done by an earlier one."""
+    """An attempt began; `epoch` epochs were already done by an earlier one.
+
+    provenance: with which code, packages and data, as plain JSON; empty where it is unknown.
+    """
 
     trial: str
     machine: Machine
     epoch: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    """What a person should know, one line each: a damaged checkpoint, for example."""
     kind: Literal["started"] = "started"
 
 

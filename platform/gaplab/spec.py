@@ -19,7 +19,9 @@ from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
 from detectors.options import NOT_IDENTITY, OneOf, Options
 from detectors.training import Training
+from gaplab.policy import Policy
 from gaplab.protocols import named, preset_or_mapping, read_protocol
+from gaplab.search.options import SearchOptions, StopOptions
 
 
 class EvaluationOptions(Options):
@@ -43,6 +45,25 @@ class Resources(Options):
     cpus_per_worker: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
     gpus_per_worker: float = Field(0.0, ge=0, json_schema_extra=NOT_IDENTITY)
     """A fraction shares one GPU between trials."""
+    hang_seconds: float = Field(1800.0, gt=0, json_schema_extra=NOT_IDENTITY)
+    """A worker that takes longer than this over one step, or over one batch of an evaluation, is
+    taken to hang: it is killed, and its stack kept."""
+
+
+class CheckpointOptions(Options):
+    """Which checkpoints of a trial are kept, and when one is written besides the end of each epoch
+    and the beginning of each evaluation. Never part of its id.
+    """
+
+    last: int = Field(2, ge=1, json_schema_extra=NOT_IDENTITY)
+    """How many of the newest are kept: should one be damaged, the one before it is used."""
+    best: bool = Field(True, json_schema_extra=NOT_IDENTITY)
+    """The one with the highest AP so far, on the branch kept at inference, is kept, too."""
+    every: int | None = Field(None, ge=1, json_schema_extra=NOT_IDENTITY)
+    """The one after each n-th epoch is kept, too; null: none."""
+    minutes: float | None = Field(None, gt=0, json_schema_extra=NOT_IDENTITY)
+    """One is also written in the middle of an epoch, when so much time has passed since the last;
+    null: never."""
 
 
 class Experiment(Options):
@@ -55,6 +76,7 @@ class Experiment(Options):
     evaluation: EvaluationOptions = EvaluationOptions()
     seed: int = Field(0, ge=0, lt=2**31)
     resources: Resources = Field(Resources(), json_schema_extra=NOT_IDENTITY)
+    checkpoints: CheckpointOptions = Field(CheckpointOptions(), json_schema_extra=NOT_IDENTITY)
 
     @model_validator(mode="after")
     def _every_worker_has_an_image(self) -> Self:
@@ -134,5 +156,11 @@ class Spec(Options):
     trials that became equal are one."""
     exclude: list[Condition] = Field([])
     """Trials for which one of these conditions holds are left out."""
+    search: SearchOptions | None = None
+    """Trials drawn from ranges, instead of or beside every combination of values."""
+    stop: StopOptions | None = None
+    """Which trials end early."""
+    run: Policy = Policy()
+    """How the sweep is run; not a part of any trial."""
     max_trials: int = Field(10_000, ge=1, le=1_000_000)
     """A grid with more combinations than this is refused."""

@@ -12,8 +12,10 @@ from gaplab.extends import SpecFile, read_files
 from gaplab.layers import Layer, located, merge
 from gaplab.overrides import override, varied_sections
 from gaplab.problems import Problem, explain, unknown, unknown_key
+from gaplab.records import SweepRecord
 from gaplab.spec import Experiment, Spec
 from gaplab.sweep import base_problems, resolve
+from gaplab.yamlfile import parse_yaml
 
 DEFAULT_PROFILE = "laptop"
 
@@ -39,6 +41,15 @@ def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] =
     if problems or spec is None:
         lines = [located(problem, [*layers, *added]) for problem in problems]
         raise UserError(*dict.fromkeys(lines))
+    return spec
+
+
+def stored_spec(sweep: SweepRecord) -> Spec:
+    """The spec that a sweep was made from. Raises UserError where this gaplab can't read it."""
+    raw = parse_yaml(sweep.spec)
+    spec, problems = _checked(raw if isinstance(raw, dict) else {})
+    if spec is None or problems:
+        raise UserError(*(f"sweep {sweep.id}: {problem}" for problem in problems))
     return spec
 
 

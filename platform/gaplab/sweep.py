@@ -1,6 +1,6 @@
 """From a spec to its trials, and what makes two trials the same trial."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from gaplab.grid import Grid
 from gaplab.identity import canonical, counted, digest
 from gaplab.problems import Problem, explain
 from gaplab.records import SweepRecord, TrialRecord
+from gaplab.search.draws import remarks
+from gaplab.search.metrics import unmeasured
 from gaplab.sections import Section, Sections
 from gaplab.spec import Experiment, Spec
 from gaplab.yamlfile import dump_yaml
@@ -35,6 +37,8 @@ class Outline:
     """The trials of each row; of a row that `exclude` leaves out, none."""
     problems: tuple[str, ...]
     """What is wrong with the data, one line each."""
+    notes: tuple[str, ...] = ()
+    """What a person should know about a search, one line each."""
 
 
 def expand(spec: Spec) -> SweepRecord:
@@ -73,9 +77,10 @@ def outline(spec: Spec) -> Outline:
             records[key] = _record(key if known else "", trial)
         if row is not None:
             rows[row][key] = records[key]
-    sweep = "" if unusable else f"{spec.name}-{digest(canonical(sorted(records)), 8)}"
+    sweep = "" if unusable else _sweep_id(spec, records)
     record = SweepRecord(sweep, spec.name, dump_yaml(written(spec)), tuple(records.values()))
-    return Outline(record, {row: tuple(held.values()) for row, held in rows.items()}, unusable)
+    held = {row: tuple(found.values()) for row, found in rows.items()}
+    return Outline(record, held, unusable, remarks(spec.search))
 
 
 def _sound(outline: Outline) -> Outline:
@@ -83,6 +88,20 @@ def _sound(outline: Outline) -> Outline:
     if outline.problems:
         raise UserError(*outline.problems)
     return outline
+
+
+def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
+    """The name and a digest of the trials and of the rule that stops some of them.
+
+    Of a search that proposes its trials one by one: of the spec, without what changes no trial.
+    """
+    meant: Any = sorted(trials)
+    if spec.search is not None and spec.search.adaptive:
+        apart = {"run", "question", "max_trials", *Experiment.model_fields} - {*counted(Experiment)}
+        meant = {key: value for key, value in written(spec).items() if key not in apart}
+    elif spec.stop is not None:
+        meant = {"trials": meant, "stop": spec.stop.model_dump(mode="json")}
+    return f"{spec.name}-{digest(canonical(meant), 8)}"
 
 
 def experiment_of(record: TrialRecord) -> Experiment:
@@ -110,6 +129,9 @@ def resolve(spec: Spec) -> tuple[list[Variant], list[Problem]]:
         found.update(dict.fromkeys(inside or _between(trial)))
     if not trials:
         found[Problem(("exclude",), "leaves no trial")] = None
+    sections = [trial["evaluation"] for _, trial in trials]
+    used = [each.value.protocol.evaluator for each in sections if not each.problems]
+    found.update(dict.fromkeys(unmeasured(spec, used)))
     return trials, list(found or grid.unsettled)
 
 

@@ -19,3 +19,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: characters that would steer it are written as their escapes.
+
+    Names of files, classes and trials may come from anywhere.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from gaplab.events import to_text
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
@@ -31,6 +32,13 @@ class Watcher(Protocol):
     def __call__(self, event: Event) -> None:
         """Show one event."""
         ...
+
+    def add(self, trials: Sequence[TrialRecord]) -> None:
+        """More trials are to come."""
+        ...
+
+
+_ENDED = ("succeeded", "failed", "stopped", "cancelled")
 
 
 class Row:
@@ -108,17 +116,22 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take one event; a failure stays on the screen above the table."""
+        """Take one event; failures and notes stay on the screen above the table."""
         self._rows[event.trial].hear(event)
+        for note in event.notes if isinstance(event, Started) else ():
+            self._console.print(Text(f"{event.trial}: {note}"), highlight=False)
         if isinstance(event, Ended) and event.end.state == "failed":
-            self._console.print(
-                f"[red]{event.trial} failed:[/] {event.end.reason}", highlight=False
-            )
+            said = Text.assemble((f"{event.trial} failed:", "red"), f" {event.end.reason}")
+            self._console.print(said, highlight=False)
+
+    def add(self, trials: Sequence[TrialRecord]) -> None:
+        """More rows."""
+        self._rows |= {trial.id: Row(trial) for trial in trials}
 
     def table(self) -> Table:
         """The table as it stands, no higher than the screen."""
         rows = list(self._rows.values())
-        ended = sum(row.state in ("succeeded", "failed") for row in rows)
+        ended = sum(row.state in _ENDED for row in rows)
         title = f"{ended} of {len(rows)} trials done"
         table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for name in self.COLUMNS:
@@ -130,8 +143,8 @@ class LiveTable:
 
     def _shown(self, rows: list[Row]) -> list[Row]:
         room = max(3, self._console.size.height - 6)
-        order = {"running": 0, "failed": 1, "succeeded": 1, "interrupted": 1, "waiting": 2}
-        kept = sorted(rows, key=lambda row: order[row.state])[:room]
+        order = {"running": 0, "waiting": 2}
+        kept = sorted(rows, key=lambda row: order.get(row.state, 1))[:room]
         return [row for row in rows if row in kept]
 
 
@@ -155,6 +168,10 @@ class Lines:
         name = f"{event.trial} {row.trial.assignment} seed {row.trial.seed}"
         _write(f"{name}: {_sentence(event, row)}")
 
+    def add(self, trials: Sequence[TrialRecord]) -> None:
+        """Know them by name."""
+        self._rows |= {trial.id: Row(trial) for trial in trials}
+
 
 class JsonLines:
     """Every event as one line of JSON."""
@@ -168,14 +185,16 @@ class JsonLines:
         """Print one event."""
         _write(to_text(event))
 
+    def add(self, trials: Sequence[TrialRecord]) -> None:
+        """Nothing to know."""
+
 
 def _sentence(event: Event, row: Row) -> str:
     match event:
         case Started():
             where = f"on {event.machine.node} ({event.machine.device})"
-            return (
-                f"resumed after epoch {event.epoch} {where}" if event.epoch else f"started {where}"
-            )
+            begun = f"resumed after epoch {event.epoch}" if event.epoch else "started"
+            return "; ".join((f"{begun} {where}", *event.notes))
         case EpochDone():
             _, _, _, epoch, ap, ap_nms, gap, left = row.cells()
             measured = f", AP {ap}, with NMS {ap_nms}, gap {gap}" if event.evaluations else ""

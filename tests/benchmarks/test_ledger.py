@@ -17,7 +17,7 @@ from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger, writes
 from gaplab.ledger.models import METRICS, Evaluation
 from gaplab.protocols import rule_of
-from gaplab.records import ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
 
 TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
 SIZES = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
@@ -65,7 +65,7 @@ def test_ten_thousand_trials(ledger: Ledger, tmp_path: Path) -> None:
     timed("add_sweep again", lambda: ledger.add_sweep(sweep))
     assert len(timed("states", lambda: ledger.states(ids))) == TRIALS
     machine = Machine("n", "cpu", 1, 0.0)
-    attempt = ledger.start_attempt(ids[0], "s1", machine)
+    attempt = ledger.start_attempt(Claim(ids[0], "s1", machine=machine))
     records = [evaluation(ids[0], epoch) for epoch in range(RECORDS)]
     timed(f"record, {RECORDS} times", lambda: [ledger.record(r, attempt) for r in records])
     timed(f"record again, {RECORDS} times", lambda: [ledger.record(r, attempt) for r in records])
@@ -93,7 +93,7 @@ def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
     classes = [dict(vars(each)) for each in CLASSES]
     with ledger._writing.begin() as connection:
         for each in trials:
-            attempt = writes.start_attempt(connection, each, "s1", machine, "default")
+            attempt = writes.start_attempt(connection, Claim(each, "s1", machine=machine))
             rows = [
                 {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
                 | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}

@@ -17,7 +17,7 @@ from detectors.assigners.base import Strategy
 from detectors.data.loader import Batch
 from detectors.data.shapes import Shapes
 from detectors.engine import Learner, NonFiniteLossError, train_step
-from detectors.inference import predict
+from detectors.inference import Wanted, predict
 from detectors.models.backbones import Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
@@ -175,7 +175,7 @@ def predicted(
     don't depend on the batch.
     """
     model = model or detector(ASSIGNERS["dual"]())
-    return predict(model, SHAPES.load("val"), ["o2o", "o2m"], TOPK, world, batch)
+    return predict(model, SHAPES.load("val"), Wanted(["o2o", "o2m"], TOPK, batch), world)
 
 
 def broken() -> DenseDetector:

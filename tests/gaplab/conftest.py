@@ -13,6 +13,7 @@ from gaplab.ledger.models import METRICS
 from gaplab.mirror_store import turn
 from gaplab.records import (
     AttemptEnd,
+    Claim,
     ClassRecord,
     Cost,
     EvaluationRecord,
@@ -52,7 +53,7 @@ class Bench:
         return sweep
 
     def start(self, trial: TrialRecord, sweep: str) -> None:
-        self.attempts[trial.id] = self.ledger.start_attempt(trial.id, sweep, MACHINE)
+        self.attempts[trial.id] = self.ledger.start_attempt(Claim(trial.id, sweep, machine=MACHINE))
 
     def epoch(
         self, trial: TrialRecord, epoch: int, protocol: str = "default", **more: float | None

@@ -17,7 +17,7 @@ from gaplab.errors import UserError
 from gaplab.export import export
 from gaplab.home import Home
 from gaplab.ledger import Ledger
-from gaplab.records import ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
 
 CONFIGS: tuple[dict[str, Any], ...] = (
     {
@@ -65,7 +65,7 @@ def fill(ledger: Ledger) -> None:
     for sweep, index in (("one", 0), ("two", 1)):
         ledger.add_sweep(SweepRecord(f"{sweep}-00000001", sweep, "name: x\n", (trial(index),)))
         machine = Machine("node", "cpu", 1, 0.0)
-        attempt = ledger.start_attempt(trial(index).id, f"{sweep}-00000001", machine)
+        attempt = ledger.start_attempt(Claim(trial(index).id, f"{sweep}-00000001", machine=machine))
         for epoch in (1, 2):
             more = {"mmr": 40.5, "ap_small": None} if index and epoch == 2 else {"ar": 7.25}
             ledger.record(evaluation(index, epoch, **more), attempt)

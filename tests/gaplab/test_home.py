@@ -1,39 +1,11 @@
-"""The home folder and its one driver."""
+"""The home folder."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from gaplab.errors import UserError
 from gaplab.home import Home
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from gaplab.home import Home
-with Home(Path(sys.argv[1])).only_driver():
-    print("held", flush=True)
-    time.sleep(60)
-"""
-
-
-def test_a_second_driver_is_refused_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    with holder, holder.stdout:
-        assert holder.stdout.readline() == "held\n"
-        refused = pytest.raises(UserError, match=f"by process {holder.pid}; wait for it")
-        with refused, Home(tmp_path).only_driver():
-            pass
-        os.kill(holder.pid, signal.SIGKILL)
-    with Home(tmp_path).only_driver():
-        pass
 
 
 def test_the_folder_is_created_or_refused(tmp_path: Path) -> None:

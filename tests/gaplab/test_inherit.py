@@ -1,5 +1,6 @@
 """Trials that start from another trial's weights: in which order they run, and from what."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from gaplab.checkpoints import Keeper, newest
 from gaplab.errors import UserError
 from gaplab.inherit import check_sources, initial_weights, waves
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
+from gaplab.spec import CheckpointOptions
 from gaplab.specfile import load_spec
-from gaplab.storage import Storage, checkpoint_name
+from gaplab.storage import Storage
 from gaplab.sweep import expand
 
 Write = Callable[..., Path]
@@ -111,9 +114,36 @@ def test_an_unfinished_parent_fails_the_trial_in_one_line(
     storage = Storage(str(tmp_path))
     if epoch is not None:
         event = f'{{"epoch": {epoch}, "epochs": 2}}'
-        storage.save(checkpoint_name(name(7)), {"event": event, "learner": {}})
+        keeper = Keeper(storage, name(7), CheckpointOptions(), 4)
+        keeper.save({"event": event, "learner": {}}, epoch, 4, 0)
     _, events = trained(write_spec(training={"epochs": 1, "init_from": name(7)}), tmp_path)
     last = events[-1]
     assert isinstance(last, Ended)
     assert last.end.state == "failed"
     assert f"training.init_from: trial {name(7)} is not finished in {tmp_path}" in last.end.reason
+
+
+def test_a_single_checkpoint_of_an_earlier_version_is_as_good(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    parent, _ = trained(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
+    storage = Storage(str(tmp_path))
+    given, state = initial_weights(parent.id, storage), newest(storage, parent.id).state
+    assert state is not None
+    shutil.rmtree(tmp_path / "trials" / parent.id)
+    (tmp_path / "trials" / parent.id).mkdir()
+    old = {"event": state["event"], "learner": state["learner"]}
+    torch.save(old, tmp_path / "trials" / parent.id / "checkpoint.pt")
+    found = initial_weights(parent.id, storage)
+    assert found.keys() == given.keys()
+    assert all(torch.equal(found[key], given[key]) for key in found)
+
+
+def test_a_parent_whose_last_checkpoint_is_damaged_is_refused_with_the_reason(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    parent, _ = trained(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
+    last = sorted((tmp_path / "trials" / parent.id / "checkpoints").iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-1])
+    with pytest.raises(UserError, match=rf"not finished in [^\n]+\n.*{last.name}: damaged"):
+        initial_weights(parent.id, Storage(str(tmp_path)))

@@ -11,6 +11,7 @@ from gaplab.leaderboard import LeaderboardQuery, leaderboard, settings
 from gaplab.ledger import Ledger
 from gaplab.records import (
     AttemptEnd,
+    Claim,
     Cost,
     EvaluationRecord,
     Machine,
@@ -63,7 +64,7 @@ def run(
     ledger: Ledger, sweep: str, trial: TrialRecord, aps: list[tuple[float, float]], end: bool = True
 ) -> None:
     """An attempt with one evaluation an epoch; the second branch is 1 point worse."""
-    attempt = ledger.start_attempt(trial.id, sweep, Machine("n", "cpu", 1, 0.0))
+    attempt = ledger.start_attempt(Claim(trial.id, sweep, machine=Machine("n", "cpu", 1, 0.0)))
     primary, other = ("o2m", "o2o") if trial.family == "o2m" else ("o2o", "o2m")
     for epoch, (ap, ap_nms) in enumerate(aps, start=1):
         for branch, less in ((primary, 0.0), (other, 1.0)):

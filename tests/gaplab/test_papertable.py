@@ -10,7 +10,7 @@ from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.paper import PaperRow
 from gaplab.papertable import METRICS, Line, check_metrics, plain_line, table_lines
-from gaplab.records import AttemptEnd, Cost, EvaluationRecord, Machine
+from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
 from gaplab.spec import Spec
 from gaplab.sweep import expand, row_records
 
@@ -44,7 +44,9 @@ class Bench:
         """One evaluation, by default of the last epoch, the primary branch, the default protocol"""
         if trial not in self.attempts:
             machine = Machine("n", "cpu", 1, 0.0)
-            self.attempts[trial] = self.ledger.start_attempt(trial, self.sweep.id, machine)
+            self.attempts[trial] = self.ledger.start_attempt(
+                Claim(trial, self.sweep.id, machine=machine)
+            )
         more = key.pop("more", {})
         about = {"epoch": 3, "branch": "o2o", "primary": True, "protocol": "default", **key}
         metrics = {"ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms, **more}

@@ -1,5 +1,6 @@
 """The driver's pen: every event once in the ledger, before anybody hears of it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.models import METRICS
 from gaplab.records import (
     AttemptEnd,
+    Claim,
     ClassRecord,
     Cost,
     Ended,
@@ -25,9 +27,11 @@ TRIAL = TrialRecord("0" * 12, {"seed": 0}, "poto", "o2o", "shapes", 0, 3, 1)
 SWEEP = SweepRecord("small-1", "small", "name: small", (TRIAL,))
 START = Started(TRIAL.id, Machine("here", "cpu", 1, 0.0), 0)
 COST = Cost(2.0, 0.0, 3.0, 400.0)
+SUCCESS = Ended(TRIAL.id, AttemptEnd("succeeded", "", COST))
+DEAD = AttemptEnd("failed", "its process died: killed", Cost(), "lost")
 
 
-def epoch(number: int, *measured: int) -> EpochDone:
+def epoch(number: int, *measured: int, cost: Cost = COST) -> EpochDone:
     evaluations = tuple(
         EvaluationRecord(
             *(TRIAL.id, e, "o2o", True, "default", dict.fromkeys(METRICS, float(e))),
@@ -35,47 +39,107 @@ def epoch(number: int, *measured: int) -> EpochDone:
         )
         for e in measured
     )
-    return EpochDone(TRIAL.id, number, 3, {}, evaluations, "uri", COST)
+    return EpochDone(TRIAL.id, number, 3, {}, evaluations, "uri", cost)
 
 
 @pytest.fixture
-def ledger(tmp_path: Path):
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
         opened.add_sweep(SWEEP)
         yield opened
+
+
+def claim(ledger: Ledger, recorder: Recorder) -> int:
+    attempt = ledger.start_attempt(Claim(TRIAL.id, SWEEP.id))
+    recorder.claimed(attempt, TRIAL.id)
+    return attempt
 
 
 def test_repeated_evaluations_are_kept_once_and_listeners_hear_after_the_ledger(
     ledger: Ledger,
 ) -> None:
     heard: list[tuple[Event, int]] = []
-    recorder = Recorder(
-        ledger, SWEEP.id, [lambda e: heard.append((e, len(ledger.evaluations(TRIAL.id))))]
-    )
-    events = [START, epoch(1, 1), epoch(2, 2), epoch(2, 1, 2)]
-    for event in [*events, Ended(TRIAL.id, AttemptEnd("succeeded", "", COST))]:
-        recorder.handle(event)
-    assert [count for _, count in heard] == [0, 1, 2, 2, 2]
+    recorder = Recorder(ledger, [lambda e: heard.append((e, len(ledger.evaluations(TRIAL.id))))])
+    attempt = claim(ledger, recorder)
+    events = [START, epoch(1, 1), epoch(2, 2), epoch(2, 1, 2), SUCCESS]
+    assert [recorder.handle(attempt, event) for event in events] == [True] * 5
+    assert heard == list(zip(events, [0, 1, 2, 2, 2], strict=True))
+    assert ledger.states([TRIAL.id]) == {TRIAL.id: "succeeded"}
+    [found] = ledger.attempts(TRIAL.id)
+    assert (found.node, found.state, found.wall_seconds) == ("here", "succeeded", 3.0)
+
+
+def test_it_knows_what_is_open_and_where(ledger: Ledger) -> None:
+    recorder = Recorder(ledger, [])
+    attempt = claim(ledger, recorder)
+    assert (recorder.open, recorder.nodes) == ({attempt: TRIAL.id}, {})
+    recorder.handle(attempt, START)
+    assert recorder.nodes == {attempt: "here"}
+    recorder.handle(attempt, SUCCESS)
+    assert (recorder.open, recorder.nodes) == ({}, {})
+
+
+def test_after_the_end_nothing_is_written_or_said(ledger: Ledger) -> None:
+    heard: list[Event] = []
+    recorder = Recorder(ledger, [heard.append])
+    attempt = claim(ledger, recorder)
+    recorder.handle(attempt, SUCCESS)
+    for late in (START, epoch(3, 3), SUCCESS, Ended(TRIAL.id, DEAD)):
+        assert recorder.handle(attempt, late) is False
+    assert recorder.end(attempt, DEAD) is None
+    assert heard == [SUCCESS]
+    assert ledger.evaluations(TRIAL.id) == []
     assert ledger.states([TRIAL.id]) == {TRIAL.id: "succeeded"}
 
 
-def test_an_interrupt_closes_what_is_open_with_what_it_has_cost(ledger: Ledger) -> None:
-    recorder = Recorder(ledger, SWEEP.id, [])
-    recorder.handle(START)
-    recorder.handle(epoch(1, 1))
-    recorder.interrupt("Ctrl-C")
-    recorder.interrupt("Ctrl-C")
-    (attempt,) = ledger.attempts(TRIAL.id)
-    assert (attempt.state, attempt.reason, attempt.cpu_seconds) == ("interrupted", "Ctrl-C", 2.0)
+@pytest.mark.parametrize("late", [START, epoch(2, 2), SUCCESS])
+def test_a_fenced_attempt_is_dropped(ledger: Ledger, late: Event) -> None:
+    heard: list[Event] = []
+    recorder = Recorder(ledger, [heard.append])
+    attempt = claim(ledger, recorder)
+    recorder.handle(attempt, epoch(1, 1))
+    assert ledger.bury_strangers("its driver is not known") == [TRIAL.id]
+    assert recorder.handle(attempt, late) is False
+    assert recorder.open == {}
+    assert heard == [epoch(1, 1)]
+    assert [e.epoch for e in ledger.evaluations(TRIAL.id)] == [1]
+    assert ledger.states([TRIAL.id]) == {TRIAL.id: "interrupted"}
+
+
+def test_what_dies_keeps_what_it_had_cost(ledger: Ledger) -> None:
+    heard: list[Event] = []
+    recorder = Recorder(ledger, [heard.append])
+    attempt = claim(ledger, recorder)
+    recorder.handle(attempt, epoch(1, 1))
+    wanted = Ended(TRIAL.id, AttemptEnd(DEAD.state, DEAD.reason, COST, "lost"))
+    assert recorder.end(attempt, DEAD) == wanted
+    assert heard[-1] == wanted
+    [found] = ledger.attempts(TRIAL.id)
+    assert (found.state, found.reason, found.fault) == ("failed", DEAD.reason, "lost")
+    assert found.cpu_seconds == COST.cpu_seconds
 
 
 @pytest.mark.parametrize("said", [[], [START]])
-def test_a_process_that_dies_is_a_failure_with_its_reason(
-    ledger: Ledger, said: list[Event]
-) -> None:
-    recorder = Recorder(ledger, SWEEP.id, [])
+def test_what_dies_early_has_cost_nothing_known(ledger: Ledger, said: list[Event]) -> None:
+    recorder = Recorder(ledger, [])
+    attempt = claim(ledger, recorder)
     for event in said:
-        recorder.handle(event)
-    recorder.lost(TRIAL.id, "its process died: killed")
-    (attempt,) = ledger.attempts(TRIAL.id)
-    assert (attempt.state, attempt.reason) == ("failed", "its process died: killed")
+        recorder.handle(attempt, event)
+    assert recorder.end(attempt, DEAD) == Ended(TRIAL.id, DEAD)
+    assert [a.wall_seconds for a in ledger.attempts(TRIAL.id)] == [0.0]
+
+
+def test_the_death_of_a_fenced_attempt_is_not_said(ledger: Ledger) -> None:
+    recorder = Recorder(ledger, [])
+    attempt = claim(ledger, recorder)
+    ledger.bury_strangers("its driver is not known")
+    assert recorder.end(attempt, DEAD) is None
+    assert recorder.open == {}
+    assert ledger.states([TRIAL.id]) == {TRIAL.id: "interrupted"}
+
+
+def test_an_unknown_attempt(ledger: Ledger) -> None:
+    recorder = Recorder(ledger, [])
+    assert recorder.handle(7, START) is False
+    assert recorder.end(7, DEAD) is None
+    recorder.drop(7)

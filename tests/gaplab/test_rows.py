@@ -284,7 +284,7 @@ def outcome(found: Spec) -> list[str]:
         ),
         (
             {"rows": {"a": {"seed": 1}}, "when": {"read.epoch": {"seed": 1}}},
-            "when.read.epoch: not a key of grid, zip or rows; one of seed",
+            "when.read.epoch: not a key of grid, zip, rows or search; one of seed",
         ),
         (
             {"rows": {"a": {"seed": 1}}, "exclude": [{"rows": "a"}]},

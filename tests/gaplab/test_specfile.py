@@ -152,7 +152,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ),
         (
             "when: {seeds: {training.lr: 1}}\ngrid: {seed: [1]}",
-            'when.seeds: not a key of grid, zip or rows; did you mean "seed"?',
+            'when.seeds: not a key of grid, zip, rows or search; did you mean "seed"?',
         ),
         ("when: {seed: {}}\ngrid: {seed: [1]}", "when.seed: must name at least one key"),
         (

@@ -1,52 +1,64 @@
-"""Files of a trial: whole or not there, and checkpoints never unpickled."""
+"""Files of a trial: whole or not there, and never outside their root."""
 
-import pickle
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gaplab.errors import UserError
+from gaplab.errors import StorageError, UserError
 from gaplab.storage import Storage
 
 
 def test_round_trip_and_replacement(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
-    assert storage.load("trials/x/checkpoint.pt") is None
-    for step in (1, 2):
-        uri = storage.save("trials/x/checkpoint.pt", {"w": torch.full((3,), step), "step": step})
-    assert uri == f"{tmp_path}/trials/x/checkpoint.pt"
-    state = storage.load("trials/x/checkpoint.pt")
-    assert state is not None
-    assert state["step"] == 2
-    assert state["w"].tolist() == [2, 2, 2]
-    assert [p.name for p in (tmp_path / "trials/x").iterdir()] == ["checkpoint.pt"]
+    with pytest.raises(FileNotFoundError):
+        storage.read("trials/x/a.bin")
+    for text in (b"\0\1", b""):
+        uri = storage.save_bytes("trials/x/a.bin", text)
+        assert storage.read("trials/x/a.bin") == text
+    assert uri == f"{tmp_path}/trials/x/a.bin"
+    assert storage.local_path("trials/x/a.bin") == tmp_path / "trials/x/a.bin"
+    assert [p.name for p in (tmp_path / "trials/x").iterdir()] == ["a.bin"]
 
 
-@pytest.mark.parametrize("keep", [0, 10, 400])
-def test_a_truncated_file_is_said(tmp_path: Path, keep: int) -> None:
-    storage = Storage(str(tmp_path))
-    storage.save("a.pt", {"w": torch.zeros(500)})
-    whole = (tmp_path / "a.pt").read_bytes()
-    (tmp_path / "a.pt").write_bytes(whole[:keep])
-    with pytest.raises(UserError, match=r"a\.pt: damaged checkpoint .* delete it to start over"):
-        storage.load("a.pt")
+ACTIONS: dict[str, Callable[[Storage, str], object]] = {
+    "write": lambda storage, name: storage.save_text(name, "x"),
+    "read": lambda storage, name: storage.read(name),
+    "list": lambda storage, name: storage.names(name),
+    "delete": lambda storage, name: storage.delete(name),
+    "place": lambda storage, name: storage.local_path(name),
+}
 
 
-def test_foreign_pickles_are_not_executed(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[object, tuple[Path]]:
-            return Path.touch, (Path(tmp_path / "executed"),)
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    "name", ["..", "../a", "a/../../b", "a/..", "/etc/x", "a//b", "a/", "./a", "a\\..\\b", "a\0b"]
+)
+def test_names_that_lead_out_are_refused(tmp_path: Path, action: str, name: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "a").write_text("outside")
+    with pytest.raises(UserError, match=r"leads out of .*/inside; give a plain path below it$"):
+        ACTIONS[action](Storage(str(inside)), name)
+    assert (tmp_path / "a").read_text() == "outside"
+    assert list(inside.iterdir()) == []
 
-    torch.save({"w": Evil()}, tmp_path / "a.pt")
-    with pytest.raises(UserError, match="damaged checkpoint"):
-        Storage(str(tmp_path)).load("a.pt")
-    (tmp_path / "b.pt").write_bytes(pickle.dumps(Evil(), protocol=2))
-    with pytest.raises(UserError, match="damaged checkpoint"):
-        Storage(str(tmp_path)).load("b.pt")
-    assert not (tmp_path / "executed").exists()
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b.pt", "..."]), min_size=1, max_size=6))
+def test_whatever_is_accepted_lies_below_the_root(parts: list[str]) -> None:
+    storage = Storage("/root/of/all")
+    try:
+        path = storage.local_path("/".join(parts))
+    except UserError:
+        return
+    assert path is not None
+    assert os.path.normpath(path) == str(path)
+    assert str(path).startswith("/root/of/all/")
 
 
 def test_text(tmp_path: Path) -> None:
@@ -80,7 +92,7 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path: Path) -> None:
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("a file where a folder should be")
-    with pytest.raises(UserError, match=r"trials/x/a\.txt: can't be written \(.+\); free space"):
+    with pytest.raises(StorageError, match=r"trials/x/a\.txt: can't be written \(.+\); free space"):
         Storage(str(tmp_path)).save_text("trials/x/a.txt", "text")
     assert [p.name for p in tmp_path.iterdir()] == ["trials"]
 
@@ -108,3 +120,9 @@ def test_torch_waits_for_a_checkpoint() -> None:
     code = "import sys, gaplab.matchfile, gaplab.export; print('torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "False\n"
+
+
+def test_a_folder_is_no_file_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StorageError, match=r"/a: can't be deleted \(.+\); allow writing there"):
+        Storage(str(tmp_path)).delete("a")

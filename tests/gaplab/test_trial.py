@@ -1,21 +1,36 @@
 """A trial in this process: what it says and remembers, and that a killed one goes on exactly."""
 
 import contextlib
+import errno
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from detectors.data.base import DataError
 from detectors.engine import NonFiniteLossError
-from gaplab.errors import UserError
+from detectors.inference import NonFinitePredictionsError
+from gaplab.checkpoints import newest
+from gaplab.control import Stop, Stopped
+from gaplab.errors import StorageError, UserError
 from gaplab.events import from_text, to_text
-from gaplab.launch.attempt import attempt, run_alone
-from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
+from gaplab.launch.attempt import LostError, attempt, fault_of, run_alone
+from gaplab.records import (
+    AttemptEnd,
+    Cost,
+    Ended,
+    EpochDone,
+    EvaluationRecord,
+    Event,
+    Started,
+    TrialRecord,
+)
 from gaplab.specfile import load_spec
-from gaplab.storage import Storage, checkpoint_name
+from gaplab.storage import Storage
 from gaplab.sweep import expand, experiment_of
 from gaplab.trial import last_words
 
@@ -65,7 +80,7 @@ def placed(
 
 
 def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
-    state = Storage(str(home)).load(checkpoint_name(trial.id))
+    state = newest(Storage(str(home)), trial.id).state
     assert state is not None
     learner = state["learner"]
     return {
@@ -143,34 +158,109 @@ def test_a_loss_that_explodes_names_step_and_parts(write_spec: Write, tmp_path: 
     assert "\n" not in ended.end.reason
 
 
+def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEnd:
+    """How an attempt ends whose body raises `error`."""
+
+    def body(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    events: list[Event] = []
+    attempt(trial, Storage(str(home)), events.append, body)
+    (ended,) = events
+    assert isinstance(ended, Ended)
+    return ended.end
+
+
 def test_an_unexpected_error_keeps_its_traceback(write_spec: Write, tmp_path: Path) -> None:
+    trial = only_trial(write_spec())
+    end = end_of(trial, tmp_path, ZeroDivisionError("by zero"))
+    path = tmp_path / "trials" / trial.id / "traceback.txt"
+    assert end.reason == f"ZeroDivisionError: by zero (traceback in {path})"
+    assert end.fault == "error"
+    assert "raise error" in path.read_text()
+
+
+def test_a_traceback_that_cannot_be_written_hides_no_reason(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "trials").write_text("a file where a folder should be")
+
     def body(*_: object) -> None:
         raise ZeroDivisionError("by zero")
 
     events: list[Event] = []
-    trial = only_trial(write_spec())
-    attempt(trial, Storage(str(tmp_path)), events.append, body)
+    storage = Storage(str(tmp_path))
+    storage.names = lambda folder: []  # type: ignore[method-assign]
+    attempt(only_trial(write_spec()), storage, events.append, body)
     (ended,) = events
     assert isinstance(ended, Ended)
-    path = tmp_path / "trials" / trial.id / "traceback.txt"
-    assert ended.end.reason == f"ZeroDivisionError: by zero (traceback in {path})"
-    assert "raise ZeroDivisionError" in path.read_text()
+    assert ended.end.reason.startswith("ZeroDivisionError: by zero (no traceback: ")
+    assert (ended.end.state, ended.end.fault) == ("failed", "error")
 
 
 @pytest.mark.parametrize(
-    "error", [DataError(["a", "b"]), NonFiniteLossError("a; b"), UserError("a; b")]
+    "error",
+    [
+        DataError(["a", "b"]),
+        NonFiniteLossError("a; b"),
+        NonFinitePredictionsError("a; b"),
+        UserError("a; b"),
+    ],
 )
 def test_an_expected_error_is_one_line(write_spec: Write, tmp_path: Path, error: Exception) -> None:
-    def body(*_: object) -> None:
-        raise error
+    end = end_of(only_trial(write_spec()), tmp_path, error)
+    assert (end.state, end.reason, end.fault) == ("failed", "a; b", "input")
+    assert not (tmp_path / "trials").exists()
 
-    events: list[Event] = []
-    attempt(only_trial(write_spec()), Storage(str(tmp_path)), events.append, body)
-    (ended,) = events
-    assert isinstance(ended, Ended)
-    assert ended.end.reason == "a; b"
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (StorageError("full"), "storage"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage"),
+        (OSError(errno.EROFS, "Read-only file system"), "storage"),
+        (OSError(errno.ENOENT, "No such file"), "error"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (MemoryError(), "memory"),
+        (RuntimeError("shapes differ"), "error"),
+        (KeyError("x"), "error"),
+    ],
+)
+def test_faults(error: Exception, fault: str) -> None:
+    assert fault_of(error) == fault
+
+
+def test_memory_that_really_runs_out(write_spec: Write, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50, dtype=torch.uint8)
+    assert end_of(only_trial(write_spec()), tmp_path, raised.value).fault == "memory"
+
+
+def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
+    cost = Cost(1.0, 2.0, 3.0, 4.0)
+    error = Stopped(Stop("cancelled", "somebody cancelled it"), cost)
+    end = end_of(only_trial(write_spec()), tmp_path, error)
+    assert end == AttemptEnd("cancelled", "somebody cancelled it", cost)
+    assert end_of(only_trial(write_spec()), tmp_path, None) == AttemptEnd("succeeded", "", Cost())
+
+
+def test_a_lost_process_is_no_unexpected_error(write_spec: Write, tmp_path: Path) -> None:
+    end = end_of(only_trial(write_spec()), tmp_path, LostError("The actor died.\nexit code 137"))
+    assert (end.state, end.fault) == ("failed", "lost")
+    assert end.reason.endswith("exit code 137")
+
+
+@pytest.mark.parametrize(
+    "error", [DataError(["a", "b"]), UserError("a", "b"), StorageError("a", "b")]
+)
+def test_errors_survive_the_way_between_processes(error: Any) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
 
 
 def test_last_words_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkpoint there"):
+    with pytest.raises(UserError, match=r"no checkpoint of trial \w+ there"):
         last_words(only_trial(write_spec()), Storage(str(tmp_path)))

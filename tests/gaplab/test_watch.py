@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -115,3 +116,28 @@ def test_in_a_low_window_running_trials_come_first() -> None:
     assert trials[49].id in shown
     assert sum(t.id in shown for t in trials) == 6
     assert len(shown.splitlines()) <= 12
+
+
+def test_notes_on_a_start_reach_the_person(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ("a: damaged checkpoint, passed over", "going on from b [not markup]")
+    event = replace(started(trial(), epoch=4), notes=notes)
+    with Lines([trial()]) as lines:
+        lines(event)
+    said = capsys.readouterr().out
+    assert "resumed after epoch 4 on here (cpu); a: damaged" in said
+    assert said.endswith("; going on from b [not markup]\n")
+    screen = io.StringIO()
+    with LiveTable([trial()], Console(file=screen, width=120)) as table:
+        table(event)
+    assert f"{trial().id}: going on from b [not markup]" in screen.getvalue()
+
+
+@pytest.mark.parametrize("state", ["preempted", "cancelled", "stopped", "interrupted"])
+def test_every_end_has_its_place_in_the_table(state: str) -> None:
+    trials = [trial(number) for number in range(1, 30)]
+    table = LiveTable(trials, Console(file=io.StringIO(), width=120, height=10))
+    table(ended(trials[-1], state, "why"))
+    screen = io.StringIO()
+    Console(file=screen, width=120).print(table.table())
+    assert trials[-1].id in screen.getvalue(), "before those that wait"
+    assert state in screen.getvalue()

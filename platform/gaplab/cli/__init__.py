@@ -4,6 +4,7 @@ import sys
 
 from gaplab.cli.app import app
 from gaplab.errors import UserError
+from gaplab.text import printable
 
 
 def main() -> None:
@@ -12,5 +13,5 @@ def main() -> None:
         app()
     except UserError as error:
         for problem in error.problems:
-            sys.stderr.write(f"gaplab: {problem}\n")
+            sys.stderr.write(f"gaplab: {printable(problem)}\n")
         sys.exit(2)

@@ -2,7 +2,7 @@
 
 import typer
 
-from gaplab.cli import evaluating, exporting, papers, results, runs, ui
+from gaplab.cli import clustering, doctoring, evaluating, exporting, papers, results, runs, ui
 
 app = typer.Typer(
     name="gaplab",
@@ -16,6 +16,10 @@ app.command()(runs.plan)
 app.command()(runs.models)
 app.command()(runs.run)
 app.command()(runs.resume)
+app.command()(clustering.submit)
+app.command()(clustering.status)
+app.command()(clustering.logs)
+app.command()(clustering.cancel)
 app.command()(results.leaderboard)
 app.command()(results.compare)
 app.command()(results.show)
@@ -26,3 +30,4 @@ app.command()(evaluating.protocols)
 app.command()(exporting.export)
 app.command()(ui.ui)
 app.command()(ui.mirror)
+app.command()(doctoring.doctor)

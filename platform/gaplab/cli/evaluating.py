@@ -53,7 +53,8 @@ def reevaluate(
             if json:
                 _say(jsonlib.dumps(asdict(each), default=str))
     if not json:
-        Console().print(reevaluations_table(found, {t.id: t.assignment for t in trials}))
+        assignments = {trial.id: trial.assignment for trial in trials}
+        Console(markup=False).print(reevaluations_table(found, assignments))
         _say(f"{place.command('mirror')} copies new evaluations to MLflow")
 
 
@@ -78,7 +79,7 @@ def explain(
     if json:
         _say(jsonlib.dumps(asdict(found), indent=2))
     else:
-        print_explanation(found, Console(highlight=False))
+        print_explanation(found, Console(highlight=False, markup=False))
 
 
 def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -> None:
@@ -92,7 +93,7 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
     if json:
         _say(jsonlib.dumps(known, indent=2))
     else:
-        print_protocols(known, Console(highlight=False))
+        print_protocols(known, Console(highlight=False, markup=False))
 
 
 def _say(text: str) -> None:

@@ -41,7 +41,7 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
     form: Literal["json", "csv", "markdown"] | None
     form = "json" if json else "csv" if csv else "markdown" if markdown else None
     if form is None:
-        console = Console()
+        console = Console(markup=False)
         console.print(text_table(made, console.width), crop=False)
     else:
         sys.stdout.write(to_text(made, form))

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +18,12 @@ from gaplab.launch.capacity import Node, concurrency
 from gaplab.ledger import Ledger
 from gaplab.plan import Estimate, estimate
 from gaplab.records import SweepRecord, TrialRecord, TrialState
-from gaplab.spec import Resources
+from gaplab.search.adaptive import open_search
+from gaplab.search.draws import remarks
+from gaplab.search.history import seen
+from gaplab.spec import Resources, Spec
 from gaplab.specfile import load_spec
-from gaplab.sweep import outline
+from gaplab.sweep import Outline, outline
 from gaplab.text import duration
 
 
@@ -29,7 +32,7 @@ class Plan:
     """A sweep, the state of its trials in the ledger, and what is left to pay.
 
     problems: what is wrong with the data; then ids that hang on it are empty, and states unknown.
-    compute: what the trials cost in arithmetic, in one line.
+    compute: what the trials cost in arithmetic, in one line. notes: about a search, a line each.
     """
 
     sweep: SweepRecord
@@ -37,20 +40,33 @@ class Plan:
     estimate: Estimate
     problems: tuple[str, ...] = ()
     compute: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: Home) -> Plan:
     """Expand `spec` as far as its data is here, and look its trials up. Raises UserError."""
-    found = outline(load_spec(spec, profile, overrides))
-    trials = found.sweep.trials
+    loaded = load_spec(spec, profile, overrides)
+    found = outline(loaded)
     with Ledger.open(home.ledger_url) as ledger:
+        found = _with_proposed(found, loaded, ledger)
+        trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
     todo = [trial for trial in trials if states.get(trial.id) != "succeeded"]
     needs = {Resources.model_validate(trial.config["resources"]) for trial in todo}
     at_once = concurrency([Node(cores(), 0.0)], needs)
     cost = estimate(todo, costs, at_once)
     compute = compute_line(todo) if cost.unknown else None
-    return Plan(found.sweep, states, cost, found.problems, compute)
+    return Plan(found.sweep, states, cost, found.problems, compute, found.notes)
+
+
+def _with_proposed(found: Outline, spec: Spec, ledger: Ledger) -> Outline:
+    """With the trials that a search proposed when the sweep ran before."""
+    search = open_search(spec)
+    known = seen(ledger, found.sweep.id) if search is not None else []
+    if search is None or not known:
+        return found
+    sweep = replace(found.sweep, trials=tuple(each.trial for each in known))
+    return replace(found, sweep=sweep, notes=remarks(spec.search, search.left(known)))
 
 
 def plan_json(plan: Plan) -> str:
@@ -72,6 +88,7 @@ def plan_json(plan: Plan) -> str:
         "sweep": plan.sweep.id or None,
         "trials": trials,
         "problems": plan.problems,
+        "notes": plan.notes,
         "compute": plan.compute,
         "estimate": dataclasses.asdict(plan.estimate)
         | {"gpu_hours": plan.estimate.gpu_seconds / 3600},
@@ -91,7 +108,7 @@ def print_plan(plan: Plan, console: Console, most: int) -> None:
     console.print(table)
     if (rest := len(plan.sweep.trials) - most) > 0:
         console.print(f"... and {rest} more (--all lists them)")
-    for line in (_counts(plan), *_unknown(plan), _cost(plan.estimate), plan.compute):
+    for line in (_counts(plan), *plan.notes, *_unknown(plan), _cost(plan.estimate), plan.compute):
         if line is not None:
             console.print(line, soft_wrap=True)
 

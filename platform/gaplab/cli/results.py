@@ -135,7 +135,7 @@ def show(
 
     with Ledger.open(Home(home).ledger_url) as ledger:
         found = ledger.sweeps() if name is None else details(ledger, name)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if json:
         _print(details_json(found))
     elif isinstance(found, list):
@@ -161,4 +161,4 @@ def _print(what: str | Table) -> None:
     if isinstance(what, str):
         sys.stdout.write(what.rstrip("\n") + "\n")
     else:
-        Console().print(what)
+        Console(markup=False).print(what)

@@ -2,23 +2,29 @@
 
 import json as jsonlib
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from rich.console import Console
 
+from gaplab.control import Stop
 from gaplab.datacheck import inspect_data
+from gaplab.failures import Failure, group
 from gaplab.home import Home
-from gaplab.launch.driver import missing, run_sweep
+from gaplab.launch.driver import SIGNALS, Audience, missing, run_sweep
 from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger
+from gaplab.ledger.patience import Patience
 from gaplab.mirror import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.tables import leaderboard_table
 from gaplab.watch import JsonLines, Lines, LiveTable, Watcher
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
+EXITS = {stop.reason: 128 + number for number, stop in SIGNALS.items()}
+"""Exit codes of a driver that was told to stop, as shells give them: 130 for Ctrl-C."""
+OUTAGE = 900.0
+"""Seconds for which a driver waits for a ledger that doesn't answer; training goes on meanwhile."""
 
 
 class SweepRun:
@@ -26,20 +32,19 @@ class SweepRun:
 
     def __init__(self, sweep: SweepRecord, home: Home, address: str, json: bool) -> None:
         self.sweep, self.home, self.address, self.json = sweep, home, address, json
-        self.console = Console(stderr=json, highlight=False, soft_wrap=True)
+        self.console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
 
     def execute(self) -> int:
-        """Train what is missing; the exit code: 0, 1 for failed trials, 130 for an interrupt."""
+        """Train what is missing; the exit code: 0, 1 for failed trials, 130 for Ctrl-C."""
         with ExitStack() as stack:
-            stack.enter_context(self.home.only_driver())
-            ledger = stack.enter_context(Ledger.open(self.home.ledger_url, str(self.home.path)))
-            ledger.close_orphans("its driver died")
+            patience = Patience(OUTAGE, self.console.print)
+            ledger = stack.enter_context(Ledger.open(self.home.ledger_url, patience))
             todo = missing(ledger, self.sweep)
             self._announce(todo)
             for note in inspect_data(todo):
                 self.console.print(note)
-            if todo and not self._train(todo, ledger):
-                return self._interrupted()
+            if todo and (stop := self._train(todo, ledger)):
+                return self._stopped(stop)
             ledger.add_sweep(self.sweep)
             return self._conclude(ledger)
 
@@ -50,25 +55,28 @@ class SweepRun:
             f"sweep {self.sweep.id}: {total} trials, {total - len(todo)} already done, {rest}"
         )
 
-    def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> bool:
+    def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> Stop | None:
         mirror = MirrorThread(self.home, self.sweep.id)
         with self._watcher(todo) as watcher:
-            ended = run_sweep(self.home, ledger, self.sweep, self.address, [watcher, mirror.notify])
+            audience = Audience((watcher, mirror.notify), watcher.add)
+            stop = run_sweep(self.home, ledger, self.sweep, self.address, audience)
         if problem := mirror.close():
             self.console.print(problem)
-        return ended
+        return stop
 
     def _watcher(self, todo: Sequence[TrialRecord]) -> Watcher:
         if self.json:
             return JsonLines()
         return LiveTable(todo, self.console) if self.console.is_terminal else Lines(todo)
 
-    def _interrupted(self) -> int:
-        self.console.print(f"stopped; what was done is kept. Go on with: {self._command('resume')}")
-        return INTERRUPTED
+    def _stopped(self, stop: Stop) -> int:
+        self.console.print(
+            f"stopped: {stop.reason}; what was done is kept. Go on with: {self._command('resume')}"
+        )
+        return EXITS.get(stop.reason, FAILED)
 
     def _conclude(self, ledger: Ledger) -> int:
-        states = ledger.states([trial.id for trial in self.sweep.trials])
+        states = ledger.states([trial.id for trial in ledger.trials(self.sweep.id)])
         if self.json:
             said = {"kind": "sweep", "sweep": self.sweep.id, "states": states}
             sys.stdout.write(jsonlib.dumps(said) + "\n")
@@ -89,9 +97,9 @@ class SweepRun:
         )
 
     def _print_failures(self, ledger: Ledger, failed: Sequence[str]) -> None:
-        reasons = Counter(ledger.attempts(trial)[-1].reason for trial in failed)
-        for reason, count in reasons.most_common():
-            self.console.print(f"{count} failed: {reason}", style="red")
+        ends = [ledger.attempts(trial)[-1] for trial in failed]
+        for each in group([Failure(a.trial, a.fault, a.reason, a.node) for a in ends]):
+            self.console.print(each.line(), style="red")
         if failed:
             self.console.print(f"Try them again with: {self._command('resume')}")
 

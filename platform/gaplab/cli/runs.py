@@ -36,7 +36,7 @@ def plan(
     if json:
         sys.stdout.write(plan_json(made) + "\n")
     else:
-        print_plan(made, Console(), 20 if not every else len(made.sweep.trials))
+        print_plan(made, Console(markup=False), 20 if not every else len(made.sweep.trials))
 
 
 def models(
@@ -59,7 +59,7 @@ def models(
     if json:
         sys.stdout.write(models_json(lines) + "\n")
     else:
-        print_models(lines, Console())
+        print_models(lines, Console(markup=False))
 
 
 def run(

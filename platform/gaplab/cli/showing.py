@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gaplab.cli.attempts import print_attempts
 from gaplab.cli.tabular import plain_table
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
-from gaplab.text import duration, points, signed
+from gaplab.text import points, signed
 from gaplab.yamlfile import dump_yaml
 
 
@@ -98,7 +99,7 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     trial = found.trial
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
     console.print(dump_yaml(trial.config), markup=False)
-    console.print(_attempts(found.attempts))
+    print_attempts(found.attempts, console)
     _print_evaluations(found.evaluations, console)
     if not found.evaluations:
         return
@@ -108,15 +109,6 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     for evaluation in _last_of_branches(alike):
         console.print(_heading(evaluation))
         console.print(_classes(evaluation))
-
-
-def _attempts(attempts: list[AttemptView]) -> Table:
-    table = plain_table("attempt", "state", "node", "device", "wall", "CPU", "memory", "reason")
-    for a in attempts:
-        cost = [duration(s) if s is not None else "-" for s in (a.wall_seconds, a.cpu_seconds)]
-        memory = "-" if a.peak_memory_mib is None else f"{a.peak_memory_mib:.0f} MiB"
-        table.add_row(str(a.number), a.state, a.node, a.device, *cost, memory, a.reason)
-    return table
 
 
 def _own(found: TrialDetails) -> EvaluationView:

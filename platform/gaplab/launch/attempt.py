@@ -1,29 +1,45 @@
 """One attempt at a trial, whatever runs it: it always ends with an Ended event."""
 
+import errno
 import socket
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
 from detectors.data.base import DataError
 from detectors.engine import NonFiniteLossError
+from detectors.inference import NonFinitePredictionsError
 from detectors.world import LocalWorld
-from gaplab.errors import UserError
-from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Machine, TrialRecord
+from gaplab.control import FREE, Control, Stopped
+from gaplab.errors import StorageError, UserError
+from gaplab.launch.deaths import how_it_died
+from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Fault, Machine, TrialRecord
 from gaplab.spec import Resources
 from gaplab.storage import Storage
 from gaplab.trial import Place, run_trial
+from gaplab.watchdog import clear, watched
 
 Emit = Callable[[Event], None]
-Body = Callable[[TrialRecord, Storage, Emit], None]
-EXPECTED = (DataError, NonFiniteLossError, UserError)
+Body = Callable[[TrialRecord, Storage, Emit, Control], None]
+EXPECTED = (DataError, NonFiniteLossError, NonFinitePredictionsError, UserError)
+_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory")
+"""What PyTorch says in a plain RuntimeError when memory is short."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def attempt(trial: TrialRecord, storage: Storage, emit: Emit, body: Body) -> None:
-    """Run `body`, then emit Ended: succeeded, or failed with a one-line reason.
+class LostError(Exception):
+    """A process of the trial died without a word; the message is what Ray knows of it."""
 
-    The traceback of an unexpected error is kept beside the trial's checkpoint.
+
+def attempt(
+    trial: TrialRecord, storage: Storage, emit: Emit, body: Body, control: Control = FREE
+) -> None:
+    """Run `body`, then emit Ended: succeeded, stopped by an order, or failed with its fault and a
+    reason of one line.
+
+    The traceback of an unexpected error is kept beside the trial's checkpoints.
     """
     last = Cost()
 
@@ -34,19 +50,25 @@ def attempt(trial: TrialRecord, storage: Storage, emit: Emit, body: Body) -> Non
         emit(event)
 
     try:
-        body(trial, storage, remember)
+        clear(trial.id, storage)
+        body(trial, storage, remember, control)
+    except Stopped as order:
+        end = AttemptEnd(order.stop.state, order.stop.reason, order.cost or last)
     except Exception as error:
-        emit(Ended(trial.id, AttemptEnd("failed", _reason(error, trial, storage), last)))
+        end = _failure(error, trial, storage, last)
     else:
-        emit(Ended(trial.id, AttemptEnd("succeeded", "", last)))
+        end = AttemptEnd("succeeded", "", last)
+    emit(Ended(trial.id, end))
 
 
-def run_alone(trial: TrialRecord, storage: Storage, emit: Emit) -> None:
+def run_alone(trial: TrialRecord, storage: Storage, emit: Emit, control: Control = FREE) -> None:
     """The body for a trial with one worker: in this process."""
     resources = Resources.model_validate(trial.config["resources"])
     device = pick_device(resources)
     machine = describe_machine(resources, device)
-    run_trial(trial, Place(LocalWorld(), device, storage, machine), emit)
+    with watched(control, trial.id, storage, resources.hang_seconds) as watched_control:
+        place = Place(LocalWorld(), device, storage, machine, control=watched_control)
+        run_trial(trial, place, emit)
 
 
 def pick_device(resources: Resources) -> torch.device:
@@ -68,10 +90,35 @@ def describe_machine(resources: Resources, device: torch.device) -> Machine:
     return Machine(socket.gethostname(), name, resources.workers, gpus)
 
 
+def _failure(error: Exception, trial: TrialRecord, storage: Storage, cost: Cost) -> AttemptEnd:
+    if isinstance(error, LostError):
+        return replace(how_it_died(str(error), trial, storage), cost=cost)
+    return AttemptEnd("failed", _reason(error, trial, storage), cost, fault_of(error))
+
+
+def fault_of(error: Exception) -> Fault:
+    """What an attempt failed of that `error` ended."""
+    match error:
+        case StorageError():
+            return "storage"
+        case OSError() if error.errno in _FULL:
+            return "storage"
+        case torch.OutOfMemoryError() | MemoryError():
+            return "memory"
+        case RuntimeError() if any(said in str(error) for said in _MEMORY):
+            return "memory"
+        case _:
+            return "input" if isinstance(error, EXPECTED) else "error"
+
+
 def _reason(error: Exception, trial: TrialRecord, storage: Storage) -> str:
     if isinstance(error, EXPECTED):
         return " ".join(str(error).split("\n"))
-    text = "".join(traceback.format_exception(error))
-    uri = storage.save_text(f"trials/{trial.id}/traceback.txt", text)
     first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first} (traceback in {uri})"
+    said = f"{type(error).__name__}: {first}"
+    text = "".join(traceback.format_exception(error))
+    try:
+        uri = storage.save_text(f"trials/{trial.id}/traceback.txt", text)
+    except UserError as unwritten:
+        return f"{said} (no traceback: {unwritten})"
+    return f"{said} (traceback in {uri})"

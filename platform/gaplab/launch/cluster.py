@@ -3,12 +3,14 @@
 import logging
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
+from gaplab.process import machine
 
 LOCAL = "local"
 
@@ -21,8 +23,11 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the conductor knows how many there may be
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+_ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Unless this is 0, Ray takes an address of 127.0.0.1 for the machine's own and listens on all."""
 
 
 @contextmanager
@@ -37,8 +42,11 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
         os.environ.setdefault(key, value)
     if address == LOCAL:
         _use_own_token(home / "ray.token")
+    if address == LOCAL or address.startswith(("127.", "localhost")):
+        os.environ[_ONE_MACHINE] = "0"
     import ray  # after its settings, which it reads on import
 
+    ledger = os.environ.pop("GAPLAB_LEDGER", None)  # may hold a password, and workers need none
     try:
         ray.init(**_arguments(address))
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -46,10 +54,29 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
         raise UserError(
             f"--address {address}: no Ray cluster ({first}); use `ray start --head` there"
         ) from error
+    finally:
+        os.environ |= {"GAPLAB_LEDGER": ledger} if ledger else {}
     try:
-        yield _nodes(ray.nodes())
+        yield alive_nodes()
     finally:
         ray.shutdown()
+
+
+def alive_nodes() -> tuple[Node, ...]:
+    """The nodes of the cluster that we are connected to, as they are now."""
+    import ray
+
+    held = [row["Resources"] for row in ray.nodes() if row["Alive"]]
+    return tuple(Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in held)
+
+
+def cluster_id(address: str) -> str:
+    """The same text for all drivers that share processors: those of one cluster, and those that
+    each started a cluster of their own on this machine.
+    """
+    import ray
+
+    return f"local:{machine()}" if address == LOCAL else ray.get_runtime_context().gcs_address
 
 
 def _arguments(address: str) -> dict[str, object]:
@@ -66,12 +93,11 @@ def _arguments(address: str) -> dict[str, object]:
 def _use_own_token(path: Path) -> None:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        # Whole or not there, for drivers that begin together; for this user alone.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:
             file.write(secrets.token_hex(32))
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
-
-
-def _nodes(rows: list[dict[str, dict[str, float]]]) -> tuple[Node, ...]:
-    held = [row["Resources"] for row in rows if row["Alive"]]
-    return tuple(Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in held)

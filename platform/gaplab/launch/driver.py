@@ -3,67 +3,130 @@
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+from uuid import uuid4
 
+from gaplab.control import Stop
 from gaplab.errors import UserError
 from gaplab.home import Home
-from gaplab.inherit import check_sources, waves
+from gaplab.inherit import check_sources
 from gaplab.launch.capacity import Node, concurrency, misfits
-from gaplab.launch.cluster import cluster
+from gaplab.launch.cluster import alive_nodes, cluster, cluster_id
+from gaplab.launch.conductor import Conductor, Sweeping
+from gaplab.launch.heart import Heart
 from gaplab.launch.recorder import Listener, Recorder
+from gaplab.launch.searching import Proposals, Referee
+from gaplab.launch.trialqueue import Queue
 from gaplab.ledger import Ledger
-from gaplab.records import SweepRecord, TrialRecord
-from gaplab.spec import Resources
+from gaplab.policy import Policy
+from gaplab.process import node_name, this_process
+from gaplab.provenance import code_of, keep
+from gaplab.records import DriverRecord, SweepRecord, TrialRecord
+from gaplab.search.adaptive import open_search
+from gaplab.search.stopping import Judge
+from gaplab.spec import Resources, Spec
+from gaplab.specfile import stored_spec
+from gaplab.storage import Storage
+
+SIGNALS = {
+    signal.SIGINT: Stop("interrupted", "somebody pressed Ctrl-C"),
+    signal.SIGTERM: Stop("preempted", "its driver was asked to end (SIGTERM)"),
+}
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who hears of a sweep while it runs: of every event, and of trials that a search adds."""
+
+    hear: Sequence[Listener]
+    add: Callable[[Sequence[TrialRecord]], None]
 
 
 def missing(ledger: Ledger, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
-    """The trials of `sweep` that have not succeeded, in order."""
-    states = ledger.states([trial.id for trial in sweep.trials])
-    return tuple(t for t in sweep.trials if states.get(t.id) != "succeeded")
+    """The trials of `sweep` that are to be trained, in order: all that have not succeeded, but for
+    those that its own stopping rule has ended.
+    """
+    states, stopped = ledger.states([t.id for t in sweep.trials]), ledger.stopped(sweep.id)
+    return tuple(t for t in sweep.trials if states.get(t.id) != "succeeded" and t.id not in stopped)
 
 
 def run_sweep(
-    home: Home, ledger: Ledger, sweep: SweepRecord, address: str, listeners: Sequence[Listener]
-) -> bool:
-    """Train what is missing of `sweep` on the cluster at `address`; False if it was interrupted.
+    home: Home, ledger: Ledger, sweep: SweepRecord, address: str, audience: Audience
+) -> Stop | None:
+    """Train what is missing of `sweep` on the cluster at `address`; what ended it early, if so.
 
     Refuses, before anything starts, a sweep of which a trial can't fit the cluster or starts from
-    a trial that is not there, and a home folder in which another driver runs (UserError).
+    a trial that is not there (UserError).
     """
-    todo = missing(ledger, sweep)
-    recorder = Recorder(ledger, sweep.id, listeners)
+    spec, todo = stored_spec(sweep), missing(ledger, sweep)
     check_sources(ledger, todo)
     with cluster(address, home.path) as nodes:
-        at_once = _fit(nodes, todo)
+        needs = _fit(nodes, todo)
         ledger.add_sweep(sweep)
+        driver = _driver(sweep, address, spec.run)
+        heart = Heart(ledger, driver, spec.run.lease_seconds)
         # Not at the top: ray reads its settings, which `cluster` makes, when it is imported.
-        from gaplab.launch.tune import Stop, run_with_tune
+        from gaplab.launch.desk import DeskClient
+        from gaplab.launch.tune import run_with_tune
 
-        stop = Stop()
-        with _interruptible(stop.request):
+        desk = DeskClient(f"gaplab-desk-{driver.id}")
+        given = Sweeping(
+            driver=driver.id,
+            policy=spec.run,
+            queue=Queue(ledger, (driver.id, sweep.id), spec.run, todo),
+            recorder=Recorder(ledger, audience.hear, keep(code_of(), Storage(str(home.path)))),
+            desk=desk,
+            wish=heart.wish,
+            slots=lambda: concurrency(alive_nodes(), needs),
+            announce=audience.add,
+        )
+        conductor = _conductor(given, ledger, sweep, spec)
+        heart.hear = conductor.hear
+        with heart, _interruptible(conductor.stop):
             try:
-                for wave in waves(todo):
-                    if not stop.requested:
-                        run_with_tune(wave, at_once, home.path, recorder, stop)
+                run_with_tune(conductor, str(home.path), desk.name, spec.stop is not None)
             finally:
-                recorder.interrupt("the driver was stopped")
-        return not stop.requested
+                if conductor.error is not None:
+                    ledger.give_up()
+                conductor.abandon("the driver was stopped")
+        return conductor.stopped
 
 
-def _fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> int:
-    needs = [Resources.model_validate(trial.config["resources"]) for trial in trials]
+def _conductor(given: Sweeping, ledger: Ledger, sweep: SweepRecord, spec: Spec) -> Conductor:
+    referee = Referee(ledger, sweep.id, Judge(spec.stop)) if spec.stop else None
+    search = open_search(spec)
+    proposals = Proposals(ledger, sweep.id, search, sweep.trials) if search else None
+    return Conductor(given, referee, proposals)
+
+
+def _driver(sweep: SweepRecord, address: str, policy: Policy) -> DriverRecord:
+    process, shared = this_process(), cluster_id(address)
+    return DriverRecord(
+        id=uuid4().hex,
+        sweep_id=sweep.id,
+        node=node_name(),
+        **vars(process),
+        cluster=shared,
+        priority=policy.priority,
+    )
+
+
+def _fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> set[Resources]:
+    """What the trials need. Raises UserError where one can't be run here."""
+    needs = {Resources.model_validate(trial.config["resources"]) for trial in trials}
     if problems := misfits(nodes, needs):
         raise UserError(*problems)
-    return concurrency(nodes, set(needs))
+    return needs
 
 
 @contextmanager
-def _interruptible(request: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) asks for a clean stop, the second is Python's own."""
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+def _interruptible(stop: Callable[[Stop], None]) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks for a clean stop, the second is Python's own."""
+    before = {s: signal.getsignal(s) for s in SIGNALS}
 
     def hear(signum: int, frame: FrameType | None) -> None:
-        request()
+        stop(SIGNALS[signal.Signals(signum)])
         signal.signal(signum, before[signal.Signals(signum)])
 
     for signum in before:

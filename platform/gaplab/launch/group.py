@@ -2,6 +2,7 @@
 
 import json
 import secrets
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,24 +13,28 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectors.world import TorchWorld
+from gaplab.control import Control, Stop, Stopped
 from gaplab.events import to_text
-from gaplab.launch.attempt import Emit, describe_machine
+from gaplab.launch.attempt import Emit, LostError, describe_machine, fault_of
 from gaplab.records import Event, TrialRecord
 from gaplab.spec import Resources
 from gaplab.storage import Storage
 from gaplab.trial import Place, last_words, run_trial
+from gaplab.watchdog import watched
 
 
-def run_group(trial: TrialRecord, storage: Storage, emit: Emit) -> None:
+def run_group(trial: TrialRecord, storage: Storage, emit: Emit, control: Control) -> None:
     """The body for a trial with several workers; must run inside a Tune session.
 
     Events of rank 0 travel through Train to Tune. Train may lose the last one, so the trial's
-    last checkpoint is read afterwards and its evaluations are said again.
+    last checkpoint is read afterwards and its evaluations are said again. Raises what a worker
+    raised, LostError for one that died, and Stopped.
     """
     need = Resources.model_validate(trial.config["resources"])
+    told = {"trial": json.dumps(asdict(trial)), "storage": storage.uri, "control": control}
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"trial": json.dumps(asdict(trial)), "storage": storage.uri},
+        train_loop_config=told,
         torch_config=TorchConfig(backend="nccl" if need.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=need.workers,
@@ -40,19 +45,42 @@ def run_group(trial: TrialRecord, storage: Storage, emit: Emit) -> None:
             name=f"{trial.id}-{secrets.token_hex(4)}",  # a name used twice resumes the earlier run
             storage_path=f"{storage.uri}/ray/train",
             callbacks=[TuneReportCallback()],
+            # Another attempt is the driver's to make, not Train's.
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
     )
-    trainer.fit()
+    try:
+        result = trainer.fit()
+    except ray.train.PreemptionError as error:
+        raise Stopped(Stop("preempted", "a machine of its group was taken away"), None) from error
+    except ray.train.WorkerGroupError as error:
+        raise cause(error.worker_failures.values()) from error
+    if result.return_value is not None:
+        raise result.return_value
     emit(last_words(trial, storage))
 
 
-def _worker(config: dict[str, Any]) -> None:
+def cause(failures: Iterable[Exception]) -> Exception:
+    """Why a group failed, of what became of its workers: an error of a worker that says what is
+    wrong, else the death of one, else whatever else happened, which may only follow from a death.
+    """
+    said = list(failures)
+    clear = [each for each in said if fault_of(each) != "error"]
+    deaths = [LostError(str(each)) for each in said if type(each).__module__.startswith("ray.")]
+    return [*clear, *deaths, *said][0]
+
+
+def _worker(config: dict[str, Any]) -> Stopped | None:
     trial = TrialRecord(**json.loads(config["trial"]))
     need, device = Resources.model_validate(trial.config["resources"]), get_device()
-    place = Place(
-        TorchWorld(), device, Storage(config["storage"]), describe_machine(need, device), _wrap
-    )
-    run_trial(trial, place, _report)
+    storage, machine = Storage(config["storage"]), describe_machine(need, device)
+    with watched(config["control"], trial.id, storage, need.hang_seconds) as control:
+        place = Place(TorchWorld(), device, storage, machine, _wrap, control)
+        try:
+            run_trial(trial, place, _report)
+        except Stopped as stopped:  # on every rank; what rank 0 returns reaches the group's actor
+            return stopped
+    return None
 
 
 def _wrap(module: nn.Module) -> nn.Module:

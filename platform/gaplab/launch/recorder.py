@@ -1,45 +1,78 @@
-"""The driver's pen: turns the events of trials into rows of the ledger, then tells listeners."""
+"""The driver's pen: turns the events of attempts into rows of the ledger, then tells listeners."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Machine, Started
+from gaplab.ledger.writes import ClaimError
+from gaplab.provenance import Code, assemble
+from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Started
 
 Listener = Callable[[Event], None]
 
 
 class Recorder:
-    """The only writer of attempts and evaluations of one sweep.
+    """The only writer of the attempts of one driver, and of their evaluations.
 
-    The ledger is written before any listener hears of an event, so what a person sees is kept.
+    The ledger is written before any listener hears of an event, so what a person sees is kept. An
+    attempt that the ledger holds for over (its driver was taken for dead) is written no more.
     """
 
-    def __init__(self, ledger: Ledger, sweep: str, listeners: Sequence[Listener]) -> None:
-        self._ledger, self._sweep, self._listeners = ledger, sweep, listeners
-        self._open: dict[str, int] = {}
-        self._cost: dict[str, Cost] = {}
+    def __init__(
+        self, ledger: Ledger, listeners: Sequence[Listener], code: Code | None = None
+    ) -> None:
+        self._ledger, self._listeners, self._code = ledger, listeners, code
+        self.open: dict[int, str] = {}
+        """The trials of attempts that have not ended, by attempt."""
+        self.nodes: dict[int, str] = {}
+        """Where they run, as far as they said."""
+        self._cost: dict[int, Cost] = {}
 
-    def handle(self, event: Event) -> None:
-        """Write one event. Repeated evaluations are kept once."""
-        match event:
-            case Started():
-                attempt = self._ledger.start_attempt(event.trial, self._sweep, event.machine)
-                self._open[event.trial], self._cost[event.trial] = attempt, Cost()
-            case EpochDone():
-                self._cost[event.trial] = event.cost
-                self._ledger.record_epoch(event, self._open[event.trial])
-            case Ended():
-                self._ledger.end_attempt(self._open.pop(event.trial), event.end)
+    def claimed(self, attempt: int, trial: str) -> None:
+        """The attempt is ours from now on."""
+        self.open[attempt], self._cost[attempt] = trial, Cost()
+
+    def handle(self, attempt: int, event: Event) -> bool:
+        """Write one event; False, and nothing is written or said, if the attempt is over.
+
+        Repeated evaluations are kept once.
+        """
+        if attempt not in self.open:
+            return False
+        try:
+            self._write(attempt, event)
+        except ClaimError:
+            self.drop(attempt)
+            return False
         for listener in self._listeners:
             listener(event)
+        return True
 
-    def lost(self, trial: str, reason: str) -> None:
-        """The process of a running trial died without a word."""
-        if trial not in self._open:
-            self.handle(Started(trial, Machine("unknown", "unknown", 0, 0.0), 0))
-        self.handle(Ended(trial, AttemptEnd("failed", reason, self._cost[trial])))
+    def drop(self, attempt: int) -> None:
+        """The attempt is another's to end."""
+        for known in (self.open, self._cost, self.nodes):
+            known.pop(attempt, None)
 
-    def interrupt(self, reason: str) -> None:
-        """Close every attempt that is still open: the driver stops."""
-        for trial in tuple(self._open):
-            self.handle(Ended(trial, AttemptEnd("interrupted", reason, self._cost[trial])))
+    def end(self, attempt: int, end: AttemptEnd) -> Ended | None:
+        """Close an attempt that can't speak for itself, with what it had cost; what was said of it.
+
+        None if it was over already.
+        """
+        if attempt not in self.open:
+            return None
+        trial, cost = self.open[attempt], self._cost[attempt]
+        event = Ended(trial, AttemptEnd(end.state, end.reason, cost, end.fault))
+        return event if self.handle(attempt, event) else None
+
+    def _write(self, attempt: int, event: Event) -> None:
+        match event:
+            case Started():
+                said = assemble(self._code, event.provenance) if self._code else event.provenance
+                self._ledger.begin_attempt(attempt, replace(event, provenance=said))
+                self.nodes[attempt] = event.machine.node
+            case EpochDone():
+                self._ledger.record_epoch(event, attempt)
+                self._cost[attempt] = event.cost
+            case Ended():
+                self._ledger.end_attempt(attempt, event.end)
+                self.drop(attempt)

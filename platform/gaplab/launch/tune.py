@@ -2,18 +2,20 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.search import Searcher
 
 from gaplab.events import from_text, to_text
 from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.conductor import Conductor
+from gaplab.launch.deaths import how_it_died
+from gaplab.launch.desk import DeskControl
 from gaplab.launch.group import run_group
-from gaplab.launch.recorder import Recorder
-from gaplab.records import Event, TrialRecord
+from gaplab.records import AttemptEnd, Cost, Event, TrialRecord
 from gaplab.spec import Resources
 from gaplab.storage import Storage
 
@@ -21,68 +23,119 @@ HEAD = {"node:__internal_head__": 0.001}
 """What the Tune actor of a worker group holds: no CPU, so that it can't starve its own workers."""
 
 
-class Stop(tune.Stopper):  # type: ignore[misc]
-    """Ends the sweep once `requested` is set."""
+class Unsaved:
+    """Something of ours inside Tune, which pickles all it has into a state that nobody restores."""
 
-    def __init__(self) -> None:
-        self.requested = False
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
 
-    def request(self) -> None:
-        """End the sweep soon."""
-        self.requested = True
+
+class Source(Unsaved, Searcher):  # type: ignore[misc]
+    """Where Tune gets its next trial from: the conductor.
+
+    given: what every trial's configuration holds beside the trial and its attempt.
+    """
+
+    def __init__(self, conductor: Conductor, given: dict[str, Any]) -> None:
+        super().__init__()
+        self._conductor, self._given = conductor, given
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial; None to be asked again soon; FINISHED at the end."""
+        if self._conductor.over:
+            return str(Searcher.FINISHED)
+        claimed = self._conductor.next()
+        if claimed is None:
+            return None
+        trial = json.dumps(asdict(claimed.trial))
+        return {"trial": trial, "attempt": claimed.attempt, **self._given}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """The conductor hears of it through the events."""
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        """True: the conductor knows how many there may be."""
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+class Over(Unsaved, tune.Stopper):  # type: ignore[misc]
+    """Ends the sweep when the conductor says so; trials end by themselves."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Trials end by themselves."""
+        """Never."""
         return False
 
     def stop_all(self) -> bool:
         """See `tune.Stopper.stop_all`."""
-        return self.requested
+        return self._conductor.stopped is not None and self._conductor.over
 
 
-def run_with_tune(
-    trials: Sequence[TrialRecord], at_once: int, home: Path, recorder: Recorder, stop: Stop
-) -> None:
-    """Run `trials`, at most `at_once` side by side, and hand every event to `recorder`.
+def run_with_tune(conductor: Conductor, storage: str, desk: str, judged: bool) -> None:
+    """Run what `conductor` gives until it is over, and hand it every event.
 
-    Returns when all have ended or `stop` was requested.
+    desk: name of the actor that trials listen to; judged: whether a stopping rule is asked.
     """
-    texts = [json.dumps(asdict(trial)) for trial in trials]
-    space = {"trial": tune.grid_search(texts), "storage": str(home)}
+    source = Source(conductor, {"storage": storage, "desk": desk, "judged": judged})
     with tempfile.TemporaryDirectory(prefix="gaplab-tune-") as scratch:
-        _tuner(space, at_once, scratch, [_Listen(recorder)], stop).fit()
+        _tuner(source, conductor, scratch).fit()
 
 
-def _tuner(
-    space: dict[str, Any], at_once: int, scratch: str, callbacks: list[tune.Callback], stop: Stop
-) -> tune.Tuner:
+def _tuner(source: Source, conductor: Conductor, scratch: str) -> tune.Tuner:
     return tune.Tuner(
         tune.with_resources(_trainable, _resources),
-        param_space=space,
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=at_once,
+            search_alg=source,
+            num_samples=-1,
             reuse_actors=True,
             trial_name_creator=_name,
             trial_dirname_creator=_name,
         ),
         run_config=tune.RunConfig(
-            name="tune", storage_path=scratch, callbacks=callbacks, stop=stop, verbose=0
+            name="tune",
+            storage_path=scratch,
+            callbacks=[_Listen(conductor)],
+            stop=Over(conductor),
+            verbose=0,
         ),
     )
 
 
 def _trainable(config: dict[str, Any]) -> None:
-    trial, storage = TrialRecord(**json.loads(config["trial"])), Storage(config["storage"])
+    trial, storage = _trial(config), Storage(config["storage"])
+    control = DeskControl(config["desk"], config["attempt"], config["judged"])
     body = run_alone if _need(config).workers == 1 else run_group
-    attempt(trial, storage, _report, body)
+    attempt(trial, storage, _report, body, control)
 
 
 def _report(event: Event) -> None:
     tune.report({"event": to_text(event)})
 
 
+def _trial(config: dict[str, Any]) -> TrialRecord:
+    return TrialRecord(**json.loads(config["trial"]))
+
+
 def _need(config: dict[str, Any]) -> Resources:
-    return Resources.model_validate(json.loads(config["trial"])["config"]["resources"])
+    return Resources.model_validate(_trial(config).config["resources"])
 
 
 def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -94,25 +147,31 @@ def _resources(config: dict[str, Any]) -> tune.PlacementGroupFactory:
 
 
 def _name(trial: Any) -> str:
-    return str(json.loads(trial.config["trial"])["id"])
+    return f"{_trial(trial.config).id}-{trial.config['attempt']}"
 
 
-class _Listen(tune.Callback):  # type: ignore[misc]
-    """Passes events from Tune's loop, which runs in the driver, to the recorder."""
+class _Listen(Unsaved, tune.Callback):  # type: ignore[misc]
+    """Passes events from Tune's loop, which runs in the driver, to the conductor."""
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor = conductor
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks into a state that is never restored."""
-        return {}
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        self._conductor.tick()
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: Any, **_: Any
     ) -> None:
         if "event" in result:
-            self._recorder.handle(from_text(result["event"]))
+            self._conductor.heard(trial.config["attempt"], from_text(result["event"]))
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
+        if self._conductor.stopped is None:  # else it was Tune that ended it
+            end = AttemptEnd("failed", "its process ended without a word", Cost(), "lost")
+            self._conductor.died(trial.config["attempt"], end)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         error = (trial.error_file and Path(trial.error_file).read_text().strip()) or "no message"
-        self._recorder.lost(_name(trial), f"its process died: {error.splitlines()[-1]}")
+        storage = Storage(trial.config["storage"])
+        end = how_it_died(error, _trial(trial.config), storage)
+        self._conductor.died(trial.config["attempt"], end)

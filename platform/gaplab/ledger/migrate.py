@@ -31,11 +31,14 @@ from gaplab.errors import UserError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration. Known here so that opening an up-to-date ledger need not import Alembic."""
 VERSION_TABLE = "gaplab_version"
 WRITE = "gaplab_write"
 """Execution option of connections that write: on SQLite they take the write lock at BEGIN."""
+MIGRATE = "migrate"
+"""Value of WRITE for connections that migrate: SQLite rebuilds a table to change it, and would
+delete what refers to its rows."""
 _FORMS = "sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
 _PATIENCE = 30.0  # seconds to wait for another program's transaction
 _LOCK = 0x6761706C  # any fixed number, the same in every gaplab
@@ -53,8 +56,9 @@ def open_engine(url: str) -> Engine:
         with engine.connect() as connection:
             current = _version(connection)
         if current != HEAD:
-            with engine.execution_options(**{WRITE: True}).begin() as connection:
+            with engine.execution_options(**{WRITE: MIGRATE}).begin() as connection:
                 _upgrade(connection)
+            engine.dispose()  # what migrates doesn't watch foreign keys
     except DBAPIError as error:
         engine.dispose()
         cause = str(error.orig).strip().splitlines()[0]
@@ -97,6 +101,15 @@ def _upgrade(connection: Connection) -> None:
             f"(version {current}, this one knows up to {HEAD}); upgrade gaplab"
         )
     command.upgrade(config, "head")
+    _check_keys(connection)
+
+
+def _check_keys(connection: Connection) -> None:
+    """Raise where a migration of a SQLite file left a row that refers to nothing."""
+    if connection.dialect.name == "sqlite":
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
+        if broken is not None:
+            raise RuntimeError(f"migration broke a reference: {tuple(broken)}")
 
 
 def _version(connection: Connection) -> str | None:
@@ -110,7 +123,7 @@ def _parse(url: str) -> URL:
     try:
         where = make_url(url)
     except ArgumentError:
-        raise UserError(f"ledger {url!r}: not a database URL; write {_FORMS}") from None
+        raise UserError(f"ledger: its address is not a database URL; write {_FORMS}") from None
     backend = where.get_backend_name()
     if backend == "sqlite" and where.database and where.database != ":memory:":
         return where.set(drivername="sqlite")
@@ -159,4 +172,6 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 def _begin(connection: Connection) -> None:
     writes = connection.get_execution_options().get(WRITE, False)
+    if writes == MIGRATE:
+        connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,7 +1,8 @@
 """The ledger's tables. A change here comes with a migration; a test compares the two."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from sqlalchemy import (
     JSON,
@@ -20,6 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from gaplab.records import EndState, TrialState
+
 METRICS = (
     "ap",
     "ap_nms",
@@ -35,6 +38,10 @@ METRICS = (
 """The metrics of an evaluation that have a column of their own."""
 REQUIRED = METRICS[:3]
 """Those that every evaluation has."""
+
+
+def _one_of(column: str, values: Sequence[str]) -> str:
+    return f"{column} IN ({', '.join(map(repr, values))})"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -75,6 +82,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON,
         dict[str, float | None]: JSON,
         list[dict[str, Any]]: JSON,
+        list[str]: JSON,
     }
 
 
@@ -93,11 +101,7 @@ class Trial(Base):
     """One fully resolved experiment, in the state of its last attempt."""
 
     __tablename__ = "trial"
-    __table_args__ = (
-        CheckConstraint(
-            "state IN ('waiting', 'running', 'succeeded', 'failed', 'interrupted')", name="state"
-        ),
-    )
+    __table_args__ = (CheckConstraint(_one_of("state", get_args(TrialState)), name="state"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     config: Mapped[dict[str, Any]]
@@ -132,8 +136,10 @@ class Attempt(Base):
         ),
         UniqueConstraint("trial_id", "number"),
         UniqueConstraint("trial_id", "id"),
-        CheckConstraint("state IN ('running', 'succeeded', 'failed', 'interrupted')", name="state"),
+        UniqueConstraint("token"),
+        CheckConstraint(_one_of("state", ("running", *get_args(EndState))), name="state"),
         Index(None, "state"),
+        Index(None, "driver", "state"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -153,6 +159,45 @@ class Attempt(Base):
     wall_seconds: Mapped[float | None]
     peak_memory_mib: Mapped[float | None]
     driver: Mapped[str]
+    token: Mapped[str]
+    fault: Mapped[str]
+    notes: Mapped[list[str]]
+    provenance: Mapped[dict[str, Any]]
+
+
+class Driver(Base):
+    """A process that runs a sweep, or did: its lease, and what it wants of its cluster.
+
+    wants: trials that it would run now if it could. An attempt names its driver by id; those of
+    drivers before this table name a home folder.
+    """
+
+    __tablename__ = "driver"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    sweep_id: Mapped[str]
+    node: Mapped[str]
+    machine: Mapped[str]
+    pid: Mapped[int]
+    born: Mapped[int] = mapped_column(BigInteger)
+    cluster: Mapped[str]
+    priority: Mapped[int]
+    wants: Mapped[int]
+    waits_for: Mapped[str]
+    started_at: Mapped[datetime]
+    lease_until: Mapped[datetime]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class Cancellation(Base):
+    """A person's wish that drivers leave a sweep, or one trial of it (else empty), alone."""
+
+    __tablename__ = "cancellation"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    sweep_id: Mapped[str] = mapped_column(index=True)
+    trial_id: Mapped[str]
+    created_at: Mapped[datetime]
 
 
 class Protocol(Base):

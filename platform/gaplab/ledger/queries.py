@@ -61,6 +61,21 @@ def states(trials: Sequence[str]) -> Query:
     return select(Trial.id, Trial.state).where(Trial.id.in_(trials))
 
 
+def newest(trials: Sequence[str]) -> Query:
+    """The last attempt at each of `trials`."""
+    last = func.max(Attempt.id).label("newest")
+    query = select(Attempt.trial_id, last).where(Attempt.trial_id.in_(trials))
+    return query.group_by(Attempt.trial_id)
+
+
+def stopped(sweep: str) -> Select[str]:
+    """Trials whose last attempt was one of this sweep, stopped early."""
+    mine = (Attempt.sweep_id == sweep, Attempt.state == "stopped", Trial.state == "stopped")
+    last = select(func.max(Attempt.number)).where(Attempt.trial_id == Trial.id)
+    newest = Attempt.number == last.correlate(Trial).scalar_subquery()
+    return select(Trial.id).join(Attempt, Attempt.trial_id == Trial.id).where(*mine, newest)
+
+
 def trials_of(sweep: str) -> Query:
     """The trials of the sweep of id `sweep`, in its order."""
     joined = trials().join(SweepTrial, SweepTrial.trial_id == Trial.id)

@@ -5,11 +5,12 @@ Metrics are percent points unless their name says otherwise; datetimes are aware
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from gaplab.records import EvaluationRecord, TrialRecord, TrialState
+from gaplab.lifecycle import Lease, Process
+from gaplab.records import EndState, EvaluationRecord, Fault, TrialRecord, TrialState
 
-STATES: tuple[TrialState, ...] = ("waiting", "running", "succeeded", "failed", "interrupted")
+STATES: tuple[TrialState, ...] = ("waiting", "running", *get_args(EndState))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,13 @@ class TrialView(TrialRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptView:
-    """One execution of a trial. Costs are None while it runs, and if its driver died."""
+    """One execution of a trial. Costs are those after its last epoch as far as it is known."""
 
     id: int
     trial: str
     sweep: str
     number: int
-    state: Literal["running", "succeeded", "failed", "interrupted"]
+    state: Literal["running"] | EndState
     reason: str
     started_at: datetime
     ended_at: datetime | None
@@ -61,6 +62,35 @@ class AttemptView:
     wall_seconds: float | None
     peak_memory_mib: float | None
     driver: str
+    token: str
+    fault: Fault
+    notes: list[str]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriverView:
+    """A process that runs a sweep, or did. `waits_for` says what it waits for, if it does."""
+
+    id: str
+    sweep: str
+    node: str
+    machine: str
+    pid: int
+    born: int
+    cluster: str
+    priority: int
+    wants: int
+    waits_for: str
+    started_at: datetime
+    lease_until: datetime
+    ended_at: datetime | None
+
+    def lease(self) -> Lease:
+        """Its lease."""
+        return Lease(
+            self.id, self.node, Process(self.machine, self.pid, self.born), self.lease_until
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterable
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
+from gaplab.ledger.clock import now
 from gaplab.ledger.models import (
     METRICS,
     REQUIRED,
@@ -22,48 +23,126 @@ from gaplab.ledger.models import (
     SweepTrial,
     Trial,
 )
-from gaplab.records import AttemptEnd, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.lifecycle import CLAIMABLE
+from gaplab.records import (
+    AttemptEnd,
+    Claim,
+    Cost,
+    EvaluationRecord,
+    Started,
+    SweepRecord,
+    TrialRecord,
+)
+
+
+class ClaimError(ValueError):
+    """A trial that can't be claimed, or an attempt that is over: `state` is what it is in now."""
+
+    def __init__(self, text: str, state: str | None) -> None:
+        super().__init__(text)
+        self.state = state
 
 
 def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
     """Insert the sweep, its new trials and their positions; what is there stays."""
-    now = datetime.now(UTC)
-    values = {"id": sweep.id, "name": sweep.name, "spec": sweep.spec, "created_at": now}
-    _insert_new(connection, Sweep, [values])
-    # In the order of ids, so that two drivers adding the same trials can't wait for each other.
-    trials = sorted(sweep.trials, key=lambda trial: trial.id)
-    _insert_new(connection, Trial, [_waiting(trial, now) for trial in trials])
-    places = [
-        {"sweep_id": sweep.id, "trial_id": trial.id, "position": position}
-        for position, trial in enumerate(sweep.trials)
-    ]
-    _insert_new(connection, SweepTrial, places)
-    held = connection.scalars(
-        select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep.id)
-    ).all()
-    if set(held) != {trial.id for trial in trials}:
+    values = {"id": sweep.id, "name": sweep.name, "spec": sweep.spec}
+    insert_new(connection, Sweep, [values | {"created_at": now(connection)}])
+    held = _held(connection, sweep.id)
+    if not held:
+        _append(connection, sweep.id, sweep.trials, 0)
+    elif not {trial.id for trial in sweep.trials} <= held:
         raise ValueError(f"sweep {sweep.id} is in the ledger with other trials")
 
 
-def start_attempt(
-    connection: Connection, trial: str, sweep: str, machine: Machine, driver: str
-) -> int:
-    """Set the trial running if it may run, and insert its next attempt."""
-    free = Trial.state.not_in(("running", "succeeded"))
-    claim = update(Trial).where(Trial.id == trial, free).values(state="running")
-    if connection.execute(claim).rowcount == 0:
-        state = connection.scalar(select(Trial.state).where(Trial.id == trial))
-        raise ValueError(f"trial {trial} can't start: it is {state or 'not in the ledger'}")
+def extend_sweep(
+    connection: Connection, sweep: str, known: Sequence[str], more: Sequence[TrialRecord]
+) -> bool:
+    """Append trials to a sweep if `known` are all that it has."""
+    connection.execute(select(Sweep.id).where(Sweep.id == sweep).with_for_update())
+    if _held(connection, sweep) != set(known):
+        return False
+    _append(connection, sweep, more, len(known))
+    return True
+
+
+def _held(connection: Connection, sweep: str) -> set[str]:
+    """The trials of a sweep."""
+    query = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
+    return set(connection.scalars(query))
+
+
+def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], first: int) -> None:
+    """Insert the trials that are new, and the places of all, from `first` on."""
+    at = now(connection)
+    # In the order of ids, so that two drivers adding the same trials can't wait for each other.
+    ordered = sorted(trials, key=lambda trial: trial.id)
+    insert_new(connection, Trial, [_waiting(trial, at) for trial in ordered])
+    places = [
+        {"sweep_id": sweep, "trial_id": trial.id, "position": position}
+        for position, trial in enumerate(trials, first)
+    ]
+    insert_new(connection, SweepTrial, places)
+
+
+def start_attempt(connection: Connection, claim: Claim) -> int:
+    """Set the trial running if it may run, and insert its next attempt; the same claim once."""
+    said = select(Attempt.id).where(Attempt.token == claim.token)
+    if (known := connection.scalar(said)) is not None:
+        return known
+    free = Trial.state.in_(CLAIMABLE)
+    running = update(Trial).where(Trial.id == claim.trial, free).values(state="running")
+    if connection.execute(running).rowcount == 0:
+        # Cut off while it was committed and said again, the claim has waited for itself.
+        if (known := connection.scalar(said)) is not None:
+            return known
+        state = connection.scalar(select(Trial.state).where(Trial.id == claim.trial))
+        raise ClaimError(
+            f"trial {claim.trial} can't start: it is {state or 'not in the ledger'}", state
+        )
     number = connection.scalar(
-        select(func.coalesce(func.max(Attempt.number), 0) + 1).where(Attempt.trial_id == trial)
+        select(func.coalesce(func.max(Attempt.number), 0) + 1).where(
+            Attempt.trial_id == claim.trial
+        )
     )
-    started = {"state": "running", "reason": "", "started_at": datetime.now(UTC)}
-    values = {"trial_id": trial, "sweep_id": sweep, "number": number, "driver": driver, **started}
-    query = insert(Attempt).values(**values, **vars(machine)).returning(Attempt.id)
+    _check_newest(connection, claim)
+    key = {"trial_id": claim.trial, "sweep_id": claim.sweep, "number": number}
+    values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine)}
+    empty = {"reason": "", "fault": "", "notes": [], "provenance": {}}
+    started = {"state": "running", "started_at": now(connection)}
+    query = insert(Attempt).values(**key, **values, **empty, **started).returning(Attempt.id)
     try:
         return connection.execute(query).scalar_one()
     except IntegrityError as error:
-        raise ValueError(f"trial {trial} can't start: it is not in sweep {sweep}") from error
+        raise ValueError(
+            f"trial {claim.trial} can't start: it is not in sweep {claim.sweep}"
+        ) from error
+
+
+def _check_newest(connection: Connection, claim: Claim) -> None:
+    newest = connection.scalar(select(func.max(Attempt.id)).where(Attempt.trial_id == claim.trial))
+    if claim.after is not None and (newest or 0) > claim.after:
+        state = connection.scalar(select(Attempt.state).where(Attempt.id == newest))
+        raise ClaimError(f"trial {claim.trial} was attempted meanwhile: it is {state}", state)
+
+
+def begin_attempt(connection: Connection, attempt: int, started: Started) -> None:
+    """Note where and with what a claimed attempt runs."""
+    about = {"notes": list(started.notes), "provenance": started.provenance}
+    _hold(connection, attempt, **vars(started.machine), **about)
+
+
+def note_cost(connection: Connection, attempt: int, cost: Cost) -> None:
+    """What a running attempt has cost so far."""
+    _check_finite(f"attempt {attempt}", vars(cost).items())
+    _hold(connection, attempt, **vars(cost))
+
+
+def _hold(connection: Connection, attempt: int, **values: Any) -> None:
+    """Write `values` into the row of a running attempt and keep it from ending meanwhile."""
+    query = update(Attempt).where(Attempt.id == attempt, Attempt.state == "running")
+    if connection.execute(query.values(**values)).rowcount == 0:
+        state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
+        raise ClaimError(f"attempt {attempt} is over: it is {state or 'not in the ledger'}", state)
 
 
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
@@ -81,7 +160,7 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "classes": [dict(vars(each)) for each in evaluation.classes],
         "candidates": evaluation.candidates,
         "matches": evaluation.matches,
-        "created_at": datetime.now(UTC),
+        "created_at": now(connection),
     }
     query = _insert(connection, Evaluation).on_conflict_do_nothing()
     try:
@@ -100,7 +179,7 @@ def place(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
     """Insert the checkpoint, or give the one of that epoch its new address."""
-    new = {"uri": uri, "created_at": datetime.now(UTC)}
+    new = {"uri": uri, "created_at": now(connection)}
     query = _insert(connection, Checkpoint).values(trial_id=trial, epoch=epoch, **new)
     key = [Checkpoint.trial_id, Checkpoint.epoch]
     try:
@@ -112,11 +191,11 @@ def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> 
 def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
     """Close the attempt if it runs, and set its trial's state."""
     _check_finite(f"attempt {attempt}", vars(end.cost).items())
-    values = {"state": end.state, "reason": _one_line(end.reason), "ended_at": datetime.now(UTC)}
+    how = {"state": end.state, "reason": _one_line(end.reason), "fault": end.fault}
     trial = connection.scalar(
         update(Attempt)
         .where(Attempt.id == attempt, Attempt.state == "running")
-        .values(**values, **vars(end.cost))
+        .values(**how, ended_at=now(connection), **vars(end.cost))
         .returning(Attempt.trial_id)
     )
     if trial is not None:
@@ -124,19 +203,8 @@ def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
         return
     state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
     if state != end.state:
-        raise ValueError(
-            f"attempt {attempt} can't end as {end.state}: it is {state or 'not in the ledger'}"
-        )
-
-
-def close_orphans(connection: Connection, driver: str, reason: str) -> list[str]:
-    """Mark the driver's running attempts as interrupted; their trials, in the order of ids."""
-    orphans = (Attempt.state == "running", Attempt.driver == driver)
-    trials = select(Attempt.trial_id).where(*orphans)
-    connection.execute(update(Trial).where(Trial.id.in_(trials)).values(state="interrupted"))
-    values = {"reason": _one_line(reason), "ended_at": datetime.now(UTC)}
-    query = update(Attempt).where(*orphans).values(state="interrupted", **values)
-    return sorted(connection.scalars(query.returning(Attempt.trial_id)))
+        text = f"attempt {attempt} can't end as {end.state}: it is {state or 'not in the ledger'}"
+        raise ClaimError(text, state)
 
 
 def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
@@ -147,8 +215,8 @@ def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> N
     query = select(Protocol.rule).where(Protocol.id == protocol)
     known = connection.scalar(query)
     if known is None:
-        values = {"id": protocol, "rule": rule, "created_at": datetime.now(UTC)}
-        _insert_new(connection, Protocol, [values])
+        values = {"id": protocol, "rule": rule, "created_at": now(connection)}
+        insert_new(connection, Protocol, [values])
         known = connection.scalar(query)
     if (old := _as_text(known)) != new:
         raise ValueError(
@@ -185,10 +253,10 @@ def _fill(connection: Connection, evaluation: EvaluationRecord) -> None:
             connection.execute(update(Evaluation).where(*found, empty).values({name: uri}))
 
 
-def _waiting(trial: TrialRecord, now: datetime) -> dict[str, Any]:
+def _waiting(trial: TrialRecord, at: datetime) -> dict[str, Any]:
     columns = ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
     values = {name: getattr(trial, name) for name in columns}
-    return {"id": trial.id, **values, "state": "waiting", "created_at": now}
+    return {"id": trial.id, **values, "state": "waiting", "created_at": at}
 
 
 def _insert(connection: Connection, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
@@ -198,7 +266,8 @@ def _insert(connection: Connection, table: type[Base]) -> sqlite.Insert | postgr
     return postgresql.insert(table)
 
 
-def _insert_new(connection: Connection, table: type[Base], values: list[dict[str, Any]]) -> None:
+def insert_new(connection: Connection, table: type[Base], values: list[dict[str, Any]]) -> None:
+    """Insert the rows whose keys are new."""
     if values:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), values)
 

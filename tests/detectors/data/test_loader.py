@@ -97,11 +97,11 @@ def test_without_augmentation_images_are_as_they_are() -> None:
 def test_augmentation_changes_from_epoch_to_epoch() -> None:
     data, training = Marked(12), Training(batch=12)
     seen = [
-        {item[:2] for item in items(next(train_batches(data, training, 0, epoch, 0, 1)))}
+        {item[:2] for item in items(next(iter(train_batches(data, training, 0, epoch, 0, 1))))}
         for epoch in range(6)
     ]
     assert len(set.union(*seen)) > 12 * 3
-    again = {item[:2] for item in items(next(train_batches(data, training, 0, 4, 0, 1)))}
+    again = {item[:2] for item in items(next(iter(train_batches(data, training, 0, 4, 0, 1))))}
     assert again == seen[4]
 
 

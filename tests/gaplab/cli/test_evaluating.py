@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
+from gaplab.records import Claim
 from gaplab.specfile import load_spec
 from gaplab.storage import Storage
 from gaplab.sweep import expand
@@ -45,9 +47,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep, home = expand(load_spec(path)), Home(folder / "home")
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(sweep)
-        recorder = Recorder(ledger, sweep.id, [])
+        recorder = Recorder(ledger, [])
         for trial in sweep.trials:
-            attempt(trial, Storage(str(home.path)), recorder.handle, run_alone)
+            number = ledger.start_attempt(Claim(trial.id, sweep.id))
+            recorder.claimed(number, trial.id)
+            emit = partial(recorder.handle, number)
+            attempt(trial, Storage(str(home.path)), emit, run_alone)
     return home.path
 
 

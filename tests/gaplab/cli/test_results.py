@@ -23,9 +23,18 @@ from gaplab.home import Home
 from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger
 from gaplab.matchfile import write_matches
-from gaplab.records import AttemptEnd, Cost, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import (
+    AttemptEnd,
+    Claim,
+    Cost,
+    EvaluationRecord,
+    Machine,
+    SweepRecord,
+    TrialRecord,
+)
 from gaplab.storage import Storage
 
+MACHINE = Machine("n", "cpu", 1, 0.0)
 IMAGES = 40
 COCO = ("ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap", "ap_small")
 
@@ -82,7 +91,7 @@ class Bench:
         )
         sweep = f"s-{evaluation.trial}"
         self.ledger.add_sweep(SweepRecord(sweep, sweep, "", (trial,)))
-        attempt = self.ledger.start_attempt(trial.id, sweep, Machine("n", "cpu", 1, 0.0))
+        attempt = self.ledger.start_attempt(Claim(trial.id, sweep, machine=MACHINE))
         self.ledger.record(evaluation, attempt)
         self.ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
 

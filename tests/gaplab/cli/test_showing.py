@@ -1,5 +1,6 @@
 """What `gaplab show` prints of a trial."""
 
+import dataclasses
 import io
 import json
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ ATTEMPT = AttemptView(
     **{"id": 1, "trial": TRIAL.id, "sweep": "s", "number": 1, "state": "succeeded", "reason": ""},
     **{"started_at": NOW, "ended_at": NOW, "node": "n", "device": "cpu", "workers": 1, "gpus": 0},
     **{"cpu_seconds": 1.0, "gpu_seconds": 0.0, "wall_seconds": 2.0, "peak_memory_mib": 3.0},
-    driver="default",
+    **{"driver": "default", "token": "", "fault": "", "notes": [], "provenance": {}},
 )
 COCO = {
     **{"ap": 30.04, "ap_nms": 31.0, "gap": -0.96, "ap50": 50.0, "ap50_nms": 52.5, "ap50_gap": -2.5},
@@ -43,12 +44,20 @@ def evaluation(epoch: int = 1, **changes: Any) -> EvaluationView:
     return EvaluationView(epoch=epoch, attempt=1, created_at=NOW, **(values | changes))
 
 
+def raw(found: TrialDetails, width: int = 140) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    print_details(found, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
 def printed(*evaluations: EvaluationView, width: int = 140) -> list[str]:
     """The lines, with single spaces between words."""
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_details(TrialDetails(TRIAL, [ATTEMPT], list(evaluations)), console)
-    assert isinstance(console.file, io.StringIO)
-    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    return plain(raw(TrialDetails(TRIAL, [ATTEMPT], list(evaluations)), width))
+
+
+def plain(lines: list[str]) -> list[str]:
+    return [" ".join(line.split()) for line in lines]
 
 
 def test_a_table_of_evaluations() -> None:
@@ -128,8 +137,163 @@ def test_nothing_evaluated_yet() -> None:
     assert "epoch branch protocol AP NMS gap AR NMS" in printed()
 
 
+# Attempts: where and with which code they ran, and why they ended.
+
+CODE = {
+    **{"commit": "1a2b3c4d" + "0" * 32, "dirty": False, "digest": "", "uri": "", "left_out": []},
+    **{"note": "", "sources": "aaaaaaaaaaaaaaaa"},
+}
+URI = "file:///home/a b/[red]code/5e6f7a8b00000000.diff"
+DIRTY = {**CODE, "dirty": True, "digest": "5e6f7a8b00000000", "uri": URI}
+
+
+def provenance(code: dict[str, Any] = CODE, **changes: Any) -> dict[str, Any]:
+    around = {"sources": code["sources"], "packages": {"torch": "2.13.0"}, "data": "d1"}
+    return {"code": code, **around, **changes}
+
+
+def attempt(number: int, **changes: Any) -> AttemptView:
+    values = {"id": 100 + number, "number": number, "provenance": provenance(), **changes}
+    return dataclasses.replace(ATTEMPT, **values)
+
+
+def shown(*attempts: AttemptView, width: int = 140) -> list[str]:
+    return plain(raw(TrialDetails(TRIAL, list(attempts), []), width))
+
+
+def test_an_attempt_of_a_clean_checkout() -> None:
+    lines = shown(attempt(1, gpu_seconds=3600.0, device="NVIDIA [red] H200"))
+    assert "attempt state code node device wall CPU GPU memory" in lines
+    assert "1 succeeded 1a2b3c4d n NVIDIA [red] H200 2 s 1 s 1 h 00 min 3 MiB" in lines
+    assert not [line for line in lines if line.startswith(("attempt 1", "code", "not the same"))]
+
+
+def test_an_attempt_of_a_ledger_without_provenance() -> None:
+    assert "1 succeeded - n cpu 2 s 1 s 3 MiB" in shown(ATTEMPT)
+
+
+def test_an_attempt_that_runs() -> None:
+    costs = dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds", "peak_memory_mib"))
+    lines = shown(attempt(1, state="running", **costs))
+    assert "1 running 1a2b3c4d n cpu - - -" in lines
+
+
+def test_why_attempts_ended() -> None:
+    lines = shown(
+        attempt(1, state="failed", fault="memory", reason="CUDA [red]out of memory"),
+        attempt(2, state="interrupted", reason="the driver was stopped", notes=["no epoch 3"]),
+        attempt(3),
+    )
+    start = lines.index("attempt 1 failed (memory): CUDA [red]out of memory")
+    assert lines[start + 1 : start + 3] == [
+        "attempt 2: no epoch 3",
+        "attempt 2 interrupted: the driver was stopped",
+    ]
+
+
+def test_the_changes_of_a_dirty_checkout() -> None:
+    code = DIRTY | {"left_out": [".env", "a.key"], "note": "2 more untracked files"}
+    lines = shown(attempt(1, provenance=provenance(code)))
+    assert "1 succeeded 1a2b3c4d n cpu 2 s 1 s 3 MiB" in lines
+    assert "dirty" in lines
+    assert (
+        f"code of attempt 1: changes 5e6f7a8b00000000 on top of 1a2b3c4d: {URI}; "
+        "changed but not kept: .env, a.key; 2 more untracked files"
+    ) in lines
+
+
+def test_code_without_a_commit() -> None:
+    code = CODE | {"commit": "", "dirty": None, "note": "not a git repository"}
+    lines = shown(attempt(1, provenance=provenance(code)))
+    assert "1 succeeded =aaaaaaaa n cpu 2 s 1 s 3 MiB" in lines
+    assert "code of attempt 1: not a git repository" in lines
+
+
+def test_changes_that_are_unknown() -> None:
+    code = CODE | {"dirty": None, "note": "git took longer than 5 s"}
+    assert "?" in shown(attempt(1, provenance=provenance(code)))
+
+
+def test_attempts_with_different_code() -> None:
+    other = DIRTY | {"sources": "bbbbbbbbbbbbbbbb"}
+    lines = shown(attempt(1), attempt(2, provenance=provenance(other)), attempt(3))
+    said = "attempts ran with different code: 1a2b3c4d (1, 3), 1a2b3c4d dirty 5e6f7a8b00000000 (2)"
+    assert lines.count(said) == 1
+
+
+def test_two_states_of_a_checkout_with_the_same_modules() -> None:
+    lines = shown(attempt(1), attempt(2, provenance=provenance(DIRTY)))
+    [said] = [line for line in lines if line.startswith("attempts ran with different code")]
+    assert said.endswith("; the modules of gaplab and detectors were the same")
+
+
+def test_the_same_code_twice_is_said_once() -> None:
+    dirty = provenance(DIRTY)
+    lines = shown(attempt(1, provenance=dirty), attempt(2, provenance=dirty))
+    assert [line[:22] for line in lines if "code of" in line] == ["code of attempt 1, 2: "]
+    assert not [line for line in lines if "different" in line]
+
+
+def test_a_worker_with_other_modules_than_its_driver() -> None:
+    lines = shown(attempt(1), attempt(2, provenance=provenance(sources="b" * 16)))
+    [said] = [line for line in lines if "other modules" in line]
+    assert said.startswith("attempt 2: its worker ")
+    assert not [line for line in shown(attempt(1)) if "other modules" in line]
+
+
+def test_what_was_not_the_same_in_all_attempts() -> None:
+    newer = provenance(packages={"torch": "2.14.0"}, gpu={"name": "H200"}, data="d2")
+    lines = shown(
+        attempt(1), attempt(2, provenance=newer), attempt(3), attempt(4, provenance={"code": CODE})
+    )
+    start = lines.index("not the same in all attempts:")
+    assert lines[start + 1 : start + 4] == [
+        "packages.torch: 2.13.0 (1, 3), 2.14.0 (2)",
+        "data: d1 (1, 3), d2 (2)",
+        "gpu.name: - (1, 3), H200 (2)",
+    ]
+    assert not [line for line in lines if "other modules" in line]  # a worker that died unheard
+    assert "not the same in all attempts:" not in shown(attempt(1), attempt(2))
+
+
+def test_of_many_attempts_the_last() -> None:
+    attempts = [attempt(n, state="failed", reason=f"x{n}") for n in range(1, 14)]
+    lines = shown(*attempts)
+    assert "3 earlier attempts: see --json" in lines
+    assert "attempt 3 failed: x3" not in lines
+    assert "attempt 4 failed: x4" in lines
+    found = json.loads(details_json(TrialDetails(TRIAL, attempts, [])))
+    assert [a["reason"] for a in found["attempts"]] == [f"x{n}" for n in range(1, 14)]
+
+
+def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
+    seconds = dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 360_060.0)
+    node = "ip-172-131-122-111.eu-central-1.compute.internal"
+    wide = attempt(
+        *(12,),
+        **{"state": "interrupted", "node": node, "device": "NVIDIA A100-SXM4-80GB MIG 3g.40gb"},
+        **{"peak_memory_mib": 123456.0, "provenance": provenance(DIRTY), **seconds},
+    )
+    for width in (100, 200):
+        lines = raw(TrialDetails(TRIAL, [wide], []), width)
+        start = next(n for n, line in enumerate(lines) if "attempt" in line and "node" in line)
+        table = lines[start : next(n for n in range(start, len(lines)) if "code of" in lines[n])]
+        assert max(map(len, table)) <= 100
+        for word in ("interrupted", "1a2b3c4d", "dirty", "100 h 01 min", "123456 MiB"):
+            assert [line for line in table if word in line], word
+        assert "…" not in "".join(table)
+
+
+def test_no_attempt_yet() -> None:
+    assert "attempt state code node device wall CPU memory" in shown()
+
+
 def test_json_has_everything() -> None:
     kept = evaluation(candidates="c", matches="m", rule={"nms_iou": 0.6})
-    [found] = json.loads(details_json(TrialDetails(TRIAL, [ATTEMPT], [kept])))["evaluations"]
+    one = attempt(1, fault="memory", notes=["n"], provenance=provenance(DIRTY))
+    whole = json.loads(details_json(TrialDetails(TRIAL, [one], [kept])))
+    [found], [tried] = whole["evaluations"], whole["attempts"]
+    assert (tried["fault"], tried["notes"]) == ("memory", ["n"])
+    assert tried["provenance"] == provenance(DIRTY)
     assert (found["candidates"], found["matches"], found["rule"]) == ("c", "m", {"nms_iou": 0.6})
     assert found["metrics"] == COCO

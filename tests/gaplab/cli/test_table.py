@@ -16,10 +16,11 @@ from rich.console import Console
 from gaplab.cli.planning import make_plan, plan_json, print_plan
 from gaplab.home import Home
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Cost, EvaluationRecord, Machine
+from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
 from gaplab.specfile import load_spec
 from gaplab.sweep import expand, row_trials
 
+MACHINE = Machine("n", "cpu", 1, 0.0)
 Gaplab = Callable[..., str]
 SPEC: dict[str, Any] = {
     "name": "t1",
@@ -63,7 +64,7 @@ def measured(spec: Path, home: Path) -> dict[str, tuple[str, ...]]:
         for trial, (ap, nms) in zip(
             [rows["003-T1-01"][0], *rows["003-T1-05"]], numbers, strict=True
         ):
-            attempt = ledger.start_attempt(trial, sweep.id, Machine("n", "cpu", 1, 0.0))
+            attempt = ledger.start_attempt(Claim(trial, sweep.id, machine=MACHINE))
             metrics = {"ap": ap, "ap_nms": nms, "gap": ap - nms, "ar": 70.0}
             ledger.record(EvaluationRecord(trial, 3, "o2o", True, "default", metrics, ()), attempt)
             ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))

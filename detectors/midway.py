@@ -1,0 +1,79 @@
+"""The middle of an epoch: what a learner that is broken off there needs to go on exactly."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detectors.engine import Learner
+from detectors.world import World
+
+
+def state_of(learner: Learner) -> dict[str, Any] | None:
+    """What `Learner.state` leaves out in the middle of an epoch, on rank 0; None elsewhere.
+
+    All ranks must call this: random numbers, running statistics and counts differ between them.
+    """
+    ranks = learner.world.gather(_own(learner))
+    if learner.world.rank:
+        return None
+    return {"batches": learner.batches, "sums": dict(learner.sums), "ranks": ranks}
+
+
+def exact(state: Mapping[str, Any], world: World) -> bool:
+    """Whether `load` goes on as if nothing had been: it can't where the number of ranks changed."""
+    return len(state["ranks"]) == world.size
+
+
+def load(learner: Learner, state: Mapping[str, Any]) -> None:
+    """Go on in the middle of an epoch, after `Learner.load`.
+
+    Where that can't be exact, all ranks get statistics and counts of rank 0, and their random
+    numbers stay as they are: seeded for the epoch, as `seed_torch` does.
+    """
+    learner.batches, learner.sums = state["batches"], dict(state["sums"])
+    same = exact(state, learner.world)
+    own = state["ranks"][learner.world.rank if same else 0]
+    for name, buffers in _statistics(learner).items():
+        for key, buffer in buffers.items():
+            buffer.copy_(own[name][key])
+    learner.tally = dict(own["tally"])
+    if same:
+        _set_random(own["random"], _device(learner))
+
+
+def _own(learner: Learner) -> dict[str, Any]:
+    """What is this rank's alone, on the CPU."""
+    statistics = {
+        name: {key: buffer.cpu() for key, buffer in buffers.items()}
+        for name, buffers in _statistics(learner).items()
+    }
+    tally = {branch: counts.cpu() for branch, counts in learner.tally.items()}
+    return {**statistics, "tally": tally, "random": _random(_device(learner))}
+
+
+def _statistics(learner: Learner) -> dict[str, dict[str, Tensor]]:
+    """The buffers that a module's state has, of the weights and of their average."""
+    modules: dict[str, nn.Module] = {"model": learner.bare, "averaged": learner.averaged}
+    kept = {name: module.state_dict().keys() for name, module in modules.items()}
+    return {
+        name: {key: buffer for key, buffer in module.named_buffers() if key in kept[name]}
+        for name, module in modules.items()
+    }
+
+
+def _device(learner: Learner) -> torch.device:
+    return next(learner.bare.parameters()).device
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    """The states of the generators that a model on `device` draws from."""
+    held = [torch.get_rng_state()]
+    return [*held, torch.cuda.get_rng_state(device)] if device.type == "cuda" else held
+
+
+def _set_random(states: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda" and len(states) > 1:
+        torch.cuda.set_rng_state(states[1], device)

@@ -1,0 +1,127 @@
+"""The driver's desk: an actor where running trials find their orders and a stopping rule's verdict.
+
+What trials say goes to the driver through Tune; what the driver says to them goes through here.
+"""
+
+import asyncio
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from gaplab.control import Stop
+from gaplab.records import EpochDone
+
+Question = tuple[Any, ...]
+PATIENCE = 30.0
+"""Seconds after which a question that has no answer yet is asked again."""
+
+
+class Board:
+    """Orders by attempt, and verdicts by attempt and epoch. Every question waits for its answer.
+
+    A question is ("order", attempt) or ("verdict", attempt, epoch).
+    """
+
+    def __init__(self) -> None:
+        self._answers: dict[Question, Any] = {}
+        self._given: defaultdict[Question, asyncio.Event] = defaultdict(asyncio.Event)
+        self._over: set[int] = set()
+
+    async def put(self, question: Question, answer: Any) -> None:
+        """Answer a question, for all who ask; the first answer stays."""
+        self._answers.setdefault(question, answer)
+        self._given[question].set()
+
+    async def ask(self, question: Question) -> tuple[bool, Any]:
+        """(True, answer), or (False, None) where there is none yet after a while.
+
+        None answers whatever is asked about an attempt that is over.
+        """
+        if question[1] not in self._over:
+            try:
+                await asyncio.wait_for(self._given[question].wait(), PATIENCE)
+            except TimeoutError:
+                return False, None
+        return True, self._answers.get(question)
+
+    async def forget(self, attempt: int) -> None:
+        """The attempt is over: answer those who still ask, and keep nothing of it."""
+        self._over.add(attempt)
+        for question in [each for each in self._given if each[1] == attempt]:
+            self._answers.pop(question, None)
+            self._given.pop(question).set()
+
+
+class DeskClient:
+    """The desk for the driver."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._desk = (
+            ray.remote(num_cpus=0, max_concurrency=10_000)(Board).options(name=name).remote()
+        )
+
+    def order(self, attempt: int, stop: Stop) -> None:
+        """Tell an attempt to stop."""
+        self._desk.put.remote(("order", attempt), stop)
+
+    def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
+        """The stopping rule's verdict on an attempt after an epoch."""
+        self._desk.put.remote(("verdict", attempt, epoch), go_on)
+
+    def forget(self, attempt: int) -> None:
+        """The attempt is over."""
+        self._desk.forget.remote(attempt)
+
+
+@dataclass
+class DeskControl:
+    """The desk for a trial, see `gaplab.control.Control`; a thread of each rank waits for orders.
+
+    judged: whether a stopping rule is asked at all.
+    """
+
+    desk: str
+    attempt: int
+    judged: bool
+
+    def __post_init__(self) -> None:
+        self._stop: Stop | None = None
+        self._waiting: threading.Thread | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Each process waits by itself."""
+        return DeskControl, (self.desk, self.attempt, self.judged)
+
+    def order(self) -> Stop | None:
+        """What the driver ordered."""
+        if self._waiting is None:
+            self._waiting = threading.Thread(target=self._wait, daemon=True)
+            self._waiting.start()
+        return self._stop
+
+    def beat(self) -> None:
+        """Nothing to do."""
+
+    def may_go_on(self, done: EpochDone) -> bool:
+        """The driver's verdict; True where no rule is asked. A driver that is gone asks nobody."""
+        if not self.judged:
+            return True
+        answer = self._ask(("verdict", self.attempt, done.epoch))
+        return answer is None or bool(answer)
+
+    def _wait(self) -> None:
+        self._stop = self._ask(("order", self.attempt))
+
+    def _ask(self, question: Question) -> Any:
+        """The answer, however long it takes; None if the desk goes away or we are over."""
+        try:
+            desk, known, answer = ray.get_actor(self.desk), False, None
+            while not known:
+                known, answer = ray.get(desk.ask.remote(question))
+        except (ray.exceptions.RayError, ValueError):
+            return None
+        return answer

@@ -1,0 +1,427 @@
+"""What must hold against whoever may write into data sets, the storage, or a spec."""
+
+import ast
+import http.client
+import json
+import re
+import shutil
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import EpsImagePlugin, Image
+from pydantic import ValidationError
+
+from detectors.data import DATASETS
+from detectors.data.base import DataError
+from detectors.data.images import ImageError, read_size
+from gaplab import sweep
+from gaplab.cli import main
+from gaplab.doctor.sockets import listeners
+from gaplab.errors import UserError
+from gaplab.home import Home
+from gaplab.ledger import Ledger
+from gaplab.mirror import Mirror
+from gaplab.mirror_server import running_server
+from gaplab.parquet import Layout, write_table
+from gaplab.spec import Spec
+from gaplab.specfile import load_spec
+from gaplab.storage import Storage
+from gaplab.text import printable
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted([*(ROOT / "detectors").rglob("*.py"), *(ROOT / "platform").rglob("*.py")])
+OUTSIDE = ["../../outside.jpg", "sub/../../../outside.jpg", "/etc/passwd", "../../../../etc/passwd"]
+
+# Part one: what no source may contain.
+
+UNPICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "joblib", "shelve"}
+LOADS = {"load", "loads", "Unpickler", "open"}
+FORBIDDEN = {
+    *("eval", "exec", "compile", "__import__", "os.system", "os.popen", "tempfile.mktemp"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "pandas.read_pickle", "pd.read_pickle"),
+    *("torch.jit.load", "torch.package.PackageImporter", "torch.hub.load"),
+    *("yaml.full_load", "yaml.unsafe_load", "yaml.load_all", "yaml.full_load_all"),
+}
+YAML_LOADERS = {"_Loader"}
+"""Ours, which narrows SafeLoader."""
+SQL_CALLS = {"text", "execute", "executemany", "executescript", "exec_driver_sql", "DDL"}
+SQL_ALLOWED = {
+    ("platform/gaplab/ledger/migrate.py", "f'PRAGMA {pragma}'"): "SQLite binds nothing there, and "
+    "the names stand in the same loop",
+}
+SECRET = re.compile(r"token|secret|password|passw", re.IGNORECASE)
+STARTERS = {"subprocess", "ray.job_submission"}
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Every call, with the dotted name of what is called."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def constant(call: ast.Call, keyword: str) -> Any:
+    """The constant that a call passes by this keyword; Ellipsis for none, or anything else."""
+    found = [each.value for each in call.keywords if each.arg == keyword]
+    return found[0].value if found and isinstance(found[0], ast.Constant) else ...
+
+
+def runs_code(tree: ast.AST) -> list[str]:
+    """Calls that run code from data, or a line through a shell."""
+    found = []
+    for name, call in calls(tree):
+        module, _, function = name.rpartition(".")
+        bad = name in FORBIDDEN or (module in UNPICKLERS and function in LOADS)
+        bad |= name == "torch.load" and constant(call, "weights_only") is not True
+        loader = [ast.unparse(each.value) for each in call.keywords if each.arg == "Loader"]
+        bad |= name == "yaml.load" and not (loader and set(loader) <= YAML_LOADERS)
+        bad |= constant(call, "allow_pickle") is True
+        bad |= any(each.arg == "shell" for each in call.keywords)
+        found += [ast.unparse(call)] * bad
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in UNPICKLERS | {"torch", "yaml"}:
+            taken = {each.name for each in node.names} & {*LOADS, "full_load", "unsafe_load"}
+            found += [f"from {node.module} import {name}" for name in sorted(taken)]
+    return found
+
+
+def builds_sql(tree: ast.AST) -> list[str]:
+    """Arguments of calls that take SQL, where a text is put together."""
+    found = []
+    for name, call in calls(tree):
+        if name.rpartition(".")[2] in SQL_CALLS:
+            parts = [part for argument in call.args for part in ast.walk(argument)]
+            found += [ast.unparse(part) for part in parts if _is_built(part)]
+    return found
+
+
+def _is_built(node: ast.AST) -> bool:
+    if isinstance(node, ast.JoinedStr):
+        return True
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod | ast.Add):
+        sides = (node.left, node.right)
+        return any(isinstance(s, ast.Constant) and isinstance(s.value, str) for s in sides)
+    return isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".format")
+
+
+def tells_secrets(tree: ast.AST) -> list[str]:
+    """Where a command line, a job's entrypoint or its variables name a secret.
+
+    All three can be read by others: `ps`, Ray's dashboard.
+    """
+    modules = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    modules |= {n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    lines: list[ast.AST] = []
+    if modules & STARTERS:
+        lines += [node for node in ast.walk(tree) if isinstance(node, ast.List)]
+    for _, call in calls(tree):
+        lines += [each.value for each in call.keywords if each.arg in ("entrypoint", "env_vars")]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Dict):
+            pairs = zip(node.keys, node.values, strict=True)
+            lines += [v for k, v in pairs if isinstance(k, ast.Constant) and k.value == "env_vars"]
+    return [ast.unparse(line) for line in lines if _names_secret(line)]
+
+
+def _names_secret(line: ast.AST) -> bool:
+    names = [n.id for n in ast.walk(line) if isinstance(n, ast.Name)]
+    names += [n.attr for n in ast.walk(line) if isinstance(n, ast.Attribute)]
+    texts = (n.value for n in ast.walk(line) if isinstance(n, ast.Constant))
+    return any(map(SECRET.search, [*names, *(text for text in texts if isinstance(text, str))]))
+
+
+def imports_from_here(tree: ast.AST) -> list[str]:
+    """Python programs started with `-m` and without `-P`: they import from where they start."""
+    lists = (node for node in ast.walk(tree) if isinstance(node, ast.List))
+    texts = ([ast.unparse(each) for each in node.elts] for node in lists)
+    return [str(t) for t in texts if {"sys.executable", "'-m'"} <= set(t) and "'-P'" not in t]
+
+
+AUDITS: dict[Callable[[ast.AST], list[str]], list[str]] = {
+    runs_code: [
+        "pickle.load(f)",
+        "from pickle import loads",
+        "torch.load(f)",
+        "torch.load(f, weights_only=False)",
+        "torch.load(f, weights_only=flag)",
+        "yaml.load(t, Loader=yaml.Loader)",
+        "yaml.load(t)",
+        "yaml.unsafe_load(t)",
+        "eval(t)",
+        "subprocess.run(c, shell=True)",
+        "os.system(c)",
+        "tempfile.mktemp()",
+        "np.load(f, allow_pickle=True)",
+    ],
+    builds_sql: [
+        "c.execute(f'SELECT {x}')",
+        "c.execute('SELECT %s' % x)",
+        "c.execute('SELECT ' + x)",
+        "c.execute(text('SELECT {}'.format(x)))",
+        "c.exec_driver_sql(f'PRAGMA {x}')",
+    ],
+    tells_secrets: [
+        "import subprocess\nc = ['ray', '--token', x]",
+        "import subprocess\nc = ['ray', home.token]",
+        "client.submit_job(entrypoint=f'RAY_AUTH_TOKEN={x} gaplab run')",
+        "ray.init(runtime_env={'env_vars': {'RAY_AUTH_TOKEN': x}})",
+    ],
+    imports_from_here: ["c = [sys.executable, '-m', 'mlflow', 'server']"],
+}
+
+
+@pytest.mark.parametrize(("audit", "code"), [(a, c) for a, cs in AUDITS.items() for c in cs])
+def test_the_audits_find_what_they_look_for(
+    audit: Callable[[ast.AST], list[str]], code: str
+) -> None:
+    assert audit(ast.parse(code))
+
+
+def test_the_audits_let_sound_code_pass() -> None:
+    code = (
+        "import subprocess, re\ntorch.load(f, weights_only=True)\nre.compile(x)\n"
+        "yaml.load(t, Loader=_Loader)\nc.execute('SELECT 1', (x,))\nc.execute(select(t))\n"
+        "c = [sys.executable, '-P', '-m', 'mlflow']\nsubprocess.run(c)\n"
+    )
+    assert [audit(ast.parse(code)) for audit in AUDITS] == [[]] * len(AUDITS)
+
+
+@pytest.mark.parametrize("audit", AUDITS)
+def test_no_source_does_it(audit: Callable[[ast.AST], list[str]]) -> None:
+    assert len(SOURCES) > 40
+    named = [(path.relative_to(ROOT).as_posix(), path.read_text()) for path in SOURCES]
+    found = {(name, line) for name, text in named for line in audit(ast.parse(text))}
+    allowed = set(SQL_ALLOWED) if audit is builds_sql else set()
+    assert found - allowed == set()
+    assert allowed - found == set(), "allowed, but no longer there"
+
+
+# Part two: specs.
+
+
+def test_an_expansion_bomb_in_a_spec_is_refused(tmp_path: Path) -> None:
+    bomb = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 64)]
+    path = tmp_path / "bomb.yaml"
+    path.write_text("\n".join(bomb))
+    with pytest.raises(UserError, match=r"bomb\.yaml: line 2: alias \*a0 is not allowed"):
+        load_spec(path)
+
+
+def test_a_grid_of_a_thousand_million_trials_is_refused_unbuilt(
+    write_spec: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*_: Any) -> Any:
+        raise AssertionError("the grid is being built")
+
+    monkeypatch.setattr(sweep.Grid, "trials", built)
+    keys = ("assignment.alpha", "training.lr", "training.momentum", "training.weight_decay")
+    grid: dict[str, list[float]] = {key: [i / 1000 for i in range(1, 101)] for key in keys}
+    spec = write_spec(grid=grid | {"seed": list(range(10))})
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="1000000000 combinations, more than 10000; vary less"):
+            load_spec(spec)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "..", ".", "/x", "a\n", "a\\b", "", "x" * 65])
+def test_a_sweep_is_named_as_a_folder_may_be(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Spec.model_validate({"name": name})
+
+
+# Part three: files.
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/etc/passwd", "a//x", "..", ".", "", "a/..", "a\\..\\x", "a\0"]
+)
+def test_nothing_leaves_the_storage(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x").write_text("outside")
+    storage = Storage(str(tmp_path / "store"))
+    attempts: list[Callable[[], Any]] = [
+        lambda: storage.save_text(name, "text"),
+        lambda: storage.open(name),
+        lambda: storage.delete(name),
+        lambda: storage.names(name or ".."),
+    ]
+    for attempt in attempts:
+        with pytest.raises(UserError, match="leads out of"):
+            attempt()
+    assert {path.name for path in tmp_path.iterdir()} <= {"x", "store"}
+    assert (tmp_path / "x").read_text() == "outside"
+
+
+def test_a_link_in_the_place_of_a_file_is_replaced_not_followed(tmp_path: Path) -> None:
+    victim, store = tmp_path / "victim", tmp_path / "store"
+    victim.write_text("mine")
+    store.mkdir()
+    (store / "trials.parquet").symlink_to(victim)
+    write_table(Storage(str(store)), "trials.parquet", Layout("trials", 1, {}, ""), {}, [])
+    assert victim.read_text() == "mine"
+    assert not (store / "trials.parquet").is_symlink()
+
+
+def photo(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (64, 48)).save(path)
+    return path
+
+
+def coco(root: Path, name: str) -> dict[str, Any]:
+    """A data set of one good image and one called `name`."""
+    box = {"bbox": [1.0, 1.0, 20.0, 20.0], "category_id": 1}
+    document = {
+        "images": [
+            {"id": i, "file_name": each, "width": 64, "height": 48}
+            for i, each in enumerate(("good.jpg", name))
+        ],
+        "annotations": [{"id": i, "image_id": i, **box} for i in (0, 1)],
+        "categories": [{"id": 1, "name": "circle"}],
+    }
+    photo(root / "images" / "good.jpg")
+    for split in ("train", "val"):
+        (root / f"{split}.json").write_text(json.dumps(document))
+    return {"name": "coco", "root": str(root)}
+
+
+def crowdhuman(root: Path, name: str) -> dict[str, Any]:
+    boxes = [{"tag": "person", "fbox": [1, 1, 20, 20]}]
+    ids = ("good", name.removesuffix(".jpg"))
+    lines = "".join(json.dumps({"ID": each, "gtboxes": boxes}) + "\n" for each in ids)
+    photo(root / "Images" / "good.jpg")
+    for split in ("train", "val"):
+        (root / f"annotation_{split}.odgt").write_text(lines)
+    return {"name": "crowdhuman", "root": str(root)}
+
+
+@pytest.mark.parametrize("make", [coco, crowdhuman])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_an_annotation_file_names_no_file_outside_its_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, name: str
+) -> None:
+    photo(tmp_path / "outside.jpg")
+    raw = make(tmp_path / "data", name)
+    opened: list[Path] = []
+    see = lambda path, *, decode: opened.append(path) or (64, 48)  # noqa: E731
+    monkeypatch.setattr("detectors.data.photo_files.read_size", see)
+    options = DATASETS[raw["name"]].model_validate(raw)
+    for use in (options.fingerprint, lambda: options.load("train")):
+        with pytest.raises(DataError, match=r"image files outside the data set: 1 \(.*\)"):
+            use()
+    skipping = DATASETS[raw["name"]].model_validate(raw | {"on_bad": "skip"})
+    assert len(skipping.load("train")) == 1
+    assert len(skipping.fingerprint()) == 64
+    assert {path.name for path in opened} == {"good.jpg"}
+
+
+def test_a_name_may_climb_within_the_data_set(tmp_path: Path) -> None:
+    raw = coco(tmp_path / "data", "../more/other.jpg")
+    photo(tmp_path / "data/more/other.jpg")
+    assert len(DATASETS["coco"].model_validate(raw).load("train")) == 2
+
+
+def test_linked_folders_and_folders_elsewhere_are_their_owners_choice(tmp_path: Path) -> None:
+    raw = coco(tmp_path / "data", "sub/other.jpg")
+    photo(tmp_path / "elsewhere/sub/other.jpg")
+    (tmp_path / "data/images/sub").symlink_to(tmp_path / "elsewhere/sub")
+    assert len(DATASETS["coco"].model_validate(raw).load("train")) == 2
+    shutil.copy(tmp_path / "data/images/good.jpg", tmp_path / "elsewhere")
+    raw |= {each: str(tmp_path / "elsewhere") for each in ("train_images", "val_images")}
+    assert len(DATASETS["coco"].model_validate(raw).load("train")) == 2
+
+
+def test_an_image_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.eps")
+    disguised = (tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    started: list[Any] = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **_: started.append(a))
+    for decode in (False, True):
+        with pytest.raises(ImageError, match="cannot identify"):
+            read_size(disguised, decode=decode)
+    assert started == []
+
+
+def test_a_class_cannot_steer_a_terminal(tmp_path: Path) -> None:
+    raw = coco(tmp_path / "data", "good2.jpg")
+    for split in ("train", "val"):
+        path = tmp_path / "data" / f"{split}.json"
+        path.write_text(path.read_text().replace("circle", "\\u001b[2J"))
+    with pytest.raises(DataError, match=r"not COCO: categories\.0\.name"):
+        DATASETS["coco"].model_validate(raw).load("train")
+
+
+def test_an_error_cannot_steer_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["gaplab", "plan", "\x1b[2J\u202e.yaml"])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err
+    assert "\\x1b[2J\\u202e.yaml" in said
+    assert printable("é \x1b\n") == "é \\x1b\\n"
+
+
+# Part four: MLflow and secrets.
+
+
+@pytest.mark.parametrize("name", ["../x", "..", ".", "/tmp/x", "a/b"])
+def test_a_sweep_of_a_shared_ledger_makes_no_folder_elsewhere(tmp_path: Path, name: str) -> None:
+    mirror = Mirror(Home(tmp_path / "home"))
+    with pytest.raises(UserError, match="leads out of the home folder"):
+        mirror._runs(ModuleType("mlflow"), name)
+
+
+def test_mlflow_serves_this_machine_alone_and_runs_nothing_from_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaks: ModuleType
+) -> None:
+    """One start for all of it: making the tables and starting the server take many seconds."""
+    secret = "0123456789abcdef" * 2
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secret)
+    home = Home(tmp_path / "home")
+    Ledger.open(f"sqlite:///{home.path / 'ledger.db'}").close()
+    for module in ("mlflow", "uvicorn", "fastapi", "alembic", "sqlalchemy", "usercustomize"):
+        code = f"open({str(tmp_path / 'ran')!r}, 'a').write('{module} ')\nraise SystemExit(3)\n"
+        (home.path / f"{module}.py").write_text(code)
+    monkeypatch.chdir(home.path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with running_server(home, port):
+        hosts = {each.host for each in listeners() or () if each.port == port}
+        assert hosts == {"127.0.0.1"}
+        assert [_asked(port, host) for host in (f"127.0.0.1:{port}", "evil.example")] == [200, 403]
+        leaks.assert_no_secret_in_argv(secret)
+    assert not (tmp_path / "ran").exists()
+    leaks.assert_no_secret(secret, home.path)
+
+
+def _asked(port: int, host: str) -> int:
+    path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("GET", path, headers={"Host": host})
+        return connection.getresponse().status
+
+
+def test_the_search_for_a_secret_finds_it(tmp_path: Path, leaks: ModuleType) -> None:
+    secret = "f" * 40
+    (tmp_path / "ray.token").write_text(secret)
+    with pytest.raises(AssertionError, match="nothing to look at"):
+        leaks.assert_no_secret(secret, tmp_path)
+    place = tmp_path / "a" / "blob"
+    place.parent.mkdir()
+    place.write_bytes(b"x" * (2**20 - 7))
+    leaks.assert_no_secret(secret, tmp_path)
+    place.write_bytes(b"x" * (2**20 - 7) + secret.encode())
+    with pytest.raises(AssertionError, match="blob"):
+        leaks.assert_no_secret(secret, tmp_path)
+    with pytest.raises(AssertionError, match="too short"):
+        leaks.assert_no_secret("abc", tmp_path)
