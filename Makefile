@@ -20,7 +20,7 @@ test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
 	$(RUN)/python -m pytest $(SWEEPS)
 
 chaos: $(VENV)/.ready-dev  ## faults put into running sweeps, many of each; an hour
-	CHAOS=full $(RUN)/python -m pytest $(SWEEPS)/test_chaos.py $(NODES)
+	CHAOS=full $(RUN)/python -m pytest $(SWEEPS) $(NODES)
 
 bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
 	$(RUN)/python -m pytest -s tests/benchmarks

@@ -8,8 +8,7 @@ from statistics import median
 
 from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
-from gaplab.launch.cluster import cluster
-from gaplab.launch.recorder import Recorder
+from gaplab.launch.driver import Audience, run_sweep
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, Event, SweepRecord
 from gaplab.specfile import load_spec
@@ -21,7 +20,9 @@ MOST = 2.0  # seconds a trial, after the first
 
 def small_sweep(write_spec: Callable[..., Path]) -> SweepRecord:
     training = {"epochs": 4, "batch": 4, "warmup_steps": 4}
-    return expand(load_spec(write_spec(grid={"seed": list(range(6))}, training=training)))
+    one = {"at_once": 1}
+    spec = write_spec(grid={"seed": list(range(6))}, training=training, run=one)
+    return expand(load_spec(spec))
 
 
 def through_tune(sweep: SweepRecord, home: Home) -> list[float]:
@@ -33,12 +34,9 @@ def through_tune(sweep: SweepRecord, home: Home) -> list[float]:
             assert event.end.state == "succeeded", event.end.reason
             ends.append(time.monotonic())
 
-    with Ledger.open(home.ledger_url) as ledger, cluster("local", home.path):
-        from gaplab.launch.tune import Stop, run_with_tune
-
-        ledger.add_sweep(sweep)
-        recorder = Recorder(ledger, sweep.id, [hear])
-        run_with_tune(sweep.trials, 1, home.path, recorder, Stop())
+    with Ledger.open(home.ledger_url) as ledger:
+        audience = Audience([hear], lambda trials: None)
+        assert run_sweep(home, ledger, sweep, "local", audience) is None
     return [after - before for before, after in pairwise(ends)]
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 Write = Callable[..., Path]
+FULL = os.environ.get("CHAOS") == "full"
+full = pytest.mark.skipif(not FULL, reason="a fault of `make chaos`")
 
 
 @pytest.fixture
@@ -60,7 +62,10 @@ def test_a_killed_driver_loses_nothing(sweep: Path, bench: Any, undisturbed: Any
 
 @pytest.mark.parametrize(
     ("told", "code", "state"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "preempted")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "preempted", marks=full),
+    ],
 )
 def test_a_driver_that_is_told_to_stop_saves_and_says_how_to_go_on(
     sweep: Path, bench: Any, undisturbed: Any, told: signal.Signals, code: int, state: str
@@ -75,8 +80,9 @@ def test_a_driver_that_is_told_to_stop_saves_and_says_how_to_go_on(
     assert "running" not in bench.states()
     assert {a.state for a in bench.attempts()} <= {state, "succeeded"}
     assert state in bench.states()
-    bench.gaplab("resume")
-    assert bench.metrics() == undisturbed(sweep)
+    if FULL:
+        bench.gaplab("resume")
+        assert bench.metrics() == undisturbed(sweep)
 
 
 def test_two_workers_measure_what_one_does(write_spec: Write, bench: Any, undisturbed: Any) -> None:

@@ -56,10 +56,16 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
         ) from error
     finally:
         os.environ |= {"GAPLAB_LEDGER": ledger} if ledger else {}
+    # Ray tells on standard output, past all its settings, of workers that died: not among JSON.
+    ray._private.worker.print_to_stdstream = _unsaid
     try:
         yield alive_nodes()
     finally:
         ray.shutdown()
+
+
+def _unsaid(*_: object, **__: object) -> None:
+    """What we tell in our own words."""
 
 
 def alive_nodes() -> tuple[Node, ...]:

@@ -1,6 +1,7 @@
 """Ray Tune as the scheduler of one sweep. Its own state is disposable: the ledger is the truth."""
 
 import json
+import logging
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -94,6 +95,8 @@ def run_with_tune(conductor: Conductor, storage: str, desk: str, judged: bool) -
 
     desk: name of the actor that trials listen to; judged: whether a stopping rule is asked.
     """
+    # What died, the conductor tells in a line of its own; Tune would print tracebacks.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     source = Source(conductor, {"storage": storage, "desk": desk, "judged": judged})
     with tempfile.TemporaryDirectory(prefix="gaplab-tune-") as scratch:
         _tuner(source, conductor, scratch).fit()
