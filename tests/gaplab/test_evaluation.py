@@ -63,9 +63,9 @@ class ThreadWorld:
 
 
 @pytest.fixture
-def experiment(write_spec: Write) -> Experiment:
+def experiment(small: dict[str, Any], write_spec: Write) -> Experiment:
     """Dual assignment (two branches) on seven images; only random weights, no training."""
-    data = {"name": "shapes", "size": 64, "train_images": 4, "val_images": 7, "max_side": 40.0}
+    data = small["data"] | {"train_images": 4, "val_images": 7}
     spec = write_spec(assignment={"name": "dual"}, data=data)
     return experiment_of(expand(load_spec(spec, None, [])).trials[0])
 

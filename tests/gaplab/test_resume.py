@@ -1,9 +1,5 @@
 """Broken off anywhere, any number of times: a trial ends with the same bits."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -25,19 +21,14 @@ from gaplab.records import Ended, EpochDone, Event, TrialRecord
 from gaplab.storage import Storage
 
 Write = Callable[..., Path]
+Ranks = Callable[[Path, Path], list[dict[str, Any]]]
 PROGRAM = Path(__file__).with_name("resuming.py")
 
 
 @pytest.fixture(scope="module")
-def resuming() -> ModuleType:
-    """`resuming.py`: `tests` is no package to import it from."""
-    spec = importlib.util.spec_from_file_location("resuming", PROGRAM)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["resuming"] = module
-    spec.loader.exec_module(module)
-    return module
+def resuming(load: Callable[[Path], ModuleType]) -> ModuleType:
+    """`resuming.py`: a trial that is broken off and gone on with."""
+    return load(PROGRAM)
 
 
 @pytest.fixture
@@ -51,23 +42,6 @@ def trial(resuming: ModuleType, write_spec: Write) -> TrialRecord:
 def home() -> Iterator[Path]:
     with TemporaryDirectory() as made:
         yield Path(made)
-
-
-def assert_equal(a: Any, b: Any) -> None:
-    """Bit by bit, through dicts and lists."""
-    assert type(a) is type(b)
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal(x, y)
-    else:
-        assert a == b
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +74,7 @@ def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
     def check(looks: list[int]) -> None:
         with TemporaryDirectory() as made:
             told = resuming.attempts(trial, Path(made), [*looks, None])
-            assert_equal(resuming.saved(trial, Path(made)), end)
+            torch.testing.assert_close(resuming.saved(trial, Path(made)), end, rtol=0, atol=0)
             assert told.evaluations == expected.evaluations
             assert told.losses == expected.losses
             assert all(stopped.stop == resuming.CANCELLED for stopped in told.stops)
@@ -224,7 +198,7 @@ class TestDamage:
         assert start.notes[0].startswith(f"{last}: damaged checkpoint")
         assert start.notes[1] == f"going on from {first}"
         assert told.evaluations == expected.evaluations
-        assert_equal(resuming.saved(trial, home), end)
+        torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
         assert last not in self.files(trial, home)
 
     def test_none_left_means_zero(
@@ -238,7 +212,7 @@ class TestDamage:
         assert start.epoch == 0
         assert start.notes[-1] == "no whole checkpoint is left: starting from zero"
         assert list(told.losses) == [1, 2, 3]
-        assert_equal(resuming.saved(trial, home), end)
+        torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
 
 
 def test_the_single_checkpoint_of_an_earlier_version_goes_on(
@@ -257,7 +231,7 @@ def test_the_single_checkpoint_of_an_earlier_version_goes_on(
     torch.save(old, folder.parent / "checkpoint.pt")
     (start,) = resuming.attempts(trial, home, [None]).starts
     assert start.epoch == 1
-    assert_equal(resuming.saved(trial, home), end)
+    torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
     assert not (folder.parent / "checkpoint.pt").exists()
 
 
@@ -326,50 +300,21 @@ class TestRetention:
 
 @pytest.fixture(scope="module")
 def two_ranks(
-    resuming: ModuleType, tmp_path_factory: pytest.TempPathFactory
+    small: dict[str, Any], run_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
     """What `resuming.main` saved in each of two real processes of one gloo group."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "small.yaml").write_text(yaml.safe_dump(PAIR))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(rank), "2", str(folder)],
-            env=env,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=180)[1] for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    for rank, error in zip(ranks, errors, strict=True):
-        assert rank.returncode == 0, error
-    found = [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
-    return folder, found
-
-
-PAIR: dict[str, Any] = {
-    "name": "pair",
-    "data": {"name": "shapes", "size": 64, "train_images": 16, "val_images": 6, "max_side": 40.0},
-    "detector": {
-        "name": "fcos",
-        "backbone": {"name": "tiny", "channels": [8, 16, 16]},
-        "channels": 16,
-        "tower_convs": 1,
-    },
-    "assignment": {"name": "poto", "alpha": 0.5},
-    "training": {"epochs": 2, "batch": 4, "warmup_steps": 4},
-}
+    pair = small | {"training": small["training"] | {"epochs": 2}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(pair))
+    return folder, run_ranks(PROGRAM, folder)
 
 
 class TestTwoWorkers:
     def test_end_with_the_same_bits(self, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
         _, (first, second) = two_ranks
-        assert_equal(first["broken"]["state"], first["whole"]["state"])
+        torch.testing.assert_close(
+            first["broken"]["state"], first["whole"]["state"], rtol=0, atol=0
+        )
         for rank in (first, second):
             assert rank["broken"]["losses"] == rank["whole"]["losses"]
         assert first["broken"]["evaluations"] == first["whole"]["evaluations"]

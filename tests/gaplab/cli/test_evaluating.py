@@ -22,28 +22,21 @@ from gaplab.storage import Storage
 from gaplab.sweep import expand
 
 Gaplab = Callable[..., str]
-SPEC: dict[str, Any] = {
-    "name": "tiny",
-    "data": {"name": "shapes", "size": 64, "train_images": 8, "val_images": 5, "max_side": 40.0},
-    "detector": {
-        "name": "fcos",
-        "backbone": {"name": "tiny", "channels": [8, 16, 16]},
-        "channels": 16,
-        "tower_convs": 1,
-    },
-    "assignment": {"name": "dual"},
-    "training": {"epochs": 2, "batch": 4, "warmup_steps": 2},
-}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with one dual trial and one without candidates."""
     folder = tmp_path_factory.mktemp("trained")
     path = folder / "tiny.yaml"
+    spec = small | {
+        "data": small["data"] | {"train_images": 8, "val_images": 5},
+        "assignment": {"name": "dual"},
+        "training": {"epochs": 2, "batch": 4, "warmup_steps": 2},
+    }
     bare = {"assignment": {"name": "poto"}, "evaluation.candidates": "none"}
-    grid = {"zip": {key: [SPEC.get(key, "last"), value] for key, value in bare.items()}}
-    path.write_text(json.dumps(SPEC | grid))  # YAML, too, and free of aliases
+    grid = {"zip": {key: [spec.get(key, "last"), value] for key, value in bare.items()}}
+    path.write_text(json.dumps(spec | grid))  # YAML, too, and free of aliases
     sweep, home = expand(load_spec(path)), Home(folder / "home")
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(sweep)
