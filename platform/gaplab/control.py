@@ -1,9 +1,6 @@
 """What a running trial listens to: orders to stop, and the verdict of a stopping rule."""
 
-import signal
-import threading
 from dataclasses import dataclass
-from types import FrameType
 from typing import Literal, Protocol
 
 import torch
@@ -64,28 +61,6 @@ class Free:
 
 
 FREE = Free()
-
-
-_preempted = threading.Event()
-PREEMPTED = Stop("preempted", "its machine asked the process to end (SIGTERM)")
-
-
-def preempt_on_sigterm() -> None:
-    """From now on the first SIGTERM to this process is an order to its trial; the next one does
-    what SIGTERM did before. To be called in the main thread (ValueError elsewhere).
-    """
-    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
-
-    def hear(signum: int, frame: FrameType | None) -> None:
-        _preempted.set()
-        signal.signal(signal.SIGTERM, before)
-
-    signal.signal(signal.SIGTERM, hear)
-
-
-def heard(control: Control) -> Stop | None:
-    """What this process is ordered to do: by SIGTERM, or by `control`."""
-    return PREEMPTED if _preempted.is_set() else control.order()
 
 
 def agreed(world: World, device: torch.device, *mine: bool) -> tuple[bool, ...]:

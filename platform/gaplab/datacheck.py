@@ -1,11 +1,11 @@
 """Opening a sweep's data once before anything starts, so that bad data costs no training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from detectors.data.base import DataError, DataOptions, Split
 from gaplab.errors import UserError
 from gaplab.records import TrialRecord
-from gaplab.sweep import experiment_of
+from gaplab.sweep import altered, experiment_of
 
 SPLITS: tuple[Split, Split] = ("train", "val")
 
@@ -26,6 +26,18 @@ def inspect_data(trials: Iterable[TrialRecord]) -> list[str]:
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
+
+
+def check_unaltered(trials: Sequence[TrialRecord]) -> None:
+    """Raise UserError for trials of a stored sweep that aren't what their ids say any more."""
+    if found := altered(trials):
+        ids = ", ".join(trial.id for trial in found[:3]) + (", ..." if len(found) > 3 else "")
+        sets = " and ".join(sorted({trial.dataset for trial in found}))
+        raise UserError(
+            f"{len(found)} trials ({ids}): {sets} has changed since the sweep was planned, or what "
+            "this gaplab makes of the settings; restore what was there, or run the spec again, "
+            "which makes new trials"
+        )
 
 
 def _distinct(trials: Iterable[TrialRecord]) -> Iterator[DataOptions]:

@@ -24,16 +24,6 @@ def parent(trial: TrialRecord) -> str | None:
     return source if _TRIAL.fullmatch(source) else None
 
 
-def waves(trials: Sequence[TrialRecord]) -> list[list[TrialRecord]]:
-    """`trials` in groups to run one after the other: nobody waits for one of its own group."""
-    left, found = list(trials), list[list[TrialRecord]]()
-    while left:
-        waited_for = {trial.id for trial in left}
-        found.append([trial for trial in left if parent(trial) not in waited_for])
-        left = [trial for trial in left if parent(trial) in waited_for]
-    return found
-
-
 def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
     """Refuse trials that start from a trial that is neither finished nor about to run, or from
     weights that are not on this disk (UserError).

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
 from gaplab.flat import flat
+from gaplab.ledger import Ledger
 from gaplab.ledger.lookup import nearest
-from gaplab.ledger.repository import Ledger
 from gaplab.ledger.views import Coverage, ResultRow, RowFilter
 
 _COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")

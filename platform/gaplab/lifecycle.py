@@ -22,27 +22,13 @@ finished one again."""
 ENDS: tuple[EndState, ...] = get_args(EndState)
 RETRIED: tuple[Fault, ...] = ("", "lost", "memory", "hang", "error")
 """Faults that another attempt may not meet; the same input fails the same way again."""
-CLAIMABLE: tuple[TrialState, ...] = ("waiting", *(end for end in ENDS if end != "succeeded"))
-"""States in which a driver may claim a trial."""
-
-TRANSITIONS: dict[tuple[TrialState, Happening], TrialState] = {
-    **{(state, "claimed"): "running" for state in CLAIMABLE},
-    **{("running", end): end for end in ENDS},
-    ("succeeded", "rerun"): "waiting",
+TRANSITIONS: dict[Happening, tuple[tuple[TrialState, ...], TrialState]] = {
+    "claimed": (("waiting", *(end for end in ENDS if end != "succeeded")), "running"),
+    **{end: (("running",), end) for end in ENDS},
+    "rerun": (("succeeded",), "waiting"),
 }
-"""Everything that is allowed; all else is refused."""
-
-
-class TransitionError(ValueError):
-    """Something that can't befall a trial in its state."""
-
-
-def after(state: TrialState, happening: Happening) -> TrialState:
-    """The state that follows. Raises TransitionError for what is not in TRANSITIONS."""
-    try:
-        return TRANSITIONS[state, happening]
-    except KeyError:
-        raise TransitionError(f"a trial that is {state} can't be {happening}") from None
+"""What can befall a trial: the states in which it may, and the one that follows. All else is
+refused."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Policy(Options):
 
     @model_validator(mode="after")
     def _identical_counts(self) -> Self:
-        if self.identical != 3 and self.on_failure != "stop_after_n_identical":
+        default = type(self).model_fields["identical"].default
+        if self.identical != default and self.on_failure != "stop_after_n_identical":
             raise ValueError("identical: only read with on_failure: stop_after_n_identical")
         return self
 

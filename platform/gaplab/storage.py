@@ -20,7 +20,8 @@ class Storage:
     """Files under `uri` (a path or `s3://...`); on a local disk a write is atomic.
 
     Raises UserError for an address that can't be used and for a name that leads out of it,
-    StorageError for a file that can't be written or deleted and a folder that can't be listed.
+    StorageError for a file that can't be written, moved or deleted and a folder that can't be
+    listed.
     """
 
     def __init__(self, uri: str) -> None:
@@ -91,15 +92,22 @@ class Storage:
 
     def names(self, folder: str) -> list[str]:
         """Names of the files directly in `folder`, sorted; none if there is no such folder."""
-        path = self._path(folder) if folder else self._root
-        selector = pyarrow.fs.FileSelector(path, allow_not_found=True)
+        return self._files(folder, recursive=False)
+
+    def below(self, folder: str) -> list[str]:
+        """Names of all files in `folder` and the folders in it, as seen from there, sorted."""
+        return self._files(folder, recursive=True)
+
+    def move(self, name: str, new: str) -> None:
+        """Give the file `name` another name; a file that is there already is replaced."""
+        path = self._path(new)
         try:
-            found = self._fs.get_file_info(selector)
+            self._fs.create_dir(path.rpartition("/")[0], recursive=True)
+            self._fs.move(self._path(name), path)
         except OSError as error:
             raise StorageError(
-                f"{self.uri}/{folder}: can't be listed ({reason(error)}); allow reading there"
+                f"{self.uri}/{name}: can't be moved to {new} ({reason(error)}); allow writing there"
             ) from error
-        return sorted(each.base_name for each in found if each.is_file)
 
     def delete(self, name: str) -> None:
         """Delete the file `name`, if it is there."""
@@ -111,6 +119,17 @@ class Storage:
             raise StorageError(
                 f"{self.uri}/{name}: can't be deleted ({reason(error)}); allow writing there"
             ) from error
+
+    def _files(self, folder: str, recursive: bool) -> list[str]:
+        path = self._path(folder) if folder else self._root
+        selector = pyarrow.fs.FileSelector(path, allow_not_found=True, recursive=recursive)
+        try:
+            found = self._fs.get_file_info(selector)
+        except OSError as error:
+            raise StorageError(
+                f"{self.uri}/{folder}: can't be listed ({reason(error)}); allow reading there"
+            ) from error
+        return sorted(each.path[len(path) + 1 :] for each in found if each.is_file)
 
     def _path(self, name: str) -> str:
         """The path of `name` in the file system. Raises UserError where it isn't below the root."""

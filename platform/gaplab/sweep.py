@@ -12,7 +12,7 @@ from gaplab.axes import axes, parts
 from gaplab.checks import check
 from gaplab.errors import UserError
 from gaplab.grid import Grid
-from gaplab.identity import canonical, counted, digest
+from gaplab.identity import canonical, counted, digest, identity
 from gaplab.problems import Problem, explain
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.search.draws import remarks
@@ -109,6 +109,23 @@ def experiment_of(record: TrialRecord) -> Experiment:
     return Experiment.model_validate(record.config)
 
 
+def altered(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Those that would get another id today: their data has changed since, or gaplab has, in what
+    it makes of their settings. Raises UserError where data can't be used.
+    """
+    experiments = [experiment_of(record) for record in records]
+    prints, problems = _fingerprints([each.data for each in experiments])
+    if problems:
+        raise UserError(*problems)
+    pairs = zip(records, experiments, strict=True)
+    return [r for r, each in pairs if _id(_identities(each), prints[each.data]) != r.id]
+
+
+def _identities(experiment: Experiment) -> dict[str, str]:
+    names = counted(Experiment)
+    return {name: canonical(identity(getattr(experiment, name))) for name in names}
+
+
 def written(spec: Spec) -> dict[str, Any]:
     """The spec as a file would have it, defaults of the sweep's own keys left out."""
     own = spec.model_dump(exclude={"base"}, exclude_defaults=True)
@@ -165,8 +182,12 @@ def _fingerprints(
 
 def _trial_id(trial: Parts, fingerprint: str) -> str:
     """The canonical JSON of the identity is joined from that of the sections: see `identity`."""
-    fields = {name: trial[name].identity for name in counted(Experiment)}
-    fields |= {"fingerprint": fingerprint, "results_version": str(RESULTS_VERSION)}
+    return _id({name: trial[name].identity for name in counted(Experiment)}, fingerprint)
+
+
+def _id(sections: Mapping[str, str], fingerprint: str) -> str:
+    version = str(RESULTS_VERSION)
+    fields = {**sections, "fingerprint": fingerprint, "results_version": version}
     return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
 
 

@@ -21,6 +21,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def one_line(text: str) -> str:
+    """`text` on one line, printable."""
+    return printable(" ".join(text.split()))
+
+
 def printable(text: str) -> str:
     """`text` for a terminal: characters that would steer it are written as their escapes.
 

@@ -18,7 +18,7 @@ from detectors.models.extractor import load_extractor
 from detectors.structures import Progress
 from detectors.world import World, seed_torch
 from gaplab.checkpoints import Found, Keeper, newest
-from gaplab.control import FREE, Control, Stop, Stopped, agreed, first_of, heard
+from gaplab.control import FREE, Control, Stop, Stopped, agreed, first_of
 from gaplab.errors import StorageError, UserError
 from gaplab.evaluation import Evaluator
 from gaplab.inherit import initial_weights
@@ -127,7 +127,7 @@ class _Run:
         try:
             return self.evaluator.evaluate(model, self.epoch, taught, self._halt)
         except Halted:
-            self._stop(heard(self.place.control))
+            self._stop(self.place.control.order())
 
     def finish_epoch(
         self, losses: dict[str, float], evaluations: tuple[EvaluationRecord, ...]
@@ -151,7 +151,7 @@ class _Run:
     def _after_step(self) -> None:
         """Listen, and save where that is due. All ranks do the same."""
         self.place.control.beat()
-        stop = heard(self.place.control)
+        stop = self.place.control.order()
         told = agreed(self.place.world, self.place.device, stop is not None, self._save_is_due())
         if any(told):
             self._save(midway.state_of(self.learner), Cost())
@@ -161,7 +161,7 @@ class _Run:
     def _halt(self) -> bool:
         """Whether to break off an evaluation; before it, everything was saved."""
         self.place.control.beat()
-        return heard(self.place.control) is not None
+        return self.place.control.order() is not None
 
     def _stop(self, stop: Stop | None) -> NoReturn:
         raise Stopped(first_of(self.place.world, stop), self.meter.read())

@@ -14,7 +14,7 @@ from sqlalchemy import insert
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.compare import compare
 from gaplab.leaderboard import LeaderboardQuery, leaderboard
-from gaplab.ledger import Ledger, writes
+from gaplab.ledger import Ledger, claims
 from gaplab.ledger.models import METRICS, Evaluation
 from gaplab.protocols import rule_of
 from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
@@ -93,7 +93,7 @@ def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
     classes = [dict(vars(each)) for each in CLASSES]
     with ledger._writing.begin() as connection:
         for each in trials:
-            attempt = writes.start_attempt(connection, Claim(each, "s1", machine=machine))
+            attempt = claims.start_attempt(connection, Claim(each, "s1", machine=machine))
             rows = [
                 {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
                 | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}

@@ -1,43 +1,71 @@
-"""What Ray adds to a one-worker trial: the same trainings through Tune and in this process."""
+"""What Ray adds to a trial, alone or in a group of two workers, at first and once it is warm.
+
+`pytest -s tests/benchmarks/test_overhead.py` prints a table.
+"""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+
+import pytest
+from rich.console import Console
+from rich.table import Table
 
 from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.launch.driver import Audience, run_sweep
 from gaplab.ledger import Ledger
-from gaplab.records import Ended, Event, SweepRecord
+from gaplab.records import Ended, Event, Started, SweepRecord
 from gaplab.specfile import load_spec
 from gaplab.storage import Storage
 from gaplab.sweep import expand
 
-MOST = 2.0  # seconds a trial, after the first
+MOST = 2.0  # seconds a warm trial of one worker
+TRIALS = 5
 
 
-def small_sweep(write_spec: Callable[..., Path]) -> SweepRecord:
-    training = {"epochs": 4, "batch": 4, "warmup_steps": 4}
-    one = {"at_once": 1}
-    spec = write_spec(grid={"seed": list(range(6))}, training=training, run=one)
-    return expand(load_spec(spec))
+def small_sweep(write_spec: Callable[..., Path], workers: int) -> SweepRecord:
+    changes = {
+        "grid": {"seed": list(range(TRIALS))},
+        "training": {"epochs": 4, "batch": 4, "warmup_steps": 4},
+        "run": {"at_once": 1},
+        "resources": {"workers": workers},
+    }
+    return expand(load_spec(write_spec(**changes)))
 
 
-def through_tune(sweep: SweepRecord, home: Home) -> list[float]:
-    """Seconds from the end of each trial to the end of the next, one at a time."""
-    ends: list[float] = []
+@dataclass(frozen=True)
+class Times:
+    """Seconds: from the command to the first trial's start, from its start to its end, between
+    the ends of the others, and what the attempts say they took.
+    """
+
+    start: float
+    first: float
+    rest: list[float]
+    wall: list[float]
+
+
+def through_tune(sweep: SweepRecord, home: Home) -> Times:
+    """One trial at a time."""
+    began, starts, ends, wall = time.monotonic(), list[float](), list[float](), list[float]()
 
     def hear(event: Event) -> None:
+        if isinstance(event, Started):
+            starts.append(time.monotonic())
         if isinstance(event, Ended):
             assert event.end.state == "succeeded", event.end.reason
             ends.append(time.monotonic())
+            wall.append(event.end.cost.wall_seconds or 0.0)
 
     with Ledger.open(home.ledger_url) as ledger:
         audience = Audience([hear], lambda trials: None)
         assert run_sweep(home, ledger, sweep, "local", audience) is None
-    return [after - before for before, after in pairwise(ends)]
+    rest = [after - before for before, after in pairwise(ends)]
+    return Times(starts[0] - began, ends[0] - starts[0], rest, wall)
 
 
 def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
@@ -50,12 +78,15 @@ def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
     return seconds[1:]
 
 
+@pytest.mark.timeout(600)
 def test_overhead_of_a_trial(write_spec: Callable[..., Path], tmp_path: Path) -> None:
-    sweep = small_sweep(write_spec)
-    tuned = median(through_tune(sweep, Home(tmp_path / "tuned")))
-    bare = median(in_this_process(sweep, Storage(str(tmp_path / "bare"))))
-    print(  # noqa: T201
-        f"\na trial through Tune {tuned:.2f} s, in this process {bare:.2f} s: "
-        f"{tuned - bare:.2f} s overhead"
-    )
-    assert tuned - bare < MOST
+    table = Table("workers", "command to first step", "trial", "alone", "added", title="seconds")
+    alone = small_sweep(write_spec, 1)
+    one = through_tune(alone, Home(tmp_path / "one"))
+    bare = median(in_this_process(alone, Storage(str(tmp_path / "bare"))))
+    two = through_tune(small_sweep(write_spec, 2), Home(tmp_path / "two"))
+    for name, times, own in (("one", one, bare), ("two", two, median(two.wall))):
+        numbers = (median(times.rest), own, median(times.rest) - own)
+        table.add_row(name, f"{times.start:.1f}", *(f"{number:.2f}" for number in numbers))
+    Console().print(table)
+    assert median(one.rest) - bare < MOST

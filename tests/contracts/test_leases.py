@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Engine, MetaData, insert, select
 
 from gaplab.ledger import Ledger
+from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import MIGRATE, WRITE, alembic_config, open_engine
 from gaplab.ledger.models import METRICS
 from gaplab.ledger.views import DriverView
-from gaplab.ledger.writes import ClaimError
 from gaplab.records import (
     AttemptEnd,
     Claim,
@@ -135,7 +135,7 @@ class TestDrivers:
 _CLAIMER = """
 import sys
 from gaplab.ledger import Ledger
-from gaplab.ledger.writes import ClaimError
+from gaplab.ledger.claims import ClaimError
 from gaplab.records import Claim
 won = []
 with Ledger.open(sys.argv[1]) as ledger:

@@ -21,7 +21,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, insert, inspect, select, text
 
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger, repository
+from gaplab.ledger import Ledger, reading
+from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
 from gaplab.ledger.models import METRICS, Base, Checkpoint
 from gaplab.ledger.views import STATES, CostKey, Coverage, RowFilter
@@ -428,7 +429,7 @@ class TestAttempts:
     def test_any_reason_becomes_one_line(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
         ledger.end_attempt(attempt, replace(FAILURE, reason="CUDA\n error\0\udcff  ☃\n"))
-        assert ledger.attempts("t1")[0].reason == "CUDA error ? ☃"
+        assert ledger.attempts("t1")[0].reason == r"CUDA error\x00\udcff ☃"
 
 
 class TestEvaluations:
@@ -671,6 +672,27 @@ class TestEpochs:
         found = [(each.epoch, each.attempt) for each in ledger.evaluations("t1")]
         assert found == [(1, attempt), (2, second)]
 
+    def test_a_finished_trial_asked_for_once_more(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        ledger.add_sweep(sweep("s2", trial("t3")))
+        other = ledger.start_attempt(Claim("t3", "s2"))
+        ledger.record_epoch(replace(self.done(1, evaluation("t3")), trial="t3"), other)
+        ledger.record_epoch(self.done(12, evaluation(epoch=12)), attempt)
+        assert not ledger.rerun("t1")  # it runs
+        ledger.end_attempt(attempt, SUCCESS)
+        assert ledger.rerun("t1")
+        assert not ledger.rerun("t1")
+        assert not ledger.rerun("t9")
+        assert ledger.states(["t1", "t3"]) == {"t1": "waiting", "t3": "running"}
+        assert (ledger.evaluations("t1"), checkpoints(ledger, "t1")) == ([], {})
+        assert (len(ledger.evaluations("t3")), len(checkpoints(ledger, "t3"))) == (1, 1)
+        with pytest.raises(ClaimError, match="is over: it is succeeded"):
+            ledger.record_epoch(self.done(12, evaluation(epoch=12)), attempt)
+        second = ledger.start_attempt(Claim("t1", "s1", after=attempt))
+        ledger.record_epoch(self.done(1, evaluation()), second)
+        assert [(e.epoch, e.attempt) for e in ledger.evaluations("t1")] == [(1, second)]
+        assert [a.state for a in ledger.attempts("t1")] == ["succeeded", "running"]
+
     def test_all_or_nothing(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
         bad = evaluation(branch="o2m", metrics={**NUMBERS, "ap": math.nan})
@@ -697,7 +719,7 @@ class TestExport:
 
     @pytest.fixture(params=[1000, 7])
     def rows_at_once(self, request: pytest.FixtureRequest, monkeypatch: Any) -> None:
-        monkeypatch.setattr(repository, "_AT_ONCE", request.param)
+        monkeypatch.setattr(reading, "_AT_ONCE", request.param)
 
     @pytest.mark.usefixtures("rows_at_once")
     def test_everything(self, many: Ledger) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gaplab.control import Stop
 from gaplab.errors import StorageError
 from gaplab.launch import conductor as module
-from gaplab.launch.conductor import CANCELLED, TAKEN_OVER, Conductor, Sweeping
+from gaplab.launch.conductor import CANCELLED, LEAVING, TAKEN_OVER, Conductor, Sweeping
 from gaplab.launch.heart import News, Wish
 from gaplab.launch.recorder import Recorder
 from gaplab.launch.trialqueue import Claimed, Queue
@@ -66,11 +66,15 @@ class Desk:
     """Notes what attempts are told."""
 
     orders: dict[int, list[Stop]] = field(default_factory=dict)
+    left: list[tuple[str, Stop]] = field(default_factory=list)
     verdicts: list[tuple[int, int, bool]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
 
     def order(self, attempt: int, stop: Stop) -> None:
         self.orders.setdefault(attempt, []).append(stop)
+
+    def leave(self, node: str, stop: Stop) -> None:
+        self.left.append((node, stop))
 
     def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
         self.verdicts.append((attempt, epoch, go_on))
@@ -98,9 +102,11 @@ class Driver:
         chosen = Policy.model_validate({"backoff_seconds": 10.0, **policy})
         self.queue = Queue(ledger, (self.id, "s1"), chosen, todo, clock)
         self.recorder, self.slots = Recorder(ledger, []), 2
+        self.leaving: set[str] = set()
         given = Sweeping(
             *(self.id, chosen, self.queue, self.recorder, self.desk, self.wish),
-            lambda: self.slots,
+            slots=lambda: self.slots,
+            leaving=lambda: self.leaving,
         )
         self.conductor = Conductor(given, referee)
         self.beat()
@@ -183,6 +189,18 @@ class TestASweep:
         assert driver.start() == []
         clock.now += module.REFRESH
         assert names(driver.start()) == "d e"
+
+    def test_a_node_that_leaves_is_told_by_its_id(self, make: Make, clock: Clock) -> None:
+        driver = make("a b")
+        first, _ = driver.start()
+        driver.leaving = {"ab12"}
+        driver.conductor.tick()
+        assert driver.desk.left == []
+        clock.now += module.REFRESH
+        driver.conductor.tick()
+        assert driver.desk.left == [("ab12", LEAVING)]
+        driver.ends(first, end("preempted"))
+        assert names(driver.start()) == "a", "again at once, wherever there is room"
 
     def test_a_single_trial_is_tried_again_though_nothing_is_due(
         self, make: Make, clock: Clock

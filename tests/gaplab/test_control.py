@@ -1,8 +1,6 @@
 """Orders to stop: from a control, and from SIGTERM."""
 
 import pickle
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -10,8 +8,7 @@ import torch
 from torch import Tensor
 
 from detectors.world import LocalWorld
-from gaplab import control
-from gaplab.control import FREE, Free, Stop, Stopped, agreed, first_of, heard
+from gaplab.control import FREE, Free, Stop, Stopped, agreed, first_of
 from gaplab.records import Cost, EpochDone
 
 CPU = torch.device("cpu")
@@ -20,7 +17,7 @@ DONE = EpochDone("0123456789ab", 1, 2, {}, (), "", Cost())
 
 def test_a_free_trial_goes_on() -> None:
     assert FREE.order() is None
-    assert heard(FREE) is None
+    assert FREE.order() is None
     assert FREE.may_go_on(DONE)
     FREE.beat()
 
@@ -84,32 +81,3 @@ def test_the_first_order_counts_on_rank_0(
     rank: int, mine: Stop | None, others: list[Stop | None], expected: Stop
 ) -> None:
     assert first_of(ThreeRanks(rank, torch.zeros(1), others), mine) == expected
-
-
-SIGTERM = """
-import os, signal, sys
-from gaplab.control import FREE, heard, preempt_on_sigterm
-if "handler" in sys.argv:
-    signal.signal(signal.SIGTERM, lambda *_: print("before"))
-preempt_on_sigterm()
-print(heard(FREE))
-os.kill(os.getpid(), signal.SIGTERM)
-print(heard(FREE))
-os.kill(os.getpid(), signal.SIGTERM)
-print("alive")
-"""
-
-
-def after_two_sigterms(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-u", "-c", SIGTERM, *args], capture_output=True, text=True
-    )
-
-
-def test_the_first_sigterm_is_an_order_the_second_what_it_was() -> None:
-    said = after_two_sigterms()
-    assert said.stdout.splitlines() == ["None", str(control.PREEMPTED)]
-    assert said.returncode == -15
-    said = after_two_sigterms("handler")
-    assert said.stdout.splitlines() == ["None", str(control.PREEMPTED), "before", "alive"]
-    assert control.PREEMPTED.state == "preempted"

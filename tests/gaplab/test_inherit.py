@@ -10,7 +10,7 @@ import torch
 
 from gaplab.checkpoints import Keeper, newest
 from gaplab.errors import UserError
-from gaplab.inherit import check_sources, initial_weights, waves
+from gaplab.inherit import check_sources, initial_weights
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
@@ -42,17 +42,6 @@ def name(number: int) -> str:
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     return Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-
-
-def test_nobody_runs_before_the_trial_it_starts_from() -> None:
-    """A chain given backwards, beside trials that wait for nobody here."""
-    trials = [record(3, name(2)), record(2, name(1)), record(1), record(4), record(5, "file.pth")]
-    found = [[trial.id for trial in wave] for wave in waves(trials)]
-    assert found == [[name(1), name(4), name(5)], [name(2)], [name(3)]]
-
-
-def test_no_trials_make_no_wave() -> None:
-    assert waves([]) == []
 
 
 def test_missing_parents_and_files_are_refused_together(ledger: Ledger, tmp_path: Path) -> None:

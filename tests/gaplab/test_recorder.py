@@ -143,3 +143,13 @@ def test_an_unknown_attempt(ledger: Ledger) -> None:
     assert recorder.handle(7, START) is False
     assert recorder.end(7, DEAD) is None
     recorder.drop(7)
+
+
+def test_a_reason_can_t_steer_a_terminal(ledger: Ledger) -> None:
+    heard: list[Event] = []
+    recorder = Recorder(ledger, [heard.append])
+    attempt = claim(ledger, recorder)
+    recorder.end(attempt, AttemptEnd("failed", "no \x1b[2Jimage\n \u202egpj.a", Cost(), "input"))
+    [said], wanted = heard, r"no \x1b[2Jimage \u202egpj.a"
+    assert isinstance(said, Ended)
+    assert said.end.reason == ledger.attempts(TRIAL.id)[0].reason == wanted

@@ -30,6 +30,9 @@ ACTIONS: dict[str, Callable[[Storage, str], object]] = {
     "write": lambda storage, name: storage.save_text(name, "x"),
     "read": lambda storage, name: storage.read(name),
     "list": lambda storage, name: storage.names(name),
+    "list all": lambda storage, name: storage.below(name),
+    "move": lambda storage, name: storage.move(name, "b"),
+    "move there": lambda storage, name: storage.move("b", name),
     "delete": lambda storage, name: storage.delete(name),
     "place": lambda storage, name: storage.local_path(name),
 }
@@ -126,3 +129,17 @@ def test_a_folder_is_no_file_to_delete(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError, match=r"/a: can't be deleted \(.+\); allow writing there"):
         Storage(str(tmp_path)).delete("a")
+
+
+def test_all_below_and_moving(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert storage.below("a") == []
+    for name in ("a/1.txt", "a/b/2.txt", "a/b/c/3.txt", "ab/4.txt"):
+        storage.save_text(name, name)
+    assert storage.below("a") == ["1.txt", "b/2.txt", "b/c/3.txt"]
+    storage.move("a/b/2.txt", "a/new/folder/2.txt")
+    storage.move("ab/4.txt", "a/1.txt")
+    assert storage.below("a") == ["1.txt", "b/c/3.txt", "new/folder/2.txt"]
+    assert storage.read("a/1.txt") == b"ab/4.txt"
+    with pytest.raises(StorageError, match=r"a/none: can't be moved to b \(.*\); allow writing"):
+        storage.move("a/none", "b")

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,13 +16,14 @@ from PIL import Image
 from pydantic import ValidationError
 
 from detectors.assigners import ASSIGNERS
+from detectors.data.coco import _fingerprint
 from detectors.options import Options
 from gaplab import sweep
 from gaplab.errors import UserError
 from gaplab.identity import counted
 from gaplab.schema import owners_of
 from gaplab.spec import Experiment, Spec
-from gaplab.sweep import expand, experiment_of
+from gaplab.sweep import altered, expand, experiment_of
 
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},
@@ -431,6 +433,31 @@ def test_data_counts_by_content_not_by_place(tmp_path: Path) -> None:
     first, moved, changed = (only_id(BASE | {"data": data}) for data in (here, there, other))
     assert first == moved
     assert first != changed
+
+
+@pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
+def test_what_was_stored_keeps_its_id(base: dict[str, Any]) -> None:
+    trials = expand(spec(base, grid={"seed": [0, 1], "training.lr": [0.1, 1]})).trials
+    stored = [replace(each, config=json.loads(json.dumps(each.config))) for each in trials]
+    assert altered(stored) == altered([]) == []
+
+
+def test_what_is_not_what_its_id_says_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = [coco(tmp_path / "a"), coco(tmp_path / "b", colour=16)]
+    first, second = expand(spec(grid={"data": data})).trials
+    changed = replace(first, config=first.config | {"seed": 7})
+    assert altered([first, changed, second]) == [changed]
+    (tmp_path / "a" / "train.json").write_text((tmp_path / "a" / "val.json").read_text())
+    _fingerprint.cache_clear()  # once a process
+    assert altered([first, second]) == [first]
+    monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
+    assert altered([first, second]) == [first, second]
+    (tmp_path / "b" / "train.json").unlink()
+    _fingerprint.cache_clear()
+    with pytest.raises(UserError, match=r"b/train\.json"):
+        altered([first, second])
 
 
 def test_data_that_cannot_be_used_is_the_users_to_mend(tmp_path: Path) -> None:

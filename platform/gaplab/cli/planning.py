@@ -51,7 +51,7 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
         found = _with_proposed(found, loaded, ledger)
         trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
-    todo = [trial for trial in trials if states.get(trial.id) != "succeeded"]
+        todo = ledger.missing(found.sweep)
     needs = {Resources.model_validate(trial.config["resources"]) for trial in todo}
     at_once = concurrency([Node(cores(), 0.0)], needs)
     cost = estimate(todo, costs, at_once)

@@ -11,12 +11,14 @@ from gaplab.control import Stop
 from gaplab.datacheck import inspect_data
 from gaplab.failures import Failure, group
 from gaplab.home import Home
-from gaplab.launch.driver import SIGNALS, Audience, missing, run_sweep
+from gaplab.launch.driver import SIGNALS, Audience, run_sweep
 from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger
 from gaplab.ledger.patience import Patience
 from gaplab.mirror import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
+from gaplab.rerun import chosen, rerun
+from gaplab.storage import Storage
 from gaplab.tables import leaderboard_table
 from gaplab.watch import JsonLines, Lines, LiveTable, Watcher
 
@@ -34,12 +36,18 @@ class SweepRun:
         self.sweep, self.home, self.address, self.json = sweep, home, address, json
         self.console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
 
-    def execute(self) -> int:
-        """Train what is missing; the exit code: 0, 1 for failed trials, 130 for Ctrl-C."""
+    def execute(self, again: Sequence[str] = ()) -> int:
+        """Train what is missing; the exit code: 0, 1 for failed trials, 130 for Ctrl-C.
+
+        again: finished trials to train once more, see `rerun.chosen`.
+        """
+        once_more = chosen(again, [trial.id for trial in self.sweep.trials])
         with ExitStack() as stack:
             patience = Patience(OUTAGE, self.console.print)
             ledger = stack.enter_context(Ledger.open(self.home.ledger_url, patience))
-            todo = missing(ledger, self.sweep)
+            if once_more:
+                self._rerun(ledger, once_more)
+            todo = ledger.missing(self.sweep)
             self._announce(todo)
             for note in inspect_data(todo):
                 self.console.print(note)
@@ -47,6 +55,13 @@ class SweepRun:
                 return self._stopped(stop)
             ledger.add_sweep(self.sweep)
             return self._conclude(ledger)
+
+    def _rerun(self, ledger: Ledger, trials: Sequence[str]) -> None:
+        found = rerun(ledger, Storage(str(self.home.path)), trials)
+        self.console.print(
+            f"rerun: {len(found)} finished trials are to be trained once more; what they gave is "
+            f"kept in {self.home.path}/trials/TRIAL/replaced"
+        )
 
     def _announce(self, todo: Sequence[TrialRecord]) -> None:
         total = len(self.sweep.trials)

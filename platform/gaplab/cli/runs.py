@@ -12,6 +12,7 @@ from gaplab.cli.options import (
     HomeOption,
     JsonOption,
     ProfileOption,
+    RerunOption,
     SetOption,
     SpecArgument,
     image_size,
@@ -62,10 +63,11 @@ def models(
         print_models(lines, Console(markup=False))
 
 
-def run(
+def run(  # noqa: PLR0913 - every argument is an option of the command
     spec: SpecArgument,
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    rerun: RerunOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
     address: AddressOption = "local",
     json: JsonOption = False,
@@ -76,22 +78,25 @@ def run(
     from gaplab.sweep import expand
 
     sweep = expand(load_spec(spec, profile, overrides or []))
-    raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute())
+    raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute(rerun or []))
 
 
 def resume(
     sweep: Annotated[
         str | None, typer.Argument(help="Id or name of a sweep [default: the newest].")
     ] = None,
+    rerun: RerunOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
     address: AddressOption = "local",
     json: JsonOption = False,
 ) -> None:
     """Train the trials of a sweep that have not succeeded, each from its last checkpoint."""
     from gaplab.cli.running import SweepRun
+    from gaplab.datacheck import check_unaltered
     from gaplab.ledger import Ledger
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:
         stored = ledger.stored(sweep)
-    raise typer.Exit(SweepRun(stored, place, address, json).execute())
+        check_unaltered(ledger.missing(stored))
+    raise typer.Exit(SweepRun(stored, place, address, json).execute(rerun or []))

@@ -68,11 +68,22 @@ def _unsaid(*_: object, **__: object) -> None:
     """What we tell in our own words."""
 
 
-def alive_nodes() -> tuple[Node, ...]:
-    """The nodes of the cluster that we are connected to, as they are now."""
+def leaving_nodes() -> frozenset[str]:
+    """Ids of nodes that the cluster is about to take away: a spot machine's notice, a scale-down,
+    `ray drain-node`. Ray starts nothing new there.
+    """
     import ray
 
-    held = [row["Resources"] for row in ray.nodes() if row["Alive"]]
+    return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+def alive_nodes() -> tuple[Node, ...]:
+    """The nodes of the cluster that we are connected to, as they are now, but those that leave."""
+    import ray
+
+    gone = leaving_nodes()
+    rows = [row for row in ray.nodes() if row["Alive"] and row["NodeID"] not in gone]
+    held = [row["Resources"] for row in rows]
     return tuple(Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in held)
 
 

@@ -1,7 +1,7 @@
 """What a driver decides while a sweep runs: what is next, when to stop, whom to tell. No Ray."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,8 +17,9 @@ from gaplab.policy import Policy
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, TrialRecord
 
 REFRESH = 2.0
-"""Seconds between two looks at how many trials the cluster holds."""
+"""Seconds between two looks at the cluster."""
 CANCELLED = Stop("cancelled", "somebody cancelled it")
+LEAVING = Stop("preempted", "its machine is about to be taken away")
 TAKEN_OVER = Stop("interrupted", "another driver has taken the trial over")
 
 
@@ -27,6 +28,10 @@ class Desk(Protocol):
 
     def order(self, attempt: int, stop: Stop) -> None:
         """Stop."""
+        ...
+
+    def leave(self, node: str, stop: Stop) -> None:
+        """Stop, all that run on the node of this id."""
         ...
 
     def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
@@ -41,7 +46,7 @@ class Desk(Protocol):
 @dataclass(frozen=True)
 class Sweeping:
     """What a conductor works with. slots: how many trials the cluster holds at this moment;
-    announce: hears of trials that a search adds.
+    announce: hears of trials that a search adds; leaving: ids of nodes about to be taken away.
     """
 
     driver: str
@@ -52,6 +57,7 @@ class Sweeping:
     wish: Wish
     slots: Callable[[], int]
     announce: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
+    leaving: Callable[[], Iterable[str]] = tuple
 
 
 class Conductor:
@@ -70,7 +76,6 @@ class Conductor:
         self._news = News()
         self._room, self._looked = 0, float("-inf")
         self._opened: dict[int, float] = {}
-        self._cancelled: set[int] = set()
         self._told: set[int] = set()
         self._stopped_at: float | None = None
         self.error: UserError | None = None
@@ -103,14 +108,14 @@ class Conductor:
 
     def tick(self) -> None:
         """To be called often: do what others wish, and what a signal asked for."""
+        self._look()
         try:
             self._read_news()
         except UserError as error:
             self._fail(error)
         if self.stopped is not None:
-            for attempt in self._given.recorder.open.keys() - self._told:
-                self._told.add(attempt)
-                self._given.desk.order(attempt, self.stopped)
+            for attempt in tuple(self._given.recorder.open):
+                self._order(attempt, self.stopped)
 
     def _next(self) -> Claimed | None:
         queue, wish = self._given.queue, self._given.wish
@@ -153,7 +158,7 @@ class Conductor:
 
     def _refuse(self, attempt: int, reason: str) -> None:
         """End an attempt whose numbers can't be right; what it still says is not heard."""
-        self._given.desk.order(attempt, Stop("cancelled", reason))
+        self._order(attempt, Stop("cancelled", reason))
         self.died(attempt, AttemptEnd("failed", reason, Cost(), "input"))
 
     def _judge(self, attempt: int, done: EpochDone, reason: str) -> None:
@@ -163,7 +168,7 @@ class Conductor:
         if done.losses:
             self._given.desk.judge(attempt, done.epoch, not reason)
         elif reason:
-            self._given.desk.order(attempt, Stop("stopped", reason))
+            self._order(attempt, Stop("stopped", reason))
 
     def _search(self) -> None:
         """Where nothing is due, ask the search for more."""
@@ -216,8 +221,7 @@ class Conductor:
 
     def _ended(self, attempt: int, event: Ended, node: str) -> None:
         given = self._given
-        if event.end.fault != "input":  # such an attempt may still have to hear that it is over
-            given.desk.forget(attempt)
+        given.desk.forget(attempt)
         self._opened.pop(attempt, None)
         given.queue.ended(event.trial, event.end, node)
         if event.end.fault == "storage":
@@ -229,7 +233,7 @@ class Conductor:
         """The ledger holds our attempt for over."""
         if self._opened.pop(attempt, None) is not None:
             self._given.recorder.drop(attempt)
-            self._given.desk.order(attempt, TAKEN_OVER)
+            self._order(attempt, TAKEN_OVER)
             self._given.queue.lost(trial)
 
     def _read_news(self) -> None:
@@ -240,17 +244,28 @@ class Conductor:
         for attempt, trial in tuple(recorder.open.items()):
             if attempt not in news.held and self._opened[attempt] < news.at:
                 self._lose(attempt, trial)
-            elif (everything or trial in news.cancelled) and attempt not in self._cancelled:
-                self._cancelled.add(attempt)
-                self._given.desk.order(attempt, CANCELLED)
+            elif everything or trial in news.cancelled:
+                self._order(attempt, CANCELLED)
+
+    def _order(self, attempt: int, stop: Stop) -> None:
+        """Tell an attempt to stop; the first order counts."""
+        if attempt not in self._told:
+            self._told.add(attempt)
+            self._given.desk.order(attempt, stop)
 
     def _allowed(self) -> int:
         """How many trials may run here now."""
-        if time.monotonic() - self._looked > REFRESH:
-            self._looked, self._room = time.monotonic(), self._given.slots()
+        self._look()
         mine = Demand(self._given.driver, self._given.policy.priority, self._wants())
         known = [each for each in self._news.demands if each.driver != mine.driver]
         return share(self._room, sorted([*known, mine], key=lambda each: each.driver), mine.driver)
+
+    def _look(self) -> None:
+        """At the cluster, now and then: how much room there is, and which nodes leave."""
+        if time.monotonic() - self._looked > REFRESH:
+            self._looked, self._room = time.monotonic(), self._given.slots()
+            for node in self._given.leaving():
+                self._given.desk.leave(node, LEAVING)
 
     def _wants(self) -> int:
         cap, queue = self._given.policy.at_once, self._given.queue

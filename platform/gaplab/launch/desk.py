@@ -6,6 +6,7 @@ What trials say goes to the driver through Tune; what the driver says to them go
 import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,9 @@ PATIENCE = 30.0
 
 
 class Board:
-    """Orders by attempt, and verdicts by attempt and epoch. Every question waits for its answer.
+    """Orders by attempt or node, and verdicts by attempt and epoch. Who asks, waits for the answer.
 
-    A question is ("order", attempt) or ("verdict", attempt, epoch).
+    A question is ("order", attempt), ("leave", node) or ("verdict", attempt, epoch).
     """
 
     def __init__(self) -> None:
@@ -35,23 +36,31 @@ class Board:
         self._answers.setdefault(question, answer)
         self._given[question].set()
 
-    async def ask(self, question: Question) -> tuple[bool, Any]:
-        """(True, answer), or (False, None) where there is none yet after a while.
+    async def ask(self, *questions: Question) -> tuple[Question | None, Any]:
+        """The first of `questions` that has an answer, and the answer; (None, None) where there is
+        none yet after a while.
 
         None answers whatever is asked about an attempt that is over.
         """
-        if question[1] not in self._over:
-            try:
-                await asyncio.wait_for(self._given[question].wait(), PATIENCE)
-            except TimeoutError:
-                return False, None
-        return True, self._answers.get(question)
+        over = [each for each in questions if each[1] in self._over]
+        found = over or await self._first(questions)
+        return (found[0], self._answers.get(found[0])) if found else (None, None)
+
+    async def _first(self, questions: Sequence[Question]) -> list[Question]:
+        """Those of `questions` that are answered first, within PATIENCE."""
+        events = {each: self._given[each] for each in questions}
+        waiting = [asyncio.create_task(event.wait()) for event in events.values()]
+        await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return [each for each, event in events.items() if event.is_set()]
 
     async def forget(self, attempt: int) -> None:
-        """The attempt is over: answer those who still ask, and keep nothing of it."""
+        """The attempt is over: answer those who still ask, and keep no verdicts."""
         self._over.add(attempt)
         for question in [each for each in self._given if each[1] == attempt]:
-            self._answers.pop(question, None)
+            if question[0] != "order":
+                self._answers.pop(question, None)
             self._given.pop(question).set()
 
 
@@ -68,6 +77,10 @@ class DeskClient:
         """Tell an attempt to stop."""
         self._desk.put.remote(("order", attempt), stop)
 
+    def leave(self, node: str, stop: Stop) -> None:
+        """Tell all attempts on a node to stop."""
+        self._desk.put.remote(("leave", node), stop)
+
     def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
         """The stopping rule's verdict on an attempt after an epoch."""
         self._desk.put.remote(("verdict", attempt, epoch), go_on)
@@ -81,7 +94,8 @@ class DeskClient:
 class DeskControl:
     """The desk for a trial, see `gaplab.control.Control`; a thread of each rank waits for orders.
 
-    judged: whether a stopping rule is asked at all.
+    judged: whether a stopping rule is asked at all. leaving: whether the node of this process is
+    about to be taken away, as far as was heard.
     """
 
     desk: str
@@ -89,6 +103,7 @@ class DeskControl:
     judged: bool
 
     def __post_init__(self) -> None:
+        self.leaving = False
         self._stop: Stop | None = None
         self._waiting: threading.Thread | None = None
 
@@ -110,18 +125,20 @@ class DeskControl:
         """The driver's verdict; True where no rule is asked. A driver that is gone asks nobody."""
         if not self.judged:
             return True
-        answer = self._ask(("verdict", self.attempt, done.epoch))
+        _, answer = self._ask(("verdict", self.attempt, done.epoch))
         return answer is None or bool(answer)
 
     def _wait(self) -> None:
-        self._stop = self._ask(("order", self.attempt))
+        here = ("leave", ray.get_runtime_context().get_node_id())
+        question, stop = self._ask(("order", self.attempt), here)
+        self.leaving, self._stop = question == here, stop
 
-    def _ask(self, question: Question) -> Any:
-        """The answer, however long it takes; None if the desk goes away or we are over."""
+    def _ask(self, *questions: Question) -> tuple[Question | None, Any]:
+        """The first answer, however long it takes; None if the desk goes away or we are over."""
         try:
-            desk, known, answer = ray.get_actor(self.desk), False, None
-            while not known:
-                known, answer = ray.get(desk.ask.remote(question))
+            desk, question, answer = ray.get_actor(self.desk), None, None
+            while question is None:
+                question, answer = ray.get(desk.ask.remote(*questions))
         except (ray.exceptions.RayError, ValueError):
-            return None
-        return answer
+            return None, None
+        return question, answer

@@ -12,7 +12,7 @@ from gaplab.errors import UserError
 from gaplab.home import Home
 from gaplab.inherit import check_sources
 from gaplab.launch.capacity import Node, concurrency, misfits
-from gaplab.launch.cluster import alive_nodes, cluster, cluster_id
+from gaplab.launch.cluster import alive_nodes, cluster, cluster_id, leaving_nodes
 from gaplab.launch.conductor import Conductor, Sweeping
 from gaplab.launch.heart import Heart
 from gaplab.launch.recorder import Listener, Recorder
@@ -43,14 +43,6 @@ class Audience:
     add: Callable[[Sequence[TrialRecord]], None]
 
 
-def missing(ledger: Ledger, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
-    """The trials of `sweep` that are to be trained, in order: all that have not succeeded, but for
-    those that its own stopping rule has ended.
-    """
-    states, stopped = ledger.states([t.id for t in sweep.trials]), ledger.stopped(sweep.id)
-    return tuple(t for t in sweep.trials if states.get(t.id) != "succeeded" and t.id not in stopped)
-
-
 def run_sweep(
     home: Home, ledger: Ledger, sweep: SweepRecord, address: str, audience: Audience
 ) -> Stop | None:
@@ -59,7 +51,7 @@ def run_sweep(
     Refuses, before anything starts, a sweep of which a trial can't fit the cluster or starts from
     a trial that is not there (UserError).
     """
-    spec, todo = stored_spec(sweep), missing(ledger, sweep)
+    spec, todo = stored_spec(sweep), ledger.missing(sweep)
     check_sources(ledger, todo)
     with cluster(address, home.path) as nodes:
         needs = _fit(nodes, todo)
@@ -80,6 +72,7 @@ def run_sweep(
             wish=heart.wish,
             slots=lambda: concurrency(alive_nodes(), needs),
             announce=audience.add,
+            leaving=leaving_nodes,
         )
         conductor = _conductor(given, ledger, sweep, spec)
         heart.hear = conductor.hear

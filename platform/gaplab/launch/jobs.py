@@ -1,5 +1,6 @@
 """Ray Jobs: a driver that runs on the cluster; the machine it was started from may leave."""
 
+import logging
 import os
 import secrets
 import shlex
@@ -18,6 +19,8 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _MARK = "gaplab_sweep"
 _POLL = 1.0
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+"""Loggers of Ray that tell of every file that is shipped."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ class Jobs:
         self._address = address
         from ray.job_submission import JobSubmissionClient
 
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._client = self._asked(lambda: JobSubmissionClient(address))
 
     def submit(self, order: Order) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gaplab.ledger import Ledger
-from gaplab.ledger.writes import ClaimError
+from gaplab.ledger.claims import ClaimError
 from gaplab.provenance import Code, assemble
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Started
+from gaplab.text import one_line
 
 Listener = Callable[[Event], None]
 
@@ -39,6 +40,8 @@ class Recorder:
         """
         if attempt not in self.open:
             return False
+        if isinstance(event, Ended):  # a reason may quote what came from anywhere
+            event = replace(event, end=replace(event.end, reason=one_line(event.end.reason)))
         try:
             self._write(attempt, event)
         except ClaimError:

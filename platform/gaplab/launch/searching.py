@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from gaplab.ledger import Ledger
 from gaplab.records import EpochDone, TrialRecord
 from gaplab.search.adaptive import Search
-from gaplab.search.history import seen
+from gaplab.search.history import Seen, seen
 from gaplab.search.stopping import Judge
 
 LOOK = 10.0
@@ -28,16 +28,16 @@ class Proposals:
         """Trials of the sweep that were not given yet: new ones, and those of other drivers."""
         known = seen(self._ledger, self._sweep)
         others = [each.trial for each in known if each.trial.id not in self._given]
-        found = others or self._propose([each.trial.id for each in known])
+        found = others or self._propose(known)
         self._given |= {trial.id for trial in found}
         return found
 
-    def _propose(self, known: Sequence[str]) -> list[TrialRecord]:
-        found = self._search.proposals(seen(self._ledger, self._sweep))
+    def _propose(self, known: Sequence[Seen]) -> list[TrialRecord]:
+        found, ids = self._search.proposals(known), [each.trial.id for each in known]
         if found is None:
             self.over = True
             return []
-        return found if self._ledger.extend_sweep(self._sweep, known, found) else []
+        return found if self._ledger.extend_sweep(self._sweep, ids, found) else []
 
 
 class Referee:

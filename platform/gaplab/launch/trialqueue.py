@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from gaplab.failures import Failure
 from gaplab.inherit import parent
 from gaplab.ledger import Ledger
+from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.views import AttemptView
-from gaplab.ledger.writes import ClaimError
 from gaplab.lifecycle import Ending, next_step
 from gaplab.policy import Policy
 from gaplab.records import AttemptEnd, Claim, TrialRecord

@@ -11,7 +11,7 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from gaplab.events import from_text, to_text
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import LostError, attempt, run_alone
 from gaplab.launch.conductor import Conductor
 from gaplab.launch.deaths import how_it_died
 from gaplab.launch.desk import DeskControl
@@ -127,6 +127,8 @@ def _trainable(config: dict[str, Any]) -> None:
     control = DeskControl(config["desk"], config["attempt"], config["judged"])
     body = run_alone if _need(config).workers == 1 else run_group
     attempt(trial, storage, _report, body, control)
+    if control.leaving:  # Tune gives the process of a trial that ends well to the next one
+        raise LostError("its machine is about to be taken away")
 
 
 def _report(event: Event) -> None:

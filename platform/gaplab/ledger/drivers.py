@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, insert, not_, select, update
 
+from gaplab.ledger.claims import move
 from gaplab.ledger.clock import now
 from gaplab.ledger.models import Attempt, Cancellation, Driver, Trial
 from gaplab.ledger.views import DriverView
@@ -95,5 +96,5 @@ def _interrupt(connection: Connection, whose: ColumnElement[bool], reason: str) 
     ids, trials = [row.id for row in found], [row.trial_id for row in found]
     values = {"state": "interrupted", "reason": reason, "ended_at": now(connection)}
     connection.execute(update(Attempt).where(Attempt.id.in_(ids)).values(**values))
-    connection.execute(update(Trial).where(Trial.id.in_(trials)).values(state="interrupted"))
+    move(connection, Trial.id.in_(trials), "interrupted")
     return sorted(trials)

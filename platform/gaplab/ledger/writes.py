@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
@@ -14,7 +14,6 @@ from gaplab.ledger.clock import now
 from gaplab.ledger.models import (
     METRICS,
     REQUIRED,
-    Attempt,
     Base,
     Checkpoint,
     Evaluation,
@@ -23,24 +22,11 @@ from gaplab.ledger.models import (
     SweepTrial,
     Trial,
 )
-from gaplab.lifecycle import CLAIMABLE
 from gaplab.records import (
-    AttemptEnd,
-    Claim,
-    Cost,
     EvaluationRecord,
-    Started,
     SweepRecord,
     TrialRecord,
 )
-
-
-class ClaimError(ValueError):
-    """A trial that can't be claimed, or an attempt that is over: `state` is what it is in now."""
-
-    def __init__(self, text: str, state: str | None) -> None:
-        super().__init__(text)
-        self.state = state
 
 
 def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
@@ -84,67 +70,6 @@ def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], f
     insert_new(connection, SweepTrial, places)
 
 
-def start_attempt(connection: Connection, claim: Claim) -> int:
-    """Set the trial running if it may run, and insert its next attempt; the same claim once."""
-    said = select(Attempt.id).where(Attempt.token == claim.token)
-    if (known := connection.scalar(said)) is not None:
-        return known
-    free = Trial.state.in_(CLAIMABLE)
-    running = update(Trial).where(Trial.id == claim.trial, free).values(state="running")
-    if connection.execute(running).rowcount == 0:
-        # Cut off while it was committed and said again, the claim has waited for itself.
-        if (known := connection.scalar(said)) is not None:
-            return known
-        state = connection.scalar(select(Trial.state).where(Trial.id == claim.trial))
-        raise ClaimError(
-            f"trial {claim.trial} can't start: it is {state or 'not in the ledger'}", state
-        )
-    number = connection.scalar(
-        select(func.coalesce(func.max(Attempt.number), 0) + 1).where(
-            Attempt.trial_id == claim.trial
-        )
-    )
-    _check_newest(connection, claim)
-    key = {"trial_id": claim.trial, "sweep_id": claim.sweep, "number": number}
-    values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine)}
-    empty = {"reason": "", "fault": "", "notes": [], "provenance": {}}
-    started = {"state": "running", "started_at": now(connection)}
-    query = insert(Attempt).values(**key, **values, **empty, **started).returning(Attempt.id)
-    try:
-        return connection.execute(query).scalar_one()
-    except IntegrityError as error:
-        raise ValueError(
-            f"trial {claim.trial} can't start: it is not in sweep {claim.sweep}"
-        ) from error
-
-
-def _check_newest(connection: Connection, claim: Claim) -> None:
-    newest = connection.scalar(select(func.max(Attempt.id)).where(Attempt.trial_id == claim.trial))
-    if claim.after is not None and (newest or 0) > claim.after:
-        state = connection.scalar(select(Attempt.state).where(Attempt.id == newest))
-        raise ClaimError(f"trial {claim.trial} was attempted meanwhile: it is {state}", state)
-
-
-def begin_attempt(connection: Connection, attempt: int, started: Started) -> None:
-    """Note where and with what a claimed attempt runs."""
-    about = {"notes": list(started.notes), "provenance": started.provenance}
-    _hold(connection, attempt, **vars(started.machine), **about)
-
-
-def note_cost(connection: Connection, attempt: int, cost: Cost) -> None:
-    """What a running attempt has cost so far."""
-    _check_finite(f"attempt {attempt}", vars(cost).items())
-    _hold(connection, attempt, **vars(cost))
-
-
-def _hold(connection: Connection, attempt: int, **values: Any) -> None:
-    """Write `values` into the row of a running attempt and keep it from ending meanwhile."""
-    query = update(Attempt).where(Attempt.id == attempt, Attempt.state == "running")
-    if connection.execute(query.values(**values)).rowcount == 0:
-        state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
-        raise ClaimError(f"attempt {attempt} is over: it is {state or 'not in the ledger'}", state)
-
-
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
     """Insert the evaluation, or the addresses that the one of its key lacks; True if inserted."""
     _check(evaluation)
@@ -186,25 +111,6 @@ def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> 
         connection.execute(query.on_conflict_do_update(index_elements=key, set_=new))
     except IntegrityError as error:
         raise ValueError(f"trial {trial} is not in the ledger") from error
-
-
-def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
-    """Close the attempt if it runs, and set its trial's state."""
-    _check_finite(f"attempt {attempt}", vars(end.cost).items())
-    how = {"state": end.state, "reason": _one_line(end.reason), "fault": end.fault}
-    trial = connection.scalar(
-        update(Attempt)
-        .where(Attempt.id == attempt, Attempt.state == "running")
-        .values(**how, ended_at=now(connection), **vars(end.cost))
-        .returning(Attempt.trial_id)
-    )
-    if trial is not None:
-        connection.execute(update(Trial).where(Trial.id == trial).values(state=end.state))
-        return
-    state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
-    if state != end.state:
-        text = f"attempt {attempt} can't end as {end.state}: it is {state or 'not in the ledger'}"
-        raise ClaimError(text, state)
 
 
 def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
@@ -277,19 +183,14 @@ def _check(evaluation: EvaluationRecord) -> None:
     what = f"evaluation of trial {evaluation.trial}, epoch {evaluation.epoch}"
     if missing := [name for name in REQUIRED if evaluation.metrics.get(name) is None]:
         raise ValueError(f"{what}: no value for {', '.join(missing)}")
-    _check_finite(what, evaluation.metrics.items())
+    check_finite(what, evaluation.metrics.items())
     for each in evaluation.classes:
         values = (("ap", each.ap), ("ap_nms", each.ap_nms), ("gap", each.gap))
-        _check_finite(f"{what}, class {each.name}", values)
+        check_finite(f"{what}, class {each.name}", values)
 
 
-def _check_finite(what: str, values: Iterable[tuple[str, float | None]]) -> None:
+def check_finite(what: str, values: Iterable[tuple[str, float | None]]) -> None:
+    """Raise ValueError where a value that is there is not finite."""
     wrong = [name for name, value in values if value is not None and not math.isfinite(value)]
     if wrong:
         raise ValueError(f"{what}: not finite: {', '.join(wrong)}")
-
-
-def _one_line(text: str) -> str:
-    """`text` as a database takes it: one line of valid Unicode, free of NUL."""
-    clean = text.encode("utf-8", "replace").decode().replace("\0", " ")
-    return " ".join(clean.split())
