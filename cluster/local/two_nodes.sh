@@ -55,7 +55,7 @@ launch() { # NAME ARGUMENTS: `ray start` in a session of its own
   : >"$FOLDER/logs/$name.log"
   # Jobs say `python` and mean the one that has Ray.
   env -u RAY_ADDRESS -u RAY_AUTH_TOKEN -u RAY_TMPDIR GAPLAB_NODE="$FOLDER/$name" \
-    PATH="$(dirname "$(command -v "$PYTHON")"):$PATH" \
+    PATH="$(cd "$(dirname "$(command -v "$PYTHON")")" && pwd):$PATH" \
     RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$FOLDER/token" \
     setsid "$PYTHON" "$HERE/raylet.py" start --block --disable-usage-stats --node-name="$name" \
     --temp-dir="$FOLDER/nodes/$name" --object-store-memory="$OBJECT_STORE" \

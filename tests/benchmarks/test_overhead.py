@@ -62,8 +62,7 @@ def through_tune(sweep: SweepRecord, home: Home) -> Times:
             wall.append(event.end.cost.wall_seconds or 0.0)
 
     with Ledger.open(home.ledger_url) as ledger:
-        audience = Audience([hear], lambda trials: None)
-        assert run_sweep(home, ledger, sweep, "local", audience) is None
+        assert run_sweep(home, ledger, sweep, "local", Audience([hear])) is None
     rest = [after - before for before, after in pairwise(ends)]
     return Times(starts[0] - began, ends[0] - starts[0], rest, wall)
 

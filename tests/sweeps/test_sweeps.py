@@ -116,3 +116,30 @@ def test_what_cannot_fit_is_refused_before_anything_starts(sweep: Path, bench: A
     assert "resources: 64 workers x 1 CPUs can't run here" in said
     assert len(said.splitlines()) == 1
     assert bench.evaluations() == {}
+
+
+@full
+def test_a_search_that_proposes_and_stops_early(write_spec: Write, bench: Any) -> None:
+    """Killed on the way, too: the search goes on from what the ledger holds."""
+    pytest.importorskip("optuna")
+    space = {"training.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    spec = write_spec(
+        search={"method": "optuna", "trials": 6, "startup": 2, "space": space},
+        stop={"rule": "asha", "after": 1, "keep": 2},
+        training={"epochs": 4, "batch": 4, "warmup_steps": 4},
+    )
+    with bench.start("run", spec) as driver:
+        bench.wait_for_evaluations(6, driver)
+        os.kill(driver.pid, signal.SIGKILL)
+        driver.communicate()
+    bench.gaplab("resume")
+    states = bench.states()
+    assert sum(states.values()) == 6
+    assert set(states) == {"succeeded", "stopped"}
+    reached = {key[0]: key[1] for key in sorted(bench.metrics())}
+    stopped = [each for each in bench.attempts() if each.state == "stopped"]
+    assert {reached[each.trial] for each in stopped} <= {1, 2}
+    assert all("epoch" in each.reason for each in stopped)
+    assert sorted(reached.values()).count(4) == states["succeeded"]
+    assert "6 trials, 6 already done, nothing to train" in bench.gaplab("resume")
+    assert "nothing to run" in bench.gaplab("plan", spec)

@@ -73,7 +73,7 @@ class SweepRun:
     def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> Stop | None:
         mirror = MirrorThread(self.home, self.sweep.id)
         with self._watcher(todo) as watcher:
-            audience = Audience((watcher, mirror.notify), watcher.add)
+            audience = Audience((watcher, mirror.notify), watcher.add, self.console.print)
             stop = run_sweep(self.home, ledger, self.sweep, self.address, audience)
         if problem := mirror.close():
             self.console.print(problem)

@@ -25,7 +25,7 @@ from gaplab.provenance import code_of, keep
 from gaplab.records import DriverRecord, SweepRecord, TrialRecord
 from gaplab.search.adaptive import open_search
 from gaplab.search.stopping import Judge
-from gaplab.spec import Resources, Spec
+from gaplab.spec import Resources
 from gaplab.specfile import stored_spec
 from gaplab.storage import Storage
 
@@ -37,10 +37,13 @@ SIGNALS = {
 
 @dataclass(frozen=True)
 class Audience:
-    """Who hears of a sweep while it runs: of every event, and of trials that a search adds."""
+    """Who hears of a sweep while it runs: of every event, of trials that a search adds, and what
+    it has to say of them, in lines.
+    """
 
     hear: Sequence[Listener]
-    add: Callable[[Sequence[TrialRecord]], None]
+    add: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
+    say: Callable[[str], None] = lambda line: None
 
 
 def run_sweep(
@@ -74,7 +77,7 @@ def run_sweep(
             announce=audience.add,
             leaving=leaving_nodes,
         )
-        conductor = _conductor(given, ledger, sweep, spec)
+        conductor = _conductor(given, ledger, sweep, audience.say)
         heart.hear = conductor.hear
         with heart, _interruptible(conductor.stop):
             try:
@@ -86,10 +89,13 @@ def run_sweep(
         return conductor.stopped
 
 
-def _conductor(given: Sweeping, ledger: Ledger, sweep: SweepRecord, spec: Spec) -> Conductor:
+def _conductor(
+    given: Sweeping, ledger: Ledger, sweep: SweepRecord, say: Callable[[str], None]
+) -> Conductor:
+    spec = stored_spec(sweep)
     referee = Referee(ledger, sweep.id, Judge(spec.stop)) if spec.stop else None
     search = open_search(spec)
-    proposals = Proposals(ledger, sweep.id, search, sweep.trials) if search else None
+    proposals = Proposals(ledger, sweep.id, search, sweep.trials, say) if search else None
     return Conductor(given, referee, proposals)
 
 

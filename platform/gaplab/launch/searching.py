@@ -14,12 +14,21 @@ LOOK = 10.0
 
 
 class Proposals:
-    """Adds what a search proposes to a sweep in the ledger; several drivers may do so at once."""
+    """Adds what a search proposes to a sweep in the ledger; several drivers may do so at once.
+
+    say: hears what a person should know about the proposals, in lines.
+    """
 
     def __init__(
-        self, ledger: Ledger, sweep: str, search: Search, known: Sequence[TrialRecord]
+        self,
+        ledger: Ledger,
+        sweep: str,
+        search: Search,
+        known: Sequence[TrialRecord],
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._ledger, self._sweep, self._search = ledger, sweep, search
+        self._ledger, self._sweep, self._search, self._say = ledger, sweep, search, say
+        self._said: set[str] = set()
         self._given = {trial.id for trial in known}
         self.over = False
         """Whether the search has no more to propose."""
@@ -34,6 +43,9 @@ class Proposals:
 
     def _propose(self, known: Sequence[Seen]) -> list[TrialRecord]:
         found, ids = self._search.proposals(known), [each.trial.id for each in known]
+        for note in self._search.notes.keys() - self._said:
+            self._said.add(note)
+            self._say(note)
         if found is None:
             self.over = True
             return []
