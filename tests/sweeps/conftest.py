@@ -128,7 +128,7 @@ class Bench:
         for _ in range(1200):
             if what():
                 return
-            assert driver is None or driver.poll() is None, "the driver ended too early"
+            assert driver is None or driver.poll() is None, driver.communicate()
             time.sleep(0.1)
         raise AssertionError("not within two minutes")
 

@@ -350,8 +350,10 @@ main()
 
 @full
 def test_a_node_that_is_about_to_be_taken_away(
-    sweep: Path, bench: Any, undisturbed: Any, two_nodes: Any, report: Any
+    write_spec: Write, bench: Any, undisturbed: Any, two_nodes: Any, report: Any
 ) -> None:
+    """Trials long enough to be there still when the word has got round."""
+    sweep = write_spec(grid={"seed": [0, 1, 2]}, training={"epochs": 60, "batch": 4})
     wanted, bench.more = undisturbed(sweep), bench.more | two_nodes.environment
     with bench.start("run", sweep, "--address", two_nodes.address) as driver:
         bench.wait_for_evaluations(2, driver)

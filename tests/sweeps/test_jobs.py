@@ -79,14 +79,19 @@ def test_a_cancelled_job_saves_what_it_has(
 
 
 def test_who_has_no_token_or_another_one_is_told_what_to_set(
-    bench: Any, cluster: Any, tmp_path: Path
+    write_spec: Write, bench: Any, cluster: Any, tmp_path: Path
 ) -> None:
+    spec = write_spec()
     (tmp_path / "token").write_text("0" * 64)
     bench.more["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / "token")
-    said = ask(bench, cluster, "status", code=2)
-    assert len(said.splitlines()) == 1
-    assert "RAY_AUTH_TOKEN_PATH" in said
+    assert_one_line(ask(bench, cluster, "status", code=2), "RAY_AUTH_TOKEN_PATH")
+    said = bench.gaplab("run", spec, "--address", cluster.address, code=2)
+    assert_one_line(said, "RAY_AUTH_TOKEN_PATH")
     bench.more = {}
-    said = ask(bench, cluster, "status", code=2)
+    assert_one_line(ask(bench, cluster, "status", code=2), "RAY_AUTH_MODE is not set here")
+    assert bench.states() == {}
+
+
+def assert_one_line(said: str, what: str) -> None:
+    assert what in said
     assert len(said.splitlines()) == 1
-    assert "RAY_AUTH_MODE is not set here" in said

@@ -49,10 +49,11 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
     ledger = os.environ.pop("GAPLAB_LEDGER", None)  # may hold a password, and workers need none
     try:
         ray.init(**_arguments(address))
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"--address {address}: no Ray cluster ({first}); use `ray start --head` there"
+            f"--address {address}: no Ray cluster for us ({first}); use `ray start --head` there, "
+            "and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here"
         ) from error
     finally:
         os.environ |= {"GAPLAB_LEDGER": ledger} if ledger else {}

@@ -59,8 +59,10 @@ class Jobs:
                 "of Ray itself, HOST:6379, is for `gaplab run`)"
             )
         self._address = address
+        from ray.exceptions import RayError
         from ray.job_submission import JobSubmissionClient
 
+        self._errors = (RayError, ConnectionError, RuntimeError, ValueError, OSError)
         for name in _TALKATIVE:
             logging.getLogger(name).setLevel(logging.WARNING)
         self._client = self._asked(lambda: JobSubmissionClient(address))
@@ -127,7 +129,7 @@ class Jobs:
     def _asked(self, ask: Callable[[], Any]) -> Any:
         try:
             return ask()
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except self._errors as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"--address {self._address}: {first}{_advice(str(error))}") from error
 
