@@ -1,16 +1,33 @@
 """Claims and attempts in the ledger, each inside the caller's transaction; see `Ledger`."""
 
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Update, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gaplab.ledger.clock import now
-from gaplab.ledger.models import Attempt, Checkpoint, Evaluation, Trial
+from gaplab.ledger.clock import Clock
+from gaplab.ledger.models import Attempt, Base, Checkpoint, Evaluation, Trial
 from gaplab.ledger.writes import check_finite
 from gaplab.lifecycle import TRANSITIONS, Happening
 from gaplab.records import AttemptEnd, Claim, Cost, Started
 from gaplab.text import one_line
+
+_ATTEMPTS = Base.metadata.tables["attempt"]
+_TRIALS = Base.metadata.tables["trial"]
+_EMPTY: dict[str, Any] = {"reason": "", "fault": "", "notes": [], "provenance": {}}
+
+# Made once: to make a statement takes longer than to execute it, and each trial needs these.
+_OF_TRIAL = (
+    select(_ATTEMPTS.c.id, _ATTEMPTS.c.number, _ATTEMPTS.c.token, _ATTEMPTS.c.state)
+    .where(_ATTEMPTS.c.trial_id == bindparam("which"))
+    .order_by(_ATTEMPTS.c.number)
+)
+_START = insert(_ATTEMPTS).values(state="running", started_at=Clock()).returning(_ATTEMPTS.c.id)
+_HOLD = update(_ATTEMPTS).where(
+    _ATTEMPTS.c.id == bindparam("which"), _ATTEMPTS.c.state == "running"
+)
+_END = _HOLD.values(ended_at=Clock()).returning(_ATTEMPTS.c.trial_id)
 
 
 class ClaimError(ValueError):
@@ -28,43 +45,43 @@ def move(connection: Connection, which: ColumnElement[bool], happening: Happenin
     return connection.execute(query).rowcount
 
 
+@cache
+def _moving(happening: Happening) -> Update:
+    """What `move` does to one trial, made once."""
+    before, after = TRANSITIONS[happening]
+    one = (_TRIALS.c.id == bindparam("which"), _TRIALS.c.state.in_(before))
+    return update(_TRIALS).where(*one).values(state=after)
+
+
 def start_attempt(connection: Connection, claim: Claim) -> int:
     """Set the trial running if it may run, and insert its next attempt; the same claim once."""
-    said = select(Attempt.id).where(Attempt.token == claim.token)
-    if (known := connection.scalar(said)) is not None:
-        return known
-    if move(connection, Trial.id == claim.trial, "claimed") == 0:
-        # Cut off while it was committed and said again, the claim has waited for itself.
-        if (known := connection.scalar(said)) is not None:
-            return known
+    which = {"which": claim.trial}
+    moved = connection.execute(_moving("claimed"), which).rowcount > 0
+    found = connection.execute(_OF_TRIAL, which).all()
+    said = next((row.id for row in found if row.token == claim.token), None)
+    if said is not None:
+        if moved:  # said again after it was over: nothing has begun
+            connection.rollback()
+        return int(said)
+    newest = found[-1] if found else None
+    if not moved:
         state = connection.scalar(select(Trial.state).where(Trial.id == claim.trial))
         raise ClaimError(
             f"trial {claim.trial} can't start: it is {state or 'not in the ledger'}", state
         )
-    number = connection.scalar(
-        select(func.coalesce(func.max(Attempt.number), 0) + 1).where(
-            Attempt.trial_id == claim.trial
+    if claim.after is not None and newest is not None and newest.id > claim.after:
+        raise ClaimError(
+            f"trial {claim.trial} was attempted meanwhile: it is {newest.state}", newest.state
         )
-    )
-    _check_newest(connection, claim)
-    key = {"trial_id": claim.trial, "sweep_id": claim.sweep, "number": number}
-    values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine)}
-    empty = {"reason": "", "fault": "", "notes": [], "provenance": {}}
-    started = {"state": "running", "started_at": now(connection)}
-    query = insert(Attempt).values(**key, **values, **empty, **started).returning(Attempt.id)
+    key = {"trial_id": claim.trial, "sweep_id": claim.sweep}
+    values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine), **_EMPTY}
+    values["number"] = newest.number + 1 if newest else 1
     try:
-        return connection.execute(query).scalar_one()
+        return int(connection.execute(_START, key | values).scalar_one())
     except IntegrityError as error:
         raise ValueError(
             f"trial {claim.trial} can't start: it is not in sweep {claim.sweep}"
         ) from error
-
-
-def _check_newest(connection: Connection, claim: Claim) -> None:
-    newest = connection.scalar(select(func.max(Attempt.id)).where(Attempt.trial_id == claim.trial))
-    if claim.after is not None and (newest or 0) > claim.after:
-        state = connection.scalar(select(Attempt.state).where(Attempt.id == newest))
-        raise ClaimError(f"trial {claim.trial} was attempted meanwhile: it is {state}", state)
 
 
 def begin_attempt(connection: Connection, attempt: int, started: Started) -> None:
@@ -81,8 +98,7 @@ def note_cost(connection: Connection, attempt: int, cost: Cost) -> None:
 
 def _hold(connection: Connection, attempt: int, **values: Any) -> None:
     """Write `values` into the row of a running attempt and keep it from ending meanwhile."""
-    query = update(Attempt).where(Attempt.id == attempt, Attempt.state == "running")
-    if connection.execute(query.values(**values)).rowcount == 0:
+    if connection.execute(_HOLD, {"which": attempt, **values}).rowcount == 0:
         state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
         raise ClaimError(f"attempt {attempt} is over: it is {state or 'not in the ledger'}", state)
 
@@ -91,14 +107,9 @@ def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
     """Close the attempt if it runs, and set its trial's state."""
     check_finite(f"attempt {attempt}", vars(end.cost).items())
     how = {"state": end.state, "reason": one_line(end.reason), "fault": end.fault}
-    trial = connection.scalar(
-        update(Attempt)
-        .where(Attempt.id == attempt, Attempt.state == "running")
-        .values(**how, ended_at=now(connection), **vars(end.cost))
-        .returning(Attempt.trial_id)
-    )
+    trial = connection.scalar(_END, {"which": attempt, **how, **vars(end.cost)})
     if trial is not None:
-        move(connection, Trial.id == trial, end.state)
+        connection.execute(_moving(end.state), {"which": trial})
         return
     state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
     if state != end.state:

@@ -24,9 +24,10 @@ from sqlalchemy import (
     table,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from gaplab.errors import UserError
+from gaplab.ledger.clock import give_clock
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -135,7 +136,28 @@ def _parse(url: str) -> URL:
 
 def _postgresql(where: URL) -> Engine:
     """An engine that notices when the server dropped an idle connection."""
-    return create_engine(where, pool_pre_ping=True)
+    engine = create_engine(where)
+    event.listen(engine, "checkin", _note)
+    event.listen(engine, "checkout", _ping)
+    return engine
+
+
+_TRUSTED = 1.0
+"""Seconds for which an idle connection is held for alive: a ping costs as much as a write."""
+
+
+def _note(_connection: Any, record: Any) -> None:
+    record.info["idle since"] = time.monotonic()
+
+
+def _ping(connection: Any, record: Any, _fairy: Any) -> None:
+    """A connection that was idle for long may be dead; one just used tells so in its own time."""
+    if time.monotonic() - record.info.get("idle since", float("inf")) > _TRUSTED:
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except Exception as error:
+            raise DisconnectionError from error
 
 
 def _sqlite(where: URL) -> Engine:
@@ -152,6 +174,7 @@ def _sqlite(where: URL) -> Engine:
 
 def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None
+    give_clock(connection)
     _enter_wal(connection)
     for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()

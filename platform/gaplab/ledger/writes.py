@@ -4,18 +4,19 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, Insert, Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningInsert
 
-from gaplab.ledger.clock import now
+from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
     METRICS,
     REQUIRED,
     Base,
-    Checkpoint,
     Evaluation,
     Protocol,
     Sweep,
@@ -27,6 +28,8 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
+
+_EVALUATIONS, _CHECKPOINTS = (Base.metadata.tables[n] for n in ("evaluation", "checkpoint"))
 
 
 def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
@@ -85,16 +88,29 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "classes": [dict(vars(each)) for each in evaluation.classes],
         "candidates": evaluation.candidates,
         "matches": evaluation.matches,
-        "created_at": now(connection),
     }
-    query = _insert(connection, Evaluation).on_conflict_do_nothing()
     try:
-        kept = connection.execute(query.returning(Evaluation.trial_id), values).first()
+        kept = connection.execute(_recording(connection.dialect.name), values).first()
     except IntegrityError as error:
         raise ValueError(f"attempt {attempt} is not one of trial {evaluation.trial}") from error
     if kept is None:
         _fill(connection, evaluation)
     return kept is not None
+
+
+@cache
+def _recording(dialect: str) -> ReturningInsert[str]:
+    """Inserts an evaluation whose key is new; made once, like all that each trial needs."""
+    query = _insert(dialect, _EVALUATIONS).values(created_at=Clock())
+    return query.on_conflict_do_nothing().returning(_EVALUATIONS.c.trial_id)
+
+
+@cache
+def _noting(dialect: str) -> Insert:
+    """Inserts a checkpoint, or gives the one of its epoch another address."""
+    query = _insert(dialect, _CHECKPOINTS).values(created_at=Clock())
+    new = {"uri": query.excluded.uri, "created_at": query.excluded.created_at}
+    return query.on_conflict_do_update(index_elements=["trial_id", "epoch"], set_=new)
 
 
 def place(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
@@ -104,13 +120,14 @@ def place(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
     """Insert the checkpoint, or give the one of that epoch its new address."""
-    new = {"uri": uri, "created_at": now(connection)}
-    query = _insert(connection, Checkpoint).values(trial_id=trial, epoch=epoch, **new)
-    key = [Checkpoint.trial_id, Checkpoint.epoch]
     try:
-        connection.execute(query.on_conflict_do_update(index_elements=key, set_=new))
+        values = {"trial_id": trial, "epoch": epoch, "uri": uri}
+        connection.execute(_noting(connection.dialect.name), values)
     except IntegrityError as error:
         raise ValueError(f"trial {trial} is not in the ledger") from error
+
+
+_RULE = select(Protocol.rule).where(Protocol.id == bindparam("which"))
 
 
 def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
@@ -118,12 +135,11 @@ def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> N
     if not rule:
         return
     new = _as_text(rule)
-    query = select(Protocol.rule).where(Protocol.id == protocol)
-    known = connection.scalar(query)
+    known = connection.scalar(_RULE, {"which": protocol})
     if known is None:
         values = {"id": protocol, "rule": rule, "created_at": now(connection)}
         insert_new(connection, Protocol, [values])
-        known = connection.scalar(query)
+        known = connection.scalar(_RULE, {"which": protocol})
     if (old := _as_text(known)) != new:
         raise ValueError(
             f"protocol {protocol} is in the ledger with another rule: there {old}, here {new}; "
@@ -165,17 +181,15 @@ def _waiting(trial: TrialRecord, at: datetime) -> dict[str, Any]:
     return {"id": trial.id, **values, "state": "waiting", "created_at": at}
 
 
-def _insert(connection: Connection, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that can deal with a conflict, in the connection's dialect."""
-    if connection.dialect.name == "sqlite":
-        return sqlite.insert(table)
-    return postgresql.insert(table)
+def _insert(dialect: str, table: Table | type[Base]) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT that can deal with a conflict, in a dialect."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
 def insert_new(connection: Connection, table: type[Base], values: list[dict[str, Any]]) -> None:
     """Insert the rows whose keys are new."""
     if values:
-        connection.execute(_insert(connection, table).on_conflict_do_nothing(), values)
+        connection.execute(_insert(connection.dialect.name, table).on_conflict_do_nothing(), values)
 
 
 def _check(evaluation: EvaluationRecord) -> None:

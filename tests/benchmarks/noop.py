@@ -1,0 +1,116 @@
+"""Trials that train nothing: what their driver hears of them, and such a driver in a process.
+
+`python noop.py URL SPEC` does to the ledger at URL what `gaplab run` does, and without SPEC what
+`gaplab resume` does. It says in a line each that it began, that it is ready for the first trial,
+and of every trial that it is over.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import torch
+
+from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.inherit import check_sources
+from gaplab.launch.heart import Heart
+from gaplab.launch.recorder import Recorder
+from gaplab.launch.trialqueue import Queue
+from gaplab.ledger import Ledger
+from gaplab.policy import Policy
+from gaplab.process import node_name, this_process
+from gaplab.protocols import rule_of
+from gaplab.provenance import Code, assemble
+from gaplab.records import (
+    AttemptEnd,
+    ClassRecord,
+    Cost,
+    DriverRecord,
+    Ended,
+    EpochDone,
+    EvaluationRecord,
+    Machine,
+    Started,
+    SweepRecord,
+    TrialRecord,
+)
+from gaplab.spec import Experiment
+from gaplab.specfile import load_spec
+from gaplab.surroundings import surroundings
+from gaplab.sweep import expand
+
+KINDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+RECALLS = ("ar", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
+METRICS: dict[str, float | None] = {
+    "ap": 30.5,
+    "ap_nms": 31.25,
+    "gap": -0.75,
+    **{f"{n}{kind}": 30.5 for n in (*KINDS[1:], *RECALLS) for kind in ("", "_nms", "_gap")},
+}
+CLASSES = tuple(ClassRecord(f"class {number}", 30.5, 31.25, -0.75) for number in range(3))
+RULE = rule_of(PROTOCOLS["default"])
+COST = Cost(0.5, 0.0, 0.5, 400.0)
+SUCCESS = AttemptEnd("succeeded", "", COST)
+
+
+def provenance(trial: TrialRecord) -> dict[str, Any]:
+    """As long as that of a real trial."""
+    experiment = Experiment.model_validate(trial.config)
+    return assemble(Code("0" * 16, "0" * 40, False), surroundings(experiment, torch.device("cpu")))
+
+
+def events(trial: str, about: dict[str, Any]) -> tuple[Started, EpochDone, Ended]:
+    """A trial of one epoch with one evaluation, from its start to its success."""
+    state = f"file:///home/trials/{trial}/checkpoints/epoch=0001-step=0000004-{trial:0<16}.pt"
+    measured = EvaluationRecord(trial, 1, "o2o", True, "default", METRICS, CLASSES, rule=RULE)
+    return (
+        Started(trial, Machine("node", "cpu", 1, 0.0), 0, about),
+        EpochDone(trial, 1, 1, {"total": 1.0}, (measured,), state, COST),
+        Ended(trial, SUCCESS),
+    )
+
+
+def record(queue: Queue, recorder: Recorder, about: dict[str, Any]) -> Iterator[str]:
+    """Take and record trials as the conductor does, until none is due; each when it is over."""
+    while (claimed := queue.take()) is not None:
+        trial = claimed.trial.id
+        recorder.claimed(claimed.attempt, trial)
+        for event in events(trial, about):
+            assert recorder.handle(claimed.attempt, event)
+        queue.ended(trial, SUCCESS)
+        yield trial
+
+
+def driver(sweep: SweepRecord) -> DriverRecord:
+    process, identity = vars(this_process()), uuid4().hex
+    return DriverRecord(identity, sweep.id, node_name(), **process, cluster="noop", priority=0)
+
+
+def drive(ledger: Ledger, sweep: SweepRecord) -> None:
+    """What `run_sweep` does, without a cluster."""
+    todo, policy, own = ledger.missing(sweep), Policy(), driver(sweep)
+    check_sources(ledger, todo)
+    ledger.add_sweep(sweep)
+    with Heart(ledger, own, policy.lease_seconds):
+        queue = Queue(ledger, (own.id, sweep.id), policy, todo)
+        say("ready")
+        for trial in record(queue, Recorder(ledger, []), provenance(sweep.trials[0])):
+            say(trial)
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{time.monotonic()} {line}\n")
+    sys.stdout.flush()
+
+
+def main(url: str, spec: str | None = None) -> None:
+    say("began")
+    with Ledger.open(url) as ledger:
+        drive(ledger, expand(load_spec(Path(spec))) if spec else ledger.stored())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
