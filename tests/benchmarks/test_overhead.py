@@ -27,10 +27,11 @@ MOST = 2.0  # seconds a warm trial of one worker
 TRIALS = 5
 
 
-def small_sweep(write_spec: Callable[..., Path], workers: int) -> SweepRecord:
+def small_sweep(write_spec: Callable[..., Path], workers: int, epochs: int = 4) -> SweepRecord:
+    """Other epochs make other trials: workers are no part of what a trial is."""
     changes = {
         "grid": {"seed": list(range(TRIALS))},
-        "training": {"epochs": 4, "batch": 4, "warmup_steps": 4},
+        "training": {"epochs": epochs, "batch": 4, "warmup_steps": 4},
         "run": {"at_once": 1},
         "resources": {"workers": workers},
     }
@@ -80,10 +81,10 @@ def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
 @pytest.mark.timeout(600)
 def test_overhead_of_a_trial(write_spec: Callable[..., Path], tmp_path: Path) -> None:
     table = Table("workers", "command to first step", "trial", "alone", "added", title="seconds")
-    alone = small_sweep(write_spec, 1)
-    one = through_tune(alone, Home(tmp_path / "one"))
+    alone, home = small_sweep(write_spec, 1), Home(tmp_path / "home")  # one token a process
+    one = through_tune(alone, home)
     bare = median(in_this_process(alone, Storage(str(tmp_path / "bare"))))
-    two = through_tune(small_sweep(write_spec, 2), Home(tmp_path / "two"))
+    two = through_tune(small_sweep(write_spec, 2, epochs=5), home)
     for name, times, own in (("one", one, bare), ("two", two, median(two.wall))):
         numbers = (median(times.rest), own, median(times.rest) - own)
         table.add_row(name, f"{times.start:.1f}", *(f"{number:.2f}" for number in numbers))
