@@ -98,7 +98,9 @@ def run_with_tune(conductor: Conductor, storage: str, desk: str, judged: bool) -
     # What died, the conductor tells in a line of its own; Tune would print tracebacks.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     source = Source(conductor, {"storage": storage, "desk": desk, "judged": judged})
-    with tempfile.TemporaryDirectory(prefix="gaplab-tune-") as scratch:
+    # An actor that is just ending may still write there while it is deleted.
+    place = tempfile.TemporaryDirectory(prefix="gaplab-tune-", ignore_cleanup_errors=True)
+    with place as scratch:
         _tuner(source, conductor, scratch).fit()
 
 
