@@ -178,7 +178,8 @@ class _Listen(Unsaved, tune.Callback):  # type: ignore[misc]
             self._conductor.died(trial.config["attempt"], end)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-        error = (trial.error_file and Path(trial.error_file).read_text().strip()) or "no message"
+        file = Path(trial.error_file or "")
+        error = (file.read_text().strip() if file.is_file() else "") or "no message"
         storage = Storage(trial.config["storage"])
         end = how_it_died(error, _trial(trial.config), storage)
         self._conductor.died(trial.config["attempt"], end)
