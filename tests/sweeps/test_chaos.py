@@ -72,12 +72,13 @@ import os, signal, sys
 from gaplab.ledger import Ledger
 
 point, when, write = int(sys.argv.pop(1)), sys.argv.pop(1), Ledger._write
-count = 0
+count, heartbeat = 0, ("renew", "bury", "bury_strangers")
 
 def counted(self, action, *given):
     global count
-    count += action.__name__ != "renew"  # a driver that starts slowly would never get further
-    fatal = count == point and action.__name__ != "renew"
+    beats = action.__name__ in heartbeat  # one that starts slowly would never get further
+    count += not beats
+    fatal = count == point and not beats
     if fatal and when == "before":
         os.kill(os.getpid(), signal.SIGKILL)
     found = write(self, action, *given)
