@@ -3,11 +3,21 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Update, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Update,
+    bindparam,
+    delete,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from gaplab.ledger.clock import Clock
 from gaplab.ledger.models import Attempt, Base, Checkpoint, Evaluation, Trial
+from gaplab.ledger.queries import AnyRow
 from gaplab.ledger.writes import check_finite
 from gaplab.lifecycle import TRANSITIONS, Happening
 from gaplab.records import AttemptEnd, Claim, Cost, Started
@@ -64,18 +74,23 @@ def start_attempt(connection: Connection, claim: Claim) -> int:
             connection.rollback()
         return int(said)
     newest = found[-1] if found else None
+    _check_free(connection, claim, moved, newest)
+    return _insert_next(connection, claim, newest.number + 1 if newest else 1)
+
+
+def _check_free(connection: Connection, claim: Claim, moved: bool, newest: AnyRow | None) -> None:
+    """Raise ClaimError where the trial was not free, or had an attempt that we don't know of."""
+    what = f"trial {claim.trial}"
     if not moved:
         state = connection.scalar(select(Trial.state).where(Trial.id == claim.trial))
-        raise ClaimError(
-            f"trial {claim.trial} can't start: it is {state or 'not in the ledger'}", state
-        )
+        raise ClaimError(f"{what} can't start: it is {state or 'not in the ledger'}", state)
     if claim.after is not None and newest is not None and newest.id > claim.after:
-        raise ClaimError(
-            f"trial {claim.trial} was attempted meanwhile: it is {newest.state}", newest.state
-        )
-    key = {"trial_id": claim.trial, "sweep_id": claim.sweep}
+        raise ClaimError(f"{what} was attempted meanwhile: it is {newest.state}", newest.state)
+
+
+def _insert_next(connection: Connection, claim: Claim, number: int) -> int:
+    key = {"trial_id": claim.trial, "sweep_id": claim.sweep, "number": number}
     values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine), **_EMPTY}
-    values["number"] = newest.number + 1 if newest else 1
     try:
         return int(connection.execute(_START, key | values).scalar_one())
     except IntegrityError as error:
