@@ -42,8 +42,6 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
         os.environ.setdefault(key, value)
     if address == LOCAL:
         _use_own_token(home / "ray.token")
-    else:  # its C++ side tells twenty times that a token is refused; we tell once
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     if address == LOCAL or address.startswith(("127.", "localhost")):
         os.environ[_ONE_MACHINE] = "0"
     import ray  # after its settings, which it reads on import
