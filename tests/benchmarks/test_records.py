@@ -32,7 +32,7 @@ from gaplab.sweep import expand
 TURNS = 10
 COUNTS = {"SQLite": 2_000, "PostgreSQL": 2_000, "MLflow": 150}
 TRIALS = COUNTS["SQLite"] + COUNTS["MLflow"]
-LEAST = {"SQLite": 10.0, "PostgreSQL": 4.0}  # times MLflow's rate
+LEAST = {"SQLite": 10.0, "PostgreSQL": 3.0}  # times MLflow's rate
 
 
 @pytest.fixture
