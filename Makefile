@@ -19,7 +19,7 @@ test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
 	$(RUN)/python -m pytest -n 2 --ignore $(SWEEPS) --ignore $(NODES)
 	$(RUN)/python -m pytest $(SWEEPS)
 
-chaos: $(VENV)/.ready-dev  ## faults put into running sweeps, many of each; about an hour
+chaos: $(VENV)/.ready-dev  ## faults put into running sweeps, many of each; over an hour
 	CHAOS=full $(RUN)/python -m pytest $(SWEEPS) $(NODES)
 
 bench: $(VENV)/.ready-dev  ## speed, as ratios within one run

@@ -105,7 +105,7 @@ class DriverRecord:
     """
 
     id: str
-    sweep_id: str
+    sweep: str
     node: str
     machine: str
     pid: int

@@ -103,7 +103,7 @@ def _driver(sweep: SweepRecord, address: str, policy: Policy) -> DriverRecord:
     process, shared = this_process(), cluster_id(address)
     return DriverRecord(
         id=uuid4().hex,
-        sweep_id=sweep.id,
+        sweep=sweep.id,
         node=node_name(),
         **vars(process),
         cluster=shared,

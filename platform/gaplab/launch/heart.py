@@ -66,7 +66,7 @@ class Heart:
         """Renew the lease and look around."""
         at, wish, mine = time.monotonic(), self.wish, self.driver
         held = self.ledger.renew(mine.id, self.lease, wish.wants, wish.waits_for)
-        cancelled = self.ledger.cancelled(mine.sweep_id, mine.id)
+        cancelled = self.ledger.cancelled(mine.sweep, mine.id)
         bury_the_dead(self.ledger, self._silent, mine.id)
         near = [each for each in self.ledger.drivers() if each.cluster == mine.cluster]
         demands = tuple(Demand(each.id, each.priority, each.wants) for each in near)

@@ -4,7 +4,6 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Update,
     bindparam,
@@ -48,26 +47,22 @@ class ClaimError(ValueError):
         self.state = state
 
 
-def move(connection: Connection, which: ColumnElement[bool], happening: Happening) -> int:
-    """Change the state of those of these trials that it can befall; how many that were."""
-    before, after = TRANSITIONS[happening]
-    query = update(Trial).where(which, Trial.state.in_(before)).values(state=after)
-    return connection.execute(query).rowcount
-
-
 @cache
 def _moving(happening: Happening) -> Update:
-    """What `move` does to one trial, made once."""
     before, after = TRANSITIONS[happening]
     one = (_TRIALS.c.id == bindparam("which"), _TRIALS.c.state.in_(before))
     return update(_TRIALS).where(*one).values(state=after)
 
 
+def move(connection: Connection, trial: str, happening: Happening) -> bool:
+    """Change the trial's state if this can befall it; whether it did."""
+    return connection.execute(_moving(happening), {"which": trial}).rowcount > 0
+
+
 def start_attempt(connection: Connection, claim: Claim) -> int:
     """Set the trial running if it may run, and insert its next attempt; the same claim once."""
-    which = {"which": claim.trial}
-    moved = connection.execute(_moving("claimed"), which).rowcount > 0
-    found = connection.execute(_OF_TRIAL, which).all()
+    moved = move(connection, claim.trial, "claimed")
+    found = connection.execute(_OF_TRIAL, {"which": claim.trial}).all()
     said = next((row.id for row in found if row.token == claim.token), None)
     if said is not None:
         if moved:  # said again after it was over: nothing has begun
@@ -124,7 +119,7 @@ def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
     how = {"state": end.state, "reason": one_line(end.reason), "fault": end.fault}
     trial = connection.scalar(_END, {"which": attempt, **how, **vars(end.cost)})
     if trial is not None:
-        connection.execute(_moving(end.state), {"which": trial})
+        move(connection, trial, end.state)
         return
     state = connection.scalar(select(Attempt.state).where(Attempt.id == attempt))
     if state != end.state:
@@ -134,7 +129,7 @@ def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
 
 def rerun(connection: Connection, trial: str) -> bool:
     """Set a finished trial waiting, without evaluations and checkpoints; False if it is not."""
-    if move(connection, Trial.id == trial, "rerun") == 0:
+    if not move(connection, trial, "rerun"):
         return False
     for table in (Evaluation, Checkpoint):
         connection.execute(delete(table).where(table.trial_id == trial))

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Select, insert, not_, select, 
 
 from gaplab.ledger.claims import move
 from gaplab.ledger.clock import now
-from gaplab.ledger.models import Attempt, Cancellation, Driver, Trial
+from gaplab.ledger.models import Attempt, Cancellation, Driver
 from gaplab.ledger.views import DriverView
 from gaplab.ledger.writes import insert_new
 from gaplab.records import DriverRecord
@@ -17,9 +17,10 @@ from gaplab.records import DriverRecord
 def enlist(connection: Connection, driver: DriverRecord, seconds: float) -> None:
     """Insert the driver with a lease of `seconds`; the same driver once."""
     at = now(connection)
-    values = {"wants": 0, "waits_for": "", "started_at": at, "ended_at": None}
+    about = {("sweep_id" if name == "sweep" else name): v for name, v in vars(driver).items()}
+    begun = {"wants": 0, "waits_for": "", "started_at": at, "ended_at": None}
     lease = {"lease_until": at + timedelta(seconds=seconds)}
-    insert_new(connection, Driver, [vars(driver) | values | lease])
+    insert_new(connection, Driver, [about | begun | lease])
 
 
 def renew(
@@ -96,5 +97,6 @@ def _interrupt(connection: Connection, whose: ColumnElement[bool], reason: str) 
     ids, trials = [row.id for row in found], [row.trial_id for row in found]
     values = {"state": "interrupted", "reason": reason, "ended_at": now(connection)}
     connection.execute(update(Attempt).where(Attempt.id.in_(ids)).values(**values))
-    move(connection, Trial.id.in_(trials), "interrupted")
+    for trial in trials:
+        move(connection, trial, "interrupted")
     return sorted(trials)

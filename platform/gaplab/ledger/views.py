@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
 from gaplab.lifecycle import Lease, Process
-from gaplab.records import EndState, EvaluationRecord, Fault, TrialRecord, TrialState
+from gaplab.records import DriverRecord, EndState, EvaluationRecord, Fault, TrialRecord, TrialState
 
 STATES: tuple[TrialState, ...] = ("waiting", "running", *get_args(EndState))
 
@@ -69,17 +69,9 @@ class AttemptView:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriverView:
+class DriverView(DriverRecord):
     """A process that runs a sweep, or did. `waits_for` says what it waits for, if it does."""
 
-    id: str
-    sweep: str
-    node: str
-    machine: str
-    pid: int
-    born: int
-    cluster: str
-    priority: int
     wants: int
     waits_for: str
     started_at: datetime
