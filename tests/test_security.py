@@ -20,19 +20,19 @@ from pydantic import ValidationError
 from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.images import ImageError, read_size
-from gaplab import sweep
 from gaplab.cli import main
-from gaplab.doctor.sockets import listeners
+from gaplab.cli.doctor.sockets import listeners
 from gaplab.errors import UserError
-from gaplab.home import Home
+from gaplab.formatting import printable
 from gaplab.ledger import Ledger
-from gaplab.mirror import Mirror
-from gaplab.mirror_server import running_server
-from gaplab.parquet import Layout, write_table
-from gaplab.spec import Spec
-from gaplab.specfile import load_spec
-from gaplab.storage import Storage
-from gaplab.text import printable
+from gaplab.mirror.replay import Mirror
+from gaplab.mirror.server import running_server
+from gaplab.spec import sweep
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Spec
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
+from gaplab.storage.parquet import Layout, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "detectors").rglob("*.py"), *(ROOT / "platform").rglob("*.py")])

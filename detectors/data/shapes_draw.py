@@ -1,15 +1,12 @@
 """How one image of the procedural data set is drawn from its layout: numpy alone, one generator."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.data.shapes_layout import Floats, Mask, Thing, fill, snap
-
-if TYPE_CHECKING:
-    from detectors.data.shapes import Shapes
+from detectors.data.shapes_options import ShapesOptions
 
 HUE_JITTER = 0.35  # standard deviation of the hue, in distances between two classes
 SHADE = 0.55  # brightness of the darker stripes and checks
@@ -18,7 +15,7 @@ OCTAVES = ((4, 0.15), (8, 0.105))  # background: cells a side, amplitude
 Image = NDArray[np.uint8]
 
 
-def render(options: "Shapes", things: Sequence[Thing], rng: np.random.Generator) -> Image:
+def render(options: ShapesOptions, things: Sequence[Thing], rng: np.random.Generator) -> Image:
     """Draw the background, the distractors, the objects and the noise: [3, S, S] uint8 RGB."""
     pixels = _background(options.size, rng)
     for _ in range(int(rng.integers(0, options.clutter + 1))):

@@ -6,13 +6,11 @@ some machine's sine can't move an object. A pixel belongs to a polygon when its 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from detectors.data.shapes import Shapes
+from detectors.data.shapes_options import ShapesOptions
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -56,7 +54,7 @@ class Thing:
     box: Box
 
 
-def layout(options: "Shapes", rng: np.random.Generator) -> list[Thing]:
+def layout(options: ShapesOptions, rng: np.random.Generator) -> list[Thing]:
     """Place the objects of one image, back to front.
 
     An object that finds no place in 40 tries is left out, so a full image may hold fewer than
@@ -94,7 +92,7 @@ def snap(values: Floats) -> Floats:
 
 
 def _propose(
-    options: "Shapes", rng: np.random.Generator, neighbours: Sequence[Thing]
+    options: ShapesOptions, rng: np.random.Generator, neighbours: Sequence[Thing]
 ) -> Thing | None:
     """An object at random, or beside one of `neighbours`; None when too much falls outside."""
     near = neighbours[int(rng.integers(len(neighbours)))] if neighbours else None
@@ -115,7 +113,7 @@ def _propose(
     return Thing(label, mask, box)
 
 
-def _outline(label: int, options: "Shapes", rng: np.random.Generator) -> Floats:
+def _outline(label: int, options: ShapesOptions, rng: np.random.Generator) -> Floats:
     """A polygon of random aspect, rotation and size; `side` is the long side of its box."""
     stretch = np.exp(rng.uniform(-ASPECT, ASPECT) / 2)
     angle = rng.uniform(0, 2 * np.pi)

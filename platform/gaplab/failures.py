@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gaplab.policy import Policy
+from gaplab.spec.models import Policy
 
 SAME = "#"
 """Stands for whatever may differ between two reports of one failure."""

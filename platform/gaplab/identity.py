@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -54,3 +55,8 @@ def canonical(value: Any) -> str:
 def digest(text: str, digits: int) -> str:
     """The first hex digits of the text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
+
+
+def is_trial_id(text: str) -> bool:
+    """Return whether `text` has the form of a trial's id: 12 hex digits."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None

@@ -15,15 +15,12 @@ from uuid import uuid4
 import torch
 
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.inherit import check_sources
-from gaplab.launch.heart import Heart
+from gaplab.launch.heartbeat import Heart
+from gaplab.launch.process import node_name, this_process
+from gaplab.launch.queue import Queue
 from gaplab.launch.recorder import Recorder
-from gaplab.launch.trialqueue import Queue
+from gaplab.launch.sources import check_sources
 from gaplab.ledger import Ledger
-from gaplab.policy import Policy
-from gaplab.process import node_name, this_process
-from gaplab.protocols import rule_of
-from gaplab.provenance import Code, assemble
 from gaplab.records import (
     AttemptEnd,
     ClassRecord,
@@ -37,10 +34,11 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
-from gaplab.spec import Experiment
-from gaplab.specfile import load_spec
-from gaplab.surroundings import surroundings
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Experiment, Policy
+from gaplab.spec.protocols import rule_of
+from gaplab.spec.sweep import expand
+from gaplab.trial.provenance import Code, assemble, surroundings
 
 KINDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 RECALLS = ("ar", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")

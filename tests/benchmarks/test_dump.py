@@ -16,10 +16,10 @@ from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import LocalWorld
-from gaplab.dump import Dump, Part, write_part
-from gaplab.evaluation import joined, measured
 from gaplab.records import Subject
-from gaplab.storage import Storage
+from gaplab.storage.candidates import Dump, Part, write_part
+from gaplab.storage.filesystem import Storage
+from gaplab.trial.evaluate import joined, measured
 
 IMAGES, CANDIDATES, OBJECTS, CLASSES = 5000, 1000, 8, 80
 LEVELS = 5

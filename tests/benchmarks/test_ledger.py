@@ -12,12 +12,12 @@ from rich.table import Table
 from sqlalchemy import insert
 
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.compare import compare
-from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger, claims
 from gaplab.ledger.models import METRICS, Evaluation
-from gaplab.protocols import rule_of
 from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.results.compare import compare
+from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.spec.protocols import rule_of
 
 TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
 SIZES = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")

@@ -27,11 +27,11 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from gaplab.launch.costs import Estimate, estimate
 from gaplab.ledger import Ledger
-from gaplab.plan import Estimate, estimate
 from gaplab.records import SweepRecord
-from gaplab.specfile import load_spec
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
 
 TRIALS, KILLS, REPLAY = 10_000, 6, 5.0
 SECONDS = 600

@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.launch.driver import Audience, run_sweep
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, Event, Started, SweepRecord
-from gaplab.specfile import load_spec
-from gaplab.storage import Storage
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
 
 MOST = 2.0  # seconds a warm trial of one worker
 TRIALS = 5

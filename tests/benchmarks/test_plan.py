@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gaplab.specfile import load_spec
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
 
 HEAD = "name: large\ndata: {name: shapes}\ndetector: {name: fcos}\n"
 GRIDS = {

@@ -20,14 +20,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from gaplab.launch.queue import Queue
 from gaplab.launch.recorder import Recorder
-from gaplab.launch.trialqueue import Queue
 from gaplab.ledger import Ledger
-from gaplab.mirror_content import RunContent, of_trial
-from gaplab.policy import Policy
+from gaplab.mirror.content import RunContent, of_trial
 from gaplab.records import SweepRecord
-from gaplab.specfile import load_spec
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Policy
+from gaplab.spec.sweep import expand
 
 TURNS = 10
 COUNTS = {"SQLite": 2_000, "PostgreSQL": 2_000, "MLflow": 150}

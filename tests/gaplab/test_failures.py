@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaplab.failures import Failure, Group, group, should_stop, signature
-from gaplab.policy import Policy
+from gaplab.spec.models import Policy
 
 NOT_FINITE = (
     "loss is not finite at step {0} (epoch {0}): total=nan, cls=nan, box={0}.25; lower training.lr "

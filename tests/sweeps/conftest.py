@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
-from gaplab.doctor.sockets import Listener, listeners
+from gaplab.cli.doctor.sockets import Listener, listeners
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.records import EpochDone, Event
-from gaplab.specfile import load_spec
-from gaplab.storage import Storage
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
+from gaplab.storage.filesystem import Storage
 
 GAPLAB = (sys.executable, "-m", "gaplab")
 HIDDEN = ("RAY_", "GAPLAB_", "MLFLOW_")

@@ -4,7 +4,7 @@ import sys
 
 from gaplab.cli.app import app
 from gaplab.errors import UserError
-from gaplab.text import printable
+from gaplab.formatting import printable
 
 
 def main() -> None:

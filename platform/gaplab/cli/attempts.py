@@ -8,10 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gaplab.cli.tabular import plain_table
-from gaplab.flat import flat
+from gaplab.cli.render.tabular import plain_table
+from gaplab.formatting import duration, flat
 from gaplab.ledger.views import AttemptView
-from gaplab.text import duration
 
 LAST = 10
 """Of more attempts, only so many are printed."""

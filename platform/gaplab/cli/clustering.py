@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
-from gaplab.home import DEFAULT_HOME, Home
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 JobsOption = Annotated[
     str, typer.Option("--address", help="The cluster's dashboard, http://HEAD:8265.")
@@ -35,10 +35,10 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Start a spec's sweep on a Ray cluster, with this code, and leave it to run there."""
-    from gaplab.launch.jobs import Jobs, Order
-    from gaplab.specfile import load_spec
-    from gaplab.sweep import written
-    from gaplab.yamlfile import dump_yaml
+    from gaplab.launch.ray.jobs import Jobs, Order
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import written
+    from gaplab.spec.yaml_text import dump_yaml
 
     loaded = load_spec(spec, profile, overrides or [])
     order = Order(loaded.name, dump_yaml(written(loaded)), cluster_home)
@@ -66,11 +66,11 @@ def status(
     """Show what a sweep is doing: what runs where, what waits and why, what failed."""
     from gaplab.cli.statuses import print_jobs, print_status
     from gaplab.ledger import Ledger
-    from gaplab.status import status as find
+    from gaplab.results.status import status as find
 
     console = Console(markup=False, highlight=False)
     if address is not None:
-        from gaplab.launch.jobs import Jobs
+        from gaplab.launch.ray.jobs import Jobs
 
         jobs = Jobs(address)
         print_jobs([jobs.find(name)] if name else jobs.all(), console, json)
@@ -87,7 +87,7 @@ def logs(
 ) -> None:
     """Print what a job's driver printed, or why a trial's attempts ended and where they hung."""
     if address is not None:
-        from gaplab.launch.jobs import Jobs
+        from gaplab.launch.ray.jobs import Jobs
 
         jobs = Jobs(address)
         job = jobs.find(name)
@@ -97,7 +97,7 @@ def logs(
         return
     from gaplab.cli.statuses import trial_log
     from gaplab.ledger import Ledger
-    from gaplab.storage import Storage
+    from gaplab.storage.filesystem import Storage
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:
@@ -114,7 +114,7 @@ def cancel(
 ) -> None:
     """Ask a sweep's drivers to leave it, or single trials, alone; what is done is kept."""
     if address is not None:
-        from gaplab.launch.jobs import Jobs
+        from gaplab.launch.ray.jobs import Jobs
 
         jobs = Jobs(address)
         for name in names:

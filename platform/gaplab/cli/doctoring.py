@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from gaplab.cli.options import AddressOption, HomeOption, JsonOption
-from gaplab.home import DEFAULT_HOME
-from gaplab.text import printable
+from gaplab.formatting import printable
+from gaplab.storage.home import DEFAULT_HOME
 
 PROBLEM = 1
 
@@ -20,7 +20,7 @@ def doctor(
     json: JsonOption = False,
 ) -> None:
     """Check versions, home, ledger, Ray, MLflow and open ports; exit code 1 where one is wrong."""
-    from gaplab.doctor import examine
+    from gaplab.cli.doctor import examine
 
     found = examine(home, address)
     if json:

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from gaplab.cli.options import HomeOption, JsonOption
-from gaplab.home import DEFAULT_HOME, Home
 from gaplab.ledger import Ledger
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 BranchOption = Annotated[str | None, typer.Option(help="o2o, o2m or o2f [default: every branch].")]
 EpochOption = Annotated[
@@ -36,9 +36,9 @@ def reevaluate(
     """Measure trials under other protocols, from the candidates they kept; trains nothing."""
     from detectors.evaluation.protocol import PROTOCOLS
     from gaplab.cli.explaining import reevaluations_table
-    from gaplab.protocols import parse_protocols
-    from gaplab.reevaluate import find_sources, find_trials, reevaluate
-    from gaplab.storage import Storage
+    from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
+    from gaplab.spec.protocols import parse_protocols
+    from gaplab.storage.filesystem import Storage
 
     place = Home(home)
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
@@ -70,8 +70,8 @@ def explain(
 ) -> None:
     """Why a trial has the gap it has: score gap, duplicates an object, where duplicates sit."""
     from gaplab.cli.explaining import print_explanation
-    from gaplab.explain import explain
-    from gaplab.protocols import parse_protocol
+    from gaplab.results.explain import explain
+    from gaplab.spec.protocols import parse_protocol
 
     rule = parse_protocol(protocol)
     with Ledger.open(Home(home).ledger_url) as ledger:
@@ -86,7 +86,7 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
     """The ways to measure a gap: presets, and what the ledger's other protocols stand for."""
     from detectors.evaluation.protocol import PROTOCOLS
     from gaplab.cli.explaining import print_protocols
-    from gaplab.protocols import rule_of
+    from gaplab.spec.protocols import rule_of
 
     with Ledger.open(Home(home).ledger_url) as ledger:
         known = {key: rule_of(preset) for key, preset in PROTOCOLS.items()} | ledger.protocols()

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 
 from detectors.evaluation.diagnosis import Diagnosis, ScoreGap
-from gaplab.cli.tabular import plain_table
-from gaplab.explain import Explanation
+from gaplab.cli.render.tabular import plain_table
+from gaplab.formatting import points, signed
 from gaplab.ledger.views import EvaluationView
-from gaplab.text import points, signed
-from gaplab.yamlfile import flow_yaml
+from gaplab.results.explain import Explanation
+from gaplab.spec.yaml_text import flow_yaml
 
 _BAR = 40  # characters of the longest bar
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from gaplab.cli.options import HomeOption
-from gaplab.home import DEFAULT_HOME, Home
 from gaplab.ledger import Ledger
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 
 def export(
@@ -18,7 +18,7 @@ def export(
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
     """Write trials, evaluations and AP by class as Parquet files, for your own tools."""
-    from gaplab.export import export
+    from gaplab.results.export import export
 
     with Ledger.open(Home(home).ledger_url) as ledger:
         for path, rows in export(ledger, folder, sweep, force).items():

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from gaplab.cli.tabular import plain_table
-from gaplab.modelcosts import ModelLine
+from gaplab.cli.render.tabular import plain_table
+from gaplab.launch.costs import ModelLine
 
 
 def models_json(lines: Sequence[ModelLine]) -> str:

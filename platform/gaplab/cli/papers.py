@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
 from gaplab.cli.results import CsvOption
-from gaplab.home import DEFAULT_HOME, Home
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 
 def table(  # noqa: PLR0913 - every argument is an option of the command

@@ -11,18 +11,25 @@ from rich.table import Table
 from rich.text import Text
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from gaplab.cli.tabular import plain_table
+from gaplab.cli.render.plain import csv_text
+from gaplab.cli.render.tabular import plain_table
 from gaplab.errors import UserError
-from gaplab.home import Home
+from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
-from gaplab.paper import nearest_paper, read_paper
-from gaplab.papertable import METRICS, Line, check_metrics, plain_line, table_lines
-from gaplab.plain import csv_text
-from gaplab.protocols import rule_of
-from gaplab.specfile import load_spec
-from gaplab.sweep import row_records
-from gaplab.text import points, signed
-from gaplab.yamlfile import flow_yaml
+from gaplab.results.paper_table import (
+    METRICS,
+    Line,
+    check_metrics,
+    nearest_paper,
+    plain_line,
+    read_paper,
+    table_lines,
+)
+from gaplab.spec.files import load_spec
+from gaplab.spec.protocols import rule_of
+from gaplab.spec.sweep import row_records
+from gaplab.spec.yaml_text import flow_yaml
+from gaplab.storage.home import Home
 
 _LABELS = {"ap": "AP", "ap_nms": "AP NMS", "mmr": "mMR"}
 _WORDS = ("row", "in the paper", "read as")

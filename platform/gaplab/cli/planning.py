@@ -12,19 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from gaplab.cli.options import cores
-from gaplab.compute import compute_line
-from gaplab.home import Home
+from gaplab.formatting import duration
 from gaplab.launch.capacity import Node, concurrency
+from gaplab.launch.costs import Estimate, compute_line, estimate
+from gaplab.launch.search import open_search
+from gaplab.launch.search_history import seen
 from gaplab.ledger import Ledger
-from gaplab.plan import Estimate, estimate
 from gaplab.records import SweepRecord, TrialRecord, TrialState
-from gaplab.search.adaptive import open_search
-from gaplab.search.draws import remarks
-from gaplab.search.history import seen
-from gaplab.spec import Resources, Spec
-from gaplab.specfile import load_spec
-from gaplab.sweep import Outline, outline
-from gaplab.text import duration
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Resources, Spec
+from gaplab.spec.sampling import remarks
+from gaplab.spec.sweep import Outline, outline
+from gaplab.storage.home import Home
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import time
 from collections import defaultdict
 
 from gaplab.errors import UserError
-from gaplab.intervals import Resampled
-from gaplab.leaderboard import LeaderboardRow
+from gaplab.results.intervals import Resampled
+from gaplab.results.leaderboard import LeaderboardRow
 
 _PATIENCE = 2.0  # seconds of silence
 _SPEED = 5e7  # detections resampled in a second, roughly
@@ -58,7 +58,7 @@ class Resampling:
 
     def _make(self, row: LeaderboardRow) -> Resampled | None:
         from detectors.evaluation.bootstrap import replicates
-        from gaplab.matchfile import read_matches
+        from gaplab.storage.matches import read_matches
 
         try:
             about, without, with_nms = read_matches(row.matches)

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from gaplab.cli.options import HomeOption, JsonOption
-from gaplab.compare import compare as compare_groups
+from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
+from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.errors import UserError
-from gaplab.home import DEFAULT_HOME, Home
-from gaplab.leaderboard import LeaderboardQuery, LeaderboardRow, unknown_keys
-from gaplab.leaderboard import leaderboard as find_rows
 from gaplab.ledger import Ledger
-from gaplab.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
-from gaplab.tables import compare_table, leaderboard_table
+from gaplab.results.compare import compare as compare_groups
+from gaplab.results.leaderboard import LeaderboardQuery, LeaderboardRow, unknown_keys
+from gaplab.results.leaderboard import leaderboard as find_rows
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 CsvOption = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
 SweepOption = Annotated[str | None, typer.Option(help="Only this sweep (id or name).")]

@@ -7,20 +7,20 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from gaplab.control import Stop
-from gaplab.datacheck import inspect_data
+from gaplab.cli.render.tables import leaderboard_table
+from gaplab.cli.watch import JsonLines, Lines, LiveTable, Watcher
 from gaplab.failures import Failure, group
-from gaplab.home import Home
 from gaplab.launch.driver import SIGNALS, Audience, run_sweep
-from gaplab.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.launch.rerun import chosen, rerun
 from gaplab.ledger import Ledger
 from gaplab.ledger.patience import Patience
-from gaplab.mirror import MirrorThread
+from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
-from gaplab.rerun import chosen, rerun
-from gaplab.storage import Storage
-from gaplab.tables import leaderboard_table
-from gaplab.watch import JsonLines, Lines, LiveTable, Watcher
+from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.spec.sweep import inspect_data
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
+from gaplab.trial.control import Stop
 
 FAILED = 1
 EXITS = {stop.reason: 128 + number for number, stop in SIGNALS.items()}

@@ -17,7 +17,7 @@ from gaplab.cli.options import (
     SpecArgument,
     image_size,
 )
-from gaplab.home import DEFAULT_HOME, Home
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 
 def plan(
@@ -51,9 +51,9 @@ def models(
 ) -> None:
     """Print the weights and the multiply-adds of a spec's detectors; run nothing."""
     from gaplab.cli.modelling import models_json, print_models
-    from gaplab.modelcosts import model_lines
-    from gaplab.specfile import load_spec
-    from gaplab.sweep import outline
+    from gaplab.launch.costs import model_lines
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import outline
 
     image = image_size(size) if size else None
     lines = model_lines(outline(load_spec(spec, profile, overrides or [])), image)
@@ -74,8 +74,8 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
 ) -> None:
     """Train what is missing of a spec's sweep, watch it, and print the leaderboard."""
     from gaplab.cli.running import SweepRun
-    from gaplab.specfile import load_spec
-    from gaplab.sweep import expand
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import expand
 
     sweep = expand(load_spec(spec, profile, overrides or []))
     raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute(rerun or []))
@@ -92,8 +92,8 @@ def resume(
 ) -> None:
     """Train the trials of a sweep that have not succeeded, each from its last checkpoint."""
     from gaplab.cli.running import SweepRun
-    from gaplab.datacheck import check_unaltered
     from gaplab.ledger import Ledger
+    from gaplab.spec.sweep import check_unaltered
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:

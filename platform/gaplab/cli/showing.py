@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from gaplab.cli.attempts import print_attempts
-from gaplab.cli.tabular import plain_table
+from gaplab.cli.render.tabular import plain_table
 from gaplab.errors import UserError
+from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
-from gaplab.text import points, signed
-from gaplab.yamlfile import dump_yaml
+from gaplab.spec.yaml_text import dump_yaml
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from gaplab.cli.tabular import plain_table
+from gaplab.cli.render.tabular import plain_table
 from gaplab.errors import UserError
+from gaplab.formatting import duration, points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import TrialView
-from gaplab.status import Status
-from gaplab.storage import Storage
-from gaplab.text import duration, points, signed
+from gaplab.results.status import Status
+from gaplab.storage.filesystem import Storage
 
 if TYPE_CHECKING:
-    from gaplab.launch.jobs import Job
+    from gaplab.launch.ray.jobs import Job
 
 FILES = ("traceback.txt",)
 

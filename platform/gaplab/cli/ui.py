@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from gaplab.cli.options import HomeOption
-from gaplab.home import DEFAULT_HOME, Home
 from gaplab.ledger import Ledger
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 
 def ui(
@@ -21,8 +21,8 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Bring MLflow up to date, serve it on this machine, and print the link to a sweep's runs."""
-    from gaplab.mirror import Mirror
-    from gaplab.mirror_server import running_server
+    from gaplab.mirror.replay import Mirror
+    from gaplab.mirror.server import running_server
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so the server ends too
     place = Home(home)
@@ -43,7 +43,7 @@ def mirror(
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
     """Copy what MLflow lacks from the ledger; the ledger is the truth, MLflow may be deleted."""
-    from gaplab.mirror import Mirror
+    from gaplab.mirror.replay import Mirror
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:

@@ -12,14 +12,13 @@ from detectors.data.base import DataError
 from detectors.engine import NonFiniteLossError
 from detectors.inference import NonFinitePredictionsError
 from detectors.world import LocalWorld
-from gaplab.control import FREE, Control, Stopped
 from gaplab.errors import StorageError, UserError
-from gaplab.launch.deaths import how_it_died
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Fault, Machine, TrialRecord
-from gaplab.spec import Resources
-from gaplab.storage import Storage
-from gaplab.trial import Place, run_trial
-from gaplab.watchdog import clear, watched
+from gaplab.spec.models import Resources
+from gaplab.storage.filesystem import Storage
+from gaplab.trial.control import FREE, Control, Stopped
+from gaplab.trial.run import Place, run_trial
+from gaplab.trial.watchdog import clear, hang_reason, watched
 
 Emit = Callable[[Event], None]
 Body = Callable[[TrialRecord, Storage, Emit, Control], None]
@@ -122,3 +121,15 @@ def _reason(error: Exception, trial: TrialRecord, storage: Storage) -> str:
     except UserError as unwritten:
         return f"{said} (no traceback: {unwritten})"
     return f"{said} (traceback in {uri})"
+
+
+_RAY_MEMORY = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY")
+"""Of these Ray is sure; of any process that was killed it says that it may have been memory."""
+
+
+def how_it_died(error: str, trial: TrialRecord, storage: Storage) -> AttemptEnd:
+    """The end of its attempt, from the error that Ray tells; costs are not known here."""
+    if hang := hang_reason(trial.id, storage):
+        return AttemptEnd("failed", hang, Cost(), "hang")
+    fault: Fault = "memory" if any(word in error for word in _RAY_MEMORY) else "lost"
+    return AttemptEnd("failed", f"its process died: {error.splitlines()[-1]}", Cost(), fault)

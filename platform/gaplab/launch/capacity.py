@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gaplab.spec import Resources
+from gaplab.spec.models import Resources
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,25 @@ from dataclasses import dataclass
 from types import FrameType
 from uuid import uuid4
 
-from gaplab.control import Stop
 from gaplab.errors import UserError
-from gaplab.home import Home
-from gaplab.inherit import check_sources
 from gaplab.launch.capacity import Node, concurrency, misfits
-from gaplab.launch.cluster import alive_nodes, cluster, cluster_id, leaving_nodes
-from gaplab.launch.conductor import Conductor, Sweeping
-from gaplab.launch.heart import Heart
+from gaplab.launch.heartbeat import Heart
+from gaplab.launch.process import node_name, this_process
+from gaplab.launch.queue import Queue
+from gaplab.launch.ray.cluster import alive_nodes, cluster, cluster_id, leaving_nodes
 from gaplab.launch.recorder import Listener, Recorder
-from gaplab.launch.searching import Proposals, Referee
-from gaplab.launch.trialqueue import Queue
+from gaplab.launch.scheduler import Conductor, Sweeping
+from gaplab.launch.search import Proposals, open_search
+from gaplab.launch.sources import check_sources
+from gaplab.launch.stopping import Judge, Referee
 from gaplab.ledger import Ledger
-from gaplab.policy import Policy
-from gaplab.process import node_name, this_process
-from gaplab.provenance import code_of, keep
 from gaplab.records import DriverRecord, SweepRecord, TrialRecord
-from gaplab.search.adaptive import open_search
-from gaplab.search.stopping import Judge
-from gaplab.spec import Resources
-from gaplab.specfile import stored_spec
-from gaplab.storage import Storage
+from gaplab.spec.files import stored_spec
+from gaplab.spec.models import Policy, Resources
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
+from gaplab.trial.control import Stop
+from gaplab.trial.provenance import code_of, keep
 
 SIGNALS = {
     signal.SIGINT: Stop("interrupted", "somebody pressed Ctrl-C"),
@@ -62,8 +60,8 @@ def run_sweep(
         driver = _driver(sweep, address, spec.run)
         heart = Heart(ledger, driver, spec.run.lease_seconds)
         # Not at the top: ray reads its settings, which `cluster` makes, when it is imported.
-        from gaplab.launch.desk import DeskClient
-        from gaplab.launch.tune import run_with_tune
+        from gaplab.launch.ray.orders import DeskClient
+        from gaplab.launch.ray.tune import run_with_tune
 
         desk = DeskClient(f"gaplab-desk-{driver.id}")
         given = Sweeping(

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from gaplab.formatting import one_line
 from gaplab.ledger import Ledger
 from gaplab.ledger.claims import ClaimError
-from gaplab.provenance import Code, assemble
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Started
-from gaplab.text import one_line
+from gaplab.trial.provenance import Code, assemble
 
 Listener = Callable[[Event], None]
 

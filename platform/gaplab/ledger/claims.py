@@ -14,13 +14,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
+from gaplab.formatting import one_line
+from gaplab.launch.decisions import TRANSITIONS, Happening
 from gaplab.ledger.clock import Clock
 from gaplab.ledger.models import Attempt, Base, Checkpoint, Evaluation, Trial
 from gaplab.ledger.queries import AnyRow
 from gaplab.ledger.writes import check_finite
-from gaplab.lifecycle import TRANSITIONS, Happening
 from gaplab.records import AttemptEnd, Claim, Cost, Started
-from gaplab.text import one_line
 
 _ATTEMPTS = Base.metadata.tables["attempt"]
 _TRIALS = Base.metadata.tables["trial"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args
 
-from gaplab.lifecycle import Lease, Process
+from gaplab.launch.decisions import Lease, Process
 from gaplab.records import DriverRecord, EndState, EvaluationRecord, Fault, TrialRecord, TrialState
 
 STATES: tuple[TrialState, ...] = ("waiting", "running", *get_args(EndState))

@@ -43,7 +43,7 @@ def doctor(
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else listens here."""
-    monkeypatch.setattr("gaplab.doctor.listeners", list)
+    monkeypatch.setattr("gaplab.cli.doctor.listeners", list)
 
 
 def problems(run: Run, *words: str) -> list[dict[str, Any]]:

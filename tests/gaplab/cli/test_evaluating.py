@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.home import Home
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
 from gaplab.records import Claim
-from gaplab.specfile import load_spec
-from gaplab.storage import Storage
-from gaplab.sweep import expand
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
 
 Gaplab = Callable[..., str]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from detectors.cost import model_cost
-from gaplab.specfile import load_spec
-from gaplab.sweep import expand, experiment_of
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand, experiment_of
 
 Gaplab = Callable[..., str]
 Write = Callable[..., Path]

@@ -19,10 +19,7 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import ImageTruth
 from gaplab.cli import main
 from gaplab.cli.resampling import Resampling
-from gaplab.home import Home
-from gaplab.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.ledger import Ledger
-from gaplab.matchfile import write_matches
 from gaplab.records import (
     AttemptEnd,
     Claim,
@@ -32,7 +29,10 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
-from gaplab.storage import Storage
+from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import Home
+from gaplab.storage.matches import write_matches
 
 MACHINE = Machine("n", "cpu", 1, 0.0)
 IMAGES = 40
@@ -159,7 +159,7 @@ def test_seeds_ask_for_no_images(bench: Bench, gaplab, monkeypatch: pytest.Monke
     def never(uri: str) -> None:
         raise AssertionError(f"read {uri}")
 
-    monkeypatch.setattr("gaplab.matchfile.read_matches", never)
+    monkeypatch.setattr("gaplab.storage.matches.read_matches", never)
     for seed in (0, 1):
         bench.add("poto", 0.9, seed)
         bench.add("fcos", 0.3, seed)

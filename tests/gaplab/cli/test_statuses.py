@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gaplab.launch.process import this_process
 from gaplab.ledger import Ledger
-from gaplab.process import this_process
 from gaplab.records import (
     AttemptEnd,
     Claim,

@@ -14,11 +14,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from gaplab.cli.planning import make_plan, plan_json, print_plan
-from gaplab.home import Home
 from gaplab.ledger import Ledger
 from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
-from gaplab.specfile import load_spec
-from gaplab.sweep import expand, row_trials
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand, row_trials
+from gaplab.storage.home import Home
 
 MACHINE = Machine("n", "cpu", 1, 0.0)
 Gaplab = Callable[..., str]

@@ -1,0 +1,51 @@
+"""The options of the procedural data set; see `shapes`."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from detectors.data.base import DataOptions
+
+
+class ShapesOptions(DataOptions):
+    """How images of the procedural data set are laid out and drawn."""
+
+    name: Literal["shapes"] = "shapes"
+    size: int = Field(96, ge=32, le=1024)
+    """Height and width of an image, in pixels."""
+    train_images: int = Field(1000, ge=1)
+    val_images: int = Field(200, ge=1)
+    classes: int = Field(4, ge=1, le=4)
+    """The first so many of ellipse, rectangle, triangle, cross."""
+    min_objects: int = Field(2, ge=0, le=100)
+    """Fewest objects aimed at in an image; fewer when they find no place."""
+    max_objects: int = Field(6, ge=0, le=100)
+    """Most objects in an image."""
+    min_side: float = Field(10.0, ge=6, le=1024)
+    """Shortest long side of a whole object's box, in pixels; sides are log-uniform."""
+    max_side: float = Field(56.0, ge=6, le=1024)
+    """Longest long side of a whole object's box, in pixels."""
+    crowding: float = Field(0.35, ge=0, le=1)
+    """Share of objects that are placed beside, or partly over, an earlier one."""
+    max_overlap: float = Field(0.55, ge=0, le=0.9)
+    """Largest IoU of two boxes in an image."""
+    clutter: int = Field(3, ge=0, le=20)
+    """Most distractor lines behind the objects of an image."""
+    noise: float = Field(0.03, ge=0, le=1)
+    """Standard deviation of the Gaussian pixel noise; 1 is the range from black to white."""
+    contrast: float = Field(0.45, gt=0, le=0.5)
+    """How far an object's colour departs from mid-grey; 1 is the range from black to white."""
+    seed: int = Field(1, ge=0, lt=2**32)
+    """Of the training images; validation images use the next one."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        rules = [
+            ("min_objects", self.min_objects, "max_objects", self.max_objects),
+            ("min_side", self.min_side, "max_side", self.max_side),
+            ("max_side", self.max_side, "size", self.size),
+        ]
+        broken = [f"{a} ({x}) must be at most {b} ({y})" for a, x, b, y in rules if x > y]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self

@@ -1,0 +1,1 @@
+"""Rows as terminal tables, JSON and CSV."""

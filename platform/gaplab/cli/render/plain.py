@@ -1,0 +1,103 @@
+"""Rows and groups as JSON and CSV. No numbers are made here.
+
+Metrics are percent points rounded to 4 decimals.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from gaplab.results.compare import Group, Stat
+from gaplab.results.intervals import METRICS
+from gaplab.results.leaderboard import LeaderboardRow
+
+NUMBERS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
+"""Metrics that every row has as a field of its own."""
+LEADERBOARD_COLUMNS = (
+    *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),
+    *("epoch", "epochs", "branch", "protocol", *NUMBERS, "results_version"),
+)
+"""Columns of a leaderboard in JSON and CSV, in this order. All other metrics follow: in JSON as one
+object, `metrics`, in CSV as a column each."""
+_ABOUT = (
+    *("dataset", "protocol", "epochs", "epoch", "results_version", "stale"),
+    *("n", "seeds", "unfinished", "over", "to_best_over", "pairs"),
+)
+_OF_STAT = (
+    *("mean", "std", "low", "high"),
+    *("to_best", "to_best_low", "to_best_high", "to_best_p"),
+)
+COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in METRICS for part in _OF_STAT))
+"""Columns of a comparison in JSON and CSV, after the keys compared by. `low` and `high`: limits of
+the 95 % interval, over what `over` and `to_best_over` say; p: of the paired t-test over seeds."""
+
+
+def to_json(rows: Sequence[LeaderboardRow | Group]) -> str:
+    """A JSON list with one object for each row or group."""
+    return json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False)
+
+
+def to_csv(
+    rows: Sequence[LeaderboardRow | Group], header: Sequence[str] = LEADERBOARD_COLUMNS
+) -> str:
+    """CSV with a header line; `header` is it when there are no rows. Nothing is an empty field."""
+    return csv_text([_flat(row) for row in rows], header)
+
+
+def csv_text(rows: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
+    """CSV of plain rows: a column for every name in one of them, `header` where there are none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(names) or header, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: cell(value) for key, value in row.items()})
+    return out.getvalue()
+
+
+def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:
+    """The names of all metrics that rows may have a value for."""
+    return {*NUMBERS, *(name for row in rows for name in row.more)}
+
+
+def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
+    """Column names and values in their order."""
+    if isinstance(row, LeaderboardRow):
+        values = {name: getattr(row, name) for name in LEADERBOARD_COLUMNS}
+        values |= {name: rounded(values[name]) for name in NUMBERS}
+        return values | {"metrics": {name: rounded(value) for name, value in row.more.items()}}
+    values = row.keys | {name: getattr(row, name) for name in _ABOUT}
+    for metric in METRICS:
+        for part, value in zip(_OF_STAT, _parts(row.stats.get(metric)), strict=True):
+            values[f"{metric}_{part}"] = rounded(value)
+    return values
+
+
+def _parts(stat: Stat | None) -> tuple[float | None, ...]:
+    """The values of `_OF_STAT`."""
+    none = (None, None)
+    if stat is None:
+        return none * 4
+    own, best = (stat.mean, stat.std, *(stat.interval or none)), stat.to_best
+    return (*own, best.mean, *(best.interval or none), best.p) if best else (*own, *none, *none)
+
+
+def _flat(row: LeaderboardRow | Group) -> dict[str, Any]:
+    """The same without nesting: all metrics side by side."""
+    plain = _plain(row)
+    more = plain.pop("metrics") if isinstance(row, LeaderboardRow) else {}
+    return plain | more
+
+
+def rounded(value: float | None) -> float | None:
+    """With 4 decimals."""
+    return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def cell(value: Any) -> Any:
+    """A value as a CSV field: what isn't text or a number is JSON, None an empty field."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,46 @@
+"""Numbers as people read them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def points(value: float | None) -> str:
+    """Percent points with one decimal, or a dash."""
+    return "-" if value is None else f"{value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """Percent points with one decimal and their sign; what rounds to zero is +0.0."""
+    return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """`48 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, printable."""
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """`text` for a terminal: characters that would steer it are written as their escapes.
+
+    Names of files, classes and trials may come from anywhere.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists and empty mappings are values."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
+        found |= inner or {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,98 @@
+"""MLflow's server as a child process, over the mirror of one home folder."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+from gaplab.errors import UserError
+from gaplab.mirror.database import NEUTRAL, environment, last_line, turn
+from gaplab.storage.home import Home
+
+_HOST = "127.0.0.1"
+_PATIENCE = 120.0  # seconds until the server must answer; it takes about ten
+
+
+@contextmanager
+def running_server(home: Home, port: int) -> Iterator[str]:
+    """Serve MLflow's pages for `home` at the port of this machine alone; yields its base URL.
+
+    Its output goes to mlflow-server.log in the home folder. The server and all its processes end
+    with the context. Raises UserError when the port is taken or the server doesn't start.
+    """
+    _check_free(port)
+    with turn(home):
+        pass  # the database is there now, whole
+    log = home.path / "mlflow-server.log"
+    process = _start(home, port, log)
+    try:
+        base_url = f"http://{_HOST}:{port}"
+        _wait(process, base_url, log)
+        yield base_url
+    finally:
+        _stop(process)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((_HOST, port))
+        except OSError as error:
+            raise UserError(
+                f"--port {port}: can't be used ({error.strerror}); choose another --port"
+            ) from error
+
+
+def _start(home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
+    artifacts = home.mlflow_artifacts.as_uri()
+    command = [sys.executable, "-P", "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", home.mlflow_uri]
+    command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
+    command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=NEUTRAL,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # a group to end, and no Ctrl-C behind our back
+        )
+
+
+def _wait(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not _answers(f"{base_url}/health"):
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            what = "ended at once" if ended else f"doesn't answer after {_PATIENCE:g} s"
+            said = last_line(log.read_text(errors="replace"))
+            raise UserError(f"MLflow's server {what}: {said:.300}; its log is {log}")
+        time.sleep(0.2)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the server politely, after ten seconds for good, and what is left of its group."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

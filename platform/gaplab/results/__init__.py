@@ -1,0 +1,1 @@
+"""Questions to the ledger and to files. No terminal."""

@@ -1,1 +1,0 @@
-"""Search beyond the grid: drawn and proposed trials, and trials that are stopped early."""

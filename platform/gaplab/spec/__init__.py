@@ -1,0 +1,1 @@
+"""From a YAML file to validated trials with ids. No ledger, no training."""

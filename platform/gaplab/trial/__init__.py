@@ -1,0 +1,1 @@
+"""One trial in one process group. No Ray, no SQL."""

@@ -1,0 +1,232 @@
+"""With which code, packages, machine, seed and data an attempt ran.
+
+Two halves, because they are known in two places. The driver takes the code once, at its start:
+`keep(code_of(), storage)`. The worker says what surrounds it once its trial is loaded:
+`surroundings.surroundings(experiment, device)`. `assemble` puts them together as what the ledger
+keeps with an attempt, plain JSON with keys in this order:
+
+    code            what the driver ran:
+      commit          full SHA-1 of the checkout's commit; "" where there is no checkout
+      dirty           whether the checkout differs from it; null: unknown
+      digest          SHA-256 (16 hex digits) of all that differs; "" if nothing does
+      uri             the file that holds what differs; "" if nothing does
+      left_out        changed files that may hold secrets, and are in neither
+      note            why something above is unknown; ""
+      sources         SHA-256 (16 hex digits) of all modules of gaplab and detectors
+    sources         the same of the worker's modules
+    results_version `detectors.RESULTS_VERSION` of the worker
+    python          "3.11.2"
+    packages        distribution -> version, null: not installed
+    machine         os (kernel included), cpu (its model), cores (that the worker may use)
+    gpu             name, memory_mib, driver, cuda, cudnn; null on a CPU
+    torch           threads, deterministic, cudnn_deterministic, cudnn_benchmark, matmul_precision,
+                    cpu_capability (the vector instructions its kernels use)
+    seed            of the trial
+    data            the fingerprint of its data, as the worker sees it
+"""
+
+import hashlib
+import os
+import platform
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import detectors
+import gaplab
+from gaplab.spec.models import Experiment
+from gaplab.storage.filesystem import Storage
+from gaplab.trial.git import SECONDS, Checkout, GitError, content_digest, read_checkout
+
+ROOTS = tuple(Path(str(package.__file__)).resolve().parent for package in (gaplab, detectors))
+"""The folders of our packages."""
+MAX_BYTES = 1 << 20
+"""Of the file with what differs; a longer diff is cut."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The code of a driver: all fields but `changes` are explained above.
+
+    changes: what differs from the commit, as text; a patch follows a head of `#` lines.
+    """
+
+    sources: str
+    commit: str = ""
+    dirty: bool | None = None
+    digest: str = ""
+    uri: str = ""
+    left_out: tuple[str, ...] = ()
+    note: str = ""
+    changes: str = ""
+
+
+def code_of(roots: Sequence[Path] = ROOTS, seconds: float = SECONDS) -> Code:
+    """The code in the folders of packages, and what git says of the first.
+
+    Never fails: what can't be known is empty, and `note` says why. Takes `seconds` at most, and
+    what reading the modules takes (10 ms for ours).
+    """
+    sources = sources_digest(tuple(roots))
+    try:
+        found = read_checkout(roots[0], seconds)
+    except GitError as error:
+        return Code(sources, note=str(error))
+    whole = _head(found) + found.patch
+    return Code(
+        sources,
+        commit=found.commit,
+        dirty=found.dirty,
+        digest=hashlib.sha256(whole).hexdigest()[:16] if found.dirty else "",
+        left_out=found.left_out,
+        note=found.note,
+        changes=_cut(whole) if found.dirty else "",
+    )
+
+
+def keep(code: Code, storage: Storage) -> Code:
+    """Write what differs from the commit into the storage, once a content; the code with its URI.
+
+    Raises UserError where it can't be written.
+    """
+    if not code.changes:
+        return code
+    name = f"code/{code.digest}.diff"
+    if f"{code.digest}.diff" not in storage.names("code"):
+        storage.save_text(name, code.changes)
+    return replace(code, uri=f"{storage.uri}/{name}")
+
+
+def assemble(code: Code, surroundings: dict[str, Any]) -> dict[str, Any]:
+    """The provenance of one attempt; `surroundings` may be empty (a worker that died unheard)."""
+    own = {
+        "commit": code.commit,
+        "dirty": code.dirty,
+        "digest": code.digest,
+        "uri": code.uri,
+        "left_out": list(code.left_out),
+        "note": code.note,
+        "sources": code.sources,
+    }
+    return {"code": own, **surroundings}
+
+
+@cache
+def sources_digest(roots: tuple[Path, ...]) -> str:
+    """SHA-256 (16 hex digits) of all modules in these packages, as they were when first asked."""
+    total = hashlib.sha256()
+    for root in roots:
+        for path in sorted(each for each in root.rglob("*.py") if each.is_file()):
+            name = f"{root.name}/{path.relative_to(root).as_posix()}"
+            total.update(f"{name}\0{content_digest(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _head(found: Checkout) -> bytes:
+    """`#` lines that say what a patch can't; git skips them."""
+    lines = [f"changes on top of commit {found.commit}"]
+    lines += [f"untracked: {n} sha256={digest or 'unreadable'}" for n, digest in found.untracked]
+    lines += [f"changed, and left out because it may hold secrets: {n}" for n in found.left_out]
+    return "".join(f"# {' '.join(line.splitlines())}\n" for line in lines).encode()
+
+
+def _cut(whole: bytes) -> str:
+    if len(whole) <= MAX_BYTES:
+        return whole.decode(errors="replace")
+    kept = whole[: whole.rfind(b"\n", 0, MAX_BYTES) + 1]
+    return kept.decode(errors="replace") + f"# cut here: {len(whole) - len(kept)} bytes more\n"
+
+
+PACKAGES = (
+    *("gaplab", "torch", "numpy", "ray", "pyarrow", "hotcoco", "scipy", "pillow", "timm"),
+    *("pydantic", "sqlalchemy"),
+)
+"""Distributions whose versions are kept."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_CPU = Path("/proc/cpuinfo")
+
+
+def surroundings(experiment: Experiment, device: torch.device) -> dict[str, Any]:
+    """The worker's half of a trial's provenance, as plain JSON.
+
+    Call it once the trial's data is loaded and its threads are set: the fingerprint then reads the
+    annotation files' bytes and the images' sizes on disk, and parses nothing again. Raises
+    DataError where the data has gone since.
+    """
+    return {
+        "sources": sources_digest(ROOTS),
+        "results_version": detectors.RESULTS_VERSION,
+        "python": platform.python_version(),
+        "packages": dict(_versions()),
+        "machine": _machine(),
+        "gpu": _gpu(device) if device.type == "cuda" else None,
+        "torch": _torch(),
+        "seed": experiment.seed,
+        "data": experiment.data.fingerprint(),
+    }
+
+
+@cache
+def _versions() -> tuple[tuple[str, str | None], ...]:
+    return tuple((name, _version(name)) for name in PACKAGES)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, Any]:
+    system = os.uname()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kernel = f"{system.sysname} {system.release} {system.machine}"
+    return {"os": kernel, "cpu": _cpu_model(), "cores": cores}
+
+
+@cache
+def _cpu_model() -> str:
+    found = next(_values(_CPU, "model name"), "")
+    return found or platform.processor() or platform.machine()
+
+
+def _values(path: Path, key: str) -> Iterator[str]:
+    """What stands after `key` and a colon in the lines of a file of the kernel, if it is there."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    parts = (line.partition(":") for line in lines)
+    return (value.strip() for name, _, value in parts if name.strip() == key)
+
+
+def _gpu(device: torch.device) -> dict[str, Any]:
+    facts = torch.cuda.get_device_properties(device)
+    return {
+        "name": facts.name,
+        "memory_mib": facts.total_memory // 2**20,
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+    }
+
+
+def _driver() -> str | None:
+    said = re.search(r"\d+(\.\d+)+", next(_values(_DRIVER, "NVRM version"), ""))
+    return said and said[0]
+
+
+def _torch() -> dict[str, Any]:
+    return {
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }

@@ -1,0 +1,336 @@
+import csv
+import io
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from detectors.evaluation.bootstrap import Replicates
+from gaplab.cli.render.plain import (
+    COMPARE_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    metric_names,
+    to_csv,
+    to_json,
+)
+from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.results.compare import compare
+from gaplab.results.intervals import Resampled
+from gaplab.results.leaderboard import LeaderboardRow
+
+ROW = LeaderboardRow(
+    trial="0123456789ab",
+    sweep="one-11",
+    sweep_name="one",
+    assignment="poto",
+    family="o2o",
+    dataset="shapes",
+    seed=0,
+    state="succeeded",
+    epoch=12,
+    epochs=12,
+    branch="o2o",
+    protocol="default",
+    ap=30.123456,
+    ap_nms=31.0,
+    gap=-0.876544,
+    ap50=50.0,
+    ap50_nms=51.0,
+    ap75=20.0,
+    ap75_nms=21.0,
+    ar=45.25,
+    ar_nms=45.250001,
+    ar_gap=-0.000001,
+    results_version=1,
+    config={"assignment": {"name": "poto", "alpha": 0.00001}, "list": [1, 2]},
+    stale=False,
+    chosen="last",
+)
+RUNNING = replace(ROW, trial="1", seed=1, epoch=3, state="running")
+STALE = replace(ROW, trial="2", seed=2, results_version=0, stale=True, gap=0.04)
+WIDEST = replace(
+    ROW,
+    assignment="a_rather_long_name_of_an_assignment",
+    dataset="crowdhuman-visible",
+    seed=123456,
+    epoch=150,
+    epochs=300,
+    ap=100.0,
+    ap_nms=100.0,
+    gap=-100.0,
+    ar=100.0,
+)
+
+
+CROWD = replace(
+    ROW,
+    ap50=None,
+    ap50_nms=None,
+    ap75=None,
+    ap75_nms=None,
+    ar=None,
+    ar_nms=None,
+    ar_gap=None,
+    more={"mmr": 45.67891, "mmr_gap": -0.55, "recall": 98.0, "positives_per_object": None},
+)
+
+
+def resampled(row: LeaderboardRow) -> Resampled:
+    noise = np.linspace(-2, 2, 41)
+    return Resampled("a", Replicates(row.ap + noise, row.ap_nms - 0.1 * noise))
+
+
+def drawn(table: Table, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(table)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert max(len(line) for line in text.splitlines()) <= width
+    return text
+
+
+class TestJson:
+    def test_leaderboard(self) -> None:
+        [found] = json.loads(to_json([ROW]))
+        assert tuple(found) == (*LEADERBOARD_COLUMNS, "metrics")
+        assert found["metrics"] == {}
+        assert found["trial"] == "0123456789ab"
+        assert (found["ap"], found["gap"], found["ar_nms"]) == (30.1235, -0.8765, 45.25)
+        assert str(found["ar_gap"]) == "0.0"
+        assert (found["stale"], found["seed"], found["state"]) == (False, 0, "succeeded")
+
+    def test_all_other_metrics(self) -> None:
+        [found] = json.loads(to_json([CROWD]))
+        assert found["ar"] is found["ap50_nms"] is None
+        assert found["metrics"] == {
+            "mmr": 45.6789,
+            "mmr_gap": -0.55,
+            "recall": 98.0,
+            "positives_per_object": None,
+        }
+
+    def test_compare(self) -> None:
+        rows = [ROW, replace(ROW, seed=1, ap=31.123456), RUNNING]
+        [found] = json.loads(to_json(compare(rows, ["assignment.alpha", "list"])))
+        assert list(found)[:4] == ["assignment.alpha", "list", "dataset", "protocol"]
+        assert (found["assignment.alpha"], found["list"]) == (0.00001, [1, 2])
+        assert (found["n"], found["seeds"], found["unfinished"], found["epoch"]) == (2, 2, 1, 12)
+        stats = (found["ap_mean"], found["ap_std"], found["ap_to_best"])
+        assert stats == (30.6235, 0.7071, 0.0)
+        assert tuple(found)[2:] == COMPARE_COLUMNS
+        assert (found["over"], found["to_best_over"], found["pairs"]) == ("seeds", None, 0)
+        assert (found["ap_low"], found["ap_high"]) == pytest.approx((24.2703, 36.9766), abs=2e-4)
+        assert found["ap_to_best_low"] is found["ap_to_best_p"] is None
+
+    def test_differences(self) -> None:
+        rows = [ROW, replace(ROW, seed=1, ap=31.123456)]
+        rows += [replace(row, assignment="fcos", ap=row.ap - row.seed) for row in rows]
+        _, found = json.loads(to_json(compare(rows, ["assignment"])))
+        assert (found["ap_to_best"], found["pairs"], found["to_best_over"]) == (-0.5, 2, "seeds")
+        assert (found["ap_to_best_low"], found["ap_to_best_high"]) == (-6.8531, 5.8531)
+        assert found["ap_to_best_p"] == 0.5
+
+    def test_over_images(self) -> None:
+        rows = [ROW, replace(ROW, assignment="fcos", ap=20.0, seed=3)]
+        _, found = json.loads(to_json(compare(rows, ["assignment"], "ap", resampled)))
+        assert (found["over"], found["to_best_over"], found["pairs"]) == ("images", "images", 1)
+        assert (found["ap_low"], found["ap_high"]) == (18.1, 21.9)
+        assert (found["ap_to_best_low"], found["ap_to_best_high"]) == (-10.1235, -10.1235)
+        assert found["ar_low"] is found["ar_to_best_low"] is found["ap_to_best_p"] is None
+
+    def test_nothing_finished(self) -> None:
+        [found] = json.loads(to_json(compare([RUNNING], ["assignment"])))
+        assert found["ap_mean"] is found["gap_std"] is found["epoch"] is None
+
+    def test_empty_and_unicode(self) -> None:
+        assert json.loads(to_json([])) == []
+        assert "größe ☃" in to_json([replace(ROW, sweep_name="größe ☃")])
+
+
+class TestCsv:
+    def read(self, text: str) -> list[dict[str, str]]:
+        return list(csv.DictReader(io.StringIO(text)))
+
+    def test_leaderboard(self) -> None:
+        text = to_csv([ROW, replace(STALE, sweep_name='a "b", ü\nc')])
+        assert text.splitlines()[0] == ",".join(LEADERBOARD_COLUMNS)
+        first, second = self.read(text)
+        assert (first["ap"], first["gap"], first["stale"]) == ("30.1235", "-0.8765", "false")
+        assert (second["sweep_name"], second["stale"]) == ('a "b", ü\nc', "true")
+
+    def test_says_what_json_says(self) -> None:
+        rows = [ROW, RUNNING, STALE, WIDEST, CROWD]
+        for each in (rows, compare(rows, ["seed", "list"], "ap", resampled)):
+            for line, found in zip(self.read(to_csv(each)), json.loads(to_json(each)), strict=True):
+                found |= found.pop("metrics", {})
+                for key, value in found.items():
+                    if value is None:
+                        assert line[key] == ""
+                    else:
+                        assert line[key] == (value if isinstance(value, str) else json.dumps(value))
+
+    def test_other_metrics_are_columns(self) -> None:
+        text = to_csv([ROW, CROWD, replace(ROW, more={"ar1": 3.0, "recall": 4.0})])
+        first, second, third = self.read(text)
+        more = ("mmr", "mmr_gap", "recall", "positives_per_object", "ar1")
+        assert tuple(first) == (*LEADERBOARD_COLUMNS, *more)
+        assert [first[name] for name in more] == [""] * 5
+        assert [second[name] for name in more] == ["45.6789", "-0.55", "98.0", "", ""]
+        assert [third[name] for name in more] == ["", "", "4.0", "", "3.0"]
+
+    def test_empty(self) -> None:
+        assert to_csv([]) == ",".join(LEADERBOARD_COLUMNS) + "\n"
+        assert to_csv([], ["assignment", "n"]) == "assignment,n\n"
+
+
+def test_metric_names() -> None:
+    assert metric_names([]) >= {"ap", "ar_gap"}
+    assert metric_names([ROW, CROWD]) - metric_names([]) == set(CROWD.more)
+
+
+class TestLeaderboardTable:
+    def test_one_line_a_trial(self) -> None:
+        text = drawn(leaderboard_table([ROW, RUNNING, STALE]), 80)
+        lines = [re.sub(r" +", " ", line.strip()) for line in text.splitlines()]
+        assert lines[4:7] == [
+            "01234567 poto 0 12/12 30.1 31.0 -0.9 45.2",
+            "1 poto 1 3/12 30.1 31.0 -0.9 45.2 running",
+            "2 poto 2 12/12 30.1 31.0 +0.0 45.2 stale",
+        ]
+        assert "protocol default; data set shapes" in text
+
+    def test_columns_that_say_nothing_go(self) -> None:
+        assert "note" not in drawn(leaderboard_table([ROW]), 80)
+        two = drawn(leaderboard_table([ROW, replace(ROW, dataset="cells")]), 80)
+        assert "cells" in two
+        assert "data set" not in two
+
+    def test_metrics_of_the_crowd_evaluator(self) -> None:
+        text = drawn(leaderboard_table([CROWD]), 80)
+        assert re.search(r"gap +mMR +recall", text)
+        assert re.search(r"12/12 +30\.1 +31\.0 +-0\.9 +45\.7 +98\.0 *\n", text)
+        assert " AR " not in text
+        assert not re.search("mMR|recall", drawn(leaderboard_table([ROW]), 80))
+        both = drawn(leaderboard_table([ROW, CROWD]), 80)
+        assert re.search(r"-0\.9 +45\.2 +- +- *\n.*-0\.9 +- +45\.7 +98\.0 *\n", both)
+
+    def test_any_metric(self) -> None:
+        text = drawn(leaderboard_table([CROWD], ["mmr_gap", "ap50", "mmr"]), 80)
+        assert re.search(r"recall +mmr_gap *\n", text)
+        assert re.search(r"98\.0 +-0\.6 *\n", text)
+        assert re.search(r"45\.2 +50\.0 *\n", drawn(leaderboard_table([ROW], ["ap50"]), 80))
+
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_numbers_are_never_cut(self, width: int) -> None:
+        text = drawn(leaderboard_table([WIDEST, RUNNING, STALE]), width)
+        assert re.search(r"123456 +150/300 +100\.0 +100\.0 +-100\.0 +100\.0", text)
+        assert "…" not in text
+
+    def test_long_names_are_whole_where_there_is_room(self) -> None:
+        text = drawn(leaderboard_table([replace(WIDEST, dataset="cells"), RUNNING]), 120)
+        assert "a_rather_long_name_of_an_assignment" in text
+
+    def test_names_are_not_markup(self) -> None:
+        text = drawn(leaderboard_table([replace(ROW, assignment="[red]x[/]")]), 80)
+        assert "[red]x[/]" in text
+
+    def test_empty(self) -> None:
+        assert "nothing yet" in drawn(leaderboard_table([]), 80)
+
+
+class TestCompareTable:
+    def lines(self, rows: list[LeaderboardRow], width: int = 120, metric: Any = "ap") -> list[str]:
+        groups = compare(rows, ["assignment"], metric, resampled)
+        text = drawn(compare_table(groups, metric, width), width)
+        return [re.sub(r" +", " ", line.strip()) for line in text.splitlines() if line.strip()]
+
+    def test_over_seeds(self) -> None:
+        rows = [ROW, replace(ROW, seed=1, ap=31.123456), RUNNING]
+        rows += [replace(row, assignment="fcos", ap=row.ap - 9.0, gap=-11.0) for row in rows[:2]]
+        found = self.lines(rows)
+        assert found[3:5] == [
+            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-0.9, -0.9]* 45.2±0.0 +0.0 1",
+            "fcos 12/12 2 21.6±0.7 31.0±0.0 -11.0 [-11.0, -11.0]* 45.2±0.0 -9.0 [-9.0, -9.0]*",
+        ]
+        legend = " ".join(found[5:])
+        assert "[95 % interval], * if it excludes 0" in legend
+        assert "intervals over seeds" in legend
+        assert "left out: unfinished trials" in legend
+
+    def test_over_images(self) -> None:
+        rows = [ROW, replace(ROW, assignment="fcos", ap=30.0, gap=-0.5)]
+        found = self.lines(rows)
+        assert found[3:5] == [
+            "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 45.2 +0.0",
+            "fcos 12/12 1 30.0 31.0 -0.5 [-3.1, +1.1] 45.2 -0.1 [-0.1, -0.1]*",
+        ]
+        assert "intervals over images" in " ".join(found[5:])
+
+    def test_over_one_or_the_other(self) -> None:
+        rows = [replace(ROW, ap=40.0), replace(ROW, seed=1)]
+        found = self.lines([*rows, replace(ROW, assignment="fcos", ap=20.0)])
+        assert [line.split()[-1] for line in found[3:5]] == ["seeds", "images"]
+        rows += [replace(row, assignment="fcos", seed=row.seed + 1, ap=20.0) for row in rows]
+        assert self.lines(rows)[3].endswith("+0.0 seeds")
+        assert self.lines(rows)[4].endswith("* seeds, images")
+
+    def test_no_interval_is_not_explained(self) -> None:
+        text = drawn(compare_table(compare([ROW], ["assignment"])), 100)
+        assert not re.search("interval|left out", text)
+
+    def test_difference_in_the_metric_of_the_order(self) -> None:
+        rows = [replace(ROW, gap=-1.0), replace(ROW, assignment="fcos", ap=90.0, gap=-9.0)]
+        found = self.lines(rows, metric="gap")
+        assert found[0] == "AP gap"
+        assert found[3].startswith("poto")
+        assert "-8.0 [" in found[4]
+        assert self.lines(rows, metric="ap_nms")[0] == "AP AP NMS"
+
+    def test_metrics_that_trials_have_not(self) -> None:
+        found = self.lines([CROWD])
+        assert found[3] == "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] +0.0"
+        assert "AR" not in found[1]
+
+    def test_the_quickstart_fits(self) -> None:
+        names = ("fcos", "poto", "hungarian", "o2f", "dual")
+        for seeds in (1, 3):
+            rows = [
+                replace(ROW, assignment=name, seed=seed, ap=20.0 + len(name) + seed, gap=-30.0)
+                for name in names
+                for seed in range(seeds)
+            ]
+            found = self.lines(rows, width=100)
+            assert {line.split()[0] for line in found[3:8]} == set(names)
+            assert "[95 % interval]" in found[8]
+
+    def test_two_protocols_are_told_apart(self) -> None:
+        rows = [ROW, replace(ROW, protocol="defcn")]
+        text = drawn(compare_table(compare(rows, ["assignment"])), 80)
+        assert re.search(r"poto +default +12/12 +1", text)
+        assert re.search(r"poto +defcn +12/12 +1", text)
+
+    def test_nothing_finished(self) -> None:
+        text = drawn(compare_table(compare([RUNNING], ["assignment"])), 80)
+        assert re.search(r"poto +- +0 +- +- +- +- +1", text)
+
+    @pytest.mark.parametrize("width", [80, 100, 120])
+    def test_numbers_are_never_cut(self, width: int) -> None:
+        rows: list[Any] = [replace(WIDEST, ap=0.0, seed=0), WIDEST, RUNNING, STALE]
+        rows += [replace(row, assignment="fcos", ap=row.ap / 2) for row in rows[:2]]
+        groups = compare(rows, ["assignment"])
+        text = drawn(compare_table(groups, width=width), width)
+        spreads = (r"50\.0", "±70\\.7", r"100\.0", r"±0\.0", r"-100\.0", r"\[-100\.0, -100\.0\]\*")
+        for number in (r"150/300 +2", *spreads, r"\[-342\.7, \+292\.7\]"):
+            assert re.search(number, text), number
+        assert "…" not in text
+
+    def test_values_are_not_markup(self) -> None:
+        rows = [replace(ROW, config={"path": "[bold]x"})]
+        assert "[bold]x" in drawn(compare_table(compare(rows, ["path"])), 80)
+
+    def test_empty(self) -> None:
+        assert "nothing yet" in drawn(compare_table([]), 80)

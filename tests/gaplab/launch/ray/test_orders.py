@@ -1,0 +1,70 @@
+"""The board of orders and verdicts, asked by many at once. No cluster."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gaplab.launch.ray import orders as desk
+from gaplab.launch.ray.orders import Board
+from gaplab.trial.control import Stop
+
+STOP, OTHER = Stop("cancelled", "somebody"), Stop("interrupted", "somebody else")
+ORDER, VERDICT, NODE = ("order", 1), ("verdict", 1, 3), ("leave", "ab12")
+
+
+def run(scene: Any) -> Any:
+    return asyncio.run(scene(Board()))
+
+
+def test_who_asks_waits_for_the_answer_and_the_first_one_stays() -> None:
+    async def scene(board: Board) -> list[Any]:
+        asking = [asyncio.create_task(board.ask(each)) for each in (ORDER, ORDER, VERDICT)]
+        await asyncio.sleep(0)
+        await board.put(ORDER, STOP)
+        await board.put(ORDER, OTHER)
+        await board.put(VERDICT, False)
+        return [*[await each for each in asking], await board.ask(ORDER)]
+
+    assert run(scene) == [(ORDER, STOP), (ORDER, STOP), (VERDICT, False), (ORDER, STOP)]
+
+
+def test_of_several_questions_the_first_answer_counts() -> None:
+    async def scene(board: Board) -> list[Any]:
+        asking = [asyncio.create_task(board.ask(("order", n), NODE)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        await board.put(("order", 2), OTHER)
+        first = await asking[1]
+        await board.put(NODE, STOP)
+        return [first, await asking[0], await board.ask(("order", 3), NODE)]
+
+    assert run(scene) == [(("order", 2), OTHER), (NODE, STOP), (NODE, STOP)]
+
+
+def test_nothing_is_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(desk, "PATIENCE", 0.01)
+    assert run(lambda board: board.ask(ORDER, NODE)) == (None, None)
+
+
+def test_an_attempt_that_is_over_keeps_its_order_and_no_verdict() -> None:
+    async def scene(board: Board) -> list[Any]:
+        await board.put(ORDER, STOP)
+        await board.put(VERDICT, True)
+        asking = asyncio.create_task(board.ask(("verdict", 1, 4)))
+        await asyncio.sleep(0)
+        await board.forget(1)
+        others = [await board.ask(each) for each in (ORDER, VERDICT, ("verdict", 1, 9))]
+        return [await asking, *others]
+
+    late = ("verdict", 1, 4), ("verdict", 1, 9)
+    assert run(scene) == [(late[0], None), (ORDER, STOP), (VERDICT, None), (late[1], None)]
+
+
+def test_an_attempt_that_is_over_without_an_order_waits_for_none() -> None:
+    async def scene(board: Board) -> list[Any]:
+        asking = asyncio.create_task(board.ask(ORDER))
+        await asyncio.sleep(0)
+        await board.forget(1)
+        return [await asking, await board.ask(ORDER)]
+
+    assert run(scene) == [(ORDER, None), (ORDER, None)]

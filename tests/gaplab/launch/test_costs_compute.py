@@ -1,0 +1,67 @@
+"""The cost of trials in arithmetic."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detectors.cost import model_cost
+from gaplab.launch.costs import CORE, V100, compute_line, training_operations
+from gaplab.records import TrialRecord
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand, experiment_of, outline
+
+Write = Callable[..., Path]
+
+
+def trials(spec: Path, **changes: object) -> tuple[TrialRecord, ...]:
+    overrides = [f"{key}={value}" for key, value in changes.items()]
+    return outline(load_spec(spec, None, overrides)).sweep.trials
+
+
+def test_three_forward_passes_for_every_image_of_every_epoch(write_spec: Write) -> None:
+    (trial,) = expand(load_spec(write_spec())).trials
+    experiment = experiment_of(trial)
+    data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
+    once = model_cost(experiment.detector, data.classes, branches, (data.height, data.width))
+    images = len(experiment.data.load("train"))
+    wanted = 6 * once.multiply_adds * images * experiment.training.epochs
+    assert training_operations(experiment) == wanted
+
+
+def test_hours_are_those_of_the_hardware_asked_for(write_spec: Write) -> None:
+    spec = write_spec(data={"name": "coco", "root": "nowhere", "planned_images": 10**6})
+    (on_cpu,) = trials(spec)
+    (on_gpu,) = trials(spec, **{"resources.gpus_per_worker": 1})
+    count = training_operations(experiment_of(on_cpu))
+    assert count is not None
+    said = "by arithmetic: {:.1e} operations, about {:,.1f} hours of one {}"
+    assert compute_line([on_cpu]) == said.format(count, count / CORE / 3600, "CPU core")
+    assert compute_line([on_gpu]) == said.format(count, count / V100 / 3600, "V100")
+
+
+def test_data_of_unknown_size_is_left_out_and_said(write_spec: Write) -> None:
+    (unknown,) = trials(write_spec(data={"name": "coco", "root": "nowhere"}))
+    assert training_operations(experiment_of(unknown)) is None
+    assert str(compute_line([unknown])).startswith("by arithmetic: 1 trials left out (")
+    assert compute_line([]) is None
+
+
+def test_the_papers_fcos_on_coco_is_what_onenet_reports(tmp_path: Path) -> None:
+    """36 epochs on 117,266 images of 800 x 1333: 21 hours on eight V100 are 168 of one."""
+    spec = Path(__file__).parents[3] / "experiments" / "quickstart.yaml"
+    overrides = ["training.epochs=36", 'grid={"assignment": [{"name": "min_cost"}]}']
+    (trial,) = outline(load_spec(spec, "paper", overrides)).sweep.trials
+    count = training_operations(experiment_of(trial))
+    assert count is not None
+    assert count / V100 / 3600 == pytest.approx(168, rel=0.15)
+
+
+def test_a_trunk_whose_library_is_missing_is_left_out(
+    write_spec: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    detector = {"name": "fcos", "backbone": {"name": "timm"}}
+    (trial,) = trials(write_spec(detector=detector))
+    assert training_operations(experiment_of(trial)) is None

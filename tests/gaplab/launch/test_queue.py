@@ -1,0 +1,374 @@
+"""Which trial a driver claims next, over a real ledger; time is ours."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gaplab.launch import queue as trialqueue
+from gaplab.launch.queue import Claimed, Queue
+from gaplab.ledger import Ledger
+from gaplab.records import (
+    AttemptEnd,
+    Claim,
+    Cost,
+    DriverRecord,
+    EndState,
+    Fault,
+    SweepRecord,
+    TrialRecord,
+)
+from gaplab.spec.models import Policy
+
+
+def record(number: int, init_from: int | None = None) -> TrialRecord:
+    source = "" if init_from is None else name(init_from)
+    config = {"training": {"init_from": source}}
+    return TrialRecord(name(number), config, "poto", "o2o", "shapes", 0, 1, 1)
+
+
+def name(number: int) -> str:
+    return f"{number:012x}"
+
+
+def end(state: EndState, fault: Fault = "") -> AttemptEnd:
+    return AttemptEnd(state, "why" if state == "failed" else "", Cost(), fault)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Room:
+    """A ledger with drivers, whose queues share one clock."""
+
+    def __init__(self, path: Path) -> None:
+        self.ledger, self.clock = Ledger.open(f"sqlite:///{path}/ledger.db"), Clock()
+        self.drivers = 0
+
+    def queue(self, *trials: TrialRecord, sweep: str = "s1", **policy: object) -> Queue:
+        self.ledger.add_sweep(SweepRecord(sweep, sweep, "name: s", trials))
+        self.drivers += 1
+        driver = f"d{self.drivers}"
+        self.ledger.enlist(DriverRecord(driver, sweep, "n", "boot", 1, 2, "local", 0), 900.0)
+        chosen = Policy.model_validate({"backoff_seconds": 10.0, **policy})
+        return Queue(self.ledger, (driver, sweep), chosen, trials, self.clock)
+
+    def end(self, queue: Queue, claimed: Claimed, how: AttemptEnd) -> None:
+        """What a conductor does when an attempt ends."""
+        self.ledger.end_attempt(claimed.attempt, how)
+        queue.ended(claimed.trial.id, how)
+
+    def wait(self, seconds: float = trialqueue.LOOK) -> None:
+        self.clock.now += seconds
+
+    def states(self, *numbers: int) -> list[str]:
+        found = self.ledger.states([name(each) for each in numbers])
+        return [found[name(each)] for each in numbers]
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    made = Room(tmp_path)
+    yield made
+    made.ledger.close()
+
+
+def taken(queue: Queue) -> list[str]:
+    """All that can be claimed now."""
+    return [each.trial.id for each in iter(queue.take, None)]
+
+
+class TestOneDriver:
+    def test_nothing_to_do(self, room: Room) -> None:
+        queue = room.queue()
+        assert (queue.finished, queue.running, queue.wants, queue.waits_for) == (True, 0, 0, "")
+        assert queue.take() is None
+
+    def test_in_order_each_once(self, room: Room) -> None:
+        queue = room.queue(*(record(n) for n in (3, 1, 2)))
+        assert queue.wants == 3
+        claims = [queue.take() for _ in range(4)]
+        assert [each and each.trial.id for each in claims] == [name(3), name(1), name(2), None]
+        assert (queue.running, queue.wants, queue.finished) == (3, 3, False)
+        for each in claims[:3]:
+            assert each is not None
+            [attempt] = room.ledger.attempts(each.trial.id)
+            assert (attempt.id, attempt.driver, attempt.state) == (each.attempt, "d1", "running")
+            room.end(queue, each, end("succeeded"))
+        assert (queue.running, queue.wants, queue.finished) == (0, 0, True)
+
+    @pytest.mark.parametrize("state", ["interrupted", "preempted"])
+    def test_what_was_taken_away_is_due_at_once(self, room: Room, state: EndState) -> None:
+        queue = room.queue(record(1), record(2))
+        first = queue.take()
+        room.end(queue, first, end(state))
+        assert taken(queue) == [name(2), name(1)]
+        assert not queue.failed
+
+    @pytest.mark.parametrize("state", ["stopped", "cancelled", "succeeded"])
+    def test_what_is_over_is_settled(self, room: Room, state: EndState) -> None:
+        queue = room.queue(record(1))
+        room.end(queue, queue.take(), end(state))
+        assert queue.finished
+        assert not queue.failed
+
+    def test_a_failure_is_tried_again_later_and_later(self, room: Room) -> None:
+        queue = room.queue(record(1), retries=2)
+        for wait in (10.0, 20.0):
+            room.end(queue, queue.take(), end("failed", "lost"))
+            assert queue.waits_for == f"1 to be tried again, the first in {wait:.0f} s"
+            assert (queue.wants, queue.finished) == (0, False)
+            room.wait(wait - 0.5)
+            assert queue.take() is None
+            room.wait(0.5)
+        room.end(queue, queue.take(), end("failed", "lost"))
+        assert queue.finished
+        assert [(each.trial, each.fault, each.reason) for each in queue.failed] == [
+            (name(1), "lost", "why")
+        ]
+        assert len(room.ledger.attempts(name(1))) == 3
+
+    @pytest.mark.parametrize("fault", ["input", "storage"])
+    def test_what_would_fail_again_is_not_tried_again(self, room: Room, fault: Fault) -> None:
+        queue = room.queue(record(1))
+        room.end(queue, queue.take(), end("failed", fault))
+        assert queue.finished
+        assert len(queue.failed) == 1
+
+    def test_others_go_on_while_one_waits(self, room: Room) -> None:
+        queue = room.queue(record(1), record(2), retries=1)
+        room.end(queue, queue.take(), end("failed", "memory"))
+        second = queue.take()
+        assert second.trial.id == name(2)
+        assert queue.waits_for == ""
+        room.wait(10.0)
+        assert taken(queue) == [name(1)]
+
+    def test_more_may_be_added(self, room: Room) -> None:
+        queue = room.queue(record(1), record(2), record(3, 1))
+        room.end(queue, queue.take(), end("succeeded"))
+        assert taken(queue) == [name(2), name(3)]
+        assert not queue.finished
+        room.ledger.add_sweep(SweepRecord("s1", "s1", "name: s", (record(1), record(2), record(3))))
+        queue.add([])
+        assert queue.take() is None
+
+
+class TestHeirs:
+    def test_they_wait_for_the_trial_they_start_from(self, room: Room) -> None:
+        """A chain and two heirs of one, given backwards; one starts from a trial not of here."""
+        queue = room.queue(record(3, 2), record(4, 1), record(2, 1), record(1), record(5, 99))
+        first = queue.take()
+        assert first.trial.id == name(1)
+        assert taken(queue) == [name(5)]
+        assert queue.wants == 2
+        room.end(queue, first, end("succeeded"))
+        second, third = queue.take(), queue.take()
+        assert [second.trial.id, third.trial.id] == [name(4), name(2)]
+        assert queue.take() is None
+        room.end(queue, third, end("succeeded"))
+        assert taken(queue) == [name(3)]
+
+    def test_they_wait_through_retries_and_come_when_it_failed_for_good(self, room: Room) -> None:
+        queue = room.queue(record(1), record(2, 1), retries=1)
+        room.end(queue, queue.take(), end("failed", "lost"))
+        assert queue.take() is None
+        room.wait(10.0)
+        room.end(queue, queue.take(), end("failed", "lost"))
+        assert taken(queue) == [name(2)]
+
+    def test_they_wait_for_one_that_runs_elsewhere(self, room: Room) -> None:
+        trials = (record(1), record(2, 1))
+        one, two = room.queue(*trials), room.queue(*trials)
+        first = one.take()
+        assert two.take() is None
+        room.end(one, first, end("succeeded"))
+        room.wait()
+        assert taken(two) == [name(2)]
+        assert one.take() is None
+        assert not one.finished  # it runs elsewhere
+
+
+class TestLeaving:
+    def test_one(self, room: Room) -> None:
+        queue = room.queue(*(record(n) for n in range(3)))
+        running = queue.take()
+        queue.leave({name(0), name(1), name(9)})
+        assert queue.wants == 2  # the one that runs, and the one that is left to do
+        assert taken(queue) == [name(2)]
+        room.end(queue, running, end("cancelled"))
+        assert room.states(0, 1, 2) == ["cancelled", "waiting", "running"]
+
+    def test_all(self, room: Room) -> None:
+        queue = room.queue(record(0), record(1), record(2, 0), record(3, 1), retries=5)
+        running, failed = queue.take(), queue.take()
+        room.end(queue, failed, end("failed", "lost"))
+        queue.leave({""})
+        assert (queue.wants, queue.waits_for, queue.finished) == (1, "", False)
+        assert queue.take() is None
+        room.end(queue, running, end("interrupted"))  # it died before it heard
+        queue.leave({""})
+        room.wait(1000.0)
+        assert queue.take() is None
+        assert queue.finished
+        assert queue.wants == 0
+
+    def test_one_that_runs_elsewhere(self, room: Room) -> None:
+        one, two = room.queue(record(1)), room.queue(record(1))
+        one.take()
+        assert two.take() is None
+        assert two.waits_for == "1 trials that other drivers run"
+        two.leave({name(1)})
+        assert two.finished
+        assert two.waits_for == ""
+
+
+class TestTwoDrivers:
+    @given(
+        trials=st.integers(0, 6),
+        seed=st.integers(0, 2**20),
+        fail=st.floats(0, 0.6),
+    )
+    @settings(max_examples=15)
+    def test_every_trial_is_taken_exactly_once_at_a_time(
+        self, tmp_path_factory: pytest.TempPathFactory, trials: int, seed: int, fail: float
+    ) -> None:
+        room, chance = Room(tmp_path_factory.mktemp("room")), random.Random(seed)
+        todo = [record(n) for n in range(trials)]
+        queues = [room.queue(*chance.sample(todo, trials), retries=100) for _ in range(2)]
+        running: list[tuple[Queue, Claimed]] = []
+        for _ in range(400):
+            if all(each.finished for each in queues):
+                break
+            queue = chance.choice(queues)
+            if (claimed := queue.take()) is not None:
+                running.append((queue, claimed))
+            assert len({each.trial.id for _, each in running}) == len(running)
+            if running and chance.random() < 0.5:
+                who, which = running.pop(chance.randrange(len(running)))
+                bad = chance.choice(["failed", "interrupted", "preempted"])
+                room.end(who, which, end(bad if chance.random() < fail else "succeeded"))
+            room.wait(chance.choice([0.0, 1.0, 100.0]))
+        assert all(each.finished for each in queues)
+        assert room.states(*range(trials)) == ["succeeded"] * trials
+        for each in todo:
+            found = room.ledger.attempts(each.id)
+            assert [a.number for a in found] == list(range(1, len(found) + 1))
+            assert [a.state for a in found].count("succeeded") == 1
+        room.ledger.close()
+
+    def test_what_the_other_finished_is_settled(self, room: Room) -> None:
+        one, two = room.queue(record(1), record(2)), room.queue(record(1), record(2))
+        room.end(one, one.take(), end("succeeded"))
+        assert taken(two) == [name(2)]
+        assert two.wants == 1
+
+    def test_looks_are_rare(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+        one, two = room.queue(record(1)), room.queue(record(1))
+        claimed = one.take()
+        assert two.take() is None
+        asked: list[list[str]] = []
+        states = room.ledger.states
+        monkeypatch.setattr(room.ledger, "states", lambda t: asked.append(t) or states(t))
+        for _ in range(20):
+            room.wait(trialqueue.LOOK / 4)
+            two.take()
+        assert 4 <= len(asked) <= 6
+        room.end(one, claimed, end("succeeded"))
+        room.wait()
+        two.look_around()
+        assert two.finished
+
+    def test_one_that_was_interrupted_elsewhere_is_ours(self, room: Room) -> None:
+        one, two = room.queue(record(1)), room.queue(record(1))
+        claimed = one.take()
+        assert two.take() is None
+        room.ledger.end_attempt(claimed.attempt, end("interrupted"))
+        assert two.take() is None
+        room.wait()
+        assert taken(two) == [name(1)]
+
+    def test_failures_elsewhere_count(self, room: Room) -> None:
+        """Together they try it as often as one driver would."""
+        one, two = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
+        claimed = one.take()
+        assert two.take() is None
+        room.end(one, claimed, end("failed", "lost"))
+        room.wait(10.0)
+        again = one.take()
+        room.end(one, again, end("failed", "lost"))
+        assert one.finished
+        room.wait()
+        assert two.take() is None
+        assert two.finished
+        assert not two.failed  # it failed there
+
+    def test_failures_before_the_driver_began_don_t_count(self, room: Room) -> None:
+        early = room.queue(record(1), retries=1)
+        room.end(early, early.take(), end("failed", "input"))
+        assert early.finished
+        late, other = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
+        claimed = other.take()
+        assert late.take() is None
+        room.end(other, claimed, end("failed", "lost"))
+        room.wait()
+        assert late.take() is None
+        assert not late.finished
+        room.wait(10.0)
+        assert taken(late) == [name(1)]
+
+    @pytest.mark.parametrize("state", ["cancelled", "stopped"])
+    def test_what_another_sweep_left_alone_is_still_wanted_here(
+        self, room: Room, state: EndState
+    ) -> None:
+        one, two = room.queue(record(1)), room.queue(record(1), sweep="s2")
+        claimed = one.take()
+        assert two.take() is None
+        room.ledger.cancel("s1")
+        room.end(one, claimed, end(state))
+        room.wait()
+        assert taken(two) == [name(1)]
+
+    def test_a_sweep_resumed_while_its_cancelled_driver_still_ends(self, room: Room) -> None:
+        old = room.queue(record(1))
+        claimed = old.take()
+        room.ledger.cancel("s1")
+        new = room.queue(record(1))
+        assert new.take() is None
+        room.end(old, claimed, end("cancelled"))
+        room.wait()
+        assert taken(new) == [name(1)]
+
+    def test_what_was_cancelled_for_both_stays_so(self, room: Room) -> None:
+        one, two = room.queue(record(1)), room.queue(record(1))
+        claimed = one.take()
+        assert two.take() is None
+        room.ledger.cancel("s1", [name(1)])
+        room.end(one, claimed, end("cancelled"))
+        room.wait()
+        assert two.take() is None
+        assert two.finished
+
+    def test_a_lost_one_comes_back_or_is_settled(self, room: Room) -> None:
+        queue = room.queue(record(1), record(2))
+        first, second = queue.take(), queue.take()
+        for each in (first, second):
+            queue.lost(each.trial.id)
+            room.ledger.end_attempt(each.attempt, end("interrupted"))
+        other = room.ledger.start_attempt(Claim(name(2), "s1", "d9"))
+        assert (queue.running, queue.wants) == (0, 0)
+        assert queue.waits_for == "2 trials that other drivers run"
+        room.wait()
+        assert taken(queue) == [name(1)]
+        room.ledger.end_attempt(other, end("succeeded"))
+        room.wait()
+        assert queue.take() is None
+        assert queue.wants == 1

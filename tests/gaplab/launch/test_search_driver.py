@@ -1,0 +1,129 @@
+"""A search that fills its sweep while it runs: one driver, two, and what it has to say."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaplab.launch.search import Proposals, open_search
+from gaplab.launch.stopping import Judge, Referee
+from gaplab.ledger import Ledger
+from gaplab.ledger.models import METRICS
+from gaplab.records import AttemptEnd, Claim, Cost, EpochDone, EvaluationRecord, SweepRecord
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Spec
+from gaplab.spec.search import StopOptions
+from gaplab.spec.sweep import expand
+from gaplab.trial.control import Stop
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def spec(write_spec: Write) -> Spec:
+    """Three samples, each crossed with two seeds; the first is there from the start, and while none
+    has ended the others are drawn.
+    """
+    space = {"assignment.alpha": {"low": 0.2, "high": 0.8}}
+    search = {"method": "optuna", "trials": 3, "startup": 1, "space": space}
+    return load_spec(write_spec(search=search, grid={"seed": [0, 1]}))
+
+
+def driver(ledger: Ledger, spec: Spec, said: list[str] | None = None) -> Proposals:
+    sweep, search = expand(spec), open_search(spec)
+    ledger.add_sweep(sweep)
+    assert search is not None
+    known = ledger.stored(sweep.id).trials
+    return Proposals(ledger, sweep.id, search, known, (said if said is not None else []).append)
+
+
+def ids(trials: Any) -> list[str]:
+    return [trial.id for trial in trials]
+
+
+def test_one_driver_adds_sample_after_sample_until_there_are_enough(
+    ledger: Ledger, spec: Spec
+) -> None:
+    proposals, given = driver(ledger, spec), ids(ledger.stored().trials)
+    assert len(given) == 2
+    while not proposals.over:
+        given += ids(proposals.more())
+    assert len(given) == len(set(given)) == 3 * 2
+    assert given == ids(ledger.stored().trials)
+    alphas = [trial.config["assignment"]["alpha"] for trial in ledger.stored().trials]
+    assert len(set(alphas)) == 3
+    assert proposals.more() == []
+
+
+def test_two_drivers_are_given_the_same_trials(ledger: Ledger, spec: Spec) -> None:
+    one, two = driver(ledger, spec), driver(ledger, spec)
+    first = ids(one.more())
+    assert ids(two.more()) == first
+    second = ids(two.more())
+    assert not {*first} & {*second}
+    assert ids(one.more()) == second
+    third = driver(ledger, spec)  # a resume knows what is there
+    assert third.more() == []
+    assert third.over
+    assert len(ledger.stored().trials) == 6
+
+
+def test_of_two_that_propose_at_once_one_adds(
+    ledger: Ledger, spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = driver(ledger, spec), driver(ledger, spec)
+    extend = Ledger.extend_sweep
+
+    def late(self: Ledger, *given: Any) -> bool:
+        monkeypatch.setattr(Ledger, "extend_sweep", extend)
+        two.more()  # between our look and our word
+        return extend(self, *given)
+
+    monkeypatch.setattr(Ledger, "extend_sweep", late)
+    assert one.more() == []
+    assert ids(one.more()) == ids(ledger.stored().trials)[2:]
+    assert len(ledger.stored().trials) == 4
+
+
+def test_what_it_has_to_say_is_said_once(ledger: Ledger, write_spec: Write) -> None:
+    space = {"assignment.alpha": {"choices": [0.2, 0.8]}}
+    search = {"method": "optuna", "trials": 9, "startup": 100, "space": space}
+    said: list[str] = []
+    proposals = driver(ledger, load_spec(write_spec(search=search)), said)
+    for _ in range(5):
+        proposals.more()
+    assert proposals.over
+    assert said == ["search: the space has no more different samples after 2"]
+
+
+def test_the_referee_hears_of_other_drivers(ledger: Ledger, write_spec: Write) -> None:
+    sweep = expand(load_spec(write_spec(grid={"seed": [0, 1, 2]})))
+    ledger.add_sweep(sweep)
+    rule = StopOptions(rule="asha", after=1, keep=2)
+    referee, now = Referee(ledger, sweep.id, Judge(rule), lambda: now[0]), [0.0]
+    first, second, third = (
+        done(trial, ap) for trial, ap in zip(sweep.trials, (9, 5, 1), strict=True)
+    )
+    assert referee.reason(first) == ""
+    record(ledger, sweep, second)
+    now[0] = 60.0
+    assert "epoch 1" in referee.reason(third)
+
+
+def done(trial: Any, ap: float) -> EpochDone:
+    metrics = dict.fromkeys(METRICS, float(ap))
+    found = EvaluationRecord(trial.id, 1, "o2o", True, "default", metrics, ())
+    return EpochDone(trial.id, 1, 3, {"loss": 1.0}, (found,), "", Cost())
+
+
+def record(ledger: Ledger, sweep: SweepRecord, event: EpochDone) -> None:
+    attempt = ledger.start_attempt(Claim(event.trial, sweep.id))
+    ledger.record_epoch(event, attempt)
+    ledger.end_attempt(attempt, AttemptEnd("interrupted", Stop("interrupted", "").reason, Cost()))

@@ -1,0 +1,327 @@
+import statistics
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.evaluation.bootstrap import Replicates
+from gaplab.errors import UserError
+from gaplab.results.compare import Group, compare
+from gaplab.results.intervals import METRICS, Resampled
+from gaplab.results.leaderboard import LeaderboardRow
+
+
+def row(assignment: str = "poto", seed: int = 0, alpha: float | None = 0.8, **changes) -> Any:
+    ap, ap_nms = changes.pop("ap", 30.0), changes.pop("ap_nms", 31.0)
+    options = {"name": assignment} | ({} if alpha is None else {"alpha": alpha})
+    epochs = changes.get("epochs", 12)
+    values = {
+        "trial": "t",
+        "sweep": "s",
+        "sweep_name": "s",
+        "assignment": assignment,
+        "family": "o2o",
+        "dataset": "shapes",
+        "seed": seed,
+        "state": "succeeded",
+        "epoch": epochs,
+        "epochs": epochs,
+        "branch": "o2o",
+        "protocol": "default",
+        "results_version": 1,
+        "stale": False,
+        "chosen": "last",
+        "config": {"assignment": options, "training": {"epochs": epochs}, "seed": seed},
+    }
+    numbers = dict.fromkeys(("ap50", "ap50_nms", "ap75", "ap75_nms", "ar_nms", "ar_gap"), 0.0)
+    numbers |= {"ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms, "ar": ap + 20}
+    return LeaderboardRow(**{**values, **numbers, **changes})
+
+
+def to_best(group: Group) -> dict[str, float]:
+    return {metric: stat.to_best.mean for metric, stat in group.stats.items() if stat.to_best}
+
+
+def test_means_and_spreads() -> None:
+    rows = [row(seed=0, ap=30.0), row(seed=1, ap=33.0), row("fcos", ap=10.0, ap_nms=40.0)]
+    first, second = compare(rows, ["assignment"])
+    assert (first.keys, first.n, first.seeds) == ({"assignment": "poto"}, 2, 2)
+    assert first.stats["ap"].mean == 31.5
+    assert first.stats["ap"].std == pytest.approx(4.5**0.5)
+    assert first.stats["gap"].mean == 0.5
+    assert (second.keys, second.n, second.seeds) == ({"assignment": "fcos"}, 1, 1)
+    assert second.stats["gap"].mean == -30.0
+    assert second.stats["gap"].std is None
+    assert to_best(first) == {"ap": 0.0, "ap_nms": 0.0, "gap": 0.0, "ar": 0.0}
+    # FCOS has seed 0 alone, so it is compared to that trial of POTO, not to the mean
+    assert to_best(second) == {"ap": -20.0, "ap_nms": 9.0, "gap": -29.0, "ar": -20.0}
+
+
+def test_the_metric_decides_who_is_best() -> None:
+    rows = [row(ap=30.0), row("fcos", ap=10.0, ap_nms=40.0)]
+    first, second = compare(rows, ["assignment"], "ap_nms")
+    assert first.keys == {"assignment": "fcos"}
+    assert (to_best(first)["ap"], to_best(second)["ap"]) == (0.0, 20.0)
+
+
+def test_seeds_are_distinct_ones() -> None:
+    [group] = compare([row(seed=0), row(seed=0), row(seed=1)], ["assignment"])
+    assert (group.n, group.seeds) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dataset": "cells"},
+        {"protocol": "defcn"},
+        {"epoch": 6},
+        {"epochs": 24},
+        {"results_version": 0, "stale": True},
+        {"chosen": "best"},
+    ],
+)
+def test_unlike_measurements_are_never_mixed(other: dict[str, Any]) -> None:
+    groups = compare([row(ap=30.0), row(ap=10.0, seed=1, **other)], ["assignment"])
+    assert [group.n for group in groups] == [1, 1]
+    assert [to_best(group)["ap"] for group in groups] == [0.0, 0.0]
+    assert {group.stale for group in groups} == {False, other.get("stale", False)}
+
+
+def test_branches_of_different_assignments_meet() -> None:
+    groups = compare([row(ap=30.0), row("fcos", ap=28.0, branch="o2m")], ["assignment"])
+    assert [to_best(group)["ap"] for group in groups] == [0.0, -2.0]
+
+
+def test_schedules_meet_when_compared_by() -> None:
+    rows = [row(ap=30.0), row(ap=32.0, epochs=24)]
+    for key in ("epochs", "training.epochs"):
+        groups = compare(rows, [key])
+        assert [group.keys for group in groups] == [{key: 24}, {key: 12}]
+        assert [to_best(group)["ap"] for group in groups] == [0.0, -2.0]
+
+
+def test_best_epochs_are_one_group() -> None:
+    rows = [row(seed=seed, epoch=epoch, chosen="best") for seed, epoch in ((0, 7), (1, 11))]
+    [group] = compare(rows, ["assignment"])
+    assert (group.n, group.epoch, group.epochs) == (2, "best", 12)
+
+
+def test_unfinished_trials_are_left_out_and_counted() -> None:
+    unfinished = [
+        row(seed=seed, ap=99.0, epoch=3, state=state)
+        for seed, state in enumerate(("running", "failed", "interrupted", "waiting"))
+    ]
+    [group] = compare([row(seed=9), *unfinished], ["assignment"])
+    assert (group.n, group.seeds, group.unfinished, group.epoch) == (1, 1, 4, 12)
+    assert group.stats["ap"].mean == 30.0
+    [group] = compare(unfinished, ["assignment"])
+    assert (group.n, group.seeds, group.unfinished, group.epoch) == (0, 0, 4, None)
+    assert group.stats == {}
+
+
+def test_any_key_of_the_spec() -> None:
+    rows = [row(alpha=0.5, ap=31.0), row(alpha=0.8), row("fcos", alpha=None, ap=1.0)]
+    groups = compare(rows, ["assignment.alpha", "seed"])
+    assert [group.keys for group in groups] == [
+        {"assignment.alpha": 0.5, "seed": 0},
+        {"assignment.alpha": 0.8, "seed": 0},
+        {"assignment.alpha": None, "seed": 0},
+    ]
+
+
+def test_lists_and_booleans_are_values() -> None:
+    def with_option(value: object) -> LeaderboardRow:
+        return row(config={"option": value})
+
+    rows = [with_option(value) for value in ([1, 2], [2, 1], True, 1)]
+    assert [group.n for group in compare(rows, ["option"])] == [1, 1, 1, 1]
+
+
+def test_unknown_keys() -> None:
+    with pytest.raises(UserError) as error:
+        compare([row()], ["assignment.alpah", "seed", "nonsense"])
+    assert len(error.value.problems) == 2
+    assert error.value.problems[0].startswith("assignment.alpah: no such key; did you mean")
+
+
+def test_empty() -> None:
+    assert compare([], ["assignment"]) == compare([], ["anything"]) == []
+
+
+ROWS = st.lists(
+    st.builds(
+        row,
+        st.sampled_from(["poto", "fcos", "date"]),
+        st.integers(0, 3),
+        st.sampled_from([None, 0.5, 0.8]),
+        ap=st.floats(0, 100),
+        ap_nms=st.floats(0, 100),
+        dataset=st.sampled_from(["shapes", "cells"]),
+        protocol=st.sampled_from(["default", "defcn"]),
+        state=st.sampled_from(["succeeded", "succeeded", "running"]),
+        epochs=st.sampled_from([12, 24]),
+    ),
+    max_size=25,
+)
+
+
+@given(ROWS, st.sampled_from(METRICS))
+def test_against_a_plain_loop(rows: list[LeaderboardRow], metric: Any) -> None:
+    has_alpha = any("alpha" in each.config["assignment"] for each in rows)
+    by = ["assignment", "assignment.alpha"] if has_alpha else ["assignment"]
+    cells: dict[Any, list[LeaderboardRow]] = defaultdict(list)
+    for each in rows:
+        options = each.config["assignment"]
+        key = (each.dataset, each.protocol, each.epochs, each.assignment)
+        cells[(*key, *((options.get("alpha"),) if has_alpha else ()))].append(each)
+    groups = compare(rows[::-1], by, metric)
+    found = {(g.dataset, g.protocol, g.epochs, *g.keys.values()): g for g in groups}
+    assert len(found) == len(groups)
+    assert found.keys() == cells.keys()
+    for key, members in cells.items():
+        check(found[key], [m for m in members if m.state == "succeeded"], len(members))
+    for group in groups:
+        peers = [
+            g
+            for key, g in found.items()
+            if key[:3] == (group.dataset, group.protocol, group.epochs)
+        ]
+        if group.stats:
+            best = max((g for g in peers if g.stats), key=lambda g: g.stats[metric].mean)
+            expected = difference(group, best, metric)
+            assert group.stats[metric].to_best.mean == pytest.approx(expected, abs=1e-9)
+
+
+def difference(group: Group, best: Group, metric: str) -> float:
+    """Over shared seeds where each seed occurs once; else of means."""
+    pairs = [(a, b) for a in group.trials for b in best.trials if a.seed == b.seed]
+    repeats = any(g.seeds < g.n for g in (group, best))
+    if not pairs or repeats:
+        pairs = [(a, b) for a in group.trials for b in best.trials]
+    return statistics.mean(getattr(a, metric) - getattr(b, metric) for a, b in pairs)
+
+
+def check(group: Group, finished: list[LeaderboardRow], total: int) -> None:
+    assert (group.n, group.unfinished) == (len(finished), total - len(finished))
+    for metric in METRICS if finished else ():
+        values = [getattr(each, metric) for each in finished]
+        assert group.stats[metric].mean == pytest.approx(statistics.mean(values))
+        if len(values) > 1:
+            assert group.stats[metric].std == pytest.approx(statistics.stdev(values), abs=1e-9)
+        else:
+            assert group.stats[metric].std is None
+
+
+class TestIntervals:
+    """Numbers of three assignments; replicates of a trial are its AP plus known noise."""
+
+    noise = np.linspace(-2, 2, 41)
+
+    def resampled(self, row: LeaderboardRow) -> Resampled | None:
+        """Noise of all trials is the same, so it cancels in differences, but for FCOS."""
+        self.asked.append(row.trial)
+        own = self.noise[::-1] if row.assignment == "fcos" else self.noise
+        return row.matches and Resampled(
+            row.matches, Replicates(row.ap + own, row.ap_nms + 0 * own)
+        )
+
+    def compare(self, *rows: LeaderboardRow, metric: Any = "ap") -> list[Group]:
+        self.asked: list[str] = []
+        return compare(rows, ["assignment"], metric, self.resampled)
+
+    def test_over_seeds(self) -> None:
+        aps = {"poto": [30.0, 33.0, 31.0], "fcos": [20.0, 21.0, 23.5]}
+        rows = [
+            row(name, seed, ap=ap) for name, each in aps.items() for seed, ap in enumerate(each)
+        ]
+        best, other = self.compare(*rows)
+        assert (best.over, best.to_best_over, best.pairs) == ("seeds", None, 0)
+        assert (other.over, other.to_best_over, other.pairs) == ("seeds", "seeds", 3)
+        scipys = scipy.stats.t.interval(0.95, 2, *mean_and_error(aps["fcos"]))
+        assert other.stats["ap"].interval == pytest.approx(scipys)
+        expected = scipy.stats.ttest_rel(aps["fcos"], aps["poto"])
+        found = other.stats["ap"].to_best
+        assert found.p == pytest.approx(expected.pvalue)
+        assert found.interval == pytest.approx(expected.confidence_interval())
+        assert best.stats["ap"].to_best.interval is best.stats["ap"].to_best.p is None
+        assert self.asked == []
+
+    def test_seeds_are_paired_where_both_have_them(self) -> None:
+        rows = [row(seed=seed, ap=30.0 + seed) for seed in (0, 1, 2, 7)]
+        rows += [row("fcos", seed, ap=20.0 + 3 * seed) for seed in (1, 2, 4)]
+        _, other = self.compare(*rows)
+        expected = scipy.stats.ttest_rel([23.0, 26.0], [31.0, 32.0])
+        found = other.stats["ap"].to_best
+        assert (found.mean, other.pairs) == (-7.0, 2)
+        assert found.interval == pytest.approx(expected.confidence_interval())
+        assert found.p == pytest.approx(expected.pvalue)
+
+    @pytest.mark.parametrize("seed", [0, 5])
+    def test_single_trials_are_over_images(self, seed: int) -> None:
+        rows = [row(matches="a"), row("date", seed, ap=25.0, matches="a")]
+        best, other = self.compare(*rows)
+        assert (best.over, other.over, other.to_best_over, other.pairs) == ("images",) * 3 + (1,)
+        assert best.stats["ap"].interval == pytest.approx((28.1, 31.9))
+        assert best.stats["ap_nms"].interval == pytest.approx((31.0, 31.0))
+        assert best.stats["gap"].interval == pytest.approx((-2.9, 0.9))
+        assert best.stats["ar"].interval is None
+        found = other.stats["ap"].to_best
+        assert (found.mean, found.p) == (-5.0, None)
+        assert found.interval == pytest.approx((-5.0, -5.0))
+        assert other.stats["ar"].to_best.mean == -5.0
+        assert other.stats["ar"].to_best.interval is None
+
+    def test_the_same_images_are_drawn_for_both(self) -> None:
+        _, other = self.compare(row(matches="a"), row("fcos", ap=25.0, matches="a"))
+        assert other.stats["ap"].to_best.interval == pytest.approx((-8.8, -1.2))
+
+    def test_one_shared_seed_is_over_images(self) -> None:
+        rows = [row(seed=seed, ap=30.0 + seed, matches="a", trial=f"p{seed}") for seed in range(3)]
+        _, other = self.compare(*rows, row("date", 1, ap=25.0, matches="a", trial="d1"))
+        assert (other.stats["ap"].to_best.mean, other.to_best_over) == (-6.0, "images")
+        assert other.stats["ap"].to_best.interval == pytest.approx((-6.0, -6.0))
+        assert set(self.asked) == {"p1", "d1"}
+
+    @pytest.mark.parametrize("matches", ["", "b"])
+    def test_without_matches_or_of_other_images(self, matches: str) -> None:
+        best, other = self.compare(row(matches="a"), row("date", ap=25.0, matches=matches))
+        assert (best.over, other.over) == ("images", "images" if matches else None)
+        assert (other.to_best_over, other.pairs) == (None, 1)
+        assert to_best(other)["ap"] == -5.0
+        assert all(stat.to_best.interval is None for stat in other.stats.values())
+
+    def test_no_shared_seed(self) -> None:
+        rows = [row(seed=seed, ap=30.0 + seed, matches="a") for seed in (0, 1)]
+        rows += [row("fcos", seed, ap=20.0 + seed, matches="a") for seed in (2, 3)]
+        _, other = self.compare(*rows)
+        assert (other.over, other.to_best_over, other.pairs) == ("seeds", None, 0)
+        assert other.stats["ap"].to_best.interval is None
+        assert to_best(other)["ap"] == -8.0
+
+    def test_trials_that_differ_in_more_than_their_seed(self) -> None:
+        rows = [row(alpha=alpha, ap=30.0, matches="a") for alpha in (0.5, 0.8)]
+        rows += [row("fcos", ap=20.0, matches="a")]
+        best, other = self.compare(*rows)
+        assert (best.over, other.to_best_over, other.pairs) == (None, None, 0)
+        assert best.stats["ap"].interval is None
+        assert to_best(other)["ap"] == -10.0
+
+    def test_unfinished_trials_are_not_resampled(self) -> None:
+        [group] = self.compare(row(state="running", matches="a"))
+        assert (group.over, self.asked) == (None, [])
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    return statistics.mean(values), scipy.stats.sem(values)
+
+
+def test_a_metric_that_trials_have_not() -> None:
+    rows = [row(ap=30.0, ar=None), row("fcos", ap=20.0, ar=None), row("fcos", 1, ap=20.0)]
+    for group in compare(rows, ["assignment"]):
+        assert set(group.stats) == {"ap", "ap_nms", "gap"}
+    [group] = compare([row(ar=None)], ["assignment"], "ar")
+    assert group.stats["ap"].to_best is None

@@ -1,0 +1,219 @@
+"""What the ledger holds, as pyarrow reads it from the exported files."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gaplab.cli import main
+from gaplab.errors import UserError
+from gaplab.ledger import Ledger
+from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.results import export as module
+from gaplab.results.export import export
+from gaplab.storage.home import Home
+
+CONFIGS: tuple[dict[str, Any], ...] = (
+    {
+        "assignment": {"name": "o2f", "k": 9, "alpha": 0.8},
+        "seed": 3,
+        "data": {"scales": [640, 800], "extra": {}},
+        "training": {"lr": 1, "ema": True, "seed": None},
+        "mixed": 1,
+        "big": 2**70,
+    },
+    {
+        "assignment": {"name": "poto", "alpha": 0.5},
+        "seed": 4,
+        "data": {"scales": [512], "extra": {}},
+        "training": {"lr": 0.5, "ema": False, "seed": None},
+        "mixed": "one",
+        "big": 1,
+    },
+)
+
+
+def trial(index: int) -> TrialRecord:
+    config = CONFIGS[index]
+    name = config["assignment"]["name"]
+    return TrialRecord(f"{index:012x}", config, name, "hybrid", "shapes", 3 + index, 12, 1)
+
+
+def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord:
+    return EvaluationRecord(
+        trial=f"{index:012x}",
+        epoch=epoch,
+        branch="o2o",
+        primary=True,
+        protocol="default",
+        metrics={"ap": 10.0 * index + epoch, "ap_nms": 50.1, "gap": -1.0 / 3.0, **more},
+        classes=(ClassRecord("cat", 1.0, 2.0, -1.0), ClassRecord("été", None, None, None)),
+        candidates=f"/c/{epoch}" if epoch == 2 else "",
+        matches=f"/m/{epoch}" if epoch == 2 else "",
+        rule={"nms_iou": 0.6} if index else {},
+    )
+
+
+def fill(ledger: Ledger) -> None:
+    """Sweep one: trial 0 alone, not evaluated the same way as trial 1 of sweep two."""
+    for sweep, index in (("one", 0), ("two", 1)):
+        ledger.add_sweep(SweepRecord(f"{sweep}-00000001", sweep, "name: x\n", (trial(index),)))
+        machine = Machine("node", "cpu", 1, 0.0)
+        attempt = ledger.start_attempt(Claim(trial(index).id, f"{sweep}-00000001", machine=machine))
+        for epoch in (1, 2):
+            more = {"mmr": 40.5, "ap_small": None} if index and epoch == 2 else {"ar": 7.25}
+            ledger.record(evaluation(index, epoch, **more), attempt)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    with Ledger.open(Home(tmp_path / "home").ledger_url) as opened:
+        fill(opened)
+        yield opened
+
+
+def test_trials(ledger: Ledger, tmp_path: Path) -> None:
+    counts = export(ledger, tmp_path / "out")
+    assert counts == dict(
+        zip((tmp_path / "out" / name for name in module.FILES), (2, 4, 8), strict=True)
+    )
+    table = pq.read_table(tmp_path / "out/trials.parquet")
+    columns = table.to_pydict()
+    assert columns["id"] == [trial(0).id, trial(1).id]
+    assert columns["assignment"] == columns["config.assignment.name"] == ["o2f", "poto"]
+    assert columns["seed"] == columns["config.seed"] == [3, 4]
+    assert columns["state"] == ["running", "running"]
+    assert [json.loads(text) for text in columns["config"]] == list(CONFIGS)
+    assert columns["config.assignment.k"] == [9, None]
+    assert columns["config.assignment.alpha"] == [0.8, 0.5]
+    assert columns["config.training.lr"] == [1.0, 0.5]
+    assert columns["config.training.ema"] == [True, False]
+    assert columns["config.training.seed"] == [None, None]
+    assert columns["config.data.scales"] == ["[640, 800]", "[512]"]
+    assert columns["config.data.extra"] == ["{}", "{}"]
+    assert columns["config.mixed"] == ["1", '"one"']
+    assert columns["config.big"] == [str(2**70), "1"]
+    types = {field.name: field.type for field in table.schema}
+    assert types["config.training.lr"] == pa.float64()
+    assert types["config.assignment.k"] == types["seed"] == pa.int64()
+    assert types["config.training.ema"] == pa.bool_()
+    assert types["created_at"] == pa.timestamp("us", "UTC")
+    first = columns["created_at"][0]
+    assert abs((datetime.now(UTC) - first).total_seconds()) < 3600
+    assert first == next(ledger.all_trials()).created_at
+
+
+def test_evaluations(ledger: Ledger, tmp_path: Path) -> None:
+    export(ledger, tmp_path / "out")
+    table = pq.read_table(tmp_path / "out/evaluations.parquet")
+    columns = table.to_pydict()
+    assert columns["trial"] == [trial(0).id] * 2 + [trial(1).id] * 2
+    assert columns["epoch"] == [1, 2, 1, 2]
+    assert columns["ap"] == [1.0, 2.0, 11.0, 12.0]
+    assert columns["gap"] == [-1 / 3] * 4
+    assert columns["ar"] == [7.25, 7.25, 7.25, None]
+    assert columns["mmr"] == [None, None, None, 40.5]
+    assert columns["ap_small"] == [None] * 4
+    assert columns["is_primary"] == [True] * 4
+    assert columns["candidates"] == [None, "/c/2"] * 2
+    assert columns["matches"] == [None, "/m/2"] * 2
+    # The rule of a protocol is known to all evaluations under it once one has told it.
+    assert {json.loads(rule)["nms_iou"] for rule in columns["rule"]} == {0.6}
+    times = [each.created_at for each in ledger.all_evaluations()]
+    assert columns["created_at"] == times
+    metrics = {"ap", "ap_nms", "gap", "ar", "mmr", "ap_small"}
+    assert {table.schema.field(name).type for name in metrics} == {pa.float64()}
+    own = {"trial", "epoch", "branch", "protocol", "is_primary", "attempt", "rule"}
+    assert set(columns) == metrics | own | {"candidates", "matches", "created_at"}
+
+
+def test_classes_in_several_row_groups(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ROWS", 3)
+    export(ledger, tmp_path / "out")
+    path = tmp_path / "out/classes.parquet"
+    assert pq.ParquetFile(path).num_row_groups == 3
+    columns = pq.read_table(path).to_pydict()
+    assert columns["class"] == ["cat", "été"] * 4
+    assert columns["epoch"] == [1, 1, 2, 2] * 2
+    assert columns["ap"] == [1.0, None] * 4
+    assert columns["ap_nms"] == [2.0, None] * 4
+    assert columns["gap"] == [-1.0, None] * 4
+
+
+def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
+    export(ledger, tmp_path, "one")
+    assert pq.read_table(tmp_path / "trials.parquet")["id"].to_pylist() == [trial(0).id]
+    evaluations = pq.read_table(tmp_path / "evaluations.parquet")
+    assert evaluations["trial"].to_pylist() == [trial(0).id] * 2
+    assert "mmr" not in evaluations.schema.names
+    assert pq.read_table(tmp_path / "classes.parquet").num_rows == 4
+    with pytest.raises(UserError, match="nine"):
+        export(ledger, tmp_path / "other", "nine")
+    assert not (tmp_path / "other").exists()
+
+
+def test_an_empty_ledger(tmp_path: Path) -> None:
+    with Ledger.open(f"sqlite:///{tmp_path / 'empty.db'}") as ledger:
+        counts = export(ledger, tmp_path / "out")
+    assert list(counts.values()) == [0, 0, 0]
+    for name in module.FILES:
+        assert pq.read_table(tmp_path / "out" / name).num_rows == 0
+
+
+def test_files_that_are_there_stay(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "trials.parquet").write_text("mine")
+    (tmp_path / "classes.parquet").write_text("mine")
+    with pytest.raises(UserError) as error:
+        export(ledger, tmp_path)
+    assert error.value.problems == tuple(
+        f"{tmp_path / name}: is there already; --force replaces it"
+        for name in ("trials.parquet", "classes.parquet")
+    )
+    assert not (tmp_path / "evaluations.parquet").exists()
+    assert (tmp_path / "trials.parquet").read_text() == "mine"
+    export(ledger, tmp_path, force=True)
+    assert pq.read_table(tmp_path / "trials.parquet").num_rows == 2
+
+
+def test_where_no_folder_can_be(ledger: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/classes\.parquet: can't be written"):
+        export(ledger, tmp_path / "file")
+
+
+@pytest.fixture
+def gaplab(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command line on the ledger: exit code, standard output and error."""
+    monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "home"))
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_the_command(gaplab: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    out = tmp_path / "my files"
+    lines = [
+        f"{out / name}: {rows} rows\n" for name, rows in zip(module.FILES, (1, 2, 4), strict=True)
+    ]
+    assert gaplab("export", out, "--sweep", "two") == (0, "".join(lines), "")
+    code, said, complaint = gaplab("export", out)
+    assert (code, said) == (2, "")
+    assert complaint.count("is there already; --force replaces it\n") == 3
+    assert gaplab("export", out, "--force")[0] == 0
+    assert pq.read_table(out / "trials.parquet").num_rows == 2

@@ -1,0 +1,85 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detectors.evaluation.bootstrap import Replicates
+from gaplab.results.intervals import Interval, Resampled, mean_interval, paired
+
+VALUES = st.floats(0, 100).map(lambda value: round(value, 3))
+
+
+@given(st.lists(VALUES, min_size=2, max_size=9).filter(lambda each: len(set(each)) > 1))
+def test_mean_interval_is_scipys(values: list[float]) -> None:
+    expected = scipy.stats.t.interval(
+        0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
+    )
+    assert mean_interval(values) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=9))
+def test_paired_is_scipys(pairs: list[tuple[float, float]]) -> None:
+    mine, theirs = (list(each) for each in zip(*pairs, strict=True))
+    found = paired(mine, theirs)
+    assert found.mean == pytest.approx(np.mean(mine) - np.mean(theirs), abs=1e-9)
+    if np.ptp(np.subtract(mine, theirs)) > 1e-9:
+        expected = scipy.stats.ttest_rel(mine, theirs)
+        assert found.p == pytest.approx(expected.pvalue, abs=1e-12)
+        assert found.interval == pytest.approx(expected.confidence_interval(), abs=1e-9)
+
+
+def test_no_interval_of_one_value() -> None:
+    assert mean_interval([]) is mean_interval([3.0]) is None
+
+
+def test_equal_differences() -> None:
+    assert paired([1.0, 2.0], [0.5, 1.5]).p == 0.0
+    assert paired([1.0, 2.0], [0.5, 1.5]).interval == (0.5, 0.5)
+    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "real"),
+    [(0.1, 2.0, True), (-2.0, -0.1, True), (-1.0, 1.0, False), (0.0, 1.0, False)],
+)
+def test_excludes_zero(low: float, high: float, real: bool) -> None:
+    assert Interval(low, high).excludes_zero is real
+
+
+def test_rounding_is_no_difference() -> None:
+    assert not Interval(1e-14, 1e-14).excludes_zero
+    assert not Interval(-1e-14, -1e-14).excludes_zero
+
+
+def test_over_images() -> None:
+    steps = np.linspace(0, 10, 201)
+    mine = Resampled("a", Replicates(50 + steps, 40 + steps[::-1]))
+    found = mine.intervals()
+    assert found["ap"] == pytest.approx((50.25, 59.75))
+    assert found["ap_nms"] == pytest.approx((40.25, 49.75))
+    assert found["gap"] == pytest.approx((0.5, 19.5))
+    assert set(found) == {"ap", "ap_nms", "gap"}
+
+
+def test_differences_over_images_are_paired() -> None:
+    steps = np.linspace(0, 10, 201)
+    mine = Resampled("a", Replicates(50 + steps, 40 + steps))
+    other = Resampled("a", Replicates(20 + steps, 60 - steps))
+    found = mine.intervals(less=other)
+    assert found["ap"] == pytest.approx((30.0, 30.0))
+    assert found["ap_nms"] == pytest.approx((-19.5, -0.5))
+    assert found["gap"] == pytest.approx((30.5, 49.5))
+    assert mine.intervals(less=Resampled("b", other.replicates)) == {}
+
+
+def test_it_comes_without_numpy() -> None:
+    modules = ["numpy", "scipy", "torch"]
+    code = (
+        f"import sys, gaplab.results.intervals; print([m for m in {modules} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"

@@ -1,0 +1,247 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from detectors import RESULTS_VERSION
+from gaplab.errors import UserError
+from gaplab.ledger import Ledger
+from gaplab.records import (
+    AttemptEnd,
+    Claim,
+    Cost,
+    EvaluationRecord,
+    Machine,
+    SweepRecord,
+    TrialRecord,
+)
+from gaplab.results.leaderboard import LeaderboardQuery, leaderboard, settings
+
+METRICS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
+
+
+def trial(identity: str, name: str, seed: int, **options) -> TrialRecord:
+    version = options.pop("version", RESULTS_VERSION)
+    dataset = options.pop("dataset", "shapes")
+    config = {
+        "assignment": {"name": name, **options},
+        "training": {"epochs": 3, "augment": "hflip", "decay_at": [0.6, 0.9]},
+        "seed": seed,
+    }
+    family = "o2m" if name == "fcos" else "o2o"
+    return TrialRecord(identity, config, name, family, dataset, seed, 3, version)
+
+
+POTO_0 = trial("p0", "poto", 0, alpha=0.8)
+POTO_1 = trial("p1", "poto", 1, alpha=0.8)
+FCOS = trial("f0", "fcos", 0, radius=1.5)
+OLD = trial("old", "poto", 0, alpha=0.8, version=RESULTS_VERSION - 1)
+CELLS = trial("c0", "poto", 0, alpha=0.5, dataset="cells")
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def ledger(empty: Ledger) -> Ledger:
+    """Sweep one: four trials; two: POTO_1 again and CELLS. POTO_1 still runs, at epoch 2."""
+    empty.add_sweep(SweepRecord("one-11", "one", "", (POTO_0, POTO_1, FCOS, OLD)))
+    empty.add_sweep(SweepRecord("two-22", "two", "", (POTO_1, CELLS, trial("w", "date", 0))))
+    run(empty, "one-11", POTO_0, [(10.0, 10.5), (32.0, 32.5), (30.0, 31.0)])
+    run(empty, "one-11", POTO_1, [(20.0, 20.25), (25.0, 25.5)], end=False)
+    run(empty, "one-11", FCOS, [(5.0, 40.0)] * 3)
+    run(empty, "one-11", OLD, [(30.0, 31.0)] * 3)
+    run(empty, "two-22", CELLS, [(1.0, 0.5)] * 3)
+    return empty
+
+
+def run(
+    ledger: Ledger, sweep: str, trial: TrialRecord, aps: list[tuple[float, float]], end: bool = True
+) -> None:
+    """An attempt with one evaluation an epoch; the second branch is 1 point worse."""
+    attempt = ledger.start_attempt(Claim(trial.id, sweep, machine=Machine("n", "cpu", 1, 0.0)))
+    primary, other = ("o2m", "o2o") if trial.family == "o2m" else ("o2o", "o2m")
+    for epoch, (ap, ap_nms) in enumerate(aps, start=1):
+        for branch, less in ((primary, 0.0), (other, 1.0)):
+            numbers = {"ap": ap - less, "ap_nms": ap_nms - less, "gap": ap - ap_nms}
+            metrics = dict.fromkeys(METRICS, 50.0) | numbers
+            record = EvaluationRecord(
+                trial.id, epoch, branch, branch == primary, "default", metrics, ()
+            )
+            ledger.record(record, attempt)
+    if end:
+        ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+
+
+def ids(ledger: Ledger, **query) -> list[str]:
+    return [row.trial for row in leaderboard(ledger, LeaderboardQuery(**query))]
+
+
+def test_least_need_of_nms_comes_first(ledger: Ledger) -> None:
+    rows = leaderboard(ledger, LeaderboardQuery())
+    assert [(row.trial, row.gap) for row in rows] == [
+        ("c0", 0.5),
+        ("p1", -0.5),
+        ("old", -1.0),
+        ("p0", -1.0),
+        ("f0", -35.0),
+    ]
+
+
+def test_other_orders(ledger: Ledger) -> None:
+    assert ids(ledger, sort="ap") == ["old", "p0", "p1", "f0", "c0"]
+    assert ids(ledger, sort="ap_nms") == ["f0", "old", "p0", "p1", "c0"]
+
+
+def test_fields(ledger: Ledger) -> None:
+    row = next(row for row in leaderboard(ledger, LeaderboardQuery()) if row.trial == "p0")
+    about = (row.sweep, row.sweep_name, row.assignment, row.family, row.dataset, row.seed)
+    assert about == ("one-11", "one", "poto", "o2o", "shapes", 0)
+    where = (row.epoch, row.epochs, row.branch, row.protocol, row.state, row.stale, row.chosen)
+    assert where == (3, 3, "o2o", "default", "succeeded", False, "last")
+    assert (row.ap, row.ap_nms, row.gap, row.ar, row.ap50_nms) == (30.0, 31.0, -1.0, 50.0, 50.0)
+
+
+def test_a_running_trial_stands_where_it_is(ledger: Ledger) -> None:
+    [row] = leaderboard(ledger, LeaderboardQuery(where=("seed=1",)))
+    assert (row.trial, row.state, row.epoch, row.ap) == ("p1", "running", 2, 25.0)
+
+
+def test_old_results_are_stale(ledger: Ledger) -> None:
+    rows = leaderboard(ledger, LeaderboardQuery())
+    assert {row.trial for row in rows if row.stale} == {"old"}
+
+
+def test_epochs(ledger: Ledger) -> None:
+    best = {row.trial: row for row in leaderboard(ledger, LeaderboardQuery(epoch="best"))}
+    assert (best["p0"].epoch, best["p0"].ap, best["p0"].chosen) == (2, 32.0, "best")
+    first = leaderboard(ledger, LeaderboardQuery(epoch=1))
+    assert {row.epoch for row in first} == {1}
+    assert {row.chosen for row in first} == {"given"}
+    assert len(first) == 5
+
+
+def test_branches(ledger: Ledger) -> None:
+    primary = {row.trial: row.branch for row in leaderboard(ledger, LeaderboardQuery())}
+    assert primary == {"p0": "o2o", "p1": "o2o", "old": "o2o", "c0": "o2o", "f0": "o2m"}
+    rows = leaderboard(ledger, LeaderboardQuery(branch="o2m", sort="ap"))
+    assert [(row.trial, row.ap) for row in rows][:2] == [("old", 29.0), ("p0", 29.0)]
+    assert {row.branch for row in rows} == {"o2m"}
+
+
+def test_a_trial_of_two_sweeps_appears_once(ledger: Ledger) -> None:
+    both = {row.trial: row.sweep_name for row in leaderboard(ledger, LeaderboardQuery())}
+    assert both == {"p0": "one", "p1": "two", "f0": "one", "old": "one", "c0": "two"}
+    for name in ("one", "one-11", "one-1"):
+        rows = leaderboard(ledger, LeaderboardQuery(sweep=name))
+        assert {row.trial for row in rows} == {"p0", "p1", "f0", "old"}
+        assert {row.sweep for row in rows} == {"one-11"}
+
+
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        (("assignment.alpha=0.8",), {"p0", "p1", "old"}),
+        (("assignment.alpha=8e-1", "seed=0"), {"p0", "old"}),
+        (("assignment.name=fcos",), {"f0"}),
+        (("family=o2o", "dataset=cells"), {"c0"}),
+        (("training.augment=hflip", "seed = 1"), {"p1"}),
+        (("training.decay_at=[0.6, 0.9]", "assignment.radius=1.5"), {"f0"}),
+        (("seed=0", "seed=1"), set()),
+        (("assignment.alpha=0.7",), set()),
+        ((f"results_version={RESULTS_VERSION - 1}",), {"old"}),
+    ],
+)
+def test_where(ledger: Ledger, where: tuple[str, ...], found: set[str]) -> None:
+    assert set(ids(ledger, where=where)) == found
+
+
+def test_unknown_keys_are_all_named(ledger: Ledger) -> None:
+    with pytest.raises(UserError) as error:
+        ids(ledger, where=("assignment.alhpa=1", "seed=0", "sede=1"))
+    assert error.value.problems == (
+        "assignment.alhpa: no such key; "
+        "did you mean assignment.alpha or assignment.name or assignment?",
+        "sede: no such key; did you mean seed?",
+    )
+
+
+@pytest.mark.parametrize("condition", ["seed", "=1", ""])
+def test_not_a_condition(ledger: Ledger, condition: str) -> None:
+    with pytest.raises(UserError, match="write key=value"):
+        ids(ledger, where=(condition,))
+
+
+def test_data_set_and_assignment(ledger: Ledger) -> None:
+    assert ids(ledger, dataset="cells") == ["c0"]
+    assert ids(ledger, assignment="fcos") == ["f0"]
+    assert ids(ledger, dataset="cells", assignment="fcos") == []
+    with pytest.raises(UserError) as error:
+        ids(ledger, dataset="shape", assignment="pooto")
+    assert error.value.problems == (
+        "dataset 'shape': no evaluations; did you mean shapes?",
+        "assignment 'pooto': no evaluations; did you mean poto?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ({"protocol": "defcn"}, "protocol 'defcn', branch primary, epoch last"),
+        ({"branch": "o2f"}, "protocol 'default', branch o2f, epoch last"),
+        ({"epoch": 9}, "protocol 'default', branch primary, epoch 9"),
+    ],
+)
+def test_what_there_is_instead(ledger: Ledger, query: dict[str, object], asked: str) -> None:
+    with pytest.raises(UserError) as error:
+        leaderboard(ledger, LeaderboardQuery(**query))
+    there = "default/o2m (epochs 1 to 3), default/o2o (epochs 1 to 3)"
+    assert str(error.value) == f"{asked}: no evaluations; there are protocol/branch {there}"
+
+
+def test_protocols_never_mix(ledger: Ledger) -> None:
+    attempt = ledger.attempts("p0")[0].id
+    metrics = dict.fromkeys(METRICS, 1.0)
+    ledger.record(EvaluationRecord("p0", 3, "o2o", True, "defcn", metrics, ()), attempt)
+    assert {row.protocol for row in leaderboard(ledger, LeaderboardQuery())} == {"default"}
+    [row] = leaderboard(ledger, LeaderboardQuery(protocol="defcn"))
+    assert (row.trial, row.protocol, row.ap) == ("p0", "defcn", 1.0)
+
+
+def test_empty(empty: Ledger) -> None:
+    assert ids(empty) == ids(empty, where=("nothing=1",), dataset="x", protocol="y") == []
+    empty.add_sweep(SweepRecord("s", "s", "", (POTO_0,)))
+    assert ids(empty, sweep="s") == []
+    with pytest.raises(UserError, match="sweep 't': not in the ledger; there are s"):
+        ids(empty, sweep="t")
+
+
+def test_settings(ledger: Ledger) -> None:
+    [row] = leaderboard(ledger, LeaderboardQuery(dataset="cells"))
+    assert settings(row) == {
+        "assignment": "poto",
+        "assignment.name": "poto",
+        "assignment.alpha": 0.5,
+        "training.epochs": 3,
+        "training.augment": "hflip",
+        "training.decay_at": [0.6, 0.9],
+        "seed": 0,
+        "family": "o2o",
+        "dataset": "cells",
+        "epochs": 3,
+        "results_version": RESULTS_VERSION,
+    }
+
+
+def test_tables_come_without_torch() -> None:
+    modules = ["torch", "ray", "mlflow", "alembic", "pydantic"]
+    code = (
+        f"import sys, gaplab.cli.render.tables; print([m for m in {modules} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"

@@ -1,0 +1,307 @@
+"""The tables of the papers as specs: complete, loadable, and equal where they must be."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.losses import LossOptions
+from gaplab.records import TrialRecord
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Reading, Spec
+from gaplab.spec.sweep import Outline, expand, experiment_of, outline, row_trials
+
+FOLDER = Path(__file__).parents[3] / "experiments"
+TABLES = sorted(FOLDER.glob("[0-9]*/t*.yaml"))
+PROFILES = ("laptop", "paper")
+_ROWS = json.loads((FOLDER / "paper_results.json").read_text())["rows"]
+PUBLISHED = {row["id"]: row for row in _ROWS}
+
+
+def _ids(prefix: str, *numbers: int) -> set[str]:
+    return {f"{prefix}-{number:02d}" for number in numbers}
+
+
+LEFT_OUT = {
+    "query-based detectors are not built": _ids("000-T1", 1, 2, 3)
+    | _ids("000-T2", *range(1, 7))
+    | _ids("001-T6", *range(1, 5)),
+    "true boxes have no detector": {"000-T3-01", "003-T8-04", "004-T4-01"},
+    "instance masks are not built": _ids("002-T9", *range(1, 9)),
+}
+"""Published rows in no file, by reason."""
+
+SAME = (
+    # within a paper: the setting that its tables vary around
+    ("000-T1-05", "000-T2-07"),
+    ("000-T1-07", "000-T2-10"),
+    ("000-T1-09", "000-T2-13"),
+    ("000-T3-03", "000-T3-04"),
+    ("000-T3-06", "000-T3-07"),
+    ("001-T1-04", "001-T2-01", "001-T3-02", "001-T4-03", "001-T5-06"),
+    ("001-T3-01", "001-T5-05"),
+    ("002-T1-01", "002-T5-05"),
+    ("002-T2-04", "002-T3-10", "002-T4-07", "002-T5-19"),
+    ("002-T5-01", "002-T5-03"),
+    ("002-T5-02", "002-T5-04"),
+    ("002-T6-01", "002-T6-03"),
+    ("002-T6-02", "002-T6-04"),
+    ("002-T7-01", "002-T7-03"),
+    ("002-T7-02", "002-T7-04"),
+    ("003-T1-05", "003-T3-13", "003-T4-04", "003-T5-04"),
+    ("003-T1-06", "003-T5-05", "003-T6-05", "003-T9-01"),
+    ("003-T1-07", "003-T5-06", "003-T9-05"),
+    (*sorted(_ids("003-T2", 1, 2, 3, 4, 5)), "003-T5-01", "003-T5-03"),
+    ("004-T1-01", "004-T9-01"),
+    ("004-T1-03", "004-T5-01", "004-T8-01", "004-T10-01"),
+    ("004-T1-04", "004-T2-02", "004-T5-06", "004-T6-01", "004-T7-01", "004-T7-03", "004-T8-02"),
+    ("004-T1-04", "004-T8-03", "004-T10-03"),
+    ("004-T1-06", "004-T11-01"),
+    ("004-T1-07", "004-T2-05", "004-T6-02", "004-T11-03"),
+    ("004-T3-04", "004-T3-05"),
+    ("004-T5-04", "004-T9-02", "004-T10-11"),
+    ("004-T7-02", "004-T7-04", "004-T10-05"),
+    # between papers: figures that one took from the other
+    ("000-T1-06", "001-T5-02"),
+    ("000-T3-02", "003-T8-01"),
+    ("000-T3-05", "002-T8-01", "003-T8-02"),
+    ("002-T8-02", "003-T8-05"),
+    ("002-T8-03", "003-T8-07"),
+)
+"""Rows of one trial, in both profiles."""
+
+SAME_ON_LAPTOP = (
+    ("002-T5-01", "003-T5-01"),
+    ("002-T5-05", "003-T1-05"),
+    ("002-T5-07", "003-T1-06"),
+    ("002-T5-09", "003-T1-07"),
+    ("002-T5-11", "003-T9-06"),
+    ("002-T5-13", "003-T9-02"),
+    ("002-T6-01", "003-T7-02"),
+    ("002-T6-07", "003-T7-03"),
+    ("000-T3-02", "004-T4-02"),
+)
+"""Rows that differ between papers in their schedules alone."""
+
+STARTS = {
+    "004-T11-02": "004-T1-05",
+    "004-TEXT-4.6-01": "004-T1-02",
+    "004-TEXT-4.6-02": "004-T1-02",
+}
+"""Rows that start from the weights of another row's trial."""
+
+
+@cache
+def _spec(path: Path, profile: str = "laptop") -> Spec:
+    return load_spec(path, profile)
+
+
+@cache
+def _outline(path: Path, profile: str) -> Outline:
+    return outline(_spec(path, profile))
+
+
+@cache
+def _trials(profile: str) -> dict[str, list[TrialRecord]]:
+    """The trials of every row, one for each file that has it."""
+    found = dict[str, list[TrialRecord]]()
+    for path in TABLES:
+        for row, trials in _outline(path, profile).rows.items():
+            found.setdefault(row, []).extend(trials)
+    return found
+
+
+def _settings(trial: TrialRecord) -> Any:
+    """All that makes the trial, where its data may be missing and it has no id."""
+    return experiment_of(trial).config()
+
+
+def _head(path: Path) -> list[str]:
+    lines = path.read_text().splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
+
+
+def _name(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+def _differing(a: Any, b: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The places where two trees of mappings differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from _differing(a.get(key), b.get(key), (*at, key))
+    elif a != b:
+        yield at
+
+
+of_every_table = pytest.mark.parametrize("path", TABLES, ids=_name)
+in_both_profiles = pytest.mark.parametrize("profile", PROFILES)
+
+
+def test_every_dense_table_has_a_file() -> None:
+    tables = {"000": 3, "001": 5, "002": 8, "003": 9, "004": 11}
+    wanted = {f"{paper}-t{i}" for paper, count in tables.items() for i in range(1, count + 1)}
+    assert {_name(path) for path in TABLES} == wanted
+
+
+@of_every_table
+def test_the_header_says_what_the_file_holds(path: Path) -> None:
+    head = _head(path)
+    text = "\n".join(head)
+    assert head[0].startswith(f"# {path.parent.name} Table {path.stem[1:]}")
+    assert len(head) <= 20
+    assert all(part in text for part in ("Laptop: ", "Paper: ", "# Found", "Left out: "))
+    said = re.search(r"# Laptop: (\d+) trials?\b", text)
+    assert said is not None
+    assert int(said[1]) == len(expand(_spec(path)).trials)
+
+
+@of_every_table
+@in_both_profiles
+def test_a_row_is_one_trial(path: Path, profile: str) -> None:
+    spec = _spec(path, profile)
+    assert spec.name == _name(path)
+    assert spec.question
+    assert set(spec.rows) <= set(PUBLISHED)
+    assert all(len(trials) == 1 for trials in _outline(path, profile).rows.values())
+
+
+@of_every_table
+def test_a_file_holds_its_own_table_and_what_that_starts_from(path: Path) -> None:
+    spec = _spec(path)
+    table = (path.parent.name, path.stem.upper())
+    foreign = {
+        row
+        for row in spec.rows
+        if (PUBLISHED[row]["paper"], PUBLISHED[row]["table"]) != table
+        and not PUBLISHED[row]["table"].startswith("TEXT")
+    }
+    assert foreign == {STARTS[row] for row in spec.rows if row in STARTS}
+
+
+def test_every_published_row_is_in_a_file_or_left_out_for_a_reason() -> None:
+    left_out = [row for rows in LEFT_OUT.values() for row in rows]
+    assert sorted([*_trials("laptop"), *left_out]) == sorted(PUBLISHED)
+
+
+@pytest.mark.parametrize("rows", SAME, ids=lambda rows: rows[0])
+@in_both_profiles
+def test_rows_of_one_setting_are_one_trial(rows: tuple[str, ...], profile: str) -> None:
+    first, *others = (_settings(trial) for row in rows for trial in _trials(profile)[row])
+    assert all(other == first for other in others)
+    if profile == "laptop":
+        assert len({trial.id for row in rows for trial in _trials(profile)[row]}) == 1
+
+
+@pytest.mark.parametrize("rows", SAME_ON_LAPTOP, ids=lambda rows: rows[0])
+def test_rows_that_differ_in_schedule_are_one_trial_on_a_laptop(rows: tuple[str, ...]) -> None:
+    assert len({trial.id for row in rows for trial in _trials("laptop")[row]}) == 1
+
+
+def test_rows_are_one_trial_only_where_it_is_said() -> None:
+    """An option that doesn't reach a trial would make it another row's."""
+    groups = list[set[str]]()
+    for rows in (*SAME, *SAME_ON_LAPTOP):
+        joined = set(rows).union(*(group for group in groups if group & set(rows)))
+        groups = [group for group in groups if not group & joined] + [joined]
+    by_id = dict[str, set[str]]()
+    for row, trials in _trials("laptop").items():
+        by_id.setdefault(trials[0].id, set()).add(row)
+    shared = [rows for rows in by_id.values() if len(rows) > 1]
+    assert sorted(map(sorted, shared)) == sorted(map(sorted, groups))
+
+
+def test_assignments_are_the_papers_in_both_profiles() -> None:
+    """But for the sizes in strides, which a laptop's pyramid halves."""
+    for row, (trial, *_) in _trials("laptop").items():
+        laptop, paper = (t.config["assignment"] for t in (trial, _trials("paper")[row][0]))
+        assert all(at[-1] == "range_factor" for at in _differing(laptop, paper)), row
+
+
+def test_gates_are_the_papers_in_both_profiles() -> None:
+    for row, (trial, *_) in _trials("laptop").items():
+        laptop, paper = (
+            t.config["detector"].get("gate") for t in (trial, _trials("paper")[row][0])
+        )
+        assert set(_differing(laptop, paper)) <= {("width",)}, row
+
+
+def test_a_laptop_trains_small_detectors_by_its_own_losses() -> None:
+    for row, (trial, *_) in _trials("laptop").items():
+        found = experiment_of(trial)
+        assert found.training.loss == LossOptions(), row
+        assert found.training.o2m_loss is None, row
+        assert trial.config["data"]["name"] == "shapes", row
+        assert trial.config["detector"]["backbone"]["name"] == "tiny", row
+        assert trial.epochs <= 12, row
+
+
+@pytest.mark.parametrize(("profile", "wanted"), [("laptop", 4), ("paper", 8)])
+def test_size_ranges_are_halved_on_a_laptop(profile: str, wanted: float) -> None:
+    for row, (trial, *_) in _trials(profile).items():
+        if trial.config["detector"]["name"] != "onenet":
+            assert set(_size_ranges(trial.config["assignment"])) <= {wanted}, row
+
+
+def _size_ranges(assignment: dict[str, Any]) -> Iterator[float]:
+    """The size ranges that an assignment of several levels looks at."""
+    if assignment["name"] in ("fcos", "center") or assignment.get("location") == "points":
+        yield assignment["range_factor"]
+    for value in assignment.values():
+        if isinstance(value, dict):
+            yield from _size_ranges(value)
+
+
+@in_both_profiles
+def test_a_row_is_read_on_a_branch_that_its_trial_trains(profile: str) -> None:
+    for path in TABLES:
+        rows = _spec(path, profile).rows
+        for row, keys in rows.items():
+            branches = experiment_of(_trials(profile)[row][0]).assignment.branches()
+            assert keys.get("read.branch", next(iter(branches))) in branches, row
+
+
+def test_the_o2m_branch_of_a_trial_is_read_beside_its_o2o_branch() -> None:
+    rows = _spec(FOLDER / "004/t7.yaml").rows
+    assert [rows[f"004-T7-0{i}"].get("read.branch") for i in (1, 2, 3, 4)] == ["o2m"] * 2 + [
+        None
+    ] * 2
+
+
+def test_the_rows_of_one_trial_are_read_by_five_protocols() -> None:
+    rows = _spec(FOLDER / "003/t2.yaml").rows
+    read = [Reading.model_validate({"protocol": row["read.protocol"]}) for row in rows.values()]
+    reach = [(p.level_range, p.spatial_range) for each in read if (p := each.protocol)]
+    assert reach == [(None, None), (0, 3), (0, 5), (0, None), (None, None)]
+    assert "ap" in PUBLISHED["003-T2-01"]["metrics"]
+    assert "ap_nms" in PUBLISHED["003-T2-05"]["metrics"]
+
+
+@of_every_table
+def test_protocols_that_rows_need_are_in_the_header(path: Path) -> None:
+    """They are made by a command that the header gives."""
+    for row in _spec(path).rows.values():
+        if isinstance(read := row.get("read.protocol"), dict):
+            text = ", ".join(f"{key}: {value}" for key, value in read.items())
+            assert f"{{{text}}}" in "\n".join(_head(path))
+
+
+def test_a_start_is_the_trial_of_the_row_it_means() -> None:
+    ids = row_trials(_spec(FOLDER / "004/t11.yaml"))
+    for row, parent in STARTS.items():
+        start = _trials("laptop")[row][0].config["training"]["init_from"]
+        assert start == _trials("laptop")[parent][0].id, f"{row} must start from {parent}"
+        assert (start,) == ids[parent], "and that is trained in the same sweep"
+
+
+@in_both_profiles
+def test_protocols_are_those_of_the_papers(profile: str) -> None:
+    own = {"000": "onenet", "001": "onenet", "002": "defcn", "003": "defcn", "004": "date"}
+    for row, (trial, *_) in _trials(profile).items():
+        crowd = PUBLISHED[row]["dataset"] == "crowdhuman_val"
+        wanted = "crowdhuman" if crowd else own[row[:3]]
+        assert trial.config["evaluation"]["protocol"]["preset"] == wanted, row

@@ -1,0 +1,447 @@
+"""Reading spec files: profiles, `--set`, and every way to get one wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detectors.assigners import ASSIGNERS
+from gaplab.errors import UserError
+from gaplab.formatting import flat
+from gaplab.spec.axes import MISSING
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Spec
+from gaplab.spec.sweep import expand, written
+from gaplab.spec.yaml_text import dump_yaml, parse_yaml
+
+BASE = """
+name: quick
+data: {name: shapes}
+detector: {name: fcos}
+assignment: {name: poto}
+"""
+WITH_ALPHA = [name for name, entry in ASSIGNERS.items() if "alpha" in entry.model_fields]
+NO_ASSIGNMENT = BASE.replace("assignment: {name: poto}\n", "")
+
+
+def load(folder: Path, text: str, profile: str | None = None, sets: Sequence[str] = ()) -> Spec:
+    path = folder / "quick.yaml"
+    path.write_text(text)
+    return load_spec(path, profile, sets)
+
+
+def problems(
+    folder: Path, text: str, profile: str | None = None, sets: Sequence[str] = ()
+) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load(folder, text, profile, sets)
+    return list(caught.value.problems)
+
+
+def configs(spec: Spec) -> list[dict[str, Any]]:
+    return [trial.config for trial in expand(spec).trials]
+
+
+def test_a_minimal_file(tmp_path: Path) -> None:
+    spec = load(tmp_path, BASE)
+    assert (spec.name, spec.question, spec.max_trials) == ("quick", "", 10_000)
+    assert [config["assignment"]["name"] for config in configs(spec)] == ["poto"]
+
+
+@pytest.mark.parametrize(
+    ("detector", "problem"),
+    [
+        ("groups: 5", "detector: groups must divide channels (32), got 5"),
+        (
+            "backbone: {name: tiny, channels: [16, 20]}",
+            "detector.backbone.channels: must be positive multiples of 8, got [16, 20]",
+        ),
+        (
+            "backbone: {name: resnet}",
+            "detector.backbone: bn: frozen needs weights: name a checkpoint or set bn: trained; "
+            "frozen_stages needs weights: name a checkpoint or set frozen_stages: 0, got 2",
+        ),
+        (
+            "backbone: {name: resnet, bn: trained}",
+            "detector.backbone: frozen_stages needs weights: name a checkpoint or "
+            "set frozen_stages: 0, got 2",
+        ),
+        ("backbone: {name: resnet, depth: 49, weights: x}", "detector.backbone.depth: must be 18,"),
+    ],
+)
+def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem: str) -> None:
+    text = BASE.replace("name: fcos", f"name: fcos, {detector}")
+    (found,) = problems(tmp_path, text)
+    assert found.startswith(f"quick.yaml: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        # keys
+        ("sed: 3", 'sed: unknown key; did you mean "seed"?'),
+        ("profile: {}", 'profile: unknown key; did you mean "profiles"?'),
+        ("base: {}", "base: unknown key; one of name, question, rows, grid, zip, when, "),
+        ("training: {epoch: 3}", 'training.epoch: unknown key; did you mean "epochs"?'),
+        ("training: {zzz: 3}", "training.zzz: unknown key; one of epochs, batch, optimizer, "),
+        ("evaluation: {protocol: {nmsiou: 1}}", "evaluation.protocol.nmsiou: unknown key; did you"),
+        # values
+        ("training: {lr: -1}", "training.lr: must be greater than 0, got -1"),
+        ("training: {lr: fast}", 'training.lr: must be a number, got "fast"'),
+        ("training: {lr: .inf}", "training.lr: must be finite, got Infinity"),
+        ("training: {lr: true}", "training.lr: must be a number, got true"),
+        ("training: {lr: 3e-3, epochs: 1.5}", "training.epochs: must be an integer, got 1.5"),
+        ("training: {epochs: 0}", "training.epochs: must be at least 1, got 0"),
+        ("training: {momentum: 1}", "training.momentum: must be less than 1, got 1"),
+        ("training: {decay_to: 2}", "training.decay_to: must be at most 1, got 2"),
+        ("training: {augment: flip}", 'training.augment: unknown "flip"; did you mean "hflip"'),
+        (
+            "training: {augment: true}",
+            "training.augment: must be 'none', 'hflip' or 'dihedral', got",
+        ),
+        ("training: {decay_at: 3}", "training.decay_at: must be a list, got 3"),
+        ("training: {decay_at: [x]}", 'training.decay_at[0]: must be a number, got "x"'),
+        (
+            "training: {decay_at: [0.9, 0.6]}",
+            "training.decay_at: must be rising between 0 and 1, got [0.9, 0.6]",
+        ),
+        ("training: {optimizer: adam}", 'training.optimizer: unknown "adam"; did you mean "adamw"'),
+        ("training: {optimizer: 3}", "training.optimizer: must be 'adamw' or 'sgd', got 3"),
+        ("training: 3", "training: must be a mapping, got 3"),
+        ("training:", "training: must be a mapping, got null"),
+        ("seed: -1", "seed: must be at least 0, got -1"),
+        ("resources: {workers: 0}", "resources.workers: must be at least 1, got 0"),
+        (
+            "resources: {workers: 9}",
+            "training.batch: must be at least resources.workers (9), got 8",
+        ),
+        ("question: 3", "question: must be text, got 3"),
+        ("evaluation: {protocol: defalt}", 'evaluation.protocol: unknown preset "defalt"; did you'),
+        # the sweep's own keys
+        ("grid: [1]", "grid: must be a mapping, got [1]"),
+        ("grid: {seed: 3}", "grid.seed: must be a list, got 3"),
+        ("grid: {seed: []}", "grid.seed: must have at least 1 entries, has 0"),
+        ("grid: {sed: [1]}", 'grid.sed: unknown key; did you mean "seed"?'),
+        ("grid: {training.lrr: [1, 2]}", 'grid.training.lrr: unknown key; did you mean "lr"?'),
+        ("grid: {seed.x: [1]}", "grid.seed.x: unknown key; seed is a single value"),
+        (
+            "grid: {training.lr: [1.0, -1.0]}",
+            "grid.training.lr[1]: must be greater than 0, got -1.0",
+        ),
+        (
+            "grid: {assignment: [{name: potto}]}",
+            'grid.assignment[0].name: unknown "potto"; did you',
+        ),
+        ("grid: {assignment: [{alpha: 1}]}", "grid.assignment[0].name: is required; one of fcos, "),
+        ("zip: 3", "zip: must be a mapping, got 3"),
+        ("zip: {seed: 3}", "zip.seed: must be a list, got 3"),
+        ("zip: [3]", "zip[0]: must be a mapping, got 3"),
+        ("zip: [{seed: 3}]", "zip[0].seed: must be a list, got 3"),
+        ("zip: {training.lr: [1.0, -1.0]}", "zip.training.lr[1]: must be greater than 0, got -1.0"),
+        ("zip: [{seed: [-1]}]", "zip[0].seed[0]: must be at least 0, got -1"),
+        (
+            "zip: {seed: [1, 2], training.lr: [1]}",
+            "zip: lists must be of equal length: seed has 2, training.lr has 1",
+        ),
+        ("grid: {seed: [1]}\nzip: {seed: [2]}", "zip.seed: is varied in grid already"),
+        ("max_trials: 0", "max_trials: must be at least 1, got 0"),
+        (
+            "max_trials: 3\ngrid: {seed: [1, 2, 3, 4]}",
+            "max_trials: the grid has 4 combinations, mo",
+        ),
+        (
+            "when: {seeds: {training.lr: 1}}\ngrid: {seed: [1]}",
+            'when.seeds: not a key of grid, zip, rows or search; did you mean "seed"?',
+        ),
+        ("when: {seed: {}}\ngrid: {seed: [1]}", "when.seed: must name at least one key"),
+        (
+            "when: {seed: {training.lrr: 1}}\ngrid: {seed: [1]}",
+            'when.seed.training.lrr: unknown key; did you mean "lr"?',
+        ),
+        (
+            "when: {seed: {assignment: poto}}\ngrid: {seed: [1]}",
+            "when.seed.assignment: must name a single value, as assignment.name does",
+        ),
+        (
+            "when: {seed: {assignment.name: [poto, ofo]}}\ngrid: {seed: [1]}",
+            'when.seed.assignment.name: unknown "ofo"; did you mean "o2f"?',
+        ),
+        (
+            "when: {seed: {training.lr: x}}\ngrid: {seed: [1]}",
+            'when.seed.training.lr: must be a number, got "x"',
+        ),
+        (
+            "when: {seed: {training.lr: 1}, training.lr: {seed: 1}}\n"
+            "grid: {seed: [1], training.lr: [1]}",
+            "when: conditions wait for each other: ",
+        ),
+        ("exclude: [{sed: 3}]", 'exclude[0].sed: unknown key; did you mean "seed"?'),
+        ("exclude: [{}]", "exclude[0]: must name at least one key"),
+        ("exclude: [{seed: 0}]", "exclude: leaves no trial"),
+        ("profiles: [1]", "profiles: must be a mapping, got [1]"),
+        ("profiles: {laptop: 3}", "profiles.laptop: must be a mapping, got 3"),
+        ("profiles: {laptop: {sed: 3}}", 'profiles.laptop.sed: unknown key; did you mean "seed"?'),
+        ("profiles: {laptop: {seed: -1}}", "profiles.laptop.seed: must be at least 0, got -1"),
+        (
+            "profiles: {laptop: {training: {lr: 0}}}",
+            "profiles.laptop.training.lr: must be greater than 0, got 0",
+        ),
+        (
+            "profiles: {laptop: {grid: {seed: [0, -1]}}}",
+            "profiles.laptop.grid.seed[1]: must be at least 0, got -1",
+        ),
+        (
+            "profiles: {laptop: {profiles: {}}}",
+            "profiles.laptop.profiles: unknown key; it can only stand at the top of a file",
+        ),
+        ("profiles: {laptop: {data: {name: coco}}}", "profiles.laptop.data.root: is required"),
+    ],
+)
+def test_one_problem_is_one_line(tmp_path: Path, more: str, line: str) -> None:
+    (found,) = problems(tmp_path, f"{BASE}{more}\n")
+    assert found.startswith(f"quick.yaml: {line}")
+    assert "\n" not in found
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "quick.yaml: is empty; a spec needs name, data, detector and assignment"),
+        ("# nothing\n", "quick.yaml: is empty; a spec needs name, data, detector and assignment"),
+        ("- a\n", 'quick.yaml: must be a mapping, got ["a"]'),
+        ("a: b: c", "quick.yaml: line 1: mapping values are not allowed here"),
+        ("a: 1\n\na: 2\n", 'quick.yaml: line 3: key "a" stands here twice'),
+        (BASE.replace("quick", "Not A Slug"), "quick.yaml: name: must match ^[a-z0-9]"),
+        (BASE.replace("name: quick\n", ""), "quick.yaml: name: is required"),
+        (NO_ASSIGNMENT, "quick.yaml: assignment: is required"),
+        (f"{NO_ASSIGNMENT}profiles: {{laptop: {{}}}}", "quick.yaml: assignment: is required"),
+        (f"{NO_ASSIGNMENT}assignment: {{}}", "quick.yaml: assignment.name: is required; one of fc"),
+        (
+            f"{NO_ASSIGNMENT}assignment: {{name: potto}}",
+            'quick.yaml: assignment.name: unknown "potto"; did you mean "poto"?',
+        ),
+        (
+            f"{NO_ASSIGNMENT}assignment: {{name: xyz}}",
+            f'quick.yaml: assignment.name: unknown "xyz"; one of {", ".join(ASSIGNERS)}',
+        ),
+        (
+            f"{NO_ASSIGNMENT}assignment: {{name: poto, alhpa: 1}}",
+            'quick.yaml: assignment.alhpa: unknown key; did you mean "alpha"?',
+        ),
+        (
+            f"{NO_ASSIGNMENT}assignment: {{name: o2f, t_min: 0.7, t_max: 0.6}}",
+            "quick.yaml: assignment: t_min must not be above t_max, got 0.7 > 0.6",
+        ),
+        (
+            BASE.replace("{name: fcos}", "{name: fcos, backbone: {name: tinny}}"),
+            'quick.yaml: detector.backbone.name: unknown "tinny"; did you mean "tiny"?',
+        ),
+        (
+            BASE.replace("{name: fcos}", "{name: fcos, backbone: {name: tiny, chanels: []}}"),
+            'quick.yaml: detector.backbone.chanels: unknown key; did you mean "channels"?',
+        ),
+        (
+            f"{NO_ASSIGNMENT}grid:\n  assignment: [{{name: fcos}}, {{name: poto}}]\n"
+            "  assignment.alpha: [0.2, 0.4]",
+            "quick.yaml: grid.assignment.alpha: not every trial has this key; vary it where it "
+            f"exists: when: {{assignment.alpha: {{assignment.name: [{', '.join(WITH_ALPHA)}]}}}}",
+        ),
+    ],
+)
+def test_whole_files(tmp_path: Path, text: str, line: str) -> None:
+    (found,) = problems(tmp_path, text)
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("seed", "--set seed: must be key=value, as in seed=3"),
+        ("=3", "--set =3: must be key=value, as in seed=3"),
+        ("training..lr=3", "--set training..lr=3: must be key=value, as in seed=3"),
+        ("sed=3", '--set sed: unknown key; did you mean "seed"?'),
+        ("when.seed=3", "--set when.seed: unknown key; one of data, detector, "),
+        ("seed=[1", "--set seed: line 1: "),
+        ("seed=-1", "--set seed: must be at least 0, got -1"),
+        ("training.lr=0", "--set training.lr: must be greater than 0, got 0"),
+        ("training.lrr=1", '--set training.lrr: unknown key; did you mean "lr"?'),
+        ("training={lrr: 1}", '--set training.lrr: unknown key; did you mean "lr"?'),
+        ("assignment.alpha=2", "--set assignment.alpha: must be at most 1, got 2"),
+        ("assignment.alhpa=1", '--set assignment.alhpa: unknown key; did you mean "alpha"?'),
+        ("grid.seed=3", "--set grid.seed: must be a list, got 3"),
+        ("grid.training.lr=[1, 0]", "--set grid.training.lr[1]: must be greater than 0, got 0"),
+        ("training.batch=0", "--set training.batch: must be at least 1, got 0"),
+        ("name=No", "--set name: must match"),
+        ("data={name: coco}", "--set data.root: is required"),
+    ],
+)
+def test_problems_of_set_name_it(tmp_path: Path, setting: str, line: str) -> None:
+    text = f"{NO_ASSIGNMENT}grid: {{assignment: [{{name: poto}}]}}\nzip: {{training.batch: [1, 2]}}"
+    (found,) = problems(tmp_path, text, sets=[setting])
+    assert found.startswith(line)
+
+
+def test_all_problems_at_once_each_once(tmp_path: Path) -> None:
+    text = BASE + "sed: 1\ntraining: {lr: -1, epoch: 3}\ngrid: {seed: [-1, 0, -2, -1]}\n"
+    assert problems(tmp_path, text) == [
+        'quick.yaml: sed: unknown key; did you mean "seed"?',
+        "quick.yaml: training.lr: must be greater than 0, got -1",
+        'quick.yaml: training.epoch: unknown key; did you mean "epochs"?',
+        "quick.yaml: grid.seed[0]: must be at least 0, got -1",
+        "quick.yaml: grid.seed[2]: must be at least 0, got -2",
+        "quick.yaml: grid.seed[3]: must be at least 0, got -1",
+    ]
+
+
+def test_ten_thousand_trials_with_one_bad_value_are_one_line(tmp_path: Path) -> None:
+    grid = f"grid: {{assignment.alpha: [0.1, 2], seed: {list(range(5000))}}}\n"
+    assert problems(tmp_path, BASE + grid) == [
+        "quick.yaml: grid.assignment.alpha[1]: must be at most 1, got 2"
+    ]
+
+
+def test_problems_of_the_sweep_do_not_hide_those_of_the_sections(tmp_path: Path) -> None:
+    sections = "training: {lr: -1}\n"
+    lr = "quick.yaml: training.lr: must be greater than 0, got -1"
+    assert problems(tmp_path, f"{BASE}{sections}grid: {{sed: [1], assignment.alpha: [3]}}") == [
+        'quick.yaml: grid.sed: unknown key; did you mean "seed"?',
+        lr,
+    ]
+    assert problems(tmp_path, f"{BASE}{sections}grid: {{assignment.alpha: 3}}") == [
+        "quick.yaml: grid.assignment.alpha: must be a list, got 3",
+        lr,
+    ]
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, reason in [(tmp_path / "no.yaml", "No such file"), (tmp_path, "Is a directory")]:
+        with pytest.raises(UserError, match=reason) as caught:
+            load_spec(path)
+        assert str(path) in str(caught.value)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9")
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        load_spec(tmp_path / "latin.yaml")
+    (tmp_path / "large.yaml").write_text(BASE + "#" * 2**20)
+    with pytest.raises(UserError, match="larger than 1048576 bytes"):
+        load_spec(tmp_path / "large.yaml")
+
+
+PROFILES = f"""{BASE}
+training: {{epochs: 3, lr: 0.5}}
+grid: {{seed: [1, 2], training.batch: [4]}}
+profiles:
+  laptop: {{training: {{epochs: 1}}}}
+  paper: {{name: paper, training: {{lr: 0.1}}, grid: {{seed: [5]}}, seed: 9}}
+  other: {{assignment: {{name: o2f, k: 3}}}}
+  same: {{assignment: {{name: poto, alpha: 0.1}}}}
+"""
+
+
+def test_profiles_merge_key_by_key(tmp_path: Path) -> None:
+    laptop = load(tmp_path, PROFILES)
+    assert laptop.base["training"] == {"epochs": 1, "lr": 0.5}
+    assert laptop.grid == {"seed": [1, 2], "training.batch": [4]}
+    paper = load(tmp_path, PROFILES, "paper")
+    assert paper.name == "paper"
+    assert paper.base["training"] == {"epochs": 3, "lr": 0.1}
+    assert paper.base["data"] == {"name": "shapes"}
+    assert paper.grid == {"seed": [5], "training.batch": [4]}
+    with pytest.raises(UserError, match=r'profiles: unknown "papper"; did you mean "paper"\?'):
+        load(tmp_path, PROFILES, "papper")
+
+
+def test_another_entry_of_a_table_replaces_the_section(tmp_path: Path) -> None:
+    text = PROFILES.replace("{name: poto}", "{name: poto, radius: 2.0}")
+    assert load(tmp_path, text, "other").base["assignment"] == {"name": "o2f", "k": 3}
+    merged = {"name": "poto", "radius": 2.0, "alpha": 0.1}
+    assert load(tmp_path, text, "same").base["assignment"] == merged
+
+
+def test_without_a_laptop_profile_the_base_stands(tmp_path: Path) -> None:
+    text = BASE + "profiles: {paper: {seed: 3}}"
+    assert "seed" not in load(tmp_path, text).base
+    assert load(tmp_path, text, "paper").base["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sets", "expected"),
+    [
+        (["seed=7"], {"seed": 7}),
+        (["seed=7", "seed=8"], {"seed": 8}),
+        (["training.lr=2e-3"], {"training": {"epochs": 1, "lr": 0.002}}),
+        (["assignment.alpha=.25"], {"assignment": {"name": "poto", "alpha": 0.25}}),
+        (["assignment.name=o2f", "assignment.k=2"], {"assignment": {"name": "o2f", "k": 2}}),
+        (["assignment.k=2", "assignment.name=o2f"], {"assignment": {"name": "o2f", "k": 2}}),
+        (["evaluation.protocol.max_dets=50"], {"evaluation": {"protocol": {"max_dets": 50}}}),
+    ],
+)
+def test_set_comes_after_the_profile(
+    tmp_path: Path, sets: list[str], expected: dict[str, Any]
+) -> None:
+    text = BASE + "training: {lr: 1}\nprofiles: {laptop: {training: {epochs: 1}, seed: 1}}"
+    base = load(tmp_path, text, sets=sets).base
+    assert {key: base.get(key, MISSING) for key in expected} == expected
+
+
+def test_set_of_a_varied_key_leaves_one_value(tmp_path: Path) -> None:
+    text = f"{BASE}grid: {{seed: [1, 2]}}\nzip: [{{training.lr: [1, 2], training.batch: [3, 4]}}]"
+    spec = load(tmp_path, text, sets=["seed=5", "training.lr=9"])
+    assert spec.grid == {"seed": [5]}
+    assert spec.zip == [{"training.lr": [9, 9], "training.batch": [3, 4]}]
+    assert {config["seed"] for config in configs(spec)} == {5}
+    spec = load(tmp_path, text, sets=["grid.seed=[7, 8]", "grid.assignment.alpha=[0.1]"])
+    assert spec.grid == {"seed": [7, 8], "assignment.alpha": [0.1]}
+
+
+def test_set_below_a_varied_section_is_not_lost(tmp_path: Path) -> None:
+    text = f"{NO_ASSIGNMENT}grid: {{assignment: [{{name: poto, alpha: 0.9}}, {{name: o2f}}]}}"
+    trials = configs(load(tmp_path, text, sets=["assignment.alpha=0.25"]))
+    assert [config["assignment"]["alpha"] for config in trials] == [0.25, 0.25]
+    trials = configs(load(tmp_path, text, sets=["assignment={name: fcos}"]))
+    assert [config["assignment"]["name"] for config in trials] == ["fcos"]
+
+
+def test_keys_can_be_set_inside_a_protocol_given_by_name(tmp_path: Path) -> None:
+    text = f"{BASE}evaluation: {{protocol: default}}\ngrid: {{evaluation.protocol.nms_iou: [0.3]}}"
+    (config,) = configs(load(tmp_path, text, sets=["evaluation.protocol.max_dets=7"]))
+    protocol = config["evaluation"]["protocol"]
+    assert (protocol["nms_iou"], protocol["max_dets"]) == (0.3, 7)
+    assert protocol["preset"].startswith("custom-")
+
+
+def test_keys_can_be_set_inside_a_section_that_is_null_by_default(tmp_path: Path) -> None:
+    (plain,) = configs(load(tmp_path, BASE))
+    assert flat(plain)["training.o2m_loss"] is None
+    sets = ["training.o2m_loss.cls_weight=2", "training.o2m_loss.box=iou"]
+    (config,) = configs(load(tmp_path, BASE, sets=sets))
+    found = flat(config)
+    assert found["training.o2m_loss.cls_weight"] == 2.0
+    assert found["training.o2m_loss.box"] == "iou"
+    assert found["training.o2m_loss.box_weight"] == found["training.loss.box_weight"] == 5.0
+    assert "training.o2m_loss" not in found
+    for setting, problem in (
+        ("cls_wieght=2", 'cls_wieght: unknown key; did you mean "cls_weight"?'),
+        ("box_weight=-1", "box_weight: must be at least 0, got -1"),
+    ):
+        with pytest.raises(UserError) as caught:
+            load(tmp_path, BASE, sets=[f"training.o2m_loss.{setting}"])
+        assert problem in str(caught.value)
+
+
+def test_the_resolved_text_is_a_spec_of_the_same_sweep(tmp_path: Path) -> None:
+    sweep = expand(load(tmp_path, PROFILES, "paper", ["training.lr=3e-5", "question='on: why?'"]))
+    again = load(tmp_path, sweep.spec)
+    assert again.question == "on: why?"
+    assert expand(again) == sweep
+    assert dump_yaml(written(again)) == sweep.spec
+
+
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "bccd"])
+def test_every_profile_of_our_experiments_is_sound(name: str) -> None:
+    path = EXPERIMENTS / f"{name}.yaml"
+    for profile in [None, *parse_yaml(path.read_text()).get("profiles", {})]:
+        assert load_spec(path, profile).name == name

@@ -1,0 +1,115 @@
+"""The experiment and its protocol."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from detectors.assigners import ASSIGNERS
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from gaplab.spec.models import EvaluationOptions, Experiment
+from gaplab.spec.protocols import protocol_key
+
+BASE: dict[str, Any] = {
+    "data": {"name": "shapes"},
+    "detector": {"name": "fcos"},
+    "assignment": {"name": "poto"},
+}
+
+PROTOCOL_VALUES = st.fixed_dictionaries(
+    {},
+    optional={
+        "score_floor": st.sampled_from([0.0, 0.01, 0.05]),
+        "pre_nms_topk": st.sampled_from([100, 300, 1000]),
+        "nms_iou": st.sampled_from([0.5, 0.6, 0.7]),
+        "order": st.sampled_from(["nms_then_cut", "cut_then_nms"]),
+        "max_dets": st.sampled_from([100, 500]),
+    },
+)
+
+
+def protocol(value: Any) -> Protocol:
+    return EvaluationOptions.model_validate({"protocol": value}).protocol
+
+
+@pytest.mark.parametrize("name", list(ASSIGNERS))
+def test_config_is_plain_json_that_rebuilds_the_experiment(name: str) -> None:
+    changed = {"assignment": {"name": name}, "training": {"decay_at": [0.5, 0.75], "lr": 1}}
+    experiment = Experiment.model_validate(BASE | changed)
+    config = experiment.config()
+    assert json.loads(json.dumps(config)) == config
+    rebuilt = Experiment.model_validate(config)
+    assert rebuilt == experiment
+    assert type(rebuilt.assignment) is ASSIGNERS[name]
+
+
+def test_each_worker_needs_an_image_of_a_batch() -> None:
+    fits = {"training": {"batch": 4}, "resources": {"workers": 4}}
+    assert Experiment.model_validate(BASE | fits).resources.workers == 4
+    too_many = {"training": {"batch": 4}, "resources": {"workers": 5}}
+    with pytest.raises(ValidationError, match=r"at least resources.workers \(5\), got 4"):
+        Experiment.model_validate(BASE | too_many)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])
+def test_seed_is_a_small_natural_number(seed: Any) -> None:
+    with pytest.raises(ValidationError):
+        Experiment.model_validate(BASE | {"seed": seed})
+
+
+@pytest.mark.parametrize("name", list(PROTOCOLS))
+def test_a_preset_by_name_or_as_a_mapping(name: str) -> None:
+    assert protocol(name) == protocol({"preset": name}) == PROTOCOLS[name]
+    assert protocol(PROTOCOLS[name].model_dump()).preset == name
+
+
+def test_no_protocol_is_the_default_preset() -> None:
+    assert EvaluationOptions().protocol == protocol({}) == PROTOCOLS["default"]
+
+
+@settings(deadline=None)
+@given(PROTOCOL_VALUES)
+def test_a_changed_preset_starts_from_it_and_loses_its_name(values: dict[str, Any]) -> None:
+    for base in PROTOCOLS.values():
+        made = protocol({"preset": base.preset, **values})
+        kept = {key: getattr(base, key) for key in Protocol.model_fields if key not in values}
+        same = made.model_dump() == base.model_dump()
+        assert made.model_dump(include=set(values)) == values
+        assert same or made.preset != base.preset
+        assert made.model_dump(include=set(kept) - {"preset"}) == {
+            key: value for key, value in kept.items() if key != "preset"
+        }
+
+
+@settings(deadline=None)
+@given(PROTOCOL_VALUES, PROTOCOL_VALUES)
+def test_different_protocols_never_share_a_key(one: dict[str, Any], other: dict[str, Any]) -> None:
+    first, second = Protocol(**one), Protocol(**other)
+    if first != second:
+        assert protocol_key(first) != protocol_key(second)
+    else:
+        assert protocol_key(first) == protocol_key(second)
+
+
+@settings(deadline=None)
+@given(PROTOCOL_VALUES, st.sampled_from(["custom", "custom-00000000", "default"]))
+def test_the_key_is_a_function_of_the_values(values: dict[str, Any], claimed: str) -> None:
+    made = protocol(Protocol(**values).model_dump() | {"preset": claimed})
+    assert made.preset == protocol_key(Protocol(**values))
+    assert protocol(made.model_dump()) == made
+
+
+@pytest.mark.parametrize("value", ["defcnn", {"preset": "defcnn"}, {"preset": 3}])
+def test_an_unknown_preset_is_refused(value: Any) -> None:
+    with pytest.raises(ValidationError, match="unknown preset"):
+        protocol(value)
+
+
+def test_a_preset_keeps_its_own_name_beside_an_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "twin", Protocol(preset="twin"))
+    assert protocol("twin").preset == "twin"
+    assert protocol("default").preset == "default"
+    assert protocol({"preset": "custom"}).preset == "default"

@@ -1,0 +1,374 @@
+"""Dumps of candidates: what goes in comes out, by any number of ranks, and nothing else does."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
+from gaplab.errors import UserError
+from gaplab.storage import candidates as dumprows
+from gaplab.storage.candidates import About, Dump, Part, tidy, write_part
+from gaplab.storage.filesystem import Storage
+
+CLASSES = ("person", "traffic light", "été")
+FOLDER = "trials/abc/candidates/epoch=9/branch=o2o"
+
+
+@dataclass(frozen=True)
+class Subject:
+    trial: str = "abc"
+    epoch: int = 9
+    branch: str = "o2o"
+
+
+@dataclass
+class FakeWorld:
+    rank: int
+    size: int
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def gather(self, value: Any) -> list[Any]:
+        raise NotImplementedError
+
+
+def truth(image_ids: Sequence[int], classes: Sequence[str] = CLASSES) -> GroundTruth:
+    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    boxes = torch.zeros(0, 4)
+    sizes = ((640, 480),) * len(image_ids)
+    return GroundTruth(tuple(image_ids), sizes, tuple(classes), none, boxes, none, none > 0, flat)
+
+
+def candidates(counts: Sequence[int], seed: int = 0, classes: int = len(CLASSES)) -> Candidates:
+    """counts[i] candidates of image i, of any float32 that is allowed."""
+    rng = torch.Generator().manual_seed(seed)
+    total = sum(counts)
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+    scores = torch.rand(total, generator=rng)
+    if total:
+        scores[0], scores[-1] = 1.0, 0.0
+    order = (image - scores.double() / 2).argsort(stable=True)
+    bits = torch.randint(-(2**31), 2**31, (total, 4), generator=rng).to(torch.int32)
+    boxes = bits.view(torch.float32).nan_to_num(nan=-0.0, posinf=1e-45, neginf=3e38)
+    return Candidates(
+        image=image,
+        boxes=boxes,
+        scores=scores[order],
+        labels=torch.randint(0, classes, (total,), generator=rng),
+        levels=torch.randint(0, 7, (total,), generator=rng),
+        points=torch.rand(total, 2, generator=rng) * 800,
+        strides=2.0 ** torch.randint(3, 8, (total,), generator=rng),
+    )
+
+
+def write(folder: Path, found: Candidates, data: GroundTruth, size: int = 1) -> str:
+    """All parts, the last rank first; the dump's URI."""
+    storage, uris = Storage(str(folder)), set()
+    for rank in reversed(range(size)):
+        part = Part(Subject(), data, 1000, FakeWorld(rank, size))
+        uris.add(write_part(storage, part, found.take(found.image % size == rank)))
+    (uri,) = uris
+    return uri
+
+
+def read(uri: str, image_ids: Sequence[int], classes: Sequence[str] = CLASSES) -> Candidates:
+    chunks = list(Dump.open(uri).stream(image_ids, classes))
+    assert all((chunk.image.diff() >= 0).all() for chunk in chunks)
+    images = [each for chunk in chunks for each in sorted(set(chunk.image.tolist()))]
+    assert len(images) == len(set(images)), "an image was torn"
+    return Candidates.join([Candidates.none(), *chunks])
+
+
+def assert_equal(one: Candidates, other: Candidates) -> None:
+    """Equal bits, types and shapes."""
+    for name, column in vars(one).items():
+        twin = getattr(other, name)
+        assert (column.dtype, column.shape) == (twin.dtype, twin.shape), name
+        assert column.numpy().tobytes() == twin.numpy().tobytes(), name
+
+
+@pytest.fixture
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row groups of a handful of rows."""
+    monkeypatch.setattr(dumprows, "ROWS", 5)
+
+
+@pytest.mark.usefixtures("few_rows")
+class TestRoundTrip:
+    @given(
+        counts=st.lists(st.sampled_from([0, 0, 1, 2, 4, 11]), min_size=1, max_size=9),
+        classes=st.integers(1, 3),
+        seed=st.integers(0, 99),
+    )
+    @settings(max_examples=25)
+    def test_any_number_of_ranks_gives_the_same(
+        self,
+        tmp_path_factory: pytest.TempPathFactory,
+        counts: list[int],
+        classes: int,
+        seed: int,
+    ) -> None:
+        ids = np.random.default_rng(seed).permutation(1 << 20)[: len(counts)].tolist()
+        data, found = truth(ids, CLASSES[:classes]), candidates(counts, seed, classes)
+        for size in (1, 2, 3):
+            uri = write(tmp_path_factory.mktemp("d"), found, data, size)
+            assert_equal(read(uri, ids, data.classes), found)
+
+    def test_ids_and_names_decide_not_their_order(self, tmp_path: Path) -> None:
+        ids, found = [70, 10, 40], candidates([3, 0, 8])
+        uri = write(tmp_path, found, truth(ids), 2)
+        shuffled, classes = [40, 70, 10], (CLASSES[2], CLASSES[0], CLASSES[1])
+        back = read(uri, shuffled, classes)
+        assert torch.tensor(shuffled)[back.image].tolist() == [40] * 8 + [70] * 3
+        moved = torch.cat([found.labels[3:], found.labels[:3]])
+        assert [classes[i] for i in back.labels] == [CLASSES[i] for i in moved]
+        assert back.scores.tolist() == [*found.scores[3:].tolist(), *found.scores[:3].tolist()]
+
+    def test_as_other_tools_read_it(self, tmp_path: Path) -> None:
+        ids, found = [7, 5, 6, 900], candidates([4, 0, 6, 9])
+        uri = write(tmp_path, found, truth(ids), 3)
+        assert uri == f"{tmp_path}/{FOLDER}"
+        root = tmp_path / "trials/abc/candidates"
+        table = pds.dataset(root, partitioning="hive").to_table()
+        assert set(table["epoch"].to_pylist()) == {9}
+        assert set(table["branch"].to_pylist()) == {"o2o"}
+        types = {field.name: field.type for field in table.schema}
+        assert types["class"] == pa.dictionary(pa.int32(), pa.string())
+        assert (types["image_id"], types["level"]) == (pa.int64(), pa.int16())
+        assert pc.count_distinct(table["image_id"]).as_py() == 3
+        table = table.filter(pc.equal(table["image_id"], 6))
+        mine = found.take(found.image == 2)
+        assert table["score"].to_pylist() == mine.scores.tolist()
+        assert table["class"].to_pylist() == [CLASSES[i] for i in mine.labels]
+        assert table["level"].to_pylist() == mine.levels.tolist()
+        for i, name in enumerate(("x1", "y1", "x2", "y2")):
+            assert types[name] == pa.float32()
+            assert table[name].to_numpy().tobytes() == mine.boxes[:, i].numpy().tobytes()
+        assert table["point_x"].to_pylist() == mine.points[:, 0].tolist()
+        assert table["point_y"].to_pylist() == mine.points[:, 1].tolist()
+        assert table["stride"].to_pylist() == mine.strides.tolist()
+
+    def test_row_groups_end_with_images(self, tmp_path: Path) -> None:
+        uri = write(tmp_path, candidates([2, 2, 2, 12, 0, 1]), truth(range(6)))
+        file = pq.ParquetFile(f"{uri}/part-00000-of-00001.parquet")
+        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        assert groups == [6, 12, 1]
+
+    def test_what_it_is_about(self, tmp_path: Path) -> None:
+        uri = write(tmp_path, Candidates.none(), truth([3, 4, 5]), 2)
+        dump = Dump.open(uri)
+        assert (dump.uri, dump.about) == (uri, About("abc", 9, "o2o", CLASSES, 1000))
+        assert list(dump.stream([3, 4, 5], CLASSES)) == []
+
+
+class TestWriting:
+    def test_only_own_images(self, tmp_path: Path) -> None:
+        part = Part(Subject(), truth([1, 2, 3]), 10, FakeWorld(1, 2))
+        with pytest.raises(ValueError, match=r"images \[0, 2\] are not of rank 1's share"):
+            write_part(Storage(str(tmp_path)), part, candidates([1, 1, 1]))
+
+    @pytest.mark.parametrize("order", [[1, 0, 2, 3], [0, 2, 3, 1], [2, 3, 0, 1]])
+    def test_only_sorted(self, tmp_path: Path, order: list[int]) -> None:
+        part = Part(Subject(), truth([1, 2]), 10, FakeWorld(0, 1))
+        mixed = candidates([2, 2]).take(torch.tensor(order))
+        with pytest.raises(ValueError, match="not sorted"):
+            write_part(Storage(str(tmp_path)), part, mixed)
+        assert not list(tmp_path.rglob("*.par*"))
+
+    def test_written_again(self, tmp_path: Path) -> None:
+        for seed in (1, 2):
+            uri = write(tmp_path, candidates([3, 4], seed), truth([1, 2]), 2)
+        assert_equal(read(uri, [1, 2]), candidates([3, 4], 2))
+
+    @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
+    def test_tidy(self, tmp_path: Path, before: int, after: int) -> None:
+        data = truth(range(4))
+        write(tmp_path, candidates([1, 2, 3, 4], 1), data, before)
+        uri = write(tmp_path, candidates([1, 2, 3, 4], 2), data, after)
+        folder = Path(uri)
+        (folder / "part-00000-of-00009.parquet.0a1b2c3d.part").write_text("half")
+        (folder / "notes.txt").write_text("mine")
+        tidy(Storage(str(tmp_path)), uri, after)
+        parts = {f"part-{rank:05d}-of-{after:05d}.parquet" for rank in range(after)}
+        assert {path.name for path in folder.iterdir()} == parts | {"notes.txt"}
+        assert_equal(read(uri, range(4)), candidates([1, 2, 3, 4], 2))
+
+
+class TestSets:
+    """Which parts a reader takes for the dump."""
+
+    @pytest.fixture
+    def uri(self, tmp_path: Path) -> str:
+        """A whole set of two parts, and two of three that an earlier attempt left."""
+        write(tmp_path, candidates([1, 2, 3], 1), truth([1, 2, 3]), 3)
+        (tmp_path / FOLDER / "part-00001-of-00003.parquet").unlink()
+        return write(tmp_path, candidates([1, 2, 3], 2), truth([1, 2, 3]), 2)
+
+    def test_the_whole_one(self, uri: str) -> None:
+        assert_equal(read(uri, [1, 2, 3]), candidates([1, 2, 3], 2))
+
+    def test_none(self, uri: str) -> None:
+        (Path(uri) / "part-00000-of-00002.parquet").unlink()
+        missing = "part-00000-of-00002.parquet, part-00001-of-00003.parquet; bring it back"
+        with pytest.raises(UserError, match=f"^{uri}: parts missing: {missing}"):
+            Dump.open(uri)
+
+    def test_two(self, tmp_path: Path, uri: str) -> None:
+        write(tmp_path, candidates([1, 2, 3], 3), truth([1, 2, 3]), 1)
+        with pytest.raises(UserError, match=f"^{uri}: whole sets of 1 and of 2 parts; delete all"):
+            Dump.open(uri)
+
+    def test_nothing_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"/gone: no candidates there; bring it back"):
+            Dump.open(f"{tmp_path}/gone")
+
+    def test_parts_that_do_not_belong_together(self, tmp_path: Path, uri: str) -> None:
+        other = write(tmp_path / "other", Candidates.none(), truth([1, 2, 4], ["cat"]), 2)
+        stranger = Path(other) / "part-00001-of-00002.parquet"
+        (Path(uri) / stranger.name).write_bytes(stranger.read_bytes())
+        line = f"^{uri}/{stranger.name}: doesn't belong to part-00000-of-00002.parquet; bring"
+        with pytest.raises(UserError, match=line):
+            Dump.open(uri)
+
+    def test_parts_with_the_same_images(self, tmp_path: Path) -> None:
+        uri = write(tmp_path, candidates([1, 1, 1, 1]), truth([1, 2, 3, 4]), 2)
+        part = Part(Subject(), truth([9, 1, 9, 3]), 1000, FakeWorld(1, 2))
+        write_part(Storage(str(tmp_path)), part, Candidates.none())
+        with pytest.raises(UserError, match=r"part-00001-of-00002.parquet: doesn't belong to"):
+            Dump.open(uri)
+
+    def test_renamed(self, uri: str) -> None:
+        names = ["part-00000-of-00002.parquet", "part-00001-of-00002.parquet"]
+        first, second = ((Path(uri) / name).read_bytes() for name in names)
+        for name, raw in zip(names, (second, first), strict=True):
+            (Path(uri) / name).write_bytes(raw)
+        with pytest.raises(UserError) as error:
+            Dump.open(uri)
+        assert error.value.problems == (
+            f"{uri}/{names[0]}: was written as {names[1]}; give it its name back",
+            f"{uri}/{names[1]}: was written as {names[0]}; give it its name back",
+        )
+
+
+class TestCheck:
+    def test_another_data_set(self, tmp_path: Path) -> None:
+        dump = Dump.open(write(tmp_path, candidates([1] * 7), truth(range(10, 17)), 2))
+        dump.check(range(16, 9, -1), CLASSES[::-1])
+        with pytest.raises(UserError) as error:
+            dump.check([10, 3], ["person", "dog"])
+        assert str(error.value) == (
+            f"{dump.uri}: not of this data set (images only here: 11, 12, 13, ... (6 in all); "
+            "images only in the data: 3; classes only here: traffic light, été; "
+            "classes only in the data: dog); bring back the data that the trial was evaluated on"
+        )
+        with pytest.raises(UserError, match="not of this data set"):
+            next(dump.stream([10, 3], CLASSES))
+
+
+Change = Callable[[pa.Table], pa.Table]
+
+
+def put(name: str, value: Any) -> Change:
+    """The table with `value` in row 7 of a column."""
+
+    def change(table: pa.Table) -> pa.Table:
+        index, values = table.schema.get_field_index(name), table[name].to_pylist()
+        values[7] = value
+        return table.set_column(index, table.field(name), pa.array(values, table.field(name).type))
+
+    return change
+
+
+def exchange(first: int, second: int) -> Change:
+    """The table with two rows exchanged."""
+
+    def change(table: pa.Table) -> pa.Table:
+        order = list(range(len(table)))
+        order[first], order[second] = second, first
+        return table.take(order)
+
+    return change
+
+
+@pytest.mark.usefixtures("few_rows")
+class TestBadRows:
+    """A part of two row groups, of images 10 and 20 with five rows each, changed by other tools."""
+
+    @pytest.fixture
+    def part(self, tmp_path: Path) -> Path:
+        uri = write(tmp_path, candidates([5, 5]), truth([10, 20]))
+        return Path(uri) / "part-00000-of-00001.parquet"
+
+    def rewrite(self, part: Path, change: Change, rows: int = 5) -> None:
+        document = pq.read_metadata(part).metadata[b"gaplab"]
+        table = change(pq.read_table(part).replace_schema_metadata({"gaplab": document}))
+        pq.write_table(table, part, row_group_size=rows)
+
+    @pytest.mark.parametrize(
+        ("change", "problem"),
+        [
+            (put("score", float("nan")), "scores outside [0, 1]"),
+            (put("score", 1.5), "scores outside [0, 1], images that aren't sorted"),
+            (put("score", -0.25), "scores outside [0, 1]"),
+            (put("x2", float("inf")), "boxes that are not finite"),
+            (put("y1", float("nan")), "boxes that are not finite"),
+            (put("point_y", float("nan")), "anchor points that are not finite"),
+            (put("stride", 0.0), "strides that are not positive"),
+            (put("level", -1), "levels below 0"),
+            (put("class", "dog"), "unknown classes"),
+            (put("image_id", 30), "images of another part, or of none"),
+            (exchange(6, 8), "images that aren't sorted by falling score"),
+        ],
+    )
+    def test_the_row_group_is_named(self, part: Path, change: Change, problem: str) -> None:
+        self.rewrite(part, change)
+        chunks = Dump.open(str(part.parent)).stream([10, 20], CLASSES)
+        assert_equal(next(chunks), candidates([5, 5]).take(torch.arange(5)))
+        with pytest.raises(UserError) as error:
+            next(chunks)
+        assert str(error.value).startswith(f"{part}: row group 1: {problem}")
+        assert "\n" not in str(error.value)
+
+    def test_an_image_in_two_row_groups(self, part: Path) -> None:
+        self.rewrite(part, lambda table: table, rows=7)
+        with pytest.raises(UserError, match="row group 1: goes on with an image of an earlier one"):
+            read(str(part.parent), [10, 20])
+
+    def test_a_damaged_page(self, part: Path) -> None:
+        column = pq.read_metadata(part).row_group(1).column(3)
+        raw = bytearray(part.read_bytes())
+        raw[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+        part.write_bytes(raw)
+        with pytest.raises(UserError, match=r"00001\.parquet: row group 1: damaged"):
+            read(str(part.parent), [10, 20])
+
+    def test_cut_short(self, part: Path) -> None:
+        whole = part.read_bytes()
+        for keep in range(0, len(whole), 211):
+            part.write_bytes(whole[:keep])
+            with pytest.raises(UserError, match=r"00001\.parquet: damaged \("):
+                Dump.open(str(part.parent))
+
+    def test_foreign(self, part: Path) -> None:
+        pq.write_table(pa.table({"score": [0.5]}), part)
+        with pytest.raises(UserError, match="gaplab's metadata is missing; give a file of candid"):
+            Dump.open(str(part.parent))
+
+    def test_another_column_type(self, part: Path) -> None:
+        self.rewrite(part, lambda t: t.set_column(3, "score", t["score"].cast(pa.float64())))
+        with pytest.raises(UserError, match="column score is double with absent values, not float"):
+            Dump.open(str(part.parent))

@@ -1,0 +1,147 @@
+"""Files of a trial: whole or not there, and never outside their root."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gaplab.errors import StorageError, UserError
+from gaplab.storage.filesystem import Storage
+
+
+def test_round_trip_and_replacement(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        storage.read("trials/x/a.bin")
+    for text in (b"\0\1", b""):
+        uri = storage.save_bytes("trials/x/a.bin", text)
+        assert storage.read("trials/x/a.bin") == text
+    assert uri == f"{tmp_path}/trials/x/a.bin"
+    assert storage.local_path("trials/x/a.bin") == tmp_path / "trials/x/a.bin"
+    assert [p.name for p in (tmp_path / "trials/x").iterdir()] == ["a.bin"]
+
+
+ACTIONS: dict[str, Callable[[Storage, str], object]] = {
+    "write": lambda storage, name: storage.save_text(name, "x"),
+    "read": lambda storage, name: storage.read(name),
+    "list": lambda storage, name: storage.names(name),
+    "list all": lambda storage, name: storage.below(name),
+    "move": lambda storage, name: storage.move(name, "b"),
+    "move there": lambda storage, name: storage.move("b", name),
+    "delete": lambda storage, name: storage.delete(name),
+    "place": lambda storage, name: storage.local_path(name),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize(
+    "name", ["..", "../a", "a/../../b", "a/..", "/etc/x", "a//b", "a/", "./a", "a\\..\\b", "a\0b"]
+)
+def test_names_that_lead_out_are_refused(tmp_path: Path, action: str, name: str) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "a").write_text("outside")
+    with pytest.raises(UserError, match=r"leads out of .*/inside; give a plain path below it$"):
+        ACTIONS[action](Storage(str(inside)), name)
+    assert (tmp_path / "a").read_text() == "outside"
+    assert list(inside.iterdir()) == []
+
+
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "b.pt", "..."]), min_size=1, max_size=6))
+def test_whatever_is_accepted_lies_below_the_root(parts: list[str]) -> None:
+    storage = Storage("/root/of/all")
+    try:
+        path = storage.local_path("/".join(parts))
+    except UserError:
+        return
+    assert path is not None
+    assert os.path.normpath(path) == str(path)
+    assert str(path).startswith("/root/of/all/")
+
+
+def test_text(tmp_path: Path) -> None:
+    assert Path(Storage(str(tmp_path)).save_text("t/traceback.txt", "é\n")).read_text() == "é\n"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.save_text("a.txt", "old")
+
+    def fail(name: str, error: type[BaseException]) -> None:
+        with storage.writing(name) as stream:
+            stream.write(b"half of the ne")
+            raise error
+
+    for name, error in (("a.txt", ZeroDivisionError), ("b.txt", KeyboardInterrupt)):
+        with pytest.raises(error):
+            fail(name, error)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_two_writers_of_one_name_do_not_mix(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    with storage.writing("a.txt") as first, storage.writing("a.txt") as second:
+        first.write(b"first" * 1000)
+        second.write(b"second")
+    assert (tmp_path / "a.txt").read_bytes() == b"first" * 1000
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "trials").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match=r"trials/x/a\.txt: can't be written \(.+\); free space"):
+        Storage(str(tmp_path)).save_text("trials/x/a.txt", "text")
+    assert [p.name for p in tmp_path.iterdir()] == ["trials"]
+
+
+@pytest.mark.parametrize("uri", ["", "relative/folder", "nowhere://bucket/folder"])
+def test_an_address_that_cannot_be_used(uri: str) -> None:
+    with pytest.raises(UserError, match=f"^{uri}: can't be used as storage .*; give an absolute"):
+        Storage(uri)
+
+
+def test_names_and_deletion(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    for name in ("a b/2.txt", "a b/1.txt", "a b/deeper/3.txt", "0.txt"):
+        storage.save_text(name, name)
+    assert storage.names("a b") == Storage(f"{tmp_path}/a b").names("") == ["1.txt", "2.txt"]
+    assert storage.names("nowhere") == []
+    storage.delete("a b/1.txt")
+    storage.delete("a b/1.txt")
+    assert storage.names("a b") == ["2.txt"]
+    other, name = Storage.of(f"{tmp_path}/a b/2.txt")
+    assert other.open(name).read() == b"a b/2.txt"
+
+
+def test_torch_waits_for_a_checkpoint() -> None:
+    code = (
+        "import sys, gaplab.storage.matches, gaplab.results.export; print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "False\n"
+
+
+def test_a_folder_is_no_file_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(StorageError, match=r"/a: can't be deleted \(.+\); allow writing there"):
+        Storage(str(tmp_path)).delete("a")
+
+
+def test_all_below_and_moving(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    assert storage.below("a") == []
+    for name in ("a/1.txt", "a/b/2.txt", "a/b/c/3.txt", "ab/4.txt"):
+        storage.save_text(name, name)
+    assert storage.below("a") == ["1.txt", "b/2.txt", "b/c/3.txt"]
+    storage.move("a/b/2.txt", "a/new/folder/2.txt")
+    storage.move("ab/4.txt", "a/1.txt")
+    assert storage.below("a") == ["1.txt", "b/c/3.txt", "new/folder/2.txt"]
+    assert storage.read("a/1.txt") == b"ab/4.txt"
+    with pytest.raises(StorageError, match=r"a/none: can't be moved to b \(.*\); allow writing"):
+        storage.move("a/none", "b")

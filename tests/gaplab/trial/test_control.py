@@ -1,0 +1,83 @@
+"""Orders to stop: from a control, and from SIGTERM."""
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detectors.world import LocalWorld
+from gaplab.records import Cost, EpochDone
+from gaplab.trial.control import FREE, Free, Stop, Stopped, agreed, first_of
+
+CPU = torch.device("cpu")
+DONE = EpochDone("0123456789ab", 1, 2, {}, (), "", Cost())
+
+
+def test_a_free_trial_goes_on() -> None:
+    assert FREE.order() is None
+    assert FREE.order() is None
+    assert FREE.may_go_on(DONE)
+    FREE.beat()
+
+
+def test_an_order_travels_pickled() -> None:
+    order = Stopped(Stop("preempted", "spot"), Cost(1.0, 2.0, 3.0, 4.0))
+    again = pickle.loads(pickle.dumps(order))
+    assert (again.stop, again.cost) == (order.stop, order.cost)
+    assert isinstance(pickle.loads(pickle.dumps(FREE)), Free)
+
+
+class ThreeRanks:
+    """Rank `rank` of three; the others' flags are given, and so are their orders."""
+
+    size = 3
+
+    def __init__(self, rank: int, flags: Tensor, orders: list[Stop | None]) -> None:
+        self.rank, self._flags, self._orders = rank, flags, orders
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        return (value + self._flags) / 3
+
+    def gather(self, value: Any) -> list[Any]:
+        orders = [*self._orders]
+        orders.insert(self.rank, value)
+        return orders if self.rank == 0 else []
+
+
+@pytest.mark.parametrize("mine", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("others", [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (2.0, 1.0)])
+def test_ranks_agree_on_what_any_of_them_wants(
+    mine: tuple[bool, bool], others: tuple[float, float]
+) -> None:
+    world = ThreeRanks(1, torch.tensor(others), [])
+    expected = tuple(a or b > 0 for a, b in zip(mine, others, strict=True))
+    assert agreed(world, CPU, *mine) == expected
+
+
+def test_one_rank_asks_nobody() -> None:
+    class Alone(LocalWorld):
+        def all_reduce_mean(self, value: Tensor) -> Tensor:
+            raise AssertionError("nothing to share")
+
+    assert agreed(Alone(), CPU, True, False) == (True, False)
+
+
+A, B = Stop("cancelled", "a"), Stop("preempted", "b")
+
+
+@pytest.mark.parametrize(
+    ("rank", "mine", "others", "expected"),
+    [
+        (0, None, [A, B], A),
+        (0, None, [None, B], B),
+        (0, B, [A, None], B),
+        (1, None, [A, B], Stop("interrupted", "another worker was told to stop")),
+        (1, A, [B, None], A),
+    ],
+)
+def test_the_first_order_counts_on_rank_0(
+    rank: int, mine: Stop | None, others: list[Stop | None], expected: Stop
+) -> None:
+    assert first_of(ThreeRanks(rank, torch.zeros(1), others), mine) == expected

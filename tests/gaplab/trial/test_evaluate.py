@@ -1,0 +1,180 @@
+"""Evaluation by several ranks: each image once, the same numbers for any number of them."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detectors.evaluation.matches import Matches
+from detectors.structures import Candidates
+from gaplab.records import EvaluationRecord
+from gaplab.spec.files import load_spec
+from gaplab.spec.models import Experiment
+from gaplab.spec.sweep import expand, experiment_of
+from gaplab.storage.candidates import Dump
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.matches import read_matches
+from gaplab.trial.evaluate import Evaluator
+
+Write = Callable[..., Path]
+
+
+@dataclass
+class Meeting:
+    """Where threads that play the ranks of one world meet."""
+
+    size: int
+    slots: list[Any] = field(init=False)
+    barrier: threading.Barrier = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slots, self.barrier = [None] * self.size, threading.Barrier(self.size, timeout=60)
+
+    def swap(self, rank: int, value: Any) -> list[Any]:
+        self.slots[rank] = value
+        self.barrier.wait()
+        seen = list(self.slots)
+        self.barrier.wait()
+        return seen
+
+
+@dataclass
+class ThreadWorld:
+    meeting: Meeting
+    rank: int
+
+    @property
+    def size(self) -> int:
+        return self.meeting.size
+
+    def all_reduce_mean(self, value: Tensor) -> Tensor:
+        return torch.stack(self.meeting.swap(self.rank, value.detach())).mean(dim=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        seen = self.meeting.swap(self.rank, value)
+        return seen if self.rank == 0 else []
+
+
+@pytest.fixture
+def experiment(small: dict[str, Any], write_spec: Write) -> Experiment:
+    """Dual assignment (two branches) on seven images; only random weights, no training."""
+    data = small["data"] | {"train_images": 4, "val_images": 7}
+    spec = write_spec(assignment={"name": "dual"}, data=data)
+    return experiment_of(expand(load_spec(spec, None, [])).trials[0])
+
+
+def model_of(experiment: Experiment) -> nn.Module:
+    """Its boxes are random, so spread scores out to give both AP and a gap something to say."""
+    torch.manual_seed(3)
+    model = experiment.detector.build(
+        len(experiment.data.load("val").classes), tuple(experiment.assignment.branches())
+    )
+    for name, weight in model.named_parameters():
+        if "cls" in name and weight.ndim > 1:
+            weight.data.mul_(40)
+    return model
+
+
+def evaluate(experiment: Experiment, home: Path, size: int, epoch: int) -> list[EvaluationRecord]:
+    """What rank 0 of `size` ranks returns; the others must return nothing."""
+    meeting, data, model = Meeting(size), experiment.data.load("val"), model_of(experiment)
+
+    def play(rank: int) -> tuple[EvaluationRecord, ...]:
+        storage = Storage(str(home))
+        world = ThreadWorld(meeting, rank)
+        evaluator = Evaluator("trial", experiment, data, world, storage)
+        taught = dict.fromkeys(evaluator.branches, (1.0, 0.25))
+        return evaluator.evaluate(model, epoch, taught)
+
+    with ThreadPoolExecutor(size) as pool:
+        first, *others = pool.map(play, range(size))
+    assert not any(others)
+    return list(first)
+
+
+def assert_same(one: EvaluationRecord, other: EvaluationRecord) -> None:
+    assert one.metrics == pytest.approx(other.metrics, abs=1e-9)
+    where = ("metrics", "classes", "candidates", "matches")
+    plain = [{k: v for k, v in vars(each).items() if k not in where} for each in (one, other)]
+    assert plain[0] == plain[1]
+
+
+def stream(record: EvaluationRecord, experiment: Experiment) -> list[Tensor]:
+    """All candidates by place and class: scores that all but tie may come in another order."""
+    data = experiment.data.load("val")
+    ids = [image.image_id for image in data.truth()]
+    chunks = list(Dump.open(record.candidates).stream(ids, data.classes))
+    found = Candidates.join(chunks)
+    key = [found.image, found.levels, found.points[:, 1], found.points[:, 0], found.labels]
+    order = np.lexsort([column.numpy() for column in reversed(key)])
+    return list(vars(found.take(torch.from_numpy(order))).values())
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_the_same_numbers_for_any_number_of_ranks(
+    experiment: Experiment, tmp_path: Path, size: int
+) -> None:
+    alone = evaluate(experiment, tmp_path / "one", 1, experiment.training.epochs)
+    shared = evaluate(experiment, tmp_path / "many", size, experiment.training.epochs)
+    assert [each.branch for each in alone] == [each.branch for each in shared] == ["o2o", "o2m"]
+    assert [each.primary for each in alone] == [True, False]
+    assert alone[0].metrics["gap"] != 0
+    for one, other in zip(alone, shared, strict=True):
+        assert_same(one, other)
+        for a, b in zip(stream(one, experiment), stream(other, experiment), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        pairs = zip(read_matches(one.matches)[1:], read_matches(other.matches)[1:], strict=True)
+        for mine, theirs in pairs:
+            assert_same_matches(mine, theirs)
+
+
+def assert_same_matches(one: Matches, other: Matches) -> None:
+    """Order aside: scores that all but tie may come in another order from another batch."""
+    assert (one.images, one.classes) == (other.images, other.classes)
+    for name in ("image", "label", "object_image", "object_label"):
+        assert (getattr(one, name) == getattr(other, name)).all(), name
+    assert sorted(one.score) == pytest.approx(sorted(other.score), abs=1e-5)
+    assert (one.hit.sum(axis=1) == other.hit.sum(axis=1)).all()
+
+
+def test_what_training_knows_is_among_the_metrics(experiment: Experiment, tmp_path: Path) -> None:
+    [first, _] = evaluate(experiment, tmp_path, 1, 1)
+    assert first.metrics["positives_per_object"] == 1.0
+    assert first.metrics["objects_unassigned"] == 25.0
+    assert first.rule["nms_iou"] == 0.6
+
+
+@pytest.mark.parametrize(
+    ("option", "epoch", "kept"),
+    [("last", 1, False), ("last", 3, True), ("every", 1, True), ("none", 3, False)],
+)
+def test_candidates_are_kept_as_asked(
+    experiment: Experiment, tmp_path: Path, option: Any, epoch: int, kept: bool
+) -> None:
+    options = experiment.evaluation.model_copy(update={"candidates": option})
+    found = evaluate(experiment.model_copy(update={"evaluation": options}), tmp_path, 1, epoch)
+    assert [(bool(e.candidates), bool(e.matches)) for e in found] == [(kept, kept)] * 2
+    assert (tmp_path / "trials").exists() == kept
+
+
+def test_keeping_candidates_changes_no_number(experiment: Experiment, tmp_path: Path) -> None:
+    kept, not_kept = (evaluate(experiment, tmp_path, 1, epoch) for epoch in (3, 1))
+    for one, other in zip(kept, not_kept, strict=True):
+        assert_same(one, replace(other, epoch=3))
+
+
+def test_fewer_ranks_after_a_restart_leave_no_stale_parts(
+    experiment: Experiment, tmp_path: Path
+) -> None:
+    evaluate(experiment, tmp_path, 3, 3)
+    [again, _] = evaluate(experiment, tmp_path, 2, 3)
+    alone = evaluate(experiment, tmp_path / "alone", 1, 3)[0]
+    for a, b in zip(stream(again, experiment), stream(alone, experiment), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,420 @@
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gaplab.events import from_text, to_text
+from gaplab.records import Machine, Started
+from gaplab.storage.filesystem import Storage
+from gaplab.trial import provenance as worker
+from gaplab.trial.git import MAX_UNTRACKED, GitError, read_checkout
+from gaplab.trial.provenance import (
+    MAX_BYTES,
+    Code,
+    assemble,
+    code_of,
+    keep,
+    sources_digest,
+    surroundings,
+)
+
+Git = Callable[..., str]
+
+
+@pytest.fixture
+def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
+    """Runs git in tmp_path/repo, untouched by this machine's settings."""
+    for name in [key for key in os.environ if key.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+
+    def run(*words: str, at: Path = tmp_path / "repo") -> str:
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        done = subprocess.run(["git", *who, *words], cwd=at, check=True, capture_output=True)
+        return done.stdout.decode().strip()
+
+    return run
+
+
+@pytest.fixture
+def package(tmp_path: Path, git: Git) -> Path:
+    """A committed package two folders below the top of a repository."""
+    folder = tmp_path / "repo" / "src" / "pack"
+    folder.mkdir(parents=True)
+    git("init", "-q")
+    (folder / "__init__.py").write_text("A = 1\n")
+    (folder.parent.parent / "README").write_text("read me\n")
+    (folder.parent.parent / ".gitignore").write_text("ignored/\n")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+def test_a_clean_checkout(package: Path, git: Git) -> None:
+    code = code_of([package])
+    assert (code.commit, code.dirty) == (git("rev-parse", "HEAD"), False)
+    assert (code.digest, code.changes, code.left_out, code.note) == ("", "", (), "")
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_what_differs_can_be_applied_again(
+    tmp_path: Path, package: Path, git: Git, staged: bool
+) -> None:
+    top = tmp_path / "repo"
+    (package / "__init__.py").write_text("A = 2\n")
+    (top / "README").unlink()
+    if staged:
+        (package / "new.py").write_text("B = 1\n")
+        git("add", "-A")
+    code = code_of([package])
+    patch = tmp_path / "changes.diff"
+    patch.write_text(code.changes)
+    git("clone", "-q", str(top), str(tmp_path / "copy"))
+    git("apply", str(patch), at=tmp_path / "copy")
+    assert code.dirty
+    assert tree(tmp_path / "copy") == tree(top)
+
+
+def test_settings_of_a_person_change_no_digest(package: Path, git: Git) -> None:
+    (package / "__init__.py").write_text("A = 2\n")
+    before = code_of([package])
+    for key, value in (
+        *(("diff.noprefix", "true"), ("color.ui", "always"), ("diff.external", "false")),
+        *(("core.abbrev", "5"), ("diff.relative", "true"), ("core.pager", "false")),
+    ):
+        git("config", key, value)
+    assert code_of([package]) == before
+
+
+def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) -> None:
+    top = tmp_path / "repo"
+    for name in ("new.py", "src/pack/spec.yaml", "notes.md", "ignored/other.py"):
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_text(name)
+    code = code_of([package])
+    for name in ("new.py", "src/pack/spec.yaml"):
+        line = f"# untracked: {name} sha256={sha256(name.encode()).hexdigest()}\n"
+        assert line in code.changes
+    assert code.dirty
+    assert "notes" not in code.changes
+    assert "other" not in code.changes
+    (top / "new.py").write_text("other")
+    assert code_of([package]).digest != code.digest
+
+
+def test_too_many_untracked_files(tmp_path: Path, package: Path) -> None:
+    for number in range(MAX_UNTRACKED + 2):
+        (tmp_path / "repo" / f"{number}.py").touch()
+    code = code_of([package])
+    assert code.note == "2 more untracked files"
+    assert code.changes.count("untracked") == MAX_UNTRACKED
+
+
+@pytest.mark.parametrize(
+    "name", [".env", "src/pack/.ENV", "src/prod.env", "a.token", "x/Key.PEM", "k.key", "id_rsa"]
+)
+def test_secrets_are_left_out(tmp_path: Path, package: Path, git: Git, name: str) -> None:
+    secret = tmp_path / "repo" / name
+    secret.parent.mkdir(exist_ok=True)
+    secret.write_text("before")
+    git("add", ".")
+    git("commit", "-q", "-m", "a secret")
+    secret.write_text("hush")
+    (package / "__init__.py").write_text("A = 2\n")
+    code = code_of([package])
+    assert code.left_out == (name,)
+    assert "A = 2" in code.changes
+    assert not {"hush", "before", sha256(b"hush").hexdigest()} & set(code.changes.split())
+    assert "hush" not in code.changes
+    assert f"left out because it may hold secrets: {name}\n" in code.changes
+
+
+def test_an_untracked_secret_is_not_even_named(tmp_path: Path, package: Path) -> None:
+    (tmp_path / "repo" / "credentials.yaml").write_text("hush")
+    (tmp_path / "repo" / ".env").write_text("hush")
+    assert code_of([package]).dirty is False
+
+
+def test_a_long_diff_is_cut_and_its_digest_is_of_the_whole(
+    tmp_path: Path, package: Path, git: Git
+) -> None:
+    last = tmp_path / "repo" / "z.py"
+    last.touch()
+    git("add", ".")
+    git("commit", "-q", "-m", "second")
+    (package / "__init__.py").write_text("".join(f"A{n} = {n}\n" for n in range(100_000)))
+    last.write_text("x = 1\n")
+    code = code_of([package])
+    assert len(code.changes.encode()) < MAX_BYTES + 100
+    said = code.changes.splitlines()[-1]
+    assert said.startswith("# cut here: ")
+    assert said.endswith(" bytes more")
+    last.write_text("x = 2\n")
+    other = code_of([package])
+    assert other.changes == code.changes
+    assert other.digest != code.digest
+
+
+def test_binary_changes_count_by_content(tmp_path: Path, package: Path, git: Git) -> None:
+    weights = tmp_path / "repo" / "w.bin"
+    digests = set()
+    for content in (b"\0a", b"\0b", b"\0c"):
+        weights.write_bytes(content)
+        git("add", "-N", ".")
+        digests.add(code_of([package]).digest)
+    assert len(digests) == 3
+
+
+def test_names_and_text_that_are_not_unicode(tmp_path: Path, package: Path, git: Git) -> None:
+    path = os.fsencode(tmp_path / "repo") + b"/caf\xe9 \n x.py"
+    Path(os.fsdecode(path)).write_bytes(b"\xff = 1\n")
+    (package / "__init__.py").write_bytes(b"# \xff\n")
+    code = keep(code_of([package]), Storage(str(tmp_path / "home")))
+    assert "caf\ufffd x.py sha256=" in " ".join(code.changes.split())
+    json.dumps(assemble(code, {})).encode()
+
+
+def nothing_known(code: Code) -> bool:
+    return (code.commit, code.dirty, code.digest, code.changes) == ("", None, "", "")
+
+
+def test_no_git(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code = code_of([package])
+    assert nothing_known(code)
+    assert code.note == "git can't be run (No such file or directory)"
+    assert len(code.sources) == 16
+
+
+def test_no_repository(tmp_path: Path, package: Path, git: Git) -> None:
+    shutil.rmtree(tmp_path / "repo" / ".git")
+    code = code_of([package])
+    assert nothing_known(code)
+    assert code.note.startswith("not a git repository")
+
+
+def test_a_wheel_installed_inside_another_repository(tmp_path: Path, package: Path) -> None:
+    installed = tmp_path / "repo" / "ignored" / "site-packages" / "pack"
+    shutil.copytree(package, installed)
+    code = code_of([installed])
+    assert nothing_known(code)
+    assert code.note == f"{installed}: not tracked by git"
+    assert code.sources == code_of([package]).sources
+
+
+def test_a_checkout_of_another_user(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    code = code_of([package])
+    assert nothing_known(code)
+    assert code.note.startswith("detected dubious ownership in repository at ")
+
+
+def test_a_repository_without_a_commit(tmp_path: Path, git: Git) -> None:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    git("init", "-q")
+    (folder / "__init__.py").touch()
+    git("add", ".")
+    with pytest.raises(GitError, match="single revision"):
+        read_checkout(folder)
+
+
+def fake_git(folder: Path, script: str) -> None:
+    folder.mkdir()
+    (folder / "git").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "git").chmod(0o755)
+
+
+def test_a_git_that_does_not_answer(
+    package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_git(tmp_path / "bin", "exec sleep 60")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    code = code_of([package], seconds=0.2)
+    assert nothing_known(code)
+    assert code.note == "git took longer than 0.2 s"
+
+
+def test_a_tree_too_big_to_compare(
+    package: Path, git: Git, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    commit, real = git("rev-parse", "HEAD"), shutil.which("git")
+    fake_git(tmp_path / "bin", f'case "$*" in *diff*) exec sleep 60;; *) exec {real} "$@";; esac')
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    code = code_of([package], seconds=2)
+    assert (code.commit, code.dirty, code.digest) == (commit, None, "")
+    assert code.note == "git took longer than 2 s"
+
+
+def test_the_environment_of_a_hook_names_no_other_repository(
+    tmp_path: Path, package: Path, git: Git, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = git("rev-parse", "HEAD")
+    (tmp_path / "other").mkdir()
+    git("init", "-q", at=tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
+    monkeypatch.setenv("GIT_LITERAL_PATHSPECS", "1")
+    assert code_of([package]).commit == commit
+
+
+def test_while_somebody_commits(tmp_path: Path, package: Path) -> None:
+    (tmp_path / "repo" / ".git" / "index.lock").touch()
+    os.utime(tmp_path / "repo" / "README", (1, 1))  # git would note that it is the same
+    assert code_of([package]).dirty is False
+
+
+def test_the_digest_of_modules(tmp_path: Path) -> None:
+    def digest(number: int, files: dict[str, str]) -> str:
+        root = tmp_path / str(number) / "pack"
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(content)
+        return sources_digest((root,))
+
+    first = digest(0, {"a.py": "1", "b/c.py": "2"})
+    assert digest(1, {"b/c.py": "2", "a.py": "1", "a.txt": "3"}) == first
+    others = [{"a.py": "1"}, {"a.py": "1", "b/c.py": "3"}, {"a.py": "1", "b.py": "2"}]
+    digests = [digest(n, files) for n, files in enumerate(others, start=2)]
+    assert len({first, *digests}) == 4
+
+
+def test_a_broken_link_of_an_editor_is_no_module(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name / "pack").mkdir(parents=True)
+        (tmp_path / name / "pack" / "a.py").touch()
+    (tmp_path / "y" / "pack" / ".#a.py").symlink_to("nobody@nowhere")
+    assert sources_digest((tmp_path / "x/pack",)) == sources_digest((tmp_path / "y/pack",))
+
+
+def test_changes_are_kept_once_a_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage(str(tmp_path))
+    code = Code("s", commit="c", dirty=True, digest="0123", changes="é\n")
+    kept = keep(code, storage)
+    assert kept.uri == f"{storage.uri}/code/0123.diff"
+    assert (tmp_path / "code" / "0123.diff").read_text() == "é\n"
+    monkeypatch.setattr(Storage, "save_text", None)
+    assert keep(code, storage) == kept
+    assert keep(Code("s", commit="c", dirty=False), storage).uri == ""
+
+
+# The worker's half.
+
+
+def experiment(**data: Any) -> Any:
+    from gaplab.spec.models import Experiment
+
+    return Experiment.model_validate(
+        {
+            "data": data or {"name": "shapes"},
+            "detector": {"name": "fcos"},
+            "assignment": {"name": "poto"},
+            "seed": 7,
+        }
+    )
+
+
+def test_surroundings_of_this_process() -> None:
+    import numpy
+
+    import detectors
+
+    found = surroundings(experiment(), torch.device("cpu"))
+    assert found["packages"]["torch"] == torch.__version__
+    assert found["packages"]["numpy"] == numpy.__version__
+    assert found["results_version"] == detectors.RESULTS_VERSION
+    assert found["torch"]["threads"] == torch.get_num_threads()
+    assert found["machine"]["cores"] >= 1
+    assert found["machine"]["cpu"]
+    assert (found["seed"], found["gpu"]) == (7, None)
+    assert found["data"] == experiment().data.fingerprint()
+
+
+def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "PACKAGES", ("torch", "no-such-distribution"))
+    worker._versions.cache_clear()
+    try:
+        packages = surroundings(experiment(), torch.device("cpu"))["packages"]
+    finally:
+        worker._versions.cache_clear()
+    assert packages == {"torch": torch.__version__, "no-such-distribution": None}
+
+
+@pytest.mark.parametrize(
+    ("said", "driver"),
+    [
+        ("NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024", "550.54.15"),
+        ("NVIDIA UNIX Open Kernel Module for x86_64  580.65  Release Build", "580.65"),
+        (None, None),
+    ],
+)
+def test_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, driver: str | None
+) -> None:
+    class Facts:
+        name, total_memory = "NVIDIA H200", 3 * 2**30
+
+    if said:
+        (tmp_path / "v").write_text(f"NVRM version: {said}\nGCC version:  gcc 12\n")
+    monkeypatch.setattr(worker, "_DRIVER", tmp_path / "v")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Facts)
+    found = surroundings(experiment(), torch.device("cuda", 0))["gpu"]
+    assert (found["name"], found["memory_mib"], found["driver"]) == ("NVIDIA H200", 3072, driver)
+
+
+def test_data_that_is_loaded_is_not_parsed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from detectors.data import coco_index
+
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30)).save(tmp_path / "images" / "1.png")
+    document = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 40, "height": 30}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(document))
+    loaded = experiment(name="coco", root=str(tmp_path))
+    for split in ("train", "val"):
+        loaded.data.load(split)
+    monkeypatch.setattr(coco_index, "_Document", None)  # what parses
+    first = surroundings(loaded, torch.device("cpu"))["data"]
+    monkeypatch.setattr(Path, "read_bytes", None)
+    assert surroundings(loaded, torch.device("cpu"))["data"] == first
+    assert len(first) == 64
+
+
+def test_the_whole_is_plain_json_in_a_stable_order(package: Path) -> None:
+    (package / "__init__.py").write_text("A = 2\n")
+    whole = assemble(code_of([package]), surroundings(experiment(), torch.device("cpu")))
+    assert json.loads(json.dumps(whole)) == whole
+    assert list(whole) == [
+        *("code", "sources", "results_version", "python", "packages", "machine", "gpu", "torch"),
+        *("seed", "data"),
+    ]
+    assert list(whole["code"]) == [
+        *("commit", "dirty", "digest", "uri", "left_out", "note", "sources")
+    ]
+    assert "A = 2" not in json.dumps(whole)
+    started = Started("t", Machine("n", "cpu", 1, 0.0), 0, whole)
+    assert from_text(to_text(started)) == started
+
+
+def test_a_worker_that_died_unheard() -> None:
+    assert list(assemble(Code("s"), {})) == ["code"]

@@ -1,0 +1,347 @@
+"""Broken off anywhere, any number of times: a trial ends with the same bits."""
+
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import gaplab.trial.run
+from gaplab.launch.attempt import attempt, run_alone
+from gaplab.records import Ended, EpochDone, Event, TrialRecord
+from gaplab.storage.filesystem import Storage
+from gaplab.trial.checkpoints import newest
+from gaplab.trial.control import Stop
+
+Write = Callable[..., Path]
+Ranks = Callable[[Path, Path], list[dict[str, Any]]]
+PROGRAM = Path(__file__).with_name("resuming.py")
+
+
+@pytest.fixture(scope="module")
+def resuming(load: Callable[[Path], ModuleType]) -> ModuleType:
+    """`resuming.py`: a trial that is broken off and gone on with."""
+    return load(PROGRAM)
+
+
+@pytest.fixture
+def trial(resuming: ModuleType, write_spec: Write) -> TrialRecord:
+    """Three epochs of four steps, evaluated after the second and the third in one batch."""
+    found: TrialRecord = resuming.only_trial(write_spec(evaluation={"every": 2}))
+    return found
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with TemporaryDirectory() as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(resuming: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What trials end with that nothing befell, by id: filled by the first who asks."""
+    return {}
+
+
+def whole(resuming: ModuleType, trial: TrialRecord, known: dict[str, Any]) -> tuple[Any, Any]:
+    if trial.id not in known:
+        with TemporaryDirectory() as made:
+            told = resuming.attempts(trial, Path(made), [None])
+            known[trial.id] = told, resuming.saved(trial, Path(made))
+    told, state = known[trial.id]
+    return told, state
+
+
+def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
+    resuming: ModuleType, trial: TrialRecord, undisturbed: dict[str, Any]
+) -> None:
+    """14 looks in all: 12 steps and 2 evaluations. Weights, average, optimiser, evaluations and
+    mean losses.
+    """
+    expected, end = whole(resuming, trial, undisturbed)
+
+    @settings(max_examples=8)
+    @given(st.lists(st.integers(1, 9), max_size=4))
+    @example([1, 1, 1, 1, 1])
+    @example([8, 1, 1, 4])
+    def check(looks: list[int]) -> None:
+        with TemporaryDirectory() as made:
+            told = resuming.attempts(trial, Path(made), [*looks, None])
+            torch.testing.assert_close(resuming.saved(trial, Path(made)), end, rtol=0, atol=0)
+            assert told.evaluations == expected.evaluations
+            assert told.losses == expected.losses
+            assert all(stopped.stop == resuming.CANCELLED for stopped in told.stops)
+            assert all(stopped.cost.wall_seconds > 0 for stopped in told.stops)
+            assert all(start.notes == () for start in told.starts)
+
+    check()
+
+
+def test_the_noise_and_the_statistics_count(
+    resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
+) -> None:
+    """The test above would fail if random numbers were not restored."""
+    _, end = whole(resuming, trial, undisturbed)
+    resuming.attempts(trial, home, [2])
+    found = newest(Storage(str(home)), trial.id)
+    assert found.state is not None
+    before = found.state["middle"]["ranks"][0]
+    assert before["model"]["norm.running_mean"].abs().max() > 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("detectors.midway._set_random", lambda *_: None)
+        resuming.attempts(trial, home, [None])
+    changed = resuming.saved(trial, home)["learner"]["model"]
+    assert not all(torch.equal(changed[key], end["learner"]["model"][key]) for key in changed)
+
+
+def test_steps_before_the_stop_are_not_made_again_nor_loaded(
+    resuming: ModuleType, trial: TrialRecord, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resuming.attempts(trial, home, [3])
+    loaded: list[int] = []
+    real = resuming.run_trial.__globals__["train_batches"]
+
+    def counted(*args: Any) -> Any:
+        batches = real(*args)
+        prepare = batches.prepare
+
+        def counting(index: int) -> Any:
+            loaded.append(index)
+            return prepare(index)
+
+        return type(batches)(batches.shares, counting)
+
+    monkeypatch.setitem(resuming.run_trial.__globals__, "train_batches", counted)
+    resuming.attempts(trial, home, [1])
+    assert len(loaded) == 4, "one batch of four images, the last of the epoch"
+
+
+def test_an_order_during_an_evaluation_loses_no_step(
+    resuming: ModuleType, trial: TrialRecord, home: Path
+) -> None:
+    """Looks 1 to 8 are steps, the 9th is the evaluation's."""
+    told = resuming.attempts(trial, home, [9])
+    assert len(told.stops) == 1
+    assert list(told.losses) == [1], "the second epoch isn't over before it is evaluated"
+    found = newest(Storage(str(home)), trial.id)
+    assert found.state is not None
+    assert found.state["learner"]["step"] == 8
+    after = resuming.After(None)
+    resuming.attempts(trial, home, [None], control=lambda _: after)
+    assert after.looked == 1 + 4 + 1, "both evaluations, and the steps of the third epoch"
+    assert after.beats == after.looked
+
+
+def test_the_rule_ends_a_trial_after_its_checkpoint(
+    resuming: ModuleType, trial: TrialRecord, home: Path
+) -> None:
+    asked: list[EpochDone] = []
+
+    class Rule(resuming.After):  # type: ignore[name-defined, misc]
+        def may_go_on(self, done: EpochDone) -> bool:
+            asked.append(done)
+            return False
+
+    told = resuming.attempts(trial, home, [None], control=lambda _: Rule())
+    (stopped,) = told.stops
+    assert stopped.stop == Stop("stopped", "the stopping rule ended it after epoch 2 of 3")
+    assert [done.epoch for done in asked] == [2], "not after the first, which isn't evaluated"
+    assert len(asked[0].evaluations) == 1
+    assert list(told.losses) == [1, 2], "the epoch was said before"
+    again = resuming.attempts(trial, home, [None], control=lambda _: Rule())
+    assert [start.epoch for start in again.starts] == [2]
+    assert again.stops == []
+    assert len(asked) == 1, "nor after the last"
+
+
+def test_orders_reach_the_attempt_as_its_end(trial: TrialRecord, home: Path) -> None:
+    class Cancel:
+        def order(self) -> Stop:
+            return Stop("cancelled", "somebody cancelled it")
+
+        def beat(self) -> None: ...
+
+        def may_go_on(self, done: EpochDone) -> bool:
+            return True
+
+    events: list[Event] = []
+    attempt(trial, Storage(str(home)), events.append, run_alone, Cancel())
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.end.state, ended.end.reason) == ("cancelled", "somebody cancelled it")
+    assert ended.end.fault == ""
+    assert ended.end.cost.cpu_seconds > 0
+
+
+class TestDamage:
+    def files(self, trial: TrialRecord, home: Path) -> list[Path]:
+        return sorted((home / "trials" / trial.id / "checkpoints").iterdir())
+
+    def test_the_one_before_is_used_and_said(
+        self, resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
+    ) -> None:
+        expected, end = whole(resuming, trial, undisturbed)
+        resuming.attempts(trial, home, [7])
+        first, last = self.files(trial, home)
+        last.write_bytes(last.read_bytes()[:-100])
+        told = resuming.attempts(trial, home, [None])
+        (start,) = told.starts
+        assert start.epoch == 1
+        assert len(start.notes) == 2
+        assert start.notes[0].startswith(f"{last}: damaged checkpoint")
+        assert start.notes[1] == f"going on from {first}"
+        assert told.evaluations == expected.evaluations
+        torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
+        assert last not in self.files(trial, home)
+
+    def test_none_left_means_zero(
+        self, resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
+    ) -> None:
+        _, end = whole(resuming, trial, undisturbed)
+        resuming.attempts(trial, home, [7])
+        for path in self.files(trial, home):
+            path.write_bytes(b"")
+        (start,) = (told := resuming.attempts(trial, home, [None])).starts
+        assert start.epoch == 0
+        assert start.notes[-1] == "no whole checkpoint is left: starting from zero"
+        assert list(told.losses) == [1, 2, 3]
+        torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
+
+
+def test_the_single_checkpoint_of_an_earlier_version_goes_on(
+    resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
+) -> None:
+    """It holds the event and the learner after a whole epoch, and nothing else."""
+    _, end = whole(resuming, trial, undisturbed)
+    resuming.attempts(trial, home, [5])
+    (path, *_) = TestDamage().files(trial, home)
+    state = torch.load(path, weights_only=True)
+    assert state["middle"] is None
+    folder = path.parent
+    for each in folder.iterdir():
+        each.unlink()
+    old = {"event": state["event"], "learner": state["learner"]}
+    torch.save(old, folder.parent / "checkpoint.pt")
+    (start,) = resuming.attempts(trial, home, [None]).starts
+    assert start.epoch == 1
+    torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
+    assert not (folder.parent / "checkpoint.pt").exists()
+
+
+class TestRetention:
+    def kept(
+        self, resuming: ModuleType, write_spec: Write, home: Path, **checkpoints: Any
+    ) -> list[tuple[int, int]]:
+        """Epoch and step of what is left of five epochs of four steps, of which 2 and 4 and 5 are
+        evaluated; whose AP is highest after epoch 2.
+        """
+        training = {"epochs": 5, "batch": 4}
+        spec = write_spec(training=training, evaluation={"every": 2}, checkpoints=checkpoints)
+        trial = resuming.only_trial(spec)
+        resuming.attempts(trial, home, [None])
+        names = [path.name for path in TestDamage().files(trial, home)]
+        return [(int(name[6:10]), int(name[16:23])) for name in names]
+
+    @pytest.fixture(autouse=True)
+    def aps(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Of epochs 2, 4 and 5: the second branch's would mislead."""
+        told = {2: 30.0, 4: 20.0, 5: 30.0}
+
+        def best(history: Any) -> int:
+            changed = [
+                type(each)(**{**vars(each), "metrics": {"ap": told[each.epoch]}})
+                for each in history
+            ]
+            other = [
+                type(e)(**{**vars(e), "primary": False, "metrics": {"ap": 99}}) for e in changed
+            ]
+            return int(real([*other, *changed]))
+
+        real = gaplab.trial.run._best
+        monkeypatch.setattr(gaplab.trial.run, "_best", best)
+
+    def test_the_last_two_and_the_best(
+        self, resuming: ModuleType, write_spec: Write, home: Path
+    ) -> None:
+        assert self.kept(resuming, write_spec, home) == [(2, 8), (4, 20), (5, 20)]
+
+    def test_the_last_alone(self, resuming: ModuleType, write_spec: Write, home: Path) -> None:
+        assert self.kept(resuming, write_spec, home, last=1, best=False) == [(5, 20)]
+
+    def test_every_third(self, resuming: ModuleType, write_spec: Write, home: Path) -> None:
+        found = self.kept(resuming, write_spec, home, last=1, best=False, every=3)
+        assert found == [(3, 12), (5, 20)]
+
+    def test_by_the_clock(
+        self,
+        resuming: ModuleType,
+        write_spec: Write,
+        home: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A clock that goes on one second at each look: after so many steps one is due."""
+        ticks = count()
+        monkeypatch.setattr("gaplab.trial.run.time.monotonic", lambda: float(next(ticks)))
+        found = self.kept(resuming, write_spec, home, last=99, best=False, minutes=2 / 60)
+        ends = {(epoch, 4 * epoch) for epoch in range(1, 6)}
+        before_evaluation = {(1, 8), (3, 16), (4, 20)}
+        assert {*ends, *before_evaluation} < set(found)
+        middle = set(found) - ends - before_evaluation
+        assert middle
+        assert all(4 * epoch < step < 4 * epoch + 4 for epoch, step in middle)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(
+    small: dict[str, Any], run_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    """What `resuming.main` saved in each of two real processes of one gloo group."""
+    folder = tmp_path_factory.mktemp("ranks")
+    pair = small | {"training": small["training"] | {"epochs": 2}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(pair))
+    return folder, run_ranks(PROGRAM, folder)
+
+
+class TestTwoWorkers:
+    def test_end_with_the_same_bits(self, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
+        _, (first, second) = two_ranks
+        torch.testing.assert_close(
+            first["broken"]["state"], first["whole"]["state"], rtol=0, atol=0
+        )
+        for rank in (first, second):
+            assert rank["broken"]["losses"] == rank["whole"]["losses"]
+        assert first["broken"]["evaluations"] == first["whole"]["evaluations"]
+        assert first["whole"]["evaluations"].keys() == {(1, "o2o"), (2, "o2o")}
+        assert second["whole"]["evaluations"] == {}, "rank 0 alone measures"
+
+    def test_stop_together_though_only_one_hears_the_order(
+        self, two_ranks: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
+        _, ranks = two_ranks
+        assert [rank["whole"]["stops"] for rank in ranks] == [[], []]
+        assert [stop.reason for stop in ranks[0]["broken"]["stops"]] == ["enough"] * 4
+        other = "another worker was told to stop"
+        assert [stop.reason for stop in ranks[1]["broken"]["stops"]] == [other, "enough"] * 2
+        assert [rank["broken"]["epochs"] for rank in ranks] == [[0, 0, 0, 0, 1]] * 2
+
+    def test_broken_off_their_trial_goes_on_with_one_and_says_so(
+        self, resuming: ModuleType, two_ranks: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
+        folder, ranks = two_ranks
+        trial = resuming.only_trial(folder / "small.yaml")
+        state = ranks[0]["left"]["state"]
+        held = [rank["model"]["norm.running_mean"] for rank in state["middle"]["ranks"]]
+        assert not torch.equal(held[0], held[1]), "they saw different images"
+        told = resuming.attempts(trial, folder / "left", [None])
+        (start,) = told.starts
+        assert len(start.notes) == 1
+        assert "in the middle of an epoch with 1 workers instead of 2" in start.notes[0]
+        assert list(told.losses) == [1, 2]
+        assert resuming.saved(trial, folder / "left")["learner"]["step"] == 8

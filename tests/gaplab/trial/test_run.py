@@ -1,0 +1,266 @@
+"""A trial in this process: what it says and remembers, and that a killed one goes on exactly."""
+
+import contextlib
+import errno
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detectors.data.base import DataError
+from detectors.engine import NonFiniteLossError
+from detectors.inference import NonFinitePredictionsError
+from gaplab.errors import StorageError, UserError
+from gaplab.events import from_text, to_text
+from gaplab.launch.attempt import LostError, attempt, fault_of, run_alone
+from gaplab.records import (
+    AttemptEnd,
+    Cost,
+    Ended,
+    EpochDone,
+    EvaluationRecord,
+    Event,
+    Started,
+    TrialRecord,
+)
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand, experiment_of
+from gaplab.storage.filesystem import Storage
+from gaplab.trial.checkpoints import newest
+from gaplab.trial.control import Stop, Stopped
+from gaplab.trial.run import last_words
+
+Write = Callable[..., Path]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def only_trial(spec: Path) -> TrialRecord:
+    (trial,) = expand(load_spec(spec)).trials
+    return trial
+
+
+def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[Event]:
+    """Events of one attempt, which dies right after emitting epoch `stop_after`."""
+    events: list[Event] = []
+
+    def emit(event: Event) -> None:
+        events.append(from_text(to_text(event)))
+        if isinstance(event, EpochDone) and event.epoch == stop_after:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        attempt(trial, Storage(str(home)), emit, run_alone)
+    return events
+
+
+def evaluations(events: list[Event]) -> dict[tuple[int, str], EvaluationRecord]:
+    said = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
+    return {(e.epoch, e.branch): e for e in said}
+
+
+def placed(
+    said: dict[tuple[int, str], EvaluationRecord], home: Path
+) -> dict[tuple[int, str], EvaluationRecord]:
+    """The same with addresses below `home`."""
+
+    def below(uri: str) -> str:
+        return uri.removeprefix(str(home))
+
+    return {
+        key: replace(each, candidates=below(each.candidates), matches=below(each.matches))
+        for key, each in said.items()
+    }
+
+
+def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
+    state = newest(Storage(str(home)), trial.id).state
+    assert state is not None
+    learner = state["learner"]
+    return {
+        f"{part}.{name}": tensor
+        for part in ("model", "averaged")
+        for name, tensor in learner[part].items()
+    }
+
+
+def test_events_of_an_undisturbed_trial(write_spec: Write, tmp_path: Path) -> None:
+    trial = only_trial(write_spec(evaluation={"every": 2}))
+    events = run(trial, tmp_path / "home")
+    assert [type(e).__name__ for e in events] == ["Started", *["EpochDone"] * 3, "Ended"]
+    done = [e for e in events if isinstance(e, EpochDone)]
+    assert [e.epoch for e in done] == [1, 2, 3]
+    assert [len(e.evaluations) for e in done] == [0, 1, 1], "every second epoch, and the last"
+    assert set(done[0].losses) == {"o2o.cls", "o2o.box"}
+    walls = [e.cost.wall_seconds for e in done]
+    assert 0 < walls[0] < walls[1] < walls[2]
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert (ended.end.state, ended.end.reason) == ("succeeded", "")
+    assert ended.end.cost == done[-1].cost
+
+
+def test_dual_is_evaluated_on_both_branches_and_keeps_the_first(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    trial = only_trial(write_spec(assignment={"name": "dual"}, training={"epochs": 1, "batch": 4}))
+    found = evaluations(run(trial, tmp_path / "home"))
+    assert {branch: e.primary for (_, branch), e in found.items()} == {"o2o": True, "o2m": False}
+
+
+@pytest.mark.parametrize("name", ["poto", "o2f", "dual"])
+def test_a_killed_trial_ends_with_the_same_bits(
+    write_spec: Write, tmp_path: Path, name: str
+) -> None:
+    trial = only_trial(write_spec(assignment={"name": name}))
+    whole = run(trial, tmp_path / "whole")
+    first = run(trial, tmp_path / "killed", stop_after=1)
+    second = run(trial, tmp_path / "killed", stop_after=2)
+    third = run(trial, tmp_path / "killed")
+    assert [e.epoch for e in (second[0], third[0]) if isinstance(e, Started)] == [1, 2]
+    said = placed(evaluations(whole), tmp_path / "whole")
+    assert placed(evaluations(first + second + third), tmp_path / "killed") == said
+    again = placed(evaluations(third), tmp_path / "killed")
+    assert again == said, "a resumed attempt says everything again"
+    parts = [sorted((tmp_path / place).rglob("*.parquet")) for place in ("killed", "whole")]
+    assert len(parts[0]) == 2 * len(experiment_of(trial).assignment.branches())
+    assert [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]]
+    mine, theirs = (weights(trial, tmp_path / place) for place in ("killed", "whole"))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+def test_two_seeds_differ(write_spec: Write, tmp_path: Path) -> None:
+    short = {"epochs": 1, "batch": 4}
+    trials = [only_trial(write_spec(seed=seed, training=short)) for seed in (0, 1)]
+    losses = []
+    for trial in trials:
+        losses += [e.losses for e in run(trial, tmp_path / "h") if isinstance(e, EpochDone)]
+    assert trials[0].id != trials[1].id
+    assert losses[0] != losses[1]
+
+
+def test_a_loss_that_explodes_names_step_and_parts(write_spec: Write, tmp_path: Path) -> None:
+    training = {"epochs": 3, "batch": 4, "lr": 1e30, "clip_norm": 0.0, "warmup_steps": 0}
+    events = run(only_trial(write_spec(training=training)), tmp_path / "home")
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.end.state == "failed"
+    assert "loss is not finite at step " in ended.end.reason
+    assert "o2o.cls=" in ended.end.reason
+    assert "o2o.box=" in ended.end.reason
+    assert "\n" not in ended.end.reason
+
+
+def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEnd:
+    """How an attempt ends whose body raises `error`."""
+
+    def body(*_: object) -> None:
+        if error is not None:
+            raise error
+
+    events: list[Event] = []
+    attempt(trial, Storage(str(home)), events.append, body)
+    (ended,) = events
+    assert isinstance(ended, Ended)
+    return ended.end
+
+
+def test_an_unexpected_error_keeps_its_traceback(write_spec: Write, tmp_path: Path) -> None:
+    trial = only_trial(write_spec())
+    end = end_of(trial, tmp_path, ZeroDivisionError("by zero"))
+    path = tmp_path / "trials" / trial.id / "traceback.txt"
+    assert end.reason == f"ZeroDivisionError: by zero (traceback in {path})"
+    assert end.fault == "error"
+    assert "raise error" in path.read_text()
+
+
+def test_a_traceback_that_cannot_be_written_hides_no_reason(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "trials").write_text("a file where a folder should be")
+
+    def body(*_: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    events: list[Event] = []
+    storage = Storage(str(tmp_path))
+    storage.names = lambda folder: []  # type: ignore[method-assign]
+    attempt(only_trial(write_spec()), storage, events.append, body)
+    (ended,) = events
+    assert isinstance(ended, Ended)
+    assert ended.end.reason.startswith("ZeroDivisionError: by zero (no traceback: ")
+    assert (ended.end.state, ended.end.fault) == ("failed", "error")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError(["a", "b"]),
+        NonFiniteLossError("a; b"),
+        NonFinitePredictionsError("a; b"),
+        UserError("a; b"),
+    ],
+)
+def test_an_expected_error_is_one_line(write_spec: Write, tmp_path: Path, error: Exception) -> None:
+    end = end_of(only_trial(write_spec()), tmp_path, error)
+    assert (end.state, end.reason, end.fault) == ("failed", "a; b", "input")
+    assert not (tmp_path / "trials").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (StorageError("full"), "storage"),
+        (OSError(errno.ENOSPC, "No space left on device"), "storage"),
+        (OSError(errno.EROFS, "Read-only file system"), "storage"),
+        (OSError(errno.ENOENT, "No such file"), "error"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "memory"),
+        (MemoryError(), "memory"),
+        (RuntimeError("shapes differ"), "error"),
+        (KeyError("x"), "error"),
+    ],
+)
+def test_faults(error: Exception, fault: str) -> None:
+    assert fault_of(error) == fault
+
+
+def test_memory_that_really_runs_out(write_spec: Write, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50, dtype=torch.uint8)
+    assert end_of(only_trial(write_spec()), tmp_path, raised.value).fault == "memory"
+
+
+def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
+    cost = Cost(1.0, 2.0, 3.0, 4.0)
+    error = Stopped(Stop("cancelled", "somebody cancelled it"), cost)
+    end = end_of(only_trial(write_spec()), tmp_path, error)
+    assert end == AttemptEnd("cancelled", "somebody cancelled it", cost)
+    assert end_of(only_trial(write_spec()), tmp_path, None) == AttemptEnd("succeeded", "", Cost())
+
+
+def test_a_lost_process_is_no_unexpected_error(write_spec: Write, tmp_path: Path) -> None:
+    end = end_of(only_trial(write_spec()), tmp_path, LostError("The actor died.\nexit code 137"))
+    assert (end.state, end.fault) == ("failed", "lost")
+    assert end.reason.endswith("exit code 137")
+
+
+@pytest.mark.parametrize(
+    "error", [DataError(["a", "b"]), UserError("a", "b"), StorageError("a", "b")]
+)
+def test_errors_survive_the_way_between_processes(error: Any) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+
+
+def test_last_words_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint of trial \w+ there"):
+        last_words(only_trial(write_spec()), Storage(str(tmp_path)))
