@@ -5,25 +5,14 @@ from dataclasses import dataclass
 
 from detectors.evaluation.coco import coco_metrics
 from detectors.evaluation.crowd import crowd_metrics
-from detectors.evaluation.metrics import Metrics
+from detectors.evaluation.metrics import ClassGap, Metrics, names_of
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
 Evaluator = Callable[[Sequence[Candidates], GroundTruth, int], list[Metrics]]
 EVALUATORS: dict[str, Evaluator] = {"coco": coco_metrics, "crowd": crowd_metrics}
 """By `Protocol.evaluator`: metrics of each of several sets of detections on one ground truth."""
-
-
-@dataclass(frozen=True)
-class ClassGap:
-    """AP of one class in percent points; None for a class without objects."""
-
-    name: str
-    ap: float | None
-    ap_nms: float | None
-    gap: float | None
 
 
 @dataclass(frozen=True)
@@ -39,16 +28,17 @@ class Gap:
     per_class: tuple[ClassGap, ...]
 
 
-def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Gap:
-    """Metrics of the candidates of all images, without suppression and with it.
+def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: Protocol) -> Gap:
+    """Measure the gap between two sets of detections: without suppression, and with it.
+
+    Args:
+        detections: both sets, as `selection.columns` returns them.
+        truth: the ground truth of all images.
+        protocol: its evaluator and `max_dets` are used.
 
     Raises ValueError as the protocol's evaluator does.
+
     """
-    return gap_between(columns(candidates, protocol), truth, protocol)
-
-
-def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: Protocol) -> Gap:
-    """The same, of detections already selected: without suppression, and with it."""
     without, with_nms = EVALUATORS[protocol.evaluator](detections, truth, protocol.max_dets)
     metrics: dict[str, float | None] = {}
     for name, value in without.values.items():
@@ -59,7 +49,7 @@ def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: 
 
 def _row(name: str, value: float | None, with_nms: float | None) -> dict[str, float | None]:
     """A metric in percent points as its three numbers."""
-    names = (name, f"{name}_nms", "gap" if name == "ap" else f"{name}_gap")
+    names = names_of(name)
     if value is None or with_nms is None:
         return dict.fromkeys(names)
     return dict(zip(names, (100 * value, 100 * with_nms, 100 * (value - with_nms)), strict=True))

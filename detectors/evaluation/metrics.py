@@ -1,11 +1,57 @@
-"""What an evaluator says about one set of detections."""
+"""The names of metrics, declared once, and the records that hold their values. Imports no PyTorch.
+
+A metric `m` is stored under three names: `m` without NMS, `m_nms` with it, and the difference of
+the two, `m_gap`. The gap of `ap` is the NMS gap and is called `gap`.
+"""
 
 from dataclasses import dataclass
+
+SIZES = ("small", "medium", "large")
+MEASURED: dict[str, tuple[str, ...]] = {
+    "coco": (
+        *("ap", "ap50", "ap75", *(f"ap_{size}" for size in SIZES)),
+        *("ar1", "ar10", "ar", *(f"ar_{size}" for size in SIZES)),
+    ),
+    "crowd": ("ap", "mmr", "recall"),
+}
+"""The metrics that each evaluator (`Protocol.evaluator`) returns."""
+LOWER_IS_BETTER = frozenset({"mmr"})
+TRAINING = ("positives_per_object", "objects_unassigned")
+"""Metrics of an epoch's assignments: positive points per object, percent of objects without any."""
+LABELS = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    **{f"ap_{size}": f"AP {size}" for size in SIZES},
+    "ar1": "AR@1",
+    "ar10": "AR@10",
+    "ar": "AR",
+    **{f"ar_{size}": f"AR {size}" for size in SIZES},
+    "mmr": "mMR",
+    "recall": "recall",
+    **{name: name.replace("_", " ") for name in TRAINING},
+}
+"""What the field calls each metric, in the order of a table."""
+
+
+def names_of(metric: str) -> tuple[str, str, str]:
+    """Return the names of a metric without NMS, with NMS, and of its gap."""
+    return metric, f"{metric}_nms", "gap" if metric == "ap" else f"{metric}_gap"
+
+
+def label(name: str) -> str:
+    """Return the heading of a column: `AP`, `AP NMS`, `gap`; an unknown name is its own heading."""
+    if name.endswith("_nms"):
+        return f"{label(name.removesuffix('_nms'))} NMS"
+    return LABELS.get(name, name)
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Fractions in [0, 1]; None where nothing of that kind exists (no object of that size).
+    """What an evaluator returns for one set of detections.
+
+    Numbers are fractions in [0, 1]; None where nothing of that kind exists (no object of that
+    size).
 
     values: by name; `ap` is always there and never None. per_class: AP of each class in label
     order, None for a class without objects.
@@ -13,3 +59,13 @@ class Metrics:
 
     values: dict[str, float | None]
     per_class: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class ClassGap:
+    """AP of one class in percent points; None for a class without objects."""
+
+    name: str
+    ap: float | None
+    ap_nms: float | None
+    gap: float | None

@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gaplab.spec.models import Policy
-
 SAME = "#"
 """Stands for whatever may differ between two reports of one failure."""
 
@@ -82,19 +80,6 @@ def group(failures: Sequence[Failure]) -> list[Group]:
     for each in failures:
         found.setdefault(signature(each.fault, each.reason, each.node), []).append(each)
     return sorted((_group(*item) for item in found.items()), key=lambda g: -g.count)
-
-
-def should_stop(failures: Sequence[Failure], policy: Policy) -> str | None:
-    """Why a sweep should start no more trials, in one line, or None.
-
-    failures: of trials that have failed for good; a trial counts once however often it failed.
-    """
-    limits = {"continue": None, "stop": 1, "stop_after_n_identical": policy.identical}
-    limit = limits[policy.on_failure]
-    for each in group(failures):
-        if limit is not None and len(each.trials) >= limit:
-            return f"{each.line()} (run.on_failure: {policy.on_failure})"
-    return None
 
 
 def _group(key: str, same: Sequence[Failure]) -> Group:

@@ -1,5 +1,6 @@
 """Numbers as people read them."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,3 +45,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
         found |= inner or {f"{prefix}{key}": value}
     return found
+
+
+def rounded(value: float | None) -> float | None:
+    """With 4 decimals."""
+    return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
+
+
+def cell(value: Any) -> Any:
+    """A value as a CSV field: what isn't text or a number is JSON, None an empty field."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

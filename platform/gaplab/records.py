@@ -4,14 +4,15 @@ Metrics are percent points here and wherever a person or a script sees them, unl
 otherwise.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 from uuid import uuid4
 
-EndState = Literal["succeeded", "failed", "interrupted", "preempted", "cancelled", "stopped"]
-"""How an attempt ended: interrupted with its driver, preempted by its machine, cancelled by a
-person, stopped early by the sweep's stopping rule."""
-TrialState = Literal["waiting", "running"] | EndState
+from detectors.evaluation.metrics import ClassGap
+from gaplab.states import TrialState
+
 Fault = Literal["", "input", "lost", "memory", "hang", "storage", "error"]
 """What a failure comes from: the trial itself (its data, its options, a loss that is not finite),
 a process that died, too little memory, a step without end, a file that can't be written, or an
@@ -43,16 +44,6 @@ class SweepRecord:
 
 
 @dataclass(frozen=True)
-class ClassRecord:
-    """AP of one class, percent points; NaN-free: a class without objects has None."""
-
-    name: str
-    ap: float | None
-    ap_nms: float | None
-    gap: float | None
-
-
-@dataclass(frozen=True)
 class Subject:
     """Whose candidates are measured: the key of an evaluation without its protocol."""
 
@@ -73,9 +64,9 @@ class EvaluationRecord:
     primary: bool
     """True for the branch kept at inference."""
     protocol: str
-    metrics: dict[str, float | None]
+    metrics: Mapping[str, float | None]
     """By name; ap, ap_nms and gap are always there. None where nothing of that kind exists."""
-    classes: tuple[ClassRecord, ...]
+    classes: tuple[ClassGap, ...]
     candidates: str = ""
     """URI of the folder of raw candidates that this was measured on; empty if they aren't kept."""
     matches: str = ""
@@ -99,8 +90,30 @@ NOWHERE = Machine("", "", 0, 0.0)
 
 
 @dataclass(frozen=True)
+class Process:
+    """One process for all time: a later one of the same number was born at another moment.
+
+    machine: where process numbers mean the same (one boot of one kernel, one container, one user).
+    """
+
+    machine: str
+    pid: int
+    born: int
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A driver's word that it lives: who, where, and until when it is believed."""
+
+    driver: str
+    node: str
+    process: Process
+    until: datetime
+
+
+@dataclass(frozen=True)
 class DriverRecord:
-    """A process that runs a sweep. machine, pid, born: see `lifecycle.Process`; cluster: the
+    """A process that runs a sweep. machine, pid, born: see `Process`; cluster: the
     cluster it runs on, the same text for all drivers that share one.
     """
 
@@ -144,12 +157,17 @@ class AttemptEnd:
     """Why and how an attempt ended; `reason` is one line, empty on success.
 
     fault: what a failed attempt failed of; empty for all others, and where it is unknown.
+    Raises ValueError for a state in which no attempt ends.
     """
 
-    state: EndState
+    state: TrialState
     reason: str
     cost: Cost
     fault: Fault = ""
+
+    def __post_init__(self) -> None:
+        if not self.state.ended:
+            raise ValueError(f"an attempt can't end as {self.state}")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import torch
 
+from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.launch.heartbeat import Heart
 from gaplab.launch.process import node_name, this_process
@@ -23,7 +24,6 @@ from gaplab.launch.sources import check_sources
 from gaplab.ledger import Ledger
 from gaplab.records import (
     AttemptEnd,
-    ClassRecord,
     Cost,
     DriverRecord,
     Ended,
@@ -38,6 +38,7 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.models import Experiment, Policy
 from gaplab.spec.protocols import rule_of
 from gaplab.spec.sweep import expand
+from gaplab.states import TrialState
 from gaplab.trial.provenance import Code, assemble, surroundings
 
 KINDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -48,10 +49,10 @@ METRICS: dict[str, float | None] = {
     "gap": -0.75,
     **{f"{n}{kind}": 30.5 for n in (*KINDS[1:], *RECALLS) for kind in ("", "_nms", "_gap")},
 }
-CLASSES = tuple(ClassRecord(f"class {number}", 30.5, 31.25, -0.75) for number in range(3))
+CLASSES = tuple(ClassGap(f"class {number}", 30.5, 31.25, -0.75) for number in range(3))
 RULE = rule_of(PROTOCOLS["default"])
 COST = Cost(0.5, 0.0, 0.5, 400.0)
-SUCCESS = AttemptEnd("succeeded", "", COST)
+SUCCESS = AttemptEnd(TrialState.SUCCEEDED, "", COST)
 
 
 def provenance(trial: TrialRecord) -> dict[str, Any]:

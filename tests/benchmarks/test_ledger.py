@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import insert
 
+from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.ledger import Ledger, claims
-from gaplab.ledger.models import METRICS, Evaluation
-from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.ledger.models import Evaluation
+from gaplab.ledger.views import METRICS
+from gaplab.records import Claim, EvaluationRecord, Machine, SweepRecord, TrialRecord
 from gaplab.results.compare import compare
 from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.spec.protocols import rule_of
@@ -23,7 +25,7 @@ TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
 SIZES = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
 RULE = rule_of(PROTOCOLS["default"])
 MORE = {f"{name}{kind}": 30.0 for name in SIZES for kind in ("", "_nms", "_gap")}
-CLASSES = tuple(ClassRecord(f"class {number}", 30.0, 31.0, -1.0) for number in range(3))
+CLASSES = tuple(ClassGap(f"class {number}", 30.0, 31.0, -1.0) for number in range(3))
 
 
 def trial(number: int) -> TrialRecord:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from alembic import command
@@ -20,14 +20,12 @@ from sqlalchemy import Engine, MetaData, insert, select
 from gaplab.ledger import Ledger
 from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import MIGRATE, WRITE, alembic_config, open_engine
-from gaplab.ledger.models import METRICS
-from gaplab.ledger.views import DriverView
+from gaplab.ledger.views import METRICS, DriverView
 from gaplab.records import (
     AttemptEnd,
     Claim,
     Cost,
     DriverRecord,
-    EndState,
     EpochDone,
     EvaluationRecord,
     Machine,
@@ -35,6 +33,7 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import ENDS, TrialState
 
 MACHINE = Machine("node-1", "gpu", 2, 1.0)
 COST = Cost(20.0, 5.0, 10.0, 512.0)
@@ -54,7 +53,7 @@ def driver(identity: str, sweep_id: str = "s1", **changes: Any) -> DriverRecord:
     return replace(known, **changes)
 
 
-def end(state: EndState, reason: str = "") -> AttemptEnd:
+def end(state: TrialState, reason: str = "") -> AttemptEnd:
     return AttemptEnd(state, reason, COST, "error" if state == "failed" else "")
 
 
@@ -112,7 +111,7 @@ class TestDrivers:
         first, second = (two.start_attempt(Claim(t, "s1", "d1")) for t in ("t1", "t2"))
         other = two.start_attempt(Claim("t3", "s1", "d2"))
         assert two.renew("d1", 60.0, 0, "") == {first, second}
-        two.end_attempt(first, end("succeeded"))
+        two.end_attempt(first, end(TrialState.SUCCEEDED))
         assert two.renew("d1", 60.0, 0, "") == {second}
         assert two.renew("d2", 60.0, 0, "") == {other}
 
@@ -164,7 +163,7 @@ class TestClaims:
         claim = Claim("t1", "s1", "d1")
         attempt = two.start_attempt(claim)
         assert [two.start_attempt(claim) for _ in range(3)] == [attempt] * 3
-        two.end_attempt(attempt, end("failed", "x"))
+        two.end_attempt(attempt, end(TrialState.FAILED, "x"))
         assert two.start_attempt(claim) == attempt
         assert two.states(["t1"]) == {"t1": "failed"}
         assert len(two.attempts("t1")) == 1
@@ -182,7 +181,7 @@ class TestClaims:
 
     def test_an_error_tells_the_state(self, two: Ledger) -> None:
         attempt = two.start_attempt(Claim("t1", "s1", "d1"))
-        for ending, wanted in ((None, "running"), (end("succeeded"), "succeeded")):
+        for ending, wanted in ((None, "running"), (end(TrialState.SUCCEEDED), "succeeded")):
             if ending:
                 two.end_attempt(attempt, ending)
             with pytest.raises(ClaimError, match=f"t1 can't start: it is {wanted}") as error:
@@ -192,9 +191,9 @@ class TestClaims:
             two.start_attempt(Claim("t9", "s1", "d1"))
         assert error.value.state is None
 
-    @pytest.mark.parametrize("state", [s for s in get_args(EndState) if s != "succeeded"])
+    @pytest.mark.parametrize("state", [s for s in ENDS if s != "succeeded"])
     def test_after_any_other_end_it_may_be_claimed_again(
-        self, two: Ledger, state: EndState
+        self, two: Ledger, state: TrialState
     ) -> None:
         first = two.start_attempt(Claim("t1", "s1", "d1"))
         two.end_attempt(first, end(state, "why"))
@@ -242,8 +241,8 @@ class TestFencing:
         for late in (
             lambda: ledger.begin_attempt(attempt, Started("t1", MACHINE, 1)),
             lambda: ledger.record_epoch(done("t1", 2), attempt),
-            lambda: ledger.end_attempt(attempt, end("succeeded")),
-            lambda: ledger.end_attempt(attempt, end("failed", "x")),
+            lambda: ledger.end_attempt(attempt, end(TrialState.SUCCEEDED)),
+            lambda: ledger.end_attempt(attempt, end(TrialState.FAILED, "x")),
         ):
             with pytest.raises(ClaimError, match="it is interrupted") as error:
                 late()
@@ -257,11 +256,11 @@ class TestFencing:
         with pytest.raises(ClaimError, match=f"attempt {attempt} is over: it is interrupted"):
             ledger.record_epoch(done("t1", 2), attempt)
         with pytest.raises(ClaimError, match="can't end as succeeded: it is interrupted"):
-            ledger.end_attempt(attempt, end("succeeded"))
-        ledger.end_attempt(attempt, end("interrupted"))  # that it is: nothing changes
+            ledger.end_attempt(attempt, end(TrialState.SUCCEEDED))
+        ledger.end_attempt(attempt, end(TrialState.INTERRUPTED))  # that it is: nothing changes
         assert ledger.states(["t1"]) == {"t1": "running"}
         ledger.record_epoch(done("t1", 2), second)
-        ledger.end_attempt(second, end("succeeded"))
+        ledger.end_attempt(second, end(TrialState.SUCCEEDED))
         assert [(e.epoch, e.attempt) for e in ledger.evaluations("t1")] == [
             (1, attempt),
             (2, second),
@@ -314,7 +313,7 @@ class TestBurying:
     def test_it_takes_the_trials_of_that_driver_alone(self, two: Ledger) -> None:
         for name, who in (("t1", "d1"), ("t2", "d2"), ("t3", "d1")):
             two.start_attempt(Claim(name, "s1", who))
-        two.end_attempt(two.attempts("t3")[0].id, end("succeeded"))
+        two.end_attempt(two.attempts("t3")[0].id, end(TrialState.SUCCEEDED))
         dead = view(two, "d1")
         assert two.bury(dead, "silent") == ["t1"]
         assert two.bury(dead, "silent") == []
@@ -354,7 +353,7 @@ class TestBurying:
 
         def finish(name: str) -> list[str]:
             try:
-                ledger.end_attempt(attempts[name], end("succeeded"))
+                ledger.end_attempt(attempts[name], end(TrialState.SUCCEEDED))
             except ClaimError as error:
                 return [] if error.state == "interrupted" else [f"{name}: {error}"]
             return [name]
@@ -448,8 +447,8 @@ class Drivers(RuleBasedStateMachine):
             assert error.value.state == attempt["state"]
 
     @precondition(lambda self: any(self.attempts()))
-    @rule(data=st.data(), state=st.sampled_from(get_args(EndState)))
-    def end(self, data: st.DataObject, state: EndState) -> None:
+    @rule(data=st.data(), state=st.sampled_from(ENDS))
+    def end(self, data: st.DataObject, state: TrialState) -> None:
         attempt = data.draw(st.sampled_from(list(self.attempts())))
         if attempt["state"] in ("running", state):
             self.ledger.end_attempt(attempt["id"], end(state))
@@ -592,7 +591,7 @@ class TestMigration:
             for name in ("t0", "t1"):
                 again = ledger.start_attempt(Claim(name, "s1", "d1"))
                 assert again > max(row["id"] for row in second)
-                ledger.end_attempt(again, end("cancelled", "x"))
+                ledger.end_attempt(again, end(TrialState.CANCELLED, "x"))
             with pytest.raises(ClaimError, match="it is succeeded"):
                 ledger.start_attempt(Claim("t2", "s1", "d1"))
 
@@ -601,7 +600,11 @@ class TestMigration:
             ledger.bury_strangers("its driver is not known")
             ledger.enlist(driver("d1"), 60.0)
             ledger.cancel("s1", ["t1"])
-            for name, state in (("t0", "preempted"), ("t1", "cancelled"), ("t1", "stopped")):
+            for name, state in (
+                ("t0", TrialState.PREEMPTED),
+                ("t1", TrialState.CANCELLED),
+                ("t1", TrialState.STOPPED),
+            ):
                 ledger.end_attempt(ledger.start_attempt(Claim(name, "s1", "d1")), end(state))
         with engine.execution_options(**{WRITE: MIGRATE}).begin() as connection:
             command.downgrade(alembic_config(connection), "0002")

@@ -20,17 +20,17 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, insert, inspect, select, text
 
+from detectors.evaluation.metrics import ClassGap
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger, reading
 from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
-from gaplab.ledger.models import METRICS, Base, Checkpoint
-from gaplab.ledger.views import STATES, CostKey, Coverage, RowFilter
+from gaplab.ledger.models import Base, Checkpoint
+from gaplab.ledger.views import METRICS, CostKey, Coverage, RowFilter
 from gaplab.ledger.views import Cost as MeanCost
 from gaplab.records import (
     AttemptEnd,
     Claim,
-    ClassRecord,
     Cost,
     EpochDone,
     EvaluationRecord,
@@ -38,12 +38,13 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import TrialState
 
 TABLES = ("sweep", "trial", "sweep_trial", "attempt", "evaluation", "checkpoint")
 """Those of the first version."""
 MACHINE = Machine("node-1", "cpu", 2, 0.0)
-SUCCESS = AttemptEnd("succeeded", "", Cost(20.0, 0.0, 10.0, 512.0))
-FAILURE = AttemptEnd("failed", "loss is not finite", Cost(1.0, 0.5, 2.0, 100.0))
+SUCCESS = AttemptEnd(TrialState.SUCCEEDED, "", Cost(20.0, 0.0, 10.0, 512.0))
+FAILURE = AttemptEnd(TrialState.FAILED, "loss is not finite", Cost(1.0, 0.5, 2.0, 100.0))
 NUMBERS = {name: float(place) for place, name in enumerate(METRICS)}
 CROWD = {"ap": 1.0, "ap_nms": 2.5, "gap": -1.5, "mmr": 61.25, "mmr_nms": 60.0, "mmr_gap": 1.25}
 RULE = {"nms_iou": 0.6, "order": "nms_then_cut", "level_range": None, "class_wise": True}
@@ -59,7 +60,7 @@ def sweep(identity: str, *trials: TrialRecord, name: str = "first") -> SweepReco
 
 
 def evaluation(identity: str = "t1", epoch: int = 1, **changes) -> EvaluationRecord:
-    classes = (ClassRecord("circle", 1.5, 2.0, -0.5), ClassRecord("square", None, None, None))
+    classes = (ClassGap("circle", 1.5, 2.0, -0.5), ClassGap("square", None, None, None))
     record = EvaluationRecord(identity, epoch, "o2o", True, "default", dict(NUMBERS), classes)
     return replace(record, **changes)
 
@@ -154,7 +155,7 @@ class TestMigration:
             for each, row in zip(found, first, strict=True):
                 assert (each.epoch, each.primary, each.protocol) == (row["epoch"], True, "default")
                 assert (each.attempt, each.created_at) == (7, row["created_at"])
-                assert each.classes == (ClassRecord("größe", 1 / 3, None, None),)
+                assert each.classes == (ClassGap("größe", 1 / 3, None, None),)
                 assert (each.candidates, each.matches, each.rule) == ("", "", {})
             assert ledger.protocols() == {}
             assert checkpoints(ledger, "t1") == {2: "file:///2"}
@@ -292,7 +293,7 @@ class TestSweeps:
         ]
         assert ledger.trials("s2")[1].config == trial("t1").config
         assert [each.id for each in ledger.sweeps()] == ["s2", "s1"]
-        assert ledger.sweep("s2").counts == dict.fromkeys(STATES, 0) | {
+        assert ledger.sweep("s2").counts == dict.fromkeys(TrialState, 0) | {
             "waiting": 1,
             "succeeded": 1,
         }
@@ -435,7 +436,7 @@ class TestAttempts:
 class TestEvaluations:
     def test_round_trip(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
-        classes = (ClassRecord("größe ☃", 1 / 3, 2 / 3, -1 / 3), ClassRecord("b", None, None, None))
+        classes = (ClassGap("größe ☃", 1 / 3, 2 / 3, -1 / 3), ClassGap("b", None, None, None))
         metrics = {name: value / 7 for name, value in NUMBERS.items()}
         wanted = evaluation(
             **{"classes": classes, "metrics": metrics, "branch": "o2m", "primary": False},
@@ -515,7 +516,7 @@ class TestEvaluations:
             with pytest.raises(ValueError, match="not finite: ar1"):
                 ledger.record(evaluation(metrics={**NUMBERS, "ar1": value}), attempt)
             with pytest.raises(ValueError, match="class a: not finite: ap_nms"):
-                ledger.record(evaluation(classes=(ClassRecord("a", None, value, 0.0),)), attempt)
+                ledger.record(evaluation(classes=(ClassGap("a", None, value, 0.0),)), attempt)
         assert ledger.evaluations("t1") == []
 
     def test_ap_and_gap_are_required(self, started: tuple[Ledger, int]) -> None:
@@ -772,7 +773,9 @@ class TestQuestions:
         ledger.add_sweep(sweep("s1", *(trial(f"t{n}", n) for n in range(3)), trial("u", epochs=3)))
         for identity, wall in (("t0", 10.0), ("t1", 30.0), ("u", 4.0)):
             attempt = ledger.start_attempt(Claim(identity, "s1", machine=MACHINE))
-            ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost(2 * wall, wall / 2, wall)))
+            ledger.end_attempt(
+                attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost(2 * wall, wall / 2, wall))
+            )
         for end in (FAILURE, replace(SUCCESS, cost=Cost(wall_seconds=1.0))):  # resumed: only a part
             ledger.end_attempt(ledger.start_attempt(Claim("t2", "s1", machine=MACHINE)), end)
         assert ledger.costs() == {
@@ -879,9 +882,10 @@ class TestUrls:
 _WRITER = """
 import sys
 from gaplab.ledger.repository import Ledger
-from gaplab.records import ClassRecord, EvaluationRecord
+from gaplab.records import EvaluationRecord
+from detectors.evaluation.metrics import ClassGap
 ledger = Ledger.open(sys.argv[1])
-classes = tuple(ClassRecord(f"class {n}", 1.0, 1.0, 0.0) for n in range(50))
+classes = tuple(ClassGap(f"class {n}", 1.0, 1.0, 0.0) for n in range(50))
 for epoch in range(1_000_000):
     metrics = dict.fromkeys(sys.argv[3].split(), float(epoch))
     ledger.record(EvaluationRecord("t1", epoch, "o2o", True, "default", metrics, classes),

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from gaplab.errors import StorageError, UserError
 from gaplab.ledger import Ledger, patience
-from gaplab.ledger.models import METRICS
 from gaplab.ledger.patience import Patience, is_full, passes
+from gaplab.ledger.views import METRICS
 from gaplab.records import (
     Claim,
     Cost,

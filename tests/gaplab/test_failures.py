@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.failures import Failure, Group, group, should_stop, signature
+from gaplab.failures import Failure, Group, group, signature
+from gaplab.launch.decisions import should_stop
 from gaplab.spec.models import Policy
 
 NOT_FINITE = (

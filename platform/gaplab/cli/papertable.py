@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from detectors.evaluation.metrics import label
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from gaplab.cli.render.plain import csv_text
 from gaplab.cli.render.tabular import plain_table
@@ -31,7 +32,6 @@ from gaplab.spec.sweep import row_records
 from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.home import Home
 
-_LABELS = {"ap": "AP", "ap_nms": "AP NMS", "mmr": "mMR"}
 _WORDS = ("row", "in the paper", "read as")
 _FOLDED = 10
 """Characters that a column of words keeps at least, where it may be folded."""
@@ -168,8 +168,7 @@ def _columns(made: PaperTable) -> _Columns:
     columns.append(("trials", [f"{len(line.found)}/{len(line.trials)}" for line in lines]))
     for metric in made.metrics:
         form = signed if metric.split("_")[-1] == "gap" else points
-        label = _LABELS.get(metric, metric)
-        columns.append((label, [form(line.ours(metric)) for line in lines]))
+        columns.append((label(metric), [form(line.ours(metric)) for line in lines]))
         if made.paper:
             columns.append(("paper", [form(line.papers(metric)) for line in lines]))
     words = [_read_as(line, len(_protocols(made)) > 1) for line in lines]

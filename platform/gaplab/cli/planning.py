@@ -18,11 +18,12 @@ from gaplab.launch.costs import Estimate, compute_line, estimate
 from gaplab.launch.search import open_search
 from gaplab.launch.search_history import seen
 from gaplab.ledger import Ledger
-from gaplab.records import SweepRecord, TrialRecord, TrialState
+from gaplab.records import SweepRecord, TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Resources, Spec
 from gaplab.spec.sampling import remarks
 from gaplab.spec.sweep import Outline, outline
+from gaplab.states import TrialState
 from gaplab.storage.home import Home
 
 

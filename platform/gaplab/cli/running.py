@@ -18,6 +18,7 @@ from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
 from gaplab.spec.sweep import inspect_data
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.trial.control import Stop
@@ -97,7 +98,7 @@ class SweepRun:
             sys.stdout.write(jsonlib.dumps(said) + "\n")
         else:
             self._print_results(ledger)
-        failed = [trial for trial, state in states.items() if state == "failed"]
+        failed = [trial for trial, state in states.items() if state == TrialState.FAILED]
         self._print_failures(ledger, failed)
         return FAILED if failed else 0
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from detectors.evaluation.metrics import LABELS
 from gaplab.cli.attempts import print_attempts
 from gaplab.cli.render.tabular import plain_table
 from gaplab.errors import UserError
@@ -17,6 +18,7 @@ from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
+from gaplab.states import TrialState
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,6 @@ class SweepDetails:
 
 
 Details = TrialDetails | SweepDetails
-
-NAMES = {
-    **{"ap50": "AP50", "ap75": "AP75"},
-    **{"ap_small": "AP small", "ap_medium": "AP medium", "ap_large": "AP large"},
-    **{"ar1": "AR@1", "ar10": "AR@10", "ar": "AR"},
-    **{"ar_small": "AR small", "ar_medium": "AR medium", "ar_large": "AR large"},
-    **{"mmr": "mMR", "recall": "recall"},
-    **{"positives_per_object": "positives per object", "objects_unassigned": "objects unassigned"},
-}
-"""What the field calls the metrics, in the order of a table."""
 
 
 def details(ledger: Ledger, name: str) -> Details:
@@ -72,7 +64,7 @@ def print_sweeps(sweeps: list[SweepView], console: Console) -> None:
     """One line a sweep, newest first."""
     table = plain_table("sweep", "trials", "succeeded", "failed", "begun")
     for sweep in sweeps:
-        counts = (sweep.total, sweep.counts["succeeded"], sweep.counts["failed"])
+        counts = (sweep.total, sweep.counts[TrialState.SUCCEEDED], sweep.counts[TrialState.FAILED])
         table.add_row(sweep.id, *map(str, counts), f"{sweep.created_at:%Y-%m-%d %H:%M} UTC")
     console.print(table if sweeps else "no sweeps yet; `gaplab run SPEC` starts one")
 
@@ -133,7 +125,7 @@ def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> N
 def _evaluations(evaluations: list[EvaluationView], *others: str) -> Table:
     """others: metrics shown beside AP."""
     keys = [key for metric in others for key in (metric, f"{metric}_nms")]
-    heads = [f"{NAMES[metric]}{nms}" for metric in others for nms in ("", "\nNMS")]
+    heads = [f"{LABELS[metric]}{nms}" for metric in others for nms in ("", "\nNMS")]
     table = plain_table("epoch", "branch", "protocol", "AP", "AP\nNMS", "gap", *heads)
     for e in evaluations:
         m = e.metrics
@@ -146,7 +138,7 @@ def _evaluations(evaluations: list[EvaluationView], *others: str) -> Table:
 def _print_last(evaluation: EvaluationView, console: Console) -> None:
     """All metrics but AP, and where the candidates are."""
     m, rule = evaluation.metrics, evaluation.rule
-    names = NAMES | ({"ar": f"AR@{rule['max_dets']}"} if rule else {})
+    names = LABELS | ({"ar": f"AR@{rule['max_dets']}"} if rule else {})
     table = plain_table("metric", "without", "with NMS", "gap")
     for name in _further(m):
         numbers = (points(m[name]), points(m.get(f"{name}_nms")), signed(m.get(f"{name}_gap")))
@@ -162,8 +154,8 @@ def _further(metrics: Mapping[str, float | None]) -> list[str]:
     """The metrics but AP, each once: with NMS (`_nms`) and the gap (`_gap`) belong to the first."""
     ap = {"ap", "ap_nms", "gap"}
     found = [m for m in metrics if m not in ap and _without_suffix(m) not in metrics]
-    known = list(NAMES)
-    return sorted(found, key=lambda m: known.index(m) if m in NAMES else len(known))
+    known = list(LABELS)
+    return sorted(found, key=lambda m: known.index(m) if m in LABELS else len(known))
 
 
 def _without_suffix(metric: str) -> str | None:

@@ -15,6 +15,7 @@ from rich.text import Text
 from gaplab.events import to_text
 from gaplab.formatting import duration, points, signed
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
+from gaplab.states import TrialState
 
 
 class Watcher(Protocol):
@@ -38,15 +39,12 @@ class Watcher(Protocol):
         ...
 
 
-_ENDED = ("succeeded", "failed", "stopped", "cancelled")
-
-
 class Row:
     """What is known of one trial while it runs."""
 
     def __init__(self, trial: TrialRecord) -> None:
         self.trial = trial
-        self.state = "waiting"
+        self.state = TrialState.WAITING
         self.epoch = self.resumed_at = 0
         self.evaluation: EvaluationRecord | None = None
         self._said: list[tuple[int, float]] = []
@@ -57,7 +55,11 @@ class Row:
         self._heard = time.monotonic()
         match event:
             case Started():
-                self.state, self.epoch, self.resumed_at = "running", event.epoch, event.epoch
+                self.state, self.epoch, self.resumed_at = (
+                    TrialState.RUNNING,
+                    event.epoch,
+                    event.epoch,
+                )
                 self._said = []
             case EpochDone():
                 self.epoch = event.epoch
@@ -73,7 +75,7 @@ class Row:
 
         By the second epoch on, the first is not counted: it carries the loading of the data.
         """
-        if self.state != "running" or not self._said:
+        if self.state != TrialState.RUNNING or not self._said:
             return None
         before = self._said[0] if len(self._said) > 1 else (self.resumed_at, 0.0)
         epochs, seconds = (b - a for a, b in zip(before, self._said[-1], strict=True))
@@ -120,7 +122,7 @@ class LiveTable:
         self._rows[event.trial].hear(event)
         for note in event.notes if isinstance(event, Started) else ():
             self._console.print(Text(f"{event.trial}: {note}"), highlight=False)
-        if isinstance(event, Ended) and event.end.state == "failed":
+        if isinstance(event, Ended) and event.end.state == TrialState.FAILED:
             said = Text.assemble((f"{event.trial} failed:", "red"), f" {event.end.reason}")
             self._console.print(said, highlight=False)
 
@@ -131,7 +133,7 @@ class LiveTable:
     def table(self) -> Table:
         """The table as it stands, no higher than the screen."""
         rows = list(self._rows.values())
-        ended = sum(row.state in _ENDED for row in rows)
+        ended = sum(not row.state.open for row in rows)
         title = f"{ended} of {len(rows)} trials done"
         table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
         for name in self.COLUMNS:
@@ -143,7 +145,7 @@ class LiveTable:
 
     def _shown(self, rows: list[Row]) -> list[Row]:
         room = max(3, self._console.size.height - 6)
-        order = {"running": 0, "waiting": 2}
+        order = {TrialState.RUNNING: 0, TrialState.WAITING: 2}
         kept = sorted(rows, key=lambda row: order.get(row.state, 1))[:room]
         return [row for row in rows if row in kept]
 

@@ -15,6 +15,7 @@ from detectors.world import LocalWorld
 from gaplab.errors import StorageError, UserError
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Fault, Machine, TrialRecord
 from gaplab.spec.models import Resources
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import FREE, Control, Stopped
 from gaplab.trial.run import Place, run_trial
@@ -56,7 +57,7 @@ def attempt(
     except Exception as error:
         end = _failure(error, trial, storage, last)
     else:
-        end = AttemptEnd("succeeded", "", last)
+        end = AttemptEnd(TrialState.SUCCEEDED, "", last)
     emit(Ended(trial.id, end))
 
 
@@ -92,7 +93,7 @@ def describe_machine(resources: Resources, device: torch.device) -> Machine:
 def _failure(error: Exception, trial: TrialRecord, storage: Storage, cost: Cost) -> AttemptEnd:
     if isinstance(error, LostError):
         return replace(how_it_died(str(error), trial, storage), cost=cost)
-    return AttemptEnd("failed", _reason(error, trial, storage), cost, fault_of(error))
+    return AttemptEnd(TrialState.FAILED, _reason(error, trial, storage), cost, fault_of(error))
 
 
 def fault_of(error: Exception) -> Fault:
@@ -130,6 +131,8 @@ _RAY_MEMORY = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY")
 def how_it_died(error: str, trial: TrialRecord, storage: Storage) -> AttemptEnd:
     """The end of its attempt, from the error that Ray tells; costs are not known here."""
     if hang := hang_reason(trial.id, storage):
-        return AttemptEnd("failed", hang, Cost(), "hang")
+        return AttemptEnd(TrialState.FAILED, hang, Cost(), "hang")
     fault: Fault = "memory" if any(word in error for word in _RAY_MEMORY) else "lost"
-    return AttemptEnd("failed", f"its process died: {error.splitlines()[-1]}", Cost(), fault)
+    return AttemptEnd(
+        TrialState.FAILED, f"its process died: {error.splitlines()[-1]}", Cost(), fault
+    )

@@ -1,44 +1,30 @@
-"""What may happen to a trial, and what to do next: decisions alone, carried out elsewhere.
+"""What a driver decides, as pure functions: retry a trial, believe a lease, share a cluster, stop.
 
-A trial waits, is claimed by one driver (an attempt begins), and the attempt ends. Every ending but
-`succeeded` leaves the trial to be claimed again; nothing leads out of `succeeded`, save a person
-who asks for the trial once more.
+`queue`, `heartbeat` and `scheduler` carry the decisions out.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal
 
-from gaplab.records import EndState, Fault, TrialState
+from gaplab.failures import Failure, group
+from gaplab.records import Fault, Lease, Process
+from gaplab.spec.models import Policy
+from gaplab.states import TrialState
 
-if TYPE_CHECKING:  # for its type alone: who only reads the ledger needs no pydantic
-    from gaplab.spec.models import Policy
-
-Happening = Literal["claimed", "rerun"] | EndState
-"""What can befall a trial: a claim, the end of its running attempt, or a person's wish to have a
-finished one again."""
-
-ENDS: tuple[EndState, ...] = get_args(EndState)
 RETRIED: tuple[Fault, ...] = ("", "lost", "memory", "hang", "error")
 """Faults that another attempt may not meet; the same input fails the same way again."""
-TRANSITIONS: dict[Happening, tuple[tuple[TrialState, ...], TrialState]] = {
-    "claimed": (("waiting", *(end for end in ENDS if end != "succeeded")), "running"),
-    **{end: (("running",), end) for end in ENDS},
-    "rerun": (("succeeded",), "waiting"),
-}
-"""What can befall a trial: the states in which it may, and the one that follows. All else is
-refused."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How the latest attempt at a trial ended, as a driver sees it.
+    """How the latest attempt at a trial ended.
 
     failures: failed attempts since the driver's start, this one included.
     """
 
-    state: EndState
+    state: TrialState
     fault: Fault
     failures: int
 
@@ -48,55 +34,36 @@ Verdict = Literal["done", "again", "given up"]
 
 @dataclass(frozen=True)
 class Next:
-    """What a driver does with a trial whose attempt has ended; `wait` seconds from now."""
+    """What a driver does with a trial whose attempt has ended; `wait` is in seconds."""
 
     verdict: Verdict
     wait: float = 0.0
 
 
-def next_step(ending: Ending, policy: "Policy") -> Next:
-    """Done, again (now or after a pause), or given up until somebody resumes the sweep.
+def next_step(ending: Ending, policy: Policy) -> Next:
+    """Decide what follows an attempt: nothing, another attempt, or giving up until a resume.
 
-    A machine that was taken away or a driver that died says nothing about the trial: again at once.
-    A trial that was cancelled or stopped early is left alone.
+    A trial whose machine was taken away or whose driver died is tried again at once: neither says
+    anything about the trial. One that was cancelled or stopped early is done.
     """
-    match ending.state:
-        case "succeeded" | "stopped" | "cancelled":
-            return Next("done")
-        case "interrupted" | "preempted":
-            return Next("again")
-        case "failed" if ending.fault in RETRIED and ending.failures <= policy.retries:
+    if ending.state is TrialState.FAILED:
+        if ending.fault in RETRIED and ending.failures <= policy.retries:
             return Next("again", policy.backoff(ending.failures))
-        case _:
-            return Next("given up")
+        return Next("given up")
+    return Next("again" if ending.state.open else "done")
 
 
-@dataclass(frozen=True)
-class Process:
-    """One process for all time: a later one of the same number was born at another moment.
+def lost_reason(
+    lease: Lease, now: datetime, machine: str, alive: Collection[Process]
+) -> str | None:
+    """Return why the driver of a lease counts as dead, or None while it counts as alive.
 
-    machine: where process numbers mean the same (one boot of one kernel, one container, one user).
-    """
+    Args:
+        lease: the lease in question.
+        now: the ledger's time.
+        machine: this machine, see `Process`.
+        alive: the living processes of this machine.
 
-    machine: str
-    pid: int
-    born: int
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A driver's word that it lives: who, where, and until when it is believed."""
-
-    driver: str
-    node: str
-    process: Process
-    until: datetime
-
-
-def gone(lease: Lease, now: datetime, machine: str, alive: Collection[Process]) -> str | None:
-    """Why its driver is taken for dead, or None: it died on this machine, or its lease is over.
-
-    machine: this one, see `Process`; alive: those of its processes that live.
     """
     if lease.process.machine == machine and lease.process not in alive:
         return "its driver died"
@@ -107,7 +74,7 @@ def gone(lease: Lease, now: datetime, machine: str, alive: Collection[Process]) 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a driver wants of a cluster: at most `wants` trials at once, those that run included."""
+    """A driver's demand on a cluster: `wants` slots, those of its running trials included."""
 
     driver: str
     priority: int
@@ -115,10 +82,10 @@ class Demand:
 
 
 def share(slots: int, demands: Sequence[Demand], driver: str) -> int:
-    """How many of `slots` places `driver` may fill.
+    """Return how many of `slots` slots `driver` may use.
 
-    Higher priorities first; equals get equal parts, what one can't use goes to the others, and a
-    rest that can't be divided to the earlier of them in `demands`.
+    Higher priorities come first. Drivers of equal priority get equal parts; slots that one of them
+    can't use go to the others, and a remainder goes to those earlier in `demands`.
     """
     found, left = {each.driver: 0 for each in demands}, slots
     for priority in sorted({each.priority for each in demands}, reverse=True):
@@ -130,3 +97,16 @@ def share(slots: int, demands: Sequence[Demand], driver: str) -> int:
                 found[each.driver] += given
                 left -= given
     return found[driver]
+
+
+def should_stop(failures: Sequence[Failure], policy: Policy) -> str | None:
+    """Return in one line why a sweep should start no more trials, or None.
+
+    failures: those of trials that are given up. A trial counts once, however often it failed.
+    """
+    limits = {"continue": None, "stop": 1, "stop_after_n_identical": policy.identical}
+    limit = limits[policy.on_failure]
+    for each in group(failures):
+        if limit is not None and len(each.trials) >= limit:
+            return f"{each.line()} (run.on_failure: {policy.on_failure})"
+    return None

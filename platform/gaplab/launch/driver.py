@@ -22,14 +22,15 @@ from gaplab.ledger import Ledger
 from gaplab.records import DriverRecord, SweepRecord, TrialRecord
 from gaplab.spec.files import stored_spec
 from gaplab.spec.models import Policy, Resources
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.trial.control import Stop
 from gaplab.trial.provenance import code_of, keep
 
 SIGNALS = {
-    signal.SIGINT: Stop("interrupted", "somebody pressed Ctrl-C"),
-    signal.SIGTERM: Stop("preempted", "its driver was asked to end (SIGTERM)"),
+    signal.SIGINT: Stop(TrialState.INTERRUPTED, "somebody pressed Ctrl-C"),
+    signal.SIGTERM: Stop(TrialState.PREEMPTED, "its driver was asked to end (SIGTERM)"),
 }
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gaplab.errors import UserError
-from gaplab.launch.decisions import Demand, gone
+from gaplab.launch.decisions import Demand, lost_reason
 from gaplab.launch.process import living, machine
 from gaplab.ledger import Ledger
 from gaplab.records import DriverRecord
@@ -89,7 +89,7 @@ def bury_the_dead(ledger: Ledger, silent: dict[str, datetime], but: str = "") ->
     known, found = [each for each in ledger.drivers() if each.id != but], list[str]()
     alive, at = living(each.lease().process for each in known), ledger.now()
     for each in known:
-        reason = gone(each.lease(), at, machine(), alive)
+        reason = lost_reason(each.lease(), at, machine(), alive)
         late = reason is not None and each.lease_until <= at
         if reason and (not late or silent.get(each.id) == each.lease_until):
             found += ledger.bury(each, reason)

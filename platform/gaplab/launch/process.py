@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterable
 from pathlib import Path
 
-from gaplab.launch.decisions import Process
+from gaplab.records import Process
 
 _PROC = Path("/proc")
 

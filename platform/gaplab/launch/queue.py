@@ -14,6 +14,7 @@ from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.views import AttemptView
 from gaplab.records import AttemptEnd, Claim, TrialRecord
 from gaplab.spec.models import Policy
+from gaplab.states import TrialState
 
 LOOK = 1.0
 """Seconds between two looks at trials that other drivers run."""
@@ -112,7 +113,7 @@ class Queue:
     def ended(self, trial: str, end: AttemptEnd, node: str = "") -> None:
         """Our attempt at `trial` has ended so."""
         self._running.discard(trial)
-        if end.state == "failed":
+        if end.state == TrialState.FAILED:
             self._failures[trial] = self._failures.get(trial, 0) + 1
         ending = Ending(end.state, end.fault, self._failures.get(trial, 0))
         self._go_on(trial, ending, Failure(trial, end.fault, end.reason, node))
@@ -139,7 +140,7 @@ class Queue:
                 Claim(trial.id, self._sweep, self._driver, after=known)
             )
         except ClaimError as error:
-            if error.state == "succeeded":
+            if error.state == TrialState.SUCCEEDED:
                 self._settle(trial.id)
             else:  # others run it, or did so meanwhile: look how that ended
                 self._elsewhere.add(trial.id)
@@ -162,12 +163,16 @@ class Queue:
     def _endings(self) -> Iterator[tuple[str, Ending]]:
         """How trials that ran elsewhere have ended since the last look."""
         for trial, state in self._ledger.states(sorted(self._elsewhere)).items():
-            if state == "waiting":
-                yield trial, Ending("interrupted", "", 0)
-            elif state != "running":
+            if state == TrialState.WAITING:
+                yield trial, Ending(TrialState.INTERRUPTED, "", 0)
+            elif state != TrialState.RUNNING:
                 attempts = self._ledger.attempts(trial)
-                since = [a for a in attempts if a.started_at >= self._begun and a.state == "failed"]
-                how = state if self._concerns_us(attempts[-1]) else "interrupted"
+                since = [
+                    a
+                    for a in attempts
+                    if a.started_at >= self._begun and a.state == TrialState.FAILED
+                ]
+                how = state if self._concerns_us(attempts[-1]) else TrialState.INTERRUPTED
                 self._known[trial] = attempts[-1].id
                 yield trial, Ending(how, attempts[-1].fault, len(since))
 
@@ -175,10 +180,10 @@ class Queue:
         """Whether it settles a trial of ours that others ended so: not if they left it alone for a
         sweep that isn't ours, or on a wish that was said before this driver began.
         """
-        if last.state == "cancelled":
+        if last.state == TrialState.CANCELLED:
             asked = self._ledger.cancelled(self._sweep, self._driver)
             return "" in asked or last.trial in asked
-        return last.state != "stopped" or last.sweep == self._sweep
+        return last.state != TrialState.STOPPED or last.sweep == self._sweep
 
     def _go_on(self, trial: str, ending: Ending, failure: Failure | None) -> None:
         step = next_step(ending, self._policy)

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 
 ALL = "all"
@@ -37,7 +38,7 @@ def rerun(ledger: Ledger, storage: Storage, trials: Sequence[str]) -> list[str]:
     finished still, and asking once more completes it. Raises StorageError.
     """
     states = ledger.states(trials)
-    finished = [trial for trial in trials if states.get(trial) == "succeeded"]
+    finished = [trial for trial in trials if states.get(trial) == TrialState.SUCCEEDED]
     for trial in finished:
         _set_aside(ledger, storage, trial)
         ledger.rerun(trial)

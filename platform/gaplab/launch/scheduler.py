@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from gaplab.errors import UserError
-from gaplab.failures import should_stop
-from gaplab.launch.decisions import Demand, share
+from gaplab.launch.decisions import Demand, share, should_stop
 from gaplab.launch.heartbeat import News, Wish
 from gaplab.launch.queue import Claimed, Queue
 from gaplab.launch.recorder import Recorder
@@ -15,13 +14,14 @@ from gaplab.launch.search import Proposals
 from gaplab.launch.stopping import Referee
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, TrialRecord
 from gaplab.spec.models import Policy
+from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
 REFRESH = 2.0
 """Seconds between two looks at the cluster."""
-CANCELLED = Stop("cancelled", "somebody cancelled it")
-LEAVING = Stop("preempted", "its machine is about to be taken away")
-TAKEN_OVER = Stop("interrupted", "another driver has taken the trial over")
+CANCELLED = Stop(TrialState.CANCELLED, "somebody cancelled it")
+LEAVING = Stop(TrialState.PREEMPTED, "its machine is about to be taken away")
+TAKEN_OVER = Stop(TrialState.INTERRUPTED, "another driver has taken the trial over")
 
 
 class Desk(Protocol):
@@ -146,7 +146,11 @@ class Conductor:
 
     def _heard(self, attempt: int, event: Event) -> None:
         node = self._given.recorder.nodes.get(attempt, "")
-        if isinstance(event, Ended) and event.end.state == "stopped" and attempt in self._reasons:
+        if (
+            isinstance(event, Ended)
+            and event.end.state == TrialState.STOPPED
+            and attempt in self._reasons
+        ):
             event = replace(event, end=replace(event.end, reason=self._reasons[attempt]))
         if not self._given.recorder.handle(attempt, event):
             self._lose(attempt, event.trial)
@@ -159,8 +163,8 @@ class Conductor:
 
     def _refuse(self, attempt: int, reason: str) -> None:
         """End an attempt whose numbers can't be right; what it still says is not heard."""
-        self._order(attempt, Stop("cancelled", reason))
-        self.died(attempt, AttemptEnd("failed", reason, Cost(), "input"))
+        self._order(attempt, Stop(TrialState.CANCELLED, reason))
+        self.died(attempt, AttemptEnd(TrialState.FAILED, reason, Cost(), "input"))
 
     def _judge(self, attempt: int, done: EpochDone, reason: str) -> None:
         """Tell the attempt; one that resumed after this epoch doesn't ask about it, but obeys."""
@@ -169,7 +173,7 @@ class Conductor:
         if done.losses:
             self._given.desk.judge(attempt, done.epoch, not reason)
         elif reason:
-            self._order(attempt, Stop("stopped", reason))
+            self._order(attempt, Stop(TrialState.STOPPED, reason))
 
     def _search(self) -> None:
         """Where nothing is due, ask the search for more."""
@@ -210,13 +214,13 @@ class Conductor:
         """The ledger can't be written: end the sweep, and let the driver say why."""
         if self.error is None:
             self.error = error
-            self.stop(Stop("interrupted", str(error)))
+            self.stop(Stop(TrialState.INTERRUPTED, str(error)))
 
     def abandon(self, reason: str) -> None:
         """Close whatever has not ended: the driver goes. Raises what the sweep failed of."""
         if self.error is not None:  # nothing can be written; who comes next, buries what is open
             raise self.error
-        state = self.stopped.state if self.stopped else "interrupted"
+        state = self.stopped.state if self.stopped else TrialState.INTERRUPTED
         for attempt in tuple(self._given.recorder.open):
             self._given.recorder.end(attempt, AttemptEnd(state, reason, Cost()))
 
@@ -226,9 +230,9 @@ class Conductor:
         self._opened.pop(attempt, None)
         given.queue.ended(event.trial, event.end, node)
         if event.end.fault == "storage":
-            self.stop(Stop("interrupted", event.end.reason))
+            self.stop(Stop(TrialState.INTERRUPTED, event.end.reason))
         elif reason := should_stop(given.queue.failed, given.policy):
-            self.stop(Stop("interrupted", reason))
+            self.stop(Stop(TrialState.INTERRUPTED, reason))
 
     def _lose(self, attempt: int, trial: str) -> None:
         """The ledger holds our attempt for over."""

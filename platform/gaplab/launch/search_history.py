@@ -10,16 +10,14 @@ from typing import Any, Literal
 from gaplab.identity import canonical
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import RowFilter
-from gaplab.records import TrialRecord, TrialState
+from gaplab.records import TrialRecord
 from gaplab.spec.axes import MISSING, axes, parts
 from gaplab.spec.grid import matches
 from gaplab.spec.models import Spec
 from gaplab.spec.sampling import Sample
 from gaplab.spec.sections import Sections, put
 from gaplab.spec.validate import metrics
-
-_OPEN = {"waiting", "running", "interrupted", "preempted"}
-"""States of trials from which more is to come; a sweep that stops nobody trains stopped ones on."""
+from gaplab.states import TrialState
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,21 @@ def seen(ledger: Ledger, sweep: str) -> list[Seen]:
 def _outcome(sample: Sample, trials: Sequence[Seen], spec: Spec) -> Outcome:
     assert spec.search is not None
     epoch, objective = min(each.epoch for each in trials), spec.search.objective
-    still = _OPEN if spec.stop else {*_OPEN, "stopped"}
-    if any(each.state in still for each in trials):
+    if any(_more_to_come(each.state, spec) for each in trials):
         return Outcome(sample, "open", None, epoch)
-    ended = [each for each in trials if each.state in ("succeeded", "stopped")]
+    ended = [each for each in trials if each.state in (TrialState.SUCCEEDED, TrialState.STOPPED)]
     rows = [[each.metrics.get(name) for name in objective] for each in ended]
     complete = [[value for value in row if value is not None] for row in rows if None not in row]
     if not complete:
         return Outcome(sample, "failed", None, epoch)
-    stopped = any(each.state == "stopped" for each in ended)
+    stopped = any(each.state == TrialState.STOPPED for each in ended)
     means = tuple(fmean(column) for column in zip(*complete, strict=True))
     return Outcome(sample, "stopped" if stopped else "done", means, epoch)
+
+
+def _more_to_come(state: TrialState, spec: Spec) -> bool:
+    """Return whether the sweep trains on; without a rule of its own it resumes stopped trials."""
+    return state.open or (state is TrialState.STOPPED and spec.stop is None)
 
 
 class Reader:

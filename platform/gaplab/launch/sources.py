@@ -7,6 +7,7 @@ from gaplab.errors import UserError
 from gaplab.identity import is_trial_id
 from gaplab.ledger import Ledger
 from gaplab.records import TrialRecord
+from gaplab.states import TrialState
 
 
 def parent(trial: TrialRecord) -> str | None:
@@ -24,7 +25,7 @@ def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
     running = {trial.id for trial in trials}
     parents = sorted({found for trial in trials if (found := parent(trial))} - running)
     states = ledger.states(parents)
-    unknown = [each for each in parents if states.get(each) != "succeeded"]
+    unknown = [each for each in parents if states.get(each) != TrialState.SUCCEEDED]
     files = {named for trial in trials for named in _files(trial)}
     problems = [
         f"training.init_from: trial {each} has not succeeded here; run it first" for each in unknown

@@ -15,12 +15,12 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 
 from gaplab.formatting import one_line
-from gaplab.launch.decisions import TRANSITIONS, Happening
 from gaplab.ledger.clock import Clock
 from gaplab.ledger.models import Attempt, Base, Checkpoint, Evaluation, Trial
 from gaplab.ledger.queries import AnyRow
 from gaplab.ledger.writes import check_finite
 from gaplab.records import AttemptEnd, Claim, Cost, Started
+from gaplab.states import CLAIM, RERUN, TRANSITIONS, Transition, TrialState
 
 _ATTEMPTS = Base.metadata.tables["attempt"]
 _TRIALS = Base.metadata.tables["trial"]
@@ -32,9 +32,11 @@ _OF_TRIAL = (
     .where(_ATTEMPTS.c.trial_id == bindparam("which"))
     .order_by(_ATTEMPTS.c.number)
 )
-_START = insert(_ATTEMPTS).values(state="running", started_at=Clock()).returning(_ATTEMPTS.c.id)
+_START = (
+    insert(_ATTEMPTS).values(state=TrialState.RUNNING, started_at=Clock()).returning(_ATTEMPTS.c.id)
+)
 _HOLD = update(_ATTEMPTS).where(
-    _ATTEMPTS.c.id == bindparam("which"), _ATTEMPTS.c.state == "running"
+    _ATTEMPTS.c.id == bindparam("which"), _ATTEMPTS.c.state == TrialState.RUNNING
 )
 _END = _HOLD.values(ended_at=Clock()).returning(_ATTEMPTS.c.trial_id)
 
@@ -42,26 +44,26 @@ _END = _HOLD.values(ended_at=Clock()).returning(_ATTEMPTS.c.trial_id)
 class ClaimError(ValueError):
     """A trial that can't be claimed, or an attempt that is over: `state` is what it is in now."""
 
-    def __init__(self, text: str, state: str | None) -> None:
+    def __init__(self, text: str, state: TrialState | None) -> None:
         super().__init__(text)
         self.state = state
 
 
 @cache
-def _moving(happening: Happening) -> Update:
-    before, after = TRANSITIONS[happening]
+def _moving(transition: Transition) -> Update:
+    before, after = TRANSITIONS[transition]
     one = (_TRIALS.c.id == bindparam("which"), _TRIALS.c.state.in_(before))
     return update(_TRIALS).where(*one).values(state=after)
 
 
-def move(connection: Connection, trial: str, happening: Happening) -> bool:
-    """Change the trial's state if this can befall it; whether it did."""
-    return connection.execute(_moving(happening), {"which": trial}).rowcount > 0
+def move(connection: Connection, trial: str, transition: Transition) -> bool:
+    """Apply the transition if it is allowed. Returns whether the row changed."""
+    return connection.execute(_moving(transition), {"which": trial}).rowcount > 0
 
 
 def start_attempt(connection: Connection, claim: Claim) -> int:
     """Set the trial running if it may run, and insert its next attempt; the same claim once."""
-    moved = move(connection, claim.trial, "claimed")
+    moved = move(connection, claim.trial, CLAIM)
     found = connection.execute(_OF_TRIAL, {"which": claim.trial}).all()
     said = next((row.id for row in found if row.token == claim.token), None)
     if said is not None:
@@ -129,7 +131,7 @@ def end_attempt(connection: Connection, attempt: int, end: AttemptEnd) -> None:
 
 def rerun(connection: Connection, trial: str) -> bool:
     """Set a finished trial waiting, without evaluations and checkpoints; False if it is not."""
-    if not move(connection, trial, "rerun"):
+    if not move(connection, trial, RERUN):
         return False
     for table in (Evaluation, Checkpoint):
         connection.execute(delete(table).where(table.trial_id == trial))

@@ -12,6 +12,7 @@ from gaplab.ledger.models import Attempt, Cancellation, Driver
 from gaplab.ledger.views import DriverView
 from gaplab.ledger.writes import insert_new
 from gaplab.records import DriverRecord
+from gaplab.states import TrialState
 
 
 def enlist(connection: Connection, driver: DriverRecord, seconds: float) -> None:
@@ -30,7 +31,7 @@ def renew(
     lease = {"lease_until": now(connection) + timedelta(seconds=seconds), "ended_at": None}
     said = {"wants": wants, "waits_for": waits_for}
     connection.execute(update(Driver).where(Driver.id == driver).values(**lease, **said))
-    mine = (Attempt.driver == driver, Attempt.state == "running")
+    mine = (Attempt.driver == driver, Attempt.state == TrialState.RUNNING)
     return set(connection.scalars(select(Attempt.id).where(*mine)))
 
 
@@ -88,15 +89,15 @@ def cancelled(sweep: str, driver: str) -> Select[str]:
 
 
 def _interrupt(connection: Connection, whose: ColumnElement[bool], reason: str) -> list[str]:
-    running = (Attempt.state == "running", whose)
+    running = (Attempt.state == TrialState.RUNNING, whose)
     # In the order of ids and locked first, so that two who bury can't wait for each other.
     locked = select(Attempt.id, Attempt.trial_id).where(*running).order_by(Attempt.id)
     found = connection.execute(locked.with_for_update()).all()
     if not found:
         return []
     ids, trials = [row.id for row in found], [row.trial_id for row in found]
-    values = {"state": "interrupted", "reason": reason, "ended_at": now(connection)}
+    values = {"state": TrialState.INTERRUPTED, "reason": reason, "ended_at": now(connection)}
     connection.execute(update(Attempt).where(Attempt.id.in_(ids)).values(**values))
     for trial in trials:
-        move(connection, trial, "interrupted")
+        move(connection, trial, TrialState.INTERRUPTED)
     return sorted(trials)

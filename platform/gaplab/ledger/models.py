@@ -1,8 +1,8 @@
 """The ledger's tables. A change here comes with a migration; a test compares the two."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -21,27 +21,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from gaplab.records import EndState, TrialState
-
-METRICS = (
-    "ap",
-    "ap_nms",
-    "gap",
-    "ap50",
-    "ap50_nms",
-    "ap75",
-    "ap75_nms",
-    "ar",
-    "ar_nms",
-    "ar_gap",
-)
-"""The metrics of an evaluation that have a column of their own."""
-REQUIRED = METRICS[:3]
-"""Those that every evaluation has."""
+from gaplab.states import ENDS, TrialState
 
 
-def _one_of(column: str, values: Sequence[str]) -> str:
-    return f"{column} IN ({', '.join(map(repr, values))})"
+def _one_of(column: str, values: Iterable[str]) -> str:
+    return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -63,6 +47,21 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class StateText(TypeDecorator[TrialState]):
+    """A trial's state, kept as text."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: TrialState | None, dialect: Dialect) -> str | None:
+        """Return the state's text."""
+        return value and str(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> TrialState | None:
+        """Return the state of this text."""
+        return TrialState(value) if value is not None else None
+
+
 class Base(DeclarativeBase):
     """Column types, and fixed names of constraints so that migrations can name them."""
 
@@ -79,6 +78,7 @@ class Base(DeclarativeBase):
         str: Text,
         float: Double,
         datetime: UtcDateTime,
+        TrialState: StateText,
         dict[str, Any]: JSON,
         dict[str, float | None]: JSON,
         list[dict[str, Any]]: JSON,
@@ -101,7 +101,7 @@ class Trial(Base):
     """One fully resolved experiment, in the state of its last attempt."""
 
     __tablename__ = "trial"
-    __table_args__ = (CheckConstraint(_one_of("state", get_args(TrialState)), name="state"),)
+    __table_args__ = (CheckConstraint(_one_of("state", TrialState), name="state"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     config: Mapped[dict[str, Any]]
@@ -111,7 +111,7 @@ class Trial(Base):
     seed: Mapped[int] = mapped_column(BigInteger)
     epochs: Mapped[int]
     results_version: Mapped[int]
-    state: Mapped[str]
+    state: Mapped[TrialState]
     created_at: Mapped[datetime]
 
 
@@ -137,7 +137,7 @@ class Attempt(Base):
         UniqueConstraint("trial_id", "number"),
         UniqueConstraint("trial_id", "id"),
         UniqueConstraint("token"),
-        CheckConstraint(_one_of("state", ("running", *get_args(EndState))), name="state"),
+        CheckConstraint(_one_of("state", (TrialState.RUNNING, *ENDS)), name="state"),
         Index(None, "state"),
         Index(None, "driver", "state"),
     )
@@ -146,7 +146,7 @@ class Attempt(Base):
     trial_id: Mapped[str]
     sweep_id: Mapped[str]
     number: Mapped[int]
-    state: Mapped[str]
+    state: Mapped[TrialState]
     reason: Mapped[str]
     started_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]

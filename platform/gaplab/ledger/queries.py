@@ -6,16 +6,17 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Subquery, and_, func, select
 from sqlalchemy.orm import InstrumentedAttribute
 
-from gaplab.ledger.models import METRICS, Attempt, Evaluation, Protocol, Sweep, SweepTrial, Trial
+from detectors.evaluation.metrics import ClassGap
+from gaplab.ledger.models import Attempt, Evaluation, Protocol, Sweep, SweepTrial, Trial
 from gaplab.ledger.views import (
-    STATES,
+    METRICS,
     AttemptView,
     EvaluationView,
     RowFilter,
     SweepView,
     TrialView,
 )
-from gaplab.records import ClassRecord
+from gaplab.states import TrialState
 
 Query = Select[*tuple[Any, ...]]
 AnyRow = Row[*tuple[Any, ...]]
@@ -32,7 +33,7 @@ _KEY = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.pro
 
 def sweeps(sweep: str | None = None) -> Query:
     """Each sweep with its trials counted, newest first; or only the sweep of id `sweep`."""
-    counts = [func.count().filter(Trial.state == state) for state in STATES]
+    counts = [func.count().filter(Trial.state == state) for state in TrialState]
     query = (
         select(Sweep.id, Sweep.name, Sweep.spec, Sweep.created_at, *counts)
         .outerjoin(SweepTrial, SweepTrial.sweep_id == Sweep.id)
@@ -45,7 +46,7 @@ def sweeps(sweep: str | None = None) -> Query:
 
 def sweep_view(row: AnyRow) -> SweepView:
     """A row of `sweeps`."""
-    counts = dict(zip(STATES, row[4:], strict=True))
+    counts = dict(zip(TrialState, row[4:], strict=True))
     return SweepView(
         id=row.id, name=row.name, spec=row.spec, created_at=row.created_at, counts=counts
     )
@@ -70,7 +71,11 @@ def newest(trials: Sequence[str]) -> Query:
 
 def stopped(sweep: str) -> Select[str]:
     """Trials whose last attempt was one of this sweep, stopped early."""
-    mine = (Attempt.sweep_id == sweep, Attempt.state == "stopped", Trial.state == "stopped")
+    mine = (
+        Attempt.sweep_id == sweep,
+        Attempt.state == TrialState.STOPPED,
+        Trial.state == TrialState.STOPPED,
+    )
     last = select(func.max(Attempt.number)).where(Attempt.trial_id == Trial.id)
     newest = Attempt.number == last.correlate(Trial).scalar_subquery()
     return select(Trial.id).join(Attempt, Attempt.trial_id == Trial.id).where(*mine, newest)
@@ -132,7 +137,7 @@ def evaluation_view(row: AnyRow) -> EvaluationView:
         primary=row.is_primary,
         protocol=row.protocol,
         metrics=columns | row.more,
-        classes=tuple(ClassRecord(**each) for each in row.classes),
+        classes=tuple(ClassGap(**each) for each in row.classes),
         candidates=row.candidates,
         matches=row.matches,
         rule=row.rule or {},
@@ -148,7 +153,7 @@ def costs() -> Query:
     return (
         select(*key, *(func.avg(each) for each in seconds), func.count())
         .join(Attempt, Attempt.trial_id == Trial.id)
-        .where(Attempt.state == "succeeded", Attempt.number == 1)
+        .where(Attempt.state == TrialState.SUCCEEDED, Attempt.number == 1)
         .group_by(*key)
     )
 

@@ -24,7 +24,8 @@ from gaplab.ledger.views import (
     SweepView,
     TrialView,
 )
-from gaplab.records import SweepRecord, TrialRecord, TrialState
+from gaplab.records import SweepRecord, TrialRecord
+from gaplab.states import TrialState
 
 T = TypeVar("T")
 
@@ -77,7 +78,9 @@ class Reader:
         """
         states, stopped = self.states([t.id for t in sweep.trials]), self.stopped(sweep.id)
         return tuple(
-            t for t in sweep.trials if states.get(t.id) != "succeeded" and t.id not in stopped
+            t
+            for t in sweep.trials
+            if states.get(t.id) != TrialState.SUCCEEDED and t.id not in stopped
         )
 
     def cancelled(self, sweep: str, driver: str) -> set[str]:

@@ -41,7 +41,7 @@ class Ledger(Reader):
     The first evaluation with a `rule` says what its protocol's name means, for good.
 
     A trial has at most one running attempt, and none after one that succeeded unless somebody asks
-    for it once more (`lifecycle` has all transitions). Its state is that of its last attempt,
+    for it once more (`states` has all transitions). Its state is that of its last attempt,
     changed in the same transaction; `waiting` before the first and when asked for once more. An
     attempt belongs to the driver that claimed the trial, whose lease stands in the ledger; when
     that driver is taken for dead, `bury` interrupts the attempt, and what it would still write is

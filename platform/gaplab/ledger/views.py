@@ -5,12 +5,10 @@ Metrics are percent points unless their name says otherwise; datetimes are aware
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
-from gaplab.launch.decisions import Lease, Process
-from gaplab.records import DriverRecord, EndState, EvaluationRecord, Fault, TrialRecord, TrialState
-
-STATES: tuple[TrialState, ...] = ("waiting", "running", *get_args(EndState))
+from gaplab.records import DriverRecord, EvaluationRecord, Fault, Lease, Process, TrialRecord
+from gaplab.states import TrialState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,7 @@ class AttemptView:
     trial: str
     sweep: str
     number: int
-    state: Literal["running"] | EndState
+    state: TrialState
     reason: str
     started_at: datetime
     ended_at: datetime | None
@@ -163,6 +161,10 @@ class ResultRow:
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
     """The trial's configuration, nested as in `TrialRecord.config`."""
+
+
+METRICS = tuple(each.name for each in fields(ResultRow) if each.type in (float, float | None))
+"""The metrics that have a column of their own in the ledger, and a field in every row."""
 
 
 class Coverage(NamedTuple):

@@ -12,10 +12,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
+from detectors.evaluation.metrics import names_of
 from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
-    METRICS,
-    REQUIRED,
     Base,
     Evaluation,
     Protocol,
@@ -23,11 +22,13 @@ from gaplab.ledger.models import (
     SweepTrial,
     Trial,
 )
+from gaplab.ledger.views import METRICS
 from gaplab.records import (
     EvaluationRecord,
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import TrialState
 
 _EVALUATIONS, _CHECKPOINTS = (Base.metadata.tables[n] for n in ("evaluation", "checkpoint"))
 
@@ -178,7 +179,7 @@ def _fill(connection: Connection, evaluation: EvaluationRecord) -> None:
 def _waiting(trial: TrialRecord, at: datetime) -> dict[str, Any]:
     columns = ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
     values = {name: getattr(trial, name) for name in columns}
-    return {"id": trial.id, **values, "state": "waiting", "created_at": at}
+    return {"id": trial.id, **values, "state": TrialState.WAITING, "created_at": at}
 
 
 def _insert(dialect: str, table: Table | type[Base]) -> sqlite.Insert | postgresql.Insert:
@@ -195,7 +196,7 @@ def insert_new(connection: Connection, table: type[Base], values: list[dict[str,
 def _check(evaluation: EvaluationRecord) -> None:
     """Raise ValueError unless the required metrics have a value and all values are finite."""
     what = f"evaluation of trial {evaluation.trial}, epoch {evaluation.epoch}"
-    if missing := [name for name in REQUIRED if evaluation.metrics.get(name) is None]:
+    if missing := [name for name in names_of("ap") if evaluation.metrics.get(name) is None]:
         raise ValueError(f"{what}: no value for {', '.join(missing)}")
     check_finite(what, evaluation.metrics.items())
     for each in evaluation.classes:

@@ -11,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 from gaplab.formatting import flat
 from gaplab.identity import canonical, digest
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
-from gaplab.records import TrialState
 from gaplab.spec.yaml_text import dump_yaml
+from gaplab.states import TrialState
 
 SWEEP_TAG, TRIAL_TAG, KIND_TAG = "gaplab.sweep", "gaplab.trial", "gaplab.kind"
 """What a run is of; `gaplab.kind` is `sweep` or `trial`."""
@@ -25,16 +25,19 @@ Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _TABLE = "per_class.json"
 _STRANGE = re.compile(r"[^\w.\- :]")  # what MLflow takes in no name, and `/`, which is the prefix's
-_STATUS: dict[TrialState, Status] = {
-    "waiting": "SCHEDULED",
-    "running": "RUNNING",
-    "succeeded": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
+STATUS: dict[TrialState, Status] = {
+    TrialState.RUNNING: "RUNNING",
+    TrialState.FAILED: "FAILED",
+    TrialState.INTERRUPTED: "KILLED",
+    TrialState.PREEMPTED: "KILLED",
+    TrialState.CANCELLED: "KILLED",
+    TrialState.WAITING: "SCHEDULED",
+    TrialState.SUCCEEDED: "FINISHED",
+    TrialState.STOPPED: "KILLED",
 }
-_WORST_FIRST: tuple[TrialState, ...] = (
-    *("running", "failed", "interrupted", "waiting", "succeeded"),
-)
+"""MLflow's status of a trial in each state. A sweep has the status of the first of these states
+that one of its trials is in: a sweep whose stopping rule ended some trials is finished when the
+others are."""
 _COLUMNS = (
     *("metrics.`gap`", "metrics.`ap`", "metrics.`ap_nms`", "metrics.`ar_gap`"),
     *("tags.`gaplab.assignment`", "tags.`gaplab.dataset`", "params.`seed`"),
@@ -78,7 +81,7 @@ def view() -> str:
 
 def of_sweep(sweep: SweepView, ended: datetime | None) -> RunContent:
     """The parent run; `ended` is when its last attempt so far ended."""
-    status = _sweep_status(sweep.counts)
+    status = sweep_status(sweep.counts)
     return RunContent(
         tags={KIND_TAG: "sweep", SWEEP_TAG: sweep.id, "mlflow.runName": sweep.id},
         status=status,
@@ -106,9 +109,9 @@ def of_trial(
         files[_TABLE] = _per_class(table[-1])
     return RunContent(
         tags=_tags(sweep, trial, own, attempts[-1].reason),
-        status=_STATUS[trial.state],
+        status=STATUS[trial.state],
         started=_milliseconds(attempts[0].started_at),
-        ended=None if trial.state == "running" else _milliseconds(attempts[-1].ended_at),
+        ended=None if trial.state is TrialState.RUNNING else _milliseconds(attempts[-1].ended_at),
         files=files,
         params=_params(trial.config),
         points=tuple(point for each in evaluations for point in _points(each, own)),
@@ -121,11 +124,17 @@ def _params(config: Mapping[str, Any]) -> dict[str, str]:
     return {key: text[:MAX_PARAM] for key, text in texts}
 
 
-def _sweep_status(counts: Mapping[TrialState, int]) -> Status:
-    """That of its worst trials; stopped between two trials if some are waiting and none runs."""
-    present = [state for state in _WORST_FIRST if counts.get(state)] or ["succeeded"]
-    stopped = present[0] == "waiting" and len(present) > 1
-    return "KILLED" if stopped else _STATUS[present[0]]
+def sweep_status(counts: Mapping[TrialState, int]) -> Status:
+    """Return the status of a sweep, given how many of its trials are in each state.
+
+    Trials that wait while none runs are `SCHEDULED` in a sweep that has not begun, else `KILLED`:
+    its driver has ended.
+    """
+    present = [state for state in STATUS if counts.get(state)]
+    if not present:
+        return "FINISHED"
+    begun = present[0] is TrialState.WAITING and len(present) > 1
+    return "KILLED" if begun else STATUS[present[0]]
 
 
 def _tags(sweep: str, trial: TrialView, protocol: str, reason: str) -> dict[str, str]:

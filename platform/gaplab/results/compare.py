@@ -18,6 +18,7 @@ from gaplab.results.intervals import (
     paired,
 )
 from gaplab.results.leaderboard import LeaderboardRow, settings, unknown_keys
+from gaplab.states import TrialState
 
 Resample = Callable[[LeaderboardRow], Resampled | None]
 """AP of a trial's evaluation on resamples of its images; None where that isn't known."""
@@ -117,7 +118,7 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
     """One group for each epoch at which finished trials stand; the last one counts the others."""
     finished: dict[_Epoch, list[LeaderboardRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.epoch):
-        if row.state == "succeeded":
+        if row.state == TrialState.SUCCEEDED:
             finished["best" if row.chosen == "best" else row.epoch].append(row)
     first, values = rows[0], settings(rows[0])
     groups = [
@@ -133,7 +134,7 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
         )
         for epoch, members in (finished or {None: []}).items()
     ]
-    unfinished = sum(row.state != "succeeded" for row in rows)
+    unfinished = sum(row.state != TrialState.SUCCEEDED for row in rows)
     return [*groups[:-1], replace(groups[-1], unfinished=unfinished)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from detectors.evaluation.bootstrap import Replicates
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Over = Literal["seeds", "images"]
 """What an interval is over: what would have to be drawn again to see the number vary so."""
 Metric = Literal["ap", "ap_nms", "gap", "ar"]
-METRICS: tuple[Metric, ...] = ("ap", "ap_nms", "gap", "ar")
+METRICS: tuple[Metric, ...] = get_args(Metric)
 _ON_IMAGES: tuple[Metric, ...] = ("ap", "ap_nms", "gap")
 
 _ROUNDING = 1e-9

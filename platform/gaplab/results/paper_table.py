@@ -9,15 +9,18 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
+from detectors.evaluation.metrics import names_of
 from detectors.options import Options
-from gaplab.cli.render.plain import NUMBERS, rounded
 from gaplab.errors import UserError
+from gaplab.formatting import rounded
 from gaplab.ledger import Ledger
+from gaplab.ledger.views import METRICS as NUMBERS
 from gaplab.ledger.views import ResultRow, RowFilter
 from gaplab.records import TrialRecord
 from gaplab.results.leaderboard import unknown_keys
 from gaplab.spec.models import Reading, Spec
 from gaplab.spec.problems import explain
+from gaplab.states import TrialState
 
 FILE = "paper_results.json"
 _SIZES = {"ap_small": "aps", "ap_medium": "apm", "ap_large": "apl"}
@@ -87,7 +90,7 @@ def read_paper(path: Path) -> dict[str, PaperRow]:
     return dict(zip(ids, rows, strict=True))
 
 
-METRICS = ("ap", "ap_nms", "gap")
+METRICS = names_of("ap")
 """Metrics that every table has."""
 
 
@@ -195,8 +198,8 @@ def _answered(line: Line, ledger: Ledger) -> Line:
     return replace(
         line,
         found=tuple(found[each] for each in ids if each in found),
-        untrained=tuple(each for each in others if states.get(each) != "succeeded"),
-        unmeasured=tuple(each for each in others if states.get(each) == "succeeded"),
+        untrained=tuple(each for each in others if states.get(each) != TrialState.SUCCEEDED),
+        unmeasured=tuple(each for each in others if states.get(each) == TrialState.SUCCEEDED),
     )
 
 

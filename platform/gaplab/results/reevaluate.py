@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from detectors.data.base import DataError
+from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
@@ -16,7 +17,7 @@ from gaplab.spec.protocols import protocol_key
 from gaplab.spec.sweep import experiment_of
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.evaluate import OF_TRAINING, joined, keep_matches, measured
+from gaplab.trial.evaluate import joined, keep_matches, measured
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Source:
     @property
     def training(self) -> dict[str, float]:
         """What the evaluation knows from training, whatever the protocol."""
-        found = ((name, self.evaluation.metrics.get(name)) for name in OF_TRAINING)
+        found = ((name, self.evaluation.metrics.get(name)) for name in TRAINING)
         return {name: value for name, value in found if value is not None}
 
 

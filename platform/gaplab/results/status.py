@@ -8,7 +8,7 @@ from typing import Any
 from gaplab.failures import Failure, Group, group
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, DriverView, EvaluationView, SweepView, TrialView
-from gaplab.records import TrialState
+from gaplab.states import TrialState
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,10 @@ def status(ledger: Ledger, name: str | None) -> Status:
     drivers = tuple(
         each for each in ledger.drivers() if each.sweep == sweep.id and each.lease_until > at
     )
-    running = tuple(_running(ledger, trial) for trial in trials if trial.state == "running")
-    failed = [ledger.attempts(trial.id)[-1] for trial in trials if trial.state == "failed"]
+    running = tuple(
+        _running(ledger, trial) for trial in trials if trial.state == TrialState.RUNNING
+    )
+    failed = [ledger.attempts(trial.id)[-1] for trial in trials if trial.state == TrialState.FAILED]
     failures = group([Failure(a.trial, a.fault, a.reason, a.node) for a in failed])
     return Status(sweep, at, drivers, running, tuple(failures), _why(sweep, drivers, running))
 
@@ -60,8 +62,9 @@ def _running(ledger: Ledger, trial: TrialView) -> Running:
 
 def _why(sweep: SweepView, drivers: tuple[DriverView, ...], running: tuple[Running, ...]) -> str:
     """Why the trials wait that could run."""
-    states: list[TrialState] = ["waiting", "interrupted", "preempted"]
-    count = sum(sweep.counts[state] for state in states)
+    count = sum(
+        n for state, n in sweep.counts.items() if state.open and state is not TrialState.RUNNING
+    )
     if not count:
         return ""
     if not drivers:

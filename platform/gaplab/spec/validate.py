@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from detectors.evaluation.metrics import LOWER_IS_BETTER, MEASURED, names_of
 from detectors.options import Options
 from gaplab.spec.axes import Key, axes, parts
 from gaplab.spec.fields import entries_with, inside, keys_of, owners_of, single
@@ -154,24 +155,18 @@ def _adaptive(spec: Spec) -> Iterator[Problem]:
                 yield Problem(("when", key), text)
 
 
-_SIZES = ("small", "medium", "large")
-MEASURED = {
-    "coco": (
-        *("ap", "ap50", "ap75", *(f"ap_{size}" for size in _SIZES)),
-        *("ar1", "ar10", "ar", *(f"ar_{size}" for size in _SIZES)),
-    ),
-    "crowd": ("ap", "recall"),
-}
-"""What each evaluator measures and is better when larger: all but the miss rate."""
-
-
 def metrics(evaluators: Iterable[str] = MEASURED) -> list[str]:
-    """The names that an evaluation of each of `evaluators` has: a metric, with NMS, its gap."""
+    """Return the names of the metrics that a search may maximise, for each of `evaluators`.
+
+    Each stands for itself, with NMS, and for its gap. A metric that is better when lower is left
+    out.
+    """
     found = dict.fromkeys(
         name
         for evaluator in evaluators
         for metric in MEASURED[evaluator]
-        for name in (metric, f"{metric}_nms", "gap" if metric == "ap" else f"{metric}_gap")
+        if metric not in LOWER_IS_BETTER
+        for name in names_of(metric)
     )
     return list(found)
 

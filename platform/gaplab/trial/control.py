@@ -1,19 +1,20 @@
 """What a running trial listens to: orders to stop, and the verdict of a stopping rule."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
 from detectors.world import World
 from gaplab.records import Cost, EpochDone
+from gaplab.states import TrialState
 
 
 @dataclass(frozen=True)
 class Stop:
     """An order to end an attempt before the trial is finished; `reason` is one line."""
 
-    state: Literal["interrupted", "preempted", "cancelled", "stopped"]
+    state: TrialState
     reason: str
 
 
@@ -77,4 +78,4 @@ def first_of(world: World, mine: Stop | None) -> Stop:
     All ranks must call this, after they have agreed that one of them has an order.
     """
     told = [stop for stop in world.gather(mine) if stop is not None]
-    return next(iter(told), mine or Stop("interrupted", "another worker was told to stop"))
+    return next(iter(told), mine or Stop(TrialState.INTERRUPTED, "another worker was told to stop"))

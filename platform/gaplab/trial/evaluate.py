@@ -9,13 +9,14 @@ from detectors.assigners.base import Branch
 from detectors.data.base import Dataset
 from detectors.evaluation.coco import coco_matches
 from detectors.evaluation.gap import gap_between
+from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.inference import Wanted, predict
 from detectors.structures import Candidates
 from detectors.world import World
-from gaplab.records import ClassRecord, EvaluationRecord, Subject
+from gaplab.records import EvaluationRecord, Subject
 from gaplab.spec.models import Experiment
 from gaplab.spec.protocols import protocol_key, rule_of
 from gaplab.storage.candidates import Part, tidy, write_part
@@ -24,9 +25,6 @@ from gaplab.storage.matches import write_matches
 
 KEPT = 1000
 """Candidates kept a level: as many as any preset's protocol looks at."""
-OF_TRAINING = ("positives_per_object", "objects_unassigned")
-"""Metrics that come from the assignments of an epoch: positive points an object, and the percentage
-of objects without any."""
 
 
 def joined(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
@@ -50,7 +48,7 @@ def measured(
         primary=subject.primary,
         protocol=protocol_key(protocol),
         metrics={**gap.metrics, **more},
-        classes=tuple(ClassRecord(**vars(each)) for each in gap.per_class),
+        classes=gap.per_class,
         rule=rule_of(protocol),
     )
 
@@ -145,4 +143,4 @@ class Evaluator:
 
 
 def _taught(positives: float, unassigned: float) -> dict[str, float]:
-    return dict(zip(OF_TRAINING, (positives, 100 * unassigned), strict=True))
+    return dict(zip(TRAINING, (positives, 100 * unassigned), strict=True))

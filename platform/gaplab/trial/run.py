@@ -22,6 +22,7 @@ from gaplab.errors import StorageError, UserError
 from gaplab.records import Cost, EpochDone, EvaluationRecord, Event, Machine, Started, TrialRecord
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import Found, Keeper, newest
 from gaplab.trial.control import FREE, Control, Stop, Stopped, agreed, first_of
@@ -146,7 +147,7 @@ class _Run:
         ended = world.rank == 0 and not self.place.control.may_go_on(done)
         if any(agreed(world, self.place.device, ended)):
             reason = f"the stopping rule ended it after epoch {done.epoch} of {done.epochs}"
-            raise Stopped(Stop("stopped", reason), self.meter.read())
+            raise Stopped(Stop(TrialState.STOPPED, reason), self.meter.read())
 
     def _after_step(self) -> None:
         """Listen, and save where that is due. All ranks do the same."""

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.evaluation.diagnosis import Diagnosis, diagnose
-from detectors.evaluation.gap import measure_gap
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
+from tests.builders import measure_gap
 
 RECALLS = (0.25, 0.5, 0.75, 0.9)
 STEPS = ["within a level", "adjacent levels", "all levels", "other classes"]

@@ -5,11 +5,13 @@ import torch
 
 from detectors.evaluation.coco import coco_metrics
 from detectors.evaluation.crowd import crowd_metrics
-from detectors.evaluation.gap import EVALUATORS, ClassGap, gap_between, measure_gap
+from detectors.evaluation.gap import EVALUATORS, gap_between
+from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
+from tests.builders import measure_gap
 
 SIZES = ("small", "medium", "large")
 AP, AR = (tuple(f"{metric}_{size}" for size in SIZES) for metric in ("ap", "ar"))

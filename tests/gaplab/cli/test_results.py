@@ -30,6 +30,7 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.storage.matches import write_matches
@@ -93,7 +94,7 @@ class Bench:
         self.ledger.add_sweep(SweepRecord(sweep, sweep, "", (trial,)))
         attempt = self.ledger.start_attempt(Claim(trial.id, sweep, machine=MACHINE))
         self.ledger.record(evaluation, attempt)
-        self.ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+        self.ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
 
     def crowd(self, name: str, ap: float) -> None:
         metrics = {"ap": ap, "ap_nms": 40.0, "gap": ap - 40, "mmr": 55.5, "recall": 90.1}

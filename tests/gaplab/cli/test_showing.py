@@ -9,18 +9,32 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from detectors.evaluation.metrics import ClassGap
 from gaplab.cli.showing import TrialDetails, details_json, print_details
 from gaplab.ledger.views import AttemptView, EvaluationView, TrialView
-from gaplab.records import ClassRecord
+from gaplab.states import TrialState
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 TRIAL = TrialView(
     **{"id": "0123456789ab", "assignment": "poto", "family": "o2o", "dataset": "shapes"},
     config={"evaluation": {"protocol": {"preset": "default"}}},
-    **{"seed": 0, "epochs": 3, "results_version": 1, "state": "succeeded", "created_at": NOW},
+    **{
+        "seed": 0,
+        "epochs": 3,
+        "results_version": 1,
+        "state": TrialState.SUCCEEDED,
+        "created_at": NOW,
+    },
 )
 ATTEMPT = AttemptView(
-    **{"id": 1, "trial": TRIAL.id, "sweep": "s", "number": 1, "state": "succeeded", "reason": ""},
+    **{
+        "id": 1,
+        "trial": TRIAL.id,
+        "sweep": "s",
+        "number": 1,
+        "state": TrialState.SUCCEEDED,
+        "reason": "",
+    },
     **{"started_at": NOW, "ended_at": NOW, "node": "n", "device": "cpu", "workers": 1, "gpus": 0},
     **{"cpu_seconds": 1.0, "gpu_seconds": 0.0, "wall_seconds": 2.0, "peak_memory_mib": 3.0},
     **{"driver": "default", "token": "", "fault": "", "notes": [], "provenance": {}},
@@ -38,7 +52,7 @@ CROWD = {
 
 
 def evaluation(epoch: int = 1, **changes: Any) -> EvaluationView:
-    classes = (ClassRecord("circle", 1.0, 2.0, -1.0), ClassRecord("star", None, None, None))
+    classes = (ClassGap("circle", 1.0, 2.0, -1.0), ClassGap("star", None, None, None))
     values: dict[str, Any] = {"trial": TRIAL.id, "branch": "o2o", "primary": True}
     values |= {"protocol": "default", "metrics": COCO, "classes": classes}
     return EvaluationView(epoch=epoch, attempt=1, created_at=NOW, **(values | changes))
@@ -174,14 +188,16 @@ def test_an_attempt_of_a_ledger_without_provenance() -> None:
 
 def test_an_attempt_that_runs() -> None:
     costs = dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds", "peak_memory_mib"))
-    lines = shown(attempt(1, state="running", **costs))
+    lines = shown(attempt(1, state=TrialState.RUNNING, **costs))
     assert "1 running 1a2b3c4d n cpu - - -" in lines
 
 
 def test_why_attempts_ended() -> None:
     lines = shown(
-        attempt(1, state="failed", fault="memory", reason="CUDA [red]out of memory"),
-        attempt(2, state="interrupted", reason="the driver was stopped", notes=["no epoch 3"]),
+        attempt(1, state=TrialState.FAILED, fault="memory", reason="CUDA [red]out of memory"),
+        attempt(
+            2, state=TrialState.INTERRUPTED, reason="the driver was stopped", notes=["no epoch 3"]
+        ),
         attempt(3),
     )
     start = lines.index("attempt 1 failed (memory): CUDA [red]out of memory")
@@ -257,7 +273,7 @@ def test_what_was_not_the_same_in_all_attempts() -> None:
 
 
 def test_of_many_attempts_the_last() -> None:
-    attempts = [attempt(n, state="failed", reason=f"x{n}") for n in range(1, 14)]
+    attempts = [attempt(n, state=TrialState.FAILED, reason=f"x{n}") for n in range(1, 14)]
     lines = shown(*attempts)
     assert "3 earlier attempts: see --json" in lines
     assert "attempt 3 failed: x3" not in lines
@@ -271,7 +287,11 @@ def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
     node = "ip-172-131-122-111.eu-central-1.compute.internal"
     wide = attempt(
         *(12,),
-        **{"state": "interrupted", "node": node, "device": "NVIDIA A100-SXM4-80GB MIG 3g.40gb"},
+        **{
+            "state": TrialState.INTERRUPTED,
+            "node": node,
+            "device": "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+        },
         **{"peak_memory_mib": 123456.0, "provenance": provenance(DIRTY), **seconds},
     )
     for width in (100, 200):
@@ -279,7 +299,7 @@ def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
         start = next(n for n, line in enumerate(lines) if "attempt" in line and "node" in line)
         table = lines[start : next(n for n in range(start, len(lines)) if "code of" in lines[n])]
         assert max(map(len, table)) <= 100
-        for word in ("interrupted", "1a2b3c4d", "dirty", "100 h 01 min", "123456 MiB"):
+        for word in (TrialState.INTERRUPTED, "1a2b3c4d", "dirty", "100 h 01 min", "123456 MiB"):
             assert [line for line in table if word in line], word
         assert "…" not in "".join(table)
 

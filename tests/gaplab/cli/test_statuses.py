@@ -18,6 +18,7 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import TrialState
 
 Gaplab = Callable[..., str]
 TRIALS = tuple(
@@ -39,7 +40,7 @@ def ledger(home: Path) -> Iterator[Ledger]:
         machine = Machine("node-7", "cpu", 1, 0.0)
         opened.begin_attempt(attempts[0], Started(TRIALS[0].id, machine, 0, notes=("look",)))
         reason = "loss is not finite at step 7"
-        opened.end_attempt(attempts[1], AttemptEnd("failed", reason, Cost(), "input"))
+        opened.end_attempt(attempts[1], AttemptEnd(TrialState.FAILED, reason, Cost(), "input"))
         yield opened
 
 
@@ -63,7 +64,7 @@ def test_logs_of_a_trial(gaplab: Gaplab, ledger: Ledger, home: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "traceback.txt").write_text("Somewhere, line 1\n")
     said = gaplab("logs", TRIALS[1].id)
-    assert "failed" in said
+    assert TrialState.FAILED in said
     assert "loss is not finite at step 7" in said
     assert "Somewhere, line 1" in said
     assert "note: look" in gaplab("logs", TRIALS[0].id)

@@ -18,6 +18,7 @@ from gaplab.ledger import Ledger
 from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand, row_trials
+from gaplab.states import TrialState
 from gaplab.storage.home import Home
 
 MACHINE = Machine("n", "cpu", 1, 0.0)
@@ -67,7 +68,7 @@ def measured(spec: Path, home: Path) -> dict[str, tuple[str, ...]]:
             attempt = ledger.start_attempt(Claim(trial, sweep.id, machine=MACHINE))
             metrics = {"ap": ap, "ap_nms": nms, "gap": ap - nms, "ar": 70.0}
             ledger.record(EvaluationRecord(trial, 3, "o2o", True, "default", metrics, ()), attempt)
-            ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+            ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
     return rows
 
 

@@ -22,6 +22,7 @@ from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.results.compare import compare
 from gaplab.results.intervals import Resampled
 from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.states import TrialState
 
 ROW = LeaderboardRow(
     trial="0123456789ab",
@@ -31,7 +32,7 @@ ROW = LeaderboardRow(
     family="o2o",
     dataset="shapes",
     seed=0,
-    state="succeeded",
+    state=TrialState.SUCCEEDED,
     epoch=12,
     epochs=12,
     branch="o2o",
@@ -51,7 +52,7 @@ ROW = LeaderboardRow(
     stale=False,
     chosen="last",
 )
-RUNNING = replace(ROW, trial="1", seed=1, epoch=3, state="running")
+RUNNING = replace(ROW, trial="1", seed=1, epoch=3, state=TrialState.RUNNING)
 STALE = replace(ROW, trial="2", seed=2, results_version=0, stale=True, gap=0.04)
 WIDEST = replace(
     ROW,
@@ -101,7 +102,7 @@ class TestJson:
         assert found["trial"] == "0123456789ab"
         assert (found["ap"], found["gap"], found["ar_nms"]) == (30.1235, -0.8765, 45.25)
         assert str(found["ar_gap"]) == "0.0"
-        assert (found["stale"], found["seed"], found["state"]) == (False, 0, "succeeded")
+        assert (found["stale"], found["seed"], found["state"]) == (False, 0, TrialState.SUCCEEDED)
 
     def test_all_other_metrics(self) -> None:
         [found] = json.loads(to_json([CROWD]))

@@ -20,6 +20,7 @@ from gaplab.records import (
     Started,
     TrialRecord,
 )
+from gaplab.states import TrialState
 
 
 def trial(number: int = 1, epochs: int = 10) -> TrialRecord:
@@ -37,7 +38,7 @@ def epoch_done(of: TrialRecord, epoch: int, wall: float, ap: float | None = None
     return EpochDone(of.id, epoch, of.epochs, {"o2o.cls": 1.0}, said, "uri", Cost(0, 0, wall, 0))
 
 
-def ended(of: TrialRecord, state: str = "succeeded", reason: str = "") -> Ended:
+def ended(of: TrialRecord, state: str = TrialState.SUCCEEDED, reason: str = "") -> Ended:
     return Ended(of.id, AttemptEnd(state, reason, Cost()))  # type: ignore[arg-type]
 
 
@@ -89,7 +90,7 @@ def history(of: TrialRecord) -> list[Event]:
         started(of),
         epoch_done(of, 1, wall=10.0),
         epoch_done(of, 2, wall=20.0, ap=40.0),
-        ended(of, "failed", "why"),
+        ended(of, TrialState.FAILED, "why"),
     ]
 
 
@@ -132,7 +133,10 @@ def test_notes_on_a_start_reach_the_person(capsys: pytest.CaptureFixture[str]) -
     assert f"{trial().id}: going on from b [not markup]" in screen.getvalue()
 
 
-@pytest.mark.parametrize("state", ["preempted", "cancelled", "stopped", "interrupted"])
+@pytest.mark.parametrize(
+    "state",
+    [TrialState.PREEMPTED, TrialState.CANCELLED, TrialState.STOPPED, TrialState.INTERRUPTED],
+)
 def test_every_end_has_its_place_in_the_table(state: str) -> None:
     trials = [trial(number) for number in range(1, 30)]
     table = LiveTable(trials, Console(file=io.StringIO(), width=120, height=10))

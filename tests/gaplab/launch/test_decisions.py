@@ -1,4 +1,4 @@
-"""What may befall a trial, and what a driver does next: against tables and loops of our own."""
+"""Transitions of states, and what a driver decides: against tables and loops of our own."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.launch import decisions as lifecycle
+from gaplab.launch import decisions
 from gaplab.launch.decisions import Demand, Ending, Lease, Next, Process
-from gaplab.records import EndState, Fault, TrialState
+from gaplab.records import Fault
 from gaplab.spec.models import Policy
+from gaplab.states import ENDS, TRANSITIONS, TrialState
 
 ALLOWED = """
 waiting      claimed      running
@@ -28,41 +29,38 @@ running      cancelled    cancelled
 running      stopped      stopped
 succeeded    rerun        waiting
 """
-"""State, what befalls it, and the state after; all else must be refused."""
+"""State, transition, and the state after it; all else must be refused."""
 TABLE = {(a, b): c for a, b, c in map(str.split, ALLOWED.strip().splitlines())}
-STATES = ("waiting", "running", *get_args(EndState))
-HAPPENINGS = ("claimed", "rerun", *get_args(EndState))
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class TestTransitions:
-    def test_the_states_are_those_of_the_records(self) -> None:
-        named = {word for way in TABLE for word in way} | set(TABLE.values())
-        assert named == {*STATES, "claimed", "rerun"}
-        assert {name for each in get_args(TrialState) for name in get_args(each) or [each]} == set(
-            STATES
-        )
+    def test_the_table_names_every_state(self) -> None:
+        named = {before for before, _ in TABLE} | set(TABLE.values())
+        assert named == {str(state) for state in TrialState}
 
-    def test_what_befalls_them_is_what_the_table_says(self) -> None:
+    def test_transitions_are_those_of_the_table(self) -> None:
         found = {
-            (before, happening): after
-            for happening, (states, after) in lifecycle.TRANSITIONS.items()
-            for before in states
+            (str(before), str(transition)): str(after)
+            for transition, (allowed, after) in TRANSITIONS.items()
+            for before in allowed
         }
         assert found == TABLE
 
 
 class TestNextStep:
     @given(
-        state=st.sampled_from(get_args(EndState)),
+        state=st.sampled_from(ENDS),
         fault=st.sampled_from(get_args(Fault)),
         failures=st.integers(1, 12),
         retries=st.integers(0, 10),
     )
     @settings(max_examples=30)
-    def test_all_endings(self, state: EndState, fault: Fault, failures: int, retries: int) -> None:
+    def test_all_endings(
+        self, state: TrialState, fault: Fault, failures: int, retries: int
+    ) -> None:
         policy = Policy(retries=retries, backoff_seconds=3.0)
-        found = lifecycle.next_step(Ending(state, fault, failures), policy)
+        found = decisions.next_step(Ending(state, fault, failures), policy)
         if state in ("interrupted", "preempted"):
             wanted = Next("again", 0.0)
         elif state != "failed":
@@ -80,7 +78,10 @@ class TestNextStep:
         policy, tried = Policy(retries=retries), 0
         while True:
             tried += 1
-            if lifecycle.next_step(Ending("failed", "lost", tried), policy).verdict != "again":
+            if (
+                decisions.next_step(Ending(TrialState.FAILED, "lost", tried), policy).verdict
+                != "again"
+            ):
                 break
         assert tried == 1 + retries
 
@@ -95,20 +96,22 @@ class TestGone:
     def test_one_that_died_here_is_noticed_whatever_its_lease(self, seconds: float) -> None:
         other = {Process("here", 8, 100), Process("there", 7, 100)}
         for alive in (set(), other, {Process("here", 7, 101)}):
-            reason = lifecycle.gone(self.lease(seconds=seconds), NOW, "here", alive)
+            reason = decisions.lost_reason(self.lease(seconds=seconds), NOW, "here", alive)
             assert reason == "its driver died"
 
     def test_of_another_machine_only_the_lease_tells(self) -> None:
         there = Process("there", 7, 100)
         for seconds, alive in ((1e-6, set()), (1e-6, {there}), (9.0, {self.MINE})):
-            assert lifecycle.gone(self.lease(there, seconds), NOW, "here", alive) is None
+            assert decisions.lost_reason(self.lease(there, seconds), NOW, "here", alive) is None
         for seconds in (0.0, -1e-6, -9.0):
-            reason = lifecycle.gone(self.lease(there, seconds), NOW, "here", {there})
+            reason = decisions.lost_reason(self.lease(there, seconds), NOW, "here", {there})
             assert reason == "its driver on node-7 was silent for too long"
 
     def test_one_that_lives_here_but_is_silent_is_gone_too(self) -> None:
-        assert lifecycle.gone(self.lease(), NOW, "here", {self.MINE}) is None
-        assert "silent" in str(lifecycle.gone(self.lease(seconds=0.0), NOW, "here", {self.MINE}))
+        assert decisions.lost_reason(self.lease(), NOW, "here", {self.MINE}) is None
+        assert "silent" in str(
+            decisions.lost_reason(self.lease(seconds=0.0), NOW, "here", {self.MINE})
+        )
 
 
 def one_by_one(slots: int, demands: Sequence[Demand]) -> list[int]:
@@ -132,13 +135,13 @@ class TestShare:
     @given(slots=st.integers(0, 40), demands=demands)
     @settings(max_examples=30)
     def test_against_dealing_one_by_one(self, slots: int, demands: list[Demand]) -> None:
-        found = [lifecycle.share(slots, demands, each.driver) for each in demands]
+        found = [decisions.share(slots, demands, each.driver) for each in demands]
         assert found == one_by_one(slots, demands)
 
     @given(slots=st.integers(0, 40), demands=demands)
     @settings(max_examples=30)
     def test_properties(self, slots: int, demands: list[Demand]) -> None:
-        found = {each: lifecycle.share(slots, demands, each.driver) for each in demands}
+        found = {each: decisions.share(slots, demands, each.driver) for each in demands}
         assert sum(found.values()) == min(slots, sum(each.wants for each in demands))
         for each, places in found.items():
             assert 0 <= places <= each.wants
@@ -149,5 +152,5 @@ class TestShare:
                     assert others <= places + 1
 
     def test_nobody_wants_anything(self) -> None:
-        assert lifecycle.share(5, [Demand("d", 0, 0)], "d") == 0
-        assert lifecycle.share(0, [Demand("d", 0, 3)], "d") == 0
+        assert decisions.share(5, [Demand("d", 0, 0)], "d") == 0
+        assert decisions.share(0, [Demand("d", 0, 3)], "d") == 0

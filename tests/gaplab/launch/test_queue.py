@@ -11,17 +11,9 @@ from hypothesis import strategies as st
 from gaplab.launch import queue as trialqueue
 from gaplab.launch.queue import Claimed, Queue
 from gaplab.ledger import Ledger
-from gaplab.records import (
-    AttemptEnd,
-    Claim,
-    Cost,
-    DriverRecord,
-    EndState,
-    Fault,
-    SweepRecord,
-    TrialRecord,
-)
+from gaplab.records import AttemptEnd, Claim, Cost, DriverRecord, Fault, SweepRecord, TrialRecord
 from gaplab.spec.models import Policy
+from gaplab.states import TrialState
 
 
 def record(number: int, init_from: int | None = None) -> TrialRecord:
@@ -34,8 +26,8 @@ def name(number: int) -> str:
     return f"{number:012x}"
 
 
-def end(state: EndState, fault: Fault = "") -> AttemptEnd:
-    return AttemptEnd(state, "why" if state == "failed" else "", Cost(), fault)
+def end(state: TrialState, fault: Fault = "") -> AttemptEnd:
+    return AttemptEnd(state, "why" if state == TrialState.FAILED else "", Cost(), fault)
 
 
 class Clock:
@@ -101,20 +93,26 @@ class TestOneDriver:
         for each in claims[:3]:
             assert each is not None
             [attempt] = room.ledger.attempts(each.trial.id)
-            assert (attempt.id, attempt.driver, attempt.state) == (each.attempt, "d1", "running")
-            room.end(queue, each, end("succeeded"))
+            assert (attempt.id, attempt.driver, attempt.state) == (
+                each.attempt,
+                "d1",
+                TrialState.RUNNING,
+            )
+            room.end(queue, each, end(TrialState.SUCCEEDED))
         assert (queue.running, queue.wants, queue.finished) == (0, 0, True)
 
-    @pytest.mark.parametrize("state", ["interrupted", "preempted"])
-    def test_what_was_taken_away_is_due_at_once(self, room: Room, state: EndState) -> None:
+    @pytest.mark.parametrize("state", [TrialState.INTERRUPTED, TrialState.PREEMPTED])
+    def test_what_was_taken_away_is_due_at_once(self, room: Room, state: TrialState) -> None:
         queue = room.queue(record(1), record(2))
         first = queue.take()
         room.end(queue, first, end(state))
         assert taken(queue) == [name(2), name(1)]
         assert not queue.failed
 
-    @pytest.mark.parametrize("state", ["stopped", "cancelled", "succeeded"])
-    def test_what_is_over_is_settled(self, room: Room, state: EndState) -> None:
+    @pytest.mark.parametrize(
+        "state", [TrialState.STOPPED, TrialState.CANCELLED, TrialState.SUCCEEDED]
+    )
+    def test_what_is_over_is_settled(self, room: Room, state: TrialState) -> None:
         queue = room.queue(record(1))
         room.end(queue, queue.take(), end(state))
         assert queue.finished
@@ -123,13 +121,13 @@ class TestOneDriver:
     def test_a_failure_is_tried_again_later_and_later(self, room: Room) -> None:
         queue = room.queue(record(1), retries=2)
         for wait in (10.0, 20.0):
-            room.end(queue, queue.take(), end("failed", "lost"))
+            room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
             assert queue.waits_for == f"1 to be tried again, the first in {wait:.0f} s"
             assert (queue.wants, queue.finished) == (0, False)
             room.wait(wait - 0.5)
             assert queue.take() is None
             room.wait(0.5)
-        room.end(queue, queue.take(), end("failed", "lost"))
+        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
         assert queue.finished
         assert [(each.trial, each.fault, each.reason) for each in queue.failed] == [
             (name(1), "lost", "why")
@@ -139,13 +137,13 @@ class TestOneDriver:
     @pytest.mark.parametrize("fault", ["input", "storage"])
     def test_what_would_fail_again_is_not_tried_again(self, room: Room, fault: Fault) -> None:
         queue = room.queue(record(1))
-        room.end(queue, queue.take(), end("failed", fault))
+        room.end(queue, queue.take(), end(TrialState.FAILED, fault))
         assert queue.finished
         assert len(queue.failed) == 1
 
     def test_others_go_on_while_one_waits(self, room: Room) -> None:
         queue = room.queue(record(1), record(2), retries=1)
-        room.end(queue, queue.take(), end("failed", "memory"))
+        room.end(queue, queue.take(), end(TrialState.FAILED, "memory"))
         second = queue.take()
         assert second.trial.id == name(2)
         assert queue.waits_for == ""
@@ -154,7 +152,7 @@ class TestOneDriver:
 
     def test_more_may_be_added(self, room: Room) -> None:
         queue = room.queue(record(1), record(2), record(3, 1))
-        room.end(queue, queue.take(), end("succeeded"))
+        room.end(queue, queue.take(), end(TrialState.SUCCEEDED))
         assert taken(queue) == [name(2), name(3)]
         assert not queue.finished
         room.ledger.add_sweep(SweepRecord("s1", "s1", "name: s", (record(1), record(2), record(3))))
@@ -170,19 +168,19 @@ class TestHeirs:
         assert first.trial.id == name(1)
         assert taken(queue) == [name(5)]
         assert queue.wants == 2
-        room.end(queue, first, end("succeeded"))
+        room.end(queue, first, end(TrialState.SUCCEEDED))
         second, third = queue.take(), queue.take()
         assert [second.trial.id, third.trial.id] == [name(4), name(2)]
         assert queue.take() is None
-        room.end(queue, third, end("succeeded"))
+        room.end(queue, third, end(TrialState.SUCCEEDED))
         assert taken(queue) == [name(3)]
 
     def test_they_wait_through_retries_and_come_when_it_failed_for_good(self, room: Room) -> None:
         queue = room.queue(record(1), record(2, 1), retries=1)
-        room.end(queue, queue.take(), end("failed", "lost"))
+        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
         assert queue.take() is None
         room.wait(10.0)
-        room.end(queue, queue.take(), end("failed", "lost"))
+        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
         assert taken(queue) == [name(2)]
 
     def test_they_wait_for_one_that_runs_elsewhere(self, room: Room) -> None:
@@ -190,7 +188,7 @@ class TestHeirs:
         one, two = room.queue(*trials), room.queue(*trials)
         first = one.take()
         assert two.take() is None
-        room.end(one, first, end("succeeded"))
+        room.end(one, first, end(TrialState.SUCCEEDED))
         room.wait()
         assert taken(two) == [name(2)]
         assert one.take() is None
@@ -204,17 +202,21 @@ class TestLeaving:
         queue.leave({name(0), name(1), name(9)})
         assert queue.wants == 2  # the one that runs, and the one that is left to do
         assert taken(queue) == [name(2)]
-        room.end(queue, running, end("cancelled"))
-        assert room.states(0, 1, 2) == ["cancelled", "waiting", "running"]
+        room.end(queue, running, end(TrialState.CANCELLED))
+        assert room.states(0, 1, 2) == [
+            TrialState.CANCELLED,
+            TrialState.WAITING,
+            TrialState.RUNNING,
+        ]
 
     def test_all(self, room: Room) -> None:
         queue = room.queue(record(0), record(1), record(2, 0), record(3, 1), retries=5)
         running, failed = queue.take(), queue.take()
-        room.end(queue, failed, end("failed", "lost"))
+        room.end(queue, failed, end(TrialState.FAILED, "lost"))
         queue.leave({""})
         assert (queue.wants, queue.waits_for, queue.finished) == (1, "", False)
         assert queue.take() is None
-        room.end(queue, running, end("interrupted"))  # it died before it heard
+        room.end(queue, running, end(TrialState.INTERRUPTED))  # it died before it heard
         queue.leave({""})
         room.wait(1000.0)
         assert queue.take() is None
@@ -254,20 +256,22 @@ class TestTwoDrivers:
             assert len({each.trial.id for _, each in running}) == len(running)
             if running and chance.random() < 0.5:
                 who, which = running.pop(chance.randrange(len(running)))
-                bad = chance.choice(["failed", "interrupted", "preempted"])
-                room.end(who, which, end(bad if chance.random() < fail else "succeeded"))
+                bad = chance.choice(
+                    [TrialState.FAILED, TrialState.INTERRUPTED, TrialState.PREEMPTED]
+                )
+                room.end(who, which, end(bad if chance.random() < fail else TrialState.SUCCEEDED))
             room.wait(chance.choice([0.0, 1.0, 100.0]))
         assert all(each.finished for each in queues)
-        assert room.states(*range(trials)) == ["succeeded"] * trials
+        assert room.states(*range(trials)) == [TrialState.SUCCEEDED] * trials
         for each in todo:
             found = room.ledger.attempts(each.id)
             assert [a.number for a in found] == list(range(1, len(found) + 1))
-            assert [a.state for a in found].count("succeeded") == 1
+            assert [a.state for a in found].count(TrialState.SUCCEEDED) == 1
         room.ledger.close()
 
     def test_what_the_other_finished_is_settled(self, room: Room) -> None:
         one, two = room.queue(record(1), record(2)), room.queue(record(1), record(2))
-        room.end(one, one.take(), end("succeeded"))
+        room.end(one, one.take(), end(TrialState.SUCCEEDED))
         assert taken(two) == [name(2)]
         assert two.wants == 1
 
@@ -282,7 +286,7 @@ class TestTwoDrivers:
             room.wait(trialqueue.LOOK / 4)
             two.take()
         assert 4 <= len(asked) <= 6
-        room.end(one, claimed, end("succeeded"))
+        room.end(one, claimed, end(TrialState.SUCCEEDED))
         room.wait()
         two.look_around()
         assert two.finished
@@ -291,7 +295,7 @@ class TestTwoDrivers:
         one, two = room.queue(record(1)), room.queue(record(1))
         claimed = one.take()
         assert two.take() is None
-        room.ledger.end_attempt(claimed.attempt, end("interrupted"))
+        room.ledger.end_attempt(claimed.attempt, end(TrialState.INTERRUPTED))
         assert two.take() is None
         room.wait()
         assert taken(two) == [name(1)]
@@ -301,10 +305,10 @@ class TestTwoDrivers:
         one, two = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
         claimed = one.take()
         assert two.take() is None
-        room.end(one, claimed, end("failed", "lost"))
+        room.end(one, claimed, end(TrialState.FAILED, "lost"))
         room.wait(10.0)
         again = one.take()
-        room.end(one, again, end("failed", "lost"))
+        room.end(one, again, end(TrialState.FAILED, "lost"))
         assert one.finished
         room.wait()
         assert two.take() is None
@@ -313,21 +317,21 @@ class TestTwoDrivers:
 
     def test_failures_before_the_driver_began_don_t_count(self, room: Room) -> None:
         early = room.queue(record(1), retries=1)
-        room.end(early, early.take(), end("failed", "input"))
+        room.end(early, early.take(), end(TrialState.FAILED, "input"))
         assert early.finished
         late, other = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
         claimed = other.take()
         assert late.take() is None
-        room.end(other, claimed, end("failed", "lost"))
+        room.end(other, claimed, end(TrialState.FAILED, "lost"))
         room.wait()
         assert late.take() is None
         assert not late.finished
         room.wait(10.0)
         assert taken(late) == [name(1)]
 
-    @pytest.mark.parametrize("state", ["cancelled", "stopped"])
+    @pytest.mark.parametrize("state", [TrialState.CANCELLED, TrialState.STOPPED])
     def test_what_another_sweep_left_alone_is_still_wanted_here(
-        self, room: Room, state: EndState
+        self, room: Room, state: TrialState
     ) -> None:
         one, two = room.queue(record(1)), room.queue(record(1), sweep="s2")
         claimed = one.take()
@@ -343,7 +347,7 @@ class TestTwoDrivers:
         room.ledger.cancel("s1")
         new = room.queue(record(1))
         assert new.take() is None
-        room.end(old, claimed, end("cancelled"))
+        room.end(old, claimed, end(TrialState.CANCELLED))
         room.wait()
         assert taken(new) == [name(1)]
 
@@ -352,7 +356,7 @@ class TestTwoDrivers:
         claimed = one.take()
         assert two.take() is None
         room.ledger.cancel("s1", [name(1)])
-        room.end(one, claimed, end("cancelled"))
+        room.end(one, claimed, end(TrialState.CANCELLED))
         room.wait()
         assert two.take() is None
         assert two.finished
@@ -362,13 +366,13 @@ class TestTwoDrivers:
         first, second = queue.take(), queue.take()
         for each in (first, second):
             queue.lost(each.trial.id)
-            room.ledger.end_attempt(each.attempt, end("interrupted"))
+            room.ledger.end_attempt(each.attempt, end(TrialState.INTERRUPTED))
         other = room.ledger.start_attempt(Claim(name(2), "s1", "d9"))
         assert (queue.running, queue.wants) == (0, 0)
         assert queue.waits_for == "2 trials that other drivers run"
         room.wait()
         assert taken(queue) == [name(1)]
-        room.ledger.end_attempt(other, end("succeeded"))
+        room.ledger.end_attempt(other, end(TrialState.SUCCEEDED))
         room.wait()
         assert queue.take() is None
         assert queue.wants == 1

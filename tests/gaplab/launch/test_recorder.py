@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from detectors.evaluation.metrics import ClassGap
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
-from gaplab.ledger.models import METRICS
+from gaplab.ledger.views import METRICS
 from gaplab.records import (
     AttemptEnd,
     Claim,
-    ClassRecord,
     Cost,
     Ended,
     EpochDone,
@@ -22,20 +22,21 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import TrialState
 
 TRIAL = TrialRecord("0" * 12, {"seed": 0}, "poto", "o2o", "shapes", 0, 3, 1)
 SWEEP = SweepRecord("small-1", "small", "name: small", (TRIAL,))
 START = Started(TRIAL.id, Machine("here", "cpu", 1, 0.0), 0)
 COST = Cost(2.0, 0.0, 3.0, 400.0)
-SUCCESS = Ended(TRIAL.id, AttemptEnd("succeeded", "", COST))
-DEAD = AttemptEnd("failed", "its process died: killed", Cost(), "lost")
+SUCCESS = Ended(TRIAL.id, AttemptEnd(TrialState.SUCCEEDED, "", COST))
+DEAD = AttemptEnd(TrialState.FAILED, "its process died: killed", Cost(), "lost")
 
 
 def epoch(number: int, *measured: int, cost: Cost = COST) -> EpochDone:
     evaluations = tuple(
         EvaluationRecord(
             *(TRIAL.id, e, "o2o", True, "default", dict.fromkeys(METRICS, float(e))),
-            (ClassRecord("a", 1.0, 2.0, -1.0),),
+            (ClassGap("a", 1.0, 2.0, -1.0),),
         )
         for e in measured
     )
@@ -149,7 +150,9 @@ def test_a_reason_can_t_steer_a_terminal(ledger: Ledger) -> None:
     heard: list[Event] = []
     recorder = Recorder(ledger, [heard.append])
     attempt = claim(ledger, recorder)
-    recorder.end(attempt, AttemptEnd("failed", "no \x1b[2Jimage\n \u202egpj.a", Cost(), "input"))
+    recorder.end(
+        attempt, AttemptEnd(TrialState.FAILED, "no \x1b[2Jimage\n \u202egpj.a", Cost(), "input")
+    )
     [said], wanted = heard, r"no \x1b[2Jimage \u202egpj.a"
     assert isinstance(said, Ended)
     assert said.end.reason == ledger.attempts(TRIAL.id)[0].reason == wanted

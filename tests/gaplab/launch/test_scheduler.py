@@ -16,14 +16,13 @@ from gaplab.launch.queue import Claimed, Queue
 from gaplab.launch.recorder import Recorder
 from gaplab.launch.scheduler import CANCELLED, LEAVING, TAKEN_OVER, Conductor, Sweeping
 from gaplab.ledger import Ledger
-from gaplab.ledger.models import METRICS
+from gaplab.ledger.views import METRICS
 from gaplab.records import (
     AttemptEnd,
     Claim,
     Cost,
     DriverRecord,
     Ended,
-    EndState,
     EpochDone,
     EvaluationRecord,
     Fault,
@@ -33,16 +32,17 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.spec.models import Policy
+from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
-CTRL_C = Stop("interrupted", "somebody pressed Ctrl-C")
+CTRL_C = Stop(TrialState.INTERRUPTED, "somebody pressed Ctrl-C")
 
 
 def trial(name: str) -> TrialRecord:
     return TrialRecord(name, {"training": {"init_from": ""}}, "poto", "o2o", "shapes", 0, 3, 1)
 
 
-def end(state: EndState, fault: Fault = "", reason: str = "") -> AttemptEnd:
+def end(state: TrialState, fault: Fault = "", reason: str = "") -> AttemptEnd:
     return AttemptEnd(state, reason, Cost(), fault)
 
 
@@ -170,7 +170,7 @@ class TestASweep:
             seen += started
             for each in started:
                 driver.conductor.heard(each.attempt, epoch(each.trial.id))
-                driver.ends(each, end("succeeded"))
+                driver.ends(each, end(TrialState.SUCCEEDED))
             driver.beat()
         assert names(seen) == "a b c d e"
         assert driver.desk.forgotten == [each.attempt for each in seen]
@@ -183,7 +183,7 @@ class TestASweep:
     ) -> None:
         driver = make("a b c d e")
         first, _ = driver.start()
-        driver.ends(first, end("succeeded"))
+        driver.ends(first, end(TrialState.SUCCEEDED))
         assert names(driver.start()) == "c"
         driver.slots = 4
         assert driver.start() == []
@@ -199,18 +199,18 @@ class TestASweep:
         clock.now += module.REFRESH
         driver.conductor.tick()
         assert driver.desk.left == [("ab12", LEAVING)]
-        driver.ends(first, end("preempted"))
+        driver.ends(first, end(TrialState.PREEMPTED))
         assert names(driver.start()) == "a", "again at once, wherever there is room"
 
     def test_a_single_trial_is_tried_again_though_nothing_is_due(
         self, make: Make, clock: Clock
     ) -> None:
         driver = make("a", retries=1)
-        driver.ends(driver.start()[0], end("failed", "lost"))
+        driver.ends(driver.start()[0], end(TrialState.FAILED, "lost"))
         assert driver.start() == []
         assert driver.wish.waits_for == "1 to be tried again, the first in 10 s"
         clock.now += 10.0
-        driver.ends(driver.start()[0], end("succeeded"))
+        driver.ends(driver.start()[0], end(TrialState.SUCCEEDED))
         assert driver.conductor.over
 
     def test_one_that_runs_elsewhere_is_waited_for(
@@ -221,7 +221,7 @@ class TestASweep:
         assert two.start() == []
         assert two.start() == []
         assert two.wish.waits_for == "1 trials that other drivers run"
-        one.ends(claimed, end("succeeded"))
+        one.ends(claimed, end(TrialState.SUCCEEDED))
         clock.now += 1.0
         assert two.start() == []
         assert two.conductor.over
@@ -231,11 +231,11 @@ class TestASweep:
     ) -> None:
         driver = make("a", backoff_seconds=0)
         first = driver.start()[0]
-        driver.conductor.died(first.attempt, end("failed", "lost", "killed"))
+        driver.conductor.died(first.attempt, end(TrialState.FAILED, "lost", "killed"))
         second = driver.start()[0]
-        driver.conductor.died(first.attempt, end("failed", "lost", "told twice"))
-        driver.ends(second, end("succeeded"))
-        driver.conductor.died(second.attempt, end("failed", "lost", "told late"))
+        driver.conductor.died(first.attempt, end(TrialState.FAILED, "lost", "told twice"))
+        driver.ends(second, end(TrialState.SUCCEEDED))
+        driver.conductor.died(second.attempt, end(TrialState.FAILED, "lost", "told late"))
         assert driver.conductor.over
         assert [(a.state, a.reason) for a in ledger.attempts("a")] == [
             ("failed", "killed"),
@@ -258,7 +258,9 @@ class TestStopping:
     ) -> None:
         driver = make("a b c d e f", at_once=1, **policy)
         for number, fault in enumerate(faults, start=1):
-            driver.ends(driver.start()[0], end("failed", fault, f"loss is not finite at {number}"))
+            driver.ends(
+                driver.start()[0], end(TrialState.FAILED, fault, f"loss is not finite at {number}")
+            )
             if number == stops_after:
                 break
             assert driver.conductor.stopped is None
@@ -275,14 +277,14 @@ class TestStopping:
         for each, node in zip(driver.start(), ("alpha", "beta"), strict=True):
             machine = Machine(node, "cpu", 1, 0.0)
             driver.conductor.heard(each.attempt, Started(each.trial.id, machine, 0))
-            driver.ends(each, end("failed", "input", f"no data set on {node}"))
+            driver.ends(each, end(TrialState.FAILED, "input", f"no data set on {node}"))
         assert driver.conductor.stopped is not None
 
     def test_what_runs_is_told_and_waited_for(self, make: Make, ledger: Ledger) -> None:
         driver = make("a b c", grace_seconds=30)
         started = driver.start()
         driver.conductor.stop(CTRL_C)
-        driver.conductor.stop(Stop("preempted", "the first counts"))
+        driver.conductor.stop(Stop(TrialState.PREEMPTED, "the first counts"))
         assert driver.conductor.stopped == CTRL_C
         assert driver.desk.orders == {}  # a signal's handler talks to nobody
         driver.conductor.tick()
@@ -291,7 +293,7 @@ class TestStopping:
         for each in started:
             assert driver.start() == []
             assert not driver.conductor.over
-            driver.ends(each, end("interrupted"))
+            driver.ends(each, end(TrialState.INTERRUPTED))
         assert driver.start() == []
         assert driver.conductor.over
         assert list(ledger.states(list("abc")).values()) == ["interrupted"] * 2 + ["waiting"]
@@ -299,8 +301,8 @@ class TestStopping:
     def test_the_grace_ends(self, make: Make, clock: Clock, ledger: Ledger) -> None:
         driver = make("a b", grace_seconds=30)
         first, _ = driver.start()
-        driver.conductor.stop(Stop("preempted", "SIGTERM"))
-        driver.ends(first, end("preempted"))
+        driver.conductor.stop(Stop(TrialState.PREEMPTED, "SIGTERM"))
+        driver.ends(first, end(TrialState.PREEMPTED))
         clock.now += 29.9
         assert not driver.conductor.over
         clock.now += 0.2
@@ -353,7 +355,7 @@ class TestStopping:
         orders = {key: [each.reason for each in told] for key, told in driver.desk.orders.items()}
         assert orders == {each.attempt: [str(full)] for each in (first, second)}
         for each in (first, second):
-            driver.ends(each, end("interrupted"))
+            driver.ends(each, end(TrialState.INTERRUPTED))
         assert driver.conductor.over
         with pytest.raises(StorageError, match="the disk is full"):
             driver.conductor.abandon("the driver was stopped")
@@ -361,9 +363,11 @@ class TestStopping:
     def test_by_a_trial_that_can_t_save_itself(self, make: Make) -> None:
         driver = make("a b c")
         first, second = driver.start()
-        driver.ends(first, end("failed", "storage", "no space left"))
+        driver.ends(first, end(TrialState.FAILED, "storage", "no space left"))
         assert driver.start() == []
-        assert driver.desk.orders == {second.attempt: [Stop("interrupted", "no space left")]}
+        assert driver.desk.orders == {
+            second.attempt: [Stop(TrialState.INTERRUPTED, "no space left")]
+        }
 
 
 class TestCancelling:
@@ -375,9 +379,9 @@ class TestCancelling:
         for _ in range(5):
             assert driver.start() == []
         assert driver.desk.orders == {first.attempt: [CANCELLED]}  # told once
-        driver.ends(first, end("cancelled"))
+        driver.ends(first, end(TrialState.CANCELLED))
         assert names(driver.start()) == "d"
-        driver.ends(second, end("succeeded"))
+        driver.ends(second, end(TrialState.SUCCEEDED))
         assert ledger.states(["a", "c"]) == {"a": "cancelled", "c": "waiting"}
 
     def test_the_whole_sweep(self, make: Make, ledger: Ledger) -> None:
@@ -387,8 +391,8 @@ class TestCancelling:
         driver.beat()
         assert driver.start() == []
         assert driver.desk.orders == {each.attempt: [CANCELLED] for each in started}
-        driver.ends(started[0], end("cancelled"))
-        driver.conductor.died(started[1].attempt, end("failed", "lost"))
+        driver.ends(started[0], end(TrialState.CANCELLED))
+        driver.conductor.died(started[1].attempt, end(TrialState.FAILED, "lost"))
         assert driver.start() == []
         assert driver.conductor.over
 
@@ -409,12 +413,12 @@ class TestTakenOver:
         driver.beat()
         [other] = driver.start()
         assert other.trial.id == "b"
-        driver.ends(claimed, end("interrupted"))  # too late to be heard
-        driver.ends(other, end("succeeded"))
+        driver.ends(claimed, end(TrialState.INTERRUPTED))  # too late to be heard
+        driver.ends(other, end(TrialState.SUCCEEDED))
         driver.clock.now += 1.0
         [again] = driver.start()
         assert (again.trial.id, again.attempt > claimed.attempt) == ("a", True)
-        driver.ends(again, end("succeeded"))
+        driver.ends(again, end(TrialState.SUCCEEDED))
         assert driver.conductor.over
         states = [a.state for a in driver.ledger.attempts("a")]
         assert states == ["interrupted", "succeeded"]
@@ -431,7 +435,7 @@ class TestTakenOver:
         [
             Started("a", Machine("n", "cpu", 1, 0.0), 0),
             epoch("a"),
-            Ended("a", AttemptEnd("succeeded", "", Cost())),
+            Ended("a", AttemptEnd(TrialState.SUCCEEDED, "", Cost())),
         ],
     )
     def test_seen_when_it_says_something(self, fenced: tuple[Driver, Claimed], event: Any) -> None:
@@ -442,7 +446,7 @@ class TestTakenOver:
 
     def test_seen_when_it_dies(self, fenced: tuple[Driver, Claimed]) -> None:
         driver, claimed = fenced
-        driver.conductor.died(claimed.attempt, end("failed", "lost"))
+        driver.conductor.died(claimed.attempt, end(TrialState.FAILED, "lost"))
         self.check(driver, claimed)
 
     def test_it_gets_a_verdict_all_the_same(self, make: Make) -> None:
@@ -473,7 +477,7 @@ class TestTakenOver:
         driver.conductor.heard(claimed.attempt, epoch("a"))
         assert driver.start() == []
         assert not driver.conductor.over
-        ledger.end_attempt(other, end("succeeded"))
+        ledger.end_attempt(other, end(TrialState.SUCCEEDED))
         driver.clock.now += 1.0
         assert driver.start() == []
         assert driver.conductor.over
@@ -499,7 +503,7 @@ class TestSharing:
             started = driver.start()
             assert len(started) == places
             for each in started:
-                driver.ends(each, end("interrupted"))
+                driver.ends(each, end(TrialState.INTERRUPTED))
 
     def test_none_while_a_higher_one_wants_all(self, make: Make) -> None:
         driver = make("a")
@@ -539,7 +543,7 @@ class TestSearching:
         for _ in range(20):
             for each in driver.start():
                 done.append(each)
-                driver.ends(each, end("succeeded"))
+                driver.ends(each, end(TrialState.SUCCEEDED))
             clock.now += module.REFRESH
         assert driver.conductor.over
         assert names(done) == f"{known} x y".strip()
@@ -568,7 +572,7 @@ class TestJudging:
         assert referee.asked == [1, 2]
         verdicts = [(claimed.attempt, 1, True), (claimed.attempt, 2, False)]
         assert driver.desk.verdicts == verdicts
-        driver.ends(claimed, end("stopped", reason="as it was told"))
+        driver.ends(claimed, end(TrialState.STOPPED, reason="as it was told"))
         assert driver.conductor.over
         assert [a.reason for a in ledger.attempts("a")] == ["worse than others"]
 
@@ -579,5 +583,5 @@ class TestJudging:
             repeated = EpochDone("a", number, 3, {}, epoch("a", number).evaluations, "", Cost())
             driver.conductor.heard(claimed.attempt, repeated)
         assert driver.desk.verdicts == []
-        stop = Stop("stopped", "worse than others")
+        stop = Stop(TrialState.STOPPED, "worse than others")
         assert driver.desk.orders == {claimed.attempt: [stop]}

@@ -11,18 +11,20 @@ from statistics import pstdev
 from typing import Any
 
 import pytest
-from gaplab.search import adaptive, check
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaplab.cli.planning import make_plan, plan_json
+from gaplab.launch import search as adaptive
 from gaplab.launch.search import Search, open_search
 from gaplab.launch.search_history import Reader, Seen, seen
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, TrialRecord, TrialState
+from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, TrialRecord
+from gaplab.spec import validate as check
 from gaplab.spec.models import Spec
 from gaplab.spec.sampling import samples
 from gaplab.spec.sweep import expand, outline
+from gaplab.states import TrialState
 from gaplab.storage.home import Home
 
 needs_optuna = pytest.mark.skipif(
@@ -84,18 +86,18 @@ Ending = Callable[[TrialRecord], TrialState]
 
 
 def simulate(
-    found: Spec, at_once: int = 1, ending: Ending = lambda _: "succeeded", order: int = 0
+    found: Spec, at_once: int = 1, ending: Ending = lambda _: TrialState.SUCCEEDED, order: int = 0
 ) -> list[Seen]:
     """What a driver does: trials end in some order, and as many as fit are open."""
     search, luck = opened(found), random.Random(order)
-    known = [Seen(trial, "waiting") for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.WAITING) for trial in expand(found).trials]
     over = False
     while True:
         waiting = [i for i, each in enumerate(known) if each.state == "waiting"]
         if not over and len(waiting) < at_once:
             more = search.proposals(known)
             over = more is None
-            known += [Seen(trial, "waiting") for trial in more or ()]
+            known += [Seen(trial, TrialState.WAITING) for trial in more or ()]
         elif waiting:
             which = luck.choice(waiting[:at_once])
             trial = known[which].trial
@@ -141,7 +143,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
     found = spec(3, startup=3, grid={"seed": [0, 1, 2]}, objective=["ap", "gap"])
     first, second, third = (
         [
-            Seen(t, "succeeded", 12, {"ap": ap, "gap": -ap / 10})
+            Seen(t, TrialState.SUCCEEDED, 12, {"ap": ap, "gap": -ap / 10})
             for t, ap in zip(three, aps, strict=True)
         ]
         for three, aps in zip(
@@ -151,7 +153,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
         )
     )
     third = [replace(each, metrics={"ap": 7.0, "gap": None}) for each in third]
-    second[1] = replace(second[1], state="failed")
+    second[1] = replace(second[1], state=TrialState.FAILED)
     read = Reader(found).outcomes([*first, *second, *third])
     assert [each.state for each in read] == ["done", "done", "failed"]
     assert read[0].objective == (30.0, -3.0)
@@ -162,16 +164,20 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
 @pytest.mark.parametrize(
     ("states", "stop", "expected"),
     [
-        (("succeeded", "running"), None, "open"),
-        (("succeeded", "waiting"), None, "open"),
-        (("interrupted", "failed"), None, "open"),
-        (("succeeded", "preempted"), None, "open"),
-        (("succeeded", "succeeded"), None, "done"),
-        (("succeeded", "failed"), None, "done"),
-        (("failed", "cancelled"), None, "failed"),
-        (("succeeded", "stopped"), {"rule": "asha"}, "stopped"),
-        (("stopped", "failed"), {"rule": "asha"}, "stopped"),
-        (("succeeded", "stopped"), None, "open"),  # nothing here stops it: it is trained on
+        ((TrialState.SUCCEEDED, TrialState.RUNNING), None, "open"),
+        ((TrialState.SUCCEEDED, TrialState.WAITING), None, "open"),
+        ((TrialState.INTERRUPTED, TrialState.FAILED), None, "open"),
+        ((TrialState.SUCCEEDED, TrialState.PREEMPTED), None, "open"),
+        ((TrialState.SUCCEEDED, TrialState.SUCCEEDED), None, "done"),
+        ((TrialState.SUCCEEDED, TrialState.FAILED), None, "done"),
+        ((TrialState.FAILED, TrialState.CANCELLED), None, TrialState.FAILED),
+        ((TrialState.SUCCEEDED, TrialState.STOPPED), {"rule": "asha"}, TrialState.STOPPED),
+        ((TrialState.STOPPED, TrialState.FAILED), {"rule": "asha"}, TrialState.STOPPED),
+        (
+            (TrialState.SUCCEEDED, TrialState.STOPPED),
+            None,
+            "open",
+        ),  # nothing here stops it: it is trained on
     ],
 )
 def test_states_of_a_sample(
@@ -180,12 +186,12 @@ def test_states_of_a_sample(
     found = spec(1, grid={"seed": [0, 1]}, stop=stop)
     trials = expand(found).trials
     known = [
-        Seen(trial, state, 12 if state == "succeeded" else 4, {"ap": 1.0})
+        Seen(trial, state, 12 if state == TrialState.SUCCEEDED else 4, {"ap": 1.0})
         for trial, state in zip(trials, states, strict=True)
     ]
     (read,) = Reader(found).outcomes(known)
     assert read.state == expected
-    assert read.epoch == (12 if set(states) == {"succeeded"} else 4)
+    assert read.epoch == (12 if set(states) == {TrialState.SUCCEEDED} else 4)
 
 
 PROTOCOLS = {"choices": ["default", "onenet", {"nms_iou": 0.7}]}
@@ -212,10 +218,10 @@ def test_what_the_ledger_knows(tmp_path: Path) -> None:
                 for name, primary in ((own, True), (own, False), ("foreign", True)):
                     ledger.record(evaluation(trial, epoch, name, primary), attempt)
             if trial is first:
-                ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+                ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
         found = seen(ledger, sweep.id)
     assert [each.trial for each in found] == [first, second, third]
-    assert [each.state for each in found] == ["succeeded", "running", "waiting"]
+    assert [each.state for each in found] == ["succeeded", TrialState.RUNNING, "waiting"]
     assert [each.epoch for each in found] == [2, 2, 0]
     own = first.config["evaluation"]["protocol"]["preset"]
     wanted = evaluation(first, 2, own, primary=True).metrics
@@ -247,7 +253,7 @@ def test_until_enough_have_ended_samples_are_drawn() -> None:
     found = spec(12, startup=4)
     search, known = opened(found), list[Seen]()
     while (more := search.proposals(known)) is not None:
-        known += [Seen(trial, "running") for trial in more]
+        known += [Seen(trial, TrialState.RUNNING) for trial in more]
     random_ones = {"trials": 12, "space": ALPHA}
     drawn = Spec.model_validate({"name": "test", "base": BASE, "search": random_ones})
     assert ids(known) == [trial.id for trial in expand(drawn).trials]
@@ -256,13 +262,13 @@ def test_until_enough_have_ended_samples_are_drawn() -> None:
 
 
 def test_failed_samples_count_and_end() -> None:
-    known = simulate(spec(8, startup=3), ending=lambda _: "failed")
+    known = simulate(spec(8, startup=3), ending=lambda _: TrialState.FAILED)
     assert len(set(ids(known))) == len(known) == 8
 
 
 def test_left_counts_samples_not_trials() -> None:
     found = spec(8, startup=3, grid={"seed": [0, 1]})
-    known = [Seen(trial, "waiting") for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.WAITING) for trial in expand(found).trials]
     assert (len(known), opened(found).left(known)) == (6, 5)
     assert opened(found).left([]) == 8
 
@@ -275,7 +281,7 @@ def test_an_exhausted_space_ends_the_search() -> None:
         base=BASE | {"assignment": {"name": "o2f"}},
     )
     search = opened(found)
-    known = [Seen(trial, "running") for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.RUNNING) for trial in expand(found).trials]
     assert len(known) == 3
     assert search.proposals(known) is None
     assert list(search.notes) == ["search: the space has no more different samples after 3"]
@@ -286,7 +292,7 @@ def test_samples_that_cannot_be_are_left_out_and_said() -> None:
     base = BASE | {"assignment": {"name": "o2f", "t_max": 0.5}}
     search, known = opened(spec(4, space, startup=1, base=base)), list[Seen]()
     while (more := search.proposals(known)) is not None:
-        known += [Seen(trial, "running") for trial in more]
+        known += [Seen(trial, TrialState.RUNNING) for trial in more]
     assert {each.trial.config["assignment"]["t_min"] for each in known} == {0.1}
     assert len(known) == 2
     left_out = [note for note in search.notes if "t_min must not be above t_max" in note]
@@ -301,7 +307,7 @@ def test_a_search_runs_to_its_end_without_repeating_itself(
 ) -> None:
     known = simulate(spec(20, startup=5, objective=objective), at_once)
     assert len(set(ids(known))) == len(known) == 20
-    assert all(each.state == "succeeded" for each in known)
+    assert all(each.state == TrialState.SUCCEEDED for each in known)
 
 
 @needs_optuna
@@ -333,7 +339,7 @@ def test_open_samples_keep_parallel_proposals_apart() -> None:
         assert len(set(new)) == len(new) == 20
         return pstdev(new)
 
-    assert spread("running") > 2 * spread("failed")
+    assert spread(TrialState.RUNNING) > 2 * spread(TrialState.FAILED)
 
 
 @needs_optuna
@@ -366,7 +372,13 @@ def test_two_objectives_look_at_both_ends() -> None:
 def test_conditional_keys_whole_sections_failures_and_stops(objective: list[str]) -> None:
     def ending(trial: TrialRecord) -> TrialState:
         kind = int(trial.id, 16) % 4
-        return "failed" if kind == 0 else "stopped" if kind == 1 else "succeeded"
+        return (
+            TrialState.FAILED
+            if kind == 0
+            else TrialState.STOPPED
+            if kind == 1
+            else TrialState.SUCCEEDED
+        )
 
     found = spec(
         24, MIXED, when=MIXED_WHEN, startup=5, objective=objective, stop={"rule": "median"}
@@ -374,7 +386,7 @@ def test_conditional_keys_whole_sections_failures_and_stops(objective: list[str]
     known = simulate(found, at_once=3, ending=ending)
     read = Reader(found).outcomes(known)
     assert len(set(ids(known))) == len(known) == len(read) == 24
-    assert {each.state for each in read} == {"done", "stopped", "failed"}
+    assert {each.state for each in read} == {"done", TrialState.STOPPED, TrialState.FAILED}
     assert opened(found).proposals(known) is None
 
 

@@ -9,12 +9,13 @@ import pytest
 from gaplab.launch.search import Proposals, open_search
 from gaplab.launch.stopping import Judge, Referee
 from gaplab.ledger import Ledger
-from gaplab.ledger.models import METRICS
+from gaplab.ledger.views import METRICS
 from gaplab.records import AttemptEnd, Claim, Cost, EpochDone, EvaluationRecord, SweepRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Spec
 from gaplab.spec.search import StopOptions
 from gaplab.spec.sweep import expand
+from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
 Write = Callable[..., Path]
@@ -126,4 +127,6 @@ def done(trial: Any, ap: float) -> EpochDone:
 def record(ledger: Ledger, sweep: SweepRecord, event: EpochDone) -> None:
     attempt = ledger.start_attempt(Claim(event.trial, sweep.id))
     ledger.record_epoch(event, attempt)
-    ledger.end_attempt(attempt, AttemptEnd("interrupted", Stop("interrupted", "").reason, Cost()))
+    ledger.end_attempt(
+        attempt, AttemptEnd(TrialState.INTERRUPTED, Stop(TrialState.INTERRUPTED, "").reason, Cost())
+    )

@@ -10,6 +10,7 @@ import torch
 
 from gaplab.errors import UserError
 from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.sources import check_sources
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
 from gaplab.spec.files import load_spec
@@ -17,7 +18,7 @@ from gaplab.spec.models import CheckpointOptions
 from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import Keeper, newest
-from gaplab.trial.weights import check_sources, initial_weights
+from gaplab.trial.weights import initial_weights
 
 Write = Callable[..., Path]
 

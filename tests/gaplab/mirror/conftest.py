@@ -7,19 +7,20 @@ from typing import Any
 
 import pytest
 
+from detectors.evaluation.metrics import ClassGap
 from gaplab.ledger import Ledger
-from gaplab.ledger.models import METRICS
+from gaplab.ledger.views import METRICS
 from gaplab.mirror.database import turn
 from gaplab.records import (
     AttemptEnd,
     Claim,
-    ClassRecord,
     Cost,
     EvaluationRecord,
     Machine,
     SweepRecord,
     TrialRecord,
 )
+from gaplab.states import TrialState
 from gaplab.storage.home import Home
 
 MACHINE = Machine("node", "cpu", 1, 0.0)
@@ -70,8 +71,8 @@ class Bench:
                     protocol=protocol,
                     metrics={name: first + i / 3e5 for i, name in enumerate(METRICS)} | more,
                     classes=(
-                        ClassRecord("circle", first, first + 1, -1.0),
-                        ClassRecord("star", None, None, None),
+                        ClassGap("circle", first, first + 1, -1.0),
+                        ClassGap("star", None, None, None),
                     ),
                 ),
                 self.attempts[trial.id],
@@ -87,10 +88,10 @@ class Bench:
         self.start(good, sweep)
         for epoch in (1, 2, 3):
             self.epoch(good, epoch)
-        self.end(good, "succeeded")
+        self.end(good, TrialState.SUCCEEDED)
         self.start(bad, sweep)
         self.epoch(bad, 1)
-        self.end(bad, "failed", "loss is not finite at step 7")
+        self.end(bad, TrialState.FAILED, "loss is not finite at step 7")
         return sweep, good, bad
 
 

@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from gaplab.errors import UserError
-from gaplab.ledger.models import METRICS
+from gaplab.ledger.views import METRICS
 from gaplab.mirror import database as mirror_store
 from gaplab.mirror.replay import Mirror, MirrorThread
 from gaplab.records import Cost, EpochDone, Machine, Started
+from gaplab.states import TrialState
 
 pytestmark = [
     # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
@@ -256,7 +257,7 @@ def test_follows_a_trial_from_waiting_to_the_end(bench: Any) -> None:
     for epoch in (1, 2):
         bench.epoch(first, epoch)
         assert mirror.replay(bench.ledger, sweep) == 21  # 20 metrics and the table of classes
-    bench.end(first, "interrupted", "the driver was stopped")
+    bench.end(first, TrialState.INTERRUPTED, "the driver was stopped")
     mirror.replay(bench.ledger, sweep)
     assert [run_of(bench, key).info.status for key in (first.id, None)] == ["KILLED", "KILLED"]
     for trial in (first, second):
@@ -264,7 +265,7 @@ def test_follows_a_trial_from_waiting_to_the_end(bench: Any) -> None:
         mirror.replay(bench.ledger, sweep)
         assert run_of(bench, None).info.status == "RUNNING"
         bench.epoch(trial, 3)
-        bench.end(trial, "succeeded")
+        bench.end(trial, TrialState.SUCCEEDED)
     mirror.replay(bench.ledger, sweep)
     assert {run.info.status for run in runs(bench)} == {"FINISHED"}
     run = run_of(bench, first.id)
@@ -466,7 +467,7 @@ def test_the_thread_follows_a_sweep(bench: Any) -> None:
         time.sleep(0.05)
     bench.epoch(late, 1)
     thread.notify(events(bench, late, 1))
-    bench.end(late, "succeeded")
+    bench.end(late, TrialState.SUCCEEDED)
     assert thread.close() is None
     assert Mirror(bench.home).replay(bench.ledger, "late") == 0
     assert run_of(bench, late.id).info.status == "FINISHED"

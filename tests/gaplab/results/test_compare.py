@@ -13,6 +13,7 @@ from gaplab.errors import UserError
 from gaplab.results.compare import Group, compare
 from gaplab.results.intervals import METRICS, Resampled
 from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.states import TrialState
 
 
 def row(assignment: str = "poto", seed: int = 0, alpha: float | None = 0.8, **changes) -> Any:
@@ -27,7 +28,7 @@ def row(assignment: str = "poto", seed: int = 0, alpha: float | None = 0.8, **ch
         "family": "o2o",
         "dataset": "shapes",
         "seed": seed,
-        "state": "succeeded",
+        "state": TrialState.SUCCEEDED,
         "epoch": epochs,
         "epochs": epochs,
         "branch": "o2o",
@@ -113,7 +114,9 @@ def test_best_epochs_are_one_group() -> None:
 def test_unfinished_trials_are_left_out_and_counted() -> None:
     unfinished = [
         row(seed=seed, ap=99.0, epoch=3, state=state)
-        for seed, state in enumerate(("running", "failed", "interrupted", "waiting"))
+        for seed, state in enumerate(
+            (TrialState.RUNNING, TrialState.FAILED, TrialState.INTERRUPTED, TrialState.WAITING)
+        )
     ]
     [group] = compare([row(seed=9), *unfinished], ["assignment"])
     assert (group.n, group.seeds, group.unfinished, group.epoch) == (1, 1, 4, 12)
@@ -162,7 +165,7 @@ ROWS = st.lists(
         ap_nms=st.floats(0, 100),
         dataset=st.sampled_from(["shapes", "cells"]),
         protocol=st.sampled_from(["default", "defcn"]),
-        state=st.sampled_from(["succeeded", "succeeded", "running"]),
+        state=st.sampled_from(["succeeded", TrialState.SUCCEEDED, "running"]),
         epochs=st.sampled_from([12, 24]),
     ),
     max_size=25,
@@ -311,7 +314,7 @@ class TestIntervals:
         assert to_best(other)["ap"] == -10.0
 
     def test_unfinished_trials_are_not_resampled(self) -> None:
-        [group] = self.compare(row(state="running", matches="a"))
+        [group] = self.compare(row(state=TrialState.RUNNING, matches="a"))
         assert (group.over, self.asked) == (None, [])
 
 

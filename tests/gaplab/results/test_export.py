@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from detectors.evaluation.metrics import ClassGap
 from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.records import Claim, ClassRecord, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import Claim, EvaluationRecord, Machine, SweepRecord, TrialRecord
 from gaplab.results import export as module
 from gaplab.results.export import export
 from gaplab.storage.home import Home
@@ -53,7 +54,7 @@ def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord
         primary=True,
         protocol="default",
         metrics={"ap": 10.0 * index + epoch, "ap_nms": 50.1, "gap": -1.0 / 3.0, **more},
-        classes=(ClassRecord("cat", 1.0, 2.0, -1.0), ClassRecord("été", None, None, None)),
+        classes=(ClassGap("cat", 1.0, 2.0, -1.0), ClassGap("été", None, None, None)),
         candidates=f"/c/{epoch}" if epoch == 2 else "",
         matches=f"/m/{epoch}" if epoch == 2 else "",
         rule={"nms_iou": 0.6} if index else {},

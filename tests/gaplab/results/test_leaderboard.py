@@ -18,6 +18,7 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.results.leaderboard import LeaderboardQuery, leaderboard, settings
+from gaplab.states import TrialState
 
 METRICS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
 
@@ -75,7 +76,7 @@ def run(
             )
             ledger.record(record, attempt)
     if end:
-        ledger.end_attempt(attempt, AttemptEnd("succeeded", "", Cost()))
+        ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
 
 
 def ids(ledger: Ledger, **query) -> list[str]:
@@ -103,13 +104,13 @@ def test_fields(ledger: Ledger) -> None:
     about = (row.sweep, row.sweep_name, row.assignment, row.family, row.dataset, row.seed)
     assert about == ("one-11", "one", "poto", "o2o", "shapes", 0)
     where = (row.epoch, row.epochs, row.branch, row.protocol, row.state, row.stale, row.chosen)
-    assert where == (3, 3, "o2o", "default", "succeeded", False, "last")
+    assert where == (3, 3, "o2o", "default", TrialState.SUCCEEDED, False, "last")
     assert (row.ap, row.ap_nms, row.gap, row.ar, row.ap50_nms) == (30.0, 31.0, -1.0, 50.0, 50.0)
 
 
 def test_a_running_trial_stands_where_it_is(ledger: Ledger) -> None:
     [row] = leaderboard(ledger, LeaderboardQuery(where=("seed=1",)))
-    assert (row.trial, row.state, row.epoch, row.ap) == ("p1", "running", 2, 25.0)
+    assert (row.trial, row.state, row.epoch, row.ap) == ("p1", TrialState.RUNNING, 2, 25.0)
 
 
 def test_old_results_are_stale(ledger: Ledger) -> None:

@@ -19,6 +19,7 @@ from gaplab.results.paper_table import (
 )
 from gaplab.spec.models import Spec
 from gaplab.spec.sweep import expand, row_records
+from gaplab.states import TrialState
 
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},
@@ -59,7 +60,9 @@ class Bench:
         record = EvaluationRecord(trial=trial, metrics=metrics, classes=(), **about)
         self.ledger.record(record, self.attempts[trial])
         if end:
-            self.ledger.end_attempt(self.attempts[trial], AttemptEnd("succeeded", "", Cost()))
+            self.ledger.end_attempt(
+                self.attempts[trial], AttemptEnd(TrialState.SUCCEEDED, "", Cost())
+            )
 
     def lines(self, spec: Spec, **paper: dict[str, float]) -> dict[str, Line]:
         rows = {id_: PaperRow(id=id_, row=id_.upper(), metrics=m) for id_, m in paper.items()}

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detectors.evaluation.gap import EVALUATORS, measure_gap
+from detectors.evaluation.gap import EVALUATORS
 from detectors.evaluation.protocol import PROTOCOLS
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
@@ -22,6 +22,7 @@ from gaplab.spec.search import SearchOptions
 from gaplab.spec.sweep import expand, outline, written
 from gaplab.spec.validate import metrics
 from gaplab.spec.yaml_text import parse_yaml
+from tests.builders import measure_gap
 
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},

@@ -17,6 +17,7 @@ from detectors.world import LocalWorld, TorchWorld, World
 from gaplab.records import EpochDone, Event, Machine, Started, TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import newest
 from gaplab.trial.control import Stop, Stopped
@@ -27,7 +28,7 @@ RUNS: dict[str, list[int | None]] = {"whole": [None], "broken": [2, 3, 1, 3, Non
 """What befalls the ranks' trial of two epochs, each of four steps and an evaluation: nothing; an
 order after the second step, one during the evaluation, one there again, one in the second epoch;
 and one after the second step, with nobody to go on."""
-CANCELLED = Stop("cancelled", "enough")
+CANCELLED = Stop(TrialState.CANCELLED, "enough")
 
 
 class Restless(nn.Module):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detectors.world import LocalWorld
 from gaplab.records import Cost, EpochDone
+from gaplab.states import TrialState
 from gaplab.trial.control import FREE, Free, Stop, Stopped, agreed, first_of
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ def test_a_free_trial_goes_on() -> None:
 
 
 def test_an_order_travels_pickled() -> None:
-    order = Stopped(Stop("preempted", "spot"), Cost(1.0, 2.0, 3.0, 4.0))
+    order = Stopped(Stop(TrialState.PREEMPTED, "spot"), Cost(1.0, 2.0, 3.0, 4.0))
     again = pickle.loads(pickle.dumps(order))
     assert (again.stop, again.cost) == (order.stop, order.cost)
     assert isinstance(pickle.loads(pickle.dumps(FREE)), Free)
@@ -64,7 +65,7 @@ def test_one_rank_asks_nobody() -> None:
     assert agreed(Alone(), CPU, True, False) == (True, False)
 
 
-A, B = Stop("cancelled", "a"), Stop("preempted", "b")
+A, B = Stop(TrialState.CANCELLED, "a"), Stop(TrialState.PREEMPTED, "b")
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,7 @@ A, B = Stop("cancelled", "a"), Stop("preempted", "b")
         (0, None, [A, B], A),
         (0, None, [None, B], B),
         (0, B, [A, None], B),
-        (1, None, [A, B], Stop("interrupted", "another worker was told to stop")),
+        (1, None, [A, B], Stop(TrialState.INTERRUPTED, "another worker was told to stop")),
         (1, A, [B, None], A),
     ],
 )

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import gaplab.trial.run
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import newest
 from gaplab.trial.control import Stop
@@ -151,7 +152,7 @@ def test_the_rule_ends_a_trial_after_its_checkpoint(
 
     told = resuming.attempts(trial, home, [None], control=lambda _: Rule())
     (stopped,) = told.stops
-    assert stopped.stop == Stop("stopped", "the stopping rule ended it after epoch 2 of 3")
+    assert stopped.stop == Stop(TrialState.STOPPED, "the stopping rule ended it after epoch 2 of 3")
     assert [done.epoch for done in asked] == [2], "not after the first, which isn't evaluated"
     assert len(asked[0].evaluations) == 1
     assert list(told.losses) == [1, 2], "the epoch was said before"
@@ -164,7 +165,7 @@ def test_the_rule_ends_a_trial_after_its_checkpoint(
 def test_orders_reach_the_attempt_as_its_end(trial: TrialRecord, home: Path) -> None:
     class Cancel:
         def order(self) -> Stop:
-            return Stop("cancelled", "somebody cancelled it")
+            return Stop(TrialState.CANCELLED, "somebody cancelled it")
 
         def beat(self) -> None: ...
 

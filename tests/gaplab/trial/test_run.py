@@ -29,6 +29,7 @@ from gaplab.records import (
 )
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand, experiment_of
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import newest
 from gaplab.trial.control import Stop, Stopped
@@ -240,10 +241,12 @@ def test_memory_that_really_runs_out(write_spec: Write, tmp_path: Path) -> None:
 
 def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
     cost = Cost(1.0, 2.0, 3.0, 4.0)
-    error = Stopped(Stop("cancelled", "somebody cancelled it"), cost)
+    error = Stopped(Stop(TrialState.CANCELLED, "somebody cancelled it"), cost)
     end = end_of(only_trial(write_spec()), tmp_path, error)
-    assert end == AttemptEnd("cancelled", "somebody cancelled it", cost)
-    assert end_of(only_trial(write_spec()), tmp_path, None) == AttemptEnd("succeeded", "", Cost())
+    assert end == AttemptEnd(TrialState.CANCELLED, "somebody cancelled it", cost)
+    assert end_of(only_trial(write_spec()), tmp_path, None) == AttemptEnd(
+        TrialState.SUCCEEDED, "", Cost()
+    )
 
 
 def test_a_lost_process_is_no_unexpected_error(write_spec: Write, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gaplab.records import Cost, EpochDone
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import FREE, Stop
 from gaplab.trial.watchdog import Watchdog, Watched, clear, hang_reason, watched
@@ -128,7 +129,7 @@ def test_a_control_in_between_passes_everything_on(timer: Timer, tmp_path: Path)
         beats = 0
 
         def order(self) -> Stop:
-            return Stop("cancelled", "x")
+            return Stop(TrialState.CANCELLED, "x")
 
         def beat(self) -> None:
             self.beats += 1
@@ -138,7 +139,7 @@ def test_a_control_in_between_passes_everything_on(timer: Timer, tmp_path: Path)
 
     loud, dog = Loud(), Watchdog(tmp_path / "hang.txt", 100.0)
     between = Watched(loud, dog)
-    assert between.order() == Stop("cancelled", "x")
+    assert between.order() == Stop(TrialState.CANCELLED, "x")
     told = [between.may_go_on(EpochDone(TRIAL, n, 3, {}, (), "", Cost())) for n in (1, 2)]
     assert told == [False, True]
     timer.now += 50

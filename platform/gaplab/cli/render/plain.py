@@ -9,15 +9,15 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from gaplab.formatting import cell, rounded
+from gaplab.ledger.views import METRICS
 from gaplab.results.compare import Group, Stat
-from gaplab.results.intervals import METRICS
+from gaplab.results.intervals import METRICS as COMPARED
 from gaplab.results.leaderboard import LeaderboardRow
 
-NUMBERS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
-"""Metrics that every row has as a field of its own."""
 LEADERBOARD_COLUMNS = (
     *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),
-    *("epoch", "epochs", "branch", "protocol", *NUMBERS, "results_version"),
+    *("epoch", "epochs", "branch", "protocol", *METRICS, "results_version"),
 )
 """Columns of a leaderboard in JSON and CSV, in this order. All other metrics follow: in JSON as one
 object, `metrics`, in CSV as a column each."""
@@ -29,7 +29,7 @@ _OF_STAT = (
     *("mean", "std", "low", "high"),
     *("to_best", "to_best_low", "to_best_high", "to_best_p"),
 )
-COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in METRICS for part in _OF_STAT))
+COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in COMPARED for part in _OF_STAT))
 """Columns of a comparison in JSON and CSV, after the keys compared by. `low` and `high`: limits of
 the 95 % interval, over what `over` and `to_best_over` say; p: of the paired t-test over seeds."""
 
@@ -59,17 +59,17 @@ def csv_text(rows: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
 
 def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:
     """The names of all metrics that rows may have a value for."""
-    return {*NUMBERS, *(name for row in rows for name in row.more)}
+    return {*METRICS, *(name for row in rows for name in row.more)}
 
 
 def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
     """Column names and values in their order."""
     if isinstance(row, LeaderboardRow):
         values = {name: getattr(row, name) for name in LEADERBOARD_COLUMNS}
-        values |= {name: rounded(values[name]) for name in NUMBERS}
+        values |= {name: rounded(values[name]) for name in METRICS}
         return values | {"metrics": {name: rounded(value) for name, value in row.more.items()}}
     values = row.keys | {name: getattr(row, name) for name in _ABOUT}
-    for metric in METRICS:
+    for metric in COMPARED:
         for part, value in zip(_OF_STAT, _parts(row.stats.get(metric)), strict=True):
             values[f"{metric}_{part}"] = rounded(value)
     return values
@@ -89,15 +89,3 @@ def _flat(row: LeaderboardRow | Group) -> dict[str, Any]:
     plain = _plain(row)
     more = plain.pop("metrics") if isinstance(row, LeaderboardRow) else {}
     return plain | more
-
-
-def rounded(value: float | None) -> float | None:
-    """With 4 decimals."""
-    return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
-
-
-def cell(value: Any) -> Any:
-    """A value as a CSV field: what isn't text or a number is JSON, None an empty field."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

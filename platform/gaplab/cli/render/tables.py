@@ -7,19 +7,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from gaplab.cli.render.plain import NUMBERS, cell
-from gaplab.formatting import points, signed
+from detectors.evaluation.metrics import label
+from gaplab.formatting import cell, points, signed
+from gaplab.ledger.views import METRICS as NUMBERS
 from gaplab.results.compare import Group, Stat
 from gaplab.results.intervals import Interval, Metric
 from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.states import TrialState
 
 _LABELS = {
-    "ap": "AP",
-    "ap_nms": "AP\nNMS",
-    "gap": "gap",
-    "ar": "AR",
-    "mmr": "mMR",
-    "recall": "recall",
+    name: label(name).replace(" ", "\n") for name in ("ap", "ap_nms", "gap", "ar", "mmr", "recall")
 }
 """Metrics that a leaderboard shows where trials have them, with the headings of their columns."""
 _NARROW = ("trial", "note", "over")
@@ -93,9 +90,9 @@ def _table(
     """Numbers right, text left. What all lines share goes below, empty columns go away."""
     facts = [unit] if columns["dataset"] else ["nothing yet"]
     shared = {"over": "intervals over", "protocol": "protocol", "dataset": "data set"}
-    for name, label in shared.items():
+    for name, what in shared.items():
         if len(values := set(columns.get(name, ())) - {""}) == 1:
-            facts.append(f"{label} {values.pop()}")
+            facts.append(f"{what} {values.pop()}")
             columns = {other: cells for other, cells in columns.items() if other != name}
     shown = {n: cells for n, cells in columns.items() if not cells or any(c != "" for c in cells)}
     between = 1
@@ -192,5 +189,5 @@ def _over(group: Group) -> str:
 
 
 def _note(row: LeaderboardRow) -> str:
-    marks = [row.state] if row.state != "succeeded" else []
+    marks = [row.state] if row.state != TrialState.SUCCEEDED else []
     return ", ".join([*marks, *(["stale"] if row.stale else [])])

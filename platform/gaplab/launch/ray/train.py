@@ -17,6 +17,7 @@ from gaplab.events import to_text
 from gaplab.launch.attempt import Emit, LostError, describe_machine, fault_of
 from gaplab.records import Event, TrialRecord
 from gaplab.spec.models import Resources
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import Control, Stop, Stopped
 from gaplab.trial.run import Place, last_words, run_trial
@@ -52,7 +53,9 @@ def run_group(trial: TrialRecord, storage: Storage, emit: Emit, control: Control
     try:
         result = trainer.fit()
     except ray.train.PreemptionError as error:
-        raise Stopped(Stop("preempted", "a machine of its group was taken away"), None) from error
+        raise Stopped(
+            Stop(TrialState.PREEMPTED, "a machine of its group was taken away"), None
+        ) from error
     except ray.train.WorkerGroupError as error:
         raise cause(error.worker_failures.values()) from error
     if result.return_value is not None:

@@ -17,6 +17,7 @@ from gaplab.launch.ray.train import run_group
 from gaplab.launch.scheduler import Conductor
 from gaplab.records import AttemptEnd, Cost, Event, TrialRecord
 from gaplab.spec.models import Resources
+from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 
 HEAD = {"node:__internal_head__": 0.001}
@@ -173,7 +174,7 @@ class _Listen(Unsaved, tune.Callback):  # type: ignore[misc]
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
         if self._conductor.stopped is None:  # else it was Tune that ended it
-            end = AttemptEnd("failed", "its process ended without a word", Cost(), "lost")
+            end = AttemptEnd(TrialState.FAILED, "its process ended without a word", Cost(), "lost")
             self._conductor.died(trial.config["attempt"], end)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:

@@ -7,9 +7,10 @@ import pytest
 
 from gaplab.launch.ray import orders as desk
 from gaplab.launch.ray.orders import Board
+from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
-STOP, OTHER = Stop("cancelled", "somebody"), Stop("interrupted", "somebody else")
+STOP, OTHER = Stop(TrialState.CANCELLED, "somebody"), Stop(TrialState.INTERRUPTED, "somebody else")
 ORDER, VERDICT, NODE = ("order", 1), ("verdict", 1, 3), ("leave", "ab12")
 
 
