@@ -1,88 +1,122 @@
-"""Arrows run one way, and a heavy library has one importer."""
+"""Arrows between rooms run one way, also through other files; a heavy library has one importer."""
 
-import ast
-from pathlib import Path
+from graphlib import CycleError
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = sorted([*(ROOT / "detectors").rglob("*.py"), *(ROOT / "platform").rglob("*.py")])
+from tests.import_graph import arrows, graph, imports, layers, modules, room
+
+SHARED = {"shared", "detectors"}
+ARROWS = {
+    "detectors": set(),
+    "shared": {"detectors"},
+    "spec": SHARED,
+    "storage": SHARED,
+    "ledger": SHARED,
+    "trial": {"spec", "storage", *SHARED},
+    "launch": {"launch/ray", "ledger", "trial", "spec", "storage", *SHARED},
+    "launch/ray": {"launch", "trial", "spec", "storage", *SHARED},
+    "results": {"ledger", "trial", "spec", "storage", *SHARED},
+    "mirror": {"ledger", "spec", "storage", *SHARED},
+    "cli": {
+        "launch",
+        "launch/ray",
+        "results",
+        "mirror",
+        "ledger",
+        "trial",
+        "spec",
+        "storage",
+        *SHARED,
+    },
+    "public": {"cli", "launch", "results", "ledger", "spec", "storage", *SHARED},
+}
+"""Room -> the rooms that its modules may import."""
+
+NARROW = {
+    ("launch", "launch/ray"): {"gaplab.launch.driver"},
+    ("results", "trial"): {"gaplab.results.reevaluate"},
+    ("public", "cli"): {"gaplab.__main__"},
+}
+"""Arrows that only these modules may draw."""
+
+NEVER = [
+    *(("spec", far) for far in ("ledger", "trial", "launch", "launch/ray", "results", "mirror")),
+    *(("storage", far) for far in ("ledger", "trial", "launch", "launch/ray", "results", "mirror")),
+    *(("ledger", far) for far in ("spec", "storage", "trial", "launch", "launch/ray", "results")),
+    *(("trial", far) for far in ("ledger", "launch", "launch/ray", "results", "mirror")),
+    *(("results", far) for far in ("launch", "launch/ray", "mirror")),
+    *(("mirror", far) for far in ("trial", "launch", "launch/ray", "results")),
+    *(("launch", far) for far in ("results", "mirror")),
+]
+"""Room -> a room that none of its modules may reach, through any number of others."""
 
 IMPORTERS = {
-    "ray": ("platform/gaplab/launch/ray/",),
-    "mlflow": ("platform/gaplab/mirror/replay.py",),
-    "sqlalchemy": ("platform/gaplab/ledger/",),
-    "alembic": ("platform/gaplab/ledger/",),
-    "hotcoco": ("detectors/evaluation/coco.py",),
-    "PIL": ("detectors/data/images.py",),
-    "pyarrow": ("platform/gaplab/storage/"),
-    "timm": ("detectors/models/timm_trunk.py",),
-    "optuna": ("platform/gaplab/launch/search_optuna.py",),
-    "yaml": ("platform/gaplab/spec/yaml_text.py",),
-    "typer": ("platform/gaplab/cli/",),
-    "scipy": ("detectors/assigners/matching.py", "platform/gaplab/results/intervals.py"),
-    "pycocotools": (),
+    "ray": "gaplab.launch.ray",
+    "mlflow": "gaplab.mirror.replay",
+    "sqlalchemy": "gaplab.ledger",
+    "alembic": "gaplab.ledger",
+    "hotcoco": "detectors.evaluation.coco",
+    "PIL": "detectors.data.images",
+    "pyarrow": "gaplab.storage",
+    "timm": "detectors.models.timm_trunk",
+    "optuna": "gaplab.launch.search_optuna",
+    "yaml": "gaplab.spec.yaml_text",
+    "typer": "gaplab.cli",
+    "rich": "gaplab.cli",
+    "pycocotools": "nobody",
 }
-"""Library -> the only files or folders that may import it."""
-
-READERS = ("results/leaderboard.py", "results/compare.py")
-"""Files of gaplab that look at results: they must know nothing of torch, launching or training."""
+"""Library -> the one module or folder that may import it."""
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def chain(source: str, target: str) -> str:
+    """The shortest way from one room to another, empty if there is none."""
+    ours = [m for m in modules() if room(m) == source]
+    theirs = {m for m in modules() if room(m) == target}
+    for module in ours:
+        for far in sorted(graph().find_upstream_modules(module) & theirs):
+            return " -> ".join(graph().find_shortest_chain(module, far) or ())
+    return ""
 
 
-def imports(path: Path) -> set[str]:
-    """Every absolute module imported anywhere in the file."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{name_of(path)}: relative import"
-            found.add(node.module or "")
-    return found
+def test_every_room_is_named() -> None:
+    assert {room(module) for module in modules()} == set(ARROWS)
 
 
-def tops(path: Path) -> set[str]:
-    return {module.split(".")[0] for module in imports(path)}
+@pytest.mark.parametrize("source", ARROWS)
+def test_arrows_run_one_way(source: str) -> None:
+    drawn = {pair: held for pair, held in arrows().items() if pair[0] == source}
+    assert {target for _, target in drawn} <= ARROWS[source], drawn
 
 
-def test_there_is_something_to_check() -> None:
-    assert len(SOURCES) > 40
+@pytest.mark.parametrize("pair", NARROW)
+def test_some_arrows_have_one_source(pair: tuple[str, str]) -> None:
+    assert {source for source, _ in arrows().get(pair, [])} <= NARROW[pair]
+
+
+@pytest.mark.parametrize(("source", "target"), NEVER)
+def test_rooms_that_are_never_reached(source: str, target: str) -> None:
+    assert chain(source, target) == ""
+
+
+@pytest.mark.parametrize("source", sorted(set(ARROWS) - {"cli", "public"}))
+def test_nothing_reaches_the_commands(source: str) -> None:
+    assert chain(source, "cli") == ""
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    try:
+        layers(imports(modules()))
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("library", IMPORTERS)
 def test_a_heavy_library_has_one_importer(library: str) -> None:
-    strays = [
-        name_of(path)
-        for path in SOURCES
-        if library in tops(path) and not name_of(path).startswith(IMPORTERS[library] or "-")
-    ]
-    assert strays == []
-
-
-def test_the_science_knows_nothing_of_the_platform() -> None:
-    for path in (ROOT / "detectors").rglob("*.py"):
-        assert tops(path).isdisjoint({"gaplab", "ray", "mlflow", "sqlalchemy", "typer"}), path
-
-
-def test_trial_knows_no_scheduler_database_or_tracker() -> None:
-    seen = imports(ROOT / "platform/gaplab/trial/run.py")
-    assert not [
-        m for m in seen if m.startswith(("gaplab.launch", "gaplab.ledger", "gaplab.mirror"))
-    ]
-
-
-@pytest.mark.parametrize("reader", READERS)
-def test_readers_of_results_only_read_the_ledger(reader: str) -> None:
-    seen = imports(ROOT / "platform/gaplab" / reader)
-    forbidden = ("torch", "gaplab.launch", "gaplab.trial", "gaplab.mirror", "gaplab.cli")
-    assert not [m for m in seen if m.startswith(forbidden)]
-
-
-def test_nothing_but_the_cli_imports_the_cli() -> None:
-    for path in SOURCES:
-        if not name_of(path).startswith(("platform/gaplab/cli/", "platform/gaplab/__main__.py")):
-            assert not [m for m in imports(path) if m.startswith("gaplab.cli")], path
+    if library not in graph().modules:
+        assert IMPORTERS[library] == "nobody"
+        return
+    users = graph().find_modules_that_directly_import(library)
+    place = IMPORTERS[library]
+    assert {user for user in users if not f"{user}.".startswith(f"{place}.")} == set()
+    assert users, f"nothing imports {library}: strike it from the table"

@@ -39,12 +39,11 @@ from typing import Any
 import torch
 
 import detectors
-import gaplab
 from gaplab.spec.models import Experiment
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.git import SECONDS, Checkout, GitError, content_digest, read_checkout
 
-ROOTS = tuple(Path(str(package.__file__)).resolve().parent for package in (gaplab, detectors))
+ROOTS = (Path(__file__).resolve().parents[1], Path(str(detectors.__file__)).resolve().parent)
 """The folders of our packages."""
 MAX_BYTES = 1 << 20
 """Of the file with what differs; a longer diff is cut."""

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import detectors
-import gaplab
 from gaplab.errors import UserError
+from gaplab.trial.provenance import ROOTS
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _MARK = "gaplab_sweep"
@@ -75,7 +74,7 @@ class Jobs:
             (Path(folder) / "spec.yaml").write_text(order.spec)
             environment = {
                 "working_dir": folder,
-                "py_modules": [each.__path__[0] for each in (gaplab, detectors)],
+                "py_modules": [str(root) for root in ROOTS],
                 "excludes": ["__pycache__"],
                 "env_vars": _ENVIRONMENT,
             }
