@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers, durations and nested settings as text for people."""
 
 import json
 from collections.abc import Mapping
@@ -23,6 +23,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 trial`, `2 trials`, `0 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def one_line(text: str) -> str:
