@@ -128,6 +128,18 @@ class DriverRecord:
 
 
 @dataclass(frozen=True)
+class CancelRequest:
+    """Which trials of a sweep its driver is asked to cancel: all of them, or those in `trials`."""
+
+    all_trials: bool = False
+    trials: frozenset[str] = frozenset()
+
+    def covers(self, trial: str) -> bool:
+        """Return whether the trial of this id is to be cancelled."""
+        return self.all_trials or trial in self.trials
+
+
+@dataclass(frozen=True)
 class Claim:
     """A driver's wish to run a trial for a sweep. The same token is the same claim, said again."""
 

@@ -46,7 +46,7 @@ def into_ledger(ledger: Ledger, sweep: SweepRecord, noop: ModuleType) -> Iterato
     """Records one trial with each step."""
     own = noop.driver(sweep)
     ledger.add_sweep(sweep)
-    ledger.enlist(own, 600.0)
+    ledger.add_driver(own, 600.0)
     queue = Queue(ledger, (own.id, sweep.id), Policy(), sweep.trials)
     return iter(noop.record(queue, Recorder(ledger, []), noop.provenance(sweep.trials[0])))
 

@@ -23,6 +23,7 @@ from gaplab.ledger.migrate import MIGRATE, WRITE, alembic_config, open_engine
 from gaplab.ledger.views import METRICS, DriverView
 from gaplab.records import (
     AttemptEnd,
+    CancelRequest,
     Claim,
     Cost,
     DriverRecord,
@@ -72,21 +73,21 @@ def two(ledger: Ledger) -> Ledger:
     """A ledger with sweeps s1 (t1, t2, t3) and s2 (t1), and drivers d1 and d2 of s1."""
     ledger.add_sweep(sweep("s1", "t1", "t2", "t3"))
     ledger.add_sweep(sweep("s2", "t1"))
-    ledger.enlist(driver("d1"), 60.0)
-    ledger.enlist(driver("d2", node="größe", priority=-5), 60.0)
+    ledger.add_driver(driver("d1"), 60.0)
+    ledger.add_driver(driver("d2", node="größe", priority=-5), 60.0)
     return ledger
 
 
 class TestDrivers:
     def test_a_round_trip(self, two: Ledger) -> None:
         before = two.now()
-        two.enlist(driver("d3", "s2", pid=2**31 - 1, born=2**62), 30.0)
+        two.add_driver(driver("d3", "s2", pid=2**31 - 1, born=2**62), 30.0)
         assert [each.id for each in two.drivers()] == ["d1", "d2", "d3"]
         assert [each.id for each in two.drivers("s2")] == ["d3"]
         found = view(two, "d3")
         about = {**vars(driver("d3", "s2", pid=2**31 - 1, born=2**62))}
         assert {name: getattr(found, name) for name in about} == about
-        assert (found.wants, found.waits_for, found.ended_at) == (0, "", None)
+        assert (found.demand, found.waits_for, found.ended_at) == (0, "", None)
         assert before <= found.started_at <= two.now()
         assert found.lease_until - found.started_at == timedelta(seconds=30)
         assert found.lease().process.pid == 2**31 - 1
@@ -94,33 +95,33 @@ class TestDrivers:
 
     def test_enlisting_again_changes_nothing(self, two: Ledger) -> None:
         before = two.drivers()
-        two.enlist(driver("d1", node="other"), 900.0)
+        two.add_driver(driver("d1", node="other"), 900.0)
         assert two.drivers() == before
 
     def test_renewing_lengthens_the_lease_and_tells_wishes(self, two: Ledger) -> None:
         before = view(two, "d1")
-        assert two.renew("d1", 90.0, 5, "two others") == set()
+        assert two.renew_lease("d1", 90.0, 5, "two others") == set()
         after = view(two, "d1")
-        assert (after.wants, after.waits_for) == (5, "two others")
+        assert (after.demand, after.waits_for) == (5, "two others")
         assert after.lease_until > before.lease_until
-        same = {"lease_until": 0, "wants": 0, "waits_for": ""}
+        same = {"lease_until": 0, "demand": 0, "waits_for": ""}
         assert {**vars(after), **same} == {**vars(before), **same}
-        assert two.renew("unknown", 90.0, 5, "") == set()
+        assert two.renew_lease("unknown", 90.0, 5, "") == set()
 
     def test_renewing_tells_the_attempts_that_are_its_own(self, two: Ledger) -> None:
         first, second = (two.start_attempt(Claim(t, "s1", "d1")) for t in ("t1", "t2"))
         other = two.start_attempt(Claim("t3", "s1", "d2"))
-        assert two.renew("d1", 60.0, 0, "") == {first, second}
+        assert two.renew_lease("d1", 60.0, 0, "") == {first, second}
         two.end_attempt(first, end(TrialState.SUCCEEDED))
-        assert two.renew("d1", 60.0, 0, "") == {second}
-        assert two.renew("d2", 60.0, 0, "") == {other}
+        assert two.renew_lease("d1", 60.0, 0, "") == {second}
+        assert two.renew_lease("d2", 60.0, 0, "") == {other}
 
     def test_a_retired_driver_is_listed_for_its_sweep_alone(self, two: Ledger) -> None:
-        two.renew("d1", 60.0, 4, "something")
-        two.retire("d1")
+        two.renew_lease("d1", 60.0, 4, "something")
+        two.end_driver("d1")
         assert [each.id for each in two.drivers()] == ["d2"]
         first = two.drivers("s1")[0]
-        assert (first.id, first.wants, first.waits_for) == ("d1", 0, "")
+        assert (first.id, first.demand, first.waits_for) == ("d1", 0, "")
         assert first.ended_at is not None
 
     def test_the_clock_is_in_utc_and_goes_on(self, ledger: Ledger) -> None:
@@ -233,7 +234,7 @@ class TestFencing:
         attempt = two.start_attempt(Claim("t1", "s1", "d1"))
         two.begin_attempt(attempt, Started("t1", MACHINE, 0))
         two.record_epoch(done("t1", 1), attempt)
-        assert two.bury(view(two, "d1"), "its driver\ndied") == ["t1"]
+        assert two.mark_lost(view(two, "d1"), "its driver\ndied") == ["t1"]
         return two, attempt
 
     def test_it_can_t_begin_record_or_end(self, buried: tuple[Ledger, int]) -> None:
@@ -304,31 +305,31 @@ class TestFencing:
 class TestBurying:
     def test_a_driver_that_renewed_can_t_be_buried_with_the_old_view(self, two: Ledger) -> None:
         attempt, old = two.start_attempt(Claim("t1", "s1", "d1")), view(two, "d1")
-        two.renew("d1", 60.0, 1, "")
-        assert two.bury(old, "silent") == []
+        two.renew_lease("d1", 60.0, 1, "")
+        assert two.mark_lost(old, "silent") == []
         assert view(two, "d1").ended_at is None
         two.record_epoch(done("t1", 1), attempt)
-        assert two.bury(view(two, "d1"), "silent") == ["t1"]
+        assert two.mark_lost(view(two, "d1"), "silent") == ["t1"]
 
     def test_it_takes_the_trials_of_that_driver_alone(self, two: Ledger) -> None:
         for name, who in (("t1", "d1"), ("t2", "d2"), ("t3", "d1")):
             two.start_attempt(Claim(name, "s1", who))
         two.end_attempt(two.attempts("t3")[0].id, end(TrialState.SUCCEEDED))
         dead = view(two, "d1")
-        assert two.bury(dead, "silent") == ["t1"]
-        assert two.bury(dead, "silent") == []
+        assert two.mark_lost(dead, "silent") == ["t1"]
+        assert two.mark_lost(dead, "silent") == []
         wanted = {"t1": "interrupted", "t2": "running", "t3": "succeeded"}
         assert two.states(["t1", "t2", "t3"]) == wanted
         assert [each.id for each in two.drivers()] == ["d2"]
 
     def test_a_buried_driver_that_renews_lives_without_its_attempts(self, two: Ledger) -> None:
         attempt = two.start_attempt(Claim("t1", "s1", "d1"))
-        two.bury(view(two, "d1"), "silent")
-        assert two.renew("d1", 60.0, 2, "") == set()
+        two.mark_lost(view(two, "d1"), "silent")
+        assert two.renew_lease("d1", 60.0, 2, "") == set()
         assert view(two, "d1").ended_at is None
-        assert two.bury_strangers("not known") == []
+        assert two.mark_orphaned_lost("not known") == []
         again = two.start_attempt(Claim("t1", "s1", "d1"))
-        assert two.renew("d1", 60.0, 2, "") == {again}
+        assert two.renew_lease("d1", 60.0, 2, "") == {again}
         assert again != attempt
 
     def test_strangers(self, two: Ledger) -> None:
@@ -337,9 +338,9 @@ class TestBurying:
         for name, who in (("t1", ""), ("t2", "old home"), ("t3", "d1")):
             two.start_attempt(Claim(name, "s1", who))
         two.start_attempt(Claim("t4", "s3", "d2"))
-        two.retire("d1")
-        assert two.bury_strangers("its driver is\nnot known") == ["t1", "t2", "t3"]
-        assert two.bury_strangers("its driver is not known") == []
+        two.end_driver("d1")
+        assert two.mark_orphaned_lost("its driver is\nnot known") == ["t1", "t2", "t3"]
+        assert two.mark_orphaned_lost("its driver is not known") == []
         wanted = dict.fromkeys(("t1", "t2", "t3"), "interrupted") | {"t4": "running"}
         assert two.states(["t1", "t2", "t3", "t4"]) == wanted
 
@@ -347,7 +348,7 @@ class TestBurying:
         """Nobody waits for another in a circle; each attempt ends once, as its trial says."""
         trials = [f"t{n:02d}" for n in range(20)]
         ledger.add_sweep(sweep("s1", *trials))
-        ledger.enlist(driver("d1"), 60.0)
+        ledger.add_driver(driver("d1"), 60.0)
         attempts = {each: ledger.start_attempt(Claim(each, "s1", "d1")) for each in trials}
         dead = view(ledger, "d1")
 
@@ -359,7 +360,9 @@ class TestBurying:
             return [name]
 
         def bury(number: int) -> list[str]:
-            return other.bury(dead, "silent") if number % 2 else other.bury_strangers("not known")
+            if number % 2:
+                return other.mark_lost(dead, "silent")
+            return other.mark_orphaned_lost("not known")
 
         with Ledger.open(url) as other, ThreadPoolExecutor(6) as pool:
             ends = pool.map(finish, reversed(trials))
@@ -371,23 +374,37 @@ class TestBurying:
         assert [a.state for t in trials for a in ledger.attempts(t)] == [states[t] for t in trials]
 
 
+def some(*trials: str) -> CancelRequest:
+    return CancelRequest(trials=frozenset(trials))
+
+
 class TestCancelling:
     def test_the_drivers_that_live_then_hear_of_it(self, two: Ledger) -> None:
-        assert two.cancelled("s1", "d1") == set()
+        nothing = CancelRequest()
+        assert two.cancelled("s1", "d1") == nothing
         two.cancel("s1", ["t2", "t3"])
         two.cancel("s1", ["t2"])
-        two.enlist(driver("later"), 60.0)
-        assert two.cancelled("s1", "d1") == two.cancelled("s1", "d2") == {"t2", "t3"}
-        assert two.cancelled("s1", "later") == two.cancelled("s1", "unknown") == set()
-        assert two.cancelled("s2", "d1") == set()
+        two.add_driver(driver("later"), 60.0)
+        assert two.cancelled("s1", "d1") == two.cancelled("s1", "d2") == some("t2", "t3")
+        assert two.cancelled("s1", "later") == two.cancelled("s1", "unknown") == nothing
+        assert two.cancelled("s2", "d1") == nothing
         two.cancel("s1", ["t1"])
-        assert two.cancelled("s1", "later") == {"t1"}
+        assert two.cancelled("s1", "later") == some("t1")
 
     def test_a_whole_sweep(self, two: Ledger) -> None:
         two.cancel("s1")
-        assert two.cancelled("s1", "d1") == {""}
+        assert two.cancelled("s1", "d1") == CancelRequest(all_trials=True)
         two.cancel("s1", ["t1"])
-        assert two.cancelled("s1", "d1") == {"", "t1"}
+        assert two.cancelled("s1", "d1") == CancelRequest(True, frozenset({"t1"}))
+
+    def test_no_trials_are_not_the_whole_sweep(self, two: Ledger) -> None:
+        two.cancel("s1", [])
+        assert two.cancelled("s1", "d1") == CancelRequest()
+
+    def test_a_request_covers_its_trials(self) -> None:
+        assert [some("t1").covers(t) for t in ("t1", "t2", "")] == [True, False, False]
+        assert CancelRequest(all_trials=True).covers("t2")
+        assert not CancelRequest().covers("t2")
 
 
 class Drivers(RuleBasedStateMachine):
@@ -404,7 +421,7 @@ class Drivers(RuleBasedStateMachine):
         self.names = {each: f"{self.sweep}-{each}" for each in (*self.TRIALS, *self.DRIVERS)}
         self.ledger.add_sweep(sweep(self.sweep, *(self.names[each] for each in self.TRIALS)))
         for each in self.DRIVERS:
-            self.ledger.enlist(driver(self.names[each], self.sweep), 60.0)
+            self.ledger.add_driver(driver(self.names[each], self.sweep), 60.0)
         self.tried: dict[str, list[dict[str, Any]]] = {each: [] for each in self.TRIALS}
         self.evaluated: dict[tuple[str, int], int] = {}
         self.views: dict[str, DriverView] = {}
@@ -413,8 +430,8 @@ class Drivers(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for each in self.DRIVERS:
-            self.ledger.retire(self.names[each])
-        self.ledger.bury_strangers("over")
+            self.ledger.end_driver(self.names[each])
+        self.ledger.mark_orphaned_lost("over")
         self.ledger.close()
 
     def attempts(self) -> Iterator[dict[str, Any]]:
@@ -467,7 +484,7 @@ class Drivers(RuleBasedStateMachine):
 
     @rule(who=st.sampled_from(DRIVERS))
     def renew(self, who: str) -> None:
-        held = self.ledger.renew(self.names[who], 60.0, 1, "")
+        held = self.ledger.renew_lease(self.names[who], 60.0, 1, "")
         assert held == {a["id"] for a in self.running(who)}
         self.renewed.add(who)
         self.dead.discard(who)
@@ -477,19 +494,19 @@ class Drivers(RuleBasedStateMachine):
     def bury(self, data: st.DataObject) -> None:
         who = data.draw(st.sampled_from(sorted(self.views)))
         wanted = [] if who in self.renewed else self.interrupted(lambda each: each == who)
-        assert self.ledger.bury(self.views[who], "silent") == wanted
+        assert self.ledger.mark_lost(self.views[who], "silent") == wanted
         if who not in self.renewed:
             self.dead.add(who)
 
     @rule(who=st.sampled_from(DRIVERS))
     def retire(self, who: str) -> None:
-        self.ledger.retire(self.names[who])
+        self.ledger.end_driver(self.names[who])
         self.dead.add(who)
 
     @rule()
     def bury_strangers(self) -> None:
         wanted = self.interrupted(lambda each: each in self.dead)
-        assert self.ledger.bury_strangers("not known") == wanted
+        assert self.ledger.mark_orphaned_lost("not known") == wanted
 
     def running(self, who: str) -> list[dict[str, Any]]:
         return [a for a in self.attempts() if a["state"] == "running" and a["driver"] == who]
@@ -586,8 +603,8 @@ class TestMigration:
                 assert [e.attempt for e in ledger.evaluations(found.trial)] == [row["id"]]
             assert len({ledger.attempts(row["trial_id"])[0].token for row in second}) == 3
             assert ledger.drivers() == []
-            assert ledger.bury_strangers("its driver is not known") == ["t0"]
-            ledger.enlist(driver("d1"), 60.0)
+            assert ledger.mark_orphaned_lost("its driver is not known") == ["t0"]
+            ledger.add_driver(driver("d1"), 60.0)
             for name in ("t0", "t1"):
                 again = ledger.start_attempt(Claim(name, "s1", "d1"))
                 assert again > max(row["id"] for row in second)
@@ -597,8 +614,8 @@ class TestMigration:
 
     def test_and_back(self, url: str, engine: Engine, second: list[dict[str, Any]]) -> None:
         with Ledger.open(url) as ledger:
-            ledger.bury_strangers("its driver is not known")
-            ledger.enlist(driver("d1"), 60.0)
+            ledger.mark_orphaned_lost("its driver is not known")
+            ledger.add_driver(driver("d1"), 60.0)
             ledger.cancel("s1", ["t1"])
             for name, state in (
                 ("t0", TrialState.PREEMPTED),

@@ -30,6 +30,7 @@ from gaplab.ledger.views import METRICS, CostKey, Coverage, RowFilter
 from gaplab.ledger.views import Cost as MeanCost
 from gaplab.records import (
     AttemptEnd,
+    CancelRequest,
     Claim,
     Cost,
     EpochDone,
@@ -239,9 +240,9 @@ class TestEmpty:
         assert list(ledger.all_trials()) == list(ledger.all_trials("s1")) == []
         assert list(ledger.all_evaluations()) == list(ledger.all_evaluations("s1")) == []
         assert ledger.protocols() == {}
-        assert ledger.bury_strangers("driver died") == []
+        assert ledger.mark_orphaned_lost("driver died") == []
         assert ledger.drivers() == ledger.drivers("s1") == []
-        assert ledger.cancelled("s1", "d1") == set()
+        assert ledger.cancelled("s1", "d1") == CancelRequest()
         assert ledger.costs() == {}
         assert ledger.rows(RowFilter()) == ledger.coverage(RowFilter()) == []
 
@@ -757,15 +758,15 @@ class TestExport:
 class TestStored:
     def test_as_it_was_added(self, ledger: Ledger) -> None:
         with pytest.raises(UserError, match="none in the ledger yet"):
-            ledger.stored()
+            ledger.stored_sweep()
         first = sweep("s1", trial("t2"), trial("t1", seed=3), name="one")
         second = sweep("s2", trial("t9"), name="two")
         ledger.add_sweep(first)
         ledger.add_sweep(second)
-        assert ledger.stored() == second
-        assert ledger.stored("one") == ledger.stored("s1") == first
+        assert ledger.stored_sweep() == second
+        assert ledger.stored_sweep("one") == ledger.stored_sweep("s1") == first
         with pytest.raises(UserError, match="did you mean two"):
-            ledger.stored("tow")
+            ledger.stored_sweep("tow")
 
 
 class TestQuestions:
@@ -911,7 +912,7 @@ def test_a_killed_writer_loses_nothing_it_was_told_is_kept(
     assert [each.epoch for each in found] == list(range(len(found)))
     assert all(set(each.metrics.values()) == {float(each.epoch)} for each in found)
     assert all(len(each.classes) == 50 for each in found)
-    assert ledger.bury_strangers("driver died") == ["t1"]
+    assert ledger.mark_orphaned_lost("driver died") == ["t1"]
 
 
 def test_sqlite_settings(tmp_path: Path) -> None:

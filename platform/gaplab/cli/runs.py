@@ -97,6 +97,6 @@ def resume(
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:
-        stored = ledger.stored(sweep)
-        check_unaltered(ledger.missing(stored))
+        stored = ledger.stored_sweep(sweep)
+        check_unaltered(ledger.unfinished(stored))
     raise typer.Exit(SweepRun(stored, place, address, json).execute(rerun or []))

@@ -76,10 +76,10 @@ def cancel_all(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
         yield f"{what}: cancelled; {who}"
 
 
-def _meant(ledger: Ledger, name: str) -> tuple[str, tuple[str, ...]]:
-    """The sweep that `name` means, or a trial and the sweep for which it was last attempted."""
+def _meant(ledger: Ledger, name: str) -> tuple[str, tuple[str, ...] | None]:
+    """Return the sweep that `name` means and None, or a trial with the sweep it was last run for."""
     try:
-        return ledger.find_sweep(name).id, ()
+        return ledger.find_sweep(name).id, None
     except UserError as no_sweep:
         try:
             trial = ledger.find_trial(name).id

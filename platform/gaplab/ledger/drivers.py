@@ -15,7 +15,7 @@ from gaplab.records import DriverRecord
 from gaplab.states import TrialState
 
 
-def enlist(connection: Connection, driver: DriverRecord, seconds: float) -> None:
+def add_driver(connection: Connection, driver: DriverRecord, seconds: float) -> None:
     """Insert the driver with a lease of `seconds`; the same driver once."""
     at = now(connection)
     about = {("sweep_id" if name == "sweep" else name): v for name, v in vars(driver).items()}
@@ -24,24 +24,24 @@ def enlist(connection: Connection, driver: DriverRecord, seconds: float) -> None
     insert_new(connection, Driver, [about | begun | lease])
 
 
-def renew(
-    connection: Connection, driver: str, seconds: float, wants: int, waits_for: str
+def renew_lease(
+    connection: Connection, driver: str, seconds: float, demand: int, waits_for: str
 ) -> set[int]:
     """Lengthen the lease, also one that others thought over; the attempts the driver still has."""
     lease = {"lease_until": now(connection) + timedelta(seconds=seconds), "ended_at": None}
-    said = {"wants": wants, "waits_for": waits_for}
+    said = {"wants": demand, "waits_for": waits_for}
     connection.execute(update(Driver).where(Driver.id == driver).values(**lease, **said))
     mine = (Attempt.driver == driver, Attempt.state == TrialState.RUNNING)
     return set(connection.scalars(select(Attempt.id).where(*mine)))
 
 
-def retire(connection: Connection, driver: str) -> None:
+def end_driver(connection: Connection, driver: str) -> None:
     """The driver stops; what it left running is closed by `bury`."""
     over = {"ended_at": now(connection), "wants": 0, "waits_for": ""}
     connection.execute(update(Driver).where(Driver.id == driver).values(**over))
 
 
-def bury(connection: Connection, driver: DriverView, reason: str) -> list[str]:
+def mark_lost(connection: Connection, driver: DriverView, reason: str) -> list[str]:
     """Interrupt the attempts of a driver that is taken for dead, unless it has renewed its lease
     since it was read; their trials.
     """
@@ -52,7 +52,7 @@ def bury(connection: Connection, driver: DriverView, reason: str) -> list[str]:
     return _interrupt(connection, Attempt.driver == driver.id, reason)
 
 
-def bury_strangers(connection: Connection, reason: str) -> list[str]:
+def mark_orphaned_lost(connection: Connection, reason: str) -> list[str]:
     """Interrupt running attempts whose driver is not in the ledger, or has ended; their trials."""
     alive = select(Driver.id).where(Driver.ended_at.is_(None))
     return _interrupt(connection, not_(Attempt.driver.in_(alive)), reason)
@@ -66,16 +66,19 @@ def living() -> Select[*tuple[Any, ...]]:
 def drivers(sweep: str | None = None) -> Select[*tuple[Any, ...]]:
     """All drivers, oldest first; or those of one sweep."""
     columns = [getattr(Driver, column.key) for column in Driver.__table__.columns]
-    labels = [column.label("sweep") if column.key == "sweep_id" else column for column in columns]
+    renamed = {"sweep_id": "sweep", "wants": "demand"}
+    labels = [column.label(renamed.get(column.key, column.key)) for column in columns]
     query = select(*labels).order_by(Driver.started_at, Driver.id)
     return query if sweep is None else query.where(Driver.sweep_id == sweep)
 
 
-def cancel(connection: Connection, sweep: str, trials: Sequence[str]) -> None:
-    """Ask the drivers of a sweep to leave these trials alone, or for none, the whole sweep."""
+def cancel(connection: Connection, sweep: str, trials: Sequence[str] | None) -> None:
+    """Add the request to cancel `trials` of a sweep, or for None the whole sweep."""
     at = now(connection)
-    wishes = [{"sweep_id": sweep, "trial_id": t, "created_at": at} for t in trials or ("",)]
-    connection.execute(insert(Cancellation), wishes)
+    chosen = [""] if trials is None else trials
+    rows = [{"sweep_id": sweep, "trial_id": trial, "created_at": at} for trial in chosen]
+    if rows:
+        connection.execute(insert(Cancellation), rows)
 
 
 def cancelled(sweep: str, driver: str) -> Select[str]:

@@ -11,7 +11,7 @@ from gaplab.ledger import drivers, lookup, queries
 from gaplab.ledger.clock import now
 from gaplab.ledger.migrate import WRITE, open_engine
 from gaplab.ledger.models import Protocol, Trial
-from gaplab.ledger.patience import Patience
+from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import (
     AttemptView,
     Cost,
@@ -24,7 +24,7 @@ from gaplab.ledger.views import (
     SweepView,
     TrialView,
 )
-from gaplab.records import SweepRecord, TrialRecord
+from gaplab.records import CancelRequest, SweepRecord, TrialRecord
 from gaplab.states import TrialState
 
 T = TypeVar("T")
@@ -36,23 +36,23 @@ _AT_ONCE = 1000  # rows in memory while all are read
 class Reader:
     """What the ledger knows. See `Ledger` for the rules."""
 
-    def __init__(self, engine: Engine, patience: Patience) -> None:
+    def __init__(self, engine: Engine, retry: RetryPolicy) -> None:
         self._engine = engine
         self._writing = engine.execution_options(**{WRITE: True})
-        self._patience = patience
+        self._retry = retry
 
     @classmethod
-    def open(cls, url: str, patience: Patience = Patience()) -> Self:  # noqa: B008
+    def open(cls, url: str, retry: RetryPolicy = RetryPolicy()) -> Self:  # noqa: B008
         """Open the ledger at `url`, created or upgraded if need be. Raises UserError."""
-        return cls(open_engine(url), patience)
+        return cls(open_engine(url), retry)
 
     def close(self) -> None:
         """Close all connections. The ledger can't be used afterwards."""
         self._engine.dispose()
 
-    def give_up(self) -> None:
+    def stop_waiting(self) -> None:
         """Wait for the database no more."""
-        self._patience = Patience()
+        self._retry = RetryPolicy()
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,7 @@ class Reader:
         """State of each trial in `trials`; ids that the ledger doesn't know are absent."""
         return {row.id: row.state for row in self._chunks(queries.states, trials)}
 
-    def missing(self, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
+    def unfinished(self, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
         """The trials of `sweep` that are to be trained, in order: all that have not succeeded, but
         for those that its own stopping rule has ended.
         """
@@ -83,9 +83,10 @@ class Reader:
             if states.get(t.id) != TrialState.SUCCEEDED and t.id not in stopped
         )
 
-    def cancelled(self, sweep: str, driver: str) -> set[str]:
-        """Trials that a sweep's driver is to leave alone; an empty id among them: all."""
-        return set(self._read(lambda c: c.scalars(drivers.cancelled(sweep, driver)).all()))
+    def cancelled(self, sweep: str, driver: str) -> CancelRequest:
+        """Return which trials of the sweep its driver `driver` is asked to cancel."""
+        found = set(self._read(lambda c: c.scalars(drivers.cancelled(sweep, driver)).all()))
+        return CancelRequest("" in found, frozenset(found - {""}))
 
     def drivers(self, sweep: str | None = None) -> list[DriverView]:
         """The drivers of a sweep, oldest first; for None all that live as far as is known."""
@@ -121,7 +122,7 @@ class Reader:
         query = queries.trials().where(Trial.id == identity)
         return queries.trial_view(self._read(lambda c: c.execute(query).one()))
 
-    def stored(self, text: str | None = None) -> SweepRecord:
+    def stored_sweep(self, text: str | None = None) -> SweepRecord:
         """The sweep that `find_sweep` finds, or the newest, as it was added. Raises UserError."""
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:
@@ -182,7 +183,7 @@ class Reader:
     def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
         engine = self._engine.execution_options(yield_per=_AT_ONCE)
         # Of a stream only the beginning can be tried again.
-        connection = self._patience.wait_for(engine.connect)
+        connection = self._retry.run(engine.connect)
         with connection, connection.execute(query) as found:
             yield from found
 
@@ -198,4 +199,4 @@ class Reader:
             with self._engine.connect() as connection:
                 return action(connection)
 
-        return self._patience.wait_for(once)
+        return self._retry.run(once)

@@ -30,8 +30,8 @@ class Ledger(Reader):
     attempts that ended. Trials send their evaluations to the driver and never open the ledger. Any
     number of processes may read meanwhile. Every method is one transaction: after a crash all of a
     call is there or none of it. A committed write survives the death of the process (SQLite in WAL
-    mode may lose the very last ones to a power cut, but is never damaged). With `patience` a method
-    waits for a database that is locked, restarting or out of reach, and then is done once.
+    mode may lose the very last ones to a power cut, but is never damaged). With a `RetryPolicy` a
+    method waits for a database that is locked, restarting or out of reach, and then is done once.
 
     What may be repeated: every write, any number of times, from any number of connections. The
     first accepted sweep, trial and evaluation stay as they are, but for an evaluation's
@@ -123,35 +123,35 @@ class Ledger(Reader):
         """
         return self._write(claims.rerun, trial)
 
-    def enlist(self, driver: DriverRecord, lease: float) -> None:
+    def add_driver(self, driver: DriverRecord, lease: float) -> None:
         """Add a driver that begins, believed to live for `lease` seconds."""
-        self._write(drivers.enlist, driver, lease)
+        self._write(drivers.add_driver, driver, lease)
 
-    def renew(self, driver: str, lease: float, wants: int, waits_for: str) -> set[int]:
+    def renew_lease(self, driver: str, lease: float, demand: int, waits_for: str) -> set[int]:
         """Lengthen a driver's lease and say what it wants; the attempts that are still its own."""
-        return self._write(drivers.renew, driver, lease, wants, waits_for)
+        return self._write(drivers.renew_lease, driver, lease, demand, waits_for)
 
-    def retire(self, driver: str) -> None:
+    def end_driver(self, driver: str) -> None:
         """A driver stops of its own will."""
-        self._write(drivers.retire, driver)
+        self._write(drivers.end_driver, driver)
 
-    def bury(self, driver: DriverView, reason: str) -> list[str]:
+    def mark_lost(self, driver: DriverView, reason: str) -> list[str]:
         """Interrupt what a driver left running; its trials. Nothing if it has renewed its lease."""
-        return self._write(drivers.bury, driver, reason)
+        return self._write(drivers.mark_lost, driver, reason)
 
-    def bury_strangers(self, reason: str) -> list[str]:
+    def mark_orphaned_lost(self, reason: str) -> list[str]:
         """Interrupt what is running under no driver that lives; its trials."""
-        return self._write(drivers.bury_strangers, reason)
+        return self._write(drivers.mark_orphaned_lost, reason)
 
-    def cancel(self, sweep: str, trials: Sequence[str] = ()) -> None:
-        """Ask the drivers of a sweep that live now to leave it alone, or these trials of it."""
+    def cancel(self, sweep: str, trials: Sequence[str] | None = None) -> None:
+        """Ask the drivers of a sweep that are running now to stop it, or only `trials` of it."""
         self._write(drivers.cancel, sweep, trials)
 
     def _write(self, action: Callable[[Connection, *Given], T], *given: *Given) -> T:
-        """One transaction that changes something, tried again while the patience lasts."""
+        """One transaction that changes something, retried as the policy says."""
 
         def once() -> T:
             with self._writing.begin() as connection:
                 return action(connection, *given)
 
-        return self._patience.wait_for(once)
+        return self._retry.run(once)

@@ -70,7 +70,7 @@ class AttemptView:
 class DriverView(DriverRecord):
     """A process that runs a sweep, or did. `waits_for` says what it waits for, if it does."""
 
-    wants: int
+    demand: int
     waits_for: str
     started_at: datetime
     lease_until: datetime

@@ -35,13 +35,17 @@ class Status:
     waiting: str
 
     def plain(self) -> dict[str, Any]:
-        """The status as plain data."""
-        return asdict(self)
+        """Return the status as plain data; a driver's demand is called `wants`, as ever."""
+        drivers = [
+            {"wants" if name == "demand" else name: value for name, value in asdict(each).items()}
+            for each in self.drivers
+        ]
+        return {**asdict(self), "drivers": drivers}
 
 
 def status(ledger: Ledger, name: str | None) -> Status:
     """Of the sweep that `name` means, or of the newest. Raises UserError."""
-    stored = ledger.stored(name)
+    stored = ledger.stored_sweep(name)
     sweep, trials, at = ledger.sweep(stored.id), ledger.trials(stored.id), ledger.now()
     drivers = tuple(
         each for each in ledger.drivers() if each.sweep == sweep.id and each.lease_until > at

@@ -10,6 +10,7 @@ from gaplab.launch.process import this_process
 from gaplab.ledger import Ledger
 from gaplab.records import (
     AttemptEnd,
+    CancelRequest,
     Claim,
     Cost,
     DriverRecord,
@@ -35,7 +36,7 @@ def ledger(home: Path) -> Iterator[Ledger]:
     )
     with Ledger.open(f"sqlite:///{home}/ledger.db") as opened:
         opened.add_sweep(SWEEP)
-        opened.enlist(driver, 60.0)
+        opened.add_driver(driver, 60.0)
         attempts = [opened.start_attempt(Claim(t.id, SWEEP.id, driver.id)) for t in TRIALS[:2]]
         machine = Machine("node-7", "cpu", 1, 0.0)
         opened.begin_attempt(attempts[0], Started(TRIALS[0].id, machine, 0, notes=("look",)))
@@ -51,11 +52,13 @@ def test_status_says_what_runs_what_waits_and_what_failed(gaplab: Gaplab, ledger
     assert "node-7" in said
     assert "1 wait for room on the cluster" in said
     assert f"trial {TRIALS[1].id} failed (input): loss is not finite at step 7" in said
-    assert json.loads(gaplab("status", "small", "--json"))["sweep"]["id"] == SWEEP.id
+    found = json.loads(gaplab("status", "small", "--json"))
+    assert found["sweep"]["id"] == SWEEP.id
+    assert [each["wants"] for each in found["drivers"]] == [0]
 
 
 def test_status_without_a_driver_says_so(gaplab: Gaplab, ledger: Ledger) -> None:
-    ledger.retire("d" * 32)
+    ledger.end_driver("d" * 32)
     assert f"none lives; `gaplab resume {SWEEP.id}` starts one" in gaplab("status")
 
 
@@ -73,12 +76,12 @@ def test_logs_of_a_trial(gaplab: Gaplab, ledger: Ledger, home: Path) -> None:
 def test_cancelling_reaches_the_driver(gaplab: Gaplab, ledger: Ledger) -> None:
     said = gaplab("cancel", TRIALS[0].id)
     assert "1 drivers hear it within seconds" in said
-    assert ledger.cancelled(SWEEP.id, "d" * 32) == {TRIALS[0].id}
+    assert ledger.cancelled(SWEEP.id, "d" * 32) == CancelRequest(trials=frozenset({TRIALS[0].id}))
     gaplab("cancel", "small")
-    assert ledger.cancelled(SWEEP.id, "d" * 32) == {TRIALS[0].id, ""}
+    assert ledger.cancelled(SWEEP.id, "d" * 32) == CancelRequest(True, frozenset({TRIALS[0].id}))
 
 
 def test_nothing_of_that_name(gaplab: Gaplab, ledger: Ledger) -> None:
     for command in ("status", "logs", "cancel"):
         assert "'nothing': not in the ledger" in gaplab(command, "nothing", code=2)
-    assert ledger.cancelled(SWEEP.id, "d" * 32) == set()
+    assert ledger.cancelled(SWEEP.id, "d" * 32) == CancelRequest()

@@ -99,7 +99,7 @@ def test_a_fenced_attempt_is_dropped(ledger: Ledger, late: Event) -> None:
     recorder = Recorder(ledger, [heard.append])
     attempt = claim(ledger, recorder)
     recorder.handle(attempt, epoch(1, 1))
-    assert ledger.bury_strangers("its driver is not known") == [TRIAL.id]
+    assert ledger.mark_orphaned_lost("its driver is not known") == [TRIAL.id]
     assert recorder.handle(attempt, late) is False
     assert recorder.open == {}
     assert heard == [epoch(1, 1)]
@@ -133,7 +133,7 @@ def test_what_dies_early_has_cost_nothing_known(ledger: Ledger, said: list[Event
 def test_the_death_of_a_fenced_attempt_is_not_said(ledger: Ledger) -> None:
     recorder = Recorder(ledger, [])
     attempt = claim(ledger, recorder)
-    ledger.bury_strangers("its driver is not known")
+    ledger.mark_orphaned_lost("its driver is not known")
     assert recorder.end(attempt, DEAD) is None
     assert recorder.open == {}
     assert ledger.states([TRIAL.id]) == {TRIAL.id: "interrupted"}

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from gaplab.errors import StorageError, UserError
-from gaplab.ledger import Ledger, patience
-from gaplab.ledger.patience import Patience, is_full, passes
+from gaplab.ledger import Ledger, retry
+from gaplab.ledger.retry import RetryPolicy, is_disk_full, is_transient
 from gaplab.ledger.views import METRICS
 from gaplab.records import (
     Claim,
@@ -41,7 +41,7 @@ def done(epoch: int, classes: int = 0) -> EpochDone:
 
 def begin(ledger: Ledger) -> int:
     ledger.add_sweep(SweepRecord("s1", "s1", "name: s", (TRIAL,)))
-    ledger.enlist(DriverRecord("d1", "s1", "n", "boot", 1, 2, "c", 0), 900.0)
+    ledger.add_driver(DriverRecord("d1", "s1", "n", "boot", 1, 2, "c", 0), 900.0)
     return ledger.start_attempt(Claim("t1", "s1", "d1"))
 
 
@@ -56,7 +56,7 @@ class TestWaiting:
     def slept(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         found: list[float] = []
         clock = SimpleNamespace(monotonic=lambda: sum(found), sleep=found.append)
-        monkeypatch.setattr(patience, "time", clock)
+        monkeypatch.setattr(retry, "time", clock)
         return found
 
     @staticmethod
@@ -75,24 +75,24 @@ class TestWaiting:
         self, slept: list[float], times: int
     ) -> None:
         said: list[str] = []
-        assert Patience(600.0, said.append).wait_for(self.failing(times, LOCKED)) == "done"
+        assert RetryPolicy(600.0, said.append).run(self.failing(times, LOCKED)) == "done"
         assert len(slept) == times
         if times == 0:
             assert said == []
         else:
             first, last = said
-            assert first == "the ledger doesn't answer (database is locked); waiting up to 600 s"
+            assert first == "the ledger doesn't answer (database is locked); retrying for 600 s"
             assert last == f"the ledger answers again after {sum(slept):.0f} s"
 
     def test_pauses_grow_but_not_for_ever(self, slept: list[float]) -> None:
-        Patience(1e9).wait_for(self.failing(3000, LOCKED))
+        RetryPolicy(1e9).run(self.failing(3000, LOCKED))
         assert all(0 < each <= 2.0 for each in slept)
         assert max(slept[:2]) < 0.3
         assert min(slept[10:]) >= 1.0
 
     def test_it_ends(self, slept: list[float]) -> None:
         with pytest.raises(UserError, match=r"ledger: no answer for 3\d s \(database is locked\)"):
-            Patience(30.0).wait_for(self.failing(10**6, LOCKED))
+            RetryPolicy(30.0).run(self.failing(10**6, LOCKED))
         assert 30.0 <= sum(slept) <= 32.0
 
     @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ class TestWaiting:
     )
     def test_what_doesn_t_pass_comes_at_once(self, slept: list[float], cause: Exception) -> None:
         with pytest.raises(DBAPIError) as found:
-            Patience(600.0).wait_for(self.failing(1, cause))
+            RetryPolicy(600.0).run(self.failing(1, cause))
         assert found.value.orig is cause
         assert slept == []
 
     def test_without_patience_nothing_is_waited_for(self, slept: list[float]) -> None:
         with pytest.raises(OperationalError, match="locked"):
-            Patience().wait_for(self.failing(1, LOCKED))
+            RetryPolicy().run(self.failing(1, LOCKED))
         assert slept == []
 
     @pytest.mark.parametrize("seconds", [0.0, 600.0])
     def test_a_full_disk_is_said_at_once(self, slept: list[float], seconds: float) -> None:
         with pytest.raises(StorageError, match=r"full\); free space there, then .* resume"):
-            Patience(seconds).wait_for(self.failing(1, FULL))
+            RetryPolicy(seconds).run(self.failing(1, FULL))
         assert slept == []
 
     def test_errors_of_its_own_pass_through(self, slept: list[float]) -> None:
@@ -126,7 +126,7 @@ class TestWaiting:
             raise ValueError("ap is not finite")
 
         with pytest.raises(ValueError, match="not finite"):
-            Patience(600.0).wait_for(wrong)
+            RetryPolicy(600.0).run(wrong)
         assert slept == []
 
 
@@ -151,17 +151,19 @@ def test_errors_of_postgresql(state: str, passing: bool, full: bool) -> None:
     import psycopg
 
     cause = psycopg.errors.lookup(state)("why")
-    assert (passes(error(cause)), is_full(error(cause))) == (passing, full)
+    assert (is_transient(error(cause)), is_disk_full(error(cause))) == (passing, full)
 
 
 def test_a_connection_that_broke_passes() -> None:
     import psycopg
 
-    assert passes(error(psycopg.OperationalError("server closed the connection unexpectedly")))
-    assert passes(error(psycopg.InterfaceError("the connection is closed")))
-    assert not passes(error(psycopg.ProgrammingError("wrong"), ProgrammingError))
+    assert is_transient(
+        error(psycopg.OperationalError("server closed the connection unexpectedly"))
+    )
+    assert is_transient(error(psycopg.InterfaceError("the connection is closed")))
+    assert not is_transient(error(psycopg.ProgrammingError("wrong"), ProgrammingError))
     broken = ProgrammingError("SELECT 1", {}, psycopg.ProgrammingError("x"), False, True)
-    assert passes(broken)
+    assert is_transient(broken)
 
 
 class TestSQLite:
@@ -177,7 +179,7 @@ class TestSQLite:
 
     def test_locked_for_two_seconds(self, path: Path) -> None:
         said: list[str] = []
-        with Ledger.open(f"sqlite:///{path}", Patience(60.0, said.append)) as ledger:
+        with Ledger.open(f"sqlite:///{path}", RetryPolicy(60.0, said.append)) as ledger:
             attempt = begin(ledger)
             self.hurry(ledger)
             other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -193,7 +195,7 @@ class TestSQLite:
         assert [each[:24] for each in said[1:]] == ["the ledger answers again"]
 
     def test_locked_for_too_long(self, path: Path) -> None:
-        with Ledger.open(f"sqlite:///{path}", Patience(0.3)) as ledger:
+        with Ledger.open(f"sqlite:///{path}", RetryPolicy(0.3)) as ledger:
             attempt = begin(ledger)
             self.hurry(ledger)
             other = sqlite3.connect(path, isolation_level=None)
@@ -206,7 +208,7 @@ class TestSQLite:
 
     def test_a_full_disk(self, path: Path) -> None:
         """The limit of pages stands for the disk; what was told as kept is there afterwards."""
-        with Ledger.open(f"sqlite:///{path}", Patience(60.0)) as ledger:
+        with Ledger.open(f"sqlite:///{path}", RetryPolicy(60.0)) as ledger:
             attempt = begin(ledger)
             ledger._engine.dispose()
             limit = lambda made, _record: made.execute("PRAGMA max_page_count = 60").close()  # noqa: E731
@@ -218,7 +220,7 @@ class TestSQLite:
                     ledger.record_epoch(done(len(told), classes=100), attempt)
                     told.append(len(told))
 
-            with pytest.raises(StorageError, match=r"disk is full\); free space there, then go on"):
+            with pytest.raises(StorageError, match=r"disk is full\); free space there, then cont"):
                 fill()
             assert [e.epoch for e in ledger.evaluations("t1")] == told
             event.remove(ledger._engine, "connect", limit)
@@ -240,7 +242,7 @@ class TestPostgreSQL:
                     assert down.wait(60.0)
                 ledger.record_epoch(done(epoch), attempt)
 
-        with Ledger.open(own_postgres.url, Patience(120.0, said.append)) as ledger:
+        with Ledger.open(own_postgres.url, RetryPolicy(120.0, said.append)) as ledger:
             attempt = begin(ledger)
             with ThreadPoolExecutor(1) as pool:
                 job = pool.submit(write, ledger, attempt)
@@ -254,7 +256,7 @@ class TestPostgreSQL:
             assert [e.epoch for e in ledger.evaluations("t1")] == list(range(200))
             assert {e.metrics["ap"] - e.epoch for e in ledger.evaluations("t1")} == {0.0}
             assert len(ledger.attempts("t1")) == 1
-            assert ledger.renew("d1", 60.0, 0, "") == {attempt}
+            assert ledger.renew_lease("d1", 60.0, 0, "") == {attempt}
         assert [each.split(" (")[0].split(" after")[0] for each in said] == [
             "the ledger doesn't answer",
             "the ledger answers again",
@@ -274,7 +276,7 @@ class TestPostgreSQL:
                 with engine.begin() as connection:
                     cuts.extend(connection.execute(cut, {"who": name}))
 
-        with Ledger.open(url, Patience(120.0)) as ledger, ThreadPoolExecutor(1) as pool:
+        with Ledger.open(url, RetryPolicy(120.0)) as ledger, ThreadPoolExecutor(1) as pool:
             attempt = begin(ledger)
             job = pool.submit(disturb)
             try:
@@ -288,12 +290,12 @@ class TestPostgreSQL:
         assert cuts
 
     def test_a_server_that_stays_away(self, own_postgres: Any) -> None:
-        with Ledger.open(own_postgres.url, Patience(0.5)) as ledger:
+        with Ledger.open(own_postgres.url, RetryPolicy(0.5)) as ledger:
             ledger.now()
             own_postgres.stop()
             try:
                 with pytest.raises(
-                    UserError, match=r"no answer .* see that the database runs"
+                    UserError, match=r"no answer .* check that the database is running"
                 ) as e:
                     ledger.now()
                 assert "\n" not in str(e.value)
