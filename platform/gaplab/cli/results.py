@@ -14,8 +14,8 @@ from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.results.compare import compare as compare_groups
-from gaplab.results.leaderboard import LeaderboardQuery, LeaderboardRow, unknown_keys
 from gaplab.results.leaderboard import leaderboard as find_rows
+from gaplab.results.leaderboard import unknown_keys
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 CsvOption = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
@@ -55,17 +55,19 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     json: JsonOption = False,
 ) -> None:
     """One row a trial: AP without NMS, with NMS, and the gap, in percent points."""
-    query = LeaderboardQuery(
-        sort=sort,
-        sweep=sweep,
-        dataset=dataset,
-        assignment=assignment,
-        where=tuple(where or ()),
-        epoch=_epoch(epoch),
-        protocol=protocol,
-        branch=branch,
-    )
-    rows = _rows(home, query)
+    at = _epoch(epoch)
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        rows = find_rows(
+            ledger,
+            sort=sort,
+            sweep=sweep,
+            dataset=dataset,
+            assignment=assignment,
+            where=where or (),
+            epoch=at,
+            protocol=protocol,
+            branch=branch,
+        )
     if rows and (error := unknown_keys(metric or [], metric_names(rows))):
         raise error
     _print(
@@ -102,16 +104,19 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     """
     from gaplab.cli.resampling import Resampling
 
-    query = LeaderboardQuery(
-        sweep=sweep,
-        dataset=dataset,
-        where=tuple(where or ()),
-        epoch=_epoch(epoch),
-        protocol=protocol,
-        branch=branch,
-    )
+    at = _epoch(epoch)
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        rows = find_rows(
+            ledger,
+            sweep=sweep,
+            dataset=dataset,
+            where=where or (),
+            epoch=at,
+            protocol=protocol,
+            branch=branch,
+        )
     resampled, keys = Resampling(resamples), by or ["assignment"]
-    groups = compare_groups(_rows(home, query), keys, sort, resampled)
+    groups = compare_groups(rows, keys, sort, resampled)
     for problem in resampled.problems():
         sys.stderr.write(f"gaplab: {problem}\n")
     if json:
@@ -142,11 +147,6 @@ def show(
         print_sweeps(found, console)
     else:
         print_details(found, console)
-
-
-def _rows(home: Path, query: LeaderboardQuery) -> list[LeaderboardRow]:
-    with Ledger.open(Home(home).ledger_url) as ledger:
-        return find_rows(ledger, query)
 
 
 def _epoch(text: str) -> Literal["last", "best"] | int:

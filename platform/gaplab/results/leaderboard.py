@@ -1,7 +1,7 @@
-"""Who needs NMS least: one row per trial, under one protocol."""
+"""The leaderboard: one row per trial, all measured under one protocol, least need of NMS first."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,81 +12,122 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.lookup import nearest
 from gaplab.ledger.views import Coverage, ResultRow, RowFilter
 
+Sort = Literal["gap", "ap", "ap_nms"]
+Epoch = Literal["last", "best"] | int
+
 _COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaderboardQuery(RowFilter):
-    """Which rows, and in which order. `sweep` is a sweep's id, the beginning of one, or a name."""
-
-    sort: Literal["gap", "ap", "ap_nms"] = "gap"
-    """Descending, so `gap` puts the least need of NMS first; of equals the higher AP is first."""
-    where: tuple[str, ...] = ()
-    """`key=value` each; the key is a dotted key of the spec, or assignment, family, dataset, seed,
-    epochs, results_version. All must hold. A value is met as text or as the JSON it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class LeaderboardRow(ResultRow):
-    """One trial. A trial not `succeeded` stands at the epoch it has reached so far."""
+    """One trial. A trial that has not succeeded is shown at the last epoch that was evaluated."""
 
     stale: bool
-    """Measured by an older (or newer) version of the training code; don't compare with others."""
+    """Whether another version of the training code measured it: don't compare it with others."""
     chosen: Literal["last", "best", "given"]
     """How `epoch` was chosen."""
 
 
-def leaderboard(ledger: Ledger, query: LeaderboardQuery) -> list[LeaderboardRow]:
-    """The rows that `query` describes, best first; trials without an evaluation have none.
+def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have defaults
+    ledger: Ledger,
+    *,
+    protocol: str = "default",
+    sweep: str | None = None,
+    sort: Sort = "gap",
+    where: str | Sequence[str] = (),
+    epoch: Epoch = "last",
+    branch: str | None = None,
+    dataset: str | None = None,
+    assignment: str | None = None,
+) -> list[LeaderboardRow]:
+    """Return one row per trial, best first. A trial without a matching evaluation has no row.
 
-    Raises UserError for an unknown sweep, for an unknown or malformed condition in `where`, and
-    where nothing was evaluated under that protocol, branch and epoch but under others.
+    Args:
+        ledger: an open ledger.
+        protocol: the name of the protocol under which the gap was measured.
+        sweep: the id of a sweep, the beginning of one, or a name; None: the trials of all sweeps.
+        sort: the metric to sort by, descending. `gap` therefore puts the least need of NMS first.
+            Rows with equal values are sorted by AP without NMS.
+        where: conditions `key=value` that must all hold. A key is a dotted key of the spec, or
+            assignment, family, dataset, seed, epochs or results_version. A value is compared both
+            as text and as JSON.
+        epoch: `last` evaluated, `best` (highest AP without NMS), or a number.
+        branch: o2o, o2m or o2f; None: the branch kept at inference.
+        dataset: only trials on this data set.
+        assignment: only trials with this assignment.
+
+    Raises:
+        UserError: the sweep is unknown, a condition is malformed or has an unknown key, or there
+            are evaluations but none of them matches protocol, branch, epoch, data set and
+            assignment.
+
+    Example:
+        After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
+
+        >>> import gaplab
+        >>> home = gaplab.open_home()
+        >>> with gaplab.Ledger.open(home.ledger_url) as ledger:
+        ...     rows = gaplab.leaderboard(ledger, sweep="quickstart", where="seed=0")
+        >>> [abs(row.ap - row.ap_nms - row.gap) < 1e-6 for row in rows]
+        [True, True]
     """
-    if query.sweep is not None:
-        query = replace(query, sweep=ledger.find_sweep(query.sweep).id)
+    query = RowFilter(
+        protocol=protocol,
+        branch=branch,
+        epoch=epoch,
+        sweep=None if sweep is None else ledger.find_sweep(sweep).id,
+        dataset=dataset,
+        assignment=assignment,
+    )
     found = ledger.rows(query)
     if not found:
-        _explain(ledger, query)
-    chosen: Literal["last", "best", "given"] = (
-        "given" if isinstance(query.epoch, int) else query.epoch
-    )
+        _raise_if_others_match(ledger, query)
+    chosen: Literal["last", "best", "given"] = "given" if isinstance(epoch, int) else epoch
     rows = [
         LeaderboardRow(**vars(row), stale=row.results_version != RESULTS_VERSION, chosen=chosen)
-        for row in _where(found, query.where)
+        for row in _matching(found, listed(where))
     ]
-    return sorted(rows, key=lambda row: (-getattr(row, query.sort), -row.ap, row.trial))
+    return sorted(rows, key=lambda row: (-getattr(row, sort), -row.ap, row.trial))
 
 
 def settings(row: ResultRow) -> dict[str, Any]:
-    """What the trial of `row` was set to: dotted keys of its spec, and what tables call it."""
+    """Return the settings of a row's trial: dotted keys of its spec, and the table's columns."""
     return {**flat(row.config), **{name: getattr(row, name) for name in _COLUMNS}}
 
 
+def listed(texts: str | Sequence[str]) -> Sequence[str]:
+    """Return a list of texts; a single text is a list of one."""
+    return [texts] if isinstance(texts, str) else texts
+
+
 def unknown_keys(keys: Iterable[str], known: Iterable[str]) -> UserError | None:
-    """The error that names each of `keys` that is not `known`, with the nearest that is."""
+    """Return an error that names each of `keys` that is not `known`, with the nearest known keys.
+
+    None if all are known.
+    """
     known = set(known)
     lines = [f"{key}: no such key; {nearest(key, known)}" for key in keys if key not in known]
     return UserError(*lines) if lines else None
 
 
-def _where(rows: list[ResultRow], conditions: tuple[str, ...]) -> list[ResultRow]:
-    """The rows for which all conditions hold."""
+def _matching(rows: list[ResultRow], conditions: Sequence[str]) -> list[ResultRow]:
+    """Return the rows for which all conditions hold."""
     if not conditions or not rows:
         return rows
-    wanted = [_condition(each) for each in conditions]
+    parsed = [_parse_condition(each) for each in conditions]
     kept, known = [], set[str]()
     for row in rows:
         values = settings(row)
         known |= values.keys()
-        if all(key in values and values[key] in accepted for key, accepted in wanted):
+        if all(key in values and values[key] in accepted for key, accepted in parsed):
             kept.append(row)
-    if error := unknown_keys([key for key, _ in wanted], known):
+    if error := unknown_keys([key for key, _ in parsed], known):
         raise error
     return kept
 
 
-def _condition(text: str) -> tuple[str, tuple[Any, ...]]:
-    """The key, and the values that fulfil the condition: the text itself and what it is as JSON."""
+def _parse_condition(text: str) -> tuple[str, tuple[Any, ...]]:
+    """Return the key of a condition and the accepted values: the text, and its value as JSON."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise UserError(f"{text!r}: not a condition; write key=value")
@@ -97,8 +138,8 @@ def _condition(text: str) -> tuple[str, tuple[Any, ...]]:
         return key.strip(), (value,)
 
 
-def _explain(ledger: Ledger, query: LeaderboardQuery) -> None:
-    """Raise UserError if there are evaluations, only not of what was asked for."""
+def _raise_if_others_match(ledger: Ledger, query: RowFilter) -> None:
+    """Raise UserError if there are evaluations, but only others than those of `query`."""
     others = ledger.rows(replace(query, dataset=None, assignment=None))
     lines = []
     for name, value in (("dataset", query.dataset), ("assignment", query.assignment)):
@@ -108,11 +149,26 @@ def _explain(ledger: Ledger, query: LeaderboardQuery) -> None:
     if lines:
         raise UserError(*lines)
     if present := ledger.coverage(query):
-        raise _elsewhere(query, present)
+        raise _not_measured(query, present)
 
 
-def _elsewhere(query: LeaderboardQuery, present: list[Coverage]) -> UserError:
-    """The error that says under which protocols, branches and epochs there are evaluations."""
+def _not_measured(query: RowFilter, present: Sequence[Coverage]) -> UserError:
+    """Return the error for trials that were measured, but not as `query` asks."""
     shown = ", ".join(f"{c.protocol}/{c.branch} (epochs {c.first} to {c.last})" for c in present)
-    asked = f"protocol {query.protocol!r}, branch {query.branch or 'primary'}, epoch {query.epoch}"
-    return UserError(f"{asked}: no evaluations; there are protocol/branch {shown}")
+    if query.protocol not in {each.protocol for each in present}:
+        return UserError(f"{_how_to_measure(query)} (protocol/branch measured so far: {shown})")
+    return UserError(
+        f"protocol {query.protocol!r}, branch {query.branch or 'primary'}, epoch {query.epoch}: "
+        f"no evaluations; choose one of protocol/branch {shown}"
+    )
+
+
+def _how_to_measure(query: RowFilter) -> str:
+    """Return the remedy for a protocol without evaluations; a name may also be misspelt."""
+    from detectors.evaluation.protocol import PROTOCOLS  # not at the top: it imports pydantic
+
+    protocol = query.protocol
+    if protocol not in PROTOCOLS:
+        return f"protocol {protocol!r}: no evaluations; {nearest(protocol, PROTOCOLS)}"
+    command = f"gaplab reevaluate {query.sweep or 'SWEEP'} --protocol {protocol}"
+    return f"Not measured under {protocol!r} yet. Run: {command}"

@@ -29,7 +29,7 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
-from gaplab.results.leaderboard import LeaderboardQuery, leaderboard
+from gaplab.results.leaderboard import leaderboard
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
@@ -183,7 +183,7 @@ def test_a_match_file_that_is_gone(bench: Bench, gaplab) -> None:
     bench.add("poto", 0.9)
     bench.add("fcos", 0.3)
     with Ledger.open(bench.home.ledger_url) as ledger:
-        rows = leaderboard(ledger, LeaderboardQuery())
+        rows = leaderboard(ledger)
     lost = next(row for row in rows if row.assignment == "fcos").matches
     Path(lost).unlink()
     out, err = gaplab("compare", "--resamples", 20, "--json")
@@ -220,7 +220,7 @@ def test_any_metric(bench: Bench, gaplab) -> None:
 
 def test_each_trial_is_resampled_once(bench: Bench, gaplab, capsys, monkeypatch) -> None:
     bench.add("poto", 0.9)
-    [row] = leaderboard(bench.ledger, LeaderboardQuery())
+    [row] = leaderboard(bench.ledger)
     resampling = Resampling(5)
     assert resampling(row) is resampling(row)
     assert resampling.problems() == []

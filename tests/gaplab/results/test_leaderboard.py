@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,13 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
-from gaplab.results.leaderboard import LeaderboardQuery, leaderboard, settings
+from gaplab.results.leaderboard import leaderboard, settings
 from gaplab.states import TrialState
 
 METRICS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
 
 
-def trial(identity: str, name: str, seed: int, **options) -> TrialRecord:
+def trial(identity: str, name: str, seed: int, **options: Any) -> TrialRecord:
     version = options.pop("version", RESULTS_VERSION)
     dataset = options.pop("dataset", "shapes")
     config = {
@@ -64,7 +65,7 @@ def ledger(empty: Ledger) -> Ledger:
 def run(
     ledger: Ledger, sweep: str, trial: TrialRecord, aps: list[tuple[float, float]], end: bool = True
 ) -> None:
-    """An attempt with one evaluation an epoch; the second branch is 1 point worse."""
+    """Record an attempt with one evaluation per epoch; the second branch is 1 point worse."""
     attempt = ledger.start_attempt(Claim(trial.id, sweep, machine=Machine("n", "cpu", 1, 0.0)))
     primary, other = ("o2m", "o2o") if trial.family == "o2m" else ("o2o", "o2m")
     for epoch, (ap, ap_nms) in enumerate(aps, start=1):
@@ -79,12 +80,12 @@ def run(
         ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
 
 
-def ids(ledger: Ledger, **query) -> list[str]:
-    return [row.trial for row in leaderboard(ledger, LeaderboardQuery(**query))]
+def ids(ledger: Ledger, **query: Any) -> list[str]:
+    return [row.trial for row in leaderboard(ledger, **query)]
 
 
-def test_least_need_of_nms_comes_first(ledger: Ledger) -> None:
-    rows = leaderboard(ledger, LeaderboardQuery())
+def test_the_least_need_of_nms_comes_first(ledger: Ledger) -> None:
+    rows = leaderboard(ledger)
     assert [(row.trial, row.gap) for row in rows] == [
         ("c0", 0.5),
         ("p1", -0.5),
@@ -100,7 +101,7 @@ def test_other_orders(ledger: Ledger) -> None:
 
 
 def test_fields(ledger: Ledger) -> None:
-    row = next(row for row in leaderboard(ledger, LeaderboardQuery()) if row.trial == "p0")
+    row = next(row for row in leaderboard(ledger) if row.trial == "p0")
     about = (row.sweep, row.sweep_name, row.assignment, row.family, row.dataset, row.seed)
     assert about == ("one-11", "one", "poto", "o2o", "shapes", 0)
     where = (row.epoch, row.epochs, row.branch, row.protocol, row.state, row.stale, row.chosen)
@@ -108,38 +109,38 @@ def test_fields(ledger: Ledger) -> None:
     assert (row.ap, row.ap_nms, row.gap, row.ar, row.ap50_nms) == (30.0, 31.0, -1.0, 50.0, 50.0)
 
 
-def test_a_running_trial_stands_where_it_is(ledger: Ledger) -> None:
-    [row] = leaderboard(ledger, LeaderboardQuery(where=("seed=1",)))
+def test_a_running_trial_is_shown_at_its_last_evaluated_epoch(ledger: Ledger) -> None:
+    [row] = leaderboard(ledger, where=("seed=1",))
     assert (row.trial, row.state, row.epoch, row.ap) == ("p1", TrialState.RUNNING, 2, 25.0)
 
 
 def test_old_results_are_stale(ledger: Ledger) -> None:
-    rows = leaderboard(ledger, LeaderboardQuery())
+    rows = leaderboard(ledger)
     assert {row.trial for row in rows if row.stale} == {"old"}
 
 
 def test_epochs(ledger: Ledger) -> None:
-    best = {row.trial: row for row in leaderboard(ledger, LeaderboardQuery(epoch="best"))}
+    best = {row.trial: row for row in leaderboard(ledger, epoch="best")}
     assert (best["p0"].epoch, best["p0"].ap, best["p0"].chosen) == (2, 32.0, "best")
-    first = leaderboard(ledger, LeaderboardQuery(epoch=1))
+    first = leaderboard(ledger, epoch=1)
     assert {row.epoch for row in first} == {1}
     assert {row.chosen for row in first} == {"given"}
     assert len(first) == 5
 
 
 def test_branches(ledger: Ledger) -> None:
-    primary = {row.trial: row.branch for row in leaderboard(ledger, LeaderboardQuery())}
+    primary = {row.trial: row.branch for row in leaderboard(ledger)}
     assert primary == {"p0": "o2o", "p1": "o2o", "old": "o2o", "c0": "o2o", "f0": "o2m"}
-    rows = leaderboard(ledger, LeaderboardQuery(branch="o2m", sort="ap"))
+    rows = leaderboard(ledger, branch="o2m", sort="ap")
     assert [(row.trial, row.ap) for row in rows][:2] == [("old", 29.0), ("p0", 29.0)]
     assert {row.branch for row in rows} == {"o2m"}
 
 
 def test_a_trial_of_two_sweeps_appears_once(ledger: Ledger) -> None:
-    both = {row.trial: row.sweep_name for row in leaderboard(ledger, LeaderboardQuery())}
+    both = {row.trial: row.sweep_name for row in leaderboard(ledger)}
     assert both == {"p0": "one", "p1": "two", "f0": "one", "old": "one", "c0": "two"}
     for name in ("one", "one-11", "one-1"):
-        rows = leaderboard(ledger, LeaderboardQuery(sweep=name))
+        rows = leaderboard(ledger, sweep=name)
         assert {row.trial for row in rows} == {"p0", "p1", "f0", "old"}
         assert {row.sweep for row in rows} == {"one-11"}
 
@@ -153,12 +154,13 @@ def test_a_trial_of_two_sweeps_appears_once(ledger: Ledger) -> None:
         (("family=o2o", "dataset=cells"), {"c0"}),
         (("training.augment=hflip", "seed = 1"), {"p1"}),
         (("training.decay_at=[0.6, 0.9]", "assignment.radius=1.5"), {"f0"}),
+        ("seed = 1", {"p1"}),
         (("seed=0", "seed=1"), set()),
         (("assignment.alpha=0.7",), set()),
         ((f"results_version={RESULTS_VERSION - 1}",), {"old"}),
     ],
 )
-def test_where(ledger: Ledger, where: tuple[str, ...], found: set[str]) -> None:
+def test_where(ledger: Ledger, where: str | tuple[str, ...], found: set[str]) -> None:
     assert set(ids(ledger, where=where)) == found
 
 
@@ -190,27 +192,51 @@ def test_data_set_and_assignment(ledger: Ledger) -> None:
     )
 
 
+SO_FAR = "default/o2m (epochs 1 to 3), default/o2o (epochs 1 to 3)"
+
+
 @pytest.mark.parametrize(
     ("query", "asked"),
     [
-        ({"protocol": "defcn"}, "protocol 'defcn', branch primary, epoch last"),
         ({"branch": "o2f"}, "protocol 'default', branch o2f, epoch last"),
         ({"epoch": 9}, "protocol 'default', branch primary, epoch 9"),
     ],
 )
-def test_what_there_is_instead(ledger: Ledger, query: dict[str, object], asked: str) -> None:
+def test_another_branch_or_epoch_was_evaluated(
+    ledger: Ledger, query: dict[str, Any], asked: str
+) -> None:
     with pytest.raises(UserError) as error:
-        leaderboard(ledger, LeaderboardQuery(**query))
-    there = "default/o2m (epochs 1 to 3), default/o2o (epochs 1 to 3)"
-    assert str(error.value) == f"{asked}: no evaluations; there are protocol/branch {there}"
+        leaderboard(ledger, **query)
+    choice = f"choose one of protocol/branch {SO_FAR}"
+    assert str(error.value) == f"{asked}: no evaluations; {choice}"
+
+
+@pytest.mark.parametrize(
+    ("query", "remedy"),
+    [
+        (
+            {"protocol": "onenet"},
+            "Not measured under 'onenet' yet. Run: gaplab reevaluate SWEEP --protocol onenet",
+        ),
+        (
+            {"protocol": "defcn", "sweep": "one"},
+            "Not measured under 'defcn' yet. Run: gaplab reevaluate one-11 --protocol defcn",
+        ),
+        ({"protocol": "onnet"}, "protocol 'onnet': no evaluations; did you mean onenet?"),
+    ],
+)
+def test_another_protocol_was_evaluated(ledger: Ledger, query: dict[str, Any], remedy: str) -> None:
+    with pytest.raises(UserError) as error:
+        leaderboard(ledger, **query)
+    assert str(error.value) == f"{remedy} (protocol/branch measured so far: {SO_FAR})"
 
 
 def test_protocols_never_mix(ledger: Ledger) -> None:
     attempt = ledger.attempts("p0")[0].id
     metrics = dict.fromkeys(METRICS, 1.0)
     ledger.record(EvaluationRecord("p0", 3, "o2o", True, "defcn", metrics, ()), attempt)
-    assert {row.protocol for row in leaderboard(ledger, LeaderboardQuery())} == {"default"}
-    [row] = leaderboard(ledger, LeaderboardQuery(protocol="defcn"))
+    assert {row.protocol for row in leaderboard(ledger)} == {"default"}
+    [row] = leaderboard(ledger, protocol="defcn")
     assert (row.trial, row.protocol, row.ap) == ("p0", "defcn", 1.0)
 
 
@@ -223,7 +249,7 @@ def test_empty(empty: Ledger) -> None:
 
 
 def test_settings(ledger: Ledger) -> None:
-    [row] = leaderboard(ledger, LeaderboardQuery(dataset="cells"))
+    [row] = leaderboard(ledger, dataset="cells")
     assert settings(row) == {
         "assignment": "poto",
         "assignment.name": "poto",
@@ -239,7 +265,7 @@ def test_settings(ledger: Ledger) -> None:
     }
 
 
-def test_tables_come_without_torch() -> None:
+def test_tables_are_imported_without_torch() -> None:
     modules = ["torch", "ray", "mlflow", "alembic", "pydantic"]
     code = (
         f"import sys, gaplab.cli.render.tables; print([m for m in {modules} if m in sys.modules])"
