@@ -27,8 +27,8 @@ from gaplab.formatting import printable
 from gaplab.ledger import Ledger
 from gaplab.mirror.replay import Mirror
 from gaplab.mirror.server import running_server
-from gaplab.spec import sweep
 from gaplab.spec.files import load_spec
+from gaplab.spec.grid import Grid
 from gaplab.spec.models import Spec
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
@@ -219,7 +219,7 @@ def test_a_grid_of_a_thousand_million_trials_is_refused_unbuilt(
     def built(*_: Any) -> Any:
         raise AssertionError("the grid is being built")
 
-    monkeypatch.setattr(sweep.Grid, "trials", built)
+    monkeypatch.setattr(Grid, "trials", built)
     keys = ("assignment.alpha", "training.lr", "training.momentum", "training.weight_decay")
     grid: dict[str, list[float]] = {key: [i / 1000 for i in range(1, 101)] for key in keys}
     spec = write_spec(grid=grid | {"seed": list(range(10))})

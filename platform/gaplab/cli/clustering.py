@@ -40,7 +40,7 @@ def submit(
     from gaplab.spec.sweep import written
     from gaplab.spec.yaml_text import dump_yaml
 
-    loaded = load_spec(spec, profile, overrides or [])
+    loaded = load_spec(spec, profile, overrides or []).spec
     order = Order(loaded.name, dump_yaml(written(loaded)), cluster_home)
     job = Jobs(address).submit(order)
     if json:

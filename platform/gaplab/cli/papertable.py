@@ -61,8 +61,8 @@ class PaperTable:
 
 def make_table(asked: Asked, paper: Path | None, home: Home) -> PaperTable:
     """Read the spec, the paper's file (by default the nearest) and the ledger. Raises UserError."""
-    spec = load_spec(asked.spec, asked.profile, asked.overrides)
-    if not spec.rows:
+    resolved = load_spec(asked.spec, asked.profile, asked.overrides)
+    if not resolved.spec.rows:
         raise UserError(
             f"{asked.spec.name}: rows: has none; a table's rows are named there, as in "
             "rows: {003-T1-02: {assignment: {name: poto}}}"
@@ -70,7 +70,7 @@ def make_table(asked: Asked, paper: Path | None, home: Home) -> PaperTable:
     file = paper or nearest_paper(asked.spec)
     known = read_paper(file) if file else {}
     with Ledger.open(home.ledger_url) as ledger:
-        lines = table_lines(spec, row_records(spec), known, ledger)
+        lines = table_lines(resolved.spec, row_records(resolved), known, ledger)
     metrics = tuple(dict.fromkeys((*METRICS, *asked.metrics)))
     check_metrics(lines, asked.metrics)
     return PaperTable(lines, metrics, file is not None)

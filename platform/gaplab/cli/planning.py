@@ -48,7 +48,7 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
     loaded = load_spec(spec, profile, overrides)
     found = outline(loaded)
     with Ledger.open(home.ledger_url) as ledger:
-        found = _with_proposed(found, loaded, ledger)
+        found = _with_proposed(found, loaded.spec, ledger)
         trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
         todo = ledger.missing(found.sweep)

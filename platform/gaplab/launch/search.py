@@ -23,6 +23,7 @@ from gaplab.launch.search_history import Outcome, Reader, Seen, seen
 from gaplab.ledger import Ledger
 from gaplab.records import TrialRecord
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sampling import Sample, draws
 from gaplab.spec.sweep import expand
 
@@ -83,7 +84,7 @@ class Search:
         key = canonical(sample)
         if key not in self._made:
             try:
-                self._made[key] = expand(with_sample(self._spec, sample)).trials
+                self._made[key] = expand(resolve(with_sample(self._spec, sample))).trials
             except UserError as error:
                 self._note(f"search: {key} is left out: {error.problems[0]}")
                 self._made[key] = ()

@@ -11,7 +11,7 @@ from gaplab.identity import canonical
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import RowFilter
 from gaplab.records import TrialRecord
-from gaplab.spec.axes import MISSING, axes, parts
+from gaplab.spec.axes import MISSING, axes_of, parts
 from gaplab.spec.grid import matches
 from gaplab.spec.models import Spec
 from gaplab.spec.sampling import Sample
@@ -95,7 +95,7 @@ class Reader:
     def __init__(self, spec: Spec) -> None:
         assert spec.search is not None
         self._search, self._when, self._spec = spec.search, spec.when, spec
-        self._varied = sorted({key for axis in axes(spec) for key in axis.values}, key=_depth)
+        self._varied = sorted({key for axis in axes_of(spec) for key in axis.values}, key=_depth)
         self._choice = cache(self._find_choice)
 
     def outcomes(self, trials: Iterable[Seen]) -> list[Outcome]:

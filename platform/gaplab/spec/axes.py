@@ -67,7 +67,7 @@ class Varied:
         return (*self.key_at(position), *((position,) if listed else ()))
 
 
-def axes(spec: Spec) -> list[Axis]:
+def axes_of(spec: Spec) -> list[Axis]:
     """What moves independently, in the order of trials: rows, samples of a search, grid, zip."""
     found = [_rows(spec)] if spec.rows else []
     found += [_drawn(spec.search)] if spec.search else []

@@ -15,7 +15,7 @@ from gaplab.spec.merge import Layer, located, merge
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.overrides import override, varied_sections
 from gaplab.spec.problems import Problem, explain, shown, unknown, unknown_key
-from gaplab.spec.sweep import base_problems, resolve
+from gaplab.spec.resolve import ResolvedSpec, SpecError, base_problems, resolve
 from gaplab.spec.yaml_text import MAX_BYTES, YamlError, parse_yaml
 
 MAX_DEPTH = 4
@@ -102,7 +102,9 @@ _OF_FILES = ("extends", "profiles")
 _ONLY_OF_FILES = "unknown key; it can only stand at the top of a file"
 
 
-def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] = ()) -> Spec:
+def load_spec(
+    path: Path, profile: str | None = None, overrides: Sequence[str] = ()
+) -> ResolvedSpec:
     """Read the spec at `path` with a profile laid over it, by default `laptop` where there is one.
 
     A file that it `extends` lies below it, and that file's profile below its own.
@@ -111,15 +113,22 @@ def load_spec(path: Path, profile: str | None = None, overrides: Sequence[str] =
     """
     layers = _layers(read_files(path), profile)
     raw, added = override(reduce(merge, (layer.tree for layer in layers)), overrides)
-    spec, problems = _checked(raw)
-    if spec is not None:
-        problems += resolve(spec)[1]
-    else:
-        problems += base_problems(_base(raw), varied_sections(raw))
-    if problems or spec is None:
+    resolved, problems = _resolved(raw)
+    if resolved is None or problems:
         lines = [located(problem, [*layers, *added]) for problem in problems]
         raise UserError(*dict.fromkeys(lines))
-    return spec
+    return resolved
+
+
+def _resolved(raw: Mapping[str, Any]) -> tuple[ResolvedSpec | None, list[Problem]]:
+    """Resolve a spec as far as its problems allow, and return all of them."""
+    spec, problems = _checked(raw)
+    if spec is None:
+        return None, problems + base_problems(_base(raw), varied_sections(raw))
+    try:
+        return resolve(spec), problems
+    except SpecError as error:
+        return None, [*problems, *error.found]
 
 
 def stored_spec(sweep: SweepRecord) -> Spec:

@@ -1,11 +1,11 @@
 """The trials of a spec: which value each varied key has in each of them."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
-from gaplab.spec.axes import MISSING, Key, axes, parts, varied_keys
+from gaplab.spec.axes import MISSING, Axis, Key, parts, varied_keys
 from gaplab.spec.models import Condition, Experiment, Spec
 from gaplab.spec.problems import Problem
 from gaplab.spec.sections import Choice, Sections
@@ -16,10 +16,10 @@ _Positions = tuple[int, ...]
 """Of each axis."""
 
 
-def size(spec: Spec) -> int:
+def size(spec: Spec, axes: Sequence[Axis]) -> int:
     """How many combinations there are, before `when` and `exclude`; also of samples to come."""
     total = 1
-    for axis in axes(spec):
+    for axis in axes:
         to_come = spec.search.trials if axis.drawn and spec.search and spec.search.adaptive else 0
         total *= max(axis.length, to_come)
     return total
@@ -52,10 +52,9 @@ def matches(value: Any, wanted: Any) -> bool:
 class Grid:
     """Enumerates the trials of a spec without problems of its own (see `checks.check`)."""
 
-    def __init__(self, spec: Spec) -> None:
-        self._spec = spec
-        self._axes = axes(spec)
-        self._varied = varied_keys(self._axes)
+    def __init__(self, spec: Spec, axes: Sequence[Axis]) -> None:
+        self._spec, self._axes = spec, axes
+        self._varied = varied_keys(axes)
         self._always = [i for i, v in enumerate(self._varied) if v.name not in spec.when]
         at = {varied.name: i for i, varied in enumerate(self._varied)}
         self._sometimes = [(at[key], spec.when[key]) for key in conditional_order(spec)]

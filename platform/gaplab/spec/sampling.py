@@ -5,7 +5,6 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from types import UnionType
 from typing import Any, get_args
 
@@ -150,13 +149,7 @@ def samples(search: SearchOptions) -> list[Sample]:
     add to the list and change nothing in it.
     """
     count = min(search.startup, search.trials) if search.adaptive else search.trials
-    return list(_first(search.model_dump_json(exclude_unset=True), count))
-
-
-@lru_cache(maxsize=8)
-def _first(text: str, count: int) -> tuple[Sample, ...]:
-    """Cached because a spec's axes are asked for again and again; `text` is the search as JSON."""
-    return tuple(itertools.islice(draws(SearchOptions.model_validate_json(text)), count))
+    return list(itertools.islice(draws(search), count))
 
 
 def draws(search: SearchOptions) -> Iterator[Sample]:
@@ -187,19 +180,18 @@ def share(seed: int, number: int, key: str) -> float:
     return (int.from_bytes(text[:8]) >> 11) / 2**53
 
 
-def remarks(search: SearchOptions | None, left: int | None = None) -> tuple[str, ...]:
-    """What a person should know about the samples, one line each.
+def remarks(search: SearchOptions | None, left: int) -> tuple[str, ...]:
+    """Return what a person should know about the samples of a search, one line each.
 
-    left: samples that an adaptive search has still to propose; None: it has not begun.
+    Args:
+        search: the search, or None for a spec without one.
+        left: number of samples that the search asks for and that are not known.
     """
-    if search is None:
+    if search is None or left == 0:
         return ()
-    found = len(samples(search)) if left is None else search.trials - left
-    if found == search.trials:
-        return ()
+    found = search.trials - left
     if search.adaptive:
-        rest = search.trials - found
-        return (f"search: {found} samples so far, up to {rest} more are proposed as trials end",)
+        return (f"search: {found} samples so far, up to {left} more are proposed as trials end",)
     return (f"search: {search.trials} samples asked for, the space has {found} different",)
 
 

@@ -4,26 +4,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions, Split
 from gaplab.errors import UserError
 from gaplab.identity import canonical, counted, digest, identity
 from gaplab.records import SweepRecord, TrialRecord
-from gaplab.spec.axes import axes, parts
-from gaplab.spec.grid import Grid
 from gaplab.spec.models import Experiment, Spec
-from gaplab.spec.problems import Problem, explain
+from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sampling import remarks
-from gaplab.spec.sections import Section, Sections
-from gaplab.spec.validate import check, unmeasured
+from gaplab.spec.sections import Section
 from gaplab.spec.yaml_text import dump_yaml
-
-Parts = dict[str, Section]
-"""A trial as its sections, by name."""
-Variant = tuple[str | None, Parts]
-"""A trial and the name of its row, if the spec has rows."""
 
 
 @dataclass(frozen=True)
@@ -40,33 +30,27 @@ class Outline:
     """What a person should know about a search, one line each."""
 
 
-def expand(spec: Spec) -> SweepRecord:
-    """The sweep of a spec: its trials in the order of the grid, equal ones once.
+def expand(resolved: ResolvedSpec) -> SweepRecord:
+    """Return the sweep of a spec: its trials in the order of the grid, equal ones once.
 
-    Raises UserError for everything that is wrong with a trial, and where data can't be used.
+    Raises:
+        UserError: where data can't be read.
     """
-    return _sound(outline(spec)).sweep
+    return _sound(outline(resolved)).sweep
 
 
-def row_records(spec: Spec) -> dict[str, tuple[TrialRecord, ...]]:
-    """The trials of each row, in the spec's order. Raises UserError as `expand` does."""
-    return _sound(outline(spec)).rows
+def row_records(resolved: ResolvedSpec) -> dict[str, tuple[TrialRecord, ...]]:
+    """Return the trials of each row, in the spec's order. Raises UserError as `expand` does."""
+    return _sound(outline(resolved)).rows
 
 
-def row_trials(spec: Spec) -> dict[str, tuple[str, ...]]:
-    """The ids of the trials of each row, in the spec's order. Raises UserError as `expand` does."""
-    return {row: tuple(trial.id for trial in held) for row, held in row_records(spec).items()}
+def outline(resolved: ResolvedSpec) -> Outline:
+    """Return the sweep of a spec and what is wrong with its data.
 
-
-def outline(spec: Spec) -> Outline:
-    """The sweep of a spec as far as it can be known here.
-
-    Settings of data that can't be used stand for its content: trials on two such places differ.
-    Raises UserError for everything that is wrong with a trial.
+    Data that can't be read has no fingerprint: its settings stand for its content, so trials on
+    two such data sets differ.
     """
-    variants, problems = resolve(spec)
-    if problems:
-        raise UserError(*map(str, problems))
+    spec, variants = resolved.spec, resolved.variants
     prints, unusable = _fingerprints([trial["data"].value for _, trial in variants])
     records, rows = dict[str, TrialRecord](), {row: dict[str, TrialRecord]() for row in spec.rows}
     for row, trial in variants:
@@ -79,7 +63,7 @@ def outline(spec: Spec) -> Outline:
     sweep = "" if unusable else _sweep_id(spec, records)
     record = SweepRecord(sweep, spec.name, dump_yaml(written(spec)), tuple(records.values()))
     held = {row: tuple(found.values()) for row, found in rows.items()}
-    return Outline(record, held, unusable, remarks(spec.search))
+    return Outline(record, held, unusable, remarks(spec.search, resolved.samples_left))
 
 
 def _sound(outline: Outline) -> Outline:
@@ -132,40 +116,6 @@ def written(spec: Spec) -> dict[str, Any]:
     return head | spec.base | own
 
 
-def resolve(spec: Spec) -> tuple[list[Variant], list[Problem]]:
-    """All trials in the order of the grid, equal ones repeated, and every problem in them once."""
-    if problems := check(spec):
-        varied = {parts(key)[0] for axis in axes(spec) for key in axis.values}
-        return [], problems + base_problems(spec.base, varied)
-    grid, trials, found = Grid(spec), list[Variant](), dict[Problem, None]()
-    for row, choices in grid.trials():
-        trial = {name: grid.sections.read(name, choice) for name, choice in choices.items()}
-        trials.append((row, trial))
-        inside = [problem for section in trial.values() for problem in section.problems]
-        found.update(dict.fromkeys(inside or _between(trial)))
-    if not trials:
-        found[Problem(("exclude",), "leaves no trial")] = None
-    sections = [trial["evaluation"] for _, trial in trials]
-    used = [each.value.protocol.evaluator for each in sections if not each.problems]
-    found.update(dict.fromkeys(unmeasured(spec, used)))
-    return trials, list(found or grid.unsettled)
-
-
-def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:
-    """Problems of the sections in which nothing is varied."""
-    sections, names = Sections(base, ()), Experiment.model_fields
-    return [p for name in names if name not in varied for p in sections.read(name, ()).problems]
-
-
-def _between(trial: Parts) -> list[Problem]:
-    """What is wrong between sections that are right by themselves."""
-    try:
-        Experiment.model_validate({name: section.value for name, section in trial.items()})
-    except ValidationError as error:
-        return [explain(each, Experiment) for each in error.errors(include_url=False)]
-    return []
-
-
 def _fingerprints(
     data: Sequence[DataOptions],
 ) -> tuple[dict[DataOptions, str], tuple[str, ...]]:
@@ -179,7 +129,7 @@ def _fingerprints(
     return found, tuple(dict.fromkeys(problems))
 
 
-def _trial_id(trial: Parts, fingerprint: str) -> str:
+def _trial_id(trial: Mapping[str, Section], fingerprint: str) -> str:
     """The canonical JSON of the identity is joined from that of the sections: see `identity`."""
     return _id({name: trial[name].identity for name in counted(Experiment)}, fingerprint)
 
@@ -190,7 +140,7 @@ def _id(sections: Mapping[str, str], fingerprint: str) -> str:
     return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
 
 
-def _record(key: str, trial: Parts) -> TrialRecord:
+def _record(key: str, trial: Mapping[str, Section]) -> TrialRecord:
     config = {name: section.config for name, section in trial.items()}
     return TrialRecord(
         id=key,

@@ -1,6 +1,6 @@
 """What can be wrong with a sweep before any trial is looked at."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError
 from importlib.util import find_spec
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from detectors.evaluation.metrics import LOWER_IS_BETTER, MEASURED, names_of
 from detectors.options import Options
-from gaplab.spec.axes import Key, axes, parts
+from gaplab.spec.axes import Axis, Key, parts
 from gaplab.spec.fields import entries_with, inside, keys_of, owners_of, single
 from gaplab.spec.grid import conditional_order, settles, size
 from gaplab.spec.models import READ, Condition, Experiment, Reading, Spec
@@ -18,17 +18,23 @@ from gaplab.spec.sampling import kind
 from gaplab.spec.search import Domain
 
 
-def check(spec: Spec) -> list[Problem]:
+def check(spec: Spec, axes: Sequence[Axis]) -> list[Problem]:
     """All problems of the sweep's own keys, without looking at any value that is varied."""
-    found = [*_keys(spec), *_readings(spec), *_conditions(spec), *search_problems(spec)]
+    found = [
+        *_keys(axes),
+        *_readings(spec),
+        *_conditions(spec, axes),
+        *_metrics(spec),
+        *_search(spec, axes),
+    ]
     if not found:
-        found = [*_order(spec), *_limit(spec)]
+        found = [*_order(spec), *_limit(spec, axes)]
     return found
 
 
-def _keys(spec: Spec) -> Iterator[Problem]:
+def _keys(axes: Sequence[Axis]) -> Iterator[Problem]:
     seen: dict[str, Path] = {}
-    for axis in axes(spec):
+    for axis in axes:
         lengths = {key: len(values) for key, values in axis.values.items()}
         if len(set(lengths.values())) > 1:
             listed = ", ".join(f"{key} has {length}" for key, length in lengths.items())
@@ -53,8 +59,8 @@ def _readings(spec: Spec) -> Iterator[Problem]:
                 yield Problem(at, problem.text, problem.of_key)
 
 
-def _conditions(spec: Spec) -> Iterator[Problem]:
-    varied = [key for axis in axes(spec) for key in axis.values]
+def _conditions(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    varied = [key for axis in axes for key in axis.values]
     for key, condition in spec.when.items():
         if key not in varied:
             text = f"not a key of grid, zip, rows or search; {advice(key, varied)}"
@@ -89,26 +95,33 @@ def _order(spec: Spec) -> Iterator[Problem]:
         yield Problem(("when",), f"conditions wait for each other: {keys}")
 
 
-def _limit(spec: Spec) -> Iterator[Problem]:
-    if (trials := size(spec)) > spec.max_trials:
+def _limit(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    if (trials := size(spec, axes)) > spec.max_trials:
         text = f"the grid has {trials} combinations, more than {spec.max_trials}; vary less"
         yield Problem(("max_trials",), text)
 
 
-def search_problems(spec: Spec) -> Iterator[Problem]:
-    """All of them; keys that no experiment has are left to the checks of varied keys."""
+def _metrics(spec: Spec) -> Iterator[Problem]:
+    """Yield the metrics that no evaluator measures."""
     for at, metric in named(spec):
         if metric not in metrics():
             yield Problem(at, unknown(metric, metrics(), "metric "))
+
+
+def _search(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield the problems of a search, except unknown keys: `_keys` reports those."""
     if spec.search is None:
         return
     for key, domain in spec.search.space.items():
         at = ("search", "space", key)
         if any(known(parts(key), at)):
             continue
-        yield from _range(key, domain, at) if domain.choices is None else _choices(spec, key, at)
+        if domain.choices is None:
+            yield from _range(key, domain, at)
+        elif not any(name.startswith(f"{key}.") for axis in axes for name in axis.values):
+            yield from _choices(key, domain.choices, at)  # otherwise other keys may complete them
     if spec.search.adaptive:
-        yield from _adaptive(spec)
+        yield from _adaptive(spec, axes)
 
 
 def _range(key: str, domain: Domain, at: Path) -> Iterator[Problem]:
@@ -125,22 +138,19 @@ def _range(key: str, domain: Domain, at: Path) -> Iterator[Problem]:
         yield Problem((*at, "step"), f"must be an integer, got {domain.step:g}")
 
 
-def _choices(spec: Spec, key: str, at: Path) -> Iterator[Problem]:
-    """Choices that the key can't have, drawn or not; what is varied below it may complete them."""
-    if any(name.startswith(f"{key}.") for axis in axes(spec) for name in axis.values):
-        return
-    assert spec.search is not None
-    for i, value in enumerate(spec.search.space[key].choices or ()):
+def _choices(key: str, choices: Sequence[Any], at: Path) -> Iterator[Problem]:
+    """Yield the problems of choices that the key can't have, drawn or not."""
+    for i, value in enumerate(choices):
         for problem in unfit(parts(key), value):
             yield Problem((*at, "choices", i, *problem.path[1:]), problem.text, problem.of_key)
 
 
-def _adaptive(spec: Spec) -> Iterator[Problem]:
+def _adaptive(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
     """What only a search that learns from its trials can't do."""
     if find_spec("optuna") is None:
         text = "optuna is not installed here; pip install 'gaplab[optuna]', or use method: random"
         yield Problem(("search", "method"), text)
-    others = [key for axis in axes(spec) if not axis.drawn for key in axis.values]
+    others = [key for axis in axes if not axis.drawn for key in axis.values]
     for key, condition in spec.when.items():
         for other in others:
             if (

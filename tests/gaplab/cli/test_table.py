@@ -17,9 +17,10 @@ from gaplab.cli.planning import make_plan, plan_json, print_plan
 from gaplab.ledger import Ledger
 from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
 from gaplab.spec.files import load_spec
-from gaplab.spec.sweep import expand, row_trials
+from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
 from gaplab.storage.home import Home
+from tests.builders import row_ids
 
 MACHINE = Machine("n", "cpu", 1, 0.0)
 Gaplab = Callable[..., str]
@@ -58,7 +59,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def measured(spec: Path, home: Path) -> dict[str, tuple[str, ...]]:
     """Both trials of the second row and one of the first are done; the ids of the rows."""
     loaded = load_spec(spec)
-    sweep, rows = expand(loaded), row_trials(loaded)
+    sweep, rows = expand(loaded), row_ids(loaded)
     with Ledger.open(Home(home).ledger_url) as ledger:
         ledger.add_sweep(sweep)
         numbers = [(18.0, 44.25), (42.5, 44.0), (43.5, 44.5)]

@@ -22,6 +22,7 @@ from gaplab.ledger import Ledger
 from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, TrialRecord
 from gaplab.spec import validate as check
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sampling import samples
 from gaplab.spec.sweep import expand, outline
 from gaplab.states import TrialState
@@ -90,7 +91,7 @@ def simulate(
 ) -> list[Seen]:
     """What a driver does: trials end in some order, and as many as fit are open."""
     search, luck = opened(found), random.Random(order)
-    known = [Seen(trial, TrialState.WAITING) for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
     over = False
     while True:
         waiting = [i for i, each in enumerate(known) if each.state == "waiting"]
@@ -126,7 +127,7 @@ def test_a_sample_is_read_back_from_its_trials(seed: int) -> None:
     assert found.search is not None
     reader = Reader(found)
     for sample in samples(found.search):
-        trials = expand(adaptive.with_sample(found, sample)).trials
+        trials = expand(resolve(adaptive.with_sample(found, sample))).trials
         expected = dict(sample)
         if sample["assignment"]["name"] != "o2f":
             del expected["assignment.k"]
@@ -147,7 +148,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
             for t, ap in zip(three, aps, strict=True)
         ]
         for three, aps in zip(
-            (expand(found).trials[i : i + 3] for i in (0, 3, 6)),
+            (expand(resolve(found)).trials[i : i + 3] for i in (0, 3, 6)),
             ((10.0, 20.0, 60.0), (1.0, 2.0, 3.0), (7.0, 7.0, 7.0)),
             strict=True,
         )
@@ -184,7 +185,7 @@ def test_states_of_a_sample(
     states: tuple[TrialState, TrialState], stop: dict[str, Any] | None, expected: str
 ) -> None:
     found = spec(1, grid={"seed": [0, 1]}, stop=stop)
-    trials = expand(found).trials
+    trials = expand(resolve(found)).trials
     known = [
         Seen(trial, state, 12 if state == TrialState.SUCCEEDED else 4, {"ap": 1.0})
         for trial, state in zip(trials, states, strict=True)
@@ -206,7 +207,7 @@ def evaluation(trial: TrialRecord, epoch: int, protocol: str, primary: bool) -> 
 
 def test_what_the_ledger_knows(tmp_path: Path) -> None:
     """The last evaluation on the branch kept at inference, under the trial's own protocol."""
-    sweep = expand(spec(3, startup=3, space={"evaluation.protocol": PROTOCOLS}))
+    sweep = expand(resolve(spec(3, startup=3, space={"evaluation.protocol": PROTOCOLS})))
     first, second, third = sweep.trials
     with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
         assert seen(ledger, sweep.id) == []
@@ -231,12 +232,12 @@ def test_what_the_ledger_knows(tmp_path: Path) -> None:
 
 def test_a_plan_shows_what_was_proposed_before(tmp_path: Path) -> None:
     found, home = spec(8, startup=3), Home(tmp_path / "home")
-    sweep, path = expand(found), tmp_path / "search.yaml"
+    sweep, path = expand(resolve(found)), tmp_path / "search.yaml"
     path.write_text(sweep.spec)
     before = make_plan(path, None, [], home)
     assert before.sweep == sweep
     assert before.notes == ("search: 3 samples so far, up to 5 more are proposed as trials end",)
-    more = expand(spec(5, startup=5)).trials
+    more = expand(resolve(spec(5, startup=5))).trials
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(replace(sweep, trials=more))
     after = make_plan(path, None, [], home)
@@ -256,8 +257,8 @@ def test_until_enough_have_ended_samples_are_drawn() -> None:
         known += [Seen(trial, TrialState.RUNNING) for trial in more]
     random_ones = {"trials": 12, "space": ALPHA}
     drawn = Spec.model_validate({"name": "test", "base": BASE, "search": random_ones})
-    assert ids(known) == [trial.id for trial in expand(drawn).trials]
-    assert [trial.id for trial in outline(found).sweep.trials] == ids(known)[:4]
+    assert ids(known) == [trial.id for trial in expand(resolve(drawn)).trials]
+    assert [trial.id for trial in outline(resolve(found)).sweep.trials] == ids(known)[:4]
     assert not search.notes
 
 
@@ -268,7 +269,7 @@ def test_failed_samples_count_and_end() -> None:
 
 def test_left_counts_samples_not_trials() -> None:
     found = spec(8, startup=3, grid={"seed": [0, 1]})
-    known = [Seen(trial, TrialState.WAITING) for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
     assert (len(known), opened(found).left(known)) == (6, 5)
     assert opened(found).left([]) == 8
 
@@ -281,7 +282,7 @@ def test_an_exhausted_space_ends_the_search() -> None:
         base=BASE | {"assignment": {"name": "o2f"}},
     )
     search = opened(found)
-    known = [Seen(trial, TrialState.RUNNING) for trial in expand(found).trials]
+    known = [Seen(trial, TrialState.RUNNING) for trial in expand(resolve(found)).trials]
     assert len(known) == 3
     assert search.proposals(known) is None
     assert list(search.notes) == ["search: the space has no more different samples after 3"]

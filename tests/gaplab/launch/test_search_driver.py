@@ -13,6 +13,7 @@ from gaplab.ledger.views import METRICS
 from gaplab.records import AttemptEnd, Claim, Cost, EpochDone, EvaluationRecord, SweepRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.search import StopOptions
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
@@ -34,11 +35,11 @@ def spec(write_spec: Write) -> Spec:
     """
     space = {"assignment.alpha": {"low": 0.2, "high": 0.8}}
     search = {"method": "optuna", "trials": 3, "startup": 1, "space": space}
-    return load_spec(write_spec(search=search, grid={"seed": [0, 1]}))
+    return load_spec(write_spec(search=search, grid={"seed": [0, 1]})).spec
 
 
 def driver(ledger: Ledger, spec: Spec, said: list[str] | None = None) -> Proposals:
-    sweep, search = expand(spec), open_search(spec)
+    sweep, search = expand(resolve(spec)), open_search(spec)
     ledger.add_sweep(sweep)
     assert search is not None
     known = ledger.stored(sweep.id).trials
@@ -97,7 +98,7 @@ def test_what_it_has_to_say_is_said_once(ledger: Ledger, write_spec: Write) -> N
     space = {"assignment.alpha": {"choices": [0.2, 0.8]}}
     search = {"method": "optuna", "trials": 9, "startup": 100, "space": space}
     said: list[str] = []
-    proposals = driver(ledger, load_spec(write_spec(search=search)), said)
+    proposals = driver(ledger, load_spec(write_spec(search=search)).spec, said)
     for _ in range(5):
         proposals.more()
     assert proposals.over

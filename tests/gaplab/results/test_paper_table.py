@@ -18,6 +18,7 @@ from gaplab.results.paper_table import (
     table_lines,
 )
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, row_records
 from gaplab.states import TrialState
 
@@ -40,12 +41,12 @@ class Bench:
 
     def spec(self, rows: dict[str, Any], **keys: Any) -> Spec:
         found = Spec.model_validate({"name": "test", "base": BASE, "rows": rows, **keys})
-        self.sweep = expand(found)
+        self.sweep = expand(resolve(found))
         self.ledger.add_sweep(self.sweep)
         return found
 
     def ids(self, spec: Spec, row: str) -> list[str]:
-        return [trial.id for trial in row_records(spec)[row]]
+        return [trial.id for trial in row_records(resolve(spec))[row]]
 
     def measure(self, trial: str, ap: float, ap_nms: float, end: bool = True, **key: Any) -> None:
         """One evaluation, by default of the last epoch, the primary branch, the default protocol"""
@@ -66,7 +67,10 @@ class Bench:
 
     def lines(self, spec: Spec, **paper: dict[str, float]) -> dict[str, Line]:
         rows = {id_: PaperRow(id=id_, row=id_.upper(), metrics=m) for id_, m in paper.items()}
-        return {line.row: line for line in table_lines(spec, row_records(spec), rows, self.ledger)}
+        return {
+            line.row: line
+            for line in table_lines(spec, row_records(resolve(spec)), rows, self.ledger)
+        }
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from detectors.losses import LossOptions
 from gaplab.records import TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Reading, Spec
-from gaplab.spec.sweep import Outline, expand, experiment_of, outline, row_trials
+from gaplab.spec.resolve import ResolvedSpec
+from gaplab.spec.sweep import Outline, expand, experiment_of, outline
+from tests.builders import row_ids
 
 FOLDER = Path(__file__).parents[3] / "experiments"
 TABLES = sorted(FOLDER.glob("[0-9]*/t*.yaml"))
@@ -96,13 +98,17 @@ STARTS = {
 
 
 @cache
-def _spec(path: Path, profile: str = "laptop") -> Spec:
+def _resolved(path: Path, profile: str = "laptop") -> ResolvedSpec:
     return load_spec(path, profile)
+
+
+def _spec(path: Path, profile: str = "laptop") -> Spec:
+    return _resolved(path, profile).spec
 
 
 @cache
 def _outline(path: Path, profile: str) -> Outline:
-    return outline(_spec(path, profile))
+    return outline(_resolved(path, profile))
 
 
 @cache
@@ -157,7 +163,7 @@ def test_the_header_says_what_the_file_holds(path: Path) -> None:
     assert all(part in text for part in ("Laptop: ", "Paper: ", "# Found", "Left out: "))
     said = re.search(r"# Laptop: (\d+) trials?\b", text)
     assert said is not None
-    assert int(said[1]) == len(expand(_spec(path)).trials)
+    assert int(said[1]) == len(expand(_resolved(path)).trials)
 
 
 @of_every_table
@@ -291,7 +297,7 @@ def test_protocols_that_rows_need_are_in_the_header(path: Path) -> None:
 
 
 def test_a_start_is_the_trial_of_the_row_it_means() -> None:
-    ids = row_trials(_spec(FOLDER / "004/t11.yaml"))
+    ids = row_ids(_resolved(FOLDER / "004/t11.yaml"))
     for row, parent in STARTS.items():
         start = _trials("laptop")[row][0].config["training"]["init_from"]
         assert start == _trials("laptop")[parent][0].id, f"{row} must start from {parent}"

@@ -9,10 +9,13 @@ import pytest
 from detectors.assigners import ASSIGNERS
 from gaplab.errors import UserError
 from gaplab.formatting import flat
+from gaplab.spec import axes
 from gaplab.spec.axes import MISSING
 from gaplab.spec.files import load_spec
+from gaplab.spec.grid import Grid
 from gaplab.spec.models import Spec
-from gaplab.spec.sweep import expand, written
+from gaplab.spec.resolve import resolve
+from gaplab.spec.sweep import expand, row_records, written
 from gaplab.spec.yaml_text import dump_yaml, parse_yaml
 
 BASE = """
@@ -28,7 +31,7 @@ NO_ASSIGNMENT = BASE.replace("assignment: {name: poto}\n", "")
 def load(folder: Path, text: str, profile: str | None = None, sets: Sequence[str] = ()) -> Spec:
     path = folder / "quick.yaml"
     path.write_text(text)
-    return load_spec(path, profile, sets)
+    return load_spec(path, profile, sets).spec
 
 
 def problems(
@@ -40,7 +43,7 @@ def problems(
 
 
 def configs(spec: Spec) -> list[dict[str, Any]]:
-    return [trial.config for trial in expand(spec).trials]
+    return [trial.config for trial in expand(resolve(spec)).trials]
 
 
 def test_a_minimal_file(tmp_path: Path) -> None:
@@ -430,11 +433,38 @@ def test_keys_can_be_set_inside_a_section_that_is_null_by_default(tmp_path: Path
 
 
 def test_the_resolved_text_is_a_spec_of_the_same_sweep(tmp_path: Path) -> None:
-    sweep = expand(load(tmp_path, PROFILES, "paper", ["training.lr=3e-5", "question='on: why?'"]))
+    sweep = expand(
+        resolve(load(tmp_path, PROFILES, "paper", ["training.lr=3e-5", "question='on: why?'"]))
+    )
     again = load(tmp_path, sweep.spec)
     assert again.question == "on: why?"
-    assert expand(again) == sweep
+    assert expand(resolve(again)) == sweep
     assert dump_yaml(written(again)) == sweep.spec
+
+
+def test_loading_and_expanding_enumerates_the_trials_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = {"trials": 0, "samples": 0}
+
+    def count(owner: Any, name: str) -> None:
+        original = getattr(owner, name)
+
+        def counted(*args: Any) -> Any:
+            calls[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    count(Grid, "trials")
+    count(axes, "samples")
+    path = tmp_path / "once.yaml"
+    search = "search: {trials: 2, space: {training.lr: {low: 0.1, high: 0.2}}}\n"
+    path.write_text(f"{BASE}{search}rows: {{a: {{seed: 1}}, b: {{seed: 2}}}}\n")
+    resolved = load_spec(path)
+    assert len(expand(resolved).trials) == 4
+    assert list(row_records(resolved)) == ["a", "b"]
+    assert calls == {"trials": 1, "samples": 1}
 
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -444,4 +474,4 @@ EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 def test_every_profile_of_our_experiments_is_sound(name: str) -> None:
     path = EXPERIMENTS / f"{name}.yaml"
     for profile in [None, *parse_yaml(path.read_text()).get("profiles", {})]:
-        assert load_spec(path, profile).name == name
+        assert load_spec(path, profile).spec.name == name

@@ -8,6 +8,7 @@ import pytest
 from gaplab.errors import UserError
 from gaplab.spec.files import MAX_DEPTH, load_spec
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, written
 from gaplab.spec.yaml_text import dump_yaml
 
@@ -29,7 +30,7 @@ def load(folder: Path, own: Any, profile: str | None = None, *sets: str, **files
     """The spec `own`; each of `files` stands beside it under its name and `.yaml`."""
     for name, content in files.items():
         write(folder, f"{name}.yaml", content)
-    return load_spec(write(folder, "own.yaml", own), profile, sets)
+    return load_spec(write(folder, "own.yaml", own), profile, sets).spec
 
 
 def problems(folder: Path, own: Any, *sets: str, **files: Any) -> list[str]:
@@ -57,8 +58,8 @@ def test_a_file_lies_over_the_one_it_extends(tmp_path: Path) -> None:
     assert found.base["assignment"] == {"name": "poto", "radius": 2.0, "alpha": 0.3}
     assert found.base["training"] == {"lr": 0.5, "epochs": 2}
     assert found.grid == {"seed": [1], "training.batch": [4, 8]}
-    flat = load_spec(write(tmp_path, "flat.yaml", dump_yaml(written(found))))
-    assert expand(flat) == expand(found)
+    flat = load_spec(write(tmp_path, "flat.yaml", dump_yaml(written(found)))).spec
+    assert expand(resolve(flat)) == expand(resolve(found))
 
 
 def test_another_entry_of_a_table_replaces_as_a_whole(tmp_path: Path) -> None:

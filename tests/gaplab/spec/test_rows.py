@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from gaplab.errors import UserError
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Experiment, Reading, Spec
-from gaplab.spec.sweep import expand, row_trials, written
+from gaplab.spec.resolve import resolve
+from gaplab.spec.sweep import expand, written
 from gaplab.spec.yaml_text import dump_yaml
+from tests.builders import row_ids
 
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},
@@ -26,13 +28,13 @@ def spec(base: dict[str, Any] | None = None, **keys: Any) -> Spec:
 
 
 def ids(found: Spec) -> list[str]:
-    return [trial.id for trial in expand(found).trials]
+    return [trial.id for trial in expand(resolve(found)).trials]
 
 
 def load(folder: Path, keys: dict[str, Any], profile: str | None = None, *sets: str) -> Spec:
     path = folder / "table.yaml"
     path.write_text(dump_yaml({"name": "table", **BASE, **keys}))
-    return load_spec(path, profile, sets)
+    return load_spec(path, profile, sets).spec
 
 
 def problems(folder: Path, keys: dict[str, Any], *sets: str) -> list[str]:
@@ -47,7 +49,7 @@ def test_each_row_is_a_trial_and_what_it_leaves_out_is_the_bases() -> None:
         "003-T1-05": {},
         "plain": {"assignment.alpha": 0.25},
     }
-    trials = expand(spec(rows=rows, grid={"seed": [4, 7]})).trials
+    trials = expand(resolve(spec(rows=rows, grid={"seed": [4, 7]}))).trials
     found = [
         (
             trial.assignment,
@@ -69,14 +71,14 @@ def test_each_row_is_a_trial_and_what_it_leaves_out_is_the_bases() -> None:
 
 def test_a_section_comes_before_its_keys() -> None:
     rows = {"a": {"assignment.alpha": 0.1, "assignment": {"name": "o2f", "k": 2}}}
-    (trial,) = expand(spec(rows=rows)).trials
+    (trial,) = expand(resolve(spec(rows=rows))).trials
     assert (trial.assignment, trial.config["assignment"]["alpha"]) == ("o2f", 0.1)
     assert trial.config["assignment"]["k"] == 2
 
 
 def test_equal_rows_are_one_trial_of_both() -> None:
     rows = {"a": {"seed": 1}, "b": {"assignment.alpha": 0.5, "seed": 1}, "c": {"seed": 2}}
-    found = row_trials(spec(rows=rows))
+    found = row_ids(resolve(spec(rows=rows)))
     assert found["a"] == found["b"] != found["c"]
     assert len(ids(spec(rows=rows))) == 2
 
@@ -87,7 +89,7 @@ def test_how_a_row_is_read_changes_no_trial() -> None:
     plain = spec(rows={"a": {"assignment.alpha": 0.1}, "b": {}}, **keys)
     told = spec(rows={"a": {"assignment.alpha": 0.1, **read}, "b": read}, **keys)
     assert ids(plain) == ids(told)
-    assert row_trials(plain) == row_trials(told)
+    assert row_ids(resolve(plain)) == row_ids(resolve(told))
     reading = Reading.of(told.rows["a"])
     assert reading.protocol is not None
     assert (reading.protocol.preset, reading.branch, reading.epoch) == ("defcn", "o2m", 2)
@@ -97,7 +99,7 @@ def test_how_a_row_is_read_changes_no_trial() -> None:
 def test_a_protocol_by_its_values_is_called_as_the_ledger_calls_it() -> None:
     rule = {"preset": "defcn", "spatial_range": 3, "level_range": 0}
     trial = spec({**BASE, "evaluation": {"protocol": rule}})
-    (config,) = (trial.config for trial in expand(trial).trials)
+    (config,) = (trial.config for trial in expand(resolve(trial)).trials)
     reading = Reading.of({"read.protocol": rule})
     assert reading.protocol is not None
     assert reading.protocol.preset == config["evaluation"]["protocol"]["preset"]
@@ -119,9 +121,9 @@ def test_conditions_see_and_govern_what_rows_set() -> None:
         },
         "exclude": [{"assignment.alpha": 0.2, "seed": 1}],
     }
-    found = row_trials(spec(**keys))
+    found = row_ids(resolve(spec(**keys)))
     assert found["poto"] == found["out"]
-    trials = {trial.id: trial.config for trial in expand(spec(**keys)).trials}
+    trials = {trial.id: trial.config for trial in expand(resolve(spec(**keys))).trials}
     seen = {
         row: [
             (c["assignment"].get("alpha"), c["seed"], c["training"]["lr"])
@@ -136,15 +138,15 @@ def test_conditions_see_and_govern_what_rows_set() -> None:
 
 def test_a_row_that_is_left_out_has_no_trials() -> None:
     rows = {"a": {"seed": 1}, "b": {"seed": 2}}
-    found = row_trials(spec(rows=rows, exclude=[{"seed": 1}]))
+    found = row_ids(resolve(spec(rows=rows, exclude=[{"seed": 1}])))
     assert found == {"a": (), "b": tuple(ids(spec({**BASE, "seed": 2})))}
-    assert row_trials(spec()) == {}
+    assert row_ids(resolve(spec())) == {}
 
 
 def test_rows_count_as_combinations() -> None:
     rows = {f"r{i}": {"seed": i} for i in range(1000)}
     with pytest.raises(UserError, match="the grid has 20000 combinations, more than 10000"):
-        expand(spec(rows=rows, grid={"training.epochs": list(range(1, 21))}))
+        expand(resolve(spec(rows=rows, grid={"training.epochs": list(range(1, 21))})))
 
 
 # --- against other ways to say the same -----------------------------------------------------
@@ -200,7 +202,7 @@ def test_a_row_is_the_base_with_its_values(rows: dict[str, Any], other: str | No
             base = with_value(base, key.split("."), values[key])
         expected[row] = tuple(ids(spec(base, **more)))
     found = spec(rows=rows, **more)
-    assert row_trials(found) == expected
+    assert row_ids(resolve(found)) == expected
     assert ids(found) == list(dict.fromkeys(each for held in expected.values() for each in held))
 
 
@@ -362,9 +364,9 @@ def test_profiles_merge_into_rows_key_by_key(tmp_path: Path) -> None:
 def test_set_has_the_last_word(tmp_path: Path, sets: list[str], rows: dict[str, Any]) -> None:
     keys = {"rows": TABLE["rows"]}
     found = load(tmp_path, keys, None, *sets)
-    trials = {trial.id: trial.config for trial in expand(found).trials}
+    trials = {trial.id: trial.config for trial in expand(resolve(found)).trials}
     seen = {}
-    for row, (only,) in row_trials(found).items():
+    for row, (only,) in row_ids(resolve(found)).items():
         config = trials[only]
         alpha = config["assignment"]["alpha"]
         epochs, seed = config["training"]["epochs"], config["seed"]
@@ -395,7 +397,7 @@ def test_the_resolved_text_has_the_same_rows(tmp_path: Path) -> None:
     again = Spec.model_validate(found.model_dump())
     assert again == found
     (tmp_path / "again.yaml").write_text(dump_yaml(written(found)))
-    loaded = load_spec(tmp_path / "again.yaml")
+    loaded = load_spec(tmp_path / "again.yaml").spec
     assert loaded == found
-    assert row_trials(loaded) == row_trials(found)
-    assert expand(loaded) == expand(found)
+    assert row_ids(resolve(loaded)) == row_ids(resolve(found))
+    assert expand(resolve(loaded)) == expand(resolve(found))

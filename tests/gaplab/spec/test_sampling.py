@@ -144,7 +144,7 @@ def test_a_small_space_is_exhausted(choices: list[int], span: int, trials: int) 
     pairs = [tuple(each.values()) for each in found]
     assert len(set(pairs)) == len(pairs) == min(trials, len(every))
     assert set(pairs) <= every
-    said = remarks(search(space, trials))
+    said = remarks(search(space, trials), trials - len(found))
     if trials > len(every):
         text = f"search: {trials} samples asked for, the space has {len(every)} different"
         assert said == (text,)
@@ -184,6 +184,6 @@ def test_choices_keep_their_types() -> None:
 
 
 def test_no_search_has_nothing_to_say() -> None:
-    assert remarks(None) == ()
+    assert remarks(None, 0) == ()
     with pytest.raises(ValidationError):
         search({})

@@ -17,6 +17,7 @@ from gaplab.errors import UserError
 from gaplab.spec import validate as check
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sampling import samples
 from gaplab.spec.search import SearchOptions
 from gaplab.spec.sweep import expand, outline, written
@@ -46,7 +47,7 @@ def search(trials: int = 5, space: dict[str, Any] | None = None, **more: Any) ->
 
 
 def ids(found: Spec) -> list[str]:
-    return [trial.id for trial in expand(found).trials]
+    return [trial.id for trial in expand(resolve(found)).trials]
 
 
 # --- what it expands to ---------------------------------------------------------------------
@@ -70,13 +71,13 @@ def test_samples_are_crossed_like_lists_that_move_together(
         same = ids(spec(zip=zipped, **rest))
     except UserError:
         with pytest.raises(UserError, match="leaves no trial"):
-            expand(found)
+            expand(resolve(found))
     else:
         assert sorted(ids(found)) == sorted(same)
 
 
 def test_the_seeds_of_a_sample_stand_together() -> None:
-    found = expand(spec(search=search(3), when=WHEN, grid={"seed": [0, 1]})).trials
+    found = expand(resolve(spec(search=search(3), when=WHEN, grid={"seed": [0, 1]}))).trials
     assert [trial.seed for trial in found] == [0, 1] * 3
     rates = [trial.config["training"]["lr"] for trial in found]
     assert rates[0::2] == rates[1::2]
@@ -85,7 +86,7 @@ def test_the_seeds_of_a_sample_stand_together() -> None:
 
 def test_rows_are_crossed_with_samples() -> None:
     rows = {"wide": {"assignment.radius": 2.0}, "narrow": {"assignment.radius": 1.0}}
-    found = outline(spec(search=search(4), when=WHEN, rows=rows))
+    found = outline(resolve(spec(search=search(4), when=WHEN, rows=rows)))
     assert [len(trials) for trials in found.rows.values()] == [4, 4]
 
 
@@ -94,7 +95,10 @@ def test_whole_sections_and_what_lies_below_them() -> None:
         "assignment": {"choices": [{"name": "poto", "radius": 1.0}, {"name": "o2f", "k": 3}]},
         "assignment.alpha": {"low": 0.2, "high": 0.8},
     }
-    found = [trial.config["assignment"] for trial in expand(spec(search=search(9, space))).trials]
+    found = [
+        trial.config["assignment"]
+        for trial in expand(resolve(spec(search=search(9, space)))).trials
+    ]
     assert {each["name"] for each in found} == {"poto", "o2f"}
     assert len({each["alpha"] for each in found}) == 9
     assert {each["radius"] for each in found if each["name"] == "poto"} == {1.0}
@@ -108,32 +112,32 @@ def test_more_trials_keep_the_ids() -> None:
 
 def test_an_exhausted_space_is_said() -> None:
     small = {"assignment.alpha": {"choices": [0.2, 0.5]}}
-    found = outline(spec(search=search(40, small), grid={"seed": [0, 1]}))
+    found = outline(resolve(spec(search=search(40, small), grid={"seed": [0, 1]})))
     assert len(found.sweep.trials) == 4
     assert found.notes == ("search: 40 samples asked for, the space has 2 different",)
-    assert outline(spec(search=search(2, small))).notes == ()
+    assert outline(resolve(spec(search=search(2, small)))).notes == ()
 
 
 def test_a_stopping_rule_makes_another_sweep_of_the_same_trials() -> None:
-    plain = expand(spec(grid={"seed": [0, 1]}))
+    plain = expand(resolve(spec(grid={"seed": [0, 1]})))
     kinds: list[dict[str, Any]] = [
         {"rule": "asha"},
         {"rule": "asha", "after": 2},
         {"rule": "median"},
     ]
-    stopping = [expand(spec(grid={"seed": [0, 1]}, stop=stop)) for stop in kinds]
+    stopping = [expand(resolve(spec(grid={"seed": [0, 1]}, stop=stop))) for stop in kinds]
     assert all(each.trials == plain.trials for each in stopping)
     assert len({plain.id, *(each.id for each in stopping)}) == 4
-    assert plain.id == expand(spec(grid={"seed": [1, 0]})).id
+    assert plain.id == expand(resolve(spec(grid={"seed": [1, 0]}))).id
 
 
 def test_the_spec_of_a_sweep_can_be_read_again(tmp_path: Path) -> None:
     given = spec(search=search(3, objective=["ap", "gap"]), when=WHEN, stop={"rule": "asha"})
     path = tmp_path / "again.yaml"
-    path.write_text(expand(given).spec)
-    again = load_spec(path)
+    path.write_text(expand(resolve(given)).spec)
+    again = load_spec(path).spec
     assert written(again) == written(given)
-    assert expand(again) == expand(given)
+    assert expand(resolve(again)) == expand(resolve(given))
 
 
 # --- searches that propose ------------------------------------------------------------------
@@ -147,11 +151,11 @@ def _with_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_with_optuna")
 def test_the_first_samples_are_known_and_those_of_random() -> None:
-    found = outline(spec(search=search(30, method="optuna", startup=4), when=WHEN))
+    found = outline(resolve(spec(search=search(30, method="optuna", startup=4), when=WHEN)))
     assert [trial.id for trial in found.sweep.trials] == ids(spec(search=search(4), when=WHEN))
     said = "search: 4 samples so far, up to 26 more are proposed as trials end"
     assert found.notes == (said,)
-    all_known = outline(spec(search=search(3, method="optuna"), when=WHEN))
+    all_known = outline(resolve(spec(search=search(3, method="optuna"), when=WHEN)))
     assert (len(all_known.sweep.trials), all_known.notes) == (3, ())
 
 
@@ -159,7 +163,9 @@ def test_the_first_samples_are_known_and_those_of_random() -> None:
 def test_the_sweep_of_a_search_is_named_by_its_spec() -> None:
     def named(base: dict[str, Any] | None = None, trials: int = 12, **keys: Any) -> str:
         adaptive = search(trials, method="optuna")
-        return expand(spec(search=adaptive, when=WHEN, base=BASE | (base or {}), **keys)).id
+        return expand(
+            resolve(spec(search=adaptive, when=WHEN, base=BASE | (base or {}), **keys))
+        ).id
 
     first = named()
     assert named() == first
@@ -173,8 +179,8 @@ def test_the_sweep_of_a_search_is_named_by_its_spec() -> None:
 def test_samples_to_come_count_against_the_limit() -> None:
     keys: dict[str, Any] = {"grid": {"seed": [0, 1]}, "max_trials": 50, "when": WHEN}
     with pytest.raises(UserError, match="60 combinations, more than 50"):
-        expand(spec(search=search(30, method="optuna"), **keys))
-    assert expand(spec(search=search(25, method="optuna"), **keys)).trials
+        expand(resolve(spec(search=search(30, method="optuna"), **keys)))
+    assert expand(resolve(spec(search=search(25, method="optuna"), **keys))).trials
 
 
 # --- every way to get one wrong -------------------------------------------------------------
@@ -304,7 +310,7 @@ def test_optuna_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "search.method: optuna is not installed here; pip install 'gaplab[optuna]', "
         "or use method: random"
     ]
-    assert expand(spec(search=search(), when=WHEN)).trials
+    assert expand(resolve(spec(search=search(), when=WHEN))).trials
 
 
 @pytest.mark.usefixtures("_with_optuna")
@@ -313,7 +319,7 @@ def test_a_key_that_hangs_on_the_grid_cannot_be_proposed(tmp_path: Path) -> None
     keys: dict[str, Any] = {"grid": {"assignment.name": ["poto", "o2f"]}, "when": WHEN}
     (found,) = problems(tmp_path, search=search(5, space, method="optuna"), **keys)
     assert found.startswith("when.assignment.k: with method: optuna a searched key is there in all")
-    assert expand(spec(search=search(5, space), **keys)).trials
+    assert expand(resolve(spec(search=search(5, space), **keys))).trials
 
 
 @pytest.mark.parametrize("evaluator", list(EVALUATORS))
@@ -335,13 +341,13 @@ def loaded(folder: Path, *sets: str) -> Spec:
     path = folder / "set.yaml"
     content = {"name": "set", "search": search(), "when": WHEN, "stop": {"rule": "asha"}}
     path.write_text(yaml.safe_dump(BASE | content))
-    return load_spec(path, None, sets)
+    return load_spec(path, None, sets).spec
 
 
 def test_set_fixes_a_searched_key(tmp_path: Path) -> None:
     found = loaded(tmp_path, "training.lr=0.5", "assignment.name=poto")
-    assert {trial.config["training"]["lr"] for trial in expand(found).trials} == {0.5}
-    assert len(expand(found).trials) == 1
+    assert {trial.config["training"]["lr"] for trial in expand(resolve(found)).trials} == {0.5}
+    assert len(expand(resolve(found)).trials) == 1
     (line,) = problems(tmp_path, ("training.lr=0",), search=search(), when=WHEN)
     assert line == "--set training.lr: must be greater than 0, got 0"
 
@@ -359,7 +365,7 @@ def test_set_reaches_into_search_and_stop(tmp_path: Path) -> None:
 
 def test_the_example_is_a_search_that_stops() -> None:
     path = Path(__file__).parents[3] / "experiments" / "search.yaml"
-    found = load_spec(path)
+    found = load_spec(path).spec
     assert found.search is not None
-    assert len(expand(found).trials) == found.search.trials
+    assert len(expand(resolve(found)).trials) == found.search.trials
     assert set(parse_yaml(path.read_text())["profiles"]) == {"laptop"}

@@ -23,6 +23,7 @@ from gaplab.identity import counted
 from gaplab.spec import sweep
 from gaplab.spec.fields import owners_of
 from gaplab.spec.models import Experiment, Spec
+from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import altered, expand, experiment_of
 
 BASE: dict[str, Any] = {
@@ -37,7 +38,7 @@ def spec(base: dict[str, Any] | None = None, **keys: Any) -> Spec:
 
 
 def only_id(base: dict[str, Any]) -> str:
-    (trial,) = expand(spec(base)).trials
+    (trial,) = expand(resolve(spec(base))).trials
     return trial.id
 
 
@@ -145,13 +146,13 @@ def test_expansion_agrees_with_brute_force(keys: dict[str, Any]) -> None:
     expected = brute_force(keys)
     if not expected:
         with pytest.raises(UserError, match="exclude: leaves no trial"):
-            expand(spec(**keys))
+            expand(resolve(spec(**keys)))
     else:
-        assert [trial.config for trial in expand(spec(**keys)).trials] == expected
+        assert [trial.config for trial in expand(resolve(spec(**keys))).trials] == expected
 
 
 def test_nothing_varied_is_one_trial() -> None:
-    (trial,) = expand(spec()).trials
+    (trial,) = expand(resolve(spec())).trials
     experiment = Experiment.model_validate(BASE)
     assert experiment_of(trial) == experiment
     assert trial.config == experiment.config()
@@ -162,12 +163,12 @@ def test_nothing_varied_is_one_trial() -> None:
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
 def test_records_say_the_family(name: str) -> None:
-    (trial,) = expand(spec(grid={"assignment": [{"name": name}]})).trials
+    (trial,) = expand(resolve(spec(grid={"assignment": [{"name": name}]}))).trials
     assert (trial.assignment, trial.family) == (name, ASSIGNERS[name].family)
 
 
 def test_the_first_axis_is_the_slowest() -> None:
-    trials = expand(spec(grid={"seed": [2, 1], "training.lr": [0.1, 0.2]})).trials
+    trials = expand(resolve(spec(grid={"seed": [2, 1], "training.lr": [0.1, 0.2]}))).trials
     found = [(trial.seed, trial.config["training"]["lr"]) for trial in trials]
     assert found == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
 
@@ -181,7 +182,7 @@ def test_trials_that_became_equal_are_one() -> None:
         },
         "when": {"assignment.alpha": {"assignment.name": "poto"}},
     }
-    trials = expand(spec(**keys)).trials
+    trials = expand(resolve(spec(**keys))).trials
     found = [trial.config["assignment"].get("alpha") for trial in trials]
     assert found == [None, 0.1, 0.2, 0.8]
     assert len({trial.id for trial in trials}) == 4
@@ -195,7 +196,7 @@ def test_conditions_see_defaults_and_chains() -> None:
             "training.optimizer": {"seed": 1, "assignment.alpha": 0.8},
         },
     }
-    found = [t.config["training"] for t in expand(spec(**keys)).trials]
+    found = [t.config["training"] for t in expand(resolve(spec(**keys))).trials]
     assert [(t["optimizer"], t["momentum"]) for t in found] == [
         ("adamw", 0.9),
         ("sgd", 0.1),
@@ -212,7 +213,7 @@ def test_conditions_wait_for_the_name_that_decides_their_defaults() -> None:
             "assignment.name": {"seed": 0},
         },
     }
-    found = [trial.config["training"]["lr"] for trial in expand(spec(**keys)).trials]
+    found = [trial.config["training"]["lr"] for trial in expand(resolve(spec(**keys))).trials]
     assert found == [0.1, 0.2]
 
 
@@ -221,7 +222,7 @@ def test_a_section_comes_before_its_keys_also_when_it_is_conditional() -> None:
         "grid": {"assignment.alpha": [0.1], "assignment": [{"name": "o2f", "alpha": 0.9}]},
         "when": {"assignment": {"seed": 0}},
     }
-    (trial,) = expand(spec(**keys)).trials
+    (trial,) = expand(resolve(spec(**keys))).trials
     assert (trial.assignment, trial.config["assignment"]["alpha"]) == ("o2f", 0.1)
 
 
@@ -234,8 +235,8 @@ def test_a_condition_is_never_guessed(tmp_path: Path) -> None:
         "when": {"training.lr": {"data.on_bad": "refuse"}, "data.root": {"data.name": "coco"}},
     }
     with pytest.raises(UserError, match=r"^data\.on_bad: a condition needs its value.*write it"):
-        expand(spec(BASE | {"data": data}, **keys))
-    (trial,) = expand(spec(BASE | {"data": data | {"on_bad": "refuse"}}, **keys)).trials
+        expand(resolve(spec(BASE | {"data": data}, **keys)))
+    (trial,) = expand(resolve(spec(BASE | {"data": data | {"on_bad": "refuse"}}, **keys))).trials
     assert trial.config["training"]["lr"] == 0.1
 
 
@@ -245,9 +246,9 @@ def test_true_is_not_one() -> None:
         "grid": {"seed": [0, 1]},
         "exclude": [{"detector.shared_towers": True, "seed": 1}],
     }
-    assert [trial.seed for trial in expand(spec(base, **keys)).trials] == [0]
+    assert [trial.seed for trial in expand(resolve(spec(base, **keys))).trials] == [0]
     with pytest.raises(UserError, match=r"exclude\[0\].seed: must be an integer, got true"):
-        expand(spec(grid={"seed": [0, 1]}, exclude=[{"seed": True}]))
+        expand(resolve(spec(grid={"seed": [0, 1]}, exclude=[{"seed": True}])))
 
 
 def test_a_list_can_be_a_value_or_several() -> None:
@@ -256,7 +257,7 @@ def test_a_list_can_be_a_value_or_several() -> None:
         "grid": {"training.decay_at": ats},
         "exclude": [{"training.decay_at": [0.5, 0.9]}],
     }
-    found = [t.config["training"]["decay_at"] for t in expand(spec(**keys)).trials]
+    found = [t.config["training"]["decay_at"] for t in expand(resolve(spec(**keys))).trials]
     assert found == [[0.5], [0.2]]
 
 
@@ -265,7 +266,7 @@ def test_a_grid_of_a_thousand_million_is_refused_before_it_is_expanded(form: str
     axes = {key: list(range(1, 1001)) for key in ("seed", "training.epochs", "training.batch")}
     keys = {"grid": axes} if form == "grid" else {"zip": [{key: axes[key]} for key in axes]}
     with pytest.raises(UserError, match="the grid has 1000000000 combinations, more than 10000"):
-        expand(spec(**keys))
+        expand(resolve(spec(**keys)))
 
 
 # --- identity -------------------------------------------------------------------------------
@@ -376,7 +377,7 @@ def test_spelling_does_not_change_the_id(base: dict[str, Any], data: st.DataObje
 
 
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:
-    (trial,) = expand(spec()).trials
+    (trial,) = expand(resolve(spec())).trials
     config = Experiment.model_validate(BASE).config()
     del config["resources"], config["checkpoints"]
     del config["evaluation"]["every"], config["evaluation"]["candidates"]
@@ -391,21 +392,21 @@ def test_the_id_is_the_digest_of_the_canonical_json() -> None:
 
 
 def test_a_new_results_version_is_a_new_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = expand(spec()).trials[0]
+    before = expand(resolve(spec())).trials[0]
     monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
-    after = expand(spec()).trials[0]
+    after = expand(resolve(spec())).trials[0]
     assert before.id != after.id
     assert (before.results_version, after.results_version) == (1, 2)
 
 
 def test_the_sweep_is_named_by_its_trials_alone() -> None:
-    one = expand(spec(grid={"seed": [0, 1]}, question="why?"))
-    same = expand(spec(zip={"seed": [1, 0, 1], "resources.workers": [1, 2, 3]}))
+    one = expand(resolve(spec(grid={"seed": [0, 1]}, question="why?")))
+    same = expand(resolve(spec(zip={"seed": [1, 0, 1], "resources.workers": [1, 2, 3]})))
     assert one.id == same.id
     assert one.id.startswith("test-")
     assert len(one.id) == len("test-") + 8
-    assert expand(spec(grid={"seed": [0]})).id != one.id
-    renamed = expand(spec(grid={"seed": [0, 1]}, name="other"))
+    assert expand(resolve(spec(grid={"seed": [0]}))).id != one.id
+    renamed = expand(resolve(spec(grid={"seed": [0, 1]}, name="other")))
     assert renamed.id == one.id.replace("test-", "other-")
 
 
@@ -437,7 +438,7 @@ def test_data_counts_by_content_not_by_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
 def test_what_was_stored_keeps_its_id(base: dict[str, Any]) -> None:
-    trials = expand(spec(base, grid={"seed": [0, 1], "training.lr": [0.1, 1]})).trials
+    trials = expand(resolve(spec(base, grid={"seed": [0, 1], "training.lr": [0.1, 1]}))).trials
     stored = [replace(each, config=json.loads(json.dumps(each.config))) for each in trials]
     assert altered(stored) == altered([]) == []
 
@@ -446,7 +447,7 @@ def test_what_is_not_what_its_id_says_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = [coco(tmp_path / "a"), coco(tmp_path / "b", colour=16)]
-    first, second = expand(spec(grid={"data": data})).trials
+    first, second = expand(resolve(spec(grid={"data": data}))).trials
     changed = replace(first, config=first.config | {"seed": 7})
     assert altered([first, changed, second]) == [changed]
     (tmp_path / "a" / "train.json").write_text((tmp_path / "a" / "val.json").read_text())
@@ -463,7 +464,7 @@ def test_what_is_not_what_its_id_says_is_found(
 def test_data_that_cannot_be_used_is_the_users_to_mend(tmp_path: Path) -> None:
     missing = [{"name": "coco", "root": str(tmp_path / name)} for name in ("a", "b")]
     with pytest.raises(UserError) as caught:
-        expand(spec(grid={"data": missing, "seed": [0, 1]}))
+        expand(resolve(spec(grid={"data": missing, "seed": [0, 1]})))
     assert any(str(tmp_path / "a") in problem for problem in caught.value.problems)
     assert any(str(tmp_path / "b") in problem for problem in caught.value.problems)
     assert len(set(caught.value.problems)) == len(caught.value.problems)
