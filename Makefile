@@ -1,31 +1,56 @@
-# Everything sets itself up: a machine needs Python 3.11+ with pip, and make.
+# Every target sets up what it needs: a machine needs Python 3.11+ with pip, and make.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
-# Starts Ray clusters, which want the machine for themselves.
+PYTEST := $(RUN)/python -m pytest
+# These tests start Ray clusters, so they need the whole machine: one at a time.
 SWEEPS := tests/sweeps
 NODES := tests/cluster/test_two_nodes.py
+# Unit tests that start Ray, MLflow or PostgreSQL: `make test-fast` leaves them out.
+SERVERS := tests/cluster tests/contracts tests/gaplab/mirror tests/gaplab/launch/ray
 export OMP_NUM_THREADS := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test chaos bench clean
+.PHONY: help demo test test-fast lint types unit sweeps docs fuzz chaos bench clean
+.NOTPARALLEL:
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-10s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
 	$(RUN)/gaplab run experiments/quickstart.yaml
 
-test: $(VENV)/.ready-dev  ## lint, types, tests: what CI runs
+test: lint types unit sweeps docs  ## everything that CI runs
+
+test-fast: $(VENV)/.ready-dev  ## unit tests that start no server, in under two minutes
+	$(PYTEST) -n 2 -m "not slow" $(addprefix --ignore ,$(SWEEPS) $(SERVERS))
+
+lint: $(VENV)/.ready-dev  ## check style and formatting (ruff)
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
+
+types: $(VENV)/.ready-dev  ## check types (mypy, strict)
 	$(RUN)/mypy
-	$(RUN)/python -m pytest -n 2 --ignore $(SWEEPS) --ignore $(NODES)
-	$(RUN)/python -m pytest $(SWEEPS)
 
-chaos: $(VENV)/.ready-dev  ## faults put into running sweeps, many of each; over an hour
-	CHAOS=full $(RUN)/python -m pytest $(SWEEPS) $(NODES)
+unit: $(VENV)/.ready-dev  ## every test that starts no sweep
+	$(PYTEST) -n 2 $(addprefix --ignore ,$(SWEEPS) $(NODES))
 
-bench: $(VENV)/.ready-dev  ## speed, as ratios within one run
-	$(RUN)/python -m pytest -s tests/benchmarks
+sweeps: $(VENV)/.ready-dev  ## tests that run sweeps on Ray
+	$(PYTEST) $(SWEEPS)
 
-clean:
+docs: $(VENV)/.ready-dev  ## build the documentation into build/docs; a warning is an error
+	$(RUN)/mkdocs build --strict --quiet
+
+fuzz: $(VENV)/.ready-dev  ## property tests with new random examples
+	GAPLAB_FUZZ=1 $(PYTEST) -n 2 -m hypothesis $(addprefix --ignore ,$(SWEEPS) $(NODES))
+
+chaos: $(VENV)/.ready-dev  ## many faults in running sweeps; takes over an hour
+	CHAOS=full $(PYTEST) $(SWEEPS) $(NODES)
+
+bench: $(VENV)/.ready-dev  ## measure speed, as ratios within one run
+	$(PYTEST) -s tests/benchmarks
+
+clean:  ## delete the virtual environment and what was built
 	rm -rf $(VENV) build dist
 
 $(VENV)/bin/python:
@@ -37,5 +62,5 @@ $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(RUN)/pip install --quiet -e '.[dev]' -c constraints.txt
+	$(RUN)/pip install --quiet -e '.[dev,docs]' -c constraints.txt
 	touch $@

@@ -1,0 +1,274 @@
+"""Write the generated pages of the reference: options, protocols, metrics and commands.
+
+A hook of MkDocs. The pages come from the classes and tables that gaplab itself uses, so they
+change with them.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from detectors.assigners import ASSIGNERS
+from detectors.data import DATASETS
+from detectors.evaluation.metrics import LABELS, LOWER_IS_BETTER, MEASURED, TRAINING, names_of
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.losses import LossOptions
+from detectors.models import DETECTORS
+from detectors.models.backbones import BACKBONES
+from detectors.models.gates import GATES
+from detectors.options import Options
+from detectors.training import Training
+from gaplab.cli.app import app
+from gaplab.spec.fields import models_of, table_of
+from gaplab.spec.models import (
+    CheckpointOptions,
+    EvaluationOptions,
+    Policy,
+    Reading,
+    Resources,
+    Spec,
+)
+from gaplab.spec.search import Domain, SearchOptions, StopOptions
+
+Sections = Mapping[str, type[Options]]
+"""Heading -> the class whose fields are listed below it."""
+Schema = Mapping[str, Any]
+"""The JSON schema of one field."""
+
+SPEC: Sections = {
+    "Keys of a spec": Spec,
+    "evaluation": EvaluationOptions,
+    "training": Training,
+    "training.loss": LossOptions,
+    "resources": Resources,
+    "checkpoints": CheckpointOptions,
+    "run": Policy,
+    "search": SearchOptions,
+    "search.space": Domain,
+    "stop": StopOptions,
+    "read": Reading,
+}
+TABLES: Mapping[str, tuple[str, str, Sections]] = {
+    "assignments": ("Label assignments", "assignment", ASSIGNERS),
+    "detectors": ("Detectors", "detector", DETECTORS),
+    "backbones": ("Backbones", "detector.backbone", BACKBONES),
+    "gates": ("Gates", "detector.gate", GATES),
+    "data": ("Data sets", "data", DATASETS),
+}
+"""Page -> its title, the key of a spec that takes its entries, and the explicit table."""
+
+SPEC_INTRODUCTION = """\
+A spec is a YAML file; [Specs](../specs.md) explains how to write one. At its top level stand the
+keys of the first table and the sections of one experiment: [`data`](data.md),
+[`detector`](detectors.md), [`assignment`](assignments.md), `evaluation`, `training`, `resources`,
+`checkpoints`, and `seed` (an integer from 0, default 0)."""
+STAR = "An option marked with a star (*) is not part of a trial's id: it cannot change a result."
+PROTOCOL_INTRODUCTION = """\
+A protocol says how the NMS gap is measured; [Measuring](../measuring.md) explains why it matters.
+Commands and specs take the name of a preset, or a mapping of the options below."""
+METRICS_INTRODUCTION = """\
+Every metric is stored without NMS, with NMS, and as the difference of the two, in percent points.
+`gaplab leaderboard --metric NAME` adds one as a column."""
+CLI_INTRODUCTION = "The text that `gaplab COMMAND --help` prints."
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the generated pages. MkDocs calls this function by its name."""
+    for name, text in pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def pages() -> dict[str, str]:
+    """Return the Markdown text of every generated page, by name."""
+    return {
+        "spec": _join("# Options of a spec", SPEC_INTRODUCTION, STAR, *_sections(SPEC)),
+        **{name: _join(*_table_page(*TABLES[name])) for name in TABLES},
+        "protocols": _join(*_protocols()),
+        "metrics": _join(*_metrics()),
+        "cli": _join("# Commands", CLI_INTRODUCTION, *_commands()),
+    }
+
+
+def _join(*blocks: str) -> str:
+    return "\n\n".join(blocks) + "\n"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    cells = [list(header), *(list(row) for row in rows)]
+    cells.insert(1, ["---"] * len(cells[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def _table_page(title: str, key: str, entries: Sections) -> Iterator[str]:
+    yield f"# {title}"
+    yield f"Values of the key `{key}` of a spec: `name` chooses one, its options stand beside it."
+    yield STAR
+    yield from _sections(entries)
+    yield from _sections(_nested(entries))
+
+
+def _nested(entries: Sections) -> Sections:
+    """Return the classes of options inside `entries` that no table lists, by their last key."""
+    keys = {
+        inner: key
+        for model in entries.values()
+        for key, field in model.model_fields.items()
+        if not table_of(field)
+        for inner in models_of(field)
+    }
+    return {key: inner for inner, key in keys.items()}
+
+
+def _sections(sections: Sections) -> Iterator[str]:
+    for heading, model in sections.items():
+        title = f"`{heading}`" if heading.islower() else heading
+        yield f"## {title} {{#{_anchor(heading)}}}"
+        yield _text(inspect.cleandoc(model.__doc__ or ""))
+        yield _options(model)
+
+
+def _anchor(heading: str) -> str:
+    return heading.lower().replace(" ", "-").replace(".", "-")
+
+
+def _options(model: type[Options]) -> str:
+    """Return a table with one row per option of `model`."""
+    fields = model.model_json_schema()["properties"]
+    rows = [_option(model, name, fields[name]) for name in fields if name not in ("name", "base")]
+    if model is Spec:
+        rows.insert(0, _option(model, "name", fields["name"]))
+    return _table(("option", "values", "default", "meaning"), rows) if rows else "No options."
+
+
+def _option(model: type[Options], name: str, schema: Schema) -> tuple[str, ...]:
+    field = model.model_fields[name]
+    star = " *" if schema.get("identity") is False else ""
+    values = _entries(table_of(field)) or _values(schema)
+    default = "required" if field.is_required() else _default(schema.get("default"))
+    return f"`{name}`{star}", values, default, _cell(field.description or "")
+
+
+def _entries(table: Sections) -> str:
+    """Return links to the entries of a table; empty for an empty one."""
+    return ", ".join(f"[`{name}`]({_page(model)}#{name})" for name, model in table.items())
+
+
+def _page(model: type[Options]) -> str:
+    """Return the file name of the page that lists `model` as an entry."""
+    return next(f"{page}.md" for page in TABLES if model in TABLES[page][2].values())
+
+
+def _values(schema: Schema) -> str:
+    """Return the type and range of an option, as a reader of YAML would say it."""
+    if "anyOf" in schema:
+        return " or ".join(_values(kind) for kind in schema["anyOf"])
+    if "oneOf" in schema:
+        return " or ".join(_values(kind) for kind in schema["oneOf"])
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if "$ref" in schema:
+        return _reference(schema["$ref"].rpartition("/")[2])
+    kind: str = schema.get("type", "value")
+    if kind == "array":
+        item, comma, limits = _values(schema["items"]).partition(",")
+        return f"list of {item}s{comma}{limits}"
+    names = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}
+    return names.get(kind, kind) + _range(schema)
+
+
+def _range(schema: Schema) -> str:
+    """Return the limits of a number: `, 0 to 1`; empty where it has none."""
+    words = {
+        "minimum": "at least",
+        "exclusiveMinimum": "above",
+        "maximum": "at most",
+        "exclusiveMaximum": "below",
+        "multipleOf": "a multiple of",
+    }
+    if {"minimum", "maximum"} <= schema.keys():
+        return f", {schema['minimum']:,} to {schema['maximum']:,}"
+    return "".join(f", {words[key]} {schema[key]:,}" for key in words if key in schema)
+
+
+def _reference(name: str) -> str:
+    """Return a link to the section of the class of this name."""
+    if name == Protocol.__name__:
+        return "[name or mapping](protocols.md)"
+    sections = {"spec": SPEC, **{page: _nested(TABLES[page][2]) for page in TABLES}}
+    return next(
+        f"[mapping]({page}.md#{_anchor(heading)})"
+        for page, found in sections.items()
+        for heading, model in found.items()
+        if model.__name__ == name
+    )
+
+
+def _default(value: Any) -> str:
+    """Return a default as a spec would say it."""
+    if isinstance(value, dict):
+        return f"`{value['name']}`" if "name" in value else "its own" if value else "empty"
+    if value in ("", []):
+        return "empty"
+    names = {None: "null", True: "true", False: "false"}
+    return f"`{names[value] if value is None or isinstance(value, bool) else value}`"
+
+
+def _cell(text: str) -> str:
+    """Return text for one cell of a table: one line, without cell borders."""
+    return _text(" ".join(text.split())).replace("|", "\\|")
+
+
+def _text(text: str) -> str:
+    """Return text in which Markdown and HTML find no markup but code between backticks."""
+    parts = text.split("`")
+    for i in range(0, len(parts), 2):
+        parts[i] = parts[i].replace("<", "&lt;").replace("*", "\\*").replace("_", "\\_")
+    return "`".join(parts)
+
+
+def _protocols() -> Iterator[str]:
+    yield "# Protocols"
+    yield PROTOCOL_INTRODUCTION
+    yield "## Options"
+    yield _text(inspect.cleandoc(Protocol.__doc__ or ""))
+    yield _options(Protocol)
+    yield "## Presets"
+    keys = [key for key in Protocol.model_fields if key != "preset"]
+    presets = {name: preset.model_dump(mode="json") for name, preset in PROTOCOLS.items()}
+    rows = [(f"`{key}`", *(_default(preset[key]) for preset in presets.values())) for key in keys]
+    yield _table(("option", *(f"`{name}`" for name in presets)), rows)
+
+
+def _metrics() -> Iterator[str]:
+    yield "# Metrics"
+    yield METRICS_INTRODUCTION
+    for evaluator, metrics in MEASURED.items():
+        yield f"## Evaluator `{evaluator}`"
+        rows = ((LABELS[name], *(f"`{each}`" for each in names_of(name))) for name in metrics)
+        yield _table(("metric", "without NMS", "with NMS", "gap"), rows)
+    lower = ", ".join(LABELS[name] for name in sorted(LOWER_IS_BETTER))
+    yield f"Larger is better, except for {lower}."
+    yield "## Training"
+    names = " and ".join(f"`{name}`" for name in TRAINING)
+    yield f"Metrics of the assignments in an epoch: {names} (in percent)."
+
+
+def _commands() -> Iterator[str]:
+    command = get_command(app)
+    assert isinstance(command, TyperGroup)
+    context = command.make_context("gaplab", [], resilient_parsing=True, max_content_width=92)
+    yield _help("gaplab", command.get_help(context))
+    for name in command.list_commands(context):
+        inner = command.commands[name]
+        below = inner.make_context(name, [], parent=context, resilient_parsing=True)
+        yield _help(name, inner.get_help(below))
+
+
+def _help(name: str, text: str) -> str:
+    return f"## `{name}`\n\n```text\n{text.rstrip()}\n```"
