@@ -21,7 +21,7 @@ from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.images import ImageError, read_size
 from gaplab.cli import main
-from gaplab.cli.doctor.sockets import listeners
+from gaplab.cli.doctor.network import listeners
 from gaplab.errors import UserError
 from gaplab.formatting import printable
 from gaplab.ledger import Ledger

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from gaplab.cli.doctor.sockets import Listener, listeners
+from gaplab.cli.doctor.network import Listener, listeners
 from gaplab.launch.attempt import attempt, run_alone
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
@@ -143,9 +143,8 @@ class Bench:
 
     def listeners(self, driver: "subprocess.Popen[str]") -> list[Listener]:
         """Where processes of this driver listen."""
-        ours = [line.split() for line in processes_below(driver.pid).values()]
-        found = [each for each in listeners() or [] if each.process]
-        return [each for each in found if " ".join(each.process.words).split() in ours]
+        ours = processes_below(driver.pid)
+        return [each for each in listeners() or [] if each.pid in ours]
 
     def workers(self, driver: "subprocess.Popen[str]") -> list[int]:
         """Processes that run trials of this driver."""

@@ -2,7 +2,8 @@
 
 import typer
 
-from gaplab.cli import clustering, doctoring, evaluating, exporting, papers, results, runs, ui
+from gaplab.cli import clustering, evaluating, exporting, papers, results, runs, ui
+from gaplab.cli.doctor.command import doctor
 
 app = typer.Typer(
     name="gaplab",
@@ -30,4 +31,4 @@ app.command()(evaluating.protocols)
 app.command()(exporting.export)
 app.command()(ui.ui)
 app.command()(ui.mirror)
-app.command()(doctoring.doctor)
+app.command()(doctor)

@@ -1,50 +1,36 @@
-"""Python, PyTorch's build, GPUs and threads of this machine."""
+"""Python, the PyTorch build, GPUs and threads of this machine."""
 
 import os
-import sys
-from collections.abc import Iterator
+import platform
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from pathlib import Path
 
-from gaplab.cli.doctor.finding import Finding
+from gaplab.cli.doctor.finding import Finding, ok, problem, warn
 
-_FIXES_END = {
-    (3, 11): date(2027, 10, 31),
-    (3, 12): date(2028, 10, 31),
-    (3, 13): date(2029, 10, 31),
-    (3, 14): date(2030, 10, 31),
-}
-"""When a version of Python gets its last security fixes, as its release schedule says."""
 _DRIVERS = ("/dev/nvidia0", "/dev/kfd")
 
 
 @dataclass(frozen=True)
 class Machine:
-    """accelerator: what PyTorch is built for ("" for a CPU build); works: it can use a GPU now.
+    """Facts about this machine."""
 
-    gpu: device file of a GPU's driver, or ""; threads: OMP_NUM_THREADS, or None where it is unset.
-    """
-
-    python: tuple[int, int, int]
-    today: date
-    accelerator: str
-    works: bool
-    gpu: str
+    python: str
+    accelerator: str  # what PyTorch is built for, "" for a CPU-only build
+    usable: bool  # whether PyTorch can use a GPU now
+    gpu: str  # device file of a GPU driver, or ""
     cores: int
-    threads: str | None
+    threads: str | None  # OMP_NUM_THREADS
 
 
-def this_machine() -> Machine:
-    """What this process sees. Imports PyTorch."""
+def inspect_machine() -> Machine:
+    """Return the facts as this process sees them. Imports PyTorch."""
     import torch
 
     cuda, rocm = torch.version.cuda, torch.version.hip
     return Machine(
-        python=sys.version_info[:3],
-        today=datetime.now(UTC).date(),
+        python=platform.python_version(),
         accelerator=f"CUDA {cuda}" if cuda else f"ROCm {rocm}" if rocm else "",
-        works=torch.cuda.is_available(),
+        usable=torch.cuda.is_available(),
         gpu=next((path for path in _DRIVERS if Path(path).exists()), ""),
         cores=len(os.sched_getaffinity(0)),
         threads=os.environ.get("OMP_NUM_THREADS"),
@@ -52,40 +38,30 @@ def this_machine() -> Machine:
 
 
 def check_machine(machine: Machine) -> list[Finding]:
-    """Python, GPU and threads: one finding each."""
-    return [_python(machine), _gpu(machine), *_threads(machine)]
-
-
-def _python(machine: Machine) -> Finding:
-    text = ".".join(map(str, machine.python))
-    end = _FIXES_END.get(machine.python[:2])
-    if end is not None and machine.today > end:
-        what = f"{text}, without security fixes since {end:%B %Y}"
-        return Finding("warn", "Python", what, "use a newer Python")
-    return Finding("ok", "Python", text)
+    """Return one finding each about Python, the GPU and the number of threads."""
+    return [ok("Python", machine.python), _gpu(machine), _threads(machine)]
 
 
 def _gpu(machine: Machine) -> Finding:
     built = f"PyTorch is built for {machine.accelerator}" if machine.accelerator else ""
-    if machine.works:
-        return Finding("ok", "GPU", built)
+    if machine.usable:
+        return ok("GPU", built)
     if not machine.gpu:
-        return Finding("ok", "GPU", f"none here; {built or 'PyTorch is a CPU build'}")
+        return ok("GPU", f"none found; {built or 'PyTorch is a CPU-only build'}")
     if not built:
-        what = f"{machine.gpu} is here, but PyTorch is a CPU build"
-        return Finding("warn", "GPU", what, "install a CUDA or ROCm build of PyTorch")
-    what = f"{machine.gpu} is here and {built}, but PyTorch can't use it"
-    return Finding("problem", "GPU", what, "see what nvidia-smi or rocminfo says of the driver")
+        what = f"{machine.gpu} exists, but PyTorch is a CPU-only build"
+        return warn("GPU", what, "install a CUDA or ROCm build of PyTorch")
+    what = f"{machine.gpu} exists and {built}, but PyTorch cannot use the GPU"
+    return problem("GPU", what, "check the driver with nvidia-smi or rocminfo")
 
 
-def _threads(machine: Machine) -> Iterator[Finding]:
+def _threads(machine: Machine) -> Finding:
     check, text = "OMP_NUM_THREADS", machine.threads
     if text is None:
-        yield Finding("ok", check, "unset: each trial takes its own CPUs")
-    elif not text.isdecimal() or not int(text):
-        yield Finding("problem", check, f"{text!r} is no number of threads", "unset it")
-    elif int(text) > machine.cores:
-        what = f"{text} threads a process, on {machine.cores} cores"
-        yield Finding("warn", check, what, "unset it, or trials disturb each other")
-    else:
-        yield Finding("ok", check, text)
+        return ok(check, "not set: each trial uses the CPUs that it was given")
+    if not text.isdecimal() or not int(text):
+        return problem(check, f"{text!r} is not a number of threads", "unset it")
+    if int(text) > machine.cores:
+        what = f"{text} threads per process on {machine.cores} cores"
+        return warn(check, what, "unset it; otherwise trials compete for the cores")
+    return ok(check, text)
