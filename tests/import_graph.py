@@ -15,6 +15,8 @@ import grimp
 ROOT = Path(__file__).resolve().parent.parent
 PLATFORM = ROOT / "platform" / "gaplab"
 OUTSIDE = "outside"
+PUBLIC = ("gaplab", "gaplab.__main__", "gaplab.api")
+"""The modules that other programs import or run."""
 
 
 @cache
@@ -38,7 +40,7 @@ def room(module: str) -> str:
         return top if top == "detectors" else OUTSIDE
     if parts[:2] == ["launch", "ray"]:
         return "launch/ray"
-    if module in ("gaplab", "gaplab.__main__"):
+    if module in PUBLIC:
         return "public"
     return parts[0] if (PLATFORM / parts[0]).is_dir() else "shared"
 

@@ -27,6 +27,7 @@ ARROWS = {
         "trial",
         "spec",
         "storage",
+        "public",
         *SHARED,
     },
     "public": {"cli", "launch", "results", "ledger", "spec", "storage", *SHARED},
@@ -37,6 +38,7 @@ NARROW = {
     ("launch", "launch/ray"): {"gaplab.launch.driver"},
     ("results", "trial"): {"gaplab.results.reevaluate"},
     ("public", "cli"): {"gaplab.__main__"},
+    ("cli", "public"): {"gaplab.cli.app"},
 }
 """Arrows that only these modules may draw."""
 
