@@ -1,43 +1,38 @@
-"""Where a secret must not be: in any file of a home folder but its own, and in no command line."""
+"""Assertions that a secret does not leak into the files of a home folder or a command line."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-_AT_ONCE = 2**20
+import psutil
+
+_CHUNK = 2**20  # bytes
 
 
 def assert_no_secret(secret: str, home: Path, *, own: str = "ray.token") -> None:
-    """No file below `home` but `own` holds `secret`; databases and logs are read as bytes, too.
+    """Assert that no file below `home` but `own` contains `secret`; all are read as bytes.
 
-    Fails as well where there is nothing to look at, or the secret is too short to mean anything.
+    Fails, too, if there are no files, or if the secret is too short to be unique.
     """
     assert len(secret) >= 16, "too short to tell from other text"
     files = [path for path in sorted(home.rglob("*")) if path.is_file() and path != home / own]
-    assert files, f"nothing to look at in {home}"
-    found = [str(path) for path in files if _holds(path, secret.encode())]
+    assert files, f"no files to search in {home}"
+    found = [str(path) for path in files if _contains(path, secret.encode())]
     assert not found, f"the secret is in {', '.join(found)}"
 
 
 def assert_no_secret_in_argv(secret: str) -> None:
-    """No process that this user may see has `secret` in its command line."""
-    found = [words for words in _command_lines() if secret.encode() in words]
+    """Assert that no process visible to this user has `secret` in its command line."""
+    commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    assert any(commands), "no command line is visible"
+    found = [command for command in commands if secret in " ".join(command)]
     assert not found, f"the secret is in {found}"
 
 
-def _command_lines() -> Iterator[bytes]:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            yield (folder / "cmdline").read_bytes()
-        except OSError:  # it ended meanwhile
-            continue
-
-
-def _holds(path: Path, secret: bytes) -> bool:
-    """Whether the file holds these bytes, read in pieces that overlap."""
+def _contains(path: Path, secret: bytes) -> bool:
+    """Whether the file contains these bytes; reads overlapping chunks."""
     tail = b""
     with path.open("rb") as file:
-        while piece := file.read(_AT_ONCE):
-            if secret in tail + piece:
+        while chunk := file.read(_CHUNK):
+            if secret in tail + chunk:
                 return True
-            tail = piece[-len(secret) :]
+            tail = chunk[-len(secret) :]
     return False
