@@ -33,18 +33,19 @@ _MODULES = {
     "expand": "gaplab.spec.sweep",
     "leaderboard": "gaplab.results.leaderboard",
     "load_spec": "gaplab.spec.files",
-    "open_home": "gaplab.api",
+    "open_home": "gaplab.storage.home",
     "run_sweep": "gaplab.api",
 }
 """Public name -> the module that defines it."""
 
 if TYPE_CHECKING:
-    from gaplab.api import open_home, run_sweep
+    from gaplab.api import run_sweep
     from gaplab.ledger import Ledger
     from gaplab.results.compare import compare
     from gaplab.results.leaderboard import leaderboard
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import expand
+    from gaplab.storage.home import open_home
 
     __version__: str
 else:

@@ -1,40 +1,16 @@
-"""The functions of the public API that need several rooms: open a home folder, run a sweep."""
+"""Run a sweep from Python: what `gaplab run` does, without a terminal and without MLflow."""
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 from gaplab.launch import driver
 from gaplab.ledger import Ledger
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.records import Event, SweepRecord
 from gaplab.states import TrialState
-from gaplab.storage.home import DEFAULT_HOME, Home
+from gaplab.storage.home import Home, open_home
 
 OUTAGE_SECONDS = 900.0
 """How long a running sweep waits for a ledger that does not answer."""
-
-
-def open_home(path: str | os.PathLike[str] | None = None) -> Home:
-    """Open the folder that holds the ledger, checkpoints and MLflow's data.
-
-    Args:
-        path: the folder, created if it does not exist. None: the environment variable
-            GAPLAB_HOME, or else `.gaplab` in the working directory.
-
-    Returns:
-        The home folder. `Ledger.open(home.ledger_url)` opens its ledger.
-
-    Raises:
-        UserError: the folder can't be created.
-
-    Example:
-        >>> import gaplab
-        >>> home = gaplab.open_home("results/first")
-        >>> home.path.name
-        'first'
-    """
-    return Home(Path(path or os.environ.get("GAPLAB_HOME", DEFAULT_HOME)))
 
 
 def run_sweep(

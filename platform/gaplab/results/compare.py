@@ -1,4 +1,7 @@
-"""Groups of trials side by side: means, spreads and intervals, never over unlike measurements."""
+"""Groups of trials side by side: means, standard deviations and confidence intervals.
+
+A group never mixes data sets, protocols, schedules or versions of the training code.
+"""
 
 import json
 from collections import defaultdict
@@ -17,105 +20,125 @@ from gaplab.results.intervals import (
     mean_interval,
     paired,
 )
-from gaplab.results.leaderboard import LeaderboardRow, settings, unknown_keys
+from gaplab.results.leaderboard import LeaderboardRow, listed, settings, unknown_keys
 from gaplab.states import TrialState
 
 Resample = Callable[[LeaderboardRow], Resampled | None]
-"""AP of a trial's evaluation on resamples of its images; None where that isn't known."""
+"""Returns AP of a trial's evaluation on resamples of its images, or None if it is not known."""
 _Epoch = int | Literal["best"] | None
 _Pairs = list[tuple[LeaderboardRow, LeaderboardRow]]
 
 
 @dataclass(frozen=True)
 class Stat:
-    """One metric over a group's trials, percent points.
-
-    std: sample standard deviation, None for a single trial. interval: of the mean. to_best: the
-    difference to the best group measured alike, 0 for that group itself, None if there is none that
-    has this metric.
-    """
+    """One metric over the trials of a group, in percent points."""
 
     mean: float
     std: float | None
+    """Sample standard deviation; None for a single trial."""
     interval: Interval | None
+    """Of the mean."""
     to_best: Difference | None
+    """Difference to the best comparable group: 0 for that group itself, None if no comparable group
+    has this metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Finished trials that are alike in `keys`, data set, protocol, schedule and epoch."""
+    """Finished trials with the same `keys`, data set, protocol, schedule and epoch."""
 
     keys: dict[str, Any]
-    """Values of the keys compared by; None where the trials have no such key."""
+    """Values of the keys that trials are grouped by; None where they have no such key."""
     dataset: str
     protocol: str
     epochs: int
-    """Epochs a trial of this group trains."""
+    """Number of epochs that a trial of this group trains."""
     epoch: _Epoch
-    """Epoch measured; `best` where each trial stands at its own; None if no trial is finished."""
+    """Evaluated epoch; `best` if each trial has its own; None if no trial is finished."""
     results_version: int
     stale: bool
     trials: tuple[LeaderboardRow, ...] = field(repr=False)
     """The finished trials."""
     unfinished: int = 0
-    """Trials left out because they have not succeeded (yet)."""
+    """Number of trials left out because they have not succeeded."""
     stats: dict[Metric, Stat] = field(default_factory=dict)
-    """Of the metrics that all trials have; empty if no trial is finished."""
+    """Statistics of the metrics that all trials have; empty if no trial is finished."""
     over: Over | None = None
-    """What intervals of means are over; images for a single trial."""
+    """What is resampled for intervals of means: seeds, or images for a single trial."""
     to_best_over: Over | None = None
-    """What intervals of differences to the best group are over."""
+    """What is resampled for intervals of differences to the best group."""
     pairs: int = 0
-    """Pairs of trials, one of the best group each, that differences to it are means of; 0 where
-    they are differences of the groups' means, and for the best group."""
+    """Number of pairs, each of one trial of this group and one of the best group, over which the
+    differences are averaged; 0 for differences of the groups' means, and for the best group."""
 
     @property
     def n(self) -> int:
-        """Finished trials."""
+        """Number of finished trials."""
         return len(self.trials)
 
     @property
     def seeds(self) -> int:
-        """Distinct seeds among them."""
+        """Number of distinct seeds among them."""
         return len({row.seed for row in self.trials})
 
 
 def compare(
     rows: Sequence[LeaderboardRow],
-    by: Sequence[str],
+    by: str | Sequence[str] = "assignment",
     metric: Metric = "ap",
     resampled: Resample = lambda row: None,
 ) -> list[Group]:
-    """Group `rows` by the keys `by`: those of `LeaderboardQuery.where`. The best group is first.
+    """Group rows of a leaderboard by settings of their trials, best group first.
 
-    The best is the group of the highest mean `metric` among those of the same data set, protocol,
-    results version, schedule and epoch (of any schedule where `by` holds the number of epochs).
-    The difference to it is the mean over the seeds that both have, with an interval over them if
-    they are several, else over images; two groups of one trial each are paired whatever their
-    seeds. Where no seed is shared, or trials of one group differ in more than their seed, it is the
-    difference of the means, without an interval. `resampled` is asked, perhaps repeatedly, about
-    trials whose interval is over images. Raises UserError for a key that no row has.
+    The best group has the highest mean `metric` among those with the same data set, protocol,
+    results version, schedule and epoch (any schedule if `by` holds the number of epochs). The
+    difference of a group to it is the mean over the seeds that both have, with an interval over
+    seeds if they share several, else over images. Two groups of one trial each are paired whatever
+    their seeds. If they share no seed, or trials of one group differ in more than their seed, it is
+    the difference of the means, without an interval.
+
+    Args:
+        rows: rows of `leaderboard`.
+        by: one key or several, as in `where` of `leaderboard`.
+        metric: the metric that decides which group is best.
+        resampled: called, possibly more than once, with a row whose interval is over images;
+            returns its AP on resamples of the images. Without it there are no such intervals.
+
+    Raises:
+        UserError: no row has one of the keys.
+
+    Example:
+        After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
+
+        >>> import gaplab
+        >>> with gaplab.Ledger.open(gaplab.open_home().ledger_url) as ledger:
+        ...     groups = gaplab.compare(gaplab.leaderboard(ledger, sweep="quickstart"))
+        >>> sorted(group.keys["assignment"] for group in groups)
+        ['center', 'poto']
+        >>> groups[0].stats["ap"].to_best.mean
+        0.0
     """
-    known = {key for row in rows for key in settings(row)}
-    if rows and (error := unknown_keys(by, known)):
+    keys, known = listed(by), {key for row in rows for key in settings(row)}
+    if rows and (error := unknown_keys(keys, known)):
         raise error
     alike: dict[str, list[LeaderboardRow]] = defaultdict(list)
     for row in rows:
-        alike[_key(row, by)].append(row)
-    groups = [group for members in alike.values() for group in _groups(members, by)]
-    by_epochs = any(key.split(".")[-1] == "epochs" for key in by)
-    return [_measured(group, best, resampled) for group, best in _ranked(groups, metric, by_epochs)]
+        alike[_key(row, keys)].append(row)
+    groups = [group for members in alike.values() for group in _groups(members, keys)]
+    any_schedule = any(key.split(".")[-1] == "epochs" for key in keys)
+    ranked = _ranked(groups, metric, any_schedule)
+    return [_with_statistics(group, best, resampled) for group, best in ranked]
 
 
 def _key(row: LeaderboardRow, by: Sequence[str]) -> str:
-    """What rows of one group have in common; as JSON, where 1 and true differ and lists hash."""
+    """Return the key of a row's group, as JSON: 1 and true differ there, and lists are hashable."""
     values = settings(row)
     own = [row.dataset, row.protocol, row.epochs, row.results_version, row.chosen]
     return json.dumps([*own, *(values.get(key) for key in by)], sort_keys=True)
 
 
 def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
-    """One group for each epoch at which finished trials stand; the last one counts the others."""
+    """Make one group per evaluated epoch of finished trials; the last one counts the others."""
     finished: dict[_Epoch, list[LeaderboardRow]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row.epoch):
         if row.state == TrialState.SUCCEEDED:
@@ -141,7 +164,7 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
 def _ranked(
     groups: list[Group], metric: Metric, any_schedule: bool
 ) -> list[tuple[Group, Group | None]]:
-    """The groups, best first, and with each the best one measured alike, if there is one."""
+    """Return the groups, best first, each with the best comparable group, if there is one."""
     cells: dict[tuple[Any, ...], list[Group]] = defaultdict(list)
     for group in groups:
         schedule = () if any_schedule else (group.epochs, str(group.epoch))
@@ -155,8 +178,8 @@ def _ranked(
     return ranked
 
 
-def _measured(group: Group, best: Group | None, resampled: Resample) -> Group:
-    """The group with its statistics, intervals and differences to `best`."""
+def _with_statistics(group: Group, best: Group | None, resampled: Resample) -> Group:
+    """Return the group with its statistics, intervals and differences to `best`."""
     over, intervals = _intervals(group, resampled)
     pairs = _pairs(group, best)
     to_best_over, differences = _differences(pairs, resampled)
@@ -164,24 +187,24 @@ def _measured(group: Group, best: Group | None, resampled: Resample) -> Group:
     for metric in METRICS:
         if values := _values(group.trials, metric):
             std = stdev(values) if len(values) > 1 else None
-            to_best = differences.get(metric) or _of_means(values, best, metric)
+            to_best = differences.get(metric) or _difference_of_means(values, best, metric)
             stats[metric] = Stat(fmean(values), std, intervals.get(metric), to_best)
     return replace(group, stats=stats, over=over, to_best_over=to_best_over, pairs=len(pairs))
 
 
 def _values(trials: Sequence[LeaderboardRow], metric: Metric) -> list[float]:
-    """The metric of every trial; empty where one hasn't got it."""
+    """Return the metric of every trial; an empty list if one of them lacks it."""
     values = [getattr(row, metric) for row in trials]
     return [] if None in values else values
 
 
 def _by_seed(group: Group) -> dict[int, LeaderboardRow]:
-    """Its trials by seed; empty if a seed repeats, for then they differ in something else too."""
+    """Return trials by seed; empty if a seed repeats, because then they differ in more than it."""
     return {row.seed: row for row in group.trials} if group.seeds == group.n else {}
 
 
 def _pairs(group: Group, best: Group | None) -> _Pairs:
-    """Each trial with its like in the best group."""
+    """Pair each trial with the trial of the best group that has the same seed."""
     if best is None or best is group:
         return []
     if group.n == best.n == 1:
@@ -193,7 +216,7 @@ def _pairs(group: Group, best: Group | None) -> _Pairs:
 def _intervals(
     group: Group, resampled: Resample
 ) -> tuple[Over | None, Mapping[Metric, Interval | None]]:
-    """Intervals of the means, and what they are over."""
+    """Return what is resampled for intervals of the means, and the intervals."""
     if group.n == 1 and (found := resampled(group.trials[0])):
         return "images", found.intervals()
     if group.n > 1 and _by_seed(group):
@@ -204,7 +227,7 @@ def _intervals(
 def _differences(
     pairs: _Pairs, resampled: Resample
 ) -> tuple[Over | None, dict[Metric, Difference]]:
-    """Mean differences of the metrics that all of `pairs` have, and what intervals are over."""
+    """Return what is resampled, and mean differences of the metrics that all pairs have."""
     mine, theirs = [a for a, _ in pairs], [b for _, b in pairs]
     columns = {metric: (_values(mine, metric), _values(theirs, metric)) for metric in METRICS}
     columns = {metric: both for metric, both in columns.items() if all(both)}
@@ -218,6 +241,8 @@ def _differences(
     }
 
 
-def _of_means(values: list[float], best: Group | None, metric: Metric) -> Difference | None:
+def _difference_of_means(
+    values: list[float], best: Group | None, metric: Metric
+) -> Difference | None:
     others = _values(best.trials, metric) if best else []
     return Difference(fmean(values) - fmean(others)) if others else None

@@ -1,4 +1,4 @@
-"""Why a trial has the gap it has, from the candidates it kept."""
+"""Diagnose the NMS gap of a trial from its stored candidates."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,13 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.ledger import Ledger
-from gaplab.results.reevaluate import Source, Truths, check, find_sources
+from gaplab.results.reevaluate import Source, Truths, check_sources, find_sources
 from gaplab.spec.protocols import protocol_key
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A diagnosis, and of what.
-
-    training: metrics that candidates can't tell. recall_ceiling: percent of the objects that their
-    own boxes still find after the protocol's NMS; None where the protocol has no such ceiling.
-    """
+    """The diagnosis of one trial at one epoch, branch and protocol."""
 
     trial: str
     assignment: str
@@ -27,21 +23,32 @@ class Explanation:
     branch: str
     protocol: str
     training: dict[str, float]
+    """Metrics of the assignments in training, which candidates can't show."""
     recall_ceiling: float | None
+    """Recall, in percent, of the ground-truth boxes themselves after the protocol's NMS; None if
+    the protocol has no such ceiling."""
     diagnosis: Diagnosis
 
 
 def explain(
     ledger: Ledger, name: str, protocol: Protocol, epoch: int | None, branch: str | None
 ) -> Explanation:
-    """Diagnose the trial that `name` means; `branch` None: the one kept at inference.
+    """Diagnose one trial.
 
-    Raises UserError for an unknown trial, and where no usable candidates are kept.
+    Args:
+        ledger: an open ledger.
+        name: the id of the trial, or its beginning.
+        protocol: how the gap is measured.
+        epoch: the epoch whose candidates are used; None: the last that has any.
+        branch: the branch whose candidates are used; None: the branch kept at inference.
+
+    Raises:
+        UserError: the trial is unknown, or it has no usable candidates.
     """
     trial = ledger.find_trial(name)
     source = _primary(find_sources(ledger, [trial], epoch, branch))
     truths = Truths()
-    check([source], [protocol], truths)
+    check_sources([source], [protocol], truths)
     truth = truths.of(trial)
     parts = [Candidates.none(), *source.dump.stream(truth.image_ids, truth.classes)]
     return Explanation(
@@ -58,6 +65,7 @@ def explain(
 
 
 def _ceiling(truth: GroundTruth, protocol: Protocol) -> float | None:
+    """Return the recall ceiling in percent, for protocols that have one."""
     confined = protocol.level_range is not None or protocol.spatial_range is not None
     if confined or protocol.suppression != "nms":
         return None
@@ -65,4 +73,5 @@ def _ceiling(truth: GroundTruth, protocol: Protocol) -> float | None:
 
 
 def _primary(sources: list[Source]) -> Source:
+    """Return the source of the branch kept at inference, or the first one."""
     return next((each for each in sources if each.evaluation.primary), sources[0])

@@ -1,4 +1,4 @@
-"""The ledger's trials and evaluations as Parquet files, for people's own tools."""
+"""Write the ledger's trials and evaluations to Parquet files, for other tools to read."""
 
 import json
 import math
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from detectors.evaluation.metrics import names_of
 from gaplab.errors import UserError
 from gaplab.formatting import flat
 from gaplab.ledger import Ledger
@@ -19,7 +20,7 @@ from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
 
 FILES = ("trials.parquet", "evaluations.parquet", "classes.parquet")
 _ROWS = 65_536
-"""Rows of a row group."""
+"""Number of rows in a row group."""
 _KEY: dict[str, Column] = {
     "trial": Column("text"),
     "epoch": Column("int64"),
@@ -50,26 +51,34 @@ _EVALUATIONS: dict[str, Column] = {
 _CLASSES: dict[str, Column] = {
     **_KEY,
     "class": Column("text"),
-    **{name: Column("float64", null=True) for name in ("ap", "ap_nms", "gap")},
+    **{name: Column("float64", null=True) for name in names_of("ap")},
 }
 
 
 def export(
     ledger: Ledger, folder: Path, sweep: str | None = None, force: bool = False
 ) -> dict[Path, int]:
-    """Write `FILES` into `folder`, of all trials or of those of a sweep; rows of each file.
+    """Write `FILES` into `folder` and return the number of rows of each file.
 
-    sweep: its id or name. force: replace files that are there. A file is written whole or left as
-    it was. Raises UserError.
+    A file is either written completely or not changed.
+
+    Args:
+        ledger: an open ledger.
+        folder: created if it does not exist.
+        sweep: id or name of a sweep, to write its trials only; None: all trials.
+        force: whether to replace existing files.
+
+    Raises:
+        UserError: the sweep is unknown, a file exists, or the folder can't be written.
     """
-    there = [folder / name for name in FILES if (folder / name).exists()]
-    if there and not force:
-        raise UserError(*(f"{path}: is there already; --force replaces it" for path in there))
+    existing = [folder / name for name in FILES if (folder / name).exists()]
+    if existing and not force:
+        raise UserError(*(f"{path}: already exists; --force replaces it" for path in existing))
     identity = None if sweep is None else ledger.find_sweep(sweep).id
     storage, evaluations = Storage(str(folder.resolve())), _Evaluations()
-    # Trials last: then those of all evaluations are among them, whatever is being trained.
-    watched = evaluations.watch(ledger.all_evaluations(identity))
-    classes = _write(storage, "classes", _CLASSES, _class_groups(watched))
+    # Trials come last, so that they include the trials of all evaluations even during training.
+    collected = evaluations.collect(ledger.all_evaluations(identity))
+    classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
     measured = _write(storage, "evaluations", *evaluations.table())
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
     rows = (trials, measured, classes)
@@ -87,24 +96,25 @@ def _write(
 
 
 def _class_groups(evaluations: Iterable[EvaluationView]) -> Iterator[dict[str, Values]]:
+    """Yield the row groups of `classes.parquet`, one row per evaluation and class."""
     rows = (
         (e.trial, e.epoch, e.branch, e.protocol, c.name, c.ap, c.ap_nms, c.gap)
         for e in evaluations
         for c in e.classes
     )
-    while some := list(islice(rows, _ROWS)):
-        yield dict(zip(_CLASSES, zip(*some, strict=True), strict=True))
+    while chunk := list(islice(rows, _ROWS)):
+        yield dict(zip(_CLASSES, zip(*chunk, strict=True), strict=True))
 
 
 class _Evaluations:
-    """Columns of evaluations; metrics are kept small, for there may be many and of any name."""
+    """The columns of `evaluations.parquet`. Metrics are stored compactly: there may be many."""
 
     def __init__(self) -> None:
         self._own: list[tuple[Any, ...]] = []
         self._metrics: dict[str, array[float]] = {}
 
-    def watch(self, evaluations: Iterable[EvaluationView]) -> Iterator[EvaluationView]:
-        """The same evaluations, each taken up as it passes."""
+    def collect(self, evaluations: Iterable[EvaluationView]) -> Iterator[EvaluationView]:
+        """Yield the same evaluations and add each to the columns."""
         for e in evaluations:
             for name, value in e.metrics.items():
                 column = self._metrics.setdefault(name, array("d"))
@@ -116,19 +126,20 @@ class _Evaluations:
             yield e
 
     def table(self) -> tuple[dict[str, Column], list[dict[str, Values]]]:
-        """Types, and one row group of everything that has passed."""
+        """Return the types of the columns, and one row group of all collected evaluations."""
         metrics = {n: np.array(self._fill(self._metrics[n])) for n in sorted(self._metrics)}
         columns = _EVALUATIONS | dict.fromkeys(metrics, Column("float64", null=True, varied=True))
         own = zip(*self._own, strict=True) if self._own else [()] * len(_EVALUATIONS)
         return columns, [{**dict(zip(_EVALUATIONS, own, strict=True)), **metrics}]
 
     def _fill(self, column: "array[float]") -> "array[float]":
-        """NaN for the evaluations before that had no such metric."""
+        """Pad a column with NaN for the earlier evaluations, which have no such metric."""
         column.extend([math.nan] * (len(self._own) - len(column)))
         return column
 
 
 def _trials(trials: list[TrialView]) -> tuple[dict[str, Column], list[dict[str, Values]]]:
+    """Return the types of the columns of `trials.parquet`, and one row group."""
     own = {name: [getattr(trial, name) for trial in trials] for name in _TRIALS}
     own["config"] = [json.dumps(trial.config) for trial in trials]
     rows = [flat(t.config, "config.") for t in trials]
@@ -140,9 +151,9 @@ def _trials(trials: list[TrialView]) -> tuple[dict[str, Column], list[dict[str, 
 
 
 def _setting(values: list[Any]) -> tuple[Kind, list[Any]]:
-    """A column for one key's values, None where a trial hasn't got the key: its kind, its values.
+    """Return the kind and the values of a column for one setting; None: a trial lacks the key.
 
-    JSON text where they are lists, or of several types; whole numbers among others are no reason.
+    Lists and values of several types become JSON text, except for integers mixed with floats.
     """
     types = {type(value) for value in values if value is not None}
     if types == {bool}:
@@ -157,5 +168,5 @@ def _setting(values: list[Any]) -> tuple[Kind, list[Any]]:
 
 
 def _exact(value: Any) -> bool:
-    """Whether it is the same number as a float64."""
+    """Return whether a number can be converted to float64 without loss."""
     return value is None or isinstance(value, float) or abs(value) <= 2**53

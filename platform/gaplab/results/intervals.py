@@ -1,7 +1,7 @@
-"""How surely a number is known: over seeds (Student's t) or over images (bootstrap).
+"""95 % confidence intervals of metrics: over seeds (Student's t) or over images (bootstrap).
 
-All intervals are of 95 %. NumPy and SciPy are imported where they are needed: reading results
-without intervals starts without them.
+NumPy and SciPy are imported inside functions, so that reading results without intervals starts
+faster.
 """
 
 from collections.abc import Sequence
@@ -10,57 +10,56 @@ from math import inf, sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from detectors.evaluation.metrics import names_of
+
 if TYPE_CHECKING:
     from detectors.evaluation.bootstrap import Replicates
 
 Over = Literal["seeds", "images"]
-"""What an interval is over: what would have to be drawn again to see the number vary so."""
+"""The source of variation that an interval covers."""
 Metric = Literal["ap", "ap_nms", "gap", "ar"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-_ON_IMAGES: tuple[Metric, ...] = ("ap", "ap_nms", "gap")
+_ON_IMAGES: tuple[Metric, ...] = tuple(each for each in METRICS if each in names_of("ap"))
+"""The metrics that a bootstrap over images measures."""
 
 _ROUNDING = 1e-9
-"""Percent points that arithmetic alone may make."""
+"""Largest difference, in percent points, that may come from rounding alone."""
 
 
 class Interval(NamedTuple):
-    """In percent points."""
+    """A 95 % confidence interval, in percent points."""
 
     low: float
     high: float
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether a difference with this interval is real, beyond what rounding makes."""
+        """Whether 0 lies outside of the interval, by more than rounding errors."""
         return self.low > _ROUNDING or self.high < -_ROUNDING
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two groups or trials, percent points.
-
-    p: of the two-sided paired t-test over seeds; None for an interval over images.
-    """
+    """The difference of two groups or trials, in percent points."""
 
     mean: float
     interval: Interval | None = None
     p: float | None = None
+    """p value of the two-sided paired t-test over seeds; None for an interval over images."""
 
 
 @dataclass(frozen=True)
 class Resampled:
-    """One evaluation measured on resamples of its images.
-
-    images: a digest of the images; replicates of two evaluations of equal ones are paired.
-    """
+    """One evaluation, measured on resamples of its images."""
 
     images: str
+    """A digest of the images. Replicates of two evaluations with the same digest are paired."""
     replicates: "Replicates"
 
     def intervals(self, less: "Resampled | None" = None) -> dict[Metric, Interval]:
-        """Percentile interval of each metric, or of its difference to that of `less`.
+        """Return the percentile interval of each metric, or of its difference to that of `less`.
 
-        Empty where `less` is of other images.
+        Empty if `less` was measured on other images.
         """
         from detectors.evaluation.bootstrap import interval
 
@@ -73,7 +72,7 @@ class Resampled:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """The t-interval of the mean; None for fewer than two values."""
+    """Return the t interval of the mean; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.special import stdtrit
@@ -83,9 +82,9 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 
 
 def paired(mine: Sequence[float], theirs: Sequence[float]) -> Difference:
-    """Mean of the differences of two or more pairs, with its t-interval and p value.
+    """Return the mean difference of two or more pairs, with its t interval and p value.
 
-    Where all differences are equal the interval has no width, and p is 0, or 1 if they are 0.
+    If all differences are equal, the interval has no width, and p is 0, or 1 if they are 0.
     """
     from scipy.special import stdtr
 

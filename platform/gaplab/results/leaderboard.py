@@ -9,7 +9,7 @@ from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
 from gaplab.formatting import flat
 from gaplab.ledger import Ledger
-from gaplab.ledger.lookup import nearest
+from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.views import Coverage, ResultRow, RowFilter
 
 Sort = Literal["gap", "ap", "ap_nms"]
@@ -106,7 +106,7 @@ def unknown_keys(keys: Iterable[str], known: Iterable[str]) -> UserError | None:
     None if all are known.
     """
     known = set(known)
-    lines = [f"{key}: no such key; {nearest(key, known)}" for key in keys if key not in known]
+    lines = [f"{key}: no such key; {suggestion(key, known)}" for key in keys if key not in known]
     return UserError(*lines) if lines else None
 
 
@@ -145,7 +145,7 @@ def _raise_if_others_match(ledger: Ledger, query: RowFilter) -> None:
     for name, value in (("dataset", query.dataset), ("assignment", query.assignment)):
         known = {str(getattr(row, name)) for row in others}
         if value is not None and known and value not in known:
-            lines.append(f"{name} {value!r}: no evaluations; {nearest(value, known)}")
+            lines.append(f"{name} {value!r}: no evaluations; {suggestion(value, known)}")
     if lines:
         raise UserError(*lines)
     if present := ledger.coverage(query):
@@ -169,6 +169,6 @@ def _how_to_measure(query: RowFilter) -> str:
 
     protocol = query.protocol
     if protocol not in PROTOCOLS:
-        return f"protocol {protocol!r}: no evaluations; {nearest(protocol, PROTOCOLS)}"
+        return f"protocol {protocol!r}: no evaluations; {suggestion(protocol, PROTOCOLS)}"
     command = f"gaplab reevaluate {query.sweep or 'SWEEP'} --protocol {protocol}"
     return f"Not measured under {protocol!r} yet. Run: {command}"

@@ -1,4 +1,7 @@
-"""A table of a paper and ours side by side: one line for each row of a spec."""
+"""Compare a paper's table with our results: one line per row of a spec.
+
+The paper's numbers come from a JSON file (`read_paper`), ours from the ledger (`table_lines`).
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -9,51 +12,58 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from detectors.evaluation.metrics import names_of
+from detectors.evaluation.metrics import SIZES, names_of
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.formatting import rounded
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import METRICS as NUMBERS
-from gaplab.ledger.views import ResultRow, RowFilter
+from gaplab.ledger.views import METRICS, ResultRow, RowFilter
 from gaplab.records import TrialRecord
 from gaplab.results.leaderboard import unknown_keys
 from gaplab.spec.models import Reading, Spec
-from gaplab.spec.problems import explain
+from gaplab.spec.problems import to_problem
 from gaplab.states import TrialState
 
 FILE = "paper_results.json"
-_SIZES = {"ap_small": "aps", "ap_medium": "apm", "ap_large": "apl"}
-"""Our name of a metric -> the file's."""
+TABLE_METRICS = names_of("ap")
+"""The metrics that every table shows."""
+_FILE_NAMES = {f"ap_{size}": f"ap{size[0]}" for size in SIZES}
+"""Our name of a metric -> its name in the file."""
 
 
 class PaperRow(Options):
-    """One row of a paper's table; what else the file says of it is not read."""
+    """One row of a paper's table. Other keys of the file are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
     id: str
     row: str = ""
-    """What the paper calls it."""
+    """The paper's name of the row."""
     metrics: dict[str, float]
-    """Percent points: without NMS, and with it under names that end in `_nms`."""
+    """Percent points, measured without NMS, or with NMS if the name ends in `_nms`."""
 
     def number(self, metric: str) -> float | None:
-        """The metric of our name `metric`; a gap is the difference of what stands with and without.
+        """Return the metric that we call `metric`, or None if the row doesn't have it.
 
-        AP is AP50 where the row has no other, as on CrowdHuman, whose AP is one at this overlap.
+        A gap is the metric without NMS minus the metric with NMS. If a row has AP50 but no AP, its
+        AP is AP50: CrowdHuman's AP is defined at this overlap.
         """
         name = "ap_gap" if metric == "gap" else metric
         if name.endswith("_gap"):
-            pair = [self.number(name.removesuffix("_gap") + suffix) for suffix in ("", "_nms")]
-            return None if None in pair else round(pair[0] - pair[1], 4)  # type: ignore[operator]
+            base = name.removesuffix("_gap")
+            without, with_nms = self.number(base), self.number(f"{base}_nms")
+            if without is None or with_nms is None:
+                return None
+            return round(without - with_nms, 4)
         base = name.removesuffix("_nms")
-        here = "ap50" if base == "ap" and self.metrics.keys().isdisjoint({"ap", "ap_nms"}) else base
-        return self.metrics.get(_SIZES.get(here, here) + name[len(base) :])
+        suffix = name[len(base) :]
+        if base == "ap" and self.metrics.keys().isdisjoint({"ap", "ap_nms"}):
+            base = "ap50"
+        return self.metrics.get(_FILE_NAMES.get(base, base) + suffix)
 
     def names(self) -> set[str]:
-        """The metrics that it has, by our names."""
-        ours = {theirs: name for name, theirs in _SIZES.items()}
+        """Return our names of the metrics that the row has."""
+        ours = {theirs: name for name, theirs in _FILE_NAMES.items()}
         bases = {"ap", *(name.removesuffix("_nms") for name in self.metrics)}
         found = {f"{ours.get(base, base)}{end}" for base in bases for end in ("", "_nms", "_gap")}
         return {name for name in found if self.number(name) is not None}
@@ -66,13 +76,17 @@ class _PaperFile(Options):
 
 
 def nearest_paper(spec: Path) -> Path | None:
-    """`paper_results.json` in the folder of `spec`, or in the nearest folder above that has one."""
+    """Return `paper_results.json` from the folder of `spec` or the nearest parent that has one."""
     folders = spec.resolve().parents
     return next((path for folder in folders if (path := folder / FILE).is_file()), None)
 
 
 def read_paper(path: Path) -> dict[str, PaperRow]:
-    """The rows of the file at `path` by id. Raises UserError, one line for each problem."""
+    """Read a paper's rows by id from the file at `path`.
+
+    Raises:
+        UserError: the file can't be read, has another form, or repeats an id; one line per problem.
+    """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -82,45 +96,40 @@ def read_paper(path: Path) -> dict[str, PaperRow]:
     try:
         rows = _PaperFile.model_validate(content).rows
     except ValidationError as error:
-        found = [explain(each, _PaperFile) for each in error.errors(include_url=False)]
+        found = [to_problem(each, _PaperFile) for each in error.errors(include_url=False)]
         raise UserError(*(f"{path}: {problem}" for problem in found)) from None
     ids = [row.id for row in rows]
-    if twice := sorted({each for each in ids if ids.count(each) > 1}):
-        raise UserError(*(f"{path}: rows: id {each} stands here twice" for each in twice))
+    if repeated := sorted({each for each in ids if ids.count(each) > 1}):
+        raise UserError(*(f"{path}: rows: id {each} appears more than once" for each in repeated))
     return dict(zip(ids, rows, strict=True))
-
-
-METRICS = names_of("ap")
-"""Metrics that every table has."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table."""
+    """One row of the table. Its trials are split into `found`, `untrained` and `unmeasured`."""
 
     row: str
     reading: Reading
-    """What the spec says about how the row is read."""
+    """Which evaluations the spec selects for the row."""
     protocols: tuple[str, ...]
-    """The protocol it is read under; none for a row without trials."""
+    """The protocol of these evaluations; empty for a row without trials."""
     trials: tuple[TrialRecord, ...]
-    """What the row stands for."""
     paper: PaperRow | None = None
     found: tuple[ResultRow, ...] = ()
-    """The evaluations that the row is read from, one of each trial that has one."""
+    """The selected evaluations, one per trial that has one."""
     untrained: tuple[str, ...] = ()
-    """Ids of the other trials, as far as they have not succeeded yet."""
+    """Ids of trials without such an evaluation that have not succeeded."""
     unmeasured: tuple[str, ...] = ()
-    """Ids of the other trials that have: they were not evaluated as the row is read."""
+    """Ids of trials without such an evaluation that have succeeded."""
 
     def ours(self, metric: str) -> float | None:
-        """Mean over the evaluations found; None where there is none, or one lacks the metric."""
+        """Return the mean over the evaluations found; None if there are none, or one lacks it."""
         values = [_metric(row, metric) for row in self.found]
         known = [value for value in values if value is not None]
         return fmean(known) if known and len(known) == len(values) else None
 
     def papers(self, metric: str) -> float | None:
-        """The paper's own number, if it has one."""
+        """Return the paper's number, or None if the paper has none."""
         return self.paper.number(metric) if self.paper else None
 
 
@@ -130,27 +139,37 @@ def table_lines(
     paper: Mapping[str, PaperRow],
     ledger: Ledger,
 ) -> list[Line]:
-    """The lines in the order of `rows`: the rows of `spec` with their trials.
+    """Return one line per row of a spec, in the order of `rows`.
 
-    A row is read from the last epoch, the branch kept at inference and the trials' own protocol
-    unless it says otherwise. Raises UserError where trials of a row have several protocols.
+    Args:
+        spec: the spec; its rows may say which evaluations are selected. The defaults are the last
+            epoch, the branch kept at inference and the trials' own protocol.
+        rows: the trials of each row.
+        paper: the paper's rows by id, as `read_paper` returns them.
+        ledger: an open ledger.
+
+    Raises:
+        UserError: trials of one row were measured under several protocols.
     """
-    lines = [_asked(row, spec.rows[row], trials) for row, trials in rows.items()]
+    lines = [_line_of(row, spec.rows[row], trials) for row, trials in rows.items()]
     if mixed := [line for line in lines if len(line.protocols) > 1]:
-        raise UserError(*map(_mixed, mixed))
-    return [_answered(replace(line, paper=paper.get(line.row)), ledger) for line in lines]
+        raise UserError(*map(_several_protocols, mixed))
+    return [_with_results(replace(line, paper=paper.get(line.row)), ledger) for line in lines]
 
 
 def check_metrics(lines: Sequence[Line], metrics: Collection[str]) -> None:
-    """Raise UserError for metrics that neither we nor the paper have, if any is known at all."""
+    """Raise UserError for metrics that neither we nor the paper have, if any metric is known."""
     known = {name for line in lines if line.paper for name in line.paper.names()}
-    known |= {name for line in lines for row in line.found for name in (*NUMBERS, *row.more)}
+    known |= {name for line in lines for row in line.found for name in (*METRICS, *row.more)}
     if known and (error := unknown_keys(metrics, known)):
         raise error
 
 
 def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:
-    """The line as plain JSON; metrics have 4 decimals, the paper's are called `paper_...`."""
+    """Return the line as plain JSON, with `metrics` to 4 decimals, ours and the paper's.
+
+    The paper's are called `paper_...`.
+    """
     branches, epochs = ({getattr(row, name) for row in line.found} for name in ("branch", "epoch"))
     values = {
         "row": line.row,
@@ -168,31 +187,33 @@ def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _asked(row: str, settings: Mapping[str, Any], trials: tuple[TrialRecord, ...]) -> Line:
+def _line_of(row: str, settings: Mapping[str, Any], trials: tuple[TrialRecord, ...]) -> Line:
+    """Return a line without results."""
     reading = Reading.of(settings)
     own = dict.fromkeys(trial.config["evaluation"]["protocol"]["preset"] for trial in trials)
     protocols = (reading.protocol.preset,) if reading.protocol else tuple(own)
     return Line(row, reading, protocols, trials)
 
 
-def _mixed(line: Line) -> str:
-    named = " and ".join(line.protocols)
-    return f"rows.{line.row}: its trials are measured under {named}; say which in read.protocol"
+def _several_protocols(line: Line) -> str:
+    names = " and ".join(line.protocols)
+    return f"rows.{line.row}: its trials are measured under {names}; choose one in read.protocol"
 
 
-def _answered(line: Line, ledger: Ledger) -> Line:
-    """The line with what the ledger knows of its trials."""
+def _with_results(line: Line, ledger: Ledger) -> Line:
+    """Return the line with the ledger's results of its trials."""
     if not line.trials:
         return line
     ids = tuple(trial.id for trial in line.trials)
-    wanted = RowFilter(
+    query = RowFilter(
         protocol=line.protocols[0],
         branch=line.reading.branch,
         epoch=line.reading.epoch or "last",
         trials=ids,
     )
-    at_end = line.reading.epoch is None
-    found = {row.trial: row for row in ledger.rows(wanted) if not at_end or row.epoch == row.epochs}
+    only_last = line.reading.epoch is None
+    rows = [row for row in ledger.rows(query) if not only_last or row.epoch == row.epochs]
+    found = {row.trial: row for row in rows}
     states = ledger.states(ids)
     others = [each for each in ids if each not in found]
     return replace(
@@ -204,5 +225,5 @@ def _answered(line: Line, ledger: Ledger) -> Line:
 
 
 def _metric(row: ResultRow, metric: str) -> float | None:
-    value: float | None = getattr(row, metric) if metric in NUMBERS else row.more.get(metric)
+    value: float | None = getattr(row, metric) if metric in METRICS else row.more.get(metric)
     return value

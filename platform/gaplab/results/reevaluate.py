@@ -1,4 +1,4 @@
-"""New protocols for old candidates: evaluations without training."""
+"""Evaluate stored candidates under other protocols, without training."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,18 +11,18 @@ from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import EvaluationView, TrialView
+from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
 from gaplab.spec.protocols import protocol_key
 from gaplab.spec.sweep import experiment_of
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.evaluate import joined, keep_matches, measured
+from gaplab.trial.evaluate import concatenate, make_evaluation, save_matches
 
 
 @dataclass(frozen=True)
 class Source:
-    """Candidates of one trial, epoch and branch, and the evaluation that they were kept for."""
+    """Stored candidates of one trial, epoch and branch, and the evaluation that wrote them."""
 
     trial: TrialView
     evaluation: EvaluationView
@@ -30,21 +30,26 @@ class Source:
 
     @property
     def subject(self) -> Subject:
-        """Whose candidates these are."""
+        """Trial, epoch and branch of the candidates."""
         own = self.evaluation
         return Subject(own.trial, own.epoch, own.branch, own.primary)
 
     @property
     def training(self) -> dict[str, float]:
-        """What the evaluation knows from training, whatever the protocol."""
+        """The evaluation's metrics of training, which don't depend on the protocol."""
         found = ((name, self.evaluation.metrics.get(name)) for name in TRAINING)
         return {name: value for name, value in found if value is not None}
 
 
 def find_trials(ledger: Ledger, names: Sequence[str]) -> list[TrialView]:
-    """The trials that `names` mean, each once: (beginnings of) ids of trials, or sweeps.
+    """Return the trials that `names` mean, each once.
 
-    Raises UserError with every name that means none.
+    Args:
+        ledger: an open ledger.
+        names: each the id of a trial or its beginning, or a sweep for all of its trials.
+
+    Raises:
+        UserError: a name matches neither a trial nor a sweep; names all of them.
     """
     found, problems = dict[str, TrialView](), list[str]()
     for name in names:
@@ -60,15 +65,22 @@ def find_trials(ledger: Ledger, names: Sequence[str]) -> list[TrialView]:
 def find_sources(
     ledger: Ledger, trials: Sequence[TrialView], epoch: int | None, branch: str | None
 ) -> list[Source]:
-    """Each trial's candidates of `epoch` (None: the last that has any), of one branch or of all.
+    """Find the stored candidates of each trial.
 
-    Raises UserError with every trial that has none, and every dump that can't be read.
+    Args:
+        ledger: an open ledger.
+        trials: the trials whose candidates are wanted.
+        epoch: None: the last epoch that has any.
+        branch: None: every branch.
+
+    Raises:
+        UserError: a trial has no such candidates, or they can't be read; names all of them.
     """
     found, problems = list[Source](), list[str]()
     for trial in trials:
         try:
-            kept = _kept(trial, ledger.evaluations(trial.id), epoch, branch)
-            found += [Source(trial, each, Dump.open(each.candidates)) for each in kept]
+            stored = _with_candidates(trial, ledger.evaluations(trial.id), epoch, branch)
+            found += [Source(trial, each, Dump.open(each.candidates)) for each in stored]
         except UserError as error:
             problems += error.problems
     if problems:
@@ -77,13 +89,13 @@ def find_sources(
 
 
 class Truths:
-    """Ground truth of the validation split of trials, each data set loaded once."""
+    """Ground truth of trials' validation splits. Loads each data set once."""
 
     def __init__(self) -> None:
         self._loaded = dict[str, GroundTruth]()
 
     def of(self, trial: TrialView) -> GroundTruth:
-        """Raises UserError where the data can't be loaded."""
+        """Return the ground truth for a trial. Raises UserError if the data can't be loaded."""
         key = str(trial.config["data"])
         if key not in self._loaded:
             try:
@@ -97,17 +109,29 @@ class Truths:
 def reevaluate(
     ledger: Ledger, sources: Sequence[Source], protocols: Sequence[Protocol], storage: Storage
 ) -> Iterator[EvaluationView]:
-    """Evaluate each source under each protocol and write what is new, source by source.
+    """Evaluate each source under each protocol and write new evaluations to the ledger.
 
-    Yields the evaluations as they stand in the ledger, also those that were there already. Nothing
-    is measured before every source is known to match its data and to hold enough candidates.
+    All sources are checked before the first one is measured. An evaluation that the ledger already
+    holds is not measured again.
+
+    Args:
+        ledger: an open ledger.
+        sources: candidates, from `find_sources`.
+        protocols: the protocols to measure under.
+        storage: where match files are written.
+
+    Yields:
+        The evaluations as the ledger holds them, new and old ones, source by source.
+
+    Raises:
+        UserError: candidates don't match their data, or are fewer than a protocol needs.
     """
     truths = Truths()
-    check(sources, protocols, truths)
+    check_sources(sources, protocols, truths)
     for source in sources:
-        there = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(source.trial.id)}
+        known = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(source.trial.id)}
         own = (source.evaluation.epoch, source.evaluation.branch)
-        todo = [p for p in protocols if (*own, protocol_key(p)) not in there]
+        todo = [p for p in protocols if (*own, protocol_key(p)) not in known]
         _measure(ledger, source, todo, truths.of(source.trial), storage)
         wanted = {(*own, protocol_key(p)) for p in protocols}
         yield from (
@@ -124,22 +148,25 @@ def _measure(
     truth: GroundTruth,
     storage: Storage,
 ) -> None:
-    """The dump is read once, some images at a time, for all protocols together."""
+    """Measure one source under all protocols and record the results.
+
+    Candidates are read once for all protocols, a few images at a time.
+    """
     if not protocols:
         return
     shares = [
-        [columns(some, protocol) for protocol in protocols]
-        for some in source.dump.stream(truth.image_ids, truth.classes)
+        [columns(chunk, protocol) for protocol in protocols]
+        for chunk in source.dump.stream(truth.image_ids, truth.classes)
     ]
     for protocol, parts in zip(protocols, zip(*shares, strict=True), strict=True):
-        found = joined(parts)
-        made = measured(source.subject, found, truth, protocol, source.training)
-        uri = keep_matches(made, found, truth, protocol, storage)
+        found = concatenate(parts)
+        made = make_evaluation(source.subject, found, truth, protocol, source.training)
+        uri = save_matches(made, found, truth, protocol, storage)
         made = replace(made, candidates=source.evaluation.candidates, matches=uri)
         ledger.record(made, source.evaluation.attempt)
 
 
-def check(sources: Sequence[Source], protocols: Sequence[Protocol], truths: Truths) -> None:
+def check_sources(sources: Sequence[Source], protocols: Sequence[Protocol], truths: Truths) -> None:
     """Raise UserError unless every source matches its data and holds enough candidates."""
     problems = list[str]()
     for source in sources:
@@ -148,50 +175,51 @@ def check(sources: Sequence[Source], protocols: Sequence[Protocol], truths: Trut
             source.dump.check(truth.image_ids, truth.classes)
         except UserError as error:
             problems += error.problems
-        problems += [_too_few(source.dump, p) for p in protocols if _asks_more(p, source.dump)]
+        problems += [
+            _too_few(source.dump, protocol)
+            for protocol in protocols
+            if protocol.pre_nms_topk > source.dump.about.topk
+        ]
     if problems:
         raise UserError(*dict.fromkeys(problems))
 
 
-def _asks_more(protocol: Protocol, dump: Dump) -> bool:
-    return protocol.pre_nms_topk > dump.about.topk
-
-
 def _too_few(dump: Dump, protocol: Protocol) -> str:
     return (
-        f"{dump.uri}: holds the {dump.about.topk} best candidates a level, protocol "
-        f"{protocol_key(protocol)} asks for {protocol.pre_nms_topk}; lower pre_nms_topk"
+        f"{dump.uri}: holds the {dump.about.topk} best candidates per level, protocol "
+        f"{protocol_key(protocol)} needs {protocol.pre_nms_topk}; lower pre_nms_topk"
     )
 
 
 def _named(ledger: Ledger, name: str) -> list[TrialView]:
-    try:
-        return ledger.trials(ledger.find_sweep(name).id)
-    except UserError as no_sweep:
-        try:
-            return [ledger.find_trial(name)]
-        except UserError as no_trial:
-            raise UserError(*no_trial.problems, *no_sweep.problems) from None
+    """Return the trials of the sweep called `name`, or else the trial whose id begins with it."""
+    found = ledger.find(name)
+    return ledger.trials(found.id) if isinstance(found, SweepView) else [found]
 
 
-def _kept(
+def _with_candidates(
     trial: TrialView, evaluations: Sequence[EvaluationView], epoch: int | None, branch: str | None
 ) -> list[EvaluationView]:
-    """One evaluation for each branch whose candidates are kept. Raises UserError if there is none.
+    """Return one evaluation per branch that has stored candidates.
 
-    Of several under different protocols it is the first; they share the candidates.
+    Evaluations of one branch under several protocols share the candidates; the first is returned.
+
+    Raises:
+        UserError: no candidates of that epoch and branch are stored.
     """
-    kept = [e for e in evaluations if e.candidates and (branch is None or e.branch == branch)]
     by_epoch = defaultdict[int, dict[str, EvaluationView]](dict)
-    for each in kept:
-        by_epoch[each.epoch].setdefault(each.branch, each)
+    for each in evaluations:
+        if each.candidates and branch in (None, each.branch):
+            by_epoch[each.epoch].setdefault(each.branch, each)
     if not by_epoch or (epoch is not None and epoch not in by_epoch):
-        there = ", ".join(f"epoch {e} ({'/'.join(by_epoch[e])})" for e in sorted(by_epoch))
-        asked = "" if epoch is None else f" of epoch {epoch}"
-        asked += "" if branch is None else f" of branch {branch}"
-        why = f"there are those of {there}" if there else f"it is {trial.state}, and {_WHY}"
-        raise UserError(f"trial {trial.id}: no candidates{asked} are kept; {why}")
+        stored = ", ".join(f"epoch {e} ({'/'.join(by_epoch[e])})" for e in sorted(by_epoch))
+        wanted = "" if epoch is None else f" of epoch {epoch}"
+        wanted += "" if branch is None else f" of branch {branch}"
+        why = (
+            f"stored are those of {stored}" if stored else f"its state is {trial.state}; {_DEFAULT}"
+        )
+        raise UserError(f"trial {trial.id}: no candidates{wanted} are stored; {why}")
     return list(by_epoch[max(by_epoch) if epoch is None else epoch].values())
 
 
-_WHY = "candidates are written at the last epoch unless evaluation.candidates says otherwise"
+_DEFAULT = "candidates are written at the last epoch unless evaluation.candidates says otherwise"

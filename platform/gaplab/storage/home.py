@@ -10,6 +10,11 @@ from gaplab.errors import UserError
 DEFAULT_HOME = ".gaplab"
 
 
+def default_path() -> Path:
+    """Return the path in the environment variable GAPLAB_HOME, or else `.gaplab`."""
+    return Path(os.environ.get("GAPLAB_HOME", DEFAULT_HOME))
+
+
 def _program() -> str:
     """How this command was called: by name if the shell finds it, else by its path."""
     called = Path(sys.argv[0])
@@ -31,8 +36,8 @@ class Home:
 
     def command(self, name: str, rest: str = "") -> str:
         """A command line for a person to type that finds this folder again."""
-        here = self.path == Path(DEFAULT_HOME).resolve() or "GAPLAB_HOME" in os.environ
-        words = (_program(), name, rest, "" if here else f"--home {self.path}")
+        is_default = self.path == default_path().expanduser().resolve()
+        words = (_program(), name, rest, "" if is_default else f"--home {self.path}")
         return " ".join(word for word in words if word)
 
     @property
@@ -49,3 +54,25 @@ class Home:
     def mlflow_artifacts(self) -> Path:
         """Where MLflow keeps files."""
         return self.path / "mlflow-artifacts"
+
+
+def open_home(path: str | os.PathLike[str] | None = None) -> Home:
+    """Open the folder that holds the ledger, checkpoints and MLflow's data.
+
+    Args:
+        path: the folder, created if it does not exist. None: the environment variable
+            GAPLAB_HOME, or else `.gaplab` in the working directory.
+
+    Returns:
+        The home folder. `Ledger.open(home.ledger_url)` opens its ledger.
+
+    Raises:
+        UserError: the folder can't be created.
+
+    Example:
+        >>> import gaplab
+        >>> home = gaplab.open_home("results/first")
+        >>> home.path.name
+        'first'
+    """
+    return Home(default_path() if path is None else Path(path))

@@ -11,40 +11,37 @@ from hypothesis import strategies as st
 from detectors.evaluation.bootstrap import Replicates
 from gaplab.errors import UserError
 from gaplab.results.compare import Group, compare
-from gaplab.results.intervals import METRICS, Resampled
+from gaplab.results.intervals import METRICS, Difference, Metric, Resampled
 from gaplab.results.leaderboard import LeaderboardRow
 from gaplab.states import TrialState
+from tests.builders import leaderboard_row
 
 
-def row(assignment: str = "poto", seed: int = 0, alpha: float | None = 0.8, **changes) -> Any:
-    ap, ap_nms = changes.pop("ap", 30.0), changes.pop("ap_nms", 31.0)
-    options = {"name": assignment} | ({} if alpha is None else {"alpha": alpha})
-    epochs = changes.get("epochs", 12)
+def row(
+    assignment: str = "poto", seed: int = 0, alpha: float | None = 0.8, **changes: Any
+) -> LeaderboardRow:
+    """Build the row of a finished trial of 12 epochs, apart from `changes`."""
+    options: dict[str, Any] = {"name": assignment} | ({} if alpha is None else {"alpha": alpha})
+    epochs, ap = changes.get("epochs", 12), changes.get("ap", 30.0)
     values = {
-        "trial": "t",
-        "sweep": "s",
-        "sweep_name": "s",
         "assignment": assignment,
-        "family": "o2o",
-        "dataset": "shapes",
         "seed": seed,
-        "state": TrialState.SUCCEEDED,
         "epoch": epochs,
         "epochs": epochs,
-        "branch": "o2o",
-        "protocol": "default",
-        "results_version": 1,
-        "stale": False,
-        "chosen": "last",
+        "ar": ap + 20,
         "config": {"assignment": options, "training": {"epochs": epochs}, "seed": seed},
     }
-    numbers = dict.fromkeys(("ap50", "ap50_nms", "ap75", "ap75_nms", "ar_nms", "ar_gap"), 0.0)
-    numbers |= {"ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms, "ar": ap + 20}
-    return LeaderboardRow(**{**values, **numbers, **changes})
+    return leaderboard_row(**{**values, **changes})
 
 
 def to_best(group: Group) -> dict[str, float]:
     return {metric: stat.to_best.mean for metric, stat in group.stats.items() if stat.to_best}
+
+
+def difference_to_best(group: Group, metric: Metric = "ap") -> Difference:
+    found = group.stats[metric].to_best
+    assert found is not None
+    return found
 
 
 def test_means_and_spreads() -> None:
@@ -62,14 +59,14 @@ def test_means_and_spreads() -> None:
     assert to_best(second) == {"ap": -20.0, "ap_nms": 9.0, "gap": -29.0, "ar": -20.0}
 
 
-def test_the_metric_decides_who_is_best() -> None:
+def test_the_metric_decides_which_group_is_best() -> None:
     rows = [row(ap=30.0), row("fcos", ap=10.0, ap_nms=40.0)]
     first, second = compare(rows, ["assignment"], "ap_nms")
     assert first.keys == {"assignment": "fcos"}
     assert (to_best(first)["ap"], to_best(second)["ap"]) == (0.0, 20.0)
 
 
-def test_seeds_are_distinct_ones() -> None:
+def test_seeds_counts_distinct_seeds() -> None:
     [group] = compare([row(seed=0), row(seed=0), row(seed=1)], ["assignment"])
     assert (group.n, group.seeds) == (3, 2)
 
@@ -85,19 +82,19 @@ def test_seeds_are_distinct_ones() -> None:
         {"chosen": "best"},
     ],
 )
-def test_unlike_measurements_are_never_mixed(other: dict[str, Any]) -> None:
+def test_different_measurements_are_never_mixed(other: dict[str, Any]) -> None:
     groups = compare([row(ap=30.0), row(ap=10.0, seed=1, **other)], ["assignment"])
     assert [group.n for group in groups] == [1, 1]
     assert [to_best(group)["ap"] for group in groups] == [0.0, 0.0]
     assert {group.stale for group in groups} == {False, other.get("stale", False)}
 
 
-def test_branches_of_different_assignments_meet() -> None:
+def test_branches_of_different_assignments_are_compared() -> None:
     groups = compare([row(ap=30.0), row("fcos", ap=28.0, branch="o2m")], ["assignment"])
     assert [to_best(group)["ap"] for group in groups] == [0.0, -2.0]
 
 
-def test_schedules_meet_when_compared_by() -> None:
+def test_schedules_are_compared_when_grouped_by_epochs() -> None:
     rows = [row(ap=30.0), row(ap=32.0, epochs=24)]
     for key in ("epochs", "training.epochs"):
         groups = compare(rows, [key])
@@ -144,6 +141,11 @@ def test_lists_and_booleans_are_values() -> None:
     assert [group.n for group in compare(rows, ["option"])] == [1, 1, 1, 1]
 
 
+def test_one_key_may_be_given_as_text() -> None:
+    rows = [row(), row("fcos", ap=20.0)]
+    assert compare(rows, "assignment") == compare(rows) == compare(rows, ["assignment"])
+
+
 def test_unknown_keys() -> None:
     with pytest.raises(UserError) as error:
         compare([row()], ["assignment.alpah", "seed", "nonsense"])
@@ -173,7 +175,7 @@ ROWS = st.lists(
 
 
 @given(ROWS, st.sampled_from(METRICS))
-def test_against_a_plain_loop(rows: list[LeaderboardRow], metric: Any) -> None:
+def test_against_a_plain_loop(rows: list[LeaderboardRow], metric: Metric) -> None:
     has_alpha = any("alpha" in each.config["assignment"] for each in rows)
     by = ["assignment", "assignment.alpha"] if has_alpha else ["assignment"]
     cells: dict[Any, list[LeaderboardRow]] = defaultdict(list)
@@ -196,16 +198,18 @@ def test_against_a_plain_loop(rows: list[LeaderboardRow], metric: Any) -> None:
         if group.stats:
             best = max((g for g in peers if g.stats), key=lambda g: g.stats[metric].mean)
             expected = difference(group, best, metric)
-            assert group.stats[metric].to_best.mean == pytest.approx(expected, abs=1e-9)
+            found_difference = difference_to_best(group, metric)
+            assert found_difference.mean == pytest.approx(expected, abs=1e-9)
 
 
-def difference(group: Group, best: Group, metric: str) -> float:
-    """Over shared seeds where each seed occurs once; else of means."""
+def difference(group: Group, best: Group, metric: Metric) -> float:
+    """The mean over shared seeds if each seed occurs once, else the difference of means."""
     pairs = [(a, b) for a in group.trials for b in best.trials if a.seed == b.seed]
     repeats = any(g.seeds < g.n for g in (group, best))
     if not pairs or repeats:
         pairs = [(a, b) for a in group.trials for b in best.trials]
-    return statistics.mean(getattr(a, metric) - getattr(b, metric) for a, b in pairs)
+    differences: list[float] = [getattr(a, metric) - getattr(b, metric) for a, b in pairs]
+    return statistics.mean(differences)
 
 
 def check(group: Group, finished: list[LeaderboardRow], total: int) -> None:
@@ -220,20 +224,20 @@ def check(group: Group, finished: list[LeaderboardRow], total: int) -> None:
 
 
 class TestIntervals:
-    """Numbers of three assignments; replicates of a trial are its AP plus known noise."""
+    """Intervals of trials whose replicates are their AP plus known noise."""
 
     noise = np.linspace(-2, 2, 41)
 
     def resampled(self, row: LeaderboardRow) -> Resampled | None:
-        """Noise of all trials is the same, so it cancels in differences, but for FCOS."""
-        self.asked.append(row.trial)
+        """All trials have the same noise, which cancels in differences, except for FCOS."""
+        self.resampled_trials.append(row.trial)
         own = self.noise[::-1] if row.assignment == "fcos" else self.noise
-        return row.matches and Resampled(
-            row.matches, Replicates(row.ap + own, row.ap_nms + 0 * own)
-        )
+        if not row.matches:
+            return None
+        return Resampled(row.matches, Replicates(row.ap + own, row.ap_nms + 0 * own))
 
-    def compare(self, *rows: LeaderboardRow, metric: Any = "ap") -> list[Group]:
-        self.asked: list[str] = []
+    def compare(self, *rows: LeaderboardRow, metric: Metric = "ap") -> list[Group]:
+        self.resampled_trials: list[str] = []
         return compare(rows, ["assignment"], metric, self.resampled)
 
     def test_over_seeds(self) -> None:
@@ -247,24 +251,25 @@ class TestIntervals:
         scipys = scipy.stats.t.interval(0.95, 2, *mean_and_error(aps["fcos"]))
         assert other.stats["ap"].interval == pytest.approx(scipys)
         expected = scipy.stats.ttest_rel(aps["fcos"], aps["poto"])
-        found = other.stats["ap"].to_best
+        found = difference_to_best(other)
         assert found.p == pytest.approx(expected.pvalue)
         assert found.interval == pytest.approx(expected.confidence_interval())
-        assert best.stats["ap"].to_best.interval is best.stats["ap"].to_best.p is None
-        assert self.asked == []
+        own = difference_to_best(best)
+        assert (own.interval, own.p) == (None, None)
+        assert self.resampled_trials == []
 
     def test_seeds_are_paired_where_both_have_them(self) -> None:
         rows = [row(seed=seed, ap=30.0 + seed) for seed in (0, 1, 2, 7)]
         rows += [row("fcos", seed, ap=20.0 + 3 * seed) for seed in (1, 2, 4)]
         _, other = self.compare(*rows)
         expected = scipy.stats.ttest_rel([23.0, 26.0], [31.0, 32.0])
-        found = other.stats["ap"].to_best
+        found = difference_to_best(other)
         assert (found.mean, other.pairs) == (-7.0, 2)
         assert found.interval == pytest.approx(expected.confidence_interval())
         assert found.p == pytest.approx(expected.pvalue)
 
     @pytest.mark.parametrize("seed", [0, 5])
-    def test_single_trials_are_over_images(self, seed: int) -> None:
+    def test_intervals_of_single_trials_are_over_images(self, seed: int) -> None:
         rows = [row(matches="a"), row("date", seed, ap=25.0, matches="a")]
         best, other = self.compare(*rows)
         assert (best.over, other.over, other.to_best_over, other.pairs) == ("images",) * 3 + (1,)
@@ -272,37 +277,37 @@ class TestIntervals:
         assert best.stats["ap_nms"].interval == pytest.approx((31.0, 31.0))
         assert best.stats["gap"].interval == pytest.approx((-2.9, 0.9))
         assert best.stats["ar"].interval is None
-        found = other.stats["ap"].to_best
+        found = difference_to_best(other)
         assert (found.mean, found.p) == (-5.0, None)
         assert found.interval == pytest.approx((-5.0, -5.0))
-        assert other.stats["ar"].to_best.mean == -5.0
-        assert other.stats["ar"].to_best.interval is None
+        assert difference_to_best(other, "ar").mean == -5.0
+        assert difference_to_best(other, "ar").interval is None
 
-    def test_the_same_images_are_drawn_for_both(self) -> None:
+    def test_both_trials_are_measured_on_the_same_resamples(self) -> None:
         _, other = self.compare(row(matches="a"), row("fcos", ap=25.0, matches="a"))
-        assert other.stats["ap"].to_best.interval == pytest.approx((-8.8, -1.2))
+        assert difference_to_best(other).interval == pytest.approx((-8.8, -1.2))
 
-    def test_one_shared_seed_is_over_images(self) -> None:
+    def test_the_interval_for_one_shared_seed_is_over_images(self) -> None:
         rows = [row(seed=seed, ap=30.0 + seed, matches="a", trial=f"p{seed}") for seed in range(3)]
         _, other = self.compare(*rows, row("date", 1, ap=25.0, matches="a", trial="d1"))
-        assert (other.stats["ap"].to_best.mean, other.to_best_over) == (-6.0, "images")
-        assert other.stats["ap"].to_best.interval == pytest.approx((-6.0, -6.0))
-        assert set(self.asked) == {"p1", "d1"}
+        assert (difference_to_best(other).mean, other.to_best_over) == (-6.0, "images")
+        assert difference_to_best(other).interval == pytest.approx((-6.0, -6.0))
+        assert set(self.resampled_trials) == {"p1", "d1"}
 
     @pytest.mark.parametrize("matches", ["", "b"])
-    def test_without_matches_or_of_other_images(self, matches: str) -> None:
+    def test_no_interval_without_matches_or_for_other_images(self, matches: str) -> None:
         best, other = self.compare(row(matches="a"), row("date", ap=25.0, matches=matches))
         assert (best.over, other.over) == ("images", "images" if matches else None)
         assert (other.to_best_over, other.pairs) == (None, 1)
         assert to_best(other)["ap"] == -5.0
-        assert all(stat.to_best.interval is None for stat in other.stats.values())
+        assert all(difference_to_best(other, metric).interval is None for metric in other.stats)
 
     def test_no_shared_seed(self) -> None:
         rows = [row(seed=seed, ap=30.0 + seed, matches="a") for seed in (0, 1)]
         rows += [row("fcos", seed, ap=20.0 + seed, matches="a") for seed in (2, 3)]
         _, other = self.compare(*rows)
         assert (other.over, other.to_best_over, other.pairs) == ("seeds", None, 0)
-        assert other.stats["ap"].to_best.interval is None
+        assert difference_to_best(other).interval is None
         assert to_best(other)["ap"] == -8.0
 
     def test_trials_that_differ_in_more_than_their_seed(self) -> None:
@@ -315,14 +320,14 @@ class TestIntervals:
 
     def test_unfinished_trials_are_not_resampled(self) -> None:
         [group] = self.compare(row(state=TrialState.RUNNING, matches="a"))
-        assert (group.over, self.asked) == (None, [])
+        assert (group.over, self.resampled_trials) == (None, [])
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), scipy.stats.sem(values)
 
 
-def test_a_metric_that_trials_have_not() -> None:
+def test_a_metric_that_some_trials_lack() -> None:
     rows = [row(ap=30.0, ar=None), row("fcos", ap=20.0, ar=None), row("fcos", 1, ap=20.0)]
     for group in compare(rows, ["assignment"]):
         assert set(group.stats) == {"ap", "ap_nms", "gap"}

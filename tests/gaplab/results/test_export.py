@@ -1,4 +1,4 @@
-"""What the ledger holds, as pyarrow reads it from the exported files."""
+"""Exported files hold the contents of the ledger, as pyarrow reads them."""
 
 import json
 import sys
@@ -15,10 +15,11 @@ from detectors.evaluation.metrics import ClassGap
 from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.records import Claim, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import Claim, EvaluationRecord, TrialRecord
 from gaplab.results import export as module
 from gaplab.results.export import export
 from gaplab.storage.home import Home
+from tests.builders import MACHINE, evaluation_record, sweep_record, trial_record
 
 CONFIGS: tuple[dict[str, Any], ...] = (
     {
@@ -43,16 +44,13 @@ CONFIGS: tuple[dict[str, Any], ...] = (
 def trial(index: int) -> TrialRecord:
     config = CONFIGS[index]
     name = config["assignment"]["name"]
-    return TrialRecord(f"{index:012x}", config, name, "hybrid", "shapes", 3 + index, 12, 1)
+    return trial_record(f"{index:012x}", config=config, assignment=name, seed=3 + index)
 
 
 def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord:
-    return EvaluationRecord(
-        trial=f"{index:012x}",
-        epoch=epoch,
-        branch="o2o",
-        primary=True,
-        protocol="default",
+    return evaluation_record(
+        f"{index:012x}",
+        epoch,
         metrics={"ap": 10.0 * index + epoch, "ap_nms": 50.1, "gap": -1.0 / 3.0, **more},
         classes=(ClassGap("cat", 1.0, 2.0, -1.0), ClassGap("été", None, None, None)),
         candidates=f"/c/{epoch}" if epoch == 2 else "",
@@ -62,11 +60,11 @@ def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord
 
 
 def fill(ledger: Ledger) -> None:
-    """Sweep one: trial 0 alone, not evaluated the same way as trial 1 of sweep two."""
+    """Add trial 0 to sweep one and trial 1 to sweep two, with different metrics."""
     for sweep, index in (("one", 0), ("two", 1)):
-        ledger.add_sweep(SweepRecord(f"{sweep}-00000001", sweep, "name: x\n", (trial(index),)))
-        machine = Machine("node", "cpu", 1, 0.0)
-        attempt = ledger.start_attempt(Claim(trial(index).id, f"{sweep}-00000001", machine=machine))
+        record = sweep_record(f"{sweep}-00000001", trial(index), name=sweep)
+        ledger.add_sweep(record)
+        attempt = ledger.start_attempt(Claim(trial(index).id, record.id, machine=MACHINE))
         for epoch in (1, 2):
             more = {"mmr": 40.5, "ap_small": None} if index and epoch == 2 else {"ar": 7.25}
             ledger.record(evaluation(index, epoch, **more), attempt)
@@ -125,7 +123,7 @@ def test_evaluations(ledger: Ledger, tmp_path: Path) -> None:
     assert columns["is_primary"] == [True] * 4
     assert columns["candidates"] == [None, "/c/2"] * 2
     assert columns["matches"] == [None, "/m/2"] * 2
-    # The rule of a protocol is known to all evaluations under it once one has told it.
+    # The rule of a protocol holds for all its evaluations, even if only one was recorded with it.
     assert {json.loads(rule)["nms_iou"] for rule in columns["rule"]} == {0.6}
     times = [each.created_at for each in ledger.all_evaluations()]
     assert columns["created_at"] == times
@@ -170,13 +168,13 @@ def test_an_empty_ledger(tmp_path: Path) -> None:
         assert pq.read_table(tmp_path / "out" / name).num_rows == 0
 
 
-def test_files_that_are_there_stay(ledger: Ledger, tmp_path: Path) -> None:
+def test_existing_files_are_not_replaced_without_force(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "trials.parquet").write_text("mine")
     (tmp_path / "classes.parquet").write_text("mine")
     with pytest.raises(UserError) as error:
         export(ledger, tmp_path)
     assert error.value.problems == tuple(
-        f"{tmp_path / name}: is there already; --force replaces it"
+        f"{tmp_path / name}: already exists; --force replaces it"
         for name in ("trials.parquet", "classes.parquet")
     )
     assert not (tmp_path / "evaluations.parquet").exists()
@@ -185,7 +183,7 @@ def test_files_that_are_there_stay(ledger: Ledger, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "trials.parquet").num_rows == 2
 
 
-def test_where_no_folder_can_be(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/classes\.parquet: can't be written"):
         export(ledger, tmp_path / "file")
@@ -195,7 +193,7 @@ def test_where_no_folder_can_be(ledger: Ledger, tmp_path: Path) -> None:
 def gaplab(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command line on the ledger: exit code, standard output and error."""
+    """Return a function that runs gaplab: exit code, standard output and standard error."""
     monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "home"))
 
     def run(*words: object) -> tuple[int, str, str]:
@@ -210,11 +208,12 @@ def gaplab(
 def test_the_command(gaplab: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     out = tmp_path / "my files"
     lines = [
-        f"{out / name}: {rows} rows\n" for name, rows in zip(module.FILES, (1, 2, 4), strict=True)
+        f"{out / name}: {rows}\n"
+        for name, rows in zip(module.FILES, ("1 row", "2 rows", "4 rows"), strict=True)
     ]
     assert gaplab("export", out, "--sweep", "two") == (0, "".join(lines), "")
     code, said, complaint = gaplab("export", out)
     assert (code, said) == (2, "")
-    assert complaint.count("is there already; --force replaces it\n") == 3
+    assert complaint.count("already exists; --force replaces it\n") == 3
     assert gaplab("export", out, "--force")[0] == 0
     assert pq.read_table(out / "trials.parquet").num_rows == 2

@@ -14,7 +14,7 @@ VALUES = st.floats(0, 100).map(lambda value: round(value, 3))
 
 
 @given(st.lists(VALUES, min_size=2, max_size=9).filter(lambda each: len(set(each)) > 1))
-def test_mean_interval_is_scipys(values: list[float]) -> None:
+def test_mean_interval_equals_scipys(values: list[float]) -> None:
     expected = scipy.stats.t.interval(
         0.95, len(values) - 1, loc=np.mean(values), scale=scipy.stats.sem(values)
     )
@@ -22,7 +22,7 @@ def test_mean_interval_is_scipys(values: list[float]) -> None:
 
 
 @given(st.lists(st.tuples(VALUES, VALUES), min_size=2, max_size=9))
-def test_paired_is_scipys(pairs: list[tuple[float, float]]) -> None:
+def test_paired_equals_scipys(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = (list(each) for each in zip(*pairs, strict=True))
     found = paired(mine, theirs)
     assert found.mean == pytest.approx(np.mean(mine) - np.mean(theirs), abs=1e-9)
@@ -50,7 +50,7 @@ def test_excludes_zero(low: float, high: float, real: bool) -> None:
     assert Interval(low, high).excludes_zero is real
 
 
-def test_rounding_is_no_difference() -> None:
+def test_rounding_errors_are_no_difference() -> None:
     assert not Interval(1e-14, 1e-14).excludes_zero
     assert not Interval(-1e-14, -1e-14).excludes_zero
 
@@ -76,7 +76,7 @@ def test_differences_over_images_are_paired() -> None:
     assert mine.intervals(less=Resampled("b", other.replicates)) == {}
 
 
-def test_it_comes_without_numpy() -> None:
+def test_the_module_is_imported_without_numpy() -> None:
     modules = ["numpy", "scipy", "torch"]
     code = (
         f"import sys, gaplab.results.intervals; print([m for m in {modules} if m in sys.modules])"

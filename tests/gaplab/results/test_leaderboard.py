@@ -9,31 +9,30 @@ import pytest
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.records import (
-    AttemptEnd,
-    Claim,
-    Cost,
-    EvaluationRecord,
-    Machine,
-    SweepRecord,
-    TrialRecord,
-)
+from gaplab.ledger.views import METRICS
+from gaplab.records import Claim, SweepRecord, TrialRecord
 from gaplab.results.leaderboard import leaderboard, settings
 from gaplab.states import TrialState
-
-METRICS = ("ap", "ap_nms", "gap", "ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap")
+from tests.builders import MACHINE, attempt_end, evaluation_record, trial_record
 
 
 def trial(identity: str, name: str, seed: int, **options: Any) -> TrialRecord:
+    """Build a trial of three epochs; `options` are those of the assignment, dataset, version."""
     version = options.pop("version", RESULTS_VERSION)
     dataset = options.pop("dataset", "shapes")
-    config = {
-        "assignment": {"name": name, **options},
-        "training": {"epochs": 3, "augment": "hflip", "decay_at": [0.6, 0.9]},
-        "seed": seed,
-    }
-    family = "o2m" if name == "fcos" else "o2o"
-    return TrialRecord(identity, config, name, family, dataset, seed, 3, version)
+    return trial_record(
+        identity,
+        config={
+            "assignment": {"name": name, **options},
+            "training": {"epochs": 3, "augment": "hflip", "decay_at": [0.6, 0.9]},
+            "seed": seed,
+        },
+        assignment=name,
+        family="o2m" if name == "fcos" else "o2o",
+        dataset=dataset,
+        seed=seed,
+        results_version=version,
+    )
 
 
 POTO_0 = trial("p0", "poto", 0, alpha=0.8)
@@ -66,18 +65,18 @@ def run(
     ledger: Ledger, sweep: str, trial: TrialRecord, aps: list[tuple[float, float]], end: bool = True
 ) -> None:
     """Record an attempt with one evaluation per epoch; the second branch is 1 point worse."""
-    attempt = ledger.start_attempt(Claim(trial.id, sweep, machine=Machine("n", "cpu", 1, 0.0)))
+    attempt = ledger.start_attempt(Claim(trial.id, sweep, machine=MACHINE))
     primary, other = ("o2m", "o2o") if trial.family == "o2m" else ("o2o", "o2m")
     for epoch, (ap, ap_nms) in enumerate(aps, start=1):
         for branch, less in ((primary, 0.0), (other, 1.0)):
             numbers = {"ap": ap - less, "ap_nms": ap_nms - less, "gap": ap - ap_nms}
             metrics = dict.fromkeys(METRICS, 50.0) | numbers
-            record = EvaluationRecord(
-                trial.id, epoch, branch, branch == primary, "default", metrics, ()
+            record = evaluation_record(
+                trial.id, epoch, branch=branch, primary=branch == primary, metrics=metrics
             )
             ledger.record(record, attempt)
     if end:
-        ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
 
 
 def ids(ledger: Ledger, **query: Any) -> list[str]:
@@ -234,7 +233,7 @@ def test_another_protocol_was_evaluated(ledger: Ledger, query: dict[str, Any], r
 def test_protocols_never_mix(ledger: Ledger) -> None:
     attempt = ledger.attempts("p0")[0].id
     metrics = dict.fromkeys(METRICS, 1.0)
-    ledger.record(EvaluationRecord("p0", 3, "o2o", True, "defcn", metrics, ()), attempt)
+    ledger.record(evaluation_record("p0", 3, protocol="defcn", metrics=metrics), attempt)
     assert {row.protocol for row in leaderboard(ledger)} == {"default"}
     [row] = leaderboard(ledger, protocol="defcn")
     assert (row.trial, row.protocol, row.ap) == ("p0", "defcn", 1.0)

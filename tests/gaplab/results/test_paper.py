@@ -1,4 +1,4 @@
-"""Reading a paper's numbers."""
+"""Rows of `paper_results.json`."""
 
 import json
 from pathlib import Path
@@ -50,11 +50,11 @@ def test_the_file_beside_a_spec_or_above_it(tmp_path: Path) -> None:
     near = write(spec.parent.parent, {"rows": []})
     assert nearest_paper(spec) == near
     near.unlink()
-    near.mkdir()  # a folder of this name is none
+    near.mkdir()  # a folder of that name does not count
     assert nearest_paper(spec) == above
 
 
-def test_rows_by_id_and_nothing_else(tmp_path: Path) -> None:
+def test_rows_are_read_by_id_and_other_keys_ignored(tmp_path: Path) -> None:
     first = {"id": "003-T1-02", "row": "Anchor", "paper": "003", "metrics": {"ap": 35.8, "fps": 7}}
     path = write(tmp_path, {"about": "x", "rows": [first, {"id": "b", "metrics": {}}]})
     found = read_paper(path)
@@ -84,7 +84,7 @@ def test_rows_by_id_and_nothing_else(tmp_path: Path) -> None:
         ),
         (
             {"rows": [{"id": i, "metrics": {}} for i in ("a", "b", "a", "b", "a")]},
-            ["rows: id a stands here twice", "rows: id b stands here twice"],
+            ["rows: id a appears more than once", "rows: id b appears more than once"],
         ),
     ],
 )

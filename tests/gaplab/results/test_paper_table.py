@@ -1,4 +1,4 @@
-"""Lines of a table from a ledger that is filled by hand."""
+"""Lines of a paper's table, from a ledger with recorded evaluations."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +8,9 @@ import pytest
 
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, Machine
+from gaplab.records import Claim
 from gaplab.results.paper_table import (
-    METRICS,
+    TABLE_METRICS,
     Line,
     PaperRow,
     check_metrics,
@@ -21,6 +21,7 @@ from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, row_records
 from gaplab.states import TrialState
+from tests.builders import MACHINE, attempt_end, evaluation_record
 
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},
@@ -33,7 +34,7 @@ SEEDS = {"seed": [0, 1]}
 
 
 class Bench:
-    """A ledger, and the lines of a spec of these rows."""
+    """A ledger, and the lines of specs with rows."""
 
     def __init__(self, url: str) -> None:
         self.ledger = Ledger.open(url)
@@ -49,21 +50,15 @@ class Bench:
         return [trial.id for trial in row_records(resolve(spec))[row]]
 
     def measure(self, trial: str, ap: float, ap_nms: float, end: bool = True, **key: Any) -> None:
-        """One evaluation, by default of the last epoch, the primary branch, the default protocol"""
+        """Record one evaluation, by default of the last epoch, primary branch, default protocol."""
         if trial not in self.attempts:
-            machine = Machine("n", "cpu", 1, 0.0)
-            self.attempts[trial] = self.ledger.start_attempt(
-                Claim(trial, self.sweep.id, machine=machine)
-            )
-        more = key.pop("more", {})
-        about = {"epoch": 3, "branch": "o2o", "primary": True, "protocol": "default", **key}
-        metrics = {"ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms, **more}
-        record = EvaluationRecord(trial=trial, metrics=metrics, classes=(), **about)
+            claim = Claim(trial, self.sweep.id, machine=MACHINE)
+            self.attempts[trial] = self.ledger.start_attempt(claim)
+        metrics = {"ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms, **key.pop("more", {})}
+        record = evaluation_record(trial, **{"epoch": 3, "metrics": metrics, **key})
         self.ledger.record(record, self.attempts[trial])
         if end:
-            self.ledger.end_attempt(
-                self.attempts[trial], AttemptEnd(TrialState.SUCCEEDED, "", Cost())
-            )
+            self.ledger.end_attempt(self.attempts[trial], attempt_end(TrialState.SUCCEEDED))
 
     def lines(self, spec: Spec, **paper: dict[str, float]) -> dict[str, Line]:
         rows = {id_: PaperRow(id=id_, row=id_.upper(), metrics=m) for id_, m in paper.items()}
@@ -81,10 +76,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 def numbers(line: Line) -> tuple[float | None, ...]:
-    return tuple(line.ours(metric) for metric in METRICS)
+    return tuple(line.ours(metric) for metric in TABLE_METRICS)
 
 
-def test_means_over_a_row_s_trials_in_the_order_of_the_spec(bench: Bench) -> None:
+def test_means_over_the_trials_of_a_row_in_the_order_of_the_spec(bench: Bench) -> None:
     spec = bench.spec(ROWS, grid=SEEDS)
     first, second = bench.ids(spec, "a")
     bench.measure(first, 30.0, 32.0)
@@ -93,7 +88,7 @@ def test_means_over_a_row_s_trials_in_the_order_of_the_spec(bench: Bench) -> Non
     assert list(lines) == ["b", "a", "same"]
     assert numbers(lines["a"]) == numbers(lines["same"]) == (30.5, 31.75, -1.25)
     assert (len(lines["a"].found), len(lines["a"].trials)) == (2, 2)
-    papers = [lines["a"].papers(metric) for metric in METRICS]
+    papers = [lines["a"].papers(metric) for metric in TABLE_METRICS]
     assert papers == [38.0, 38.6, -0.6]
     assert lines["same"].papers("ap") is None
     missing = lines["b"]
@@ -102,7 +97,7 @@ def test_means_over_a_row_s_trials_in_the_order_of_the_spec(bench: Bench) -> Non
     assert lines["a"].untrained == lines["a"].unmeasured == missing.unmeasured == ()
 
 
-def test_a_part_of_the_seeds(bench: Bench) -> None:
+def test_a_row_of_which_one_seed_is_measured(bench: Bench) -> None:
     spec = bench.spec(ROWS, grid=SEEDS)
     first, second = bench.ids(spec, "a")
     bench.measure(second, 20.0, 30.0)
@@ -111,7 +106,7 @@ def test_a_part_of_the_seeds(bench: Bench) -> None:
     assert (len(line.found), len(line.trials), line.untrained) == (1, 2, (first,))
 
 
-def test_a_trial_in_training_is_none_yet(bench: Bench) -> None:
+def test_a_running_trial_counts_as_untrained(bench: Bench) -> None:
     spec = bench.spec(ROWS)
     (trial,) = bench.ids(spec, "a")
     bench.measure(trial, 10.0, 20.0, epoch=2, end=False)
@@ -154,14 +149,14 @@ def test_rows_of_one_trial_read_in_different_ways(bench: Bench) -> None:
     assert (never.found, never.untrained, never.unmeasured) == ((), (), (trial,))
 
 
-def test_an_epoch_that_is_asked_for_waits_for_no_other(bench: Bench) -> None:
+def test_a_given_epoch_is_read_before_training_ends(bench: Bench) -> None:
     spec = bench.spec({"early": {"read.epoch": 1}})
     (trial,) = bench.ids(spec, "early")
     bench.measure(trial, 5.0, 6.0, epoch=1, end=False)
     assert bench.lines(spec)["early"].ours("ap") == 5.0
 
 
-def test_the_spec_s_own_protocol(bench: Bench) -> None:
+def test_the_default_is_the_protocol_of_the_trials(bench: Bench) -> None:
     spec = bench.spec({"a": {}, "b": {"evaluation.protocol": "date"}})
     (a,), (b,) = bench.ids(spec, "a"), bench.ids(spec, "b")
     bench.measure(a, 1.0, 2.0)
@@ -180,7 +175,7 @@ def test_protocols_are_never_mixed(bench: Bench) -> None:
     with pytest.raises(UserError) as caught:
         bench.lines(spec)
     assert caught.value.problems == tuple(
-        f"rows.{row}: its trials are measured under default and date; say which in read.protocol"
+        f"rows.{row}: its trials are measured under default and date; choose one in read.protocol"
         for row in "ab"
     )
     rows = {row: {"seed": i, "read.protocol": "date"} for i, row in enumerate("ab")}
@@ -191,10 +186,10 @@ def test_a_row_without_trials(bench: Bench) -> None:
     spec = bench.spec({"a": {"seed": 1}, "b": {"seed": 2}}, exclude=[{"seed": 1}])
     line = bench.lines(spec, a={"ap": 1.0})["a"]
     assert (line.trials, line.protocols, line.found, line.untrained) == ((), (), (), ())
-    assert plain_line(line, METRICS)["protocol"] is None
+    assert plain_line(line, TABLE_METRICS)["protocol"] is None
 
 
-def test_metrics_of_either_side(bench: Bench) -> None:
+def test_metrics_are_known_from_the_paper_or_the_ledger(bench: Bench) -> None:
     spec = bench.spec(ROWS, grid=SEEDS)
     lines = [*bench.lines(spec).values()]
     check_metrics(lines, ["anything"])  # nothing is known yet
@@ -212,17 +207,17 @@ def test_metrics_of_either_side(bench: Bench) -> None:
     assert len(caught.value.problems) == 1
 
 
-def test_plain(bench: Bench) -> None:
+def test_plain_line(bench: Bench) -> None:
     spec = bench.spec({"a": {"read.branch": "o2o"}, "b": {"seed": 1}}, grid={"training.batch": [4]})
     (trial,), (other,) = bench.ids(spec, "a"), bench.ids(spec, "b")
     bench.measure(trial, 30.123456, 31.0, more={"ar": 60.0})
     lines = bench.lines(spec, a={"ap": 38.0, "ar": 61.5})
-    assert plain_line(lines["a"], (*METRICS, "ar")) == {
+    assert plain_line(lines["a"], (*TABLE_METRICS, "ar")) == {
         **{"row": "a", "paper_row": "A", "trials": [trial], "found": 1, "asked": 1},
         **{"protocol": "default", "branch": "o2o", "epoch": 3},
         **{"ap": 30.1235, "paper_ap": 38.0, "ap_nms": 31.0, "paper_ap_nms": None},
         **{"gap": -0.8765, "paper_gap": None, "ar": 60.0, "paper_ar": 61.5},
     }
-    empty = plain_line(lines["b"], METRICS)
+    empty = plain_line(lines["b"], TABLE_METRICS)
     assert (empty["paper_row"], empty["trials"], empty["found"]) == (None, [other], 0)
     assert empty["branch"] is empty["epoch"] is empty["ap"] is None

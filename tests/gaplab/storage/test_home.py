@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gaplab.errors import UserError
-from gaplab.storage.home import Home
+from gaplab.storage.home import Home, open_home
 
 
 def test_the_folder_is_created_or_refused(tmp_path: Path) -> None:
@@ -35,3 +35,24 @@ def test_commands_name_the_folder_unless_it_is_the_default(
     monkeypatch.setattr("sys.argv", ["-c"])
     other = Home(tmp_path / "other")
     assert other.command("resume", "x-1") == f"gaplab resume x-1 --home {tmp_path}/other"
+
+
+def test_commands_name_another_folder_than_that_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["-c"])
+    monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "mine"))
+    assert Home(tmp_path / "mine").command("resume", "x-1") == "gaplab resume x-1"
+    other = Home(tmp_path / "other")
+    assert other.command("resume", "x-1") == f"gaplab resume x-1 --home {tmp_path}/other"
+
+
+def test_the_default_is_the_folder_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GAPLAB_HOME", raising=False)
+    assert open_home().path == tmp_path / ".gaplab"
+    monkeypatch.setenv("GAPLAB_HOME", str(tmp_path / "mine"))
+    assert open_home().path == tmp_path / "mine"
+    assert open_home(tmp_path / "other").path == tmp_path / "other"

@@ -1,0 +1,80 @@
+"""Why trials of a sweep are waiting, as `status` says it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gaplab.ledger import Ledger
+from gaplab.records import Claim, Started
+from gaplab.results.status import status
+from gaplab.states import TrialState
+from tests.builders import MACHINE, attempt_end, driver_record, sweep_record, trial_record
+
+TRIALS = [trial_record(identity) for identity in ("t1", "t2", "t3")]
+SWEEP = sweep_record("s1", *TRIALS)
+DRIVER = driver_record("d1", SWEEP.id)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger with a sweep of three waiting trials."""
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
+        opened.add_sweep(SWEEP)
+        yield opened
+
+
+def start(ledger: Ledger, trial: str) -> int:
+    """Claim a trial for the driver and start it."""
+    attempt = ledger.start_attempt(Claim(trial, SWEEP.id, DRIVER.id))
+    ledger.begin_attempt(attempt, Started(trial, MACHINE, 0))
+    return attempt
+
+
+def test_nothing_runs_the_trials(ledger: Ledger) -> None:
+    remedy = "Continue with: gaplab resume s1"
+    expected = f"3 trials are waiting and nothing is running them. {remedy}"
+    assert status(ledger, "s1").waiting == status(ledger, None).waiting == expected
+    ledger.add_driver(DRIVER, 60.0)
+    for trial in ("t1", "t2"):
+        ledger.end_attempt(start(ledger, trial), attempt_end(TrialState.SUCCEEDED))
+    ledger.end_driver(DRIVER.id)
+    expected = f"1 trial is waiting and nothing is running it. {remedy}"
+    assert status(ledger, "s1").waiting == expected
+
+
+def test_the_driver_says_what_it_waits_for(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    reason = "waiting for 3 trials that other drivers run"
+    ledger.renew_lease(DRIVER.id, 60.0, 1, reason)
+    assert status(ledger, "s1").waiting == f"3 trials are waiting. Drivers: {reason}"
+
+
+def test_the_cluster_has_no_free_resources(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    waiting = "3 trials are waiting for free resources (none is running)"
+    assert status(ledger, "s1").waiting == waiting
+    start(ledger, "t1")
+    waiting = "2 trials are waiting for free resources (running: 1 on node-1)"
+    assert status(ledger, "s1").waiting == waiting
+    ledger.start_attempt(Claim("t2", SWEEP.id, DRIVER.id))
+    waiting = "1 trial is waiting for free resources "
+    waiting += "(running: 1 on node-1, 1 on a node that is starting)"
+    assert status(ledger, "s1").waiting == waiting
+
+
+def test_no_trial_waits_once_all_have_ended(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    ends = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.STOPPED)
+    for trial, state in zip(TRIALS, ends, strict=True):
+        ledger.end_attempt(start(ledger, trial.id), attempt_end(state))
+    found = status(ledger, "s1")
+    assert (found.waiting, found.running) == ("", ())
+    assert [failure.count for failure in found.failures] == [1]
+
+
+def test_plain_data_keeps_the_names_of_json(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    ledger.renew_lease(DRIVER.id, 60.0, 4, "")
+    [driver] = status(ledger, "s1").plain()["drivers"]
+    assert (driver["wants"], "demand" in driver) == (4, False)

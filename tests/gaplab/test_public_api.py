@@ -1,0 +1,54 @@
+"""The names that `import gaplab` offers: imported lazily, documented, with examples that run."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import gaplab
+from tests.doctests import check_public_names, run_examples
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "ray", "mlflow", "sqlalchemy", "alembic", "pydantic", "numpy", "pyarrow", "typer")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory without results, but with the experiments of this checkout."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for name in ("GAPLAB_HOME", "GAPLAB_LEDGER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_importing_gaplab_imports_nothing_heavy() -> None:
+    code = f"import sys, gaplab; print([name for name in {HEAVY} if name in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
+
+
+def test_public_names_are_those_of_their_modules() -> None:
+    check_public_names(gaplab, "__version__")
+
+
+def test_version() -> None:
+    assert gaplab.__version__ == version("gaplab")
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'gaplab' has no attribute 'leaderbord'"):
+        gaplab.leaderbord  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_examples_that_train_nothing(folder: Path) -> None:
+    assert run_examples(gaplab, gaplab.load_spec, gaplab.expand, gaplab.open_home) > 0
+    assert run_examples(gaplab.Ledger) > 0
+
+
+def test_a_sweep_is_run_and_its_results_are_read(folder: Path) -> None:
+    """The examples of `leaderboard` and `compare` read what the example of `run_sweep` trained."""
+    for name in (gaplab.run_sweep, gaplab.leaderboard, gaplab.compare):
+        assert run_examples(name) > 0
