@@ -1,7 +1,7 @@
-"""The base of everything a spec can set.
+"""Base classes of everything that a spec can set.
 
 An option is declared once: as a field of the class that uses it. The spec's schema, the checks of
-`--set`, `gaplab show` and the docs are all derived from these fields.
+`--set`, `gaplab show` and the reference documentation are all derived from these fields.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,15 @@ from pydantic_core import CoreSchema, core_schema
 
 
 class Options(BaseModel):
-    """Frozen, keyword-only settings. Unknown keys, wrong types, NaN and infinity are refused.
+    """Frozen settings. Unknown keys, wrong types, NaN and infinity are rejected.
 
-    A field with `json_schema_extra=NOT_IDENTITY` can't change a trial's result (a path, a cache
-    size) and stays out of the trial's id. One with `LATER` was added when trials had been trained
-    already, with a default that means what they did: at its default it stays out, too, and they
-    keep their ids.
+    Every field is part of a trial's id unless it is declared otherwise:
+
+    - `Field(..., json_schema_extra=NOT_IDENTITY)`: the field can't change a trial's result (a path,
+      a cache size) and is never part of the id.
+    - `Field(..., json_schema_extra=LATER)`: the field was added after trials had been trained, and
+      its default is how those trials behaved. It is part of the id only if it differs from the
+      default, so existing ids stay valid.
     """
 
     model_config = ConfigDict(
@@ -30,7 +33,7 @@ LATER: dict[str, Any] = {"identity": "unless default"}
 
 
 class OneOf:
-    """Annotation of a field that takes any entry of a table, chosen by the key `name`.
+    """Annotation of a field that accepts any entry of a table, selected by the key `name`.
 
     `assignment: Annotated[Strategy, OneOf(ASSIGNERS)]` accepts `{"name": "poto", "alpha": 0.5}`.
     """

@@ -1,8 +1,8 @@
-"""Errors that are a person's to mend: shown as one line each, never as a traceback."""
+"""Errors that the user can fix. They are printed as one line each, never as a traceback."""
 
 
 class UserError(Exception):
-    """Something in the input is wrong. Each problem is one line: what, where, remedy."""
+    """The input is wrong. Each problem is one line that says what, where, and how to fix it."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("\n".join(problems))
@@ -10,4 +10,4 @@ class UserError(Exception):
 
 
 class StorageError(UserError):
-    """A file or a database can't be written: the disk is full, or writing is not allowed."""
+    """A file or a database can't be written: the disk is full, or permission is denied."""

@@ -1,4 +1,4 @@
-"""Events as text, for the way from a worker to the driver."""
+"""Convert events to text and back, so that workers can send them to the driver."""
 
 from typing import Annotated
 
@@ -10,10 +10,10 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def to_text(event: Event) -> str:
-    """JSON of one event."""
+    """Return the event as JSON."""
     return _ADAPTER.dump_json(event).decode()
 
 
 def from_text(text: str) -> Event:
-    """The event again. Raises ValueError for anything that `to_text` did not write."""
+    """Return the event that `to_text` converted. Raises ValueError for any other text."""
     return _ADAPTER.validate_json(text)

@@ -1,11 +1,15 @@
-"""Failures that are the same failure, and whether there are too many of them."""
+"""Group failed attempts that failed for the same reason.
+
+Two reasons are the same if their signatures are equal. A signature is the reason without whatever
+may differ between two reports: numbers, amounts, times, ids, paths and addresses.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 SAME = "#"
-"""Stands for whatever may differ between two reports of one failure."""
+"""Replaces whatever may differ between two reports of one failure."""
 
 _UNIT = r"(?:bytes|[kKMGT]i?B|milliseconds|seconds|ms|s|min|h)\b"
 _FILES = "jpe?g|png|bmp|webp|tiff?|json|odgt|ya?ml|pth?|parquet|txt|log|db"
@@ -15,21 +19,21 @@ _MAY_DIFFER = tuple(
         r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s'\"(),;]*[^\s'\"(),;:.]",  # addresses
         r"(?<![\w#])[~.]{0,2}/[^\s'\"(),;:]*[^\s'\"(),;:.]",  # paths
         r"(?<![\w.@#+-])[\w.@+-]+/[^\s'\"(),;:]*[^\s'\"(),;:.]",  # relative ones
-        rf"(?<![\w.#+-])[\w.#+-]+\.(?:{_FILES})\b",  # names of files
+        rf"(?<![\w.#+-])[\w.#+-]+\.(?:{_FILES})\b",  # file names
         r"(?<![0-9A-Za-z])0x[0-9a-fA-F]+",
         r"(?<![0-9A-Za-z])[0-9a-f]{8,}(?![0-9A-Za-z])",  # ids
         r"(?<![0-9A-Za-z])[0-9a-f]{4}(?:-[0-9a-f]{4})+(?![0-9A-Za-z])",  # the middle of a UUID
         r"(?<![\w#.])[-+]?(?:nan|inf)(?!\w)",
         rf"(?<![\w#])[-+]?\d+(?:\.\d+)*(?:[eE][-+]?\d+)?(?: ?{_UNIT})?",
         r"\d+",
-        rf"#(?: ?{_UNIT}|(?:, ?|[ :T+./-])#)+",  # amounts; lists, times and addresses of them
+        rf"#(?: ?{_UNIT}|(?:, ?|[ :T+./-])#)+",  # amounts, and lists of them
     )
 )
 
 
 @dataclass(frozen=True)
 class Failure:
-    """One attempt that failed: of which trial, of what (see `records.Fault`), why, and where."""
+    """One failed attempt: its trial, its kind of fault (see `records.Fault`), reason and node."""
 
     trial: str
     fault: str
@@ -39,34 +43,41 @@ class Failure:
 
 @dataclass(frozen=True)
 class Group:
-    """Failures with one signature; `example` is the reason of the first."""
+    """Failures with the same signature."""
 
     signature: str
     fault: str
     example: str
+    """Reason of the first failure."""
     count: int
+    """Number of failures."""
     trials: tuple[str, ...]
-    """Each once, in the order in which they failed."""
+    """Ids of the trials that failed, each once, in the order of their first failures."""
 
     def line(self) -> str:
-        """`3 trials failed alike (memory): CUDA out of memory [...]`."""
+        """Return one line, such as `3 trials failed alike (memory): CUDA out of memory [...]`."""
         trials = len(self.trials)
         who = f"{trials} trials failed alike" if trials > 1 else f"trial {self.trials[0]} failed"
         times = f", {self.count} times" if self.count > trials else ""
-        return f"{who}{times}{f' ({self.fault})' if self.fault else ''}: {self.example}"
+        fault = f" ({self.fault})" if self.fault else ""
+        return f"{who}{times}{fault}: {self.example}"
 
 
 def signature(fault: str, reason: str, node: str = "") -> str:
-    """What two failures have in common that differ only in numbers, amounts, times, ids, paths,
-    addresses and process numbers; and in the name of the `node`, where it is given.
+    """Return the signature of a failure: its reason with `#` for whatever may differ.
 
-    A signature is its own signature: `signature("", signature(f, r)) == signature(f, r)`.
+    The function is idempotent: `signature("", signature(f, r)) == signature(f, r)`.
+
+    Args:
+        fault: kind of fault; part of the signature unless it is empty.
+        reason: text of the failure.
+        node: name of the machine, replaced in the reason as well; empty if unknown.
     """
     text = " ".join(f"{fault}: {reason}".split() if fault else reason.split())
     if node:
         text = re.sub(rf"(?<![\w.-]){re.escape(node)}(?![\w-])", SAME, text)
     before = None
-    while text != before:  # what one rule leaves may be another's; each step takes something away
+    while text != before:  # the result of one rule may match another; the text only gets shorter
         before = text
         for pattern in _MAY_DIFFER:
             text = pattern.sub(SAME, text)
@@ -75,7 +86,7 @@ def signature(fault: str, reason: str, node: str = "") -> str:
 
 
 def group(failures: Sequence[Failure]) -> list[Group]:
-    """The failures by signature, most frequent first, then in the order in which they came."""
+    """Return the failures grouped by signature, largest group first, then in order of arrival."""
     found: dict[str, list[Failure]] = {}
     for each in failures:
         found.setdefault(signature(each.fault, each.reason, each.node), []).append(each)
@@ -88,7 +99,10 @@ def _group(key: str, same: Sequence[Failure]) -> Group:
 
 
 def _without_repeats(text: str) -> str:
-    """Sentences that follow their like are one: a GPU's memory is told process by process."""
+    """Drop each sentence that equals the one before it.
+
+    A message about a full GPU repeats one sentence for every process.
+    """
     kept: list[str] = []
     for sentence in text.split(". "):
         if kept[-1:] != [sentence]:

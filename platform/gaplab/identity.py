@@ -1,4 +1,4 @@
-"""What makes two trials the same trial."""
+"""Identity of a trial: which options are part of its id, and how they are hashed."""
 
 import hashlib
 import json
@@ -14,13 +14,13 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=Fal
 
 
 def identity(value: Any) -> Any:
-    """`value` as plain JSON, without the fields that can't change a result, at any depth.
+    """Return `value` as plain JSON, without the fields that can't change a result, at any depth.
 
-    Fields marked `LATER` are left out where they have their default.
+    Fields declared `LATER` are left out if they have their default.
     """
     if isinstance(value, Options):
-        counts = [key for key in counted(type(value)) if not _as_before(value, key)]
-        return {key: identity(getattr(value, key)) for key in counts}
+        keys = [key for key in counted(type(value)) if not _is_later_default(value, key)]
+        return {key: identity(getattr(value, key)) for key in keys}
     if isinstance(value, dict):
         return {key: identity(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -30,7 +30,7 @@ def identity(value: Any) -> Any:
 
 @cache
 def counted(model: type[Options]) -> tuple[str, ...]:
-    """The fields of a class of options that can change a trial's result."""
+    """Return the names of the fields that can change a trial's result."""
     return tuple(key for key, field in model.model_fields.items() if _counts(field))
 
 
@@ -39,8 +39,8 @@ def _counts(field: FieldInfo) -> bool:
     return not isinstance(extra, dict) or extra.get("identity") is not False
 
 
-def _as_before(value: Options, key: str) -> bool:
-    """Whether a field that was added later has the default, which means what was before it."""
+def _is_later_default(value: Options, key: str) -> bool:
+    """Return whether a field is declared `LATER` and has its default."""
     field = type(value).model_fields[key]
     extra = field.json_schema_extra
     later = isinstance(extra, dict) and extra.get("identity") == LATER["identity"]
@@ -48,12 +48,12 @@ def _as_before(value: Options, key: str) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """JSON in which the order of keys makes no difference."""
+    """Return canonical JSON: the order of keys makes no difference."""
     return _ENCODER.encode(value)
 
 
 def digest(text: str, digits: int) -> str:
-    """The first hex digits of the text's SHA-256."""
+    """Return the first `digits` hex digits of the SHA-256 of `text`."""
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 

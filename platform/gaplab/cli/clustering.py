@@ -37,11 +37,11 @@ def submit(
     """Start a spec's sweep on a Ray cluster, with this code, and leave it to run there."""
     from gaplab.launch.ray.jobs import Jobs, Order
     from gaplab.spec.files import load_spec
-    from gaplab.spec.sweep import written
+    from gaplab.spec.sweep import to_mapping
     from gaplab.spec.yaml_text import dump_yaml
 
     loaded = load_spec(spec, profile, overrides or []).spec
-    order = Order(loaded.name, dump_yaml(written(loaded)), cluster_home)
+    order = Order(loaded.name, dump_yaml(to_mapping(loaded)), cluster_home)
     job = Jobs(address).submit(order)
     if json:
         sys.stdout.write(jsonlib.dumps({"job": job, "address": address}) + "\n")

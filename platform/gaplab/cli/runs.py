@@ -93,10 +93,10 @@ def resume(
     """Train the trials of a sweep that have not succeeded, each from its last checkpoint."""
     from gaplab.cli.running import SweepRun
     from gaplab.ledger import Ledger
-    from gaplab.spec.sweep import check_unaltered
+    from gaplab.spec.sweep import check_unchanged
 
     place = Home(home)
     with Ledger.open(place.ledger_url) as ledger:
         stored = ledger.stored_sweep(sweep)
-        check_unaltered(ledger.unfinished(stored))
+        check_unchanged(ledger.unfinished(stored))
     raise typer.Exit(SweepRun(stored, place, address, json).execute(rerun or []))

@@ -11,7 +11,7 @@ from gaplab.identity import canonical
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import RowFilter
 from gaplab.records import TrialRecord
-from gaplab.spec.axes import MISSING, axes_of, parts
+from gaplab.spec.axes import MISSING, axes_of, split_key
 from gaplab.spec.grid import matches
 from gaplab.spec.models import Spec
 from gaplab.spec.sampling import Sample
@@ -126,7 +126,7 @@ class Reader:
         if value in choices:
             return choices[choices.index(value)]
         below = (k for k in self._varied if k.startswith(f"{key}.") and self._there(k, config))
-        section = parts(key)[0]
+        section = split_key(key)[0]
         return self._choice(key, tuple(below), canonical({section: config[section]}))
 
     def _find_choice(self, key: str, below: Sequence[str], text: str) -> Any:
@@ -134,10 +134,10 @@ class Reader:
         config = json.loads(text)
         (section,) = config
         for choice in self._search.space[key].choices or ():
-            made = put(config, parts(key), choice)
+            made = put(config, split_key(key), choice)
             for each in below:
                 if (value := value_at(config, each)) is not MISSING:
-                    made = put(made, parts(each), value)
+                    made = put(made, split_key(each), value)
             found = Sections(made, ()).read(section, ())
             if not found.problems and found.config == config[section]:
                 return choice
@@ -147,10 +147,10 @@ class Reader:
 def value_at(config: Mapping[str, Any], key: str) -> Any:
     """What a configuration has at a dotted key; MISSING where it has no such key."""
     node: Any = config
-    for part in parts(key):
+    for part in split_key(key):
         node = node.get(part, MISSING) if isinstance(node, Mapping) else MISSING
     return node
 
 
 def _depth(key: str) -> tuple[int, str]:
-    return len(parts(key)), key
+    return len(split_key(key)), key

@@ -73,7 +73,7 @@ class Proposer:
         dimension = self._space[key]
         if isinstance(dimension, Choices):
             return dimension.values[param]
-        return param if isinstance(dimension, Integers) else dimension.tidy(param)
+        return param if isinstance(dimension, Integers) else dimension.rounded(param)
 
 
 def _distribution(dimension: Dimension) -> BaseDistribution:

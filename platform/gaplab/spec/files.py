@@ -1,4 +1,8 @@
-"""Spec files: a YAML file, what it extends, a profile, and `--set`, read into a checked `Spec`."""
+"""Read spec files: a YAML file, the files it extends, a profile, and `--set`.
+
+`load_spec` is the way in. It reports all problems at once, each as one line that starts with the
+file, the profile or the `--set` it comes from.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,139 +15,148 @@ from pydantic import ValidationError
 
 from gaplab.errors import UserError
 from gaplab.records import SweepRecord
-from gaplab.spec.merge import Layer, located, merge
+from gaplab.spec.merge import Layer, describe_problem, merge
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.overrides import override, varied_sections
-from gaplab.spec.problems import Problem, explain, shown, unknown, unknown_key
+from gaplab.spec.problems import Problem, format_value, to_problem, unknown, unknown_key
 from gaplab.spec.resolve import ResolvedSpec, SpecError, base_problems, resolve
 from gaplab.spec.yaml_text import MAX_BYTES, YamlError, parse_yaml
 
-MAX_DEPTH = 4
-"""Files below a spec."""
-
-
-@dataclass(frozen=True)
-class SpecFile:
-    """What stands in one file, without `extends`."""
-
-    name: str
-    """What messages call it: its path as seen from the folder of the spec."""
-    content: Mapping[str, Any]
-    profiles: Mapping[str, Mapping[str, Any]]
-
-
-def read_files(path: Path) -> list[SpecFile]:
-    """The file at `path` and those below it, the lowest first.
-
-    Raises UserError where one can't be read or has no such form, and where they form a circle or
-    are more than MAX_DEPTH below the first.
-    """
-    found, paths, start = list[SpecFile](), list[Path](), path.parent
-    names, told = [path.name], str(path)
-    while True:
-        paths.append(path)
-        content = _read(path, names[-1], told)
-        found.append(_file(names[-1], content))
-        if "extends" not in content:
-            return found[::-1]
-        path = _below(path, names[-1], content["extends"])
-        names.append(os.path.relpath(path, start))
-        told = f"{names[-2]}: extends: {content['extends']}"
-        if any(path.resolve() == other.resolve() for other in paths):
-            raise UserError(f"{names[-2]}: extends: goes in a circle: {' -> '.join(names)}")
-        if len(paths) > MAX_DEPTH:
-            chain = " -> ".join(names)
-            raise UserError(f"{names[-2]}: extends: more than {MAX_DEPTH} files deep: {chain}")
-
-
-def _below(path: Path, name: str, extends: Any) -> Path:
-    """The path that the file at `path` extends."""
-    if not isinstance(extends, str) or not extends:
-        text = f"must be a path relative to this file, got {shown(extends)}"
-        raise UserError(f"{name}: extends: {text}")
-    return path.parent / extends
-
-
-def _read(path: Path, name: str, told: str) -> dict[str, Any]:
-    """The mapping in a file of at most MAX_BYTES; `told` names a file that can't be opened."""
-    try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-        found = parse_yaml(text)
-    except OSError as error:
-        raise UserError(f"{told}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{told}: is not UTF-8 text") from None
-    except YamlError as error:
-        raise UserError(f"{name}: {error}") from None
-    if found is None:
-        raise UserError(f"{name}: is empty; a spec needs name, data, detector and assignment")
-    if not isinstance(found, dict):
-        raise UserError(f"{name}: must be a mapping, got {shown(found)}")
-    return found
-
-
-def _file(name: str, written: Mapping[str, Any]) -> SpecFile:
-    profiles = written.get("profiles", {})
-    if not isinstance(profiles, Mapping):
-        raise UserError(f"{name}: profiles: must be a mapping, got {shown(profiles)}")
-    for profile, values in profiles.items():
-        if not isinstance(values, Mapping):
-            text = f"must be a mapping, got {shown(values)}"
-            raise UserError(f"{name}: profiles.{profile}: {text}")
-    content = {key: written[key] for key in written if key not in ("profiles", "extends")}
-    return SpecFile(name, content, profiles)
-
-
 DEFAULT_PROFILE = "laptop"
+MAX_DEPTH = 4
+"""Number of files that a spec may extend, directly or indirectly."""
 
 _SWEEP_KEYS = [key for key in Spec.model_fields if key != "base"]
-_OF_FILES = ("extends", "profiles")
-_ONLY_OF_FILES = "unknown key; it can only stand at the top of a file"
+_FILE_KEYS = ("extends", "profiles")
 
 
 def load_spec(
     path: Path, profile: str | None = None, overrides: Sequence[str] = ()
 ) -> ResolvedSpec:
-    """Read the spec at `path` with a profile laid over it, by default `laptop` where there is one.
+    """Read and validate a spec file.
 
-    A file that it `extends` lies below it, and that file's profile below its own.
-    overrides: `key=value` each, the value in YAML; they come last (see `overrides.override`).
-    Raises UserError with every problem of the files, their profiles and the trials, a line each.
+    Later layers override earlier ones: the files that the spec extends, the spec, the profile of
+    each of these files in the same order, and `overrides`.
+
+    Args:
+        path: the YAML file.
+        profile: name of a profile; by default `laptop`, if one of the files has it.
+        overrides: `key=value` each, with the value in YAML (see `overrides.override`).
+
+    Raises:
+        UserError: with every problem of the files, their profiles and the trials, one line each.
     """
-    layers = _layers(read_files(path), profile)
+    layers = _layers(_read_files(path), profile)
     raw, added = override(reduce(merge, (layer.tree for layer in layers)), overrides)
     resolved, problems = _resolved(raw)
     if resolved is None or problems:
-        lines = [located(problem, [*layers, *added]) for problem in problems]
+        lines = [describe_problem(problem, [*layers, *added]) for problem in problems]
         raise UserError(*dict.fromkeys(lines))
     return resolved
 
 
-def _resolved(raw: Mapping[str, Any]) -> tuple[ResolvedSpec | None, list[Problem]]:
-    """Resolve a spec as far as its problems allow, and return all of them."""
-    spec, problems = _checked(raw)
-    if spec is None:
-        return None, problems + base_problems(_base(raw), varied_sections(raw))
-    try:
-        return resolve(spec), problems
-    except SpecError as error:
-        return None, [*problems, *error.found]
-
-
 def stored_spec(sweep: SweepRecord) -> Spec:
-    """The spec that a sweep was made from. Raises UserError where this gaplab can't read it."""
+    """Return the spec that a sweep was made from.
+
+    Raises:
+        UserError: if this version of gaplab can't read it.
+    """
     raw = parse_yaml(sweep.spec)
-    spec, problems = _checked(raw if isinstance(raw, dict) else {})
+    spec, problems = _validated(raw if isinstance(raw, dict) else {})
     if spec is None or problems:
         raise UserError(*(f"sweep {sweep.id}: {problem}" for problem in problems))
     return spec
 
 
-def _layers(files: Sequence[SpecFile], profile: str | None) -> list[Layer]:
-    """What the files say, in the order in which it counts: first all files, then their profiles.
+# --- files ----------------------------------------------------------------------------------------
 
-    Raises UserError for a profile that no file has.
+
+@dataclass(frozen=True)
+class _SpecFile:
+    """The content of one file."""
+
+    name: str
+    """Path relative to the folder of the spec, for messages."""
+    content: Mapping[str, Any]
+    """Everything but `extends` and `profiles`."""
+    profiles: Mapping[str, Mapping[str, Any]]
+
+
+def _read_files(path: Path) -> list[_SpecFile]:
+    """Read the file at `path` and those it extends, the file that extends nothing first.
+
+    Raises:
+        UserError: if a file can't be read or is not valid, if the files extend each other in a
+            circle, or if more than `MAX_DEPTH` files are extended.
+    """
+    found, paths, start = list[_SpecFile](), list[Path](), path.parent
+    names, label = [path.name], str(path)
+    while True:
+        paths.append(path)
+        content = _read_mapping(path, names[-1], label)
+        found.append(_spec_file(names[-1], content))
+        if "extends" not in content:
+            return found[::-1]
+        path = _extended_path(path, names[-1], content["extends"])
+        names.append(os.path.relpath(path, start))
+        label = f"{names[-2]}: extends: {content['extends']}"
+        chain = " -> ".join(names)
+        if any(path.resolve() == other.resolve() for other in paths):
+            raise UserError(f"{names[-2]}: extends: is circular: {chain}")
+        if len(paths) > MAX_DEPTH:
+            raise UserError(f"{names[-2]}: extends: more than {MAX_DEPTH} files deep: {chain}")
+
+
+def _extended_path(path: Path, name: str, extends: Any) -> Path:
+    """Return the path of the file that the file at `path` extends."""
+    if not isinstance(extends, str) or not extends:
+        text = f"must be a path relative to this file, got {format_value(extends)}"
+        raise UserError(f"{name}: extends: {text}")
+    return path.parent / extends
+
+
+def _read_mapping(path: Path, name: str, label: str) -> dict[str, Any]:
+    """Return the mapping in a file of at most `MAX_BYTES`.
+
+    Args:
+        path: the file.
+        name: start of messages about its content.
+        label: start of messages about a file that can't be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
+        found = parse_yaml(text)
+    except OSError as error:
+        raise UserError(f"{label}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{label}: is not UTF-8 text") from None
+    except YamlError as error:
+        raise UserError(f"{name}: {error}") from None
+    if found is None:
+        raise UserError(f"{name}: is empty; a spec needs name, data, detector and assignment")
+    if not isinstance(found, dict):
+        raise UserError(f"{name}: must be a mapping, got {format_value(found)}")
+    return found
+
+
+def _spec_file(name: str, raw: Mapping[str, Any]) -> _SpecFile:
+    profiles = raw.get("profiles", {})
+    if not isinstance(profiles, Mapping):
+        raise UserError(f"{name}: profiles: must be a mapping, got {format_value(profiles)}")
+    for profile, values in profiles.items():
+        if not isinstance(values, Mapping):
+            text = f"must be a mapping, got {format_value(values)}"
+            raise UserError(f"{name}: profiles.{profile}: {text}")
+    content = {key: raw[key] for key in raw if key not in _FILE_KEYS}
+    return _SpecFile(name, content, profiles)
+
+
+def _layers(files: Sequence[_SpecFile], profile: str | None) -> list[Layer]:
+    """Return the layers of a spec in the order in which they are merged.
+
+    Raises:
+        UserError: for a profile that no file has.
     """
     layers = [Layer(file.content, f"{file.name}: ") for file in files]
     known = list(dict.fromkeys(name for file in files for name in file.profiles))
@@ -159,28 +172,47 @@ def _layers(files: Sequence[SpecFile], profile: str | None) -> list[Layer]:
     ]
 
 
-def _base(raw: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: raw[key] for key in raw if key in Experiment.model_fields}
+# --- validation -----------------------------------------------------------------------------------
 
 
-def _checked(raw: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
-    """The spec, unless its own keys are wrong; sections are not looked into."""
+def _resolved(raw: Mapping[str, Any]) -> tuple[ResolvedSpec | None, list[Problem]]:
+    """Resolve a spec as far as its problems allow, and return all of them."""
+    spec, problems = _validated(raw)
+    if spec is None:
+        return None, problems + base_problems(_base(raw), varied_sections(raw))
+    try:
+        return resolve(spec), problems
+    except SpecError as error:
+        return None, [*problems, *error.found]
+
+
+def _validated(raw: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
+    """Validate the sweep's own keys of a spec, but not its sections.
+
+    Returns:
+        The spec, or None if a value is wrong, and all problems; unknown keys are among them.
+    """
     valid = [*_SWEEP_KEYS, *Experiment.model_fields]
-    advice = [*valid, *_OF_FILES]
-    problems = [
-        Problem((key,), _ONLY_OF_FILES if key in _OF_FILES else unknown_key(key, advice), True)
-        for key in raw
-        if key not in valid
-    ]
+    problems = [_unknown_top_key(key, valid) for key in raw if key not in valid]
     own = {key: raw[key] for key in _SWEEP_KEYS if key in raw}
     try:
         return Spec.model_validate({**own, "base": _base(raw)}), problems
     except ValidationError as error:
-        found = [explain(each, Spec) for each in error.errors(include_url=False)]
-        return None, problems + [_without_form(problem) for problem in found]
+        found = [to_problem(each, Spec) for each in error.errors(include_url=False)]
+        return None, problems + [_without_zip_form(problem) for problem in found]
 
 
-def _without_form(problem: Problem) -> Problem:
-    """The same problem without the step by which pydantic names the form of `zip`."""
+def _unknown_top_key(key: str, valid: Sequence[str]) -> Problem:
+    if key in _FILE_KEYS:  # of a file's own top level these are removed before
+        return Problem((key,), "unknown key; only allowed at the top level of a file", True)
+    return Problem((key,), unknown_key(key, [*valid, *_FILE_KEYS]), True)
+
+
+def _base(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: raw[key] for key in raw if key in Experiment.model_fields}
+
+
+def _without_zip_form(problem: Problem) -> Problem:
+    """Remove the step by which pydantic names the form of `zip` (one group or several)."""
     path = problem.path
     return Problem(path[:1] + path[2:], problem.text) if path[0] == "zip" else problem

@@ -1,70 +1,42 @@
-"""The trials of a spec: which value each varied key has in each of them."""
+"""Enumerate the trials of a spec: which value each varied key has in each of them."""
 
 import itertools
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from typing import Any
 
-from gaplab.spec.axes import MISSING, Axis, Key, parts, varied_keys
+from gaplab.spec.axes import MISSING, Axis, Key, split_key, varied_keys
 from gaplab.spec.models import Condition, Experiment, Spec
 from gaplab.spec.problems import Problem
 from gaplab.spec.sections import Choice, Sections
 
-Trial = dict[str, Choice]
-"""Section -> its choice."""
+TrialChoices = dict[str, Choice]
+"""Name of a section -> its choice, for one trial."""
 _Positions = tuple[int, ...]
-"""Of each axis."""
-
-
-def size(spec: Spec, axes: Sequence[Axis]) -> int:
-    """How many combinations there are, before `when` and `exclude`; also of samples to come."""
-    total = 1
-    for axis in axes:
-        to_come = spec.search.trials if axis.drawn and spec.search and spec.search.adaptive else 0
-        total *= max(axis.length, to_come)
-    return total
-
-
-def conditional_order(spec: Spec) -> list[str]:
-    """The keys of `when`, each after those that its condition needs. Raises graphlib.CycleError."""
-    needs = {
-        key: [other for other in spec.when if any(settles(other, read) for read in condition)]
-        for key, condition in spec.when.items()
-    }
-    return list(TopologicalSorter(needs).static_order())
-
-
-def settles(varied: str, read: str) -> bool:
-    """Whether the value at `read` can depend on `varied`: itself, a part above, or its name."""
-    key, target = parts(varied), parts(read)
-    above = key[:-1] if key[-1] == "name" else key
-    return target[: len(above)] == above
-
-
-def matches(value: Any, wanted: Any) -> bool:
-    """A value is wanted when it equals `wanted` or, `wanted` being a list, one of its entries.
-
-    True and 1 need no care: `checks.check` refuses values of a type that the key can't have.
-    """
-    return value == wanted or (isinstance(wanted, list) and value in wanted)
+"""One position per axis."""
 
 
 class Grid:
-    """Enumerates the trials of a spec without problems of its own (see `checks.check`)."""
+    """Enumerates the trials of a spec that passes `validate.check`.
+
+    Attributes:
+        sections: validates the sections of the trials.
+        undecided: problems of conditions whose outcome is unknown, filled during enumeration.
+    """
 
     def __init__(self, spec: Spec, axes: Sequence[Axis]) -> None:
         self._spec, self._axes = spec, axes
         self._varied = varied_keys(axes)
         self._always = [i for i, v in enumerate(self._varied) if v.name not in spec.when]
-        at = {varied.name: i for i, varied in enumerate(self._varied)}
-        self._sometimes = [(at[key], spec.when[key]) for key in conditional_order(spec)]
+        index = {varied.name: i for i, varied in enumerate(self._varied)}
+        self._conditional = [(index[key], spec.when[key]) for key in condition_order(spec)]
         self.sections = Sections(spec.base, self._varied)
-        self.unsettled: dict[Problem, None] = {}
+        self.undecided: dict[Problem, None] = {}
 
-    def trials(self) -> Iterator[tuple[str | None, Trial]]:
-        """All trials that are not excluded, each with the name of its row where there are rows.
+    def trials(self) -> Iterator[tuple[str | None, TrialChoices]]:
+        """Yield all trials that are not excluded, each with the name of its row.
 
-        The first axis is the slowest; equal trials may repeat.
+        The first axis varies slowest. Equal trials may be repeated. Without rows the name is None.
         """
         rows = self._axes[0].rows if self._axes else ()
         for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
@@ -72,31 +44,74 @@ class Grid:
             if not any(self._holds(condition, trial) for condition in self._spec.exclude):
                 yield (rows[positions[0]] if rows else None), trial
 
-    def _trial(self, positions: _Positions) -> Trial:
-        trial: Trial = dict.fromkeys(Experiment.model_fields, ())
-        for which in self._always:
-            self._choose(trial, which, positions)
-        for which, condition in self._sometimes:
+    def _trial(self, positions: _Positions) -> TrialChoices:
+        trial: TrialChoices = dict.fromkeys(Experiment.model_fields, ())
+        for index in self._always:
+            self._choose(trial, index, positions)
+        for index, condition in self._conditional:
             if self._holds(condition, trial):
-                section = self._choose(trial, which, positions)
+                section = self._choose(trial, index, positions)
                 trial[section] = tuple(sorted(trial[section]))
         return trial
 
-    def _choose(self, trial: Trial, which: int, positions: _Positions) -> str:
-        """Give the section of a varied key, whose name comes back, its value, if there is one."""
-        varied = self._varied[which]
-        section, position = varied.key[0], positions[varied.number]
+    def _choose(self, trial: TrialChoices, index: int, positions: _Positions) -> str:
+        """Add the value of a varied key, if it has one, to its section. Return the section."""
+        varied = self._varied[index]
+        section, position = varied.key[0], positions[varied.axis_index]
         if varied.values[position] is not MISSING:
-            trial[section] += ((which, position),)
+            trial[section] += ((index, position),)
         return section
 
-    def _holds(self, condition: Condition, trial: Trial) -> bool:
-        return all(self._matches(parts(key), wanted, trial) for key, wanted in condition.items())
+    def _holds(self, condition: Condition, trial: TrialChoices) -> bool:
+        return all(self._matches(split_key(key), value, trial) for key, value in condition.items())
 
-    def _matches(self, key: Key, wanted: Any, trial: Trial) -> bool:
+    def _matches(self, key: Key, wanted: Any, trial: TrialChoices) -> bool:
         choice = trial[key[0]]
         value = self.sections.value(key, choice)
         if value is MISSING and self.sections.read(key[0], choice).problems:
-            text = "a condition needs its value, and it has no default here; write it out"
-            self.unsettled[Problem(key, text)] = None
+            text = "a condition reads this key, and its default is unknown; set it in the spec"
+            self.undecided[Problem(key, text)] = None
         return matches(value, wanted)
+
+
+def size(spec: Spec, axes: Sequence[Axis]) -> int:
+    """Return the number of combinations before `when` and `exclude` apply.
+
+    Samples that an adaptive search has still to propose are included.
+    """
+    total = 1
+    for axis in axes:
+        planned = spec.search.trials if axis.drawn and spec.search and spec.search.adaptive else 0
+        total *= max(axis.length, planned)
+    return total
+
+
+def condition_order(spec: Spec) -> list[str]:
+    """Return the keys of `when`, each after those that its condition depends on.
+
+    Raises:
+        graphlib.CycleError: if conditions depend on each other.
+    """
+    needs = {
+        key: [other for other in spec.when if any(may_change(other, read) for read in condition)]
+        for key, condition in spec.when.items()
+    }
+    return list(TopologicalSorter(needs).static_order())
+
+
+def may_change(varied: str, read: str) -> bool:
+    """Return whether varying one key may change the value of another.
+
+    It may if it is the same key, a section above it, or the `name` that selects such a section.
+    """
+    key, target = split_key(varied), split_key(read)
+    above = key[:-1] if key[-1] == "name" else key
+    return target[: len(above)] == above
+
+
+def matches(value: Any, wanted: Any) -> bool:
+    """Return whether a value equals `wanted` or, if that is a list, one of its entries.
+
+    True and 1 need no care: `validate.check` rejects values of a type that the key can't have.
+    """
+    return value == wanted or (isinstance(wanted, list) and value in wanted)

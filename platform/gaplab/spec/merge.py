@@ -1,34 +1,35 @@
-"""Where a spec's values come from: the file, a profile laid over it, and `--set`."""
+"""Merge the layers of a spec (files, profiles, `--set`), and say which layer has a problem."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gaplab.spec.axes import MISSING, Key, parts
-from gaplab.spec.problems import Path, Problem
-from gaplab.spec.protocols import opened
+from gaplab.spec.axes import MISSING, Key, split_key
+from gaplab.spec.problems import Problem, SpecPath
+from gaplab.spec.protocols import expand_preset
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A source of values: `tree` stands at `at` in the spec that all layers make together."""
+    """One source of values: `tree` is merged at `path` of the spec."""
 
     tree: Any
     source: str
-    """What a message starts with: `quickstart.yaml: ` or `--set `."""
-    head: Path = ()
-    """What the person wrote before the path inside `tree`: the profile, or the key of `--set`."""
-    at: Path = ()
-    listed: bool = False
-    """Whether the spec has a list at `at`, each entry of which is `tree`: a varied key."""
+    """Start of its messages: `quickstart.yaml: ` or `--set `."""
+    prefix: SpecPath = ()
+    """What the user wrote before the path inside `tree`: the profile, or the key of `--set`."""
+    path: SpecPath = ()
+    in_list: bool = False
+    """Whether the spec has a list at `path` whose entries all equal `tree`: a varied key that
+    `--set` fixed."""
 
-    def depth(self, path: Path) -> int:
-        """How many steps of `path` this layer has a value for; -1 outside of what it sets."""
-        if path[: len(self.at)] != self.at:
+    def depth(self, path: SpecPath) -> int:
+        """Return how many steps of `path` lead to values of this layer; -1 outside of it."""
+        if path[: len(self.path)] != self.path:
             return -1
-        inside = path[len(self.at) + self.listed :]
-        node, depth = self.tree, len(path) - len(inside)
-        for step in inside:
+        inner = path[len(self.path) + self.in_list :]
+        node, depth = self.tree, len(path) - len(inner)
+        for step in inner:
             try:
                 node = node[step]
             except (KeyError, IndexError, TypeError):
@@ -36,31 +37,33 @@ class Layer:
             depth += 1
         return depth
 
-    def place(self, problem: Problem) -> str:
-        """The problem in one line, named as the person wrote it."""
-        rest = problem.path[len(self.at) + self.listed :]
-        return f"{self.source}{Problem((*self.head, *rest) if problem.path else (), problem.text)}"
+    def describe(self, problem: Problem) -> str:
+        """Return the problem as one line, with its path as the user wrote it."""
+        rest = problem.path[len(self.path) + self.in_list :]
+        path = (*self.prefix, *rest) if problem.path else ()
+        return f"{self.source}{Problem(path, problem.text)}"
 
 
-def located(problem: Problem, layers: Sequence[Layer]) -> str:
-    """The problem in one line, placed in the last layer that says most about its path.
+def describe_problem(problem: Problem, layers: Sequence[Layer]) -> str:
+    """Return the problem as one line that names the layer it comes from.
 
-    What no layer says anything about is missing in the spec's own file, the last of the files.
+    That is the last layer among those that set most of the problem's path. A problem that no layer
+    sets anything of is missing in the spec's own file, which is the last of the files.
     """
     depths = [layer.depth(problem.path) for layer in layers]
     most = max(depths)
     last = max(i for i, depth in enumerate(depths) if depth == most)
-    file = max(i for i, layer in enumerate(layers) if not layer.head)
-    return layers[last if most else file].place(problem)
+    own_file = max(i for i, layer in enumerate(layers) if not layer.prefix)
+    return layers[last if most else own_file].describe(problem)
 
 
 def merge(base: Any, over: Any, key: Key = ()) -> Any:
-    """`over` laid on `base`: mappings merge key by key, anything else replaces.
+    """Merge `over` into `base`: mappings key by key, anything else replaces.
 
-    A mapping that names another entry of a table, or another preset, replaces as a whole.
+    A mapping with another `name` (entry of a table) or another `preset` replaces as a whole.
     """
     setting = _setting(key)
-    base = opened(setting, base)
+    base = expand_preset(setting, base)
     if not isinstance(over, Mapping) or not isinstance(base, Mapping):
         return over
     named = [mark for mark in ("name", "preset") if mark in base and mark in over]
@@ -71,7 +74,10 @@ def merge(base: Any, over: Any, key: Key = ()) -> Any:
 
 
 def _setting(key: Key) -> Key:
-    """What `key` sets in an experiment: of rows only what stands inside of one, by a dotted key."""
+    """Return the key of the experiment that `key` of a spec sets; empty if it sets none.
+
+    Within `rows`, experiments are set by the dotted keys of each row.
+    """
     if key[:1] != ("rows",):
         return key
-    return (*parts(key[2]), *key[3:]) if len(key) > 2 else ()
+    return (*split_key(key[2]), *key[3:]) if len(key) > 2 else ()

@@ -1,49 +1,64 @@
-"""`--set key=value`: single values laid over a spec."""
+"""`--set key=value`: single values that override a spec."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gaplab.errors import UserError
-from gaplab.spec.axes import parts
+from gaplab.spec.axes import split_key
 from gaplab.spec.merge import Layer, merge
 from gaplab.spec.models import Experiment
-from gaplab.spec.problems import Path, unknown_key
+from gaplab.spec.problems import SpecPath, unknown_key
 from gaplab.spec.sections import put
 from gaplab.spec.yaml_text import YamlError, parse_yaml
 
-_OF_SWEEP = ("rows", "grid", "search", "stop", "run", "name", "question", "max_trials")
-_SETTABLE = [*Experiment.model_fields, *_OF_SWEEP]
+_SWEEP_KEYS = ("rows", "grid", "search", "stop", "run", "name", "question", "max_trials")
+_SETTABLE = [*Experiment.model_fields, *_SWEEP_KEYS]
 
 
 def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
-    """The spec after `--set` of each `key=value`, and a layer for each.
+    """Apply `--set` to a spec that is not validated.
 
-    A varied key gets the one value in place of its list or range. A key below a varied section
-    becomes a varied key of one value, so that it comes after the section. Rows lose the key, and
-    one key of one row is `rows.ROW.KEY`. All that is set counts together, whatever the order: with
-    another `data.name` the whole section starts afresh.
-    Raises UserError for every text that is not `key=value` with a known key.
+    - A varied key gets the one value instead of its list or range.
+    - A key below a varied section becomes a varied key with one value, so that it is applied after
+      the section.
+    - The key is removed from all rows; `rows.ROW.KEY` sets it in one row.
+    - The order of the texts makes no difference. Another `data.name` replaces the whole section.
+
+    Args:
+        spec: the spec, with all files and profiles merged.
+        texts: `key=value` each.
+
+    Returns:
+        The new spec, and one layer per key that was set.
+
+    Raises:
+        UserError: with every text that is not `key=value` with a known key.
     """
     changes: Any = {}
     layers = list[Layer]()
     settings = _settings(texts)
     spec = _without_rows_of(spec, settings)
     for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
-        at = _varied_at(spec, key)
-        if at and at[0] == "zip":
-            spec = {**spec, "zip": _fixed(spec["zip"], key, value)}
-        elif at and at[0] == "search":
+        path = _varied_path(spec, key)
+        if path and path[0] == "zip":
+            spec = {**spec, "zip": _with_one_value(spec["zip"], key, value)}
+        elif path and path[0] == "search":
             spec = put(spec, ("search", "space", key), {"choices": [value]})
-            at = (*at, "choices")
-        elif at:
+            path = (*path, "choices")
+        elif path:
             changes = put(changes, ("grid", key), [value])
         else:
-            place = _place(key)
-            changes = put(changes, place, value)
-            layers.append(Layer(value, "--set ", (key,), place))
+            plain = _plain_path(key)
+            changes = put(changes, plain, value)
+            layers.append(Layer(value, "--set ", (key,), plain))
             continue
-        layers.append(Layer(value, "--set ", (key,), at, listed=True))
+        layers.append(Layer(value, "--set ", (key,), path, in_list=True))
     return merge(spec, changes), layers
+
+
+def varied_sections(spec: Mapping[str, Any]) -> set[str]:
+    """Return the sections in which a spec that is not validated varies something."""
+    return {key.split(".")[0] for _, group in _groups(spec) for key in group}
 
 
 def _settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -72,15 +87,20 @@ def _setting(text: str) -> tuple[str, Any]:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _place(key: str) -> tuple[str, ...]:
-    """Where `key` stands in a spec: keys of `grid`, a row and a search's space are dotted, too."""
+def _plain_path(key: str) -> tuple[str, ...]:
+    """Return the path of a key that is not varied.
+
+    Keys inside `grid`, a row and a search's space are dotted, so they stay in one piece.
+    """
     first, _, rest = key.partition(".")
     steps = {"grid": 0, "rows": 1, "search": 1}
-    return (first, *rest.split(".", steps[first])) if rest and first in steps else parts(key)
+    if rest and first in steps:
+        return (first, *rest.split(".", steps[first]))
+    return split_key(key)
 
 
 def _without_rows_of(spec: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    """`spec`, in which no row sets one of `keys`."""
+    """Return `spec` with `keys` removed from all rows."""
     rows = spec.get("rows")
     if not isinstance(rows, Mapping):
         return spec
@@ -93,36 +113,31 @@ def _without_rows_of(spec: dict[str, Any], keys: Collection[str]) -> dict[str, A
     return {**spec, "rows": left}
 
 
-def _varied_at(spec: Mapping[str, Any], key: str) -> Path | None:
-    """Where `key` is varied, or where it must be because a section above it is; else None."""
-    varied = {dotted: at for at, group in _groups(spec) for dotted in group}
+def _varied_path(spec: Mapping[str, Any], key: str) -> SpecPath | None:
+    """Return where a key is varied, or must be because a section above it is; None otherwise."""
+    varied = {dotted: path for path, group in _groups(spec) for dotted in group}
     if key in varied:
         return (*varied[key], key)
     below = any(key.startswith(f"{section}.") for section in varied)
     return ("grid", key) if below else None
 
 
-def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """The mappings of varied keys, as far as they are mappings: nothing is checked yet."""
+def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[SpecPath, Mapping[str, Any]]]:
+    """Yield the mappings of varied keys, skipping what is no mapping: the spec is not validated."""
     zipped, rows = spec.get("zip"), spec.get("rows")
     many = list(enumerate(zipped)) if isinstance(zipped, list) else []
-    found: list[tuple[Path, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
+    found: list[tuple[SpecPath, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
     found += [(("zip", i), group) for i, group in many]
     found += [(("rows", row), rows[row]) for row in rows] if isinstance(rows, Mapping) else []
     search = spec.get("search")
     found += [(("search", "space"), search.get("space"))] if isinstance(search, Mapping) else []
-    return ((at, group) for at, group in found if isinstance(group, Mapping))
+    return ((path, group) for path, group in found if isinstance(group, Mapping))
 
 
-def varied_sections(spec: Mapping[str, Any]) -> set[str]:
-    """The sections in which a spec that is not checked yet varies something."""
-    return {key.split(".")[0] for _, group in _groups(spec) for key in group}
-
-
-def _fixed(zipped: Any, key: str, value: Any) -> Any:
-    """`zip` with one value for `key`, as often as it had values."""
+def _with_one_value(zipped: Any, key: str, value: Any) -> Any:
+    """Return `zip` with a list for `key` of the same length as before that only has `value`."""
     if isinstance(zipped, list):
-        return [_fixed(group, key, value) for group in zipped]
+        return [_with_one_value(group, key, value) for group in zipped]
     if isinstance(zipped, Mapping) and isinstance(zipped.get(key), list):
         return {**zipped, key: [value] * len(zipped[key])}
     return zipped

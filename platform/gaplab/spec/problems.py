@@ -1,4 +1,7 @@
-"""What is wrong with a spec, said in one line: what, where, and what would be right."""
+"""Problems of a spec: where each one is, and one line of text that says how to fix it.
+
+Errors that pydantic finds are converted by `to_problem`.
+"""
 
 import difflib
 import json
@@ -14,8 +17,8 @@ from pydantic_core import ErrorDetails
 from detectors.options import Options
 from gaplab.spec.fields import keys_of, models_of, table_of
 
-Path = tuple[str | int, ...]
-"""Where something stands in a spec: keys of mappings and positions in lists."""
+SpecPath = tuple[str | int, ...]
+"""Location in a spec: keys of mappings and indices of lists, from the top level down."""
 
 MESSAGES = {
     "missing": "is required",
@@ -37,95 +40,104 @@ MESSAGES = {
     "dict_type": "must be a mapping, got {got}",
     "model_type": "must be a mapping, got {got}",
     "model_attributes_type": "must be a mapping, got {got}",
-    "too_short": "must have at least {min_length} entries, has {actual_length}",
-    "too_long": "must have at most {max_length} entries, has {actual_length}",
+    "too_short": "length must be at least {min_length}, is {actual_length}",
+    "too_long": "length must be at most {max_length}, is {actual_length}",
     "value_error": "{error}",
 }
+"""Type of a pydantic error -> the text of its problem."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: where it is in the spec, and what it is."""
+    """One problem of a spec."""
 
-    path: Path
+    path: SpecPath
+    """Where it is; empty for a problem of the whole spec."""
     text: str
     of_key: bool = False
-    """True when the key is wrong, not its value."""
+    """Whether the key itself is wrong, not its value."""
 
     def __str__(self) -> str:
-        return f"{dotted(self.path)}: {self.text}" if self.path else self.text
+        return f"{format_path(self.path)}: {self.text}" if self.path else self.text
 
 
-def dotted(path: Path) -> str:
-    """("grid", "seed", 0) -> `grid.seed[0]`."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
-
-
-def shown(value: Any) -> str:
-    """A value as it stands in a message, cut where it is long."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def unknown(got: str, valid: Iterable[str], kind: str = "") -> str:
-    """`unknown "potto"; did you mean "poto"?`, or the list of valid names when none is near."""
-    return f"unknown {kind}{shown(got)}; {advice(got, list(valid))}"
-
-
-def unknown_key(got: str, valid: Iterable[str]) -> str:
-    """`unknown key; did you mean "alpha"?`, or the list of valid keys when none is near."""
-    return f"unknown key; {advice(got, list(valid))}"
-
-
-def advice(got: str, valid: list[str]) -> str:
-    """The valid name nearest to `got`, or all of them when none is near."""
-    near = difflib.get_close_matches(got, valid, n=1)
-    return f'did you mean "{near[0]}"?' if near else f"one of {', '.join(valid) or 'none'}"
-
-
-def explain(error: ErrorDetails, model: type[Options]) -> Problem:
-    """The problem behind one error that pydantic found while it read a `model`."""
+def to_problem(error: ErrorDetails, model: type[Options]) -> Problem:
+    """Convert an error that pydantic found while it validated a `model`."""
     path, owners, field = _locate(error["loc"], model)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return Problem(path, unknown_key(str(path[-1]), keys_of(owners)), True)
     if kind == "union_tag_not_found" and field is not None:
-        return Problem((*path, "name"), f"is required; one of {', '.join(table_of(field))}")
+        names = ", ".join(table_of(field))
+        return Problem((*path, "name"), f"is required; choose one of {names}")
     if kind == "union_tag_invalid":
         return Problem((*path, "name"), unknown(context["tag"], _quoted(context["expected_tags"])))
     if kind == "literal_error" and isinstance(error["input"], str):
         return Problem(path, unknown(error["input"], _quoted(context["expected"])))
     message = MESSAGES.get(kind, error["msg"] + ", got {got}")
-    values = {key: _plain(value) for key, value in context.items()}
-    return Problem(path, message.format(got=shown(error["input"]), **values))
+    values = {key: _without_point(value) for key, value in context.items()}
+    return Problem(path, message.format(got=format_value(error["input"]), **values))
 
 
-def _locate(loc: Path, model: type[Options]) -> tuple[Path, list[type[Options]], FieldInfo | None]:
-    """Where `loc` is in the spec, the classes that own its last key, and the field it names.
+def format_path(path: SpecPath) -> str:
+    """Return a path as text: ("grid", "seed", 0) becomes `grid.seed[0]`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
 
-    pydantic puts the name of the chosen entry between a field that takes any entry of a table and
-    the entry's own fields; in a spec there is no such step. Keys of a mapping of options are no
-    fields.
+
+def format_value(value: Any) -> str:
+    """Return a value as JSON of at most 60 characters."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def unknown(got: str, valid: Iterable[str], kind: str = "") -> str:
+    """Return the text for an unknown name, such as `unknown "potto"; did you mean "poto"?`."""
+    return f"unknown {kind}{format_value(got)}; {suggest(got, list(valid))}"
+
+
+def unknown_key(got: str, valid: Iterable[str]) -> str:
+    """Return the text for an unknown key, such as `unknown key; did you mean "alpha"?`."""
+    return f"unknown key; {suggest(got, list(valid))}"
+
+
+def suggest(got: str, valid: list[str]) -> str:
+    """Suggest the valid name that is most similar to `got`, or all of them if none is similar."""
+    similar = difflib.get_close_matches(got, valid, n=1)
+    if similar:
+        return f'did you mean "{similar[0]}"?'
+    return f"choose one of {', '.join(valid)}" if valid else "there are none"
+
+
+def _locate(
+    loc: SpecPath, model: type[Options]
+) -> tuple[SpecPath, list[type[Options]], FieldInfo | None]:
+    """Find what the location of a pydantic error means in a spec.
+
+    In a pydantic location, the name of the selected entry follows every field that accepts any
+    entry of a table; a spec has no such step. Keys of a mapping of options aren't fields.
+
+    Returns:
+        The path in the spec, the classes that may own its last key, and the field it names.
     """
     path: list[str | int] = []
-    owners, inside, field = [model], [model], None
+    owners, inner, field = [model], [model], None
     steps = iter(loc)
     for step in steps:
         path.append(step)
-        owners = inside
+        owners = inner
         field = next((o.model_fields[step] for o in owners if step in o.model_fields), None)
         table = table_of(field) if field else {}
-        inside = models_of(field) if field else []
+        inner = models_of(field) if field else []
         if table and (entry := next(steps, None)) is not None:
-            inside = [table[str(entry)]]
-        elif inside and field and get_origin(field.annotation) is dict:
+            inner = [table[str(entry)]]
+        elif inner and field and get_origin(field.annotation) is dict:
             path += islice(steps, 1)
     return tuple(path), owners, field
 
 
-def _plain(value: Any) -> Any:
-    """A bound as the class's author wrote it: pydantic turns 1 into 1.0."""
+def _without_point(value: Any) -> Any:
+    """Return a whole number as an integer: pydantic turns the bound 1 into 1.0."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

@@ -1,26 +1,26 @@
-"""Resolve a spec: expand its axes once, validate every trial, and collect every problem.
+"""Resolve a spec: build its axes once, validate every trial, and collect every problem.
 
-`resolve` does the work. Its result, a `ResolvedSpec`, is what the rest of gaplab passes on, so that
-no other function enumerates the trials of a spec again.
+The result, a `ResolvedSpec`, is what other modules pass on, so that nothing enumerates the trials
+of a spec a second time.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from gaplab.errors import UserError
-from gaplab.spec.axes import Axis, axes_of, parts
+from gaplab.spec.axes import Axis, axes_of, split_key
 from gaplab.spec.grid import Grid
 from gaplab.spec.models import Experiment, Spec
-from gaplab.spec.problems import Problem, explain
+from gaplab.spec.problems import Problem, to_problem
 from gaplab.spec.sections import Section, Sections
-from gaplab.spec.validate import check, unmeasured
+from gaplab.spec.validate import check, unmeasured_metrics
 
 
 class Variant(NamedTuple):
-    """One trial of a spec before it has an id. Equal variants may occur more than once."""
+    """One trial of a spec before it has an id. Equal variants may be repeated."""
 
     row: str | None
     """Name of the row that the trial belongs to; None in a spec without rows."""
@@ -46,7 +46,7 @@ class ResolvedSpec:
 
 
 class SpecError(UserError):
-    """A spec has problems. Each is a line of the message and says where in the spec it is."""
+    """A spec has problems. `found` has them with their paths in the spec."""
 
     def __init__(self, found: Sequence[Problem]) -> None:
         super().__init__(*map(str, found))
@@ -61,20 +61,25 @@ def resolve(spec: Spec) -> ResolvedSpec:
     """
     axes = axes_of(spec)
     if problems := check(spec, axes):
-        varied = {parts(key)[0] for axis in axes for key in axis.values}
+        varied = {split_key(key)[0] for axis in axes for key in axis.values}
         raise SpecError(problems + base_problems(spec.base, varied))
     grid = Grid(spec, axes)
     variants = [
         Variant(row, {name: grid.sections.read(name, choice) for name, choice in choices.items()})
         for row, choices in grid.trials()
     ]
-    if problems := _problems(spec, variants) or list(grid.unsettled):
+    if problems := _problems(spec, variants) or list(grid.undecided):
         raise SpecError(problems)
     return ResolvedSpec(spec, tuple(axes), tuple(variants))
 
 
-def base_problems(base: Mapping[str, object], varied: set[str]) -> list[Problem]:
-    """Return the problems of the sections in which nothing is varied."""
+def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:
+    """Return the problems of the sections in which nothing is varied.
+
+    Args:
+        base: sections of the base experiment.
+        varied: names of the sections in which something is varied.
+    """
     sections, names = Sections(base, ()), Experiment.model_fields
     return [p for name in names if name not in varied for p in sections.read(name, ()).problems]
 
@@ -86,17 +91,17 @@ def _problems(spec: Spec, variants: Sequence[Variant]) -> list[Problem]:
     found = dict[Problem, None]()
     for variant in variants:
         inside = [each for section in variant.sections.values() for each in section.problems]
-        found.update(dict.fromkeys(inside or _between(variant.sections)))
+        found.update(dict.fromkeys(inside or _problems_between(variant.sections)))
     evaluations = [variant.sections["evaluation"] for variant in variants]
     used = [each.value.protocol.evaluator for each in evaluations if not each.problems]
-    found.update(dict.fromkeys(unmeasured(spec, used)))
+    found.update(dict.fromkeys(unmeasured_metrics(spec, used)))
     return list(found)
 
 
-def _between(sections: Mapping[str, Section]) -> list[Problem]:
+def _problems_between(sections: Mapping[str, Section]) -> list[Problem]:
     """Return the problems between sections that are valid by themselves."""
     try:
         Experiment.model_validate({name: section.value for name, section in sections.items()})
     except ValidationError as error:
-        return [explain(each, Experiment) for each in error.errors(include_url=False)]
+        return [to_problem(each, Experiment) for each in error.errors(include_url=False)]
     return []

@@ -1,4 +1,8 @@
-"""From a spec to its trials, and what makes two trials the same trial."""
+"""Turn a resolved spec into a sweep: its trials with their ids, and checks of their data.
+
+The id of a trial is a digest of everything that can change its result: the identities of its
+sections (see `identity`), the fingerprint of its data, and `detectors.RESULTS_VERSION`.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +11,7 @@ from typing import Any
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions, Split
 from gaplab.errors import UserError
+from gaplab.formatting import plural
 from gaplab.identity import canonical, counted, digest, identity
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.spec.models import Experiment, Spec
@@ -15,86 +20,166 @@ from gaplab.spec.sampling import remarks
 from gaplab.spec.sections import Section
 from gaplab.spec.yaml_text import dump_yaml
 
+SPLITS: tuple[Split, Split] = ("train", "val")
+
 
 @dataclass(frozen=True)
 class Outline:
-    """What a spec stands for, also where its data can't be used."""
+    """What a spec expands to. It exists even if some of the data can't be read."""
 
     sweep: SweepRecord
-    """Its id is empty, like those of the trials concerned, where there are problems."""
+    """If there are problems, its id and those of the affected trials are empty."""
     rows: dict[str, tuple[TrialRecord, ...]]
-    """The trials of each row; of a row that `exclude` leaves out, none."""
+    """Trials of each row; none for a row that `exclude` leaves out."""
     problems: tuple[str, ...]
-    """What is wrong with the data, one line each."""
+    """Problems of the data, one line each."""
     notes: tuple[str, ...] = ()
-    """What a person should know about a search, one line each."""
+    """What the user should know about the search, one line each."""
 
 
 def expand(resolved: ResolvedSpec) -> SweepRecord:
-    """Return the sweep of a spec: its trials in the order of the grid, equal ones once.
+    """Return the sweep of a spec. Its trials are in the order of the grid, equal ones once.
 
     Raises:
-        UserError: where data can't be read.
+        UserError: if some of the data can't be read.
     """
-    return _sound(outline(resolved)).sweep
+    return _sound_outline(resolved).sweep
 
 
 def row_records(resolved: ResolvedSpec) -> dict[str, tuple[TrialRecord, ...]]:
-    """Return the trials of each row, in the spec's order. Raises UserError as `expand` does."""
-    return _sound(outline(resolved)).rows
+    """Return the trials of each row, in the spec's order. Raises UserError like `expand`."""
+    return _sound_outline(resolved).rows
 
 
 def outline(resolved: ResolvedSpec) -> Outline:
-    """Return the sweep of a spec and what is wrong with its data.
+    """Return the sweep of a spec together with the problems of its data.
 
-    Data that can't be read has no fingerprint: its settings stand for its content, so trials on
-    two such data sets differ.
+    Data that can't be read has no fingerprint. Its settings are used instead, so that trials on two
+    such data sets stay different.
     """
     spec, variants = resolved.spec, resolved.variants
-    prints, unusable = _fingerprints([trial["data"].value for _, trial in variants])
+    prints, problems = _fingerprints([each.sections["data"].value for each in variants])
     records, rows = dict[str, TrialRecord](), {row: dict[str, TrialRecord]() for row in spec.rows}
-    for row, trial in variants:
-        known = prints.get(trial["data"].value)
-        key = _trial_id(trial, known or canonical(trial["data"].config))
+    for row, sections in variants:
+        known = prints.get(sections["data"].value)
+        key = _trial_id(sections, known or canonical(sections["data"].config))
         if key not in records:
-            records[key] = _record(key if known else "", trial)
+            records[key] = _record(key if known else "", sections)
         if row is not None:
             rows[row][key] = records[key]
-    sweep = "" if unusable else _sweep_id(spec, records)
-    record = SweepRecord(sweep, spec.name, dump_yaml(written(spec)), tuple(records.values()))
+    sweep = "" if problems else _sweep_id(spec, records)
+    record = SweepRecord(sweep, spec.name, dump_yaml(to_mapping(spec)), tuple(records.values()))
     held = {row: tuple(found.values()) for row, found in rows.items()}
-    return Outline(record, held, unusable, remarks(spec.search, resolved.samples_left))
+    return Outline(record, held, problems, remarks(spec.search, resolved.samples_left))
 
 
-def _sound(outline: Outline) -> Outline:
-    """The same. Raises UserError if it has problems."""
-    if outline.problems:
-        raise UserError(*outline.problems)
-    return outline
-
-
-def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
-    """The name and a digest of the trials and of the rule that stops some of them.
-
-    Of a search that proposes its trials one by one: of the spec, without what changes no trial.
-    """
-    meant: Any = sorted(trials)
-    if spec.search is not None and spec.search.adaptive:
-        apart = {"run", "question", "max_trials", *Experiment.model_fields} - {*counted(Experiment)}
-        meant = {key: value for key, value in written(spec).items() if key not in apart}
-    elif spec.stop is not None:
-        meant = {"trials": meant, "stop": spec.stop.model_dump(mode="json")}
-    return f"{spec.name}-{digest(canonical(meant), 8)}"
+def to_mapping(spec: Spec) -> dict[str, Any]:
+    """Return the content of a file with this spec, without defaults of the sweep's own keys."""
+    own = spec.model_dump(exclude={"base"}, exclude_defaults=True)
+    head = {key: own.pop(key) for key in ("name", "question") if key in own}
+    return head | spec.base | own
 
 
 def experiment_of(record: TrialRecord) -> Experiment:
-    """The experiment that a trial's record describes."""
+    """Return the experiment that a trial's record describes."""
     return Experiment.model_validate(record.config)
 
 
-def altered(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Those that would get another id today: their data has changed since, or gaplab has, in what
-    it makes of their settings. Raises UserError where data can't be used.
+# --- ids ------------------------------------------------------------------------------------------
+
+
+def _sound_outline(resolved: ResolvedSpec) -> Outline:
+    """Return the outline of a spec. Raises UserError if it has problems."""
+    found = outline(resolved)
+    if found.problems:
+        raise UserError(*found.problems)
+    return found
+
+
+def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
+    """Return the name of the sweep and a digest of its trials and its stopping rule.
+
+    The trials of an adaptive search aren't known in advance. Its digest is that of the spec,
+    without the keys that change no trial.
+    """
+    content: Any = sorted(trials)
+    if spec.search is not None and spec.search.adaptive:
+        apart = {"run", "question", "max_trials", *Experiment.model_fields} - {*counted(Experiment)}
+        content = {key: value for key, value in to_mapping(spec).items() if key not in apart}
+    elif spec.stop is not None:
+        content = {"trials": content, "stop": spec.stop.model_dump(mode="json")}
+    return f"{spec.name}-{digest(canonical(content), 8)}"
+
+
+def _trial_id(sections: Mapping[str, Section], fingerprint: str) -> str:
+    return _id({name: sections[name].identity for name in counted(Experiment)}, fingerprint)
+
+
+def _id(identities: Mapping[str, str], fingerprint: str) -> str:
+    """Return a trial's id. All values are canonical JSON, and so is what is hashed."""
+    version = str(RESULTS_VERSION)
+    fields = {**identities, "fingerprint": fingerprint, "results_version": version}
+    return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
+
+
+def _record(key: str, sections: Mapping[str, Section]) -> TrialRecord:
+    config = {name: section.config for name, section in sections.items()}
+    return TrialRecord(
+        id=key,
+        config=config,
+        assignment=config["assignment"]["name"],
+        family=sections["assignment"].value.family,
+        dataset=sections["data"].value.label,
+        seed=config["seed"],
+        epochs=config["training"]["epochs"],
+        results_version=RESULTS_VERSION,
+    )
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+
+def inspect_data(trials: Iterable[TrialRecord]) -> list[str]:
+    """Load the data of `trials`, every data set once.
+
+    Returns:
+        What was left out while loading, one line each.
+
+    Raises:
+        UserError: with every problem of every split.
+    """
+    notes: list[str] = []
+    problems: list[str] = []
+    for options in _data_sets(trials):
+        for split in SPLITS:
+            try:
+                notes += options.load(split).notes
+            except DataError as error:
+                problems += error.problems
+    if problems:
+        raise UserError(*dict.fromkeys(problems))
+    return list(dict.fromkeys(notes))
+
+
+def check_unchanged(trials: Sequence[TrialRecord]) -> None:
+    """Raise UserError if trials of a stored sweep no longer match their ids."""
+    if found := changed_trials(trials):
+        ids = ", ".join(trial.id for trial in found[:3]) + (", ..." if len(found) > 3 else "")
+        data_sets = " and ".join(sorted({trial.dataset for trial in found}))
+        raise UserError(
+            f"{plural(len(found), 'trial')} ({ids}): {data_sets} has changed since the sweep was "
+            "planned, or this version of gaplab reads the settings differently; restore the data, "
+            "or run the spec again, which creates new trials"
+        )
+
+
+def changed_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that would get another id today.
+
+    Either their data has changed since, or gaplab derives something else from their settings.
+
+    Raises:
+        UserError: if some of the data can't be read.
     """
     experiments = [experiment_of(record) for record in records]
     prints, problems = _fingerprints([each.data for each in experiments])
@@ -109,17 +194,8 @@ def _identities(experiment: Experiment) -> dict[str, str]:
     return {name: canonical(identity(getattr(experiment, name))) for name in names}
 
 
-def written(spec: Spec) -> dict[str, Any]:
-    """The spec as a file would have it, defaults of the sweep's own keys left out."""
-    own = spec.model_dump(exclude={"base"}, exclude_defaults=True)
-    head = {key: own.pop(key) for key in ("name", "question") if key in own}
-    return head | spec.base | own
-
-
-def _fingerprints(
-    data: Sequence[DataOptions],
-) -> tuple[dict[DataOptions, str], tuple[str, ...]]:
-    """The fingerprint of each that can be used, as JSON, and the problems of all others."""
+def _fingerprints(data: Sequence[DataOptions]) -> tuple[dict[DataOptions, str], tuple[str, ...]]:
+    """Return the fingerprint, as JSON, of each data set that can be read, and all problems."""
     found, problems = dict[DataOptions, str](), list[str]()
     for options in dict.fromkeys(data):
         try:
@@ -129,64 +205,6 @@ def _fingerprints(
     return found, tuple(dict.fromkeys(problems))
 
 
-def _trial_id(trial: Mapping[str, Section], fingerprint: str) -> str:
-    """The canonical JSON of the identity is joined from that of the sections: see `identity`."""
-    return _id({name: trial[name].identity for name in counted(Experiment)}, fingerprint)
-
-
-def _id(sections: Mapping[str, str], fingerprint: str) -> str:
-    version = str(RESULTS_VERSION)
-    fields = {**sections, "fingerprint": fingerprint, "results_version": version}
-    return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
-
-
-def _record(key: str, trial: Mapping[str, Section]) -> TrialRecord:
-    config = {name: section.config for name, section in trial.items()}
-    return TrialRecord(
-        id=key,
-        config=config,
-        assignment=config["assignment"]["name"],
-        family=trial["assignment"].value.family,
-        dataset=trial["data"].value.label,
-        seed=config["seed"],
-        epochs=config["training"]["epochs"],
-        results_version=RESULTS_VERSION,
-    )
-
-
-SPLITS: tuple[Split, Split] = ("train", "val")
-
-
-def inspect_data(trials: Iterable[TrialRecord]) -> list[str]:
-    """What was left out while loading the data of `trials`, one line each, every data set once.
-
-    Raises UserError with every problem of every split.
-    """
-    notes: list[str] = []
-    problems: list[str] = []
-    for options in _distinct(trials):
-        for split in SPLITS:
-            try:
-                notes += options.load(split).notes
-            except DataError as error:
-                problems += error.problems
-    if problems:
-        raise UserError(*dict.fromkeys(problems))
-    return list(dict.fromkeys(notes))
-
-
-def check_unaltered(trials: Sequence[TrialRecord]) -> None:
-    """Raise UserError for trials of a stored sweep that aren't what their ids say any more."""
-    if found := altered(trials):
-        ids = ", ".join(trial.id for trial in found[:3]) + (", ..." if len(found) > 3 else "")
-        sets = " and ".join(sorted({trial.dataset for trial in found}))
-        raise UserError(
-            f"{len(found)} trials ({ids}): {sets} has changed since the sweep was planned, or what "
-            "this gaplab makes of the settings; restore what was there, or run the spec again, "
-            "which makes new trials"
-        )
-
-
-def _distinct(trials: Iterable[TrialRecord]) -> Iterator[DataOptions]:
+def _data_sets(trials: Iterable[TrialRecord]) -> Iterator[DataOptions]:
     seen = {str(trial.config["data"]): trial for trial in trials}
     return (experiment_of(trial).data for trial in seen.values())

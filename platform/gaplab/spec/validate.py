@@ -1,4 +1,9 @@
-"""What can be wrong with a sweep before any trial is looked at."""
+"""Check the sweep's own keys of a spec, before any trial is built.
+
+`check` runs all checks: of varied keys, of the keys that say how rows are read, of conditions, of
+metrics that the spec names, and of the search. Values of varied keys are validated later, with the
+section they belong to (see `sections`).
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError
@@ -9,167 +14,48 @@ from pydantic import ValidationError
 
 from detectors.evaluation.metrics import LOWER_IS_BETTER, MEASURED, names_of
 from detectors.options import Options
-from gaplab.spec.axes import Axis, Key, parts
-from gaplab.spec.fields import entries_with, inside, keys_of, owners_of, single
-from gaplab.spec.grid import conditional_order, settles, size
+from gaplab.formatting import plural
+from gaplab.spec.axes import Axis, Key, split_key
+from gaplab.spec.fields import entries_with, keys_of, models_below, owners_of, single_field_model
+from gaplab.spec.grid import condition_order, may_change, size
 from gaplab.spec.models import READ, Condition, Experiment, Reading, Spec
-from gaplab.spec.problems import Path, Problem, advice, dotted, explain, unknown, unknown_key
-from gaplab.spec.sampling import kind
+from gaplab.spec.problems import (
+    Problem,
+    SpecPath,
+    format_path,
+    suggest,
+    to_problem,
+    unknown,
+    unknown_key,
+)
+from gaplab.spec.sampling import number_type
 from gaplab.spec.search import Domain
 
 
 def check(spec: Spec, axes: Sequence[Axis]) -> list[Problem]:
-    """All problems of the sweep's own keys, without looking at any value that is varied."""
+    """Return all problems of the sweep's own keys.
+
+    Args:
+        spec: the spec.
+        axes: its axes.
+    """
     found = [
-        *_keys(axes),
+        *_varied_keys(axes),
         *_readings(spec),
         *_conditions(spec, axes),
         *_metrics(spec),
         *_search(spec, axes),
     ]
     if not found:
-        found = [*_order(spec), *_limit(spec, axes)]
+        found = [*_condition_cycles(spec), *_limit(spec, axes)]
     return found
 
 
-def _keys(axes: Sequence[Axis]) -> Iterator[Problem]:
-    seen: dict[str, Path] = {}
-    for axis in axes:
-        lengths = {key: len(values) for key, values in axis.values.items()}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{key} has {length}" for key, length in lengths.items())
-            yield Problem(axis.at, f"lists must be of equal length: {listed}")
-        for key in axis.values:
-            for place in axis.places(key):
-                yield from known(parts(key), place)
-            if key in seen:
-                yield Problem((*axis.at, key), f"is varied in {seen[key][0]} already")
-            seen.setdefault(key, axis.at)
-
-
-def _readings(spec: Spec) -> Iterator[Problem]:
-    """Problems of the keys that say how a row is read."""
-    for row, settings in spec.rows.items():
-        try:
-            Reading.of(settings)
-        except ValidationError as error:
-            for each in error.errors(include_url=False):
-                problem = explain(each, Reading)
-                at = ("rows", row, f"{READ}{problem.path[0]}", *problem.path[1:])
-                yield Problem(at, problem.text, problem.of_key)
-
-
-def _conditions(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
-    varied = [key for axis in axes for key in axis.values]
-    for key, condition in spec.when.items():
-        if key not in varied:
-            text = f"not a key of grid, zip, rows or search; {advice(key, varied)}"
-            yield Problem(("when", key), text, True)
-        yield from _condition(condition, ("when", key))
-    for i, condition in enumerate(spec.exclude):
-        yield from _condition(condition, ("exclude", i))
-
-
-def _condition(condition: Condition, at: Path) -> Iterator[Problem]:
-    if not condition:
-        yield Problem(at, "must name at least one key")
-    for key, wanted in condition.items():
-        found = list(known(parts(key), (*at, key)))
-        yield from found or _wanted(parts(key), wanted, (*at, key))
-
-
-def _wanted(key: Key, wanted: Any, at: Path) -> Iterator[Problem]:
-    """Values that `key` can't have: a condition on one would never hold, and nobody would know."""
-    if inner := keys_of(inside(key, Experiment)):
-        yield Problem(at, f"must name a single value, as {dotted((*key, inner[0]))} does")
-    elif unfit(key, wanted):
-        for value in wanted if isinstance(wanted, list) else [wanted]:
-            yield from (Problem(at, problem.text) for problem in unfit(key, value)[:1])
-
-
-def _order(spec: Spec) -> Iterator[Problem]:
-    try:
-        conditional_order(spec)
-    except CycleError as error:
-        keys = " -> ".join(error.args[1])
-        yield Problem(("when",), f"conditions wait for each other: {keys}")
-
-
-def _limit(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
-    if (trials := size(spec, axes)) > spec.max_trials:
-        text = f"the grid has {trials} combinations, more than {spec.max_trials}; vary less"
-        yield Problem(("max_trials",), text)
-
-
-def _metrics(spec: Spec) -> Iterator[Problem]:
-    """Yield the metrics that no evaluator measures."""
-    for at, metric in named(spec):
-        if metric not in metrics():
-            yield Problem(at, unknown(metric, metrics(), "metric "))
-
-
-def _search(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
-    """Yield the problems of a search, except unknown keys: `_keys` reports those."""
-    if spec.search is None:
-        return
-    for key, domain in spec.search.space.items():
-        at = ("search", "space", key)
-        if any(known(parts(key), at)):
-            continue
-        if domain.choices is None:
-            yield from _range(key, domain, at)
-        elif not any(name.startswith(f"{key}.") for axis in axes for name in axis.values):
-            yield from _choices(key, domain.choices, at)  # otherwise other keys may complete them
-    if spec.search.adaptive:
-        yield from _adaptive(spec, axes)
-
-
-def _range(key: str, domain: Domain, at: Path) -> Iterator[Problem]:
-    number = kind(key)
-    if number is None:
-        yield Problem(at, "takes no numbers from low to high; give choices")
-        return
-    for name in ("low", "high"):
-        value = getattr(domain, name)
-        whole = number is int and value.is_integer()
-        for problem in unfit(parts(key), int(value) if whole else value):
-            yield Problem((*at, name), problem.text)
-    if number is int and domain.step is not None and not domain.step.is_integer():
-        yield Problem((*at, "step"), f"must be an integer, got {domain.step:g}")
-
-
-def _choices(key: str, choices: Sequence[Any], at: Path) -> Iterator[Problem]:
-    """Yield the problems of choices that the key can't have, drawn or not."""
-    for i, value in enumerate(choices):
-        for problem in unfit(parts(key), value):
-            yield Problem((*at, "choices", i, *problem.path[1:]), problem.text, problem.of_key)
-
-
-def _adaptive(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
-    """What only a search that learns from its trials can't do."""
-    if find_spec("optuna") is None:
-        text = "optuna is not installed here; pip install 'gaplab[optuna]', or use method: random"
-        yield Problem(("search", "method"), text)
-    others = [key for axis in axes if not axis.drawn for key in axis.values]
-    for key, condition in spec.when.items():
-        for other in others:
-            if (
-                spec.search
-                and key in spec.search.space
-                and any(settles(other, c) for c in condition)
-            ):
-                text = (
-                    f"with method: optuna a searched key is there in all trials of a sample or in "
-                    f"none, but {other} is varied beside the search; move it into search.space"
-                )
-                yield Problem(("when", key), text)
-
-
 def metrics(evaluators: Iterable[str] = MEASURED) -> list[str]:
-    """Return the names of the metrics that a search may maximise, for each of `evaluators`.
+    """Return the names of the metrics that a search can maximise, for each of `evaluators`.
 
-    Each stands for itself, with NMS, and for its gap. A metric that is better when lower is left
-    out.
+    Every metric has three names: without NMS, with NMS, and its gap. Metrics that are better when
+    lower are left out.
     """
     found = dict.fromkeys(
         name
@@ -181,45 +67,40 @@ def metrics(evaluators: Iterable[str] = MEASURED) -> list[str]:
     return list(found)
 
 
-def named(spec: Spec) -> Iterator[tuple[Path, str]]:
-    """Where the spec names a metric, and which."""
-    if spec.search is not None:
-        for i, metric in enumerate(spec.search.objective):
-            yield ("search", "objective", i), metric
-    if spec.stop is not None:
-        yield ("stop", "metric"), spec.stop.metric
-
-
-def unmeasured(spec: Spec, evaluators: Iterable[str]) -> list[Problem]:
-    """Metrics that the spec names and that one of its trials' evaluators doesn't measure."""
+def unmeasured_metrics(spec: Spec, evaluators: Iterable[str]) -> list[Problem]:
+    """Return a problem for each metric of the spec that one of `evaluators` doesn't measure."""
     return [
-        Problem(at, f"evaluator {evaluator} doesn't measure {metric}; name one that it does")
+        Problem(path, f"evaluator {evaluator} doesn't measure {metric}; choose another metric")
         for evaluator in sorted(set(evaluators))
-        for at, metric in named(spec)
+        for path, metric in _named_metrics(spec)
         if metric not in metrics([evaluator])
     ]
 
 
-def known(key: Key, at: Path) -> Iterator[Problem]:
-    """A problem at the first part of `key` that no experiment has."""
+# --- keys and values ------------------------------------------------------------------------------
+
+
+def _unknown_part(key: Key, path: SpecPath) -> Iterator[Problem]:
+    """Yield a problem at `path` if an experiment can't have `key`."""
     owners: list[type[Options]] = [Experiment]
     for depth, part in enumerate(key):
         if not owners:
-            yield Problem(at, f"unknown key; {dotted(key[:depth])} is a single value", True)
+            text = f"unknown key; {format_path(key[:depth])} is a single value"
+            yield Problem(path, text, True)
         elif part not in keys_of(owners):
-            yield Problem(at, unknown_key(part, keys_of(owners)), True)
+            yield Problem(path, unknown_key(part, keys_of(owners)), True)
         else:
-            owners = inside(key[: depth + 1], Experiment)
+            owners = models_below(key[: depth + 1], Experiment)
             continue
         return
 
 
-def unfit(key: Key, value: Any) -> list[Problem]:
-    """Why no experiment can have `value` at `key`; empty when one can.
+def _value_problems(key: Key, value: Any) -> list[Problem]:
+    """Return why no experiment can have `value` at `key`; empty if one can.
 
-    The problems' paths begin with the last part of the key.
+    The paths of the problems start with the last part of the key.
     """
-    found = [_problems(owner, key[-1], value) for owner in owners_of(key, Experiment)]
+    found = [_field_problems(owner, key[-1], value) for owner in owners_of(key, Experiment)]
     names = entries_with(key, Experiment) if key[-1] == "name" else []
     if not all(found):
         return []
@@ -228,10 +109,161 @@ def unfit(key: Key, value: Any) -> list[Problem]:
     return found[0]
 
 
-def _problems(owner: type[Options], key: str, value: Any) -> list[Problem]:
-    model = single(owner, key)
+def _field_problems(owner: type[Options], key: str, value: Any) -> list[Problem]:
+    model = single_field_model(owner, key)
     try:
         model.model_validate({key: value})
     except ValidationError as error:
-        return [explain(each, model) for each in error.errors(include_url=False)]
+        return [to_problem(each, model) for each in error.errors(include_url=False)]
     return []
+
+
+# --- varied keys, rows and conditions -------------------------------------------------------------
+
+
+def _varied_keys(axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield lists of different lengths, unknown keys, and keys that are varied twice."""
+    seen: dict[str, SpecPath] = {}
+    for axis in axes:
+        lengths = {key: len(values) for key, values in axis.values.items()}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{key} has {length}" for key, length in lengths.items())
+            yield Problem(axis.path, f"lists must have equal lengths: {listed}")
+        for key in axis.values:
+            for path in axis.key_paths(key):
+                yield from _unknown_part(split_key(key), path)
+            if key in seen:
+                yield Problem((*axis.path, key), f"is already varied in {seen[key][0]}")
+            seen.setdefault(key, axis.path)
+
+
+def _readings(spec: Spec) -> Iterator[Problem]:
+    """Yield problems of the `read.` keys of rows."""
+    for row, settings in spec.rows.items():
+        try:
+            Reading.of(settings)
+        except ValidationError as error:
+            for each in error.errors(include_url=False):
+                problem = to_problem(each, Reading)
+                path = ("rows", row, f"{READ}{problem.path[0]}", *problem.path[1:])
+                yield Problem(path, problem.text, problem.of_key)
+
+
+def _conditions(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield problems of `when` and `exclude`."""
+    varied = [key for axis in axes for key in axis.values]
+    for key, condition in spec.when.items():
+        if key not in varied:
+            text = f"not a key of grid, zip, rows or search; {suggest(key, varied)}"
+            yield Problem(("when", key), text, True)
+        yield from _condition(condition, ("when", key))
+    for i, condition in enumerate(spec.exclude):
+        yield from _condition(condition, ("exclude", i))
+
+
+def _condition(condition: Condition, path: SpecPath) -> Iterator[Problem]:
+    if not condition:
+        yield Problem(path, "must name at least one key")
+    for key, wanted in condition.items():
+        found = list(_unknown_part(split_key(key), (*path, key)))
+        yield from found or _wanted_values(split_key(key), wanted, (*path, key))
+
+
+def _wanted_values(key: Key, wanted: Any, path: SpecPath) -> Iterator[Problem]:
+    """Yield wanted values that `key` can't have: such a condition would silently never hold."""
+    if inner := keys_of(models_below(key, Experiment)):
+        yield Problem(path, f"must name a single value, such as {format_path((*key, inner[0]))}")
+    elif _value_problems(key, wanted):
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            problems = _value_problems(key, value)[:1]
+            yield from (Problem(path, problem.text) for problem in problems)
+
+
+def _condition_cycles(spec: Spec) -> Iterator[Problem]:
+    try:
+        condition_order(spec)
+    except CycleError as error:
+        keys = " -> ".join(error.args[1])
+        yield Problem(("when",), f"conditions depend on each other: {keys}")
+
+
+def _limit(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield a problem if the spec has more combinations than it allows."""
+    if (trials := size(spec, axes)) > spec.max_trials:
+        combinations = plural(trials, "combination")
+        yield Problem(("max_trials",), f"{combinations}, more than {spec.max_trials}; vary less")
+
+
+# --- metrics and the search -----------------------------------------------------------------------
+
+
+def _named_metrics(spec: Spec) -> Iterator[tuple[SpecPath, str]]:
+    """Yield the metrics that the spec names, each with its path."""
+    if spec.search is not None:
+        for i, metric in enumerate(spec.search.objective):
+            yield ("search", "objective", i), metric
+    if spec.stop is not None:
+        yield ("stop", "metric"), spec.stop.metric
+
+
+def _metrics(spec: Spec) -> Iterator[Problem]:
+    """Yield metrics that no evaluator measures."""
+    for path, metric in _named_metrics(spec):
+        if metric not in metrics():
+            yield Problem(path, unknown(metric, metrics(), "metric "))
+
+
+def _search(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield problems of the search. Unknown keys are skipped: `_varied_keys` reports them."""
+    if spec.search is None:
+        return
+    for key, domain in spec.search.space.items():
+        path = ("search", "space", key)
+        if any(_unknown_part(split_key(key), path)):
+            continue
+        if domain.choices is None:
+            yield from _range(key, domain, path)
+        elif not any(name.startswith(f"{key}.") for axis in axes for name in axis.values):
+            yield from _choices(key, domain.choices, path)  # else varied keys may complete them
+    if spec.search.adaptive:
+        yield from _adaptive(spec, axes)
+
+
+def _range(key: str, domain: Domain, path: SpecPath) -> Iterator[Problem]:
+    """Yield problems of a domain from low to high."""
+    number = number_type(key)
+    if number is None:
+        yield Problem(path, "is not a number; give choices instead of low and high")
+        return
+    for name in ("low", "high"):
+        value = getattr(domain, name)
+        whole = number is int and value.is_integer()
+        for problem in _value_problems(split_key(key), int(value) if whole else value):
+            yield Problem((*path, name), problem.text)
+    if number is int and domain.step is not None and not domain.step.is_integer():
+        yield Problem((*path, "step"), f"must be an integer, got {domain.step:g}")
+
+
+def _choices(key: str, choices: Sequence[Any], path: SpecPath) -> Iterator[Problem]:
+    """Yield choices that the key can't have, whether or not any sample has them."""
+    for i, value in enumerate(choices):
+        for problem in _value_problems(split_key(key), value):
+            inner = (*path, "choices", i, *problem.path[1:])
+            yield Problem(inner, problem.text, problem.of_key)
+
+
+def _adaptive(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
+    """Yield what a search can't do whose samples depend on earlier results."""
+    if find_spec("optuna") is None:
+        text = "optuna is not installed here; pip install 'gaplab[optuna]', or use method: random"
+        yield Problem(("search", "method"), text)
+    searched = {key for axis in axes if axis.drawn for key in axis.values}
+    others = [key for axis in axes if not axis.drawn for key in axis.values]
+    pairs = [(key, other) for key in spec.when if key in searched for other in others]
+    for key, other in pairs:
+        if any(may_change(other, read) for read in spec.when[key]):
+            text = (
+                "with method: optuna, a searched key must exist in all trials of a sample or in "
+                f"none, but {other} is varied outside of the search; move it into search.space"
+            )
+            yield Problem(("when", key), text)

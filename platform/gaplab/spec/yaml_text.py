@@ -1,4 +1,4 @@
-"""YAML as spec files use it: plain data alone, numbers as in YAML 1.2, nothing that surprises.
+"""YAML for spec files: plain data only, numbers as in YAML 1.2.
 
 Differences from PyYAML's safe loader: a repeated key, an alias, a tag or a key that is not text is
 an error; `3e-3` is a number; `on`, `yes`, `010`, `1:30` and dates are text.
@@ -14,26 +14,45 @@ MAX_BYTES = 2**20
 MAX_NODES = 20_000
 MAX_DEPTH = 40
 
-_SCALARS = [
-    ("null", r"~|null|", ["~", "n", ""]),
-    ("bool", r"true|false", ["t", "f"]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
-        list("-+.0123456789"),
-    ),
-]
-
 
 class YamlError(ValueError):
-    """Text that can't be read; the message is one line and names the line of the text."""
+    """The text can't be parsed. The message is one line that starts with the line number."""
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse YAML into plain data.
+
+    Raises:
+        YamlError: if the text is not valid, or the text or one of its numbers is too large.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise YamlError(f"larger than {MAX_BYTES} bytes")
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a restricted SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise YamlError(f"{line}{_describe(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise YamlError(str(error).splitlines()[0]) from None
+
+
+def dump_yaml(value: Any) -> str:
+    """Return plain data as YAML text, from which `parse_yaml` restores an equal value."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def flow_yaml(value: Any) -> str:
+    """Return plain data as one line of YAML, as it can be typed on a command line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
+    return text.strip()
 
 
 _Resolvers = dict[str, list[tuple[str, re.Pattern[str]]]]
 
 
 class _Loader(yaml.SafeLoader):
+    """Parses the restricted YAML described at the top of this module."""
+
     yaml_implicit_resolvers: _Resolvers = {}  # noqa: RUF012
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         f"tag:yaml.org,2002:{kind}": getattr(yaml.SafeLoader, f"construct_yaml_{kind}")
@@ -60,7 +79,7 @@ class _Loader(yaml.SafeLoader):
             if key.tag != "tag:yaml.org,2002:str":
                 raise _error(key, "a key is not text; quote it")
             if key.value in seen:
-                raise _error(key, f'key "{key.value}" stands here twice')
+                raise _error(key, f'key "{key.value}" is repeated')
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -71,6 +90,18 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+
+_SCALARS = [
+    ("null", r"~|null|", ["~", "n", ""]),
+    ("bool", r"true|false", ["t", "f"]),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+        list("-+.0123456789"),
+    ),
+]
+"""Types of scalars that are not text: name, pattern, possible first characters."""
 
 for _kind, _pattern, _first in _SCALARS:
     for _user in (_Loader, _Dumper):
@@ -83,30 +114,7 @@ def _error(where: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
-def _problem(error: yaml.MarkedYAMLError) -> str:
+def _describe(error: yaml.MarkedYAMLError) -> str:
+    """Return what PyYAML found; half of its sentences begin in the context."""
     second_half = (error.problem or "").startswith("but ")
     return f"{error.context}, {error.problem}" if second_half else str(error.problem)
-
-
-def parse_yaml(text: str) -> Any:
-    """The plain data in `text`. Raises YamlError, also for a text or a number that is too large."""
-    if len(text.encode()) > MAX_BYTES:
-        raise YamlError(f"larger than {MAX_BYTES} bytes")
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a narrowed SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise YamlError(f"{line}{_problem(error)}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise YamlError(str(error).splitlines()[0]) from None
-
-
-def dump_yaml(value: Any) -> str:
-    """`value` as text from which `parse_yaml` reads the same again."""
-    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-def flow_yaml(value: Any) -> str:
-    """YAML in one line, as it can be typed on a command line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000)
-    return text.strip()

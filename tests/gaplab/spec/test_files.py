@@ -15,7 +15,7 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.grid import Grid
 from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
-from gaplab.spec.sweep import expand, row_records, written
+from gaplab.spec.sweep import expand, row_records, to_mapping
 from gaplab.spec.yaml_text import dump_yaml, parse_yaml
 
 BASE = """
@@ -85,9 +85,12 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         # keys
         ("sed: 3", 'sed: unknown key; did you mean "seed"?'),
         ("profile: {}", 'profile: unknown key; did you mean "profiles"?'),
-        ("base: {}", "base: unknown key; one of name, question, rows, grid, zip, when, "),
+        ("base: {}", "base: unknown key; choose one of name, question, rows, grid, zip, when, "),
         ("training: {epoch: 3}", 'training.epoch: unknown key; did you mean "epochs"?'),
-        ("training: {zzz: 3}", "training.zzz: unknown key; one of epochs, batch, optimizer, "),
+        (
+            "training: {zzz: 3}",
+            "training.zzz: unknown key; choose one of epochs, batch, ",
+        ),
         ("evaluation: {protocol: {nmsiou: 1}}", "evaluation.protocol.nmsiou: unknown key; did you"),
         # values
         ("training: {lr: -1}", "training.lr: must be greater than 0, got -1"),
@@ -124,7 +127,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         # the sweep's own keys
         ("grid: [1]", "grid: must be a mapping, got [1]"),
         ("grid: {seed: 3}", "grid.seed: must be a list, got 3"),
-        ("grid: {seed: []}", "grid.seed: must have at least 1 entries, has 0"),
+        ("grid: {seed: []}", "grid.seed: length must be at least 1, is 0"),
         ("grid: {sed: [1]}", 'grid.sed: unknown key; did you mean "seed"?'),
         ("grid: {training.lrr: [1, 2]}", 'grid.training.lrr: unknown key; did you mean "lr"?'),
         ("grid: {seed.x: [1]}", "grid.seed.x: unknown key; seed is a single value"),
@@ -136,7 +139,10 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
             "grid: {assignment: [{name: potto}]}",
             'grid.assignment[0].name: unknown "potto"; did you',
         ),
-        ("grid: {assignment: [{alpha: 1}]}", "grid.assignment[0].name: is required; one of fcos, "),
+        (
+            "grid: {assignment: [{alpha: 1}]}",
+            "grid.assignment[0].name: is required; choose one ",
+        ),
         ("zip: 3", "zip: must be a mapping, got 3"),
         ("zip: {seed: 3}", "zip.seed: must be a list, got 3"),
         ("zip: [3]", "zip[0]: must be a mapping, got 3"),
@@ -145,13 +151,13 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ("zip: [{seed: [-1]}]", "zip[0].seed[0]: must be at least 0, got -1"),
         (
             "zip: {seed: [1, 2], training.lr: [1]}",
-            "zip: lists must be of equal length: seed has 2, training.lr has 1",
+            "zip: lists must have equal lengths: seed has 2, training.lr has 1",
         ),
-        ("grid: {seed: [1]}\nzip: {seed: [2]}", "zip.seed: is varied in grid already"),
+        ("grid: {seed: [1]}\nzip: {seed: [2]}", "zip.seed: is already varied in grid"),
         ("max_trials: 0", "max_trials: must be at least 1, got 0"),
         (
             "max_trials: 3\ngrid: {seed: [1, 2, 3, 4]}",
-            "max_trials: the grid has 4 combinations, mo",
+            "max_trials: 4 combinations, mo",
         ),
         (
             "when: {seeds: {training.lr: 1}}\ngrid: {seed: [1]}",
@@ -164,7 +170,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ),
         (
             "when: {seed: {assignment: poto}}\ngrid: {seed: [1]}",
-            "when.seed.assignment: must name a single value, as assignment.name does",
+            "when.seed.assignment: must name a single value, such as assignment.name",
         ),
         (
             "when: {seed: {assignment.name: [poto, ofo]}}\ngrid: {seed: [1]}",
@@ -177,7 +183,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         (
             "when: {seed: {training.lr: 1}, training.lr: {seed: 1}}\n"
             "grid: {seed: [1], training.lr: [1]}",
-            "when: conditions wait for each other: ",
+            "when: conditions depend on each other: ",
         ),
         ("exclude: [{sed: 3}]", 'exclude[0].sed: unknown key; did you mean "seed"?'),
         ("exclude: [{}]", "exclude[0]: must name at least one key"),
@@ -196,7 +202,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ),
         (
             "profiles: {laptop: {profiles: {}}}",
-            "profiles.laptop.profiles: unknown key; it can only stand at the top of a file",
+            "profiles.laptop.profiles: unknown key; only allowed at the top level of a file",
         ),
         ("profiles: {laptop: {data: {name: coco}}}", "profiles.laptop.data.root: is required"),
     ],
@@ -214,19 +220,22 @@ def test_one_problem_is_one_line(tmp_path: Path, more: str, line: str) -> None:
         ("# nothing\n", "quick.yaml: is empty; a spec needs name, data, detector and assignment"),
         ("- a\n", 'quick.yaml: must be a mapping, got ["a"]'),
         ("a: b: c", "quick.yaml: line 1: mapping values are not allowed here"),
-        ("a: 1\n\na: 2\n", 'quick.yaml: line 3: key "a" stands here twice'),
+        ("a: 1\n\na: 2\n", 'quick.yaml: line 3: key "a" is repeated'),
         (BASE.replace("quick", "Not A Slug"), "quick.yaml: name: must match ^[a-z0-9]"),
         (BASE.replace("name: quick\n", ""), "quick.yaml: name: is required"),
         (NO_ASSIGNMENT, "quick.yaml: assignment: is required"),
         (f"{NO_ASSIGNMENT}profiles: {{laptop: {{}}}}", "quick.yaml: assignment: is required"),
-        (f"{NO_ASSIGNMENT}assignment: {{}}", "quick.yaml: assignment.name: is required; one of fc"),
+        (
+            f"{NO_ASSIGNMENT}assignment: {{}}",
+            "quick.yaml: assignment.name: is required; choose",
+        ),
         (
             f"{NO_ASSIGNMENT}assignment: {{name: potto}}",
             'quick.yaml: assignment.name: unknown "potto"; did you mean "poto"?',
         ),
         (
             f"{NO_ASSIGNMENT}assignment: {{name: xyz}}",
-            f'quick.yaml: assignment.name: unknown "xyz"; one of {", ".join(ASSIGNERS)}',
+            f'quick.yaml: assignment.name: unknown "xyz"; choose one of {", ".join(ASSIGNERS)}',
         ),
         (
             f"{NO_ASSIGNMENT}assignment: {{name: poto, alhpa: 1}}",
@@ -247,8 +256,9 @@ def test_one_problem_is_one_line(tmp_path: Path, more: str, line: str) -> None:
         (
             f"{NO_ASSIGNMENT}grid:\n  assignment: [{{name: fcos}}, {{name: poto}}]\n"
             "  assignment.alpha: [0.2, 0.4]",
-            "quick.yaml: grid.assignment.alpha: not every trial has this key; vary it where it "
-            f"exists: when: {{assignment.alpha: {{assignment.name: [{', '.join(WITH_ALPHA)}]}}}}",
+            "quick.yaml: grid.assignment.alpha: not every trial has this key; vary it only "
+            "where it exists: when: {assignment.alpha: {assignment.name: "
+            f"[{', '.join(WITH_ALPHA)}]}}}}",
         ),
     ],
 )
@@ -264,7 +274,7 @@ def test_whole_files(tmp_path: Path, text: str, line: str) -> None:
         ("=3", "--set =3: must be key=value, as in seed=3"),
         ("training..lr=3", "--set training..lr=3: must be key=value, as in seed=3"),
         ("sed=3", '--set sed: unknown key; did you mean "seed"?'),
-        ("when.seed=3", "--set when.seed: unknown key; one of data, detector, "),
+        ("when.seed=3", "--set when.seed: unknown key; choose one of data, detector, "),
         ("seed=[1", "--set seed: line 1: "),
         ("seed=-1", "--set seed: must be at least 0, got -1"),
         ("training.lr=0", "--set training.lr: must be greater than 0, got 0"),
@@ -439,7 +449,7 @@ def test_the_resolved_text_is_a_spec_of_the_same_sweep(tmp_path: Path) -> None:
     again = load(tmp_path, sweep.spec)
     assert again.question == "on: why?"
     assert expand(resolve(again)) == sweep
-    assert dump_yaml(written(again)) == sweep.spec
+    assert dump_yaml(to_mapping(again)) == sweep.spec
 
 
 def test_loading_and_expanding_enumerates_the_trials_once(

@@ -9,7 +9,7 @@ from gaplab.errors import UserError
 from gaplab.spec.files import MAX_DEPTH, load_spec
 from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
-from gaplab.spec.sweep import expand, written
+from gaplab.spec.sweep import expand, to_mapping
 from gaplab.spec.yaml_text import dump_yaml
 
 COMMON: dict[str, Any] = {
@@ -58,7 +58,7 @@ def test_a_file_lies_over_the_one_it_extends(tmp_path: Path) -> None:
     assert found.base["assignment"] == {"name": "poto", "radius": 2.0, "alpha": 0.3}
     assert found.base["training"] == {"lr": 0.5, "epochs": 2}
     assert found.grid == {"seed": [1], "training.batch": [4, 8]}
-    flat = load_spec(write(tmp_path, "flat.yaml", dump_yaml(written(found)))).spec
+    flat = load_spec(write(tmp_path, "flat.yaml", dump_yaml(to_mapping(found)))).spec
     assert expand(resolve(flat)) == expand(resolve(found))
 
 
@@ -138,12 +138,12 @@ def test_paths_start_at_the_file_that_says_them(tmp_path: Path) -> None:
         (
             {"extends": "own.yaml"},
             {},
-            "own.yaml: extends: goes in a circle: own.yaml -> own.yaml",
+            "own.yaml: extends: is circular: own.yaml -> own.yaml",
         ),
         (
             {"extends": "a.yaml"},
             {"a": {"extends": "./b.yaml"}, "b": {"extends": "a.yaml"}},
-            "b.yaml: extends: goes in a circle: own.yaml -> a.yaml -> b.yaml -> a.yaml",
+            "b.yaml: extends: is circular: own.yaml -> a.yaml -> b.yaml -> a.yaml",
         ),
         (
             {"extends": "a.yaml"},
@@ -163,7 +163,7 @@ def test_paths_start_at_the_file_that_says_them(tmp_path: Path) -> None:
         (
             {"extends": "a.yaml", "profiles": {"laptop": {"extends": "b.yaml"}}},
             {"a": COMMON},
-            "own.yaml: profiles.laptop.extends: unknown key; it can only stand at the top of a fi",
+            "own.yaml: profiles.laptop.extends: unknown key; only allowed at the top level of a fi",
         ),
         (
             {"extends": "a.yaml"},
@@ -210,7 +210,7 @@ def test_depth_is_limited(tmp_path: Path) -> None:
 
 def test_set_knows_no_extends(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, {"name": "own", **COMMON}, "extends=a.yaml")
-    assert found.startswith("--set extends: unknown key; one of data, detector, ")
+    assert found.startswith("--set extends: unknown key; choose one of data, detector, ")
 
 
 def test_set_reaches_what_a_lower_file_varies(tmp_path: Path) -> None:

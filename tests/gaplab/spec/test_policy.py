@@ -58,7 +58,7 @@ def test_wrong_values_are_refused(wrong: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
 def test_identical_without_its_rule_is_refused(on_failure: str) -> None:
-    with pytest.raises(ValidationError, match="identical: only read with on_failure: stop_after"):
+    with pytest.raises(ValidationError, match="identical: only used with on_failure: stop_after"):
         Policy.model_validate({"identical": 4, "on_failure": on_failure})
     rule = Policy.model_validate({"identical": 4, "on_failure": "stop_after_n_identical"})
     assert rule.identical == 4

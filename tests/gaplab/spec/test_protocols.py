@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from gaplab.errors import UserError
-from gaplab.spec.protocols import named, parse_protocol, protocol_key, rule_of
+from gaplab.spec.protocols import parse_protocol, protocol_key, rule_of, with_key
 from gaplab.spec.yaml_text import MAX_BYTES, dump_yaml
 
 RULES = st.fixed_dictionaries(
@@ -48,7 +48,7 @@ class TestRule:
     def test_keys_differ_exactly_where_rules_do(
         self, one: dict[str, Any], other: dict[str, Any]
     ) -> None:
-        first, second = named(Protocol(**one)), named(Protocol(**other))
+        first, second = with_key(Protocol(**one)), with_key(Protocol(**other))
         assert (rule_of(first) == rule_of(second)) == (protocol_key(first) == protocol_key(second))
 
     @pytest.mark.parametrize("name", list(PROTOCOLS))
@@ -88,7 +88,7 @@ class TestForms:
 
     @given(RULES)
     def test_what_is_written_reads_the_same(self, values: dict[str, Any]) -> None:
-        made = named(Protocol(**values))
+        made = with_key(Protocol(**values))
         assert parse_protocol(json.dumps(made.model_dump(mode="json"))) == made
 
 
@@ -97,10 +97,10 @@ class TestProblems:
         ("text", "line"),
         [
             ("defcnn", 'protocol: unknown preset "defcnn"; did you mean "defcn"?'),
-            ("xyz", 'protocol: unknown preset "xyz"; one of default, defcn, o2f'),
-            ("", 'protocol: unknown preset ""; one of default'),
+            ("xyz", 'protocol: unknown preset "xyz"; choose one of default, defcn, o2f'),
+            ("", 'protocol: unknown preset ""; choose one of default'),
             ("{preset: onenets}", 'protocol: preset: unknown preset "onenets"; did you mean "onen'),
-            ("{preset: [1]}", 'protocol: preset: unknown preset "[1]"; one of default'),
+            ("{preset: [1]}", 'protocol: preset: unknown preset "[1]"; choose one of default'),
             ("{nms_iu: 0.5}", 'protocol: nms_iu: unknown key; did you mean "nms_iou"?'),
             ("{nms_iou: 2}", "protocol: nms_iou: must be at most 1, got 2"),
             ("{nms_iou: .nan}", "protocol: nms_iou: must be "),
@@ -109,7 +109,7 @@ class TestProblems:
             ("{suppression: max_filter}", "protocol: spatial_range: max_filter needs one"),
             ("{suppression: softnms}", 'protocol: suppression: unknown "softnms"; '),
             ("{nms_iou: 0.5", "protocol: line 1: "),
-            ("{nms_iou: 0.5, nms_iou: 0.6}", 'key "nms_iou" stands here twice'),
+            ("{nms_iou: 0.5, nms_iou: 0.6}", 'key "nms_iou" is repeated'),
             ("{nms_iou: !!python/name:os.system x}", "tags are not allowed"),
             ("{1: 2}", "a key is not text"),
             ("nowhere.yaml", "nowhere.yaml: No such file or directory; give the path"),

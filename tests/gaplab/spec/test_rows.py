@@ -11,7 +11,7 @@ from gaplab.errors import UserError
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Experiment, Reading, Spec
 from gaplab.spec.resolve import resolve
-from gaplab.spec.sweep import expand, written
+from gaplab.spec.sweep import expand, to_mapping
 from gaplab.spec.yaml_text import dump_yaml
 from tests.builders import row_ids
 
@@ -145,7 +145,7 @@ def test_a_row_that_is_left_out_has_no_trials() -> None:
 
 def test_rows_count_as_combinations() -> None:
     rows = {f"r{i}": {"seed": i} for i in range(1000)}
-    with pytest.raises(UserError, match="the grid has 20000 combinations, more than 10000"):
+    with pytest.raises(UserError, match="20000 combinations, more than 10000"):
         expand(resolve(spec(rows=rows, grid={"training.epochs": list(range(1, 21))})))
 
 
@@ -249,7 +249,7 @@ def outcome(found: Spec) -> list[str]:
             'rows.b.training.lrr: unknown key; did you mean "lr"?',
         ),
         ({"rows": {"a": {"seed.x": 1}}}, "rows.a.seed.x: unknown key; seed is a single value"),
-        ({"rows": {"a": {"rows": {}}}}, "rows.a.rows: unknown key; one of data, detector, "),
+        ({"rows": {"a": {"rows": {}}}}, "rows.a.rows: unknown key; choose one of data, detector, "),
         ({"rows": {"a": {"seed": -1}}}, "rows.a.seed: must be at least 0, got -1"),
         (
             {"rows": {"a": {}, "003-T1-02": {"assignment": {"name": "potto"}}}},
@@ -257,24 +257,24 @@ def outcome(found: Spec) -> list[str]:
         ),
         (
             {"rows": {"a": {"assignment": {"name": "fcos"}, "assignment.alpha": 0.5}}},
-            "rows.a.assignment.alpha: unknown key; one of name, ",
+            "rows.a.assignment.alpha: unknown key; choose one of name, ",
         ),
         (
             {"rows": {"a": {"seed": 1}, "b": {"seed": 2}}, "grid": {"seed": [1]}},
-            "grid.seed: is varied in rows already",
+            "grid.seed: is already varied in rows",
         ),
         ({"rows": {"a": {"read.epoch": 0}}}, "rows.a.read.epoch: must be at least 1, got 0"),
         ({"rows": {"a": {"read.epoch": "x"}}}, 'rows.a.read.epoch: must be an integer, got "x"'),
         ({"rows": {"a": {"read.branch": "o2x"}}}, 'rows.a.read.branch: unknown "o2x"; did you'),
         ({"rows": {"a": {"read.protocl": "x"}}}, "rows.a.read.protocl: unknown key; did you mean"),
-        ({"rows": {"a": {"read": {}}}}, "rows.a.read: unknown key; one of data, detector, "),
+        ({"rows": {"a": {"read": {}}}}, "rows.a.read: unknown key; choose one of data, detector, "),
         (
             {"rows": {"a": {"read.protocol": "defcnn"}}},
             'rows.a.read.protocol: unknown preset "defcnn"; did you mean "defcn"?',
         ),
         (
             {"rows": {"a": {"read.protocol": "custom-0123abcd"}}},
-            'rows.a.read.protocol: unknown preset "custom-0123abcd"; one of default, ',
+            'rows.a.read.protocol: unknown preset "custom-0123abcd"; choose one of default, ',
         ),
         (
             {"rows": {"a": {"read.protocol": {"nmsiou": 1}}}},
@@ -286,11 +286,11 @@ def outcome(found: Spec) -> list[str]:
         ),
         (
             {"rows": {"a": {"seed": 1}}, "when": {"read.epoch": {"seed": 1}}},
-            "when.read.epoch: not a key of grid, zip, rows or search; one of seed",
+            "when.read.epoch: not a key of grid, zip, rows or search; choose one of seed",
         ),
         (
             {"rows": {"a": {"seed": 1}}, "exclude": [{"rows": "a"}]},
-            "exclude[0].rows: unknown key; one of data, detector, ",
+            "exclude[0].rows: unknown key; choose one of data, detector, ",
         ),
         (
             {"rows": {"a": {}}, "profiles": {"laptop": {"rows": {"a": {"seed": -1}}}}},
@@ -396,7 +396,7 @@ def test_the_resolved_text_has_the_same_rows(tmp_path: Path) -> None:
     found = load(tmp_path, TABLE, "laptop", "rows.a.read.branch=o2o")
     again = Spec.model_validate(found.model_dump())
     assert again == found
-    (tmp_path / "again.yaml").write_text(dump_yaml(written(found)))
+    (tmp_path / "again.yaml").write_text(dump_yaml(to_mapping(found)))
     loaded = load_spec(tmp_path / "again.yaml").spec
     assert loaded == found
     assert row_ids(resolve(loaded)) == row_ids(resolve(found))

@@ -16,10 +16,10 @@ from gaplab.spec.sampling import (
     Reals,
     dimensions,
     draws,
-    kind,
+    number_type,
     remarks,
     samples,
-    share,
+    uniform,
 )
 from gaplab.spec.search import Domain, SearchOptions
 
@@ -89,13 +89,13 @@ def test_an_integer_lies_in_its_range(form: dict[str, Any], at: float) -> None:
 
 
 def test_the_kind_of_a_key_is_that_of_its_field() -> None:
-    assert kind("training.lr") is float
-    assert kind("assignment.k") is int
-    assert kind("evaluation.protocol.level_range") is int  # or null
+    assert number_type("training.lr") is float
+    assert number_type("assignment.k") is int
+    assert number_type("evaluation.protocol.level_range") is int  # or null
     for key in ("detector.box", "detector.backbone.depth", "assignment", "no.such"):
-        assert kind(key) is None
+        assert number_type(key) is None
     for key in ("detector.anchors.ratios", "assignment.level_range", "data.portrait"):
-        assert kind(key) is None
+        assert number_type(key) is None
 
 
 def test_samples_of_a_seed_never_change() -> None:
@@ -146,7 +146,7 @@ def test_a_small_space_is_exhausted(choices: list[int], span: int, trials: int) 
     assert set(pairs) <= every
     said = remarks(search(space, trials), trials - len(found))
     if trials > len(every):
-        text = f"search: {trials} samples asked for, the space has {len(every)} different"
+        text = f"search: {trials} samples requested, but the space has only {len(every)}"
         assert said == (text,)
     else:
         assert said == ()
@@ -164,7 +164,7 @@ def test_choices_that_are_equal_are_one() -> None:
 
 def test_shares_are_even() -> None:
     """Chi-squared over ten bins, 9 degrees of freedom: 99.9 % lie below 27.9."""
-    drawn = [share(seed, n, key) for seed in (0, 1) for n in range(2000) for key in (LR, K)]
+    drawn = [uniform(seed, n, key) for seed in (0, 1) for n in range(2000) for key in (LR, K)]
     counts = Counter(int(10 * each) for each in drawn)
     assert sum((counts[i] - 800) ** 2 / 800 for i in range(10)) < 27.9
 

@@ -20,7 +20,7 @@ from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sampling import samples
 from gaplab.spec.search import SearchOptions
-from gaplab.spec.sweep import expand, outline, written
+from gaplab.spec.sweep import expand, outline, to_mapping
 from gaplab.spec.validate import metrics
 from gaplab.spec.yaml_text import parse_yaml
 from tests.builders import measure_gap
@@ -114,7 +114,7 @@ def test_an_exhausted_space_is_said() -> None:
     small = {"assignment.alpha": {"choices": [0.2, 0.5]}}
     found = outline(resolve(spec(search=search(40, small), grid={"seed": [0, 1]})))
     assert len(found.sweep.trials) == 4
-    assert found.notes == ("search: 40 samples asked for, the space has 2 different",)
+    assert found.notes == ("search: 40 samples requested, but the space has only 2",)
     assert outline(resolve(spec(search=search(2, small)))).notes == ()
 
 
@@ -136,7 +136,7 @@ def test_the_spec_of_a_sweep_can_be_read_again(tmp_path: Path) -> None:
     path = tmp_path / "again.yaml"
     path.write_text(expand(resolve(given)).spec)
     again = load_spec(path).spec
-    assert written(again) == written(given)
+    assert to_mapping(again) == to_mapping(given)
     assert expand(resolve(again)) == expand(resolve(given))
 
 
@@ -212,15 +212,15 @@ def test_all_problems_of_the_form_at_once(tmp_path: Path) -> None:
             "search.trials: must be at least 1, got 0",
             'search.methd: unknown key; did you mean "method"?',
             "search.seed: must be at least 0, got -1",
-            "search.objective: names a metric twice",
+            "search.objective: repeats a metric",
             'search.space.assignment.alpha.lo: unknown key; did you mean "low"?',
             "search.space.assignment.k.step: must be greater than 0, got 0",
             "search.space.assignment.radius: low must be below high, got 3 and 1",
             "search.space.training.lr: log needs low above 0, got 0; "
-            "log and step exclude each other",
+            "log can't be combined with step",
             "search.space.training.batch: needs low and high, or choices",
-            "search.space.detector.box.choices: must have at least 1 entries, has 0",
-            "search.space.detector.channels: choices stand alone, without low",
+            "search.space.detector.box.choices: length must be at least 1, is 0",
+            "search.space.detector.channels: choices can't be combined with low",
             'stop.rule: unknown "ash"; did you mean "asha"?',
             "stop.after: must be at least 1, got 0",
             "stop.keep: must be at least 2, got 1",
@@ -252,14 +252,14 @@ def test_all_problems_of_keys_and_values_at_once(tmp_path: Path) -> None:
             'stop.metric: unknown metric "aps"; did you mean "ap"?',
             'search.space.assignment.choices[1].kk: unknown key; did you mean "k"?',
             'search.space.assignment.choices[2].name: unknown "potto"; did you mean "poto"?',
-            "search.space.detector.box: takes no numbers from low to high; give choices",
+            "search.space.detector.box: is not a number; give choices instead of low and high",
             'search.space.detector.bbox: unknown key; did you mean "box"?',
             "search.space.training.lr.low: must be greater than 0, got 0.0",
             "search.space.training.epochs.step: must be an integer, got 0.5",
             "search.space.training.batch.low: must be at least 1, got 0",
             "search.space.training.batch.high: must be an integer, got 3.5",
             'search.space.training.optimizer.choices[1]: unknown "adam"; did you mean "adamw"?',
-            "grid.training.lr: is varied in search already",
+            "grid.training.lr: is already varied in search",
             "when.training.epoch: not a key of grid, zip, rows or search; "
             'did you mean "training.epochs"?',
         ]
@@ -271,13 +271,13 @@ def test_all_problems_of_keys_and_values_at_once(tmp_path: Path) -> None:
     [
         (
             {"search": search(startup=3), "when": WHEN},
-            "search: startup: only read with method: optuna",
+            "search: startup: only used with method: optuna",
         ),
-        ({"stop": {"rule": "median", "keep": 4}}, "stop: keep: only read with rule: asha"),
+        ({"stop": {"rule": "median", "keep": 4}}, "stop: keep: only used with rule: asha"),
         (
             {"search": search(4, {"assignment.k": {"low": 1, "high": 9}})},
-            "search.space.assignment.k: not every trial has this key; vary it where it exists: "
-            "when: {assignment.k: {assignment.name: ",
+            "search.space.assignment.k: not every trial has this key; vary it only where it "
+            "exists: when: {assignment.k: {assignment.name: ",
         ),
         (
             {
@@ -288,15 +288,15 @@ def test_all_problems_of_keys_and_values_at_once(tmp_path: Path) -> None:
         ),
         (
             {"search": search(objective=["ap", "recall"]), "when": WHEN},
-            "search.objective[1]: evaluator coco doesn't measure recall; name one that it does",
+            "search.objective[1]: evaluator coco doesn't measure recall; choose another metric",
         ),
         (
             {"stop": {"rule": "asha", "metric": "ap75"}, "evaluation": {"protocol": "crowdhuman"}},
-            "stop.metric: evaluator crowd doesn't measure ap75; name one that it does",
+            "stop.metric: evaluator crowd doesn't measure ap75; choose another metric",
         ),
         (
             {"search": search(30), "when": WHEN, "max_trials": 29},
-            "max_trials: the grid has 30 combinations, more than 29; vary less",
+            "max_trials: 30 combinations, more than 29; vary less",
         ),
     ],
 )
@@ -318,7 +318,7 @@ def test_a_key_that_hangs_on_the_grid_cannot_be_proposed(tmp_path: Path) -> None
     space = {key: SPACE[key] for key in SPACE if key != "assignment.name"}
     keys: dict[str, Any] = {"grid": {"assignment.name": ["poto", "o2f"]}, "when": WHEN}
     (found,) = problems(tmp_path, search=search(5, space, method="optuna"), **keys)
-    assert found.startswith("when.assignment.k: with method: optuna a searched key is there in all")
+    assert found.startswith("when.assignment.k: with method: optuna, a searched key must exist")
     assert expand(resolve(spec(search=search(5, space), **keys))).trials
 
 

@@ -70,8 +70,8 @@ def test_scalars(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: 1\nb: 2\na: 3", 'line 3: key "a" stands here twice'),
-        ("x: {a: 1, a: 1}", 'line 1: key "a" stands here twice'),
+        ("a: 1\nb: 2\na: 3", 'line 3: key "a" is repeated'),
+        ("x: {a: 1, a: 1}", 'line 1: key "a" is repeated'),
         ("x: &x [1]\ny: *x", "line 2: alias *x is not allowed; write the value out"),
         ("a: !!python/name:os.system x", "line 1: tags are not allowed; write plain values"),
         ("a: !!set {}", "line 1: tags are not allowed; write plain values"),
