@@ -63,8 +63,8 @@ TABLES: Mapping[str, tuple[str, str, Sections]] = {
 """Page -> its title, the key of a spec that takes its entries, and the explicit table."""
 
 SPEC_INTRODUCTION = """\
-A spec is a YAML file; [Specs](../specs.md) explains how to write one. At its top level stand the
-keys of the first table and the sections of one experiment: [`data`](data.md),
+A spec is a YAML file; [Specs](../specs.md) explains how to write one. Its top-level keys are those
+of the first table and the sections of one experiment: [`data`](data.md),
 [`detector`](detectors.md), [`assignment`](assignments.md), `evaluation`, `training`, `resources`,
 `checkpoints`, and `seed` (an integer from 0, default 0)."""
 STAR = "An option marked with a star (*) is not part of a trial's id: it cannot change a result."
@@ -107,7 +107,7 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def _table_page(title: str, key: str, entries: Sections) -> Iterator[str]:
     yield f"# {title}"
-    yield f"Values of the key `{key}` of a spec: `name` chooses one, its options stand beside it."
+    yield f"Values of the key `{key}`. `name` selects one; its options are keys beside `name`."
     yield STAR
     yield from _sections(entries)
     yield from _sections(_nested(entries))
@@ -212,7 +212,8 @@ def _reference(name: str) -> str:
 def _default(value: Any) -> str:
     """Return a default as a spec would say it."""
     if isinstance(value, dict):
-        return f"`{value['name']}`" if "name" in value else "its own" if value else "empty"
+        name = value.get("name", value.get("preset"))
+        return f"`{name}`" if name else "its defaults" if value else "empty"
     if value in ("", []):
         return "empty"
     names = {None: "null", True: "true", False: "false"}
@@ -265,7 +266,8 @@ def _commands() -> Iterator[str]:
     context = command.make_context("gaplab", [], resilient_parsing=True, max_content_width=92)
     yield _help("gaplab", command.get_help(context))
     for name in command.list_commands(context):
-        inner = command.commands[name]
+        _, inner, _ = command.resolve_command(context, [name])
+        assert inner is not None
         below = inner.make_context(name, [], parent=context, resilient_parsing=True)
         yield _help(name, inner.get_help(below))
 
