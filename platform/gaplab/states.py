@@ -1,8 +1,8 @@
 """The states of a trial and the transitions between them. No other file lists states.
 
-A trial waits, is claimed by one driver (an attempt begins), and the attempt ends. After every end
-but `succeeded` the trial may be claimed again. Nothing follows `succeeded`, unless a person asks
-for the trial once more.
+A trial waits until a driver claims it, which starts an attempt, and the attempt ends in one of
+several states. After every end except `succeeded` the trial may be claimed again; after `succeeded`
+only if a rerun is requested.
 """
 
 from enum import StrEnum
@@ -17,13 +17,13 @@ class TrialState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
-    """Its driver ended or died."""
+    """The driver ended or died."""
     PREEMPTED = "preempted"
-    """Its machine was taken away."""
+    """The machine was taken away."""
     CANCELLED = "cancelled"
-    """A person cancelled it."""
+    """A user cancelled the trial."""
     STOPPED = "stopped"
-    """The sweep's stopping rule ended it early."""
+    """The stopping rule of the sweep ended the trial early."""
 
     @property
     def ended(self) -> bool:
@@ -32,7 +32,7 @@ class TrialState(StrEnum):
 
     @property
     def open(self) -> bool:
-        """Whether a driver of the sweep trains on without anybody asking for it."""
+        """Whether a driver of the sweep starts or continues the trial without being asked."""
         return self in (
             TrialState.WAITING,
             TrialState.RUNNING,
@@ -42,15 +42,15 @@ class TrialState(StrEnum):
 
     @property
     def retryable(self) -> bool:
-        """Whether a driver may claim the trial: begin its first attempt, or another one."""
+        """Whether a driver may claim the trial, for its first attempt or another one."""
         return self not in (TrialState.RUNNING, TrialState.SUCCEEDED)
 
 
 CLAIM: Literal["claimed"] = "claimed"
 RERUN: Literal["rerun"] = "rerun"
 Transition = Literal["claimed", "rerun"] | TrialState
-"""What changes a trial's state: a claim, the end of its running attempt (named by the state it
-ends in), or a person who asks for a finished trial once more."""
+"""A change of a trial's state: a claim, the end of its running attempt (named by the state in which
+it ends), or a rerun of a finished trial."""
 
 ENDS = tuple(state for state in TrialState if state.ended)
 TRANSITIONS: dict[Transition, tuple[tuple[TrialState, ...], TrialState]] = {
@@ -58,4 +58,4 @@ TRANSITIONS: dict[Transition, tuple[tuple[TrialState, ...], TrialState]] = {
     **{end: ((TrialState.RUNNING,), end) for end in ENDS},
     RERUN: ((TrialState.SUCCEEDED,), TrialState.WAITING),
 }
-"""Each transition: the states in which it is allowed, and the state that follows."""
+"""For each transition the states in which it is allowed, and the state that follows."""

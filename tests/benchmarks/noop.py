@@ -16,7 +16,7 @@ import torch
 
 from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.launch.heartbeat import Heart
+from gaplab.launch.heartbeat import Heartbeat
 from gaplab.launch.process import node_name, this_process
 from gaplab.launch.queue import Queue
 from gaplab.launch.recorder import Recorder
@@ -39,7 +39,7 @@ from gaplab.spec.models import Experiment, Policy
 from gaplab.spec.protocols import rule_of
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
-from gaplab.trial.provenance import Code, assemble, surroundings
+from gaplab.trial.provenance import Code, assemble, worker_provenance
 
 KINDS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 RECALLS = ("ar", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
@@ -58,7 +58,7 @@ SUCCESS = AttemptEnd(TrialState.SUCCEEDED, "", COST)
 def provenance(trial: TrialRecord) -> dict[str, Any]:
     """As long as that of a real trial."""
     experiment = Experiment.model_validate(trial.config)
-    return assemble(Code("0" * 16, "0" * 40, False), surroundings(experiment, torch.device("cpu")))
+    return assemble(Code("0" * 16, "0" * 40, False), worker_provenance(experiment, torch.device("cpu")))
 
 
 def events(trial: str, about: dict[str, Any]) -> tuple[Started, EpochDone, Ended]:
@@ -73,13 +73,13 @@ def events(trial: str, about: dict[str, Any]) -> tuple[Started, EpochDone, Ended
 
 
 def record(queue: Queue, recorder: Recorder, about: dict[str, Any]) -> Iterator[str]:
-    """Take and record trials as the conductor does, until none is due; each when it is over."""
-    while (claimed := queue.take()) is not None:
+    """Take and record trials as the scheduler does, until none is due; each when it is over."""
+    while (claimed := queue.claim()) is not None:
         trial = claimed.trial.id
-        recorder.claimed(claimed.attempt, trial)
+        recorder.add(claimed.attempt, trial)
         for event in events(trial, about):
             assert recorder.handle(claimed.attempt, event)
-        queue.ended(trial, SUCCESS)
+        queue.handle_end(trial, SUCCESS)
         yield trial
 
 
@@ -90,11 +90,11 @@ def driver(sweep: SweepRecord) -> DriverRecord:
 
 def drive(ledger: Ledger, sweep: SweepRecord) -> None:
     """What `run_sweep` does, without a cluster."""
-    todo, policy, own = ledger.missing(sweep), Policy(), driver(sweep)
+    todo, policy, own = ledger.unfinished(sweep), Policy(), driver(sweep)
     check_sources(ledger, todo)
     ledger.add_sweep(sweep)
-    with Heart(ledger, own, policy.lease_seconds):
-        queue = Queue(ledger, (own.id, sweep.id), policy, todo)
+    with Heartbeat(ledger, own, policy.lease_seconds):
+        queue = Queue(ledger, own, policy, todo)
         say("ready")
         for trial in record(queue, Recorder(ledger, []), provenance(sweep.trials[0])):
             say(trial)
@@ -108,7 +108,7 @@ def say(line: str) -> None:
 def main(url: str, spec: str | None = None) -> None:
     say("began")
     with Ledger.open(url) as ledger:
-        drive(ledger, expand(load_spec(Path(spec))) if spec else ledger.stored())
+        drive(ledger, expand(load_spec(Path(spec))) if spec else ledger.stored_sweep())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from detectors.world import LocalWorld
 from gaplab.records import Subject
 from gaplab.storage.candidates import Dump, Part, write_part
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.evaluate import joined, measured
+from gaplab.trial.evaluate import concatenate, make_evaluation
 
 IMAGES, CANDIDATES, OBJECTS, CLASSES = 5000, 1000, 8, 80
 LEVELS = 5
@@ -75,8 +75,8 @@ def reevaluate(uri: str, images: int) -> dict[str, float]:
     truth, protocol = make_truth(images), PROTOCOLS["defcn"]
     start = time.perf_counter()
     chunks = Dump.open(uri).stream(truth.image_ids, truth.classes)
-    found = joined([columns(chunk, protocol) for chunk in chunks])
-    metrics = measured(Subject("trial", 1, "o2o", True), found, truth, protocol, {}).metrics
+    found = concatenate([columns(chunk, protocol) for chunk in chunks])
+    metrics = make_evaluation(Subject("trial", 1, "o2o", True), found, truth, protocol, {}).metrics
     seconds = time.perf_counter() - start
     peak = peak_mebibytes()
     return {"seconds": seconds, "mebibytes": peak, "ap": metrics["ap"], "ap_nms": metrics["ap_nms"]}

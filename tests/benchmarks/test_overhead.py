@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from gaplab.launch.attempt import attempt, run_alone
-from gaplab.launch.driver import Audience, run_sweep
+from gaplab.launch.attempt import run_attempt, run_in_process
+from gaplab.launch.driver import Listeners, run_sweep
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, Event, Started, SweepRecord
 from gaplab.spec.files import load_spec
@@ -63,7 +63,7 @@ def through_tune(sweep: SweepRecord, home: Home) -> Times:
             wall.append(event.end.cost.wall_seconds or 0.0)
 
     with Ledger.open(home.ledger_url) as ledger:
-        assert run_sweep(home, ledger, sweep, "local", Audience([hear])) is None
+        assert run_sweep(home, ledger, sweep, "local", Listeners([hear])) is None
     rest = [after - before for before, after in pairwise(ends)]
     return Times(starts[0] - began, ends[0] - starts[0], rest, wall)
 
@@ -73,7 +73,7 @@ def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
     seconds = []
     for trial in sweep.trials:
         start = time.monotonic()
-        attempt(trial, storage, lambda event: None, run_alone)
+        run_attempt(trial, storage, lambda event: None, run_in_process)
         seconds.append(time.monotonic() - start)
     return seconds[1:]
 

@@ -47,7 +47,7 @@ def into_ledger(ledger: Ledger, sweep: SweepRecord, noop: ModuleType) -> Iterato
     own = noop.driver(sweep)
     ledger.add_sweep(sweep)
     ledger.add_driver(own, 600.0)
-    queue = Queue(ledger, (own.id, sweep.id), Policy(), sweep.trials)
+    queue = Queue(ledger, own, Policy(), sweep.trials)
     return iter(noop.record(queue, Recorder(ledger, []), noop.provenance(sweep.trials[0])))
 
 

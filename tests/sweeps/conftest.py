@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from gaplab.cli.doctor.network import Listener, listeners
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.records import EpochDone, Event
@@ -162,7 +162,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Me
             events: list[Event] = []
             storage = Storage(str(tmp_path_factory.mktemp("calm")))
             for trial in expand(load_spec(spec)).trials:
-                attempt(trial, storage, events.append, run_alone)
+                run_attempt(trial, storage, events.append, run_in_process)
             said = [
                 e for event in events if isinstance(event, EpochDone) for e in event.evaluations
             ]

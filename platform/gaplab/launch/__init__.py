@@ -1,1 +1,1 @@
-"""Ways to run trials. Only files in this folder import ray."""
+"""Run the trials of a sweep: scheduling, leases, search, stopping, costs. Ray: see `launch.ray`."""

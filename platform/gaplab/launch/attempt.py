@@ -1,4 +1,8 @@
-"""One attempt at a trial, whatever runs it: it always ends with an Ended event."""
+"""One attempt at a trial, whatever runs it: it always ends with an `Ended` event.
+
+`run_attempt` turns errors into the end of the attempt. `end_of_dead_process` builds the end of an
+attempt whose process died.
+"""
 
 import errno
 import socket
@@ -17,41 +21,46 @@ from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, Fault, Mac
 from gaplab.spec.models import Resources
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.control import FREE, Control, Stopped
-from gaplab.trial.run import Place, run_trial
-from gaplab.trial.watchdog import clear, hang_reason, watched
+from gaplab.trial.control import NO_CONTROL, Control, Stopped
+from gaplab.trial.run import TrialContext, run_trial
+from gaplab.trial.watchdog import clear_hangs, hang_reason, watch
 
 Emit = Callable[[Event], None]
 Body = Callable[[TrialRecord, Storage, Emit, Control], None]
+"""Runs a trial in some way: in this process, or in a group of workers."""
 EXPECTED = (DataError, NonFiniteLossError, NonFinitePredictionsError, UserError)
-_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory")
-"""What PyTorch says in a plain RuntimeError when memory is short."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors that are about the input of a trial and need no traceback."""
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA out of memory")
+"""Texts of PyTorch's plain RuntimeErrors about memory."""
+_RAY_OUT_OF_MEMORY = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY")
+"""Texts of Ray's errors that are certainly about memory; of every process that was killed Ray says
+that memory may have been the reason."""
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class LostError(Exception):
-    """A process of the trial died without a word; the message is what Ray knows of it."""
+    """A process of the trial died; the message is what Ray says about it."""
 
 
-def attempt(
-    trial: TrialRecord, storage: Storage, emit: Emit, body: Body, control: Control = FREE
+def run_attempt(
+    trial: TrialRecord, storage: Storage, emit: Emit, body: Body, control: Control = NO_CONTROL
 ) -> None:
-    """Run `body`, then emit Ended: succeeded, stopped by an order, or failed with its fault and a
-    reason of one line.
+    """Run `body`, then emit `Ended`: succeeded, stopped by an order, or failed.
 
-    The traceback of an unexpected error is kept beside the trial's checkpoints.
+    A failure has a fault and a reason of one line. The traceback of an unexpected error is stored
+    beside the checkpoints of the trial.
     """
     last = Cost()
 
-    def remember(event: Event) -> None:
+    def remember_cost(event: Event) -> None:
         nonlocal last
         if isinstance(event, EpochDone):
             last = event.cost
         emit(event)
 
     try:
-        clear(trial.id, storage)
-        body(trial, storage, remember, control)
+        clear_hangs(trial.id, storage)
+        body(trial, storage, remember_cost, control)
     except Stopped as order:
         end = AttemptEnd(order.stop.state, order.stop.reason, order.cost or last)
     except Exception as error:
@@ -61,18 +70,25 @@ def attempt(
     emit(Ended(trial.id, end))
 
 
-def run_alone(trial: TrialRecord, storage: Storage, emit: Emit, control: Control = FREE) -> None:
-    """The body for a trial with one worker: in this process."""
+def run_in_process(
+    trial: TrialRecord, storage: Storage, emit: Emit, control: Control = NO_CONTROL
+) -> None:
+    """Run a trial with one worker in this process. A `Body`."""
     resources = Resources.model_validate(trial.config["resources"])
     device = pick_device(resources)
     machine = describe_machine(resources, device)
-    with watched(control, trial.id, storage, resources.hang_seconds) as watched_control:
-        place = Place(LocalWorld(), device, storage, machine, control=watched_control)
-        run_trial(trial, place, emit)
+    with watch(control, trial.id, storage, resources.hang_seconds) as watched:
+        run_trial(
+            trial, TrialContext(LocalWorld(), device, storage, machine, control=watched), emit
+        )
 
 
 def pick_device(resources: Resources) -> torch.device:
-    """CUDA where GPUs were asked for, else the CPU. Raises UserError where there is no CUDA."""
+    """Return the current CUDA device if the trial asks for GPUs, else the CPU.
+
+    Raises:
+        UserError: if it asks for GPUs and PyTorch sees none.
+    """
     if not resources.gpus_per_worker:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -84,55 +100,51 @@ def pick_device(resources: Resources) -> torch.device:
 
 
 def describe_machine(resources: Resources, device: torch.device) -> Machine:
-    """Where this process runs, with what the whole trial holds."""
+    """Return where this process runs, with the workers and GPUs of the whole trial."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     gpus = resources.workers * resources.gpus_per_worker
     return Machine(socket.gethostname(), name, resources.workers, gpus)
 
 
-def _failure(error: Exception, trial: TrialRecord, storage: Storage, cost: Cost) -> AttemptEnd:
-    if isinstance(error, LostError):
-        return replace(how_it_died(str(error), trial, storage), cost=cost)
-    return AttemptEnd(TrialState.FAILED, _reason(error, trial, storage), cost, fault_of(error))
-
-
 def fault_of(error: Exception) -> Fault:
-    """What an attempt failed of that `error` ended."""
+    """Return the fault of an attempt that ended with `error`."""
     match error:
         case StorageError():
             return "storage"
-        case OSError() if error.errno in _FULL:
+        case OSError() if error.errno in _DISK_FULL:
             return "storage"
         case torch.OutOfMemoryError() | MemoryError():
             return "memory"
-        case RuntimeError() if any(said in str(error) for said in _MEMORY):
+        case RuntimeError() if any(text in str(error) for text in _OUT_OF_MEMORY):
             return "memory"
         case _:
             return "input" if isinstance(error, EXPECTED) else "error"
 
 
+def end_of_dead_process(error: str, trial: TrialRecord, storage: Storage) -> AttemptEnd:
+    """Return the end of an attempt whose process died, from Ray's error; its cost is not known."""
+    if hang := hang_reason(trial.id, storage):
+        return AttemptEnd(TrialState.FAILED, hang, Cost(), "hang")
+    fault: Fault = "memory" if any(text in error for text in _RAY_OUT_OF_MEMORY) else "lost"
+    reason = f"its process died: {error.splitlines()[-1]}"
+    return AttemptEnd(TrialState.FAILED, reason, Cost(), fault)
+
+
+def _failure(error: Exception, trial: TrialRecord, storage: Storage, cost: Cost) -> AttemptEnd:
+    if isinstance(error, LostError):
+        return replace(end_of_dead_process(str(error), trial, storage), cost=cost)
+    return AttemptEnd(TrialState.FAILED, _reason(error, trial, storage), cost, fault_of(error))
+
+
 def _reason(error: Exception, trial: TrialRecord, storage: Storage) -> str:
+    """Return one line about an error; stores the traceback of an unexpected one."""
     if isinstance(error, EXPECTED):
         return " ".join(str(error).split("\n"))
     first = (str(error).strip().splitlines() or [""])[0]
-    said = f"{type(error).__name__}: {first}"
+    line = f"{type(error).__name__}: {first}"
     text = "".join(traceback.format_exception(error))
     try:
         uri = storage.save_text(f"trials/{trial.id}/traceback.txt", text)
     except UserError as unwritten:
-        return f"{said} (no traceback: {unwritten})"
-    return f"{said} (traceback in {uri})"
-
-
-_RAY_MEMORY = ("OutOfMemoryError", "NODE_OUT_OF_MEMORY")
-"""Of these Ray is sure; of any process that was killed it says that it may have been memory."""
-
-
-def how_it_died(error: str, trial: TrialRecord, storage: Storage) -> AttemptEnd:
-    """The end of its attempt, from the error that Ray tells; costs are not known here."""
-    if hang := hang_reason(trial.id, storage):
-        return AttemptEnd(TrialState.FAILED, hang, Cost(), "hang")
-    fault: Fault = "memory" if any(word in error for word in _RAY_MEMORY) else "lost"
-    return AttemptEnd(
-        TrialState.FAILED, f"its process died: {error.splitlines()[-1]}", Cost(), fault
-    )
+        return f"{line} (no traceback: {unwritten})"
+    return f"{line} (traceback in {uri})"

@@ -1,4 +1,9 @@
-"""What a sweep would cost, from what its like has cost before."""
+"""The cost of a sweep before it runs: from what similar trials have cost, or by arithmetic.
+
+`estimate` uses the costs of finished attempts in the ledger. For trials without any precedent,
+`compute_line` counts the operations of training and divides by the speed of known hardware.
+`detector_costs` reports parameters and operations of each detector of a sweep.
+"""
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +15,8 @@ from detectors.assigners.base import Branch
 from detectors.cost import ModelCost, model_cost
 from detectors.data.base import DataError
 from detectors.models.base import DetectorOptions
-from gaplab.ledger.views import Cost, CostKey
+from gaplab.formatting import duration, plural
+from gaplab.ledger.views import CostKey, MeanCost
 from gaplab.records import TrialRecord
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import Outline, experiment_of
@@ -18,10 +24,16 @@ from gaplab.spec.sweep import Outline, experiment_of
 
 @dataclass(frozen=True)
 class Estimate:
-    """Expected cost of the trials that are still to run.
+    """Expected cost of trials that are still to run.
 
-    wall_seconds: with `at_once` of them side by side. unknown: trials without any precedent in the
-    ledger; the sums leave them out. basis: attempts that the estimate rests on.
+    Attributes:
+        trials: number of trials.
+        unknown: number of trials without any precedent, which the sums leave out.
+        at_once: number of trials that run side by side.
+        wall_seconds: time until the last trial ends.
+        cpu_seconds: CPU time over all trials and workers.
+        gpu_seconds: time of GPUs held by all trials.
+        basis: number of attempts that the estimate is based on.
     """
 
     trials: int
@@ -34,9 +46,13 @@ class Estimate:
 
 
 def estimate(
-    trials: Sequence[TrialRecord], costs: Mapping[CostKey, Cost], at_once: int
+    trials: Sequence[TrialRecord], costs: Mapping[CostKey, MeanCost], at_once: int
 ) -> Estimate:
-    """Cost of `trials`: each like the mean of its own kind, else like its data set by epochs."""
+    """Estimate the cost of trials from the mean costs of similar ones.
+
+    A trial costs as much as others with its data set, assignment and number of epochs, else as
+    others on its data set, in proportion to the epochs.
+    """
     known = [cost for trial in trials if (cost := _expected(trial, costs)) is not None]
     return Estimate(
         trials=len(trials),
@@ -50,14 +66,14 @@ def estimate(
 
 
 def makespan(seconds: Sequence[float], at_once: int) -> float:
-    """When the last of these jobs ends if each in turn takes the first free of `at_once` places."""
-    places = [0.0] * max(1, at_once)
-    for duration in seconds:
-        heapq.heapreplace(places, places[0] + duration)
-    return max(places)
+    """Return when the last job ends if each in turn takes the first free of `at_once` slots."""
+    slots = [0.0] * max(1, at_once)
+    for job in seconds:
+        heapq.heapreplace(slots, slots[0] + job)
+    return max(slots)
 
 
-def _expected(trial: TrialRecord, costs: Mapping[CostKey, Cost]) -> Cost | None:
+def _expected(trial: TrialRecord, costs: Mapping[CostKey, MeanCost]) -> MeanCost | None:
     own = costs.get(CostKey(trial.dataset, trial.assignment, trial.epochs))
     if own is not None:
         return own
@@ -68,50 +84,66 @@ def _expected(trial: TrialRecord, costs: Mapping[CostKey, Cost]) -> Cost | None:
     wall, cpu, gpu = (
         sum(column) / len(like) * trial.epochs for column in zip(*per_epoch, strict=True)
     )
-    return Cost(wall, cpu, gpu, sum(cost.attempts for _, cost in like))
+    return MeanCost(wall, cpu, gpu, sum(cost.attempts for _, cost in like))
 
 
 PASSES = 3
-"""A training step costs a forward pass and a backward pass twice as dear."""
+"""Cost of a training step in forward passes; the backward pass costs two."""
 V100 = 8e12
-"""Operations a second of one V100 in fp32, all losses included: OneNet reports 21 hours on eight
-for 36 epochs of FCOS on COCO, which is this within 15 %."""
+"""Effective operations per second of one V100 in fp32: OneNet reports 21 hours on eight of them for
+36 epochs of FCOS on COCO, which this rate reproduces within 15 %."""
 CORE = 28e9
-"""The same of one CPU core on the drawn shapes, measured: 24 to 33e9."""
+"""The same for one CPU core on the drawn shapes, where 24e9 to 33e9 were measured."""
 
 
 def training_operations(experiment: Experiment) -> float | None:
-    """Multiplications and additions of all training steps; None where the images are not counted
-    or the detector can't be built here.
+    """Return the number of multiplications and additions of all training steps.
 
-    Of convolutions alone, at the data's full size, all branches included.
+    Only convolutions and matrix products count, with images of the data's full size and all
+    branches. None if the number of images is unknown or the detector can't be built here.
     """
     images = experiment.data.expected().images
     if not images:
         return None
     try:
         once = training_cost(experiment)
-    except DataError:  # a trunk whose library is missing
+    except DataError:  # the library of a backbone is missing
         return None
     return 2.0 * once.multiply_adds * PASSES * images * experiment.training.epochs
 
 
+def training_cost(experiment: Experiment) -> ModelCost:
+    """Return the cost of one image of the data's full size in training, with all branches.
+
+    Raises:
+        DataError: if the detector can't be built here.
+    """
+    data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
+    return _model_cost(experiment.detector, data.classes, branches, (data.height, data.width), True)
+
+
 def compute_line(trials: Sequence[TrialRecord]) -> str | None:
-    """Cost of `trials` in one line, in hours of the hardware they ask for; None for none."""
+    """Return in one line what trials cost by arithmetic, on the hardware that they ask for.
+
+    None if there are no trials.
+    """
     experiments = [experiment_of(trial) for trial in trials]
     counts = [(each, training_operations(each)) for each in experiments]
     on_gpu = [n for each, n in counts if n is not None and each.resources.gpus_per_worker]
     on_cpu = [n for each, n in counts if n is not None and not each.resources.gpus_per_worker]
     parts = [
-        f"{sum(found):.1e} operations, about {sum(found) / rate / 3600:,.1f} hours of one {what}"
+        f"{sum(found):.1e} operations, {_rough(sum(found) / rate)} on one {what}"
         for found, rate, what in ((on_gpu, V100, "V100"), (on_cpu, CORE, "CPU core"))
         if found
     ]
-    unknown = len(trials) - len(on_gpu) - len(on_cpu)
-    if unknown:
+    if unknown := len(trials) - len(on_gpu) - len(on_cpu):
         why = "data of unknown size, or a detector that can't be built here"
-        parts.append(f"{unknown} trials left out ({why})")
+        parts.append(f"{plural(unknown, 'trial')} left out ({why})")
     return f"by arithmetic: {'; '.join(parts)}" if trials else None
+
+
+def _rough(seconds: float) -> str:
+    return "under a minute" if seconds < 60 else f"about {duration(seconds)}"
 
 
 Size = tuple[int, int]
@@ -119,11 +151,16 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class ModelLine:
-    """One detector of a sweep: with all branches in training, with the one kept at inference.
+class DetectorCost:
+    """The cost of one detector of a sweep.
 
-    names: the rows that have it, or the assignments in a spec without rows. problem: why it can't
-    be built here, else empty; then there are no costs.
+    Attributes:
+        names: the rows that use it, or the assignments in a spec without rows.
+        detector: name of the detector.
+        size: size of the image.
+        training: cost in training, with all branches; None if it can't be built here.
+        inference: cost at inference, with the branch that is kept; None likewise.
+        problem: why it can't be built here, else empty.
     """
 
     names: tuple[str, ...]
@@ -134,12 +171,21 @@ class ModelLine:
     problem: str = ""
 
     def plain(self) -> dict[str, Any]:
-        """The line as plain JSON."""
+        """Return the fields as plain JSON."""
         return asdict(self)
 
 
-def model_lines(outline: Outline, size: Size | None) -> list[ModelLine]:
-    """The different detectors of a sweep, on images of `size` or of the data's full size."""
+_Key = tuple[DetectorOptions, int, tuple[Branch, ...], Size]
+"""Everything that the cost of a detector depends on."""
+
+
+def detector_costs(outline: Outline, size: Size | None) -> list[DetectorCost]:
+    """Return the costs of the different detectors of a sweep.
+
+    Args:
+        outline: the sweep.
+        size: size of the images; None for the full size of each data set.
+    """
     found: dict[_Key, dict[str, None]] = {}
     for name, trial in _named(outline):
         experiment = experiment_of(trial)
@@ -151,16 +197,7 @@ def model_lines(outline: Outline, size: Size | None) -> list[ModelLine]:
             size or (data.height, data.width),
         )
         found.setdefault(key, {})[name] = None
-    return [_line(tuple(names), key) for key, names in found.items()]
-
-
-def training_cost(experiment: Experiment) -> ModelCost:
-    """One image of the data's full size, all branches. Raises DataError: it can't be built here."""
-    data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
-    return _cost(experiment.detector, data.classes, branches, (data.height, data.width), True)
-
-
-_Key = tuple[DetectorOptions, int, tuple[Branch, ...], Size]
+    return [_detector_cost(tuple(names), key) for key, names in found.items()]
 
 
 def _named(outline: Outline) -> Iterator[tuple[str, TrialRecord]]:
@@ -171,19 +208,19 @@ def _named(outline: Outline) -> Iterator[tuple[str, TrialRecord]]:
         yield from ((row, trial) for trial in trials)
 
 
-def _line(names: tuple[str, ...], key: _Key) -> ModelLine:
+def _detector_cost(names: tuple[str, ...], key: _Key) -> DetectorCost:
     detector, classes, branches, size = key
     name: str = detector.model_dump(include={"name"})["name"]
     try:
-        training = _cost(detector, classes, branches, size, True)
-        inference = _cost(detector, classes, branches[:1], size, False)
-    except DataError as error:  # a trunk whose library is missing
-        return ModelLine(names, name, size, None, None, str(error))
-    return ModelLine(names, name, size, training, inference)
+        training = _model_cost(detector, classes, branches, size, True)
+        inference = _model_cost(detector, classes, branches[:1], size, False)
+    except DataError as error:  # the library of a backbone is missing
+        return DetectorCost(names, name, size, None, None, str(error))
+    return DetectorCost(names, name, size, training, inference)
 
 
 @cache
-def _cost(
+def _model_cost(
     detector: DetectorOptions, classes: int, branches: tuple[Branch, ...], size: Size, train: bool
 ) -> ModelCost:
     return model_cost(detector, classes, branches, size, training=train)

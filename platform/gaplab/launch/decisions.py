@@ -1,6 +1,7 @@
-"""What a driver decides, as pure functions: retry a trial, believe a lease, share a cluster, stop.
+"""The decisions of a driver as pure functions.
 
-`queue`, `heartbeat` and `scheduler` carry the decisions out.
+They decide whether a trial is retried, whether the driver of a lease is lost, how drivers share a
+cluster, and whether failures end a sweep. `queue`, `heartbeat` and `scheduler` act on them.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,14 +15,17 @@ from gaplab.spec.models import Policy
 from gaplab.states import TrialState
 
 RETRIED: tuple[Fault, ...] = ("", "lost", "memory", "hang", "error")
-"""Faults that another attempt may not meet; the same input fails the same way again."""
+"""Faults that another attempt may avoid; the same input would fail the same way again."""
 
 
 @dataclass(frozen=True)
 class Ending:
     """How the latest attempt at a trial ended.
 
-    failures: failed attempts since the driver's start, this one included.
+    Attributes:
+        state: the state in which it ended.
+        fault: what it failed of, empty unless it failed.
+        failures: number of failed attempts since the driver started, this one included.
     """
 
     state: TrialState
@@ -29,80 +33,91 @@ class Ending:
     failures: int
 
 
-Verdict = Literal["done", "again", "given up"]
-
-
 @dataclass(frozen=True)
-class Next:
-    """What a driver does with a trial whose attempt has ended; `wait` is in seconds."""
+class NextStep:
+    """What a driver does with a trial after an attempt.
 
-    verdict: Verdict
+    Attributes:
+        action: `done`: the trial is settled; `retry`: start another attempt; `give up`: the trial
+            is settled until somebody resumes the sweep.
+        wait: seconds before the retry.
+    """
+
+    action: Literal["done", "retry", "give up"]
     wait: float = 0.0
 
 
-def next_step(ending: Ending, policy: Policy) -> Next:
-    """Decide what follows an attempt: nothing, another attempt, or giving up until a resume.
+def next_step(ending: Ending, policy: Policy) -> NextStep:
+    """Return what follows an attempt.
 
-    A trial whose machine was taken away or whose driver died is tried again at once: neither says
-    anything about the trial. One that was cancelled or stopped early is done.
+    A trial whose machine was taken away or whose driver died is retried at once, since neither
+    says anything about the trial. A trial that was cancelled or stopped early is done.
     """
     if ending.state is TrialState.FAILED:
         if ending.fault in RETRIED and ending.failures <= policy.retries:
-            return Next("again", policy.backoff(ending.failures))
-        return Next("given up")
-    return Next("again" if ending.state.open else "done")
+            return NextStep("retry", policy.backoff(ending.failures))
+        return NextStep("give up")
+    return NextStep("retry" if ending.state.open else "done")
 
 
 def lost_reason(
     lease: Lease, now: datetime, machine: str, alive: Collection[Process]
 ) -> str | None:
-    """Return why the driver of a lease counts as dead, or None while it counts as alive.
+    """Return why the driver of a lease counts as lost, or None while it counts as running.
 
     Args:
         lease: the lease in question.
         now: the ledger's time.
         machine: this machine, see `Process`.
-        alive: the living processes of this machine.
-
+        alive: the processes that are running on this machine.
     """
     if lease.process.machine == machine and lease.process not in alive:
         return "its driver died"
     if lease.until <= now:
-        return f"its driver on {lease.node} was silent for too long"
+        return f"its driver on {lease.node} sent no heartbeat for too long"
     return None
 
 
 @dataclass(frozen=True)
 class Demand:
-    """A driver's demand on a cluster: `wants` slots, those of its running trials included."""
+    """The demand of one driver on a cluster.
+
+    Attributes:
+        driver: id of the driver.
+        priority: `run.priority` of its sweep; a larger number goes first.
+        slots: number of trials that it runs or could start.
+    """
 
     driver: str
     priority: int
-    wants: int
+    slots: int
 
 
 def share(slots: int, demands: Sequence[Demand], driver: str) -> int:
-    """Return how many of `slots` slots `driver` may use.
+    """Return how many of the `slots` slots of a cluster `driver` may use.
 
     Higher priorities come first. Drivers of equal priority get equal parts; slots that one of them
     can't use go to the others, and a remainder goes to those earlier in `demands`.
     """
-    found, left = {each.driver: 0 for each in demands}, slots
+    given, left = {each.driver: 0 for each in demands}, slots
     for priority in sorted({each.priority for each in demands}, reverse=True):
         open_ = [each for each in demands if each.priority == priority]
-        while left and (open_ := [each for each in open_ if found[each.driver] < each.wants]):
+        while left and (open_ := [each for each in open_ if given[each.driver] < each.slots]):
             part = max(1, left // len(open_))
             for each in open_[:left]:
-                given = min(part, each.wants - found[each.driver])
-                found[each.driver] += given
-                left -= given
-    return found[driver]
+                more = min(part, each.slots - given[each.driver])
+                given[each.driver] += more
+                left -= more
+    return given[driver]
 
 
 def should_stop(failures: Sequence[Failure], policy: Policy) -> str | None:
     """Return in one line why a sweep should start no more trials, or None.
 
-    failures: those of trials that are given up. A trial counts once, however often it failed.
+    Args:
+        failures: failures of the trials that are given up. A trial counts once, however often it
+            failed.
+        policy: `on_failure` says how many equal failures end a sweep.
     """
     limits = {"continue": None, "stop": 1, "stop_after_n_identical": policy.identical}
     limit = limits[policy.on_failure]

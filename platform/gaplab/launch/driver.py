@@ -1,4 +1,4 @@
-"""Running a sweep: see what is missing in the ledger, train exactly that."""
+"""The driver of a sweep: finds the unfinished trials in the ledger and trains them on a cluster."""
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -9,109 +9,132 @@ from uuid import uuid4
 
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node, concurrency, misfits
-from gaplab.launch.heartbeat import Heart
+from gaplab.launch.heartbeat import Heartbeat
 from gaplab.launch.process import node_name, this_process
 from gaplab.launch.queue import Queue
-from gaplab.launch.ray.cluster import alive_nodes, cluster, cluster_id, leaving_nodes
+from gaplab.launch.ray.cluster import alive_nodes, cluster, cluster_id
+from gaplab.launch.ray.private import draining_nodes
 from gaplab.launch.recorder import Listener, Recorder
-from gaplab.launch.scheduler import Conductor, Sweeping
+from gaplab.launch.scheduler import Scheduler, SchedulerContext
 from gaplab.launch.search import Proposals, open_search
 from gaplab.launch.sources import check_sources
-from gaplab.launch.stopping import Judge, Referee
+from gaplab.launch.stopping import Judge, SweepStopping
 from gaplab.ledger import Ledger
 from gaplab.records import DriverRecord, SweepRecord, TrialRecord
 from gaplab.spec.files import stored_spec
-from gaplab.spec.models import Policy, Resources
+from gaplab.spec.models import Policy, Resources, Spec
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.trial.control import Stop
-from gaplab.trial.provenance import code_of, keep
+from gaplab.trial.provenance import read_code, save_changes
 
 SIGNALS = {
-    signal.SIGINT: Stop(TrialState.INTERRUPTED, "somebody pressed Ctrl-C"),
-    signal.SIGTERM: Stop(TrialState.PREEMPTED, "its driver was asked to end (SIGTERM)"),
+    signal.SIGINT: Stop(TrialState.INTERRUPTED, "interrupted with Ctrl-C", signal.SIGINT),
+    signal.SIGTERM: Stop(TrialState.PREEMPTED, "the driver received SIGTERM", signal.SIGTERM),
 }
+"""The signals that end a sweep early, and how."""
 
 
 @dataclass(frozen=True)
-class Audience:
-    """Who hears of a sweep while it runs: of every event, of trials that a search adds, and what
-    it has to say of them, in lines.
+class Listeners:
+    """Functions that are called while a sweep runs.
+
+    Attributes:
+        on_event: each is called with every event of every attempt.
+        on_trials: called with the trials that a search adds to the sweep.
+        on_message: called with lines about the search.
     """
 
-    hear: Sequence[Listener]
-    add: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
-    say: Callable[[str], None] = lambda line: None
+    on_event: Sequence[Listener]
+    on_trials: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
+    on_message: Callable[[str], None] = lambda line: None
 
 
 def run_sweep(
-    home: Home, ledger: Ledger, sweep: SweepRecord, address: str, audience: Audience
+    home: Home, ledger: Ledger, sweep: SweepRecord, address: str, listeners: Listeners
 ) -> Stop | None:
-    """Train what is missing of `sweep` on the cluster at `address`; what ended it early, if so.
+    """Train the unfinished trials of a sweep.
 
-    Refuses, before anything starts, a sweep of which a trial can't fit the cluster or starts from
-    a trial that is not there (UserError).
+    Args:
+        home: the home folder.
+        ledger: the ledger, which gets the sweep if it is new.
+        sweep: the sweep.
+        address: the cluster, see `launch.ray.cluster.cluster`.
+        listeners: called while the sweep runs.
+
+    Returns:
+        What ended the sweep early, or None if all its trials are settled.
+
+    Raises:
+        UserError: before anything starts, if a trial can't fit the cluster or starts from weights
+            that don't exist; later, if the ledger can't be written.
     """
-    spec, todo = stored_spec(sweep), ledger.missing(sweep)
+    spec, todo = stored_spec(sweep), ledger.unfinished(sweep)
     check_sources(ledger, todo)
     with cluster(address, home.path) as nodes:
-        needs = _fit(nodes, todo)
+        needs = _check_fit(nodes, todo)
         ledger.add_sweep(sweep)
         driver = _driver(sweep, address, spec.run)
-        heart = Heart(ledger, driver, spec.run.lease_seconds)
-        # Not at the top: ray reads its settings, which `cluster` makes, when it is imported.
-        from gaplab.launch.ray.orders import DeskClient
+        heartbeat = Heartbeat(ledger, driver, spec.run.lease_seconds)
+        # Imported only now: both import Ray, which reads settings made by `cluster` on import, and
+        # which takes seconds that commands without a cluster need not spend.
+        from gaplab.launch.ray.orders import OrdersClient
         from gaplab.launch.ray.tune import run_with_tune
 
-        desk = DeskClient(f"gaplab-desk-{driver.id}")
-        given = Sweeping(
+        orders = OrdersClient(f"gaplab-orders-{driver.id}")
+        context = SchedulerContext(
             driver=driver.id,
             policy=spec.run,
-            queue=Queue(ledger, (driver.id, sweep.id), spec.run, todo),
-            recorder=Recorder(ledger, audience.hear, keep(code_of(), Storage(str(home.path)))),
-            desk=desk,
-            wish=heart.wish,
+            queue=Queue(ledger, driver, spec.run, todo),
+            recorder=_recorder(ledger, home, listeners),
+            orders=orders,
+            demand=heartbeat.demand,
             slots=lambda: concurrency(alive_nodes(), needs),
-            announce=audience.add,
-            leaving=leaving_nodes,
+            announce=listeners.on_trials,
+            leaving=draining_nodes,
         )
-        conductor = _conductor(given, ledger, sweep, audience.say)
-        heart.hear = conductor.hear
-        with heart, _interruptible(conductor.stop):
+        scheduler = _scheduler(context, ledger, sweep, spec, listeners)
+        heartbeat.on_report = scheduler.receive_report
+        with heartbeat, _stop_on_signals(scheduler.stop):
             try:
-                run_with_tune(conductor, str(home.path), desk.name, spec.stop is not None)
+                run_with_tune(scheduler, str(home.path), orders.name, spec.stop is not None)
             finally:
-                if conductor.error is not None:
-                    ledger.give_up()
-                conductor.abandon("the driver was stopped")
-        return conductor.stopped
+                if scheduler.error is not None:
+                    ledger.stop_waiting()
+                scheduler.close("the driver was stopped")
+        return scheduler.stopped
 
 
-def _conductor(
-    given: Sweeping, ledger: Ledger, sweep: SweepRecord, say: Callable[[str], None]
-) -> Conductor:
-    spec = stored_spec(sweep)
-    referee = Referee(ledger, sweep.id, Judge(spec.stop)) if spec.stop else None
+def _scheduler(
+    context: SchedulerContext, ledger: Ledger, sweep: SweepRecord, spec: Spec, listeners: Listeners
+) -> Scheduler:
+    stopping = SweepStopping(ledger, sweep.id, Judge(spec.stop)) if spec.stop else None
     search = open_search(spec)
-    proposals = Proposals(ledger, sweep.id, search, sweep.trials, say) if search else None
-    return Conductor(given, referee, proposals)
+    if search is None:
+        return Scheduler(context, stopping)
+    proposals = Proposals(ledger, sweep.id, search, sweep.trials, listeners.on_message)
+    return Scheduler(context, stopping, proposals)
+
+
+def _recorder(ledger: Ledger, home: Home, listeners: Listeners) -> Recorder:
+    code = save_changes(read_code(), Storage(str(home.path)))
+    return Recorder(ledger, listeners.on_event, code)
 
 
 def _driver(sweep: SweepRecord, address: str, policy: Policy) -> DriverRecord:
-    process, shared = this_process(), cluster_id(address)
     return DriverRecord(
         id=uuid4().hex,
         sweep=sweep.id,
         node=node_name(),
-        **vars(process),
-        cluster=shared,
+        **vars(this_process()),
+        cluster=cluster_id(address),
         priority=policy.priority,
     )
 
 
-def _fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> set[Resources]:
-    """What the trials need. Raises UserError where one can't be run here."""
+def _check_fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> set[Resources]:
+    """Return the resources that trials need. Raises UserError if one can't run on the cluster."""
     needs = {Resources.model_validate(trial.config["resources"]) for trial in trials}
     if problems := misfits(nodes, needs):
         raise UserError(*problems)
@@ -119,16 +142,17 @@ def _fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> set[Resource
 
 
 @contextmanager
-def _interruptible(stop: Callable[[Stop], None]) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks for a clean stop, the second is Python's own."""
-    before = {s: signal.getsignal(s) for s in SIGNALS}
+def _stop_on_signals(stop: Callable[[Stop], None]) -> Iterator[None]:
+    """Call `stop` at the first SIGINT or SIGTERM; a second one has its original effect."""
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
 
-    def hear(signum: int, frame: FrameType | None) -> None:
-        stop(SIGNALS[signal.Signals(signum)])
-        signal.signal(signum, before[signal.Signals(signum)])
+    def handle(number: int, frame: FrameType | None) -> None:
+        signum = signal.Signals(number)
+        stop(SIGNALS[signum])
+        signal.signal(signum, before[signum])
 
     for signum in before:
-        signal.signal(signum, hear)
+        signal.signal(signum, handle)
     try:
         yield
     finally:

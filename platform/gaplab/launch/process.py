@@ -1,4 +1,4 @@
-"""Processes of this machine, as a ledger on several machines can name them."""
+"""Identify processes of this machine so that a ledger shared by several machines can name them."""
 
 import os
 import socket
@@ -11,37 +11,42 @@ _PROC = Path("/proc")
 
 
 def node_name() -> str:
-    """What people call this machine."""
+    """Return the host name of this machine."""
     return socket.gethostname()
 
 
 def this_process() -> Process:
-    """The one that asks."""
+    """Return the identity of the calling process."""
     pid = os.getpid()
-    return Process(machine(), pid, _born(pid) or 0)
+    return Process(machine_id(), pid, _start_time(pid) or 0)
 
 
-def machine() -> str:
-    """See `Process`: this boot of this kernel, the container we are in, and the user whose
-    processes we are sure to see.
+def machine_id() -> str:
+    """Return what `Process.machine` is here.
+
+    It names the boot of the kernel, the PID namespace (container) and the user, whose processes
+    are certainly visible. Without /proc it is unique to this process, so that only leases tell
+    whether another driver is running.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}:{os.stat(_PROC / 'self/ns/pid').st_ino}:{os.getuid()}"
-    except OSError:  # no Linux: then only leases tell who lives
+    except OSError:
         return f"{node_name()}:{os.getpid()}"
 
 
-def living(processes: Iterable[Process]) -> set[Process]:
-    """Those of `processes` that run on this machine now."""
-    here = machine()
+def running_processes(processes: Iterable[Process]) -> set[Process]:
+    """Return those of `processes` that are running on this machine now."""
+    here = machine_id()
     return {
-        each for each in processes if each.machine == here and each.born == (_born(each.pid) or 0)
+        each
+        for each in processes
+        if each.machine == here and each.born == (_start_time(each.pid) or 0)
     }
 
 
-def _born(pid: int) -> int | None:
-    """The kernel's ticks at which the process began; None for one that isn't, or is a zombie."""
+def _start_time(pid: int) -> int | None:
+    """Return when a process started, in clock ticks since boot; None for none or a zombie."""
     try:
         after_name = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,4 +1,4 @@
-"""Training finished trials once more; what they gave before is set aside, not lost."""
+"""Train finished trials once more; their earlier results are moved aside and stay available."""
 
 import json
 from collections.abc import Sequence
@@ -12,44 +12,48 @@ from gaplab.storage.filesystem import Storage
 ALL = "all"
 
 
-def chosen(names: Sequence[str], trials: Sequence[str]) -> list[str]:
-    """The ids in `trials` that begin with one of `names`; all of them for `all`.
+def match_trials(names: Sequence[str], trials: Sequence[str]) -> list[str]:
+    """Return the ids in `trials` that start with one of `names`; all of them for `all`.
 
-    Raises UserError for names that fit no trial, or several.
+    Raises:
+        UserError: for every name that matches no trial, or several.
     """
     if ALL in names:
         return list(trials)
     found = {name: [each for each in trials if each.startswith(name)] for name in names}
-    if wrong := [name for name, fitting in found.items() if len(fitting) != 1]:
+    if wrong := [name for name, matching in found.items() if len(matching) != 1]:
         raise UserError(*(_not_one(name, found[name]) for name in wrong))
-    return list(dict.fromkeys(each for fitting in found.values() for each in fitting))
-
-
-def _not_one(name: str, fitting: Sequence[str]) -> str:
-    what = f"begins {', '.join(fitting[:5])}" if fitting else "no trial of this sweep"
-    return f"--rerun {name}: {what}; give the id of one trial, or `{ALL}`"
+    return list(dict.fromkeys(each for matching in found.values() for each in matching))
 
 
 def rerun(ledger: Ledger, storage: Storage, trials: Sequence[str]) -> list[str]:
-    """Set those of `trials` that have succeeded waiting again; their ids.
+    """Set those of `trials` that have succeeded to waiting, and return their ids.
 
-    Their evaluations and files move to `trials/<trial>/replaced/attempt=<n>` in the storage: first
-    copied or moved there, then dropped in the ledger. After a crash in between, the trial counts as
-    finished still, and asking once more completes it. Raises StorageError.
+    Their evaluations and files go to `trials/<trial>/replaced/attempt=<n>` in the storage. They are
+    copied or moved there first and deleted from the ledger afterwards: after a crash in between,
+    the trial still counts as finished, and a second call completes the first.
+
+    Raises:
+        StorageError: if a file can't be written.
     """
     states = ledger.states(trials)
     finished = [trial for trial in trials if states.get(trial) == TrialState.SUCCEEDED]
     for trial in finished:
-        _set_aside(ledger, storage, trial)
+        _move_aside(ledger, storage, trial)
         ledger.rerun(trial)
     return finished
 
 
-def _set_aside(ledger: Ledger, storage: Storage, trial: str) -> None:
+def _not_one(name: str, matching: Sequence[str]) -> str:
+    what = f"matches {', '.join(matching[:5])}" if matching else "matches no trial of this sweep"
+    return f"--rerun {name}: {what}; give the id of one trial, or `{ALL}`"
+
+
+def _move_aside(ledger: Ledger, storage: Storage, trial: str) -> None:
     home, number = f"trials/{trial}", ledger.attempts(trial)[-1].number
     aside = f"{home}/replaced/attempt={number:04d}"
-    found = [asdict(each) for each in ledger.evaluations(trial)]
-    text = json.dumps(found, default=str, indent=1, ensure_ascii=False)
+    evaluations = [asdict(each) for each in ledger.evaluations(trial)]
+    text = json.dumps(evaluations, default=str, indent=1, ensure_ascii=False)
     moved = text.replace(f"{storage.uri}/{home}/", f"{storage.uri}/{aside}/")
     storage.save_text(f"{aside}/evaluations.json", moved)
     for name in storage.below(home):

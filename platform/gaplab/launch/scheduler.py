@@ -1,4 +1,8 @@
-"""What a driver decides while a sweep runs: what is next, when to stop, whom to tell. No Ray."""
+"""The scheduler of a driver: decides what starts next, what must stop, and when a sweep ends.
+
+It knows nothing of Ray. Ray Tune asks it for trials and passes it the events of attempts, a
+heartbeat passes it reports, and it sends orders to running attempts.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -7,188 +11,145 @@ from typing import Protocol
 
 from gaplab.errors import UserError
 from gaplab.launch.decisions import Demand, share, should_stop
-from gaplab.launch.heartbeat import News, Wish
-from gaplab.launch.queue import Claimed, Queue
+from gaplab.launch.heartbeat import DriverDemand, HeartbeatReport
+from gaplab.launch.queue import ClaimedTrial, Queue
 from gaplab.launch.recorder import Recorder
 from gaplab.launch.search import Proposals
-from gaplab.launch.stopping import Referee
+from gaplab.launch.stopping import SweepStopping
 from gaplab.records import AttemptEnd, Cost, Ended, EpochDone, Event, TrialRecord
 from gaplab.spec.models import Policy
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
 REFRESH = 2.0
-"""Seconds between two looks at the cluster."""
-CANCELLED = Stop(TrialState.CANCELLED, "somebody cancelled it")
+"""Seconds between two looks at the cluster, and between two questions to a search."""
+CANCELLED = Stop(TrialState.CANCELLED, "cancelled by a user")
 LEAVING = Stop(TrialState.PREEMPTED, "its machine is about to be taken away")
-TAKEN_OVER = Stop(TrialState.INTERRUPTED, "another driver has taken the trial over")
+TAKEN_OVER = Stop(TrialState.INTERRUPTED, "another driver has taken over the trial")
 
 
-class Desk(Protocol):
-    """How a running attempt is told something; see `desk.DeskClient`."""
+class Orders(Protocol):
+    """Sends orders and verdicts to running attempts; see `launch.ray.orders.OrdersClient`."""
 
-    def order(self, attempt: int, stop: Stop) -> None:
-        """Stop."""
+    def stop(self, attempt: int, stop: Stop) -> None:
+        """Order an attempt to stop."""
         ...
 
-    def leave(self, node: str, stop: Stop) -> None:
-        """Stop, all that run on the node of this id."""
+    def stop_node(self, node: str, stop: Stop) -> None:
+        """Order all attempts on the node of this id to stop."""
         ...
 
-    def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
-        """Whether it may go on after this epoch."""
+    def answer(self, attempt: int, epoch: int, may_continue: bool) -> None:
+        """Answer whether an attempt may continue after an epoch."""
         ...
 
     def forget(self, attempt: int) -> None:
-        """It is over."""
+        """Drop what was stored for an attempt that has ended."""
         ...
 
 
 @dataclass(frozen=True)
-class Sweeping:
-    """What a conductor works with. slots: how many trials the cluster holds at this moment;
-    announce: hears of trials that a search adds; leaving: ids of nodes about to be taken away.
+class SchedulerContext:
+    """What a scheduler works with.
+
+    Attributes:
+        driver: id of the driver.
+        policy: the section `run` of the spec.
+        queue: the trials to run.
+        recorder: writes events to the ledger.
+        orders: reaches running attempts.
+        demand: updated by the scheduler, written to the ledger by the heartbeat.
+        slots: returns how many trials the cluster holds now.
+        announce: called with the trials that a search adds.
+        leaving: returns the ids of nodes that are about to be taken away.
     """
 
     driver: str
     policy: Policy
     queue: Queue
     recorder: Recorder
-    desk: Desk
-    wish: Wish
+    orders: Orders
+    demand: DriverDemand
     slots: Callable[[], int]
     announce: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
     leaving: Callable[[], Iterable[str]] = tuple
 
 
-class Conductor:
-    """One driver's sweep, in one thread; only `hear` is called from another.
+class Scheduler:
+    """Schedules the trials of one sweep in one driver.
 
-    `over` is true when Tune may end: everything is settled, or all have stopped, or the grace is
-    over.
+    All methods are called from one thread, except `receive_report`, which the heartbeat's thread
+    calls, and `stop`, which a signal handler may call.
     """
 
     def __init__(
-        self, given: Sweeping, referee: Referee | None = None, proposals: Proposals | None = None
+        self,
+        context: SchedulerContext,
+        stopping: SweepStopping | None = None,
+        proposals: Proposals | None = None,
     ) -> None:
-        self._given, self._referee, self._proposals = given, referee, proposals
-        self._reasons: dict[int, str] = {}
-        self._proposed = float("-inf")
-        self._news = News()
-        self._room, self._looked = 0, float("-inf")
-        self._opened: dict[int, float] = {}
-        self._told: set[int] = set()
+        self._context, self._stopping, self._proposals = context, stopping, proposals
+        self._report = HeartbeatReport()
+        self._slots, self._last_poll = 0, float("-inf")
+        self._last_proposal = float("-inf")
+        self._claimed_at: dict[int, float] = {}
+        self._ordered: set[int] = set()
+        self._verdicts: dict[int, str] = {}
         self._stopped_at: float | None = None
-        self.error: UserError | None = None
-        """Why the ledger can't be written, if so."""
         self.stopped: Stop | None = None
-        """The order that ends the sweep early, if there is one."""
+        """The order that ended the sweep early, if there is one."""
+        self.error: UserError | None = None
+        """Why the ledger can't be written, if that ended the sweep."""
 
     @property
-    def over(self) -> bool:
-        """See the class."""
-        recorder = self._given.recorder
+    def finished(self) -> bool:
+        """Whether the driver may end: all trials are settled, or a stopped sweep has wound down.
+
+        A stopped sweep has wound down when every attempt has ended or `run.grace_seconds` are over.
+        """
+        recorder = self._context.recorder
         if self._stopped_at is not None:
             waited = time.monotonic() - self._stopped_at
-            return not recorder.open or waited > self._given.policy.grace_seconds
-        return self._given.queue.finished and not recorder.open and not self._searching
+            return not recorder.open or waited > self._context.policy.grace_seconds
+        return self._context.queue.finished and not recorder.open and not self._searching
 
-    @property
-    def _searching(self) -> bool:
-        return self._proposals is not None and not self._proposals.over
-
-    def next(self) -> Claimed | None:
-        """The next trial to start, claimed; None if there is none now."""
+    def next_trial(self) -> ClaimedTrial | None:
+        """Claim the next trial to start, or return None if none may start now."""
         if self.error is not None:
             return None
         try:
-            return self._next()
+            return self._next_trial()
         except UserError as error:
             self._fail(error)
             return None
 
     def tick(self) -> None:
-        """To be called often: do what others wish, and what a signal asked for."""
-        self._look()
+        """Carry out requests and signals received since the last call. To be called often."""
+        self._poll_cluster()
         try:
-            self._read_news()
+            self._apply_report()
         except UserError as error:
             self._fail(error)
         if self.stopped is not None:
-            for attempt in tuple(self._given.recorder.open):
+            for attempt in tuple(self._context.recorder.open):
                 self._order(attempt, self.stopped)
 
-    def _next(self) -> Claimed | None:
-        queue, wish = self._given.queue, self._given.wish
-        queue.look_around()
-        room = 0 if self.stopped else self._allowed()
-        if queue.running < room:
-            self._search()
-        claimed = queue.take() if queue.running < room else None
-        wish.wants, wish.waits_for = self._wants(), queue.waits_for
-        if claimed is not None:
-            self._given.recorder.claimed(claimed.attempt, claimed.trial.id)
-            self._opened[claimed.attempt] = time.monotonic()
-        return claimed
-
-    def heard(self, attempt: int, event: Event) -> None:
-        """An attempt says something."""
-        if self.error is not None:  # who comes next, hears it again from the checkpoint
+    def handle(self, attempt: int, event: Event) -> None:
+        """Record an event of an attempt and act on it."""
+        if self.error is not None:  # a later attempt replays it from the checkpoint
             if isinstance(event, Ended):
-                self._given.recorder.drop(attempt)
+                self._context.recorder.drop(attempt)
             return
         try:
-            self._heard(attempt, event)
+            self._handle(attempt, event)
         except UserError as error:
             self._fail(error)
-        except ValueError as error:  # the ledger refuses what it says
-            self._refuse(attempt, str(error))
+        except ValueError as error:  # the ledger rejects the event
+            self._reject(attempt, str(error))
 
-    def _heard(self, attempt: int, event: Event) -> None:
-        node = self._given.recorder.nodes.get(attempt, "")
-        if (
-            isinstance(event, Ended)
-            and event.end.state == TrialState.STOPPED
-            and attempt in self._reasons
-        ):
-            event = replace(event, end=replace(event.end, reason=self._reasons[attempt]))
-        if not self._given.recorder.handle(attempt, event):
-            self._lose(attempt, event.trial)
-            if isinstance(event, EpochDone):  # it may wait for a verdict
-                self._given.desk.judge(attempt, event.epoch, False)
-        elif isinstance(event, Ended):
-            self._ended(attempt, event, node)
-        elif isinstance(event, EpochDone) and self._referee and event.evaluations:
-            self._judge(attempt, event, self._referee.reason(event))
-
-    def _refuse(self, attempt: int, reason: str) -> None:
-        """End an attempt whose numbers can't be right; what it still says is not heard."""
-        self._order(attempt, Stop(TrialState.CANCELLED, reason))
-        self.died(attempt, AttemptEnd(TrialState.FAILED, reason, Cost(), "input"))
-
-    def _judge(self, attempt: int, done: EpochDone, reason: str) -> None:
-        """Tell the attempt; one that resumed after this epoch doesn't ask about it, but obeys."""
-        if reason:
-            self._reasons[attempt] = reason
-        if done.losses:
-            self._given.desk.judge(attempt, done.epoch, not reason)
-        elif reason:
-            self._order(attempt, Stop(TrialState.STOPPED, reason))
-
-    def _search(self) -> None:
-        """Where nothing is due, ask the search for more."""
-        queue, now = self._given.queue, time.monotonic()
-        if self._proposals is None or self._proposals.over or queue.due:
-            return
-        if now - self._proposed > REFRESH:
-            self._proposed = now
-            found = self._proposals.more()
-            queue.add(found)
-            self._given.announce(found)
-
-    def died(self, attempt: int, end: AttemptEnd) -> None:
-        """The process of an attempt died without a word."""
-        recorder = self._given.recorder
+    def handle_death(self, attempt: int, end: AttemptEnd) -> None:
+        """End an attempt whose process died before it could report an end."""
+        recorder = self._context.recorder
         trial, node = recorder.open.get(attempt, ""), recorder.nodes.get(attempt, "")
         try:
             if event := recorder.end(attempt, end):
@@ -198,82 +159,156 @@ class Conductor:
         except UserError as error:
             self._fail(error)
 
-    def hear(self, news: News) -> None:
-        """A heartbeat's news; read later."""
-        self._news = news
+    def receive_report(self, report: HeartbeatReport) -> None:
+        """Store the report of a heartbeat; the next `tick` applies it."""
+        self._report = report
 
     def stop(self, stop: Stop) -> None:
-        """End the sweep: nothing new starts, and what runs saves itself and stops.
+        """End the sweep early: nothing new starts, and running attempts save and stop.
 
-        May be called by a signal's handler: the next tick tells the attempts.
+        The first call counts. The next `tick` sends the orders.
         """
         if self.stopped is None:
             self.stopped, self._stopped_at = stop, time.monotonic()
 
-    def _fail(self, error: UserError) -> None:
-        """The ledger can't be written: end the sweep, and let the driver say why."""
-        if self.error is None:
-            self.error = error
-            self.stop(Stop(TrialState.INTERRUPTED, str(error)))
+    def close(self, reason: str) -> None:
+        """End every attempt that is still open, before the driver ends.
 
-    def abandon(self, reason: str) -> None:
-        """Close whatever has not ended: the driver goes. Raises what the sweep failed of."""
-        if self.error is not None:  # nothing can be written; who comes next, buries what is open
+        Raises:
+            UserError: the error that ended the sweep. Nothing can be written then; the next driver
+                marks the open attempts as lost.
+        """
+        if self.error is not None:
             raise self.error
         state = self.stopped.state if self.stopped else TrialState.INTERRUPTED
-        for attempt in tuple(self._given.recorder.open):
-            self._given.recorder.end(attempt, AttemptEnd(state, reason, Cost()))
+        for attempt in tuple(self._context.recorder.open):
+            self._context.recorder.end(attempt, AttemptEnd(state, reason, Cost()))
+
+    # Starting trials
+
+    def _next_trial(self) -> ClaimedTrial | None:
+        queue, demand = self._context.queue, self._context.demand
+        queue.refresh()
+        slots = 0 if self.stopped else self._own_slots()
+        if queue.running < slots:
+            self._search()
+        claimed = queue.claim() if queue.running < slots else None
+        demand.slots, demand.waits_for = self._demanded_slots(), queue.waits_for
+        if claimed is not None:
+            self._context.recorder.add(claimed.attempt, claimed.trial.id)
+            self._claimed_at[claimed.attempt] = time.monotonic()
+        return claimed
+
+    def _own_slots(self) -> int:
+        """Return how many trials may run in this driver now."""
+        self._poll_cluster()
+        driver, policy = self._context.driver, self._context.policy
+        mine = Demand(driver, policy.priority, self._demanded_slots())
+        others = [each for each in self._report.demands if each.driver != driver]
+        return share(self._slots, sorted([*others, mine], key=lambda each: each.driver), driver)
+
+    def _demanded_slots(self) -> int:
+        limit, queue = self._context.policy.at_once, self._context.queue
+        # One slot for the next proposal: a search is only asked while a slot is free.
+        slots = queue.demand + (self._searching and not queue.due)
+        return slots if limit is None else min(limit, slots)
+
+    @property
+    def _searching(self) -> bool:
+        return self._proposals is not None and not self._proposals.finished
+
+    def _search(self) -> None:
+        """Ask the search for more trials if none is due."""
+        queue, now = self._context.queue, time.monotonic()
+        if self._proposals is None or self._proposals.finished or queue.due:
+            return
+        if now - self._last_proposal > REFRESH:
+            self._last_proposal = now
+            trials = self._proposals.next_trials()
+            queue.add(trials)
+            self._context.announce(trials)
+
+    def _poll_cluster(self) -> None:
+        """Read from time to time how many trials the cluster holds and which nodes leave."""
+        if time.monotonic() - self._last_poll > REFRESH:
+            self._last_poll, self._slots = time.monotonic(), self._context.slots()
+            for node in self._context.leaving():
+                self._context.orders.stop_node(node, LEAVING)
+
+    # Handling events
+
+    def _handle(self, attempt: int, event: Event) -> None:
+        node = self._context.recorder.nodes.get(attempt, "")
+        if isinstance(event, Ended):
+            event = self._with_verdict(attempt, event)
+        if not self._context.recorder.handle(attempt, event):
+            self._lose(attempt, event.trial)
+            if isinstance(event, EpochDone):  # the attempt may be waiting for a verdict
+                self._context.orders.answer(attempt, event.epoch, False)
+        elif isinstance(event, Ended):
+            self._ended(attempt, event, node)
+        elif isinstance(event, EpochDone) and self._stopping and event.evaluations:
+            self._judge(attempt, event, self._stopping.reason(event))
+
+    def _with_verdict(self, attempt: int, event: Ended) -> Ended:
+        """Return the end of an attempt, with the stopping rule's reason if the rule ended it."""
+        if event.end.state is not TrialState.STOPPED or attempt not in self._verdicts:
+            return event
+        return replace(event, end=replace(event.end, reason=self._verdicts[attempt]))
+
+    def _judge(self, attempt: int, done: EpochDone, reason: str) -> None:
+        """Send the verdict of the stopping rule; `reason` is empty if the attempt may continue.
+
+        An attempt that has just resumed replays this epoch: it asks for no verdict, but obeys
+        orders.
+        """
+        if reason:
+            self._verdicts[attempt] = reason
+        if done.losses:
+            self._context.orders.answer(attempt, done.epoch, not reason)
+        elif reason:
+            self._order(attempt, Stop(TrialState.STOPPED, reason))
 
     def _ended(self, attempt: int, event: Ended, node: str) -> None:
-        given = self._given
-        given.desk.forget(attempt)
-        self._opened.pop(attempt, None)
-        given.queue.ended(event.trial, event.end, node)
+        context = self._context
+        context.orders.forget(attempt)
+        self._claimed_at.pop(attempt, None)
+        context.queue.handle_end(event.trial, event.end, node)
         if event.end.fault == "storage":
             self.stop(Stop(TrialState.INTERRUPTED, event.end.reason))
-        elif reason := should_stop(given.queue.failed, given.policy):
+        elif reason := should_stop(context.queue.failures, context.policy):
             self.stop(Stop(TrialState.INTERRUPTED, reason))
 
-    def _lose(self, attempt: int, trial: str) -> None:
-        """The ledger holds our attempt for over."""
-        if self._opened.pop(attempt, None) is not None:
-            self._given.recorder.drop(attempt)
-            self._order(attempt, TAKEN_OVER)
-            self._given.queue.lost(trial)
+    def _reject(self, attempt: int, reason: str) -> None:
+        """End an attempt that reports impossible numbers; its later events are ignored."""
+        self._order(attempt, Stop(TrialState.CANCELLED, reason))
+        self.handle_death(attempt, AttemptEnd(TrialState.FAILED, reason, Cost(), "input"))
 
-    def _read_news(self) -> None:
-        """Leave cancelled trials alone, and let go of what is not ours any more."""
-        news, queue, recorder = self._news, self._given.queue, self._given.recorder
-        everything = "" in news.cancelled
-        queue.leave(news.cancelled)
+    def _lose(self, attempt: int, trial: str) -> None:
+        """Let go of an attempt that has already ended, as the ledger says."""
+        if self._claimed_at.pop(attempt, None) is not None:
+            self._context.recorder.drop(attempt)
+            self._order(attempt, TAKEN_OVER)
+            self._context.queue.handle_loss(trial)
+
+    def _apply_report(self) -> None:
+        """Cancel trials as requested, and let go of attempts that belong to another driver."""
+        report, recorder = self._report, self._context.recorder
+        self._context.queue.cancel(report.cancelled)
         for attempt, trial in tuple(recorder.open.items()):
-            if attempt not in news.held and self._opened[attempt] < news.at:
+            if attempt not in report.held and self._claimed_at[attempt] < report.at:
                 self._lose(attempt, trial)
-            elif everything or trial in news.cancelled:
+            elif report.cancelled.covers(trial):
                 self._order(attempt, CANCELLED)
 
     def _order(self, attempt: int, stop: Stop) -> None:
-        """Tell an attempt to stop; the first order counts."""
-        if attempt not in self._told:
-            self._told.add(attempt)
-            self._given.desk.order(attempt, stop)
+        """Order an attempt to stop; only the first order is sent."""
+        if attempt not in self._ordered:
+            self._ordered.add(attempt)
+            self._context.orders.stop(attempt, stop)
 
-    def _allowed(self) -> int:
-        """How many trials may run here now."""
-        self._look()
-        mine = Demand(self._given.driver, self._given.policy.priority, self._wants())
-        known = [each for each in self._news.demands if each.driver != mine.driver]
-        return share(self._room, sorted([*known, mine], key=lambda each: each.driver), mine.driver)
-
-    def _look(self) -> None:
-        """At the cluster, now and then: how much room there is, and which nodes leave."""
-        if time.monotonic() - self._looked > REFRESH:
-            self._looked, self._room = time.monotonic(), self._given.slots()
-            for node in self._given.leaving():
-                self._given.desk.leave(node, LEAVING)
-
-    def _wants(self) -> int:
-        cap, queue = self._given.policy.at_once, self._given.queue
-        # A search that is asked only where there is room wants room for what it may propose.
-        wants = queue.wants + (self._searching and not queue.due)
-        return wants if cap is None else min(cap, wants)
+    def _fail(self, error: UserError) -> None:
+        """End the sweep because the ledger can't be written; `close` raises the error."""
+        if self.error is None:
+            self.error = error
+            self.stop(Stop(TrialState.INTERRUPTED, str(error)))

@@ -1,25 +1,23 @@
-"""A search that proposes its trials one after the other, from what the ones before came to.
+"""Adaptive search: propose trials one sample after the other, from the results of earlier ones.
 
-How a driver works with it:
+`Search` decides what comes next. A proposal is one new sample crossed with rows, grid, zip and
+seeds. It is a function of the spec and of the results so far, and no other state is kept: a resumed
+driver continues from the ledger, and two drivers that read the same results propose the same
+trials.
+`Proposals` adds proposals to a sweep in the ledger:
 
-    search = open_search(spec)  # None: all trials of the spec are known, nothing more to do
-    ...
-    while fewer trials wait than could start, and whenever a trial has ended:
-        known = seen(ledger, sweep.id)
-        more = search.proposals(known)
-        if more is None: the search is over once the trials that are open have ended
-        else: add `more` to the sweep, if it still has exactly the trials of `known`; else ask again
-
-A proposal is one new sample crossed with rows, grid, zip and seeds. It follows from the spec and
-`known` alone: no state is kept, so a resume goes on where the ledger stands, and two drivers that
-see the same propose the same trials.
+    search = open_search(spec)  # None: all trials of the spec are already known
+    proposals = Proposals(ledger, sweep.id, search, sweep.trials)
+    while not proposals.finished:
+        trials = proposals.next_trials()  # empty: nothing new yet, ask again later
 """
 
 from collections.abc import Callable, Iterator, Sequence
 
 from gaplab.errors import UserError
+from gaplab.formatting import plural
 from gaplab.identity import canonical
-from gaplab.launch.search_history import Outcome, Reader, Seen, seen
+from gaplab.launch.search_history import Outcome, SampleReader, TrialResult, trial_results
 from gaplab.ledger import Ledger
 from gaplab.records import TrialRecord
 from gaplab.spec.models import Spec
@@ -28,11 +26,11 @@ from gaplab.spec.sampling import Sample, draws
 from gaplab.spec.sweep import expand
 
 TRIES = 10
-"""Proposals that come to nothing new before a sample is drawn at random."""
+"""Proposals without a new trial before a sample is drawn at random."""
 
 
 def open_search(spec: Spec) -> "Search | None":
-    """The search of a spec whose trials can't all be known before the first; else None."""
+    """Return the search of a spec that proposes trials while the sweep runs, or None."""
     return Search(spec) if spec.search is not None and spec.search.adaptive else None
 
 
@@ -42,69 +40,84 @@ class Search:
     def __init__(self, spec: Spec) -> None:
         assert spec.search is not None
         self._options, self._spec = spec.search, spec
-        self._reader = Reader(spec)
-        self._made = dict[str, tuple[TrialRecord, ...]]()
+        self._reader = SampleReader(spec)
+        self._expanded = dict[str, tuple[TrialRecord, ...]]()
         self.notes: dict[str, None] = {}
-        """What a person should know about the proposals so far, one line each."""
+        """Remarks about the proposals so far, one line each, without repetition."""
 
-    def left(self, known: Sequence[Seen]) -> int:
-        """How many samples are still to be proposed, at most."""
+    def remaining(self, known: Sequence[TrialResult]) -> int:
+        """Return how many samples are still to be proposed, at most."""
         return max(0, self._options.trials - len(self._reader.outcomes(known)))
 
-    def proposals(self, known: Sequence[Seen]) -> list[TrialRecord] | None:
-        """The trials of the next sample that are not in the sweep yet; None: there are no more.
+    def propose(self, known: Sequence[TrialResult]) -> list[TrialRecord] | None:
+        """Return the trials of the next sample that are not in the sweep yet.
 
-        known: all trials of the sweep, in its order.
-        Raises UserError where the data can't be used.
+        Args:
+            known: all trials of the sweep, in its order.
+
+        Returns:
+            The trials, or None if the search is finished.
+
+        Raises:
+            UserError: if the data can't be read.
         """
         outcomes = self._reader.outcomes(known)
         if len(outcomes) >= self._options.trials:
             return None
-        there = {each.trial.id for each in known}
+        ids = {each.trial.id for each in known}
         for sample in self._candidates(outcomes):
-            if new := [trial for trial in self._trials(sample) if trial.id not in there]:
+            if new := [trial for trial in self._trials(sample) if trial.id not in ids]:
                 return new
-        self._note(f"search: the space has no more different samples after {len(outcomes)}")
+        count = plural(len(outcomes), "different sample")
+        self._note(f"search: the space has only {count}; no more are proposed")
         return None
 
     def _candidates(self, outcomes: Sequence[Outcome]) -> Iterator[Sample]:
-        """Samples in the order in which they are to be tried: proposed ones, then random ones."""
+        """Yield samples in the order in which they are tried: proposed ones, then random ones."""
         ended = sum(each.objective is not None for each in outcomes)
         if ended >= self._options.startup:
-            from gaplab.launch.search_optuna import Proposer  # an extra, and slow to import
+            from gaplab.launch.search_optuna import Proposer  # optional, and slow to import
 
             proposer = Proposer(self._options)
             yield from (proposer.propose(outcomes, attempt) for attempt in range(TRIES))
             number = len(outcomes) + 1
-            self._note(f"search: sample {number} is drawn, {TRIES} proposals were nothing new")
+            self._note(
+                f"search: sample {number} is drawn at random: {TRIES} proposals were not new"
+            )
         yield from draws(self._options)
 
     def _trials(self, sample: Sample) -> tuple[TrialRecord, ...]:
-        """The trials of a sample; none where one of them can't be, which is noted."""
+        """Return the trials of a sample; none, and a note, if one of them is invalid."""
         key = canonical(sample)
-        if key not in self._made:
+        if key not in self._expanded:
             try:
-                self._made[key] = expand(resolve(with_sample(self._spec, sample))).trials
+                trials = expand(resolve(with_sample(self._spec, sample))).trials
             except UserError as error:
                 self._note(f"search: {key} is left out: {error.problems[0]}")
-                self._made[key] = ()
-        return self._made[key]
+                trials = ()
+            self._expanded[key] = trials
+        return self._expanded[key]
 
     def _note(self, text: str) -> None:
         self.notes[text] = None
 
 
 def with_sample(spec: Spec, sample: Sample) -> Spec:
-    """The spec of one sample's trials, in which nothing is searched."""
+    """Return a spec without a search whose trials are those of one sample."""
     groups = [spec.zip] if isinstance(spec.zip, dict) else spec.zip
     fixed = {key: [value] for key, value in sample.items()}
     return spec.model_copy(update={"search": None, "zip": [fixed, *(g for g in groups if g)]})
 
 
 class Proposals:
-    """Adds what a search proposes to a sweep in the ledger; several drivers may do so at once.
+    """Adds the proposals of a search to a sweep in the ledger. Several drivers may do so at once.
 
-    say: hears what a person should know about the proposals, in lines.
+    Args:
+        ledger: the ledger.
+        sweep: id of the sweep.
+        search: the search.
+        known: trials that the driver already has.
+        on_message: called with every note of the search, once.
     """
 
     def __init__(
@@ -113,28 +126,34 @@ class Proposals:
         sweep: str,
         search: Search,
         known: Sequence[TrialRecord],
-        say: Callable[[str], None] = lambda line: None,
+        on_message: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._ledger, self._sweep, self._search, self._say = ledger, sweep, search, say
-        self._said: set[str] = set()
-        self._given = {trial.id for trial in known}
-        self.over = False
-        """Whether the search has no more to propose."""
+        self._ledger, self._sweep, self._search = ledger, sweep, search
+        self._on_message = on_message
+        self._reported: set[str] = set()
+        self._returned = {trial.id for trial in known}
+        self.finished = False
+        """Whether the search proposes no more trials."""
 
-    def more(self) -> list[TrialRecord]:
-        """Trials of the sweep that were not given yet: new ones, and those of other drivers."""
-        known = seen(self._ledger, self._sweep)
-        others = [each.trial for each in known if each.trial.id not in self._given]
+    def next_trials(self) -> list[TrialRecord]:
+        """Return trials of the sweep that were not returned before.
+
+        They are those that other drivers have added, else new ones. The list is empty if the search
+        has finished, or if another driver has extended the sweep at the same moment.
+        """
+        known = trial_results(self._ledger, self._sweep)
+        others = [each.trial for each in known if each.trial.id not in self._returned]
         found = others or self._propose(known)
-        self._given |= {trial.id for trial in found}
+        self._returned |= {trial.id for trial in found}
         return found
 
-    def _propose(self, known: Sequence[Seen]) -> list[TrialRecord]:
-        found, ids = self._search.proposals(known), [each.trial.id for each in known]
-        for note in self._search.notes.keys() - self._said:
-            self._said.add(note)
-            self._say(note)
+    def _propose(self, known: Sequence[TrialResult]) -> list[TrialRecord]:
+        found, ids = self._search.propose(known), [each.trial.id for each in known]
+        for note in self._search.notes:
+            if note not in self._reported:
+                self._reported.add(note)
+                self._on_message(note)
         if found is None:
-            self.over = True
+            self.finished = True
             return []
         return found if self._ledger.extend_sweep(self._sweep, ids, found) else []

@@ -1,4 +1,7 @@
-"""What the trials of an adaptive search came to, by the samples that they belong to."""
+"""The results of the trials of an adaptive search, grouped by the samples that they belong to.
+
+Of a sample only the configurations of its trials are stored; `SampleReader` finds it again in them.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +24,14 @@ from gaplab.states import TrialState
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A trial of the sweep as the ledger knows it.
+class TrialResult:
+    """A trial of a sweep with its state and its last evaluation.
 
-    epoch, metrics: of its last evaluation on the branch kept at inference; 0 and none before it.
+    Attributes:
+        trial: the trial.
+        state: its state.
+        epoch: epoch of its last evaluation on the branch kept at inference; 0 before the first.
+        metrics: the metrics of that evaluation; empty before the first.
     """
 
     trial: TrialRecord
@@ -35,9 +42,13 @@ class Seen:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a sample came to. `objective` is None where the sample has failed, or is open.
+    """The result of a sample over all its trials.
 
-    epoch: the least that one of its trials has reached.
+    Attributes:
+        sample: the sample.
+        state: `open` while one of its trials may train on, then `done`, `stopped` or `failed`.
+        objective: the mean of each objective; None while the sample is open, and if it failed.
+        epoch: the smallest epoch that its trials have reached.
     """
 
     sample: Sample
@@ -46,8 +57,8 @@ class Outcome:
     epoch: int
 
 
-def seen(ledger: Ledger, sweep: str) -> list[Seen]:
-    """The trials of the sweep of this id in its order; none where the ledger doesn't know it."""
+def trial_results(ledger: Ledger, sweep: str) -> list[TrialResult]:
+    """Return the trials of a sweep in its order; none if the ledger has no such sweep."""
     trials = ledger.trials(sweep)
     protocols = {trial.config["evaluation"]["protocol"]["preset"] for trial in trials}
     rows = {
@@ -55,21 +66,21 @@ def seen(ledger: Ledger, sweep: str) -> list[Seen]:
         for protocol in sorted(protocols)
         for row in ledger.rows(RowFilter(protocol=protocol, sweep=sweep))
     }
-    found = list[Seen]()
+    found = list[TrialResult]()
     for trial in trials:
         row = rows.get((trial.id, trial.config["evaluation"]["protocol"]["preset"]))
         if row is None:
-            found.append(Seen(trial.record(), trial.state))
+            found.append(TrialResult(trial.record(), trial.state))
         else:
             values = {name: vars(row).get(name, row.more.get(name)) for name in metrics()}
-            found.append(Seen(trial.record(), trial.state, row.epoch, values))
+            found.append(TrialResult(trial.record(), trial.state, row.epoch, values))
     return found
 
 
-def _outcome(sample: Sample, trials: Sequence[Seen], spec: Spec) -> Outcome:
+def _outcome(sample: Sample, trials: Sequence[TrialResult], spec: Spec) -> Outcome:
     assert spec.search is not None
     epoch, objective = min(each.epoch for each in trials), spec.search.objective
-    if any(_more_to_come(each.state, spec) for each in trials):
+    if any(_trains_on(each.state, spec) for each in trials):
         return Outcome(sample, "open", None, epoch)
     ended = [each for each in trials if each.state in (TrialState.SUCCEEDED, TrialState.STOPPED)]
     rows = [[each.metrics.get(name) for name in objective] for each in ended]
@@ -81,16 +92,13 @@ def _outcome(sample: Sample, trials: Sequence[Seen], spec: Spec) -> Outcome:
     return Outcome(sample, "stopped" if stopped else "done", means, epoch)
 
 
-def _more_to_come(state: TrialState, spec: Spec) -> bool:
-    """Return whether the sweep trains on; without a rule of its own it resumes stopped trials."""
+def _trains_on(state: TrialState, spec: Spec) -> bool:
+    """Return whether the sweep trains on; without a stopping rule it resumes stopped trials."""
     return state.open or (state is TrialState.STOPPED and spec.stop is None)
 
 
-class Reader:
-    """Reads from the trials of an adaptive search which samples there are.
-
-    A trial's configuration is all that is kept of a sample, so any driver can go on with a search.
-    """
+class SampleReader:
+    """Finds the samples of an adaptive search in the configurations of its trials."""
 
     def __init__(self, spec: Spec) -> None:
         assert spec.search is not None
@@ -98,24 +106,24 @@ class Reader:
         self._varied = sorted({key for axis in axes_of(spec) for key in axis.values}, key=_depth)
         self._choice = cache(self._find_choice)
 
-    def outcomes(self, trials: Iterable[Seen]) -> list[Outcome]:
-        """The samples that `trials` belong to, in the order of their first trials."""
-        groups = dict[str, tuple[Sample, list[Seen]]]()
+    def outcomes(self, trials: Iterable[TrialResult]) -> list[Outcome]:
+        """Return the samples of `trials`, in the order of their first trials."""
+        groups = dict[str, tuple[Sample, list[TrialResult]]]()
         for each in trials:
             sample = self.sample(each.trial.config)
             groups.setdefault(canonical(sample), (sample, []))[1].append(each)
         return [_outcome(sample, held, self._spec) for sample, held in groups.values()]
 
     def sample(self, config: Mapping[str, Any]) -> Sample:
-        """The value of each searched key that the trial has; a choice as the spec has it.
+        """Return the value of each searched key in a configuration; a choice as in the spec.
 
-        Keys whose `when` doesn't hold for the trial are absent.
+        Keys whose `when` doesn't hold are left out.
         """
-        there = [key for key in self._search.space if self._there(key, config)]
-        found = {key: self._value(key, config) for key in there}
+        applying = [key for key in self._search.space if self._applies(key, config)]
+        found = {key: self._value(key, config) for key in applying}
         return {key: value for key, value in found.items() if value is not MISSING}
 
-    def _there(self, key: str, config: Mapping[str, Any]) -> bool:
+    def _applies(self, key: str, config: Mapping[str, Any]) -> bool:
         condition = self._when.get(key, {})
         return all(matches(value_at(config, each), want) for each, want in condition.items())
 
@@ -125,27 +133,27 @@ class Reader:
             return value
         if value in choices:
             return choices[choices.index(value)]
-        below = (k for k in self._varied if k.startswith(f"{key}.") and self._there(k, config))
+        below = (k for k in self._varied if k.startswith(f"{key}.") and self._applies(k, config))
         section = split_key(key)[0]
         return self._choice(key, tuple(below), canonical({section: config[section]}))
 
     def _find_choice(self, key: str, below: Sequence[str], text: str) -> Any:
-        """The choice that makes the section what it is, with the values of keys below it on top."""
+        """Return the choice that gives the section, with the values of keys below it on top."""
         config = json.loads(text)
         (section,) = config
         for choice in self._search.space[key].choices or ():
-            made = put(config, split_key(key), choice)
+            changed = put(config, split_key(key), choice)
             for each in below:
                 if (value := value_at(config, each)) is not MISSING:
-                    made = put(made, split_key(each), value)
-            found = Sections(made, ()).read(section, ())
+                    changed = put(changed, split_key(each), value)
+            found = Sections(changed, ()).read(section, ())
             if not found.problems and found.config == config[section]:
                 return choice
         return MISSING
 
 
 def value_at(config: Mapping[str, Any], key: str) -> Any:
-    """What a configuration has at a dotted key; MISSING where it has no such key."""
+    """Return the value at a dotted key of a configuration, or MISSING."""
     node: Any = config
     for part in split_key(key):
         node = node.get(part, MISSING) if isinstance(node, Mapping) else MISSING

@@ -1,6 +1,7 @@
-"""Optuna proposes the next sample of a search. Its study lives in memory, for one proposal."""
+"""Propose the next sample of a search with Optuna. A study lives in memory, for one proposal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import optuna
@@ -17,8 +18,6 @@ from gaplab.launch.search_history import Outcome
 from gaplab.spec.sampling import Choices, Dimension, Integers, Sample, dimensions
 from gaplab.spec.search import SearchOptions
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
-
 _STATES = {
     "open": TrialState.RUNNING,
     "done": TrialState.COMPLETE,
@@ -28,8 +27,10 @@ _STATES = {
 
 
 class Proposer:
-    """TPE with one objective or two; samples that are still open count as bad ones nearby, so that
-    proposals made at once don't fall together (constant liar).
+    """Proposes samples with TPE, for one objective or several.
+
+    Samples that are still open count as bad ones ("constant liar"), so that samples proposed at the
+    same time are spread out.
     """
 
     def __init__(self, search: SearchOptions) -> None:
@@ -38,34 +39,42 @@ class Proposer:
         self._distributions = {key: _distribution(each) for key, each in self._space.items()}
 
     def propose(self, outcomes: Sequence[Outcome], attempt: int) -> Sample:
-        """The sample to try next: the same for the same history, seed and attempt."""
-        text = f"{self._search.seed}/{len(outcomes)}/{attempt}"
-        sampler = optuna.samplers.TPESampler(
-            n_startup_trials=self._search.startup, constant_liar=True, seed=int(digest(text, 8), 16)
-        )
-        directions = [optuna.study.StudyDirection.MAXIMIZE] * len(self._search.objective)
-        study = optuna.create_study(sampler=sampler, directions=directions)
-        study.add_trials([self._past(outcome) for outcome in outcomes])
-        asked = study.ask(self._distributions).params
-        return {key: self._value(key, asked[key]) for key in self._search.space}
+        """Return the sample to try next.
 
-    def _past(self, outcome: Outcome) -> FrozenTrial:
-        """A sample as a trial of Optuna's; one that was stopped early counts by how far it came."""
+        The same outcomes, seed of the search and `attempt` give the same sample.
+        """
+        text = f"{self._search.seed}/{len(outcomes)}/{attempt}"
+        seed = int(digest(text, 8), 16)
+        directions = [optuna.study.StudyDirection.MAXIMIZE] * len(self._search.objective)
+        with _quiet():
+            sampler = optuna.samplers.TPESampler(
+                n_startup_trials=self._search.startup, constant_liar=True, seed=seed
+            )
+            study = optuna.create_study(sampler=sampler, directions=directions)
+            study.add_trials([self._frozen(outcome) for outcome in outcomes])
+            params = study.ask(self._distributions).params
+        return {key: self._value(key, params[key]) for key in self._search.space}
+
+    def _frozen(self, outcome: Outcome) -> FrozenTrial:
+        """Return a sample as a trial of Optuna.
+
+        A sample that was stopped early has an intermediate value at the epoch that it reached.
+        """
         distributions = {key: self._distributions[key] for key in outcome.sample}
-        values, course = outcome.objective, dict[int, float]()
+        values, intermediate = outcome.objective, dict[int, float]()
         if outcome.state == "stopped" and values is not None:
-            course = {outcome.epoch: values[0]} if len(values) == 1 else {}
+            intermediate = {outcome.epoch: values[0]} if len(values) == 1 else {}
             values = None
         return create_trial(
             state=_STATES[outcome.state],
             values=values,
             params={key: self._param(key, value) for key, value in outcome.sample.items()},
             distributions=distributions,
-            intermediate_values=course,
+            intermediate_values=intermediate,
         )
 
     def _param(self, key: str, value: Any) -> Any:
-        """A value as Optuna knows it: a choice by its number."""
+        """Return a value as Optuna knows it: a choice by its index."""
         dimension = self._space[key]
         return dimension.values.index(value) if isinstance(dimension, Choices) else value
 
@@ -83,3 +92,14 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
         low, high, step = dimension.low, dimension.high, dimension.step
         return IntDistribution(low, high, log=dimension.log, step=step)
     return FloatDistribution(dimension.low, dimension.last, log=dimension.log, step=dimension.step)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let Optuna log errors only, and restore its verbosity on exit."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,4 +1,4 @@
-"""What a trial starts from (`training.init_from`): another trial, or a file of weights."""
+"""Sources of initial weights (`training.init_from`): another trial, or a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,11 @@ def parent(trial: TrialRecord) -> str | None:
 
 
 def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
-    """Check that everything that `trials` start from exists.
+    """Check that all weights that `trials` start from exist or will exist.
 
-    Raises UserError for a parent trial that has neither succeeded nor is one of `trials`, and for
-    a file of weights that is not on this disk.
+    Raises:
+        UserError: for every parent trial that has neither succeeded nor is one of `trials`, and for
+            every file of weights that is not on this disk.
     """
     running = {trial.id for trial in trials}
     parents = sorted({found for trial in trials if (found := parent(trial))} - running)
@@ -31,7 +32,7 @@ def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
         f"training.init_from: trial {each} has not succeeded here; run it first" for each in unknown
     ]
     problems += [
-        f"{key}: {path}: no such file; correct the path, which starts at the working directory"
+        f"{key}: {path}: no such file; correct the path (relative to the working directory)"
         for key, path in sorted(files)
         if not Path(path).is_file()
     ]
@@ -42,6 +43,6 @@ def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
 def _files(trial: TrialRecord) -> list[tuple[str, str]]:
     """Return the weights files that a trial reads, each with its key in the spec."""
     source = trial.config["training"]["init_from"] if parent(trial) is None else ""
-    trunk = trial.config.get("detector", {}).get("backbone", {}).get("weights", "")
-    named = {"training.init_from": source, "detector.backbone.weights": trunk}
+    backbone = trial.config.get("detector", {}).get("backbone", {}).get("weights", "")
+    named = {"training.init_from": source, "detector.backbone.weights": backbone}
     return [(key, path) for key, path in named.items() if path]

@@ -1,1 +1,1 @@
-"""One trial in one process group. No Ray, no SQL."""
+"""Run one trial in one process group. No Ray, no SQL."""

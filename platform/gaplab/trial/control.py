@@ -1,4 +1,4 @@
-"""What a running trial listens to: orders to stop, and the verdict of a stopping rule."""
+"""How a running trial is controlled: orders to stop, and the verdicts of a stopping rule."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,14 +12,26 @@ from gaplab.states import TrialState
 
 @dataclass(frozen=True)
 class Stop:
-    """An order to end an attempt before the trial is finished; `reason` is one line."""
+    """An order to end attempts before their trial, or their sweep, is finished.
+
+    Attributes:
+        state: the state in which the attempts end.
+        reason: why, in one line.
+        signal: number of the signal that the driver received, if that is the reason.
+    """
 
     state: TrialState
     reason: str
+    signal: int | None = None
 
 
-class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """A trial obeyed an order, and its state is saved. cost: what its attempt used, if known."""
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Raised when a trial has obeyed an order; its state is saved.
+
+    Attributes:
+        stop: the order.
+        cost: what the attempt has cost, if known.
+    """
 
     def __init__(self, stop: Stop, cost: Cost | None) -> None:
         super().__init__(stop, cost)
@@ -27,55 +39,59 @@ class Stopped(Exception):  # noqa: N818 - nothing went wrong
 
 
 class Control(Protocol):
-    """Whom a trial asks while it runs; one on every rank, so it must be possible to pickle it."""
+    """What a trial asks while it runs. Every rank has one, so it must be possible to pickle it."""
 
     def order(self) -> Stop | None:
-        """An order to stop, if there is one. Asked after every step of training and every batch of
-        an evaluation: it must be cheap.
+        """Return the order to stop, if there is one.
+
+        Called after every training step and every batch of an evaluation, so it must be cheap.
         """
         ...
 
     def beat(self) -> None:
-        """A step of training, or a batch of an evaluation, was made."""
+        """Receive a sign of life: a training step or a batch of an evaluation is done."""
         ...
 
-    def may_go_on(self, done: EpochDone) -> bool:
-        """Whether to train on after an epoch with new evaluations that isn't the last. Asked on
-        rank 0 only, after its checkpoint is saved and `done` emitted.
+    def may_continue(self, done: EpochDone) -> bool:
+        """Return whether to train on after an epoch with new evaluations that isn't the last.
+
+        Called on rank 0 only, after the checkpoint is saved and `done` emitted.
         """
         ...
 
 
-class Free:
-    """A control that never stops anything."""
+class NullControl:
+    """A control that never stops a trial."""
 
     def order(self) -> Stop | None:
-        """None."""
+        """Return None."""
         return None
 
     def beat(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def may_go_on(self, done: EpochDone) -> bool:
-        """True."""
+    def may_continue(self, done: EpochDone) -> bool:
+        """Return True."""
         return True
 
 
-FREE = Free()
+NO_CONTROL = NullControl()
 
 
-def agreed(world: World, device: torch.device, *mine: bool) -> tuple[bool, ...]:
-    """Which of `mine` are true on any rank. All ranks must call this."""
+def any_rank(world: World, device: torch.device, *flags: bool) -> tuple[bool, ...]:
+    """Return for each flag whether it is true on any rank. All ranks must call this."""
     if world.size == 1:
-        return mine
-    flags = torch.tensor(mine, dtype=torch.float32, device=device)
-    return tuple((world.all_reduce_mean(flags) > 0).tolist())
+        return flags
+    values = torch.tensor(flags, dtype=torch.float32, device=device)
+    return tuple((world.all_reduce_mean(values) > 0).tolist())
 
 
-def first_of(world: World, mine: Stop | None) -> Stop:
-    """The order of the lowest rank that has one, on rank 0; an order of their own on the others.
+def first_order(world: World, own: Stop | None) -> Stop:
+    """Return the order to obey once a rank has one. All ranks must call this.
 
-    All ranks must call this, after they have agreed that one of them has an order.
+    On rank 0 that is the order of the lowest rank that has one. The other ranks return their own
+    order, or say that another worker has one.
     """
-    told = [stop for stop in world.gather(mine) if stop is not None]
-    return next(iter(told), mine or Stop(TrialState.INTERRUPTED, "another worker was told to stop"))
+    orders = [stop for stop in world.gather(own) if stop is not None]
+    other = Stop(TrialState.INTERRUPTED, "another worker received an order to stop")
+    return next(iter(orders), own or other)

@@ -1,4 +1,7 @@
-"""From candidates to an evaluation: what a trial does after an epoch, and `reevaluate` later."""
+"""Turn the detections of a trial into an evaluation: after an epoch, or later by `reevaluate`.
+
+`Evaluator` does so for one trial and all its ranks. The functions serve both occasions.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,22 +27,30 @@ from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
 
 KEPT = 1000
-"""Candidates kept a level: as many as any preset's protocol looks at."""
+"""Candidates stored per feature level: as many as any preset's protocol uses."""
 
 
-def joined(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
-    """Columns of different images as columns of all of them."""
+def concatenate(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
+    """Join the columns of different images into columns of all of them."""
     return [Candidates.join(parts) for parts in zip(*shares, strict=True)]
 
 
-def measured(
+def make_evaluation(
     subject: Subject,
     detections: Sequence[Candidates],
     truth: GroundTruth,
     protocol: Protocol,
     more: Mapping[str, float],
 ) -> EvaluationRecord:
-    """The evaluation of `columns` of all images; `more` are metrics that they don't tell."""
+    """Measure detections under a protocol.
+
+    Args:
+        subject: whose detections they are.
+        detections: `columns` of all images, without NMS and with it.
+        truth: the annotated objects of the same images.
+        protocol: the protocol.
+        more: metrics that don't follow from detections, to be stored with the others.
+    """
     gap = gap_between(detections, truth, protocol)
     return EvaluationRecord(
         trial=subject.trial,
@@ -53,16 +64,17 @@ def measured(
     )
 
 
-def keep_matches(
+def save_matches(
     evaluation: EvaluationRecord,
     detections: Sequence[Candidates],
     truth: GroundTruth,
     protocol: Protocol,
     storage: Storage,
 ) -> str:
-    """Write what COCO's matching decided, for intervals over images; its URI.
+    """Store what COCO's matching decided about each detection, for intervals over images.
 
-    Empty for another evaluator than COCO's.
+    Returns:
+        The URI of the file; empty for an evaluator other than COCO's.
     """
     if protocol.evaluator != "coco":
         return ""
@@ -71,7 +83,15 @@ def keep_matches(
 
 
 class Evaluator:
-    """Evaluates one trial's detector after an epoch, all ranks of its world together."""
+    """Evaluates the detector of one trial after an epoch, on all ranks together.
+
+    Args:
+        trial: id of the trial.
+        experiment: the experiment of the trial.
+        data: the images to evaluate on.
+        world: the process group of the trial.
+        storage: where candidates and matches go.
+    """
 
     def __init__(
         self, trial: str, experiment: Experiment, data: Dataset, world: World, storage: Storage
@@ -82,65 +102,76 @@ class Evaluator:
         self.branches: tuple[Branch, ...] = tuple(experiment.assignment.branches())
 
     def due(self, epoch: int) -> bool:
-        """Whether there is an evaluation after `epoch`; always after the last."""
+        """Return whether to evaluate after `epoch`; always true for the last one."""
         return epoch == self._epochs or epoch % self._options.every == 0
 
     def evaluate(
         self,
         model: nn.Module,
         epoch: int,
-        taught: Mapping[Branch, tuple[float, float]],
+        positives: Mapping[Branch, tuple[float, float]],
         halt: Callable[[], bool] = lambda: False,
     ) -> tuple[EvaluationRecord, ...]:
-        """One evaluation a branch on rank 0, none elsewhere; every rank predicts its own images.
+        """Evaluate every branch; each rank predicts its own images. All ranks must call this.
 
-        taught: see `Learner.positives`. halt: see `predict`, whose errors are raised.
+        Args:
+            model: the detector.
+            epoch: number of epochs done.
+            positives: positive points per object, and the fraction in [0, 1] of objects without
+                any, see `Learner.positives`.
+            halt: called after every batch; True breaks off with `Halted`.
+
+        Returns:
+            One evaluation per branch on rank 0, nothing elsewhere.
+
+        Raises:
+            Halted, NonFinitePredictionsError: see `predict`.
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
-        topk = max(topk, KEPT) if self._keeps(epoch) else topk
+        topk = max(topk, KEPT) if self._stores(epoch) else topk
         wanted = Wanted(self.branches, topk)
         shares = predict(model, self._data, wanted, self._world, halt)
-        kept = {name: self._keep(name, epoch, shares[name], topk) for name in self.branches}
+        uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
         ranks = self._world.gather({name: columns(each, protocol) for name, each in shares.items()})
         if self._world.rank:
             return ()
         return tuple(
             self._record(
                 self._subject(name, epoch),
-                joined([rank[name] for rank in ranks]),
-                _taught(*taught[name]),
-                kept[name],
+                concatenate([rank[name] for rank in ranks]),
+                _training_metrics(*positives[name]),
+                uris[name],
             )
             for name in self.branches
         )
 
-    def _keeps(self, epoch: int) -> bool:
-        """Whether the candidates of `epoch` are kept."""
+    def _stores(self, epoch: int) -> bool:
+        """Return whether the candidates of `epoch` are stored."""
         option = self._options.candidates
         return option == "every" or (option == "last" and epoch == self._epochs)
 
     def _subject(self, branch: Branch, epoch: int) -> Subject:
         return Subject(self._trial, epoch, branch, branch == self.branches[0])
 
-    def _keep(self, branch: Branch, epoch: int, share: Candidates, topk: int) -> str:
-        """Write this rank's candidates, if they are kept; the URI of the folder."""
-        if not self._keeps(epoch):
+    def _store(self, branch: Branch, epoch: int, share: Candidates, topk: int) -> str:
+        """Store the candidates of this rank if the options say so; return the URI of the folder."""
+        if not self._stores(epoch):
             return ""
         part = Part(self._subject(branch, epoch), self._truth, topk, self._world)
         return write_part(self._storage, part, share)
 
     def _record(
-        self, subject: Subject, found: Sequence[Candidates], more: dict[str, float], uri: str
+        self, subject: Subject, detections: Sequence[Candidates], more: dict[str, float], uri: str
     ) -> EvaluationRecord:
-        """The evaluation of all ranks' detections, with the files about it."""
+        """Return the evaluation of the detections of all ranks, with the URIs of its files."""
         protocol = self._options.protocol
-        made = measured(subject, found, self._truth, protocol, more)
+        evaluation = make_evaluation(subject, detections, self._truth, protocol, more)
         if not uri:
-            return made
+            return evaluation
         tidy(self._storage, uri, self._world.size)
-        matches = keep_matches(made, found, self._truth, protocol, self._storage)
-        return replace(made, candidates=uri, matches=matches)
+        matches = save_matches(evaluation, detections, self._truth, protocol, self._storage)
+        return replace(evaluation, candidates=uri, matches=matches)
 
 
-def _taught(positives: float, unassigned: float) -> dict[str, float]:
+def _training_metrics(positives: float, unassigned: float) -> dict[str, float]:
     return dict(zip(TRAINING, (positives, 100 * unassigned), strict=True))

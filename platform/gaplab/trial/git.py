@@ -1,4 +1,4 @@
-"""What git says of the code in a folder: its commit, and what was changed since."""
+"""Ask git about the code in a folder: its commit and the changes since then."""
 
 import hashlib
 import os
@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 SECONDS = 5.0
-"""All questions to git together take no longer."""
+"""Time limit for all calls of git together."""
 MAX_UNTRACKED = 1000
 SOURCES = ("*.py", "*.yaml", "*.yml")
 """Untracked files that count as code."""
@@ -18,7 +18,7 @@ SECRETS = (
     *(".env", ".env.*", "*.env", "*.token", "*.pem", "*.key", "*.p12", "*.pfx"),
     *(".netrc", ".pgpass", "credentials", "credentials.*", "id_rsa", "id_ed25519"),
 )
-"""Names of files whose content and digest are never kept."""
+"""Names of files whose content and digest are never stored."""
 
 _OF_ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
 _DIFF = (
@@ -28,17 +28,20 @@ _DIFF = (
 
 
 class GitError(Exception):
-    """Git can't tell; the message says why."""
+    """Git has no answer; the message says why."""
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A commit and the changes on top of it; without changes, `patch` and `untracked` are empty.
+    """A commit and the changes on top of it.
 
-    patch: for `git apply`; of binary files it names the content only.
-    untracked: name of a file of code -> SHA-256 in hex, empty where it can't be read.
-    left_out: changed files that may hold secrets; they are in nothing else here.
-    note: why changes are unknown, or that there are more untracked files.
+    Attributes:
+        commit: full SHA-1.
+        known: whether the changes are known.
+        patch: changes of tracked files for `git apply`, with only the ids of binary contents.
+        untracked: pairs of the name of a code file and its SHA-256 in hex, empty if unreadable.
+        left_out: changed files that may hold secrets; no other attribute mentions them.
+        note: why changes are unknown, or that there are more untracked files.
     """
 
     commit: str
@@ -50,17 +53,22 @@ class Checkout:
 
     @property
     def dirty(self) -> bool | None:
-        """Whether the code is not that of the commit; None where that is unknown."""
+        """Whether the code differs from the commit; None if that is unknown."""
         return bool(self.patch or self.untracked or self.left_out) if self.known else None
 
 
 def read_checkout(folder: Path, seconds: float = SECONDS) -> Checkout:
-    """The repository that tracks the Python package in `folder`.
+    """Return the checkout that tracks the Python package in `folder`.
 
-    At most git's own index is refreshed, as by `git diff`; one that is locked or read-only isn't.
+    At most the index of git is refreshed, as by `git diff`; a locked or read-only one isn't.
 
-    Raises GitError where the commit can't be known: no git, no repository, one of another user, a
-    package that is not tracked, no commit yet, or no answer within `seconds`.
+    Args:
+        folder: the package.
+        seconds: time limit for all calls of git together.
+
+    Raises:
+        GitError: if the commit can't be known: no git, no repository, a repository of another user,
+            a package that is not tracked, no commit yet, or no answer within `seconds`.
     """
     git = _Git(folder, seconds)
     if not git("ls-files", "--", "__init__.py"):
@@ -74,7 +82,7 @@ def read_checkout(folder: Path, seconds: float = SECONDS) -> Checkout:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex; empty where it can't be read."""
+    """Return the SHA-256 of a file in hex; empty if it can't be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
@@ -82,7 +90,7 @@ def content_digest(path: Path) -> str:
 
 
 class _Git:
-    """Asks git, within the seconds that are left."""
+    """Runs git commands within a common time limit."""
 
     def __init__(self, folder: Path, seconds: float) -> None:
         self.folder = folder
@@ -111,7 +119,7 @@ class _Git:
         return done.stdout
 
     def left(self) -> float:
-        """Seconds left. Raises GitError where there are none."""
+        """Return the seconds that are left. Raises GitError if there are none."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise self._late()
@@ -152,10 +160,10 @@ def _names(separated: bytes) -> list[str]:
 
 
 def _shown(name: str) -> str:
-    """A file's name as text that can be written, whatever bytes it has."""
+    """Return the name of a file as valid Unicode, whatever bytes it has."""
     return os.fsencode(name).decode(errors="replace")
 
 
-def _first_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines() or ["git failed without a word"]
+def _first_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines() or ["git failed without a message"]
     return lines[0].removeprefix("fatal: ").removeprefix("error: ")

@@ -1,23 +1,23 @@
-"""With which code, packages, machine, seed and data an attempt ran.
+"""The provenance of an attempt: the code, packages, machine, seed and data with which it ran.
 
-Two halves, because they are known in two places. The driver takes the code once, at its start:
-`keep(code_of(), storage)`. The worker says what surrounds it once its trial is loaded:
-`surroundings.surroundings(experiment, device)`. `assemble` puts them together as what the ledger
-keeps with an attempt, plain JSON with keys in this order:
+It has two halves, which are known in two places. The driver reads its code once, when it starts:
+`save_changes(read_code(), storage)`. The worker reads its surroundings once its trial is loaded:
+`worker_provenance(experiment, device)`. `assemble` joins them into what the ledger stores with an
+attempt, plain JSON with keys in this order:
 
     code            what the driver ran:
       commit          full SHA-1 of the checkout's commit; "" where there is no checkout
       dirty           whether the checkout differs from it; null: unknown
       digest          SHA-256 (16 hex digits) of all that differs; "" if nothing does
       uri             the file that holds what differs; "" if nothing does
-      left_out        changed files that may hold secrets, and are in neither
-      note            why something above is unknown; ""
+      left_out        changed files that may hold secrets; their changes are not stored
+      note            why something above is unknown, else ""
       sources         SHA-256 (16 hex digits) of all modules of gaplab and detectors
-    sources         the same of the worker's modules
+    sources         the same for the modules of the worker
     results_version `detectors.RESULTS_VERSION` of the worker
     python          "3.11.2"
-    packages        distribution -> version, null: not installed
-    machine         os (kernel included), cpu (its model), cores (that the worker may use)
+    packages        version of each distribution; null: not installed
+    machine         os (with the kernel), cpu (its model), cores (that the worker may use)
     gpu             name, memory_mib, driver, cuda, cudnn; null on a CPU
     torch           threads, deterministic, cudnn_deterministic, cudnn_benchmark, matmul_precision,
                     cpu_capability (the vector instructions its kernels use)
@@ -44,16 +44,25 @@ from gaplab.storage.filesystem import Storage
 from gaplab.trial.git import SECONDS, Checkout, GitError, content_digest, read_checkout
 
 ROOTS = (Path(__file__).resolve().parents[1], Path(str(detectors.__file__)).resolve().parent)
-"""The folders of our packages."""
+"""The folders of gaplab and detectors."""
 MAX_BYTES = 1 << 20
-"""Of the file with what differs; a longer diff is cut."""
+"""Size limit of the file with the changes; a longer one is cut."""
+PACKAGES = (
+    *("gaplab", "torch", "numpy", "ray", "pyarrow", "hotcoco", "scipy", "pillow", "timm"),
+    *("pydantic", "sqlalchemy"),
+)
+"""Distributions whose versions are stored."""
+
+_DRIVER = Path("/proc/driver/nvidia/version")
+_CPU = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
 class Code:
-    """The code of a driver: all fields but `changes` are explained above.
+    """The code of a driver. The module's docstring explains all attributes but one.
 
-    changes: what differs from the commit, as text; a patch follows a head of `#` lines.
+    Attributes:
+        changes: what differs from the commit, as text: lines that start with `#`, then a patch.
     """
 
     sources: str
@@ -66,11 +75,14 @@ class Code:
     changes: str = ""
 
 
-def code_of(roots: Sequence[Path] = ROOTS, seconds: float = SECONDS) -> Code:
-    """The code in the folders of packages, and what git says of the first.
+def read_code(roots: Sequence[Path] = ROOTS, seconds: float = SECONDS) -> Code:
+    """Return the code in the folders of packages, with the checkout of the first one.
 
-    Never fails: what can't be known is empty, and `note` says why. Takes `seconds` at most, and
-    what reading the modules takes (10 ms for ours).
+    Never fails: what can't be known is empty, and `note` says why.
+
+    Args:
+        roots: the folders.
+        seconds: time limit for git. Reading the modules takes another 10 ms.
     """
     sources = sources_digest(tuple(roots))
     try:
@@ -89,10 +101,11 @@ def code_of(roots: Sequence[Path] = ROOTS, seconds: float = SECONDS) -> Code:
     )
 
 
-def keep(code: Code, storage: Storage) -> Code:
-    """Write what differs from the commit into the storage, once a content; the code with its URI.
+def save_changes(code: Code, storage: Storage) -> Code:
+    """Store what differs from the commit, equal changes once, and return the code with its URI.
 
-    Raises UserError where it can't be written.
+    Raises:
+        UserError: if the file can't be written.
     """
     if not code.changes:
         return code
@@ -102,9 +115,14 @@ def keep(code: Code, storage: Storage) -> Code:
     return replace(code, uri=f"{storage.uri}/{name}")
 
 
-def assemble(code: Code, surroundings: dict[str, Any]) -> dict[str, Any]:
-    """The provenance of one attempt; `surroundings` may be empty (a worker that died unheard)."""
-    own = {
+def assemble(code: Code, worker: dict[str, Any]) -> dict[str, Any]:
+    """Return the provenance of one attempt.
+
+    Args:
+        code: the code of the driver.
+        worker: the worker's half; empty if the worker died before it reported.
+    """
+    driver = {
         "commit": code.commit,
         "dirty": code.dirty,
         "digest": code.digest,
@@ -113,12 +131,12 @@ def assemble(code: Code, surroundings: dict[str, Any]) -> dict[str, Any]:
         "note": code.note,
         "sources": code.sources,
     }
-    return {"code": own, **surroundings}
+    return {"code": driver, **worker}
 
 
 @cache
 def sources_digest(roots: tuple[Path, ...]) -> str:
-    """SHA-256 (16 hex digits) of all modules in these packages, as they were when first asked."""
+    """Return the SHA-256 (16 hex digits) of all modules in packages, read at the first call."""
     total = hashlib.sha256()
     for root in roots:
         for path in sorted(each for each in root.rglob("*.py") if each.is_file()):
@@ -128,7 +146,7 @@ def sources_digest(roots: tuple[Path, ...]) -> str:
 
 
 def _head(found: Checkout) -> bytes:
-    """`#` lines that say what a patch can't; git skips them."""
+    """Return lines that start with `#` about what a patch can't contain; git skips them."""
     lines = [f"changes on top of commit {found.commit}"]
     lines += [f"untracked: {n} sha256={digest or 'unreadable'}" for n, digest in found.untracked]
     lines += [f"changed, and left out because it may hold secrets: {n}" for n in found.left_out]
@@ -142,22 +160,14 @@ def _cut(whole: bytes) -> str:
     return kept.decode(errors="replace") + f"# cut here: {len(whole) - len(kept)} bytes more\n"
 
 
-PACKAGES = (
-    *("gaplab", "torch", "numpy", "ray", "pyarrow", "hotcoco", "scipy", "pillow", "timm"),
-    *("pydantic", "sqlalchemy"),
-)
-"""Distributions whose versions are kept."""
+def worker_provenance(experiment: Experiment, device: torch.device) -> dict[str, Any]:
+    """Return the worker's half of the provenance of an attempt, as plain JSON.
 
-_DRIVER = Path("/proc/driver/nvidia/version")
-_CPU = Path("/proc/cpuinfo")
+    To be called once the data is loaded and the number of threads is set: the fingerprint of the
+    data then parses nothing again.
 
-
-def surroundings(experiment: Experiment, device: torch.device) -> dict[str, Any]:
-    """The worker's half of a trial's provenance, as plain JSON.
-
-    Call it once the trial's data is loaded and its threads are set: the fingerprint then reads the
-    annotation files' bytes and the images' sizes on disk, and parses nothing again. Raises
-    DataError where the data has gone since.
+    Raises:
+        DataError: if the data can't be read any more.
     """
     return {
         "sources": sources_digest(ROOTS),
@@ -198,7 +208,7 @@ def _cpu_model() -> str:
 
 
 def _values(path: Path, key: str) -> Iterator[str]:
-    """What stands after `key` and a colon in the lines of a file of the kernel, if it is there."""
+    """Yield the values of the lines `key: value` in a file of the kernel, if the file exists."""
     lines = path.read_text().splitlines() if path.exists() else []
     parts = (line.partition(":") for line in lines)
     return (value.strip() for name, _, value in parts if name.strip() == key)
@@ -216,8 +226,8 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str | None:
-    said = re.search(r"\d+(\.\d+)+", next(_values(_DRIVER, "NVRM version"), ""))
-    return said and said[0]
+    version = re.search(r"\d+(\.\d+)+", next(_values(_DRIVER, "NVRM version"), ""))
+    return version and version[0]
 
 
 def _torch() -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""One trial: train, evaluate, remember. No scheduler, database or tracker in here."""
+"""Run one trial in one process group: train, evaluate, save. No scheduler, database or tracker.
+
+`run_trial` runs on every rank. `TrialContext` holds what differs between the ways to run a trial,
+and `CostMeter` measures what an attempt costs.
+"""
 
 import resource
 import time
@@ -19,24 +23,32 @@ from detectors.models.extractor import load_extractor
 from detectors.structures import Progress
 from detectors.world import World, seed_torch
 from gaplab.errors import StorageError, UserError
+from gaplab.formatting import plural
 from gaplab.records import Cost, EpochDone, EvaluationRecord, Event, Machine, Started, TrialRecord
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import Found, Keeper, newest
-from gaplab.trial.control import FREE, Control, Stop, Stopped, agreed, first_of
+from gaplab.trial.checkpoints import CheckpointWriter, LoadedCheckpoint, load_newest
+from gaplab.trial.control import NO_CONTROL, Control, Stop, Stopped, any_rank, first_order
 from gaplab.trial.evaluate import Evaluator
-from gaplab.trial.provenance import surroundings
+from gaplab.trial.provenance import worker_provenance
 from gaplab.trial.weights import initial_weights
 
 _EVENT = TypeAdapter(EpochDone)
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a trial runs: its process group, device and storage, what wraps a model there, and
-    what it listens to.
+class TrialContext:
+    """Where and how one rank runs a trial.
+
+    Attributes:
+        world: its process group.
+        device: where tensors are.
+        storage: where files go.
+        machine: what the ledger stores about the place.
+        wrap: wraps the model, for example for distributed training.
+        control: gives orders to stop.
     """
 
     world: World
@@ -44,69 +56,85 @@ class Place:
     storage: Storage
     machine: Machine
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module
-    control: Control = FREE
+    control: Control = NO_CONTROL
 
 
-def run_trial(trial: TrialRecord, place: Place, emit: Callable[[Event], None]) -> None:
-    """Train `trial` from its last checkpoint to its last epoch; `emit` is called on every rank.
+def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event], None]) -> None:
+    """Train `trial` from its last checkpoint to its last epoch. All ranks must call this.
 
-    A checkpoint is saved before each evaluation, and after each epoch, of which an EpochDone is
-    emitted then. It remembers all evaluations, and a resumed trial repeats them first: an event
-    that got lost with a dead process is said again. Raises DataError, NonFiniteLossError,
-    NonFinitePredictionsError and UserError, and Stopped on every rank after an order to stop.
+    A checkpoint is saved before each evaluation and after each epoch; then an `EpochDone` is
+    emitted. The checkpoint holds all evaluations so far, and a resumed trial emits them first: an
+    event that was lost with a dead process is replayed.
+
+    Args:
+        trial: the trial.
+        context: what this rank works with.
+        emit: called with every event, on every rank.
+
+    Raises:
+        Stopped: on every rank, after an order to stop.
+        DataError, NonFiniteLossError, NonFinitePredictionsError, UserError: if the trial can't be
+            trained.
     """
-    run = _Run(trial, place)
-    about = surroundings(run.experiment, place.device)
-    emit(Started(trial.id, place.machine, run.epoch, about, run.notes))
+    run = _TrialRun(trial, context)
+    provenance = worker_provenance(run.experiment, context.device)
+    emit(Started(trial.id, context.machine, run.epoch, provenance, run.notes))
     if run.epoch:
-        emit(run.said_again())
+        emit(run.replayed_event())
     while run.epoch < run.experiment.training.epochs:
         losses = run.train_epoch()
         evaluations = run.evaluate() if run.evaluator.due(run.epoch) else ()
         done = run.finish_epoch(losses, evaluations)
         emit(done)
-        run.ask_the_rule(done)
+        run.apply_stopping_rule(done)
 
 
-def last_words(trial: TrialRecord, storage: Storage) -> EpochDone:
-    """The event of the newest whole checkpoint of `trial`, with every evaluation so far.
+def final_event(trial: TrialRecord, storage: Storage) -> EpochDone:
+    """Return the event of the newest undamaged checkpoint of `trial`, with all its evaluations.
 
-    Raises UserError where there is no checkpoint.
+    Raises:
+        UserError: if there is no checkpoint.
     """
-    found = newest(storage, trial.id)
+    found = load_newest(storage, trial.id)
     if found.state is None:
         raise UserError(f"{storage.uri}: no checkpoint of trial {trial.id} there", *found.notes)
     return _event_of(found)
 
 
-class _Run:
+class _TrialRun:
     """A trial in memory on one rank."""
 
-    def __init__(self, trial: TrialRecord, place: Place) -> None:
-        self.trial, self.place = trial, place
+    def __init__(self, trial: TrialRecord, context: TrialContext) -> None:
+        world, storage = context.world, context.storage
+        self.trial, self.context = trial, context
         self.experiment = experiment_of(trial)
-        self.meter = Meter(place.world, place.machine)
+        self.meter = CostMeter(world, context.machine)
         torch.set_num_threads(self.experiment.resources.cpus_per_worker)
         self.train_data = self.experiment.data.load("train")
         val_data = self.experiment.data.load("val")
-        self.evaluator = Evaluator(trial.id, self.experiment, val_data, place.world, place.storage)
-        self.learner = _learner(self.experiment, self.train_data, place)
+        self.evaluator = Evaluator(trial.id, self.experiment, val_data, world, storage)
+        self.learner = _learner(self.experiment, self.train_data, context)
         self.steps = len(self.train_data) // self.experiment.training.batch
-        self.keeper = Keeper(place.storage, trial.id, self.experiment.checkpoints, self.steps)
-        self.saved = time.monotonic()
+        options = self.experiment.checkpoints
+        self.writer = CheckpointWriter(storage, trial.id, options, self.steps)
+        self.saved_at = time.monotonic()
         self.epoch = 0
         self.history: tuple[EvaluationRecord, ...] = ()
         self.middle: Mapping[str, Any] | None = None
         self.notes = self._restore()
 
-    def said_again(self) -> EpochDone:
-        """The event of the last whole epoch, with all evaluations so far. All ranks must call."""
+    def replayed_event(self) -> EpochDone:
+        """Return the event of the last whole epoch, with all evaluations. All ranks must call."""
         epochs, cost = self.experiment.training.epochs, self.meter.read()
         return EpochDone(self.trial.id, self.epoch, epochs, {}, self.history, self.uri, cost)
 
     def train_epoch(self) -> dict[str, float]:
-        """The mean losses of the epoch, whose rest is trained. Raises Stopped."""
-        training, world = self.experiment.training, self.place.world
+        """Train the rest of an epoch and return the mean losses over the whole epoch.
+
+        Raises:
+            Stopped: after an order to stop.
+        """
+        training, world = self.experiment.training, self.context.world
         batches = train_batches(
             self.train_data, training, self.experiment.seed, self.epoch, world.rank, world.size
         )
@@ -116,68 +144,71 @@ class _Run:
         if self.middle is not None:
             midway.load(self.learner, self.middle)
             self.middle = None
-        left = batches.after(self.learner.batches)
-        losses = train_epoch(self.learner, left, progress, self._after_step)
+        rest = batches.after(self.learner.batches)
+        losses = train_epoch(self.learner, rest, progress, self._after_step)
         self.epoch += 1
         return losses
 
     def evaluate(self) -> tuple[EvaluationRecord, ...]:
-        """New evaluations, one a branch, on rank 0; none elsewhere. All ranks must call this."""
-        taught = {branch: self.learner.positives(branch) for branch in self.evaluator.branches}
+        """Return one new evaluation per branch on rank 0, none elsewhere. All ranks must call."""
+        branches = self.evaluator.branches
+        positives = {branch: self.learner.positives(branch) for branch in branches}
         model = self.learner.averaged.module
         try:
-            return self.evaluator.evaluate(model, self.epoch, taught, self._halt)
+            return self.evaluator.evaluate(model, self.epoch, positives, self._halt)
         except Halted:
-            self._stop(self.place.control.order())
+            self._stop(self.context.control.order())
 
     def finish_epoch(
         self, losses: dict[str, float], evaluations: tuple[EvaluationRecord, ...]
     ) -> EpochDone:
-        """Save a checkpoint, on rank 0; the event to emit. All ranks must call this."""
+        """Save a checkpoint, on rank 0, and return the event to emit. All ranks must call this."""
         epochs, cost = self.experiment.training.epochs, self.meter.read()
         self.history += evaluations
         self._save(None, cost)
         return EpochDone(self.trial.id, self.epoch, epochs, losses, evaluations, self.uri, cost)
 
-    def ask_the_rule(self, done: EpochDone) -> None:
-        """Raise Stopped where the sweep's stopping rule ends the trial. All ranks must call."""
+    def apply_stopping_rule(self, done: EpochDone) -> None:
+        """Raise Stopped if the sweep's stopping rule ends the trial. All ranks must call this."""
         if done.epoch == done.epochs or not self.evaluator.due(done.epoch):
             return
-        world = self.place.world
-        ended = world.rank == 0 and not self.place.control.may_go_on(done)
-        if any(agreed(world, self.place.device, ended)):
+        world = self.context.world
+        ended = world.rank == 0 and not self.context.control.may_continue(done)
+        if any(any_rank(world, self.context.device, ended)):
             reason = f"the stopping rule ended it after epoch {done.epoch} of {done.epochs}"
             raise Stopped(Stop(TrialState.STOPPED, reason), self.meter.read())
 
     def _after_step(self) -> None:
-        """Listen, and save where that is due. All ranks do the same."""
-        self.place.control.beat()
-        stop = self.place.control.order()
-        told = agreed(self.place.world, self.place.device, stop is not None, self._save_is_due())
-        if any(told):
+        """Obey an order and save if a checkpoint is due. All ranks do the same."""
+        self.context.control.beat()
+        stop = self.context.control.order()
+        stopping, saving = any_rank(
+            self.context.world, self.context.device, stop is not None, self._save_is_due()
+        )
+        if stopping or saving:
             self._save(midway.state_of(self.learner), Cost())
-        if told[0]:
+        if stopping:
             self._stop(stop)
 
     def _halt(self) -> bool:
-        """Whether to break off an evaluation; before it, everything was saved."""
-        self.place.control.beat()
-        return self.place.control.order() is not None
+        """Return whether to break off an evaluation; everything was saved before it began."""
+        self.context.control.beat()
+        return self.context.control.order() is not None
 
     def _stop(self, stop: Stop | None) -> NoReturn:
-        raise Stopped(first_of(self.place.world, stop), self.meter.read())
+        raise Stopped(first_order(self.context.world, stop), self.meter.read())
 
     def _save_is_due(self) -> bool:
-        """In the middle of an epoch when time is up, and at its end before an evaluation."""
+        """Return whether to save now: after some minutes, and before an evaluation."""
         if self.learner.batches == self.steps:
             return self.evaluator.due(self.epoch + 1)
         minutes = self.experiment.checkpoints.minutes
-        return minutes is not None and time.monotonic() - self.saved >= 60 * minutes
+        return minutes is not None and time.monotonic() - self.saved_at >= 60 * minutes
 
     def _save(self, middle: Mapping[str, Any] | None, cost: Cost) -> None:
-        """Save a checkpoint, on rank 0. middle: see `midway.state_of`."""
-        self.saved = time.monotonic()
-        if self.place.world.rank:
+        """Save a checkpoint, on rank 0; `middle` as from `midway.state_of`, None between epochs."""
+        self.saved_at = time.monotonic()
+        if self.context.world.rank:
             return
         epochs = self.experiment.training.epochs
         event = EpochDone(self.trial.id, self.epoch, epochs, {}, self.history, "", cost)
@@ -186,74 +217,78 @@ class _Run:
             "learner": self.learner.state(),
             "middle": middle,
         }
-        self.uri = self.keeper.save(state, self.epoch, self.learner.step, _best(self.history))
+        best = _best_epoch(self.history)
+        self.uri = self.writer.save(state, self.epoch, self.learner.step, best)
 
     def _restore(self) -> tuple[str, ...]:
-        """Go on from the newest whole checkpoint; what a person should know about it."""
-        world, found = self.place.world, newest(self.place.storage, self.trial.id)
-        self.uri, self.keeper.damaged = found.uri, found.damaged
+        """Load the newest undamaged checkpoint and return notes about it, one line each."""
+        world, found = self.context.world, load_newest(self.context.storage, self.trial.id)
+        self.uri, self.writer.damaged = found.uri, found.damaged
         if found.state is not None:
             self.learner.load(found.state["learner"])
             event = _event_of(found)
             self.epoch, self.history = event.epoch, event.evaluations
             self.middle = found.state.get("middle")
-        _check_agreement(self.learner.step, self.place)
+        _check_agreement(self.learner.step, self.context)
         if self.middle is None or midway.exact(self.middle, world):
             return found.notes
-        was = len(self.middle["ranks"])
+        before = plural(len(self.middle["ranks"]), "worker")
         return (
             *found.notes,
-            f"{found.uri}: going on in the middle of an epoch with {world.size} workers instead of "
-            f"{was}: the rest of it is not exactly what it would have been",
+            f"{found.uri}: continuing in the middle of an epoch with {world.size} instead of "
+            f"{before}: the rest of the epoch differs slightly from what it would have been",
         )
 
 
-def _check_agreement(step: int, place: Place) -> None:
-    """Raise StorageError on all ranks unless all of them go on from the same step."""
-    if place.world.size == 1:
+def _check_agreement(step: int, context: TrialContext) -> None:
+    """Raise StorageError on all ranks unless all of them continue from the same step."""
+    if context.world.size == 1:
         return
-    mine = torch.tensor(float(step), dtype=torch.float64, device=place.device)
-    differs = bool(place.world.all_reduce_mean(mine) != mine)
-    if any(agreed(place.world, place.device, differs)):
+    own = torch.tensor(float(step), dtype=torch.float64, device=context.device)
+    differs = bool(context.world.all_reduce_mean(own) != own)
+    if any(any_rank(context.world, context.device, differs)):
         raise StorageError(
-            f"{place.storage.uri}: workers found different checkpoints, this one of step {step}; "
-            "give all of them the same folder"
+            f"{context.storage.uri}: workers found different checkpoints, this one found step "
+            f"{step}; give all of them the same folder"
         )
 
 
-def _event_of(found: Found) -> EpochDone:
+def _event_of(found: LoadedCheckpoint) -> EpochDone:
     state = found.state or {}
     return replace(_EVENT.validate_json(state["event"]), checkpoint=found.uri)
 
 
-def _best(history: Sequence[EvaluationRecord]) -> int:
-    """The epoch of the highest AP on the branch kept at inference, the first of equals; 0: none."""
+def _best_epoch(history: Sequence[EvaluationRecord]) -> int:
+    """Return the epoch of the highest AP on the branch kept at inference; 0 if there is none.
+
+    The first of equal ones.
+    """
     aps = [(each.metrics["ap"], -each.epoch) for each in history if each.primary]
     known = [(ap, epoch) for ap, epoch in aps if ap is not None]
     return -max(known)[1] if known else 0
 
 
-def _learner(experiment: Experiment, data: Dataset, place: Place) -> Learner:
+def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Learner:
     torch.manual_seed(experiment.seed)
     strategy = experiment.assignment
     detector = experiment.detector.build(len(data.classes), tuple(strategy.branches()))
     if source := experiment.training.init_from:
-        load_extractor(detector, initial_weights(source, place.storage), source)
-    detector = detector.to(place.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Learner.create(place.wrap(detector), strategy, experiment.training, place.world)
+        load_extractor(detector, initial_weights(source, context.storage), source)
+    detector = detector.to(context.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Learner.create(context.wrap(detector), strategy, experiment.training, context.world)
 
 
-class Meter:
-    """Counts from its creation; one on every rank."""
+class CostMeter:
+    """Measures the cost of an attempt since the meter was made; every rank has one."""
 
     def __init__(self, world: World, machine: Machine) -> None:
         self._world, self._machine = world, machine
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> Cost:
-        """Cost so far on rank 0 (elsewhere meaningless); must be called by all ranks.
+        """Return the cost so far on rank 0, no meaningful value elsewhere. All ranks must call.
 
-        CPU seconds are summed over ranks, memory is the largest rank's peak resident set. GPU
+        CPU seconds are summed over ranks, memory is the peak resident set of the largest rank. GPU
         seconds are wall time times the GPUs held, busy or not.
         """
         wall = time.perf_counter() - self._wall

@@ -9,7 +9,7 @@ from detectors.models.weights import read_weights
 from gaplab.errors import UserError
 from gaplab.identity import is_trial_id
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import newest
+from gaplab.trial.checkpoints import load_newest
 
 _AVERAGED = "module."
 
@@ -17,11 +17,17 @@ _AVERAGED = "module."
 def initial_weights(source: str, storage: Storage) -> Mapping[str, Tensor]:
     """Load the state dict that `init_from` names; for a trial, that of its averaged weights.
 
-    Raises UserError where there is no such trial, WeightsError for a file that can't be used.
+    Args:
+        source: id of a trial, or path of a file.
+        storage: where the checkpoints of trials are.
+
+    Raises:
+        UserError: if there is no finished trial of this id.
+        WeightsError: if the file can't be used.
     """
     if not is_trial_id(source):
         return read_weights(source, "init_from")
-    found = newest(storage, source)
+    found = load_newest(storage, source)
     state = found.state
     event = json.loads(state["event"]) if state else {"epoch": 0, "epochs": 1}
     if state is None or event["epoch"] < event["epochs"]:

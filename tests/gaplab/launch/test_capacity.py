@@ -45,8 +45,8 @@ def test_a_misfit_is_named_once_with_what_there_is() -> None:
     need = Resources(workers=8, gpus_per_worker=1.0)
     (line,) = misfits([Node(2, 0)], [need, need])
     assert line == (
-        "resources: 8 workers x 1 CPUs and 1 GPUs can't run here: the cluster (1 nodes, 2 CPUs, "
-        "0 GPUs) has room for 0 of 8 workers; lower resources.* or use a larger cluster (--address)"
+        "resources: 8 workers x 1 CPU and 1 GPU can't run here: the cluster (1 node, 2 CPUs, "
+        "0 GPUs) holds 0 of 8 workers; lower resources.* or use a larger cluster (--address)"
     )
 
 

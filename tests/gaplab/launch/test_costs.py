@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaplab.launch.costs import estimate, makespan
-from gaplab.ledger.views import Cost, CostKey
+from gaplab.ledger.views import CostKey, MeanCost
 from gaplab.records import TrialRecord
 
 
@@ -17,8 +17,8 @@ def trial(assignment: str = "poto", dataset: str = "shapes", epochs: int = 12) -
 
 def test_own_kind_goes_before_the_data_set() -> None:
     costs = {
-        CostKey("shapes", "poto", 12): Cost(60.0, 50.0, 0.0, 3),
-        CostKey("shapes", "fcos", 6): Cost(6.0, 6.0, 0.0, 1),
+        CostKey("shapes", "poto", 12): MeanCost(60.0, 50.0, 0.0, 3),
+        CostKey("shapes", "fcos", 6): MeanCost(6.0, 6.0, 0.0, 1),
     }
     found = estimate([trial()], costs, at_once=1)
     assert (found.wall_seconds, found.cpu_seconds, found.unknown) == (60.0, 50.0, 0)
@@ -26,9 +26,9 @@ def test_own_kind_goes_before_the_data_set() -> None:
 
 def test_a_new_kind_is_scaled_by_epochs_from_its_data_set() -> None:
     costs = {
-        CostKey("shapes", "poto", 10): Cost(100.0, 90.0, 10.0, 2),
-        CostKey("shapes", "fcos", 5): Cost(20.0, 15.0, 10.0, 1),
-        CostKey("coco", "dual", 12): Cost(1e6, 1e6, 1e6, 1),
+        CostKey("shapes", "poto", 10): MeanCost(100.0, 90.0, 10.0, 2),
+        CostKey("shapes", "fcos", 5): MeanCost(20.0, 15.0, 10.0, 1),
+        CostKey("coco", "dual", 12): MeanCost(1e6, 1e6, 1e6, 1),
     }
     found = estimate([trial("dual", epochs=20)], costs, at_once=1)
     assert found.wall_seconds == pytest.approx(20 * (10 + 4) / 2)

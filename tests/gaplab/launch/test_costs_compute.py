@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from detectors.cost import model_cost
+from gaplab.formatting import duration
 from gaplab.launch.costs import CORE, V100, compute_line, training_operations
 from gaplab.records import TrialRecord
 from gaplab.spec.files import load_spec
@@ -36,15 +37,15 @@ def test_hours_are_those_of_the_hardware_asked_for(write_spec: Write) -> None:
     (on_gpu,) = trials(spec, **{"resources.gpus_per_worker": 1})
     count = training_operations(experiment_of(on_cpu))
     assert count is not None
-    said = "by arithmetic: {:.1e} operations, about {:,.1f} hours of one {}"
-    assert compute_line([on_cpu]) == said.format(count, count / CORE / 3600, "CPU core")
-    assert compute_line([on_gpu]) == said.format(count, count / V100 / 3600, "V100")
+    text = "by arithmetic: {:.1e} operations, about {} on one {}"
+    assert compute_line([on_cpu]) == text.format(count, duration(count / CORE), "CPU core")
+    assert compute_line([on_gpu]) == text.format(count, duration(count / V100), "V100")
 
 
 def test_data_of_unknown_size_is_left_out_and_said(write_spec: Write) -> None:
     (unknown,) = trials(write_spec(data={"name": "coco", "root": "nowhere"}))
     assert training_operations(experiment_of(unknown)) is None
-    assert str(compute_line([unknown])).startswith("by arithmetic: 1 trials left out (")
+    assert str(compute_line([unknown])).startswith("by arithmetic: 1 trial left out (")
     assert compute_line([]) is None
 
 

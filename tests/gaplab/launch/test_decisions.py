@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaplab.launch import decisions
-from gaplab.launch.decisions import Demand, Ending, Lease, Next, Process
+from gaplab.launch.decisions import Demand, Ending, Lease, NextStep, Process
 from gaplab.records import Fault
 from gaplab.spec.models import Policy
 from gaplab.states import ENDS, TRANSITIONS, TrialState
@@ -62,13 +62,13 @@ class TestNextStep:
         policy = Policy(retries=retries, backoff_seconds=3.0)
         found = decisions.next_step(Ending(state, fault, failures), policy)
         if state in ("interrupted", "preempted"):
-            wanted = Next("again", 0.0)
+            wanted = NextStep("retry", 0.0)
         elif state != "failed":
-            wanted = Next("done")
+            wanted = NextStep("done")
         elif fault in ("input", "storage") or failures > retries:
-            wanted = Next("given up")
+            wanted = NextStep("give up")
         else:
-            wanted = Next("again", min(300.0, 3.0 * 2 ** (failures - 1)))
+            wanted = NextStep("retry", min(300.0, 3.0 * 2 ** (failures - 1)))
         assert found == wanted
 
     @pytest.mark.parametrize("retries", [0, 1, 5])
@@ -79,8 +79,8 @@ class TestNextStep:
         while True:
             tried += 1
             if (
-                decisions.next_step(Ending(TrialState.FAILED, "lost", tried), policy).verdict
-                != "again"
+                decisions.next_step(Ending(TrialState.FAILED, "lost", tried), policy).action
+                != "retry"
             ):
                 break
         assert tried == 1 + retries
@@ -105,11 +105,11 @@ class TestGone:
             assert decisions.lost_reason(self.lease(there, seconds), NOW, "here", alive) is None
         for seconds in (0.0, -1e-6, -9.0):
             reason = decisions.lost_reason(self.lease(there, seconds), NOW, "here", {there})
-            assert reason == "its driver on node-7 was silent for too long"
+            assert reason == "its driver on node-7 sent no heartbeat for too long"
 
     def test_one_that_lives_here_but_is_silent_is_gone_too(self) -> None:
         assert decisions.lost_reason(self.lease(), NOW, "here", {self.MINE}) is None
-        assert "silent" in str(
+        assert "no heartbeat" in str(
             decisions.lost_reason(self.lease(seconds=0.0), NOW, "here", {self.MINE})
         )
 
@@ -120,7 +120,7 @@ def one_by_one(slots: int, demands: Sequence[Demand]) -> list[int]:
     """
     found = [0] * len(demands)
     for _ in range(slots):
-        open_ = [n for n, each in enumerate(demands) if found[n] < each.wants]
+        open_ = [n for n, each in enumerate(demands) if found[n] < each.slots]
         if not open_:
             break
         found[min(open_, key=lambda n: (-demands[n].priority, found[n], n))] += 1
@@ -142,13 +142,13 @@ class TestShare:
     @settings(max_examples=30)
     def test_properties(self, slots: int, demands: list[Demand]) -> None:
         found = {each: decisions.share(slots, demands, each.driver) for each in demands}
-        assert sum(found.values()) == min(slots, sum(each.wants for each in demands))
+        assert sum(found.values()) == min(slots, sum(each.slots for each in demands))
         for each, places in found.items():
-            assert 0 <= places <= each.wants
+            assert 0 <= places <= each.slots
             for other, others in found.items():
                 if other.priority < each.priority and others:
-                    assert places == each.wants
-                if other.priority == each.priority and places < each.wants:
+                    assert places == each.slots
+                if other.priority == each.priority and places < each.slots:
                     assert others <= places + 1
 
     def test_nobody_wants_anything(self) -> None:

@@ -1,4 +1,4 @@
-"""A driver's heartbeat: leases, news and the burial of drivers that died."""
+"""A driver's heartbeat: leases, report and the burial of drivers that died."""
 
 import signal
 import subprocess
@@ -14,11 +14,11 @@ import pytest
 
 from gaplab.errors import UserError
 from gaplab.launch.decisions import Demand
-from gaplab.launch.heartbeat import Heart, News, bury_the_dead
+from gaplab.launch.heartbeat import Heartbeat, HeartbeatReport, mark_lost_drivers
 from gaplab.launch.process import this_process
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import DriverView
-from gaplab.records import Claim, DriverRecord, SweepRecord, TrialRecord
+from gaplab.records import CancelRequest, Claim, DriverRecord, SweepRecord, TrialRecord
 
 TRIALS = tuple(TrialRecord(f"t{n}", {}, "poto", "o2o", "shapes", 0, 3, 1) for n in range(3))
 
@@ -54,28 +54,31 @@ def lives(ledger: Ledger, identity: str) -> DriverView | None:
 
 class TestBeat:
     def test_what_it_brings(self, ledger: Ledger) -> None:
-        mine, heart = driver("d1"), Heart(ledger, driver("d1"), 60.0)
-        ledger.enlist(mine, 1.0)
+        mine, heartbeat = driver("d1"), Heartbeat(ledger, driver("d1"), 60.0)
+        ledger.add_driver(mine, 1.0)
         for other in (driver("d2", priority=7), driver("d3", cluster="elsewhere")):
-            ledger.enlist(other, 60.0)
-            ledger.renew(other.id, 60.0, 4, "")
+            ledger.add_driver(other, 60.0)
+            ledger.renew_lease(other.id, 60.0, 4, "")
         attempt = ledger.start_attempt(Claim("t0", "s1", "d1"))
         ledger.start_attempt(Claim("t1", "s1", "d2"))
         ledger.cancel("s1", ["t2"])
-        heart.wish.wants, heart.wish.waits_for = 3, "two others"
-        news = heart.beat()
-        assert (news.held, news.cancelled) == ({attempt}, {"t2"})
-        assert set(news.demands) == {Demand("d1", 2, 3), Demand("d2", 7, 4)}
+        heartbeat.demand.slots, heartbeat.demand.waits_for = 3, "two others"
+        report = heartbeat.beat()
+        assert (report.held, report.cancelled) == (
+            {attempt},
+            CancelRequest(trials=frozenset({"t2"})),
+        )
+        assert set(report.demands) == {Demand("d1", 2, 3), Demand("d2", 7, 4)}
         found = lives(ledger, "d1")
-        assert (found.wants, found.waits_for) == (3, "two others")
+        assert (found.demand, found.waits_for) == (3, "two others")
         assert found.lease_until > ledger.now() + timedelta(seconds=50)
 
     def test_it_never_buries_itself(self, ledger: Ledger) -> None:
         """As if the ledger had been away for longer than the lease, right after it was renewed."""
-        ledger.enlist(driver("d1"), 60.0)
+        ledger.add_driver(driver("d1"), 60.0)
         attempt = ledger.start_attempt(Claim("t0", "s1", "d1"))
-        heart = Heart(Later(ledger, 90.0), driver("d1"), 60.0)  # type: ignore[arg-type]
-        assert heart.beat().held == {attempt}
+        heartbeat = Heartbeat(Later(ledger, 90.0), driver("d1"), 60.0)  # type: ignore[arg-type]
+        assert heartbeat.beat().held == {attempt}
         assert lives(ledger, "d1")
         assert ledger.states(["t0"]) == {"t0": "running"}
 
@@ -85,59 +88,59 @@ class TestThread:
         assert moment.wait(60.0)
 
     def test_it_renews_tells_news_and_retires(self, ledger: Ledger) -> None:
-        heard: list[News] = []
+        heard: list[HeartbeatReport] = []
         thrice = threading.Event()
 
-        def hear(news: News) -> None:
-            heard.append(news)
+        def on_report(report: HeartbeatReport) -> None:
+            heard.append(report)
             if len(heard) >= 3:
                 thrice.set()
 
-        with Heart(ledger, driver("d1"), 1.0, hear=hear) as heart:
+        with Heartbeat(ledger, driver("d1"), 1.0, on_report=on_report) as heartbeat:
             assert len(heard) >= 1  # before anything starts
             attempt = ledger.start_attempt(Claim("t0", "s1", "d1"))
             first = lives(ledger, "d1").lease_until
-            heart.wish.wants = 9
+            heartbeat.demand.slots = 9
             self.wait(thrice)
             found = lives(ledger, "d1")
-        assert (found.wants, found.lease_until > first) == (9, True)
-        assert [news.at for news in heard] == sorted(news.at for news in heard)
+        assert (found.demand, found.lease_until > first) == (9, True)
+        assert [report.at for report in heard] == sorted(report.at for report in heard)
         assert heard[0].held == frozenset()
         assert attempt in heard[-1].held
         assert lives(ledger, "d1") is None
         assert ledger.drivers("s1")[0].ended_at is not None
-        assert not any(each.name == "gaplab-heart" for each in threading.enumerate())
+        assert not any(each.name == "gaplab-heartbeat" for each in threading.enumerate())
 
     @pytest.mark.parametrize("error", [UserError("out of reach"), RuntimeError("anything")])
     def test_it_survives_an_error(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
-        failed, again, renew = threading.Event(), threading.Event(), ledger.renew
+        failed, again, renew = threading.Event(), threading.Event(), ledger.renew_lease
 
         def sometimes(*given: Any) -> set[int]:
             if failed.is_set():
                 again.set()
                 return renew(*given)
-            if threading.current_thread().name == "gaplab-heart":
+            if threading.current_thread().name == "gaplab-heartbeat":
                 failed.set()
                 raise error
             return renew(*given)
 
-        monkeypatch.setattr(ledger, "renew", sometimes)
-        with Heart(ledger, driver("d1"), 1.0):
+        monkeypatch.setattr(ledger, "renew_lease", sometimes)
+        with Heartbeat(ledger, driver("d1"), 1.0):
             self.wait(again)
         assert failed.is_set()
 
 
 _DRIVER = """
 import sys
-from gaplab.launch.heartbeat import Heart
+from gaplab.launch.heartbeat import Heartbeat
 from gaplab.ledger import Ledger
 from gaplab.launch.process import this_process
 from gaplab.records import Claim, DriverRecord
 ledger = Ledger.open(sys.argv[1])
 mine = DriverRecord("child", "s1", "node", **vars(this_process()), cluster="c", priority=0)
-with Heart(ledger, mine, 600.0):
+with Heartbeat(ledger, mine, 600.0):
     for trial in ("t0", "t1"):
         ledger.start_attempt(Claim(trial, "s1", "child"))
     print("running", flush=True)
@@ -153,27 +156,27 @@ class TestBurying:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         with subprocess.Popen(arguments, text=True, **pipes) as child:
             assert child.stdout.readline() == "running\n"
-            assert bury_the_dead(ledger, {}) == []
+            assert mark_lost_drivers(ledger, {}) == []
             assert ledger.states(["t0", "t1"]) == {"t0": "running", "t1": "running"}
             child.send_signal(signal.SIGKILL)
             child.wait()
-        with Heart(ledger, driver("next"), 60.0):
+        with Heartbeat(ledger, driver("next"), 60.0):
             assert ledger.states(["t0", "t1"]) == {"t0": "interrupted", "t1": "interrupted"}
             assert [each.id for each in ledger.drivers()] == ["next"]
         assert {ledger.attempts(t)[0].reason for t in ("t0", "t1")} == {"its driver died"}
 
     def test_one_of_another_machine_by_its_lease_alone(self, ledger: Ledger) -> None:
-        ledger.enlist(driver("far", machine="other", pid=1, born=1), 60.0)
+        ledger.add_driver(driver("far", machine="other", pid=1, born=1), 60.0)
         ledger.start_attempt(Claim("t0", "s1", "far"))
         silent: dict[str, datetime] = {}
-        assert bury_the_dead(ledger, silent) == []
-        assert bury_the_dead(Later(ledger, 20.0), silent) == []  # type: ignore[arg-type]
-        assert bury_the_dead(Later(ledger, 61.0), silent) == []  # type: ignore[arg-type]
-        assert bury_the_dead(Later(ledger, 62.0), silent) == ["t0"]  # type: ignore[arg-type]
-        assert "silent" in ledger.attempts("t0")[0].reason
+        assert mark_lost_drivers(ledger, silent) == []
+        assert mark_lost_drivers(Later(ledger, 20.0), silent) == []  # type: ignore[arg-type]
+        assert mark_lost_drivers(Later(ledger, 61.0), silent) == []  # type: ignore[arg-type]
+        assert mark_lost_drivers(Later(ledger, 62.0), silent) == ["t0"]  # type: ignore[arg-type]
+        assert "no heartbeat" in ledger.attempts("t0")[0].reason
 
     def test_strangers_and_an_empty_ledger(self, ledger: Ledger) -> None:
-        assert bury_the_dead(ledger, {}) == []
+        assert mark_lost_drivers(ledger, {}) == []
         ledger.start_attempt(Claim("t0", "s1", "an old home"))
-        assert bury_the_dead(ledger, {}) == ["t0"]
+        assert mark_lost_drivers(ledger, {}) == ["t0"]
         assert ledger.attempts("t0")[0].reason == "its driver is not known"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gaplab.launch import process
-from gaplab.launch.decisions import Process
+from gaplab.records import Process
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
 
@@ -35,20 +35,20 @@ def child() -> Iterator[tuple["subprocess.Popen[str]", Process]]:
 
 def test_a_child_lives_until_it_is_killed(child: tuple["subprocess.Popen[str]", Process]) -> None:
     running, known = child
-    assert (known.machine, known.pid) == (process.machine(), running.pid)
-    assert process.living([known]) == {known}
+    assert (known.machine, known.pid) == (process.machine_id(), running.pid)
+    assert process.running_processes([known]) == {known}
     running.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # dead, but not waited for: a zombie
     assert Path(f"/proc/{running.pid}/stat").exists()
-    assert process.living([known]) == set()
+    assert process.running_processes([known]) == set()
     running.wait()
-    assert process.living([known]) == set()
+    assert process.running_processes([known]) == set()
 
 
 def test_a_stopped_process_lives(child: tuple["subprocess.Popen[str]", Process]) -> None:
     running, known = child
     running.send_signal(signal.SIGSTOP)
-    assert process.living([known]) == {known}
+    assert process.running_processes([known]) == {known}
     running.send_signal(signal.SIGCONT)
 
 
@@ -56,9 +56,9 @@ def test_a_number_that_was_given_again_is_another_process() -> None:
     mine = process.this_process()
     earlier, elsewhere = replace(mine, born=mine.born - 1), replace(mine, machine="other boot")
     assert mine.born > 0
-    assert process.living([earlier, elsewhere]) == set()
-    assert process.living([earlier, mine, elsewhere, mine]) == {mine}
-    assert process.living([]) == set()
+    assert process.running_processes([earlier, elsewhere]) == set()
+    assert process.running_processes([earlier, mine, elsewhere, mine]) == {mine}
+    assert process.running_processes([]) == set()
 
 
 def test_a_name_that_looks_like_more_of_the_line() -> None:
@@ -69,7 +69,7 @@ def test_a_name_that_looks_like_more_of_the_line() -> None:
         machine, pid, born = running.stdout.readline().split()
         assert "(x) Z 1 1)" in Path(f"/proc/{pid}/stat").read_text()
         known = Process(machine, int(pid), int(born))
-        assert process.living([known]) == {known}
+        assert process.running_processes([known]) == {known}
         running.kill()
 
 
@@ -78,6 +78,6 @@ def test_without_proc_no_process_of_another_is_judged(
 ) -> None:
     monkeypatch.setattr(process, "_PROC", tmp_path)
     mine = process.this_process()
-    assert process.living([mine]) == {mine}
+    assert process.running_processes([mine]) == {mine}
     other = replace(mine, machine=f"{process.node_name()}:{os.getpid() + 1}")
-    assert process.living([other]) == set()
+    assert process.running_processes([other]) == set()

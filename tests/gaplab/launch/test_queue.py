@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gaplab.launch import queue as trialqueue
-from gaplab.launch.queue import Claimed, Queue
+from gaplab.launch.queue import ClaimedTrial, Queue
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Claim, Cost, DriverRecord, Fault, SweepRecord, TrialRecord
+from gaplab.records import AttemptEnd, CancelRequest, Claim, Cost, Fault, SweepRecord, TrialRecord
 from gaplab.spec.models import Policy
 from gaplab.states import TrialState
+from tests.builders import driver_record
 
 
 def record(number: int, init_from: int | None = None) -> TrialRecord:
@@ -48,17 +49,17 @@ class Room:
     def queue(self, *trials: TrialRecord, sweep: str = "s1", **policy: object) -> Queue:
         self.ledger.add_sweep(SweepRecord(sweep, sweep, "name: s", trials))
         self.drivers += 1
-        driver = f"d{self.drivers}"
-        self.ledger.enlist(DriverRecord(driver, sweep, "n", "boot", 1, 2, "local", 0), 900.0)
+        driver = driver_record(f"d{self.drivers}", sweep)
+        self.ledger.add_driver(driver, 900.0)
         chosen = Policy.model_validate({"backoff_seconds": 10.0, **policy})
-        return Queue(self.ledger, (driver, sweep), chosen, trials, self.clock)
+        return Queue(self.ledger, driver, chosen, trials, self.clock)
 
-    def end(self, queue: Queue, claimed: Claimed, how: AttemptEnd) -> None:
-        """What a conductor does when an attempt ends."""
+    def end(self, queue: Queue, claimed: ClaimedTrial, how: AttemptEnd) -> None:
+        """What a scheduler does when an attempt ends."""
         self.ledger.end_attempt(claimed.attempt, how)
-        queue.ended(claimed.trial.id, how)
+        queue.handle_end(claimed.trial.id, how)
 
-    def wait(self, seconds: float = trialqueue.LOOK) -> None:
+    def wait(self, seconds: float = trialqueue.POLL) -> None:
         self.clock.now += seconds
 
     def states(self, *numbers: int) -> list[str]:
@@ -75,21 +76,21 @@ def room(tmp_path: Path) -> Iterator[Room]:
 
 def taken(queue: Queue) -> list[str]:
     """All that can be claimed now."""
-    return [each.trial.id for each in iter(queue.take, None)]
+    return [each.trial.id for each in iter(queue.claim, None)]
 
 
 class TestOneDriver:
     def test_nothing_to_do(self, room: Room) -> None:
         queue = room.queue()
-        assert (queue.finished, queue.running, queue.wants, queue.waits_for) == (True, 0, 0, "")
-        assert queue.take() is None
+        assert (queue.finished, queue.running, queue.demand, queue.waits_for) == (True, 0, 0, "")
+        assert queue.claim() is None
 
     def test_in_order_each_once(self, room: Room) -> None:
         queue = room.queue(*(record(n) for n in (3, 1, 2)))
-        assert queue.wants == 3
-        claims = [queue.take() for _ in range(4)]
+        assert queue.demand == 3
+        claims = [queue.claim() for _ in range(4)]
         assert [each and each.trial.id for each in claims] == [name(3), name(1), name(2), None]
-        assert (queue.running, queue.wants, queue.finished) == (3, 3, False)
+        assert (queue.running, queue.demand, queue.finished) == (3, 3, False)
         for each in claims[:3]:
             assert each is not None
             [attempt] = room.ledger.attempts(each.trial.id)
@@ -99,37 +100,39 @@ class TestOneDriver:
                 TrialState.RUNNING,
             )
             room.end(queue, each, end(TrialState.SUCCEEDED))
-        assert (queue.running, queue.wants, queue.finished) == (0, 0, True)
+        assert (queue.running, queue.demand, queue.finished) == (0, 0, True)
 
     @pytest.mark.parametrize("state", [TrialState.INTERRUPTED, TrialState.PREEMPTED])
     def test_what_was_taken_away_is_due_at_once(self, room: Room, state: TrialState) -> None:
         queue = room.queue(record(1), record(2))
-        first = queue.take()
+        first = queue.claim()
         room.end(queue, first, end(state))
         assert taken(queue) == [name(2), name(1)]
-        assert not queue.failed
+        assert not queue.failures
 
     @pytest.mark.parametrize(
         "state", [TrialState.STOPPED, TrialState.CANCELLED, TrialState.SUCCEEDED]
     )
     def test_what_is_over_is_settled(self, room: Room, state: TrialState) -> None:
         queue = room.queue(record(1))
-        room.end(queue, queue.take(), end(state))
+        room.end(queue, queue.claim(), end(state))
         assert queue.finished
-        assert not queue.failed
+        assert not queue.failures
 
     def test_a_failure_is_tried_again_later_and_later(self, room: Room) -> None:
         queue = room.queue(record(1), retries=2)
         for wait in (10.0, 20.0):
-            room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
-            assert queue.waits_for == f"1 to be tried again, the first in {wait:.0f} s"
-            assert (queue.wants, queue.finished) == (0, False)
+            room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
+            assert (
+                queue.waits_for == f"waiting for 1 trial to be retried, the first in {wait:.0f} s"
+            )
+            assert (queue.demand, queue.finished) == (0, False)
             room.wait(wait - 0.5)
-            assert queue.take() is None
+            assert queue.claim() is None
             room.wait(0.5)
-        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
+        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
         assert queue.finished
-        assert [(each.trial, each.fault, each.reason) for each in queue.failed] == [
+        assert [(each.trial, each.fault, each.reason) for each in queue.failures] == [
             (name(1), "lost", "why")
         ]
         assert len(room.ledger.attempts(name(1))) == 3
@@ -137,14 +140,14 @@ class TestOneDriver:
     @pytest.mark.parametrize("fault", ["input", "storage"])
     def test_what_would_fail_again_is_not_tried_again(self, room: Room, fault: Fault) -> None:
         queue = room.queue(record(1))
-        room.end(queue, queue.take(), end(TrialState.FAILED, fault))
+        room.end(queue, queue.claim(), end(TrialState.FAILED, fault))
         assert queue.finished
-        assert len(queue.failed) == 1
+        assert len(queue.failures) == 1
 
     def test_others_go_on_while_one_waits(self, room: Room) -> None:
         queue = room.queue(record(1), record(2), retries=1)
-        room.end(queue, queue.take(), end(TrialState.FAILED, "memory"))
-        second = queue.take()
+        room.end(queue, queue.claim(), end(TrialState.FAILED, "memory"))
+        second = queue.claim()
         assert second.trial.id == name(2)
         assert queue.waits_for == ""
         room.wait(10.0)
@@ -152,55 +155,55 @@ class TestOneDriver:
 
     def test_more_may_be_added(self, room: Room) -> None:
         queue = room.queue(record(1), record(2), record(3, 1))
-        room.end(queue, queue.take(), end(TrialState.SUCCEEDED))
+        room.end(queue, queue.claim(), end(TrialState.SUCCEEDED))
         assert taken(queue) == [name(2), name(3)]
         assert not queue.finished
         room.ledger.add_sweep(SweepRecord("s1", "s1", "name: s", (record(1), record(2), record(3))))
         queue.add([])
-        assert queue.take() is None
+        assert queue.claim() is None
 
 
 class TestHeirs:
     def test_they_wait_for_the_trial_they_start_from(self, room: Room) -> None:
         """A chain and two heirs of one, given backwards; one starts from a trial not of here."""
         queue = room.queue(record(3, 2), record(4, 1), record(2, 1), record(1), record(5, 99))
-        first = queue.take()
+        first = queue.claim()
         assert first.trial.id == name(1)
         assert taken(queue) == [name(5)]
-        assert queue.wants == 2
+        assert queue.demand == 2
         room.end(queue, first, end(TrialState.SUCCEEDED))
-        second, third = queue.take(), queue.take()
+        second, third = queue.claim(), queue.claim()
         assert [second.trial.id, third.trial.id] == [name(4), name(2)]
-        assert queue.take() is None
+        assert queue.claim() is None
         room.end(queue, third, end(TrialState.SUCCEEDED))
         assert taken(queue) == [name(3)]
 
     def test_they_wait_through_retries_and_come_when_it_failed_for_good(self, room: Room) -> None:
         queue = room.queue(record(1), record(2, 1), retries=1)
-        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
-        assert queue.take() is None
+        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
+        assert queue.claim() is None
         room.wait(10.0)
-        room.end(queue, queue.take(), end(TrialState.FAILED, "lost"))
+        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
         assert taken(queue) == [name(2)]
 
     def test_they_wait_for_one_that_runs_elsewhere(self, room: Room) -> None:
         trials = (record(1), record(2, 1))
         one, two = room.queue(*trials), room.queue(*trials)
-        first = one.take()
-        assert two.take() is None
+        first = one.claim()
+        assert two.claim() is None
         room.end(one, first, end(TrialState.SUCCEEDED))
         room.wait()
         assert taken(two) == [name(2)]
-        assert one.take() is None
+        assert one.claim() is None
         assert not one.finished  # it runs elsewhere
 
 
 class TestLeaving:
     def test_one(self, room: Room) -> None:
         queue = room.queue(*(record(n) for n in range(3)))
-        running = queue.take()
-        queue.leave({name(0), name(1), name(9)})
-        assert queue.wants == 2  # the one that runs, and the one that is left to do
+        running = queue.claim()
+        queue.cancel(CancelRequest(trials=frozenset({name(0), name(1), name(9)})))
+        assert queue.demand == 2  # the one that runs, and the one that is left to do
         assert taken(queue) == [name(2)]
         room.end(queue, running, end(TrialState.CANCELLED))
         assert room.states(0, 1, 2) == [
@@ -211,24 +214,24 @@ class TestLeaving:
 
     def test_all(self, room: Room) -> None:
         queue = room.queue(record(0), record(1), record(2, 0), record(3, 1), retries=5)
-        running, failed = queue.take(), queue.take()
+        running, failed = queue.claim(), queue.claim()
         room.end(queue, failed, end(TrialState.FAILED, "lost"))
-        queue.leave({""})
-        assert (queue.wants, queue.waits_for, queue.finished) == (1, "", False)
-        assert queue.take() is None
+        queue.cancel(CancelRequest(all_trials=True))
+        assert (queue.demand, queue.waits_for, queue.finished) == (1, "", False)
+        assert queue.claim() is None
         room.end(queue, running, end(TrialState.INTERRUPTED))  # it died before it heard
-        queue.leave({""})
+        queue.cancel(CancelRequest(all_trials=True))
         room.wait(1000.0)
-        assert queue.take() is None
+        assert queue.claim() is None
         assert queue.finished
-        assert queue.wants == 0
+        assert queue.demand == 0
 
     def test_one_that_runs_elsewhere(self, room: Room) -> None:
         one, two = room.queue(record(1)), room.queue(record(1))
-        one.take()
-        assert two.take() is None
-        assert two.waits_for == "1 trials that other drivers run"
-        two.leave({name(1)})
+        one.claim()
+        assert two.claim() is None
+        assert two.waits_for == "waiting for 1 trial that another driver runs"
+        two.cancel(CancelRequest(trials=frozenset({name(1)})))
         assert two.finished
         assert two.waits_for == ""
 
@@ -246,12 +249,12 @@ class TestTwoDrivers:
         room, chance = Room(tmp_path_factory.mktemp("room")), random.Random(seed)
         todo = [record(n) for n in range(trials)]
         queues = [room.queue(*chance.sample(todo, trials), retries=100) for _ in range(2)]
-        running: list[tuple[Queue, Claimed]] = []
+        running: list[tuple[Queue, ClaimedTrial]] = []
         for _ in range(400):
             if all(each.finished for each in queues):
                 break
             queue = chance.choice(queues)
-            if (claimed := queue.take()) is not None:
+            if (claimed := queue.claim()) is not None:
                 running.append((queue, claimed))
             assert len({each.trial.id for _, each in running}) == len(running)
             if running and chance.random() < 0.5:
@@ -271,60 +274,60 @@ class TestTwoDrivers:
 
     def test_what_the_other_finished_is_settled(self, room: Room) -> None:
         one, two = room.queue(record(1), record(2)), room.queue(record(1), record(2))
-        room.end(one, one.take(), end(TrialState.SUCCEEDED))
+        room.end(one, one.claim(), end(TrialState.SUCCEEDED))
         assert taken(two) == [name(2)]
-        assert two.wants == 1
+        assert two.demand == 1
 
     def test_looks_are_rare(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
         one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.take()
-        assert two.take() is None
+        claimed = one.claim()
+        assert two.claim() is None
         asked: list[list[str]] = []
         states = room.ledger.states
         monkeypatch.setattr(room.ledger, "states", lambda t: asked.append(t) or states(t))
         for _ in range(20):
-            room.wait(trialqueue.LOOK / 4)
-            two.take()
+            room.wait(trialqueue.POLL / 4)
+            two.claim()
         assert 4 <= len(asked) <= 6
         room.end(one, claimed, end(TrialState.SUCCEEDED))
         room.wait()
-        two.look_around()
+        two.refresh()
         assert two.finished
 
     def test_one_that_was_interrupted_elsewhere_is_ours(self, room: Room) -> None:
         one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.take()
-        assert two.take() is None
+        claimed = one.claim()
+        assert two.claim() is None
         room.ledger.end_attempt(claimed.attempt, end(TrialState.INTERRUPTED))
-        assert two.take() is None
+        assert two.claim() is None
         room.wait()
         assert taken(two) == [name(1)]
 
     def test_failures_elsewhere_count(self, room: Room) -> None:
         """Together they try it as often as one driver would."""
         one, two = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
-        claimed = one.take()
-        assert two.take() is None
+        claimed = one.claim()
+        assert two.claim() is None
         room.end(one, claimed, end(TrialState.FAILED, "lost"))
         room.wait(10.0)
-        again = one.take()
+        again = one.claim()
         room.end(one, again, end(TrialState.FAILED, "lost"))
         assert one.finished
         room.wait()
-        assert two.take() is None
+        assert two.claim() is None
         assert two.finished
-        assert not two.failed  # it failed there
+        assert not two.failures  # it failed there
 
     def test_failures_before_the_driver_began_don_t_count(self, room: Room) -> None:
         early = room.queue(record(1), retries=1)
-        room.end(early, early.take(), end(TrialState.FAILED, "input"))
+        room.end(early, early.claim(), end(TrialState.FAILED, "input"))
         assert early.finished
         late, other = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
-        claimed = other.take()
-        assert late.take() is None
+        claimed = other.claim()
+        assert late.claim() is None
         room.end(other, claimed, end(TrialState.FAILED, "lost"))
         room.wait()
-        assert late.take() is None
+        assert late.claim() is None
         assert not late.finished
         room.wait(10.0)
         assert taken(late) == [name(1)]
@@ -334,8 +337,8 @@ class TestTwoDrivers:
         self, room: Room, state: TrialState
     ) -> None:
         one, two = room.queue(record(1)), room.queue(record(1), sweep="s2")
-        claimed = one.take()
-        assert two.take() is None
+        claimed = one.claim()
+        assert two.claim() is None
         room.ledger.cancel("s1")
         room.end(one, claimed, end(state))
         room.wait()
@@ -343,36 +346,36 @@ class TestTwoDrivers:
 
     def test_a_sweep_resumed_while_its_cancelled_driver_still_ends(self, room: Room) -> None:
         old = room.queue(record(1))
-        claimed = old.take()
+        claimed = old.claim()
         room.ledger.cancel("s1")
         new = room.queue(record(1))
-        assert new.take() is None
+        assert new.claim() is None
         room.end(old, claimed, end(TrialState.CANCELLED))
         room.wait()
         assert taken(new) == [name(1)]
 
     def test_what_was_cancelled_for_both_stays_so(self, room: Room) -> None:
         one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.take()
-        assert two.take() is None
+        claimed = one.claim()
+        assert two.claim() is None
         room.ledger.cancel("s1", [name(1)])
         room.end(one, claimed, end(TrialState.CANCELLED))
         room.wait()
-        assert two.take() is None
+        assert two.claim() is None
         assert two.finished
 
     def test_a_lost_one_comes_back_or_is_settled(self, room: Room) -> None:
         queue = room.queue(record(1), record(2))
-        first, second = queue.take(), queue.take()
+        first, second = queue.claim(), queue.claim()
         for each in (first, second):
-            queue.lost(each.trial.id)
+            queue.handle_loss(each.trial.id)
             room.ledger.end_attempt(each.attempt, end(TrialState.INTERRUPTED))
         other = room.ledger.start_attempt(Claim(name(2), "s1", "d9"))
-        assert (queue.running, queue.wants) == (0, 0)
-        assert queue.waits_for == "2 trials that other drivers run"
+        assert (queue.running, queue.demand) == (0, 0)
+        assert queue.waits_for == "waiting for 2 trials that other drivers run"
         room.wait()
         assert taken(queue) == [name(1)]
         room.ledger.end_attempt(other, end(TrialState.SUCCEEDED))
         room.wait()
-        assert queue.take() is None
-        assert queue.wants == 1
+        assert queue.claim() is None
+        assert queue.demand == 1

@@ -52,7 +52,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 def claim(ledger: Ledger, recorder: Recorder) -> int:
     attempt = ledger.start_attempt(Claim(TRIAL.id, SWEEP.id))
-    recorder.claimed(attempt, TRIAL.id)
+    recorder.add(attempt, TRIAL.id)
     return attempt
 
 

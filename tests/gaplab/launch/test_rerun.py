@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from gaplab.errors import StorageError, UserError
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.launch.recorder import Recorder
-from gaplab.launch.rerun import chosen, rerun
+from gaplab.launch.rerun import match_trials, rerun
 from gaplab.ledger import Ledger
 from gaplab.records import Claim, SweepRecord, TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import newest
+from gaplab.trial.checkpoints import load_newest
 
 IDS = ("aa11", "aa22", "bb33")
 
@@ -30,15 +30,15 @@ IDS = ("aa11", "aa22", "bb33")
     ],
 )
 def test_names_of_trials(names: list[str], found: tuple[str, ...]) -> None:
-    assert tuple(chosen(names, IDS)) == found
+    assert tuple(match_trials(names, IDS)) == found
 
 
 def test_names_that_fit_none_or_several_are_all_told() -> None:
     with pytest.raises(UserError) as error:
-        chosen(["aa", "bb33", "cc"], IDS)
+        match_trials(["aa", "bb33", "cc"], IDS)
     assert str(error.value).splitlines() == [
-        "--rerun aa: begins aa11, aa22; give the id of one trial, or `all`",
-        "--rerun cc: no trial of this sweep; give the id of one trial, or `all`",
+        "--rerun aa: matches aa11, aa22; give the id of one trial, or `all`",
+        "--rerun cc: matches no trial of this sweep; give the id of one trial, or `all`",
     ]
 
 
@@ -52,8 +52,8 @@ class Room:
 
     def train(self, trial: TrialRecord) -> None:
         number = self.ledger.start_attempt(Claim(trial.id, self.sweep.id))
-        self.recorder.claimed(number, trial.id)
-        attempt(trial, self.storage, lambda event: self.hear(number, event), run_alone)
+        self.recorder.add(number, trial.id)
+        run_attempt(trial, self.storage, lambda event: self.hear(number, event), run_in_process)
 
     def hear(self, number: int, event: object) -> None:
         assert self.recorder.handle(number, event)  # type: ignore[arg-type]
@@ -69,13 +69,13 @@ def room(write_spec: Callable[..., Path], tmp_path: Path) -> Iterator[Room]:
 def test_a_finished_trial_is_trained_from_the_start_and_its_past_kept(room: Room) -> None:
     first, second = room.sweep.trials
     room.train(first)
-    before, state = room.ledger.evaluations(first.id), newest(room.storage, first.id)
+    before, state = room.ledger.evaluations(first.id), load_newest(room.storage, first.id)
     dump = before[-1].candidates
 
     assert rerun(room.ledger, room.storage, [first.id, second.id]) == [first.id]
-    assert room.ledger.missing(room.sweep) == (first, second)
+    assert room.ledger.unfinished(room.sweep) == (first, second)
     assert room.ledger.evaluations(first.id) == []
-    assert newest(room.storage, first.id).state is None
+    assert load_newest(room.storage, first.id).state is None
     [old] = room.ledger.attempts(first.id)
     assert old.state == "succeeded"
     aside = f"trials/{first.id}/replaced/attempt=0001"
@@ -93,7 +93,7 @@ def test_a_finished_trial_is_trained_from_the_start_and_its_past_kept(room: Room
     assert [(e.epoch, e.metrics) for e in again] == [(e.epoch, e.metrics) for e in before]
     assert [a.state for a in room.ledger.attempts(first.id)] == ["succeeded", "succeeded"]
     assert room.ledger.attempts(first.id)[1].wall_seconds
-    assert newest(room.storage, first.id).state is not None
+    assert load_newest(room.storage, first.id).state is not None
 
     assert rerun(room.ledger, room.storage, [first.id]) == [first.id]
     assert Path(weights).exists()

@@ -1,4 +1,4 @@
-"""What a driver decides while its sweep runs: a real ledger, a desk that notes what it is told."""
+"""What a driver decides while its sweep runs: a real ledger, orders that are noted."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -11,17 +11,16 @@ import pytest
 from gaplab.errors import StorageError
 from gaplab.launch import scheduler as module
 from gaplab.launch.decisions import Demand
-from gaplab.launch.heartbeat import News, Wish
-from gaplab.launch.queue import Claimed, Queue
+from gaplab.launch.heartbeat import DriverDemand, HeartbeatReport
+from gaplab.launch.queue import ClaimedTrial, Queue
 from gaplab.launch.recorder import Recorder
-from gaplab.launch.scheduler import CANCELLED, LEAVING, TAKEN_OVER, Conductor, Sweeping
+from gaplab.launch.scheduler import CANCELLED, LEAVING, TAKEN_OVER, Scheduler, SchedulerContext
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
 from gaplab.records import (
     AttemptEnd,
     Claim,
     Cost,
-    DriverRecord,
     Ended,
     EpochDone,
     EvaluationRecord,
@@ -34,6 +33,7 @@ from gaplab.records import (
 from gaplab.spec.models import Policy
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
+from tests.builders import driver_record
 
 CTRL_C = Stop(TrialState.INTERRUPTED, "somebody pressed Ctrl-C")
 
@@ -62,7 +62,7 @@ class Clock:
 
 
 @dataclass
-class Desk:
+class Orders:
     """Notes what attempts are told."""
 
     orders: dict[int, list[Stop]] = field(default_factory=dict)
@@ -70,65 +70,68 @@ class Desk:
     verdicts: list[tuple[int, int, bool]] = field(default_factory=list)
     forgotten: list[int] = field(default_factory=list)
 
-    def order(self, attempt: int, stop: Stop) -> None:
+    def stop(self, attempt: int, stop: Stop) -> None:
         self.orders.setdefault(attempt, []).append(stop)
 
-    def leave(self, node: str, stop: Stop) -> None:
+    def stop_node(self, node: str, stop: Stop) -> None:
         self.left.append((node, stop))
 
-    def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
-        self.verdicts.append((attempt, epoch, go_on))
+    def answer(self, attempt: int, epoch: int, may_continue: bool) -> None:
+        self.verdicts.append((attempt, epoch, may_continue))
 
     def forget(self, attempt: int) -> None:
         self.forgotten.append(attempt)
 
 
 class Driver:
-    """One driver of sweep s1 in a ledger: its conductor, and the heartbeat done by hand."""
+    """One driver of sweep s1 in a ledger: its scheduler, and the heartbeat done by hand."""
 
     def __init__(
         self,
         ledger: Ledger,
         clock: Clock,
         trials: str,
-        referee: Any = None,
+        stopping: Any = None,
         **policy: Any,
     ) -> None:
         todo = [trial(each) for each in trials.split()]
         ledger.add_sweep(SweepRecord("s1", "s1", "name: s", tuple(todo)))
         self.id = f"d{len(ledger.drivers('s1'))}"
-        self.ledger, self.clock, self.desk, self.wish = ledger, clock, Desk(), Wish()
-        ledger.enlist(DriverRecord(self.id, "s1", "n", "boot", 1, 2, "local", 0), 60.0)
+        self.ledger, self.clock, self.orders, self.demand = ledger, clock, Orders(), DriverDemand()
+        record = driver_record(self.id)
+        ledger.add_driver(record, 60.0)
         chosen = Policy.model_validate({"backoff_seconds": 10.0, **policy})
-        self.queue = Queue(ledger, (self.id, "s1"), chosen, todo, clock)
+        self.queue = Queue(ledger, record, chosen, todo, clock)
         self.recorder, self.slots = Recorder(ledger, []), 2
         self.leaving: set[str] = set()
-        given = Sweeping(
-            *(self.id, chosen, self.queue, self.recorder, self.desk, self.wish),
+        given = SchedulerContext(
+            *(self.id, chosen, self.queue, self.recorder, self.orders, self.demand),
             slots=lambda: self.slots,
             leaving=lambda: self.leaving,
         )
-        self.conductor = Conductor(given, referee)
+        self.scheduler = Scheduler(given, stopping)
         self.beat()
 
     def beat(self, *others: Demand) -> None:
         at = self.clock()
-        held = self.ledger.renew(self.id, 60.0, self.wish.wants, self.wish.waits_for)
+        held = self.ledger.renew_lease(self.id, 60.0, self.demand.slots, self.demand.waits_for)
         cancelled = self.ledger.cancelled("s1", self.id)
-        mine = Demand(self.id, 0, self.wish.wants)
-        self.conductor.hear(News(at, frozenset(held), frozenset(cancelled), (mine, *others)))
+        mine = Demand(self.id, 0, self.demand.slots)
+        self.scheduler.receive_report(
+            HeartbeatReport(at, frozenset(held), cancelled, (mine, *others))
+        )
 
-    def start(self) -> list[Claimed]:
+    def start(self) -> list[ClaimedTrial]:
         """What starts now, until there is no room."""
-        self.conductor.tick()
-        return list(iter(self.conductor.next, None))
+        self.scheduler.tick()
+        return list(iter(self.scheduler.next_trial, None))
 
-    def ends(self, claimed: Claimed, how: AttemptEnd) -> None:
-        self.conductor.heard(claimed.attempt, Ended(claimed.trial.id, how))
+    def ends(self, claimed: ClaimedTrial, how: AttemptEnd) -> None:
+        self.scheduler.handle(claimed.attempt, Ended(claimed.trial.id, how))
 
     def bury(self) -> None:
         [mine] = [each for each in self.ledger.drivers() if each.id == self.id]
-        self.ledger.bury(mine, "silent")
+        self.ledger.mark_lost(mine, "silent")
 
 
 Make = Callable[..., Driver]
@@ -152,31 +155,31 @@ def make(ledger: Ledger, clock: Clock) -> Make:
     return lambda trials, **given: Driver(ledger, clock, trials, **given)
 
 
-def names(found: list[Claimed]) -> str:
+def names(found: list[ClaimedTrial]) -> str:
     return " ".join(each.trial.id for each in found)
 
 
 class TestASweep:
     def test_nothing_to_do(self, make: Make) -> None:
         driver = make("")
-        assert driver.conductor.over
-        assert driver.conductor.next() is None
+        assert driver.scheduler.finished
+        assert driver.scheduler.next_trial() is None
 
     def test_from_start_to_end(self, make: Make, ledger: Ledger) -> None:
         driver, seen = make("a b c d e"), []
-        while not driver.conductor.over:
+        while not driver.scheduler.finished:
             started = driver.start()
             assert 1 <= len(driver.recorder.open) <= 2
             seen += started
             for each in started:
-                driver.conductor.heard(each.attempt, epoch(each.trial.id))
+                driver.scheduler.handle(each.attempt, epoch(each.trial.id))
                 driver.ends(each, end(TrialState.SUCCEEDED))
             driver.beat()
         assert names(seen) == "a b c d e"
-        assert driver.desk.forgotten == [each.attempt for each in seen]
+        assert driver.orders.forgotten == [each.attempt for each in seen]
         assert set(ledger.states(list("abcde")).values()) == {"succeeded"}
-        assert driver.desk.orders == {}
-        assert driver.desk.verdicts == []
+        assert driver.orders.orders == {}
+        assert driver.orders.verdicts == []
 
     def test_it_fills_what_becomes_free_and_looks_again_at_the_cluster(
         self, make: Make, clock: Clock
@@ -194,11 +197,11 @@ class TestASweep:
         driver = make("a b")
         first, _ = driver.start()
         driver.leaving = {"ab12"}
-        driver.conductor.tick()
-        assert driver.desk.left == []
+        driver.scheduler.tick()
+        assert driver.orders.left == []
         clock.now += module.REFRESH
-        driver.conductor.tick()
-        assert driver.desk.left == [("ab12", LEAVING)]
+        driver.scheduler.tick()
+        assert driver.orders.left == [("ab12", LEAVING)]
         driver.ends(first, end(TrialState.PREEMPTED))
         assert names(driver.start()) == "a", "again at once, wherever there is room"
 
@@ -208,10 +211,10 @@ class TestASweep:
         driver = make("a", retries=1)
         driver.ends(driver.start()[0], end(TrialState.FAILED, "lost"))
         assert driver.start() == []
-        assert driver.wish.waits_for == "1 to be tried again, the first in 10 s"
+        assert driver.demand.waits_for == "waiting for 1 trial to be retried, the first in 10 s"
         clock.now += 10.0
         driver.ends(driver.start()[0], end(TrialState.SUCCEEDED))
-        assert driver.conductor.over
+        assert driver.scheduler.finished
 
     def test_one_that_runs_elsewhere_is_waited_for(
         self, make: Make, clock: Clock, ledger: Ledger
@@ -220,23 +223,23 @@ class TestASweep:
         claimed = one.start()[0]
         assert two.start() == []
         assert two.start() == []
-        assert two.wish.waits_for == "1 trials that other drivers run"
+        assert two.demand.waits_for == "waiting for 1 trial that another driver runs"
         one.ends(claimed, end(TrialState.SUCCEEDED))
         clock.now += 1.0
         assert two.start() == []
-        assert two.conductor.over
+        assert two.scheduler.finished
 
     def test_a_process_that_dies_is_a_failure_that_is_retried(
         self, make: Make, ledger: Ledger
     ) -> None:
         driver = make("a", backoff_seconds=0)
         first = driver.start()[0]
-        driver.conductor.died(first.attempt, end(TrialState.FAILED, "lost", "killed"))
+        driver.scheduler.handle_death(first.attempt, end(TrialState.FAILED, "lost", "killed"))
         second = driver.start()[0]
-        driver.conductor.died(first.attempt, end(TrialState.FAILED, "lost", "told twice"))
+        driver.scheduler.handle_death(first.attempt, end(TrialState.FAILED, "lost", "told twice"))
         driver.ends(second, end(TrialState.SUCCEEDED))
-        driver.conductor.died(second.attempt, end(TrialState.FAILED, "lost", "told late"))
-        assert driver.conductor.over
+        driver.scheduler.handle_death(second.attempt, end(TrialState.FAILED, "lost", "told late"))
+        assert driver.scheduler.finished
         assert [(a.state, a.reason) for a in ledger.attempts("a")] == [
             ("failed", "killed"),
             ("succeeded", ""),
@@ -263,12 +266,12 @@ class TestStopping:
             )
             if number == stops_after:
                 break
-            assert driver.conductor.stopped is None
+            assert driver.scheduler.stopped is None
         if stops_after:
-            assert driver.conductor.stopped.state == "interrupted"
-            assert "on_failure: stop" in driver.conductor.stopped.reason
+            assert driver.scheduler.stopped.state == "interrupted"
+            assert "on_failure: stop" in driver.scheduler.stopped.reason
             assert driver.start() == []
-            assert driver.conductor.over
+            assert driver.scheduler.finished
         else:
             assert driver.start()
 
@@ -276,38 +279,38 @@ class TestStopping:
         driver = make("a b c", on_failure="stop_after_n_identical", identical=2)
         for each, node in zip(driver.start(), ("alpha", "beta"), strict=True):
             machine = Machine(node, "cpu", 1, 0.0)
-            driver.conductor.heard(each.attempt, Started(each.trial.id, machine, 0))
+            driver.scheduler.handle(each.attempt, Started(each.trial.id, machine, 0))
             driver.ends(each, end(TrialState.FAILED, "input", f"no data set on {node}"))
-        assert driver.conductor.stopped is not None
+        assert driver.scheduler.stopped is not None
 
     def test_what_runs_is_told_and_waited_for(self, make: Make, ledger: Ledger) -> None:
         driver = make("a b c", grace_seconds=30)
         started = driver.start()
-        driver.conductor.stop(CTRL_C)
-        driver.conductor.stop(Stop(TrialState.PREEMPTED, "the first counts"))
-        assert driver.conductor.stopped == CTRL_C
-        assert driver.desk.orders == {}  # a signal's handler talks to nobody
-        driver.conductor.tick()
-        driver.conductor.tick()
-        assert driver.desk.orders == {each.attempt: [CTRL_C] for each in started}
+        driver.scheduler.stop(CTRL_C)
+        driver.scheduler.stop(Stop(TrialState.PREEMPTED, "the first counts"))
+        assert driver.scheduler.stopped == CTRL_C
+        assert driver.orders.orders == {}  # a signal's handler talks to nobody
+        driver.scheduler.tick()
+        driver.scheduler.tick()
+        assert driver.orders.orders == {each.attempt: [CTRL_C] for each in started}
         for each in started:
             assert driver.start() == []
-            assert not driver.conductor.over
+            assert not driver.scheduler.finished
             driver.ends(each, end(TrialState.INTERRUPTED))
         assert driver.start() == []
-        assert driver.conductor.over
+        assert driver.scheduler.finished
         assert list(ledger.states(list("abc")).values()) == ["interrupted"] * 2 + ["waiting"]
 
     def test_the_grace_ends(self, make: Make, clock: Clock, ledger: Ledger) -> None:
         driver = make("a b", grace_seconds=30)
         first, _ = driver.start()
-        driver.conductor.stop(Stop(TrialState.PREEMPTED, "SIGTERM"))
+        driver.scheduler.stop(Stop(TrialState.PREEMPTED, "SIGTERM"))
         driver.ends(first, end(TrialState.PREEMPTED))
         clock.now += 29.9
-        assert not driver.conductor.over
+        assert not driver.scheduler.finished
         clock.now += 0.2
-        assert driver.conductor.over
-        driver.conductor.abandon("the driver was stopped")
+        assert driver.scheduler.finished
+        driver.scheduler.close("the driver was stopped")
         assert ledger.states(["a", "b"]) == {"a": "preempted", "b": "preempted"}
         assert [a.reason for a in ledger.attempts("b")] == ["the driver was stopped"]
 
@@ -315,24 +318,24 @@ class TestStopping:
         self, make: Make, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         driver = make("a")
-        take = driver.queue.take
+        claim = driver.queue.claim
 
-        def interrupted() -> Claimed | None:
-            found = take()
-            driver.conductor.stop(CTRL_C)
+        def interrupted() -> ClaimedTrial | None:
+            found = claim()
+            driver.scheduler.stop(CTRL_C)
             return found
 
-        monkeypatch.setattr(driver.queue, "take", interrupted)
-        started = driver.conductor.next()
-        driver.conductor.tick()
-        assert driver.desk.orders == {started.attempt: [CTRL_C]}
+        monkeypatch.setattr(driver.queue, "claim", interrupted)
+        started = driver.scheduler.next_trial()
+        driver.scheduler.tick()
+        assert driver.orders.orders == {started.attempt: [CTRL_C]}
 
     def test_a_driver_that_goes_leaves_nothing_running(self, make: Make, ledger: Ledger) -> None:
         driver = make("a b")
         started = driver.start()
-        driver.conductor.heard(started[0].attempt, epoch("a"))
-        driver.conductor.abandon("an error")
-        driver.conductor.abandon("an error")
+        driver.scheduler.handle(started[0].attempt, epoch("a"))
+        driver.scheduler.close("an error")
+        driver.scheduler.close("an error")
         for each, cpu in (("a", 1.0), ("b", 0.0)):
             [found] = ledger.attempts(each)
             assert (found.state, found.reason) == ("interrupted", "an error")
@@ -348,24 +351,24 @@ class TestStopping:
 
         first, second = driver.start()
         monkeypatch.setattr(ledger, "record_epoch", refuse)
-        driver.conductor.heard(first.attempt, epoch("a"))
-        assert driver.conductor.error is full
-        assert not driver.conductor.over
+        driver.scheduler.handle(first.attempt, epoch("a"))
+        assert driver.scheduler.error is full
+        assert not driver.scheduler.finished
         assert driver.start() == []
-        orders = {key: [each.reason for each in told] for key, told in driver.desk.orders.items()}
+        orders = {key: [each.reason for each in told] for key, told in driver.orders.orders.items()}
         assert orders == {each.attempt: [str(full)] for each in (first, second)}
         for each in (first, second):
             driver.ends(each, end(TrialState.INTERRUPTED))
-        assert driver.conductor.over
+        assert driver.scheduler.finished
         with pytest.raises(StorageError, match="the disk is full"):
-            driver.conductor.abandon("the driver was stopped")
+            driver.scheduler.close("the driver was stopped")
 
     def test_by_a_trial_that_can_t_save_itself(self, make: Make) -> None:
         driver = make("a b c")
         first, second = driver.start()
         driver.ends(first, end(TrialState.FAILED, "storage", "no space left"))
         assert driver.start() == []
-        assert driver.desk.orders == {
+        assert driver.orders.orders == {
             second.attempt: [Stop(TrialState.INTERRUPTED, "no space left")]
         }
 
@@ -378,7 +381,7 @@ class TestCancelling:
         driver.beat()
         for _ in range(5):
             assert driver.start() == []
-        assert driver.desk.orders == {first.attempt: [CANCELLED]}  # told once
+        assert driver.orders.orders == {first.attempt: [CANCELLED]}  # told once
         driver.ends(first, end(TrialState.CANCELLED))
         assert names(driver.start()) == "d"
         driver.ends(second, end(TrialState.SUCCEEDED))
@@ -390,25 +393,25 @@ class TestCancelling:
         ledger.cancel("s1")
         driver.beat()
         assert driver.start() == []
-        assert driver.desk.orders == {each.attempt: [CANCELLED] for each in started}
+        assert driver.orders.orders == {each.attempt: [CANCELLED] for each in started}
         driver.ends(started[0], end(TrialState.CANCELLED))
-        driver.conductor.died(started[1].attempt, end(TrialState.FAILED, "lost"))
+        driver.scheduler.handle_death(started[1].attempt, end(TrialState.FAILED, "lost"))
         assert driver.start() == []
-        assert driver.conductor.over
+        assert driver.scheduler.finished
 
 
 class TestTakenOver:
     @pytest.fixture
-    def fenced(self, make: Make) -> tuple[Driver, Claimed]:
+    def fenced(self, make: Make) -> tuple[Driver, ClaimedTrial]:
         """A driver that was buried while it ran `a`; it doesn't know."""
         driver = make("a b", at_once=1)
         claimed = driver.start()[0]
         driver.bury()
         return driver, claimed
 
-    def check(self, driver: Driver, claimed: Claimed) -> None:
+    def check(self, driver: Driver, claimed: ClaimedTrial) -> None:
         """It let go, told the trial, and goes on with others; then with `a` again."""
-        assert driver.desk.orders == {claimed.attempt: [TAKEN_OVER]}
+        assert driver.orders.orders == {claimed.attempt: [TAKEN_OVER]}
         assert driver.recorder.open == {}
         driver.beat()
         [other] = driver.start()
@@ -419,15 +422,15 @@ class TestTakenOver:
         [again] = driver.start()
         assert (again.trial.id, again.attempt > claimed.attempt) == ("a", True)
         driver.ends(again, end(TrialState.SUCCEEDED))
-        assert driver.conductor.over
+        assert driver.scheduler.finished
         states = [a.state for a in driver.ledger.attempts("a")]
         assert states == ["interrupted", "succeeded"]
-        assert driver.desk.orders == {claimed.attempt: [TAKEN_OVER]}
+        assert driver.orders.orders == {claimed.attempt: [TAKEN_OVER]}
 
-    def test_seen_at_a_heartbeat(self, fenced: tuple[Driver, Claimed]) -> None:
+    def test_seen_at_a_heartbeat(self, fenced: tuple[Driver, ClaimedTrial]) -> None:
         driver, claimed = fenced
         driver.beat()
-        driver.conductor.tick()
+        driver.scheduler.tick()
         self.check(driver, claimed)
 
     @pytest.mark.parametrize(
@@ -438,35 +441,37 @@ class TestTakenOver:
             Ended("a", AttemptEnd(TrialState.SUCCEEDED, "", Cost())),
         ],
     )
-    def test_seen_when_it_says_something(self, fenced: tuple[Driver, Claimed], event: Any) -> None:
+    def test_seen_when_it_says_something(
+        self, fenced: tuple[Driver, ClaimedTrial], event: Any
+    ) -> None:
         driver, claimed = fenced
-        driver.conductor.heard(claimed.attempt, event)
+        driver.scheduler.handle(claimed.attempt, event)
         assert driver.ledger.evaluations("a") == []
         self.check(driver, claimed)
 
-    def test_seen_when_it_dies(self, fenced: tuple[Driver, Claimed]) -> None:
+    def test_seen_when_it_dies(self, fenced: tuple[Driver, ClaimedTrial]) -> None:
         driver, claimed = fenced
-        driver.conductor.died(claimed.attempt, end(TrialState.FAILED, "lost"))
+        driver.scheduler.handle_death(claimed.attempt, end(TrialState.FAILED, "lost"))
         self.check(driver, claimed)
 
     def test_it_gets_a_verdict_all_the_same(self, make: Make) -> None:
         """A trial that waits for the stopping rule doesn't hear an order meanwhile."""
-        driver = make("a", referee=Referee())
+        driver = make("a", stopping=SweepStopping())
         claimed = driver.start()[0]
-        driver.conductor.heard(claimed.attempt, epoch("a", 1))
+        driver.scheduler.handle(claimed.attempt, epoch("a", 1))
         driver.bury()
         for number in (2, 3):
-            driver.conductor.heard(claimed.attempt, epoch("a", number))
+            driver.scheduler.handle(claimed.attempt, epoch("a", number))
         verdicts = [(claimed.attempt, 1, True), *((claimed.attempt, n, False) for n in (2, 3))]
-        assert driver.desk.verdicts == verdicts
-        assert driver.desk.orders == {claimed.attempt: [TAKEN_OVER]}
+        assert driver.orders.verdicts == verdicts
+        assert driver.orders.orders == {claimed.attempt: [TAKEN_OVER]}
 
     def test_old_news_don_t_take_what_was_claimed_since(self, make: Make) -> None:
         driver = make("a b")
         driver.beat()
         started = driver.start()
         assert driver.start() == []
-        assert driver.desk.orders == {}
+        assert driver.orders.orders == {}
         assert len(driver.recorder.open) == len(started) == 2
 
     def test_by_another_driver_that_finishes_it(self, make: Make, ledger: Ledger) -> None:
@@ -474,20 +479,20 @@ class TestTakenOver:
         claimed = driver.start()[0]
         driver.bury()
         other = ledger.start_attempt(Claim("a", "s1", "d9"))
-        driver.conductor.heard(claimed.attempt, epoch("a"))
+        driver.scheduler.handle(claimed.attempt, epoch("a"))
         assert driver.start() == []
-        assert not driver.conductor.over
+        assert not driver.scheduler.finished
         ledger.end_attempt(other, end(TrialState.SUCCEEDED))
         driver.clock.now += 1.0
         assert driver.start() == []
-        assert driver.conductor.over
+        assert driver.scheduler.finished
 
 
 class TestSharing:
     def test_a_cap(self, make: Make) -> None:
         driver = make("a b c d", at_once=1)
         assert names(driver.start()) == "a"
-        assert driver.wish.wants == 1
+        assert driver.demand.slots == 1
 
     def test_equals_and_priorities(self, make: Make, clock: Clock) -> None:
         driver = make("a b c d e f")
@@ -516,7 +521,7 @@ class TestSharing:
         driver = make("a b c", at_once=2)
         driver.slots = 1
         driver.start()
-        assert (driver.wish.wants, driver.wish.waits_for) == (2, "")
+        assert (driver.demand.slots, driver.demand.waits_for) == (2, "")
 
 
 class TestSearching:
@@ -524,33 +529,33 @@ class TestSearching:
     def test_a_search_is_asked_when_nothing_is_due(
         self, make: Make, ledger: Ledger, clock: Clock, known: str
     ) -> None:
-        driver, announced, done = make(known), list[str](), list[Claimed]()
+        driver, announced, done = make(known), list[str](), list[ClaimedTrial]()
         given = replace(
-            driver.conductor._given, announce=lambda ts: announced.extend(t.id for t in ts)
+            driver.scheduler._context, announce=lambda ts: announced.extend(t.id for t in ts)
         )
-        queue = SimpleNamespace(over=False, left=["x", "y"])
+        queue = SimpleNamespace(finished=False, left=["x", "y"])
 
-        def more() -> list[TrialRecord]:
+        def next_trials() -> list[TrialRecord]:
             found, queue.left = [trial(each) for each in queue.left[:1]], queue.left[1:]
-            queue.over = not found
+            queue.finished = not found
             held = [trial(each) for each in [*known.split(), *announced]]
             assert ledger.extend_sweep("s1", [each.id for each in held], found)
             return found
 
-        queue.more = more
-        driver.conductor = Conductor(given, None, queue)
+        queue.next_trials = next_trials
+        driver.scheduler = Scheduler(given, None, queue)
         driver.beat()
         for _ in range(20):
             for each in driver.start():
                 done.append(each)
                 driver.ends(each, end(TrialState.SUCCEEDED))
             clock.now += module.REFRESH
-        assert driver.conductor.over
+        assert driver.scheduler.finished
         assert names(done) == f"{known} x y".strip()
         assert announced == ["x", "y"]
 
 
-class Referee:
+class SweepStopping:
     """Ends a trial after its second epoch."""
 
     def __init__(self) -> None:
@@ -563,25 +568,25 @@ class Referee:
 
 class TestJudging:
     def test_evaluations_are_judged(self, make: Make, ledger: Ledger) -> None:
-        referee = Referee()
-        driver = make("a", referee=referee)
+        stopping = SweepStopping()
+        driver = make("a", stopping=stopping)
         claimed = driver.start()[0]
         without = EpochDone("a", 1, 3, {"loss": 1.0}, (), "", Cost())
         for done in (without, epoch("a", 1), epoch("a", 2)):
-            driver.conductor.heard(claimed.attempt, done)
-        assert referee.asked == [1, 2]
+            driver.scheduler.handle(claimed.attempt, done)
+        assert stopping.asked == [1, 2]
         verdicts = [(claimed.attempt, 1, True), (claimed.attempt, 2, False)]
-        assert driver.desk.verdicts == verdicts
+        assert driver.orders.verdicts == verdicts
         driver.ends(claimed, end(TrialState.STOPPED, reason="as it was told"))
-        assert driver.conductor.over
+        assert driver.scheduler.finished
         assert [a.reason for a in ledger.attempts("a")] == ["worse than others"]
 
     def test_one_that_resumed_after_its_last_epoch_is_told(self, make: Make) -> None:
-        driver = make("a", referee=Referee())
+        driver = make("a", stopping=SweepStopping())
         claimed = driver.start()[0]
         for number in (1, 2):
             repeated = EpochDone("a", number, 3, {}, epoch("a", number).evaluations, "", Cost())
-            driver.conductor.heard(claimed.attempt, repeated)
-        assert driver.desk.verdicts == []
+            driver.scheduler.handle(claimed.attempt, repeated)
+        assert driver.orders.verdicts == []
         stop = Stop(TrialState.STOPPED, "worse than others")
-        assert driver.desk.orders == {claimed.attempt: [stop]}
+        assert driver.orders.orders == {claimed.attempt: [stop]}

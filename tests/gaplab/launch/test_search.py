@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.cli.planning import make_plan, plan_json
+from gaplab.cli.plan import make_plan, plan_json
 from gaplab.launch import search as adaptive
 from gaplab.launch.search import Search, open_search
-from gaplab.launch.search_history import Reader, Seen, seen
+from gaplab.launch.search_history import SampleReader, TrialResult, trial_results
 from gaplab.ledger import Ledger
 from gaplab.records import AttemptEnd, Claim, Cost, EvaluationRecord, TrialRecord
 from gaplab.spec import validate as check
@@ -88,26 +88,26 @@ Ending = Callable[[TrialRecord], TrialState]
 
 def simulate(
     found: Spec, at_once: int = 1, ending: Ending = lambda _: TrialState.SUCCEEDED, order: int = 0
-) -> list[Seen]:
+) -> list[TrialResult]:
     """What a driver does: trials end in some order, and as many as fit are open."""
     search, luck = opened(found), random.Random(order)
-    known = [Seen(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
+    known = [TrialResult(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
     over = False
     while True:
         waiting = [i for i, each in enumerate(known) if each.state == "waiting"]
         if not over and len(waiting) < at_once:
-            more = search.proposals(known)
+            more = search.propose(known)
             over = more is None
-            known += [Seen(trial, TrialState.WAITING) for trial in more or ()]
+            known += [TrialResult(trial, TrialState.WAITING) for trial in more or ()]
         elif waiting:
             which = luck.choice(waiting[:at_once])
             trial = known[which].trial
-            known[which] = Seen(trial, ending(trial), trial.epochs, score(trial))
+            known[which] = TrialResult(trial, ending(trial), trial.epochs, score(trial))
         else:
             return known
 
 
-def ids(known: Sequence[Seen]) -> list[str]:
+def ids(known: Sequence[TrialResult]) -> list[str]:
     return [each.trial.id for each in known]
 
 
@@ -125,7 +125,7 @@ def test_a_spec_without_proposals_has_no_search() -> None:
 def test_a_sample_is_read_back_from_its_trials(seed: int) -> None:
     found = spec(12, MIXED, when=MIXED_WHEN, seed=seed, startup=12, grid={"seed": [0, 1]})
     assert found.search is not None
-    reader = Reader(found)
+    reader = SampleReader(found)
     for sample in samples(found.search):
         trials = expand(resolve(adaptive.with_sample(found, sample))).trials
         expected = dict(sample)
@@ -144,7 +144,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
     found = spec(3, startup=3, grid={"seed": [0, 1, 2]}, objective=["ap", "gap"])
     first, second, third = (
         [
-            Seen(t, TrialState.SUCCEEDED, 12, {"ap": ap, "gap": -ap / 10})
+            TrialResult(t, TrialState.SUCCEEDED, 12, {"ap": ap, "gap": -ap / 10})
             for t, ap in zip(three, aps, strict=True)
         ]
         for three, aps in zip(
@@ -155,7 +155,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
     )
     third = [replace(each, metrics={"ap": 7.0, "gap": None}) for each in third]
     second[1] = replace(second[1], state=TrialState.FAILED)
-    read = Reader(found).outcomes([*first, *second, *third])
+    read = SampleReader(found).outcomes([*first, *second, *third])
     assert [each.state for each in read] == ["done", "done", "failed"]
     assert read[0].objective == (30.0, -3.0)
     assert read[1].objective == pytest.approx((2.0, -0.2))  # of those that got there
@@ -187,10 +187,10 @@ def test_states_of_a_sample(
     found = spec(1, grid={"seed": [0, 1]}, stop=stop)
     trials = expand(resolve(found)).trials
     known = [
-        Seen(trial, state, 12 if state == TrialState.SUCCEEDED else 4, {"ap": 1.0})
+        TrialResult(trial, state, 12 if state == TrialState.SUCCEEDED else 4, {"ap": 1.0})
         for trial, state in zip(trials, states, strict=True)
     ]
-    (read,) = Reader(found).outcomes(known)
+    (read,) = SampleReader(found).outcomes(known)
     assert read.state == expected
     assert read.epoch == (12 if set(states) == {TrialState.SUCCEEDED} else 4)
 
@@ -210,7 +210,7 @@ def test_what_the_ledger_knows(tmp_path: Path) -> None:
     sweep = expand(resolve(spec(3, startup=3, space={"evaluation.protocol": PROTOCOLS})))
     first, second, third = sweep.trials
     with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
-        assert seen(ledger, sweep.id) == []
+        assert trial_results(ledger, sweep.id) == []
         ledger.add_sweep(sweep)
         for trial in (first, second):
             attempt = ledger.start_attempt(Claim(trial.id, sweep.id))
@@ -220,7 +220,7 @@ def test_what_the_ledger_knows(tmp_path: Path) -> None:
                     ledger.record(evaluation(trial, epoch, name, primary), attempt)
             if trial is first:
                 ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
-        found = seen(ledger, sweep.id)
+        found = trial_results(ledger, sweep.id)
     assert [each.trial for each in found] == [first, second, third]
     assert [each.state for each in found] == ["succeeded", TrialState.RUNNING, "waiting"]
     assert [each.epoch for each in found] == [2, 2, 0]
@@ -252,9 +252,9 @@ def test_a_plan_shows_what_was_proposed_before(tmp_path: Path) -> None:
 def test_until_enough_have_ended_samples_are_drawn() -> None:
     """So many open ones that Optuna knows nothing yet; it isn't even asked."""
     found = spec(12, startup=4)
-    search, known = opened(found), list[Seen]()
-    while (more := search.proposals(known)) is not None:
-        known += [Seen(trial, TrialState.RUNNING) for trial in more]
+    search, known = opened(found), list[TrialResult]()
+    while (more := search.propose(known)) is not None:
+        known += [TrialResult(trial, TrialState.RUNNING) for trial in more]
     random_ones = {"trials": 12, "space": ALPHA}
     drawn = Spec.model_validate({"name": "test", "base": BASE, "search": random_ones})
     assert ids(known) == [trial.id for trial in expand(resolve(drawn)).trials]
@@ -269,9 +269,9 @@ def test_failed_samples_count_and_end() -> None:
 
 def test_left_counts_samples_not_trials() -> None:
     found = spec(8, startup=3, grid={"seed": [0, 1]})
-    known = [Seen(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
-    assert (len(known), opened(found).left(known)) == (6, 5)
-    assert opened(found).left([]) == 8
+    known = [TrialResult(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
+    assert (len(known), opened(found).remaining(known)) == (6, 5)
+    assert opened(found).remaining([]) == 8
 
 
 def test_an_exhausted_space_ends_the_search() -> None:
@@ -282,18 +282,20 @@ def test_an_exhausted_space_ends_the_search() -> None:
         base=BASE | {"assignment": {"name": "o2f"}},
     )
     search = opened(found)
-    known = [Seen(trial, TrialState.RUNNING) for trial in expand(resolve(found)).trials]
+    known = [TrialResult(trial, TrialState.RUNNING) for trial in expand(resolve(found)).trials]
     assert len(known) == 3
-    assert search.proposals(known) is None
-    assert list(search.notes) == ["search: the space has no more different samples after 3"]
+    assert search.propose(known) is None
+    assert list(search.notes) == [
+        "search: the space has only 3 different samples; no more are proposed"
+    ]
 
 
 def test_samples_that_cannot_be_are_left_out_and_said() -> None:
     space = {"assignment.t_min": {"choices": [0.1, 0.9]}, "assignment.k": {"low": 1, "high": 2}}
     base = BASE | {"assignment": {"name": "o2f", "t_max": 0.5}}
-    search, known = opened(spec(4, space, startup=1, base=base)), list[Seen]()
-    while (more := search.proposals(known)) is not None:
-        known += [Seen(trial, TrialState.RUNNING) for trial in more]
+    search, known = opened(spec(4, space, startup=1, base=base)), list[TrialResult]()
+    while (more := search.propose(known)) is not None:
+        known += [TrialResult(trial, TrialState.RUNNING) for trial in more]
     assert {each.trial.config["assignment"]["t_min"] for each in known} == {0.1}
     assert len(known) == 2
     left_out = [note for note in search.notes if "t_min must not be above t_max" in note]
@@ -318,12 +320,12 @@ def test_proposals_follow_from_the_history_alone() -> None:
     whole = simulate(found, at_once=4)
     for cut in range(8, len(whole), 2):
         before = whole[:cut]
-        more, again = opened(found).proposals(before), opened(found).proposals(list(before))
+        more, again = opened(found).propose(before), opened(found).propose(list(before))
         assert more == again
         assert more is not None
         assert len(more) == 2  # both seeds of one sample
     other = spec(14, startup=4, grid={"seed": [0, 1]}, objective=["ap", "gap"], seed=1)
-    assert opened(other).proposals(whole[:16]) != opened(found).proposals(whole[:16])
+    assert opened(other).propose(whole[:16]) != opened(found).propose(whole[:16])
 
 
 @needs_optuna
@@ -334,8 +336,8 @@ def test_open_samples_keep_parallel_proposals_apart() -> None:
 
     def spread(state: TrialState) -> float:
         search, known = opened(spec(40, startup=10, space=space)), list(start)
-        while (more := search.proposals(known)) is not None:
-            known += [Seen(trial, state) for trial in more]
+        while (more := search.propose(known)) is not None:
+            known += [TrialResult(trial, state) for trial in more]
         new = [each.trial.config["assignment"]["alpha"] for each in known[20:]]
         assert len(set(new)) == len(new) == 20
         return pstdev(new)
@@ -347,7 +349,7 @@ def test_open_samples_keep_parallel_proposals_apart() -> None:
 def test_it_learns() -> None:
     """Mean of the later half against random draws of the same number, over five seeds."""
 
-    def later(known: Sequence[Seen]) -> float:
+    def later(known: Sequence[TrialResult]) -> float:
         return sum(score(each.trial)["ap"] for each in known[20:]) / len(known[20:])
 
     learned, drawn = list[float](), list[float]()
@@ -385,10 +387,10 @@ def test_conditional_keys_whole_sections_failures_and_stops(objective: list[str]
         24, MIXED, when=MIXED_WHEN, startup=5, objective=objective, stop={"rule": "median"}
     )
     known = simulate(found, at_once=3, ending=ending)
-    read = Reader(found).outcomes(known)
+    read = SampleReader(found).outcomes(known)
     assert len(set(ids(known))) == len(known) == len(read) == 24
     assert {each.state for each in read} == {"done", TrialState.STOPPED, TrialState.FAILED}
-    assert opened(found).proposals(known) is None
+    assert opened(found).propose(known) is None
 
 
 @needs_optuna
@@ -399,5 +401,5 @@ def test_a_small_space_is_searched_whole() -> None:
     known = simulate(found)
     assert len(set(ids(known))) == len(known) == 8
     search = opened(found)
-    assert search.proposals(known) is None
-    assert "search: sample 9 is drawn, 10 proposals were nothing new" in search.notes
+    assert search.propose(known) is None
+    assert "search: sample 9 is drawn at random: 10 proposals were not new" in search.notes

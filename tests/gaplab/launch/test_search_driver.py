@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gaplab.launch.search import Proposals, open_search
-from gaplab.launch.stopping import Judge, Referee
+from gaplab.launch.stopping import Judge, SweepStopping
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
 from gaplab.records import AttemptEnd, Claim, Cost, EpochDone, EvaluationRecord, SweepRecord
@@ -42,7 +42,7 @@ def driver(ledger: Ledger, spec: Spec, said: list[str] | None = None) -> Proposa
     sweep, search = expand(resolve(spec)), open_search(spec)
     ledger.add_sweep(sweep)
     assert search is not None
-    known = ledger.stored(sweep.id).trials
+    known = ledger.stored_sweep(sweep.id).trials
     return Proposals(ledger, sweep.id, search, known, (said if said is not None else []).append)
 
 
@@ -53,28 +53,28 @@ def ids(trials: Any) -> list[str]:
 def test_one_driver_adds_sample_after_sample_until_there_are_enough(
     ledger: Ledger, spec: Spec
 ) -> None:
-    proposals, given = driver(ledger, spec), ids(ledger.stored().trials)
+    proposals, given = driver(ledger, spec), ids(ledger.stored_sweep().trials)
     assert len(given) == 2
-    while not proposals.over:
-        given += ids(proposals.more())
+    while not proposals.finished:
+        given += ids(proposals.next_trials())
     assert len(given) == len(set(given)) == 3 * 2
-    assert given == ids(ledger.stored().trials)
-    alphas = [trial.config["assignment"]["alpha"] for trial in ledger.stored().trials]
+    assert given == ids(ledger.stored_sweep().trials)
+    alphas = [trial.config["assignment"]["alpha"] for trial in ledger.stored_sweep().trials]
     assert len(set(alphas)) == 3
-    assert proposals.more() == []
+    assert proposals.next_trials() == []
 
 
 def test_two_drivers_are_given_the_same_trials(ledger: Ledger, spec: Spec) -> None:
     one, two = driver(ledger, spec), driver(ledger, spec)
-    first = ids(one.more())
-    assert ids(two.more()) == first
-    second = ids(two.more())
+    first = ids(one.next_trials())
+    assert ids(two.next_trials()) == first
+    second = ids(two.next_trials())
     assert not {*first} & {*second}
-    assert ids(one.more()) == second
+    assert ids(one.next_trials()) == second
     third = driver(ledger, spec)  # a resume knows what is there
-    assert third.more() == []
-    assert third.over
-    assert len(ledger.stored().trials) == 6
+    assert third.next_trials() == []
+    assert third.finished
+    assert len(ledger.stored_sweep().trials) == 6
 
 
 def test_of_two_that_propose_at_once_one_adds(
@@ -85,13 +85,13 @@ def test_of_two_that_propose_at_once_one_adds(
 
     def late(self: Ledger, *given: Any) -> bool:
         monkeypatch.setattr(Ledger, "extend_sweep", extend)
-        two.more()  # between our look and our word
+        two.next_trials()  # between our look and our word
         return extend(self, *given)
 
     monkeypatch.setattr(Ledger, "extend_sweep", late)
-    assert one.more() == []
-    assert ids(one.more()) == ids(ledger.stored().trials)[2:]
-    assert len(ledger.stored().trials) == 4
+    assert one.next_trials() == []
+    assert ids(one.next_trials()) == ids(ledger.stored_sweep().trials)[2:]
+    assert len(ledger.stored_sweep().trials) == 4
 
 
 def test_what_it_has_to_say_is_said_once(ledger: Ledger, write_spec: Write) -> None:
@@ -100,23 +100,23 @@ def test_what_it_has_to_say_is_said_once(ledger: Ledger, write_spec: Write) -> N
     said: list[str] = []
     proposals = driver(ledger, load_spec(write_spec(search=search)).spec, said)
     for _ in range(5):
-        proposals.more()
-    assert proposals.over
-    assert said == ["search: the space has no more different samples after 2"]
+        proposals.next_trials()
+    assert proposals.finished
+    assert said == ["search: the space has only 2 different samples; no more are proposed"]
 
 
 def test_the_referee_hears_of_other_drivers(ledger: Ledger, write_spec: Write) -> None:
     sweep = expand(load_spec(write_spec(grid={"seed": [0, 1, 2]})))
     ledger.add_sweep(sweep)
     rule = StopOptions(rule="asha", after=1, keep=2)
-    referee, now = Referee(ledger, sweep.id, Judge(rule), lambda: now[0]), [0.0]
+    stopping, now = SweepStopping(ledger, sweep.id, Judge(rule), lambda: now[0]), [0.0]
     first, second, third = (
         done(trial, ap) for trial, ap in zip(sweep.trials, (9, 5, 1), strict=True)
     )
-    assert referee.reason(first) == ""
+    assert stopping.reason(first) == ""
     record(ledger, sweep, second)
     now[0] = 60.0
-    assert "epoch 1" in referee.reason(third)
+    assert "epoch 1" in stopping.reason(third)
 
 
 def done(trial: Any, ap: float) -> EpochDone:

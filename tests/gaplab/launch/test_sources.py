@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gaplab.errors import UserError
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.launch.sources import check_sources
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
@@ -17,7 +17,7 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.models import CheckpointOptions
 from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import Keeper, newest
+from gaplab.trial.checkpoints import CheckpointWriter, load_newest
 from gaplab.trial.weights import initial_weights
 
 Write = Callable[..., Path]
@@ -56,16 +56,16 @@ def test_missing_parents_and_files_are_refused_together(ledger: Ledger, tmp_path
     assert list(raised.value.problems) == [
         f"training.init_from: trial {name(9)} has not succeeded here; run it first",
         "detector.backbone.weights: lost.pth: no such file; "
-        "correct the path, which starts at the working directory",
+        "correct the path (relative to the working directory)",
         "training.init_from: gone.pth: no such file; "
-        "correct the path, which starts at the working directory",
+        "correct the path (relative to the working directory)",
     ]
 
 
 def trained(spec: Path, home: Path) -> tuple[TrialRecord, list[Event]]:
     (trial,) = expand(load_spec(spec)).trials
     events: list[Event] = []
-    attempt(trial, Storage(str(home)), events.append, run_alone)
+    run_attempt(trial, Storage(str(home)), events.append, run_in_process)
     return trial, events
 
 
@@ -104,8 +104,8 @@ def test_an_unfinished_parent_fails_the_trial_in_one_line(
     storage = Storage(str(tmp_path))
     if epoch is not None:
         event = f'{{"epoch": {epoch}, "epochs": 2}}'
-        keeper = Keeper(storage, name(7), CheckpointOptions(), 4)
-        keeper.save({"event": event, "learner": {}}, epoch, 4, 0)
+        writer = CheckpointWriter(storage, name(7), CheckpointOptions(), 4)
+        writer.save({"event": event, "learner": {}}, epoch, 4, 0)
     _, events = trained(write_spec(training={"epochs": 1, "init_from": name(7)}), tmp_path)
     last = events[-1]
     assert isinstance(last, Ended)
@@ -118,7 +118,7 @@ def test_a_single_checkpoint_of_an_earlier_version_is_as_good(
 ) -> None:
     parent, _ = trained(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
     storage = Storage(str(tmp_path))
-    given, state = initial_weights(parent.id, storage), newest(storage, parent.id).state
+    given, state = initial_weights(parent.id, storage), load_newest(storage, parent.id).state
     assert state is not None
     shutil.rmtree(tmp_path / "trials" / parent.id)
     (tmp_path / "trials" / parent.id).mkdir()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.launch.stopping import History, Judge, reached, rungs, verdict
+from gaplab.launch.stopping import History, Judge, reached, rungs, stop_reason
 from gaplab.records import EvaluationRecord, TrialRecord
 from gaplab.spec.search import StopOptions
 
@@ -67,7 +67,7 @@ def test_who_goes_on_is_who_the_paper_promotes(
         epoch, value = after * keep**rung, table[turn][rung]
         history.setdefault(name, {})[epoch] = value
         paper.update(name, rung, -value)
-        said = verdict(options, history, name, epoch)
+        said = stop_reason(options, history, name, epoch)
         if len(paper.rungs[rung]) < keep:
             assert said == ""
         else:
@@ -78,23 +78,23 @@ def test_who_goes_on_is_who_the_paper_promotes(
 
 def test_the_reason_says_place_rung_and_value() -> None:
     history = {"a": {2: 30.0}, "b": {2: 20.0}, "c": {2: 12.34567}, "d": {1: 99.0}}
-    said = verdict(rule(after=2, metric="ap50"), history, "c", 2)
-    assert said == "asha: place 3 of 3 at epoch 2 by ap50 (12.35), the best 1 go on"
-    assert verdict(rule(after=2), history, "a", 2) == ""
+    said = stop_reason(rule(after=2, metric="ap50"), history, "c", 2)
+    assert said == "asha: rank 3 of 3 at epoch 2 by ap50 (12.35); the best trial continues"
+    assert stop_reason(rule(after=2), history, "a", 2) == ""
 
 
 def test_trials_without_anybody_to_compare_with_go_on() -> None:
     for name in ("asha", "median"):
-        assert verdict(rule(name), {"a": {1: 0.0}}, "a", 1) == ""
-        assert verdict(rule(name), {"a": {}, "b": {1: 9.0}, "c": {1: 9.0}}, "a", 1) == ""
-        assert verdict(rule(name), {}, "a", 1) == ""
+        assert stop_reason(rule(name), {"a": {1: 0.0}}, "a", 1) == ""
+        assert stop_reason(rule(name), {"a": {}, "b": {1: 9.0}, "c": {1: 9.0}}, "a", 1) == ""
+        assert stop_reason(rule(name), {}, "a", 1) == ""
 
 
 def test_of_equal_values_all_go_on_or_none() -> None:
     same: History = {name: {1: 5.0} for name in "abcdef"}
-    assert {verdict(rule(), same, name, 1) for name in "abcdef"} == {""}
+    assert {stop_reason(rule(), same, name, 1) for name in "abcdef"} == {""}
     behind = {**same, "g": {1: 4.0}}
-    assert verdict(rule(), behind, "g", 1).startswith("asha: place 7 of 7")
+    assert stop_reason(rule(), behind, "g", 1).startswith("asha: rank 7 of 7")
 
 
 @given(st.integers(1, 5), st.integers(2, 5), st.integers(0, 200))
@@ -109,18 +109,18 @@ def test_a_rung_between_two_evaluations_is_met_at_the_later_one() -> None:
     history = {"a": {3: 1.0, 6: 9.0, 9: 9.0}, "b": {2: 5.0, 4: 5.0, 8: 5.0}, "c": {3: 7.0, 6: 6.0}}
     assert [reached(history["a"], rung) for rung in (2, 4, 8, 16)] == [3, 6, 9, None]
     first: History = {"a": {3: 1.0}, "b": {2: 5.0}, "c": {3: 7.0}}
-    assert "place 3 of 3 at epoch 2" in verdict(options, first, "a", 3)
-    assert verdict(options, history, "a", 6) == ""
-    assert "place 2 of 2 at epoch 8" in verdict(options, history, "b", 8)
-    assert verdict(options, history, "b", 5) == ""  # no evaluation, no verdict
+    assert "rank 3 of 3 at epoch 2" in stop_reason(options, first, "a", 3)
+    assert stop_reason(options, history, "a", 6) == ""
+    assert "rank 2 of 2 at epoch 8" in stop_reason(options, history, "b", 8)
+    assert stop_reason(options, history, "b", 5) == ""  # no evaluation, no verdict
 
 
 def test_between_rungs_nobody_is_stopped() -> None:
     history = {
         name: {1: value, 2: value} for name, value in zip("abc", (3.0, 2.0, 1.0), strict=True)
     }
-    assert verdict(rule(), history, "c", 2) == ""
-    assert verdict(rule(), history, "c", 1) != ""
+    assert stop_reason(rule(), history, "c", 2) == ""
+    assert stop_reason(rule(), history, "c", 1) != ""
 
 
 def test_of_two_rungs_at_once_both_must_be_passed() -> None:
@@ -130,8 +130,8 @@ def test_of_two_rungs_at_once_both_must_be_passed() -> None:
         "c": {1: 9.0, 4: 1.0},
         "d": {1: 8.0, 4: 1.0},
     }
-    said = verdict(rule(after=1, keep=2), history, "a", 4)
-    assert "place 3 of 4 at epoch 1 " in said  # the best of all at epoch 4, but met the first late
+    said = stop_reason(rule(after=1, keep=2), history, "a", 4)
+    assert "rank 3 of 4 at epoch 1 " in said  # the best of all at epoch 4, but met the first late
 
 
 # --- the median rule ------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_the_median_rule_is_viziers(history: History, after: int) -> None:
     options = rule("median", after=after)
     for trial, course in history.items():
         for epoch in range(1, 9):
-            said = verdict(options, history, trial, epoch)
+            said = stop_reason(options, history, trial, epoch)
             if epoch < after or epoch not in course:
                 assert said == ""
             else:
@@ -171,8 +171,11 @@ def test_the_median_rule_is_viziers(history: History, after: int) -> None:
 
 def test_the_reason_of_the_median_rule() -> None:
     history = {"a": {1: 1.0, 2: 3.0}, "b": {1: 8.0, 2: 10.0}, "c": {1: 1.0, 2: 6.0, 3: 99.0}}
-    said = verdict(rule("median"), history, "a", 2)
-    wanted = "median: best ap up to epoch 2 is 3, below 6.25, the median of 2 others' averages"
+    said = stop_reason(rule("median"), history, "a", 2)
+    wanted = (
+        "median: best ap up to epoch 2 is 3, below 6.25, the median of the averages of 2 other "
+        "trials"
+    )
     assert said == wanted
 
 
@@ -192,7 +195,7 @@ def evaluation(
 
 def told(options: StopOptions, evaluations: Sequence[EvaluationRecord]) -> Judge:
     judge = Judge(options)
-    judge.hear(evaluations)
+    judge.add(evaluations)
     return judge
 
 
@@ -203,31 +206,31 @@ NINE = [evaluation(name, 9, ap) for name, ap in zip("abcd", (4.0, 3.0, 2.0, 1.0)
 @pytest.mark.parametrize("name", ["asha", "median"])
 def test_nobody_is_stopped_at_the_last_epoch(name: str) -> None:
     last = told(rule(name), NINE)
-    assert [last.verdict(each, ALL, 9) for each in ALL] == [""] * 4
+    assert [last.stop_reason(each, ALL, 9) for each in ALL] == [""] * 4
     before = told(rule(name), [evaluation(e.trial, 1, e.metrics["ap"]) for e in NINE])
-    assert before.verdict(ALL[3], ALL, 1) != ""
+    assert before.stop_reason(ALL[3], ALL, 1) != ""
 
 
 def test_other_data_protocols_and_branches_are_not_compared() -> None:
     mine = evaluation("a", 1, 1.0)
     others = [evaluation(name, 1, 9.0) for name in "bcd"]
     judge = told(rule(), [mine, *others])
-    assert judge.verdict(ALL[0], ALL, 1) != ""
+    assert judge.stop_reason(ALL[0], ALL, 1) != ""
     for foreign in (
         [trial(name, dataset="coco") for name in "bcd"],
         [trial(name, preset="onenet") for name in "bcd"],
         [],
     ):
-        assert judge.verdict(ALL[0], foreign, 1) == ""
+        assert judge.stop_reason(ALL[0], foreign, 1) == ""
     branch = [evaluation(name, 1, 9.0, primary=False) for name in "bcd"]
-    assert told(rule(), [mine, *branch]).verdict(ALL[0], ALL, 1) == ""
+    assert told(rule(), [mine, *branch]).stop_reason(ALL[0], ALL, 1) == ""
     later = [evaluation("a", 1, 99.0, protocol="onenet")]  # of a `reevaluate`, say
-    assert told(rule(), [mine, *others, *later]).verdict(ALL[0], ALL, 1) != ""
+    assert told(rule(), [mine, *others, *later]).stop_reason(ALL[0], ALL, 1) != ""
 
 
 def test_an_evaluation_without_the_metric_decides_nothing() -> None:
     judge = told(rule(), [evaluation("a", 1, None), *(evaluation(n, 1, 9.0) for n in "bcd")])
-    assert judge.verdict(ALL[0], ALL, 1) == ""
+    assert judge.stop_reason(ALL[0], ALL, 1) == ""
 
 
 @settings(max_examples=20)
@@ -238,5 +241,5 @@ def test_the_same_history_gives_the_same_verdicts(heard: list[EvaluationRecord])
         first, again = told(rule(name), heard), told(rule(name), [*heard, *reversed(heard)])
         for each in ALL:
             for epoch in (1, 2, 3):
-                said = first.verdict(each, ALL, epoch)
-                assert again.verdict(each, ALL[::-1], epoch) == said
+                said = first.stop_reason(each, ALL, epoch)
+                assert again.stop_reason(each, ALL[::-1], epoch) == said

@@ -19,9 +19,9 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import newest
+from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop, Stopped
-from gaplab.trial.run import Place, run_trial
+from gaplab.trial.run import TrialContext, run_trial
 
 MACHINE = Machine("here", "cpu", 1, 0.0)
 RUNS: dict[str, list[int | None]] = {"whole": [None], "broken": [2, 3, 1, 3, None], "left": [2]}
@@ -62,7 +62,7 @@ class After:
     def beat(self) -> None:
         self.beats += 1
 
-    def may_go_on(self, done: EpochDone) -> bool:
+    def may_continue(self, done: EpochDone) -> bool:
         return True
 
 
@@ -87,12 +87,12 @@ class Told:
                 assert self.evaluations.setdefault((each.epoch, each.branch), plain) == plain
 
 
-def place_of(world: World, home: Path, control: Any) -> Place:
+def place_of(world: World, home: Path, control: Any) -> TrialContext:
     def wrap(module: nn.Module) -> nn.Module:
         restless = Restless(module)
         return DistributedDataParallel(restless) if world.size > 1 else restless
 
-    return Place(world, torch.device("cpu"), Storage(str(home)), MACHINE, wrap, control)
+    return TrialContext(world, torch.device("cpu"), Storage(str(home)), MACHINE, wrap, control)
 
 
 def attempts(
@@ -116,7 +116,7 @@ def attempts(
 
 def saved(trial: TrialRecord, home: Path) -> dict[str, Any]:
     """What the last checkpoint holds, but for costs and addresses."""
-    state = newest(Storage(str(home)), trial.id).state
+    state = load_newest(Storage(str(home)), trial.id).state
     assert state is not None
     return {"learner": state["learner"], "middle": state["middle"]}
 

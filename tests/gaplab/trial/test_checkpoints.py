@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gaplab.errors import StorageError
 from gaplab.spec.models import CheckpointOptions
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import File, Keeper, newest, superfluous
+from gaplab.trial.checkpoints import CheckpointFile, CheckpointWriter, files_to_delete, load_newest
 
 TRIAL, STEPS = "0123456789ab", 4
 LAST_TWO = CheckpointOptions(best=False)
@@ -28,8 +28,8 @@ def home() -> Iterator[Path]:
         yield Path(made)
 
 
-def keeper(home: Path, options: CheckpointOptions = LAST_TWO) -> Keeper:
-    return Keeper(Storage(str(home)), TRIAL, options, STEPS)
+def writer(home: Path, options: CheckpointOptions = LAST_TWO) -> CheckpointWriter:
+    return CheckpointWriter(Storage(str(home)), TRIAL, options, STEPS)
 
 
 def state(step: int) -> dict[str, Any]:
@@ -45,16 +45,16 @@ def names(home: Path) -> list[str]:
 
 
 def found_step(home: Path) -> int | None:
-    found = newest(Storage(str(home)), TRIAL)
+    found = load_newest(Storage(str(home)), TRIAL)
     return None if found.state is None else found.state["step"]
 
 
 def test_the_newest_is_found_with_what_was_saved(home: Path) -> None:
     storage = Storage(str(home))
-    assert newest(storage, TRIAL).state is None
-    assert newest(storage, TRIAL).notes == ()
-    uris = [keeper(home).save(state(step), step // STEPS, step, 0) for step in (4, 6, 8)]
-    found = newest(storage, TRIAL)
+    assert load_newest(storage, TRIAL).state is None
+    assert load_newest(storage, TRIAL).notes == ()
+    uris = [writer(home).save(state(step), step // STEPS, step, 0) for step in (4, 6, 8)]
+    found = load_newest(storage, TRIAL)
     assert found.state is not None
     assert torch.equal(found.state["weight"], torch.full((50,), 8.0))
     assert (found.uri, found.notes, found.damaged) == (uris[-1], (), ())
@@ -64,7 +64,7 @@ def test_the_newest_is_found_with_what_was_saved(home: Path) -> None:
 
 def test_numbers_count_not_letters(home: Path) -> None:
     """Beyond the zeros in front, too."""
-    saver = keeper(home, CheckpointOptions(last=9, best=False))
+    saver = writer(home, CheckpointOptions(last=9, best=False))
     for epoch, step in ((9999, 10**7 - 1), (10000, 10**7), (2, 3)):
         saver.save(state(step), epoch, step, 0)
     assert found_step(home) == 10**7
@@ -73,7 +73,7 @@ def test_numbers_count_not_letters(home: Path) -> None:
 def two_saved(home: Path) -> Path:
     """The path of the second."""
     for step in (4, 8):
-        uri = keeper(home).save(state(step), step // STEPS, step, 0)
+        uri = writer(home).save(state(step), step // STEPS, step, 0)
     return Path(uri)
 
 
@@ -90,12 +90,12 @@ def test_a_flipped_bit_or_a_cut_is_detected_everywhere(data: st.DataObject) -> N
             flipped = whole[at] ^ (1 << data.draw(st.integers(0, 7), "bit"))
             damaged = whole[:at] + bytes([flipped]) + whole[at + 1 :]
         path.write_bytes(damaged)
-        found = newest(Storage(made), TRIAL)
+        found = load_newest(Storage(made), TRIAL)
         assert found.state is not None
         assert found.state["step"] == 4
         first, second = found.notes
-        assert first.startswith(f"{path}: damaged checkpoint (its content doesn't fit")
-        assert second.startswith("going on from ")
+        assert first.startswith(f"{path}: damaged checkpoint (its content doesn't match")
+        assert second.startswith("continuing from ")
         assert "step=0000004" in second
         assert found.damaged == (str(path.relative_to(made)),)
 
@@ -114,10 +114,10 @@ def test_none_left_is_said(home: Path) -> None:
     two_saved(home)
     for path in folder(home).iterdir():
         path.write_bytes(b"")
-    found = newest(Storage(str(home)), TRIAL)
+    found = load_newest(Storage(str(home)), TRIAL)
     assert found.state is None
     assert len(found.notes) == 3
-    assert found.notes[-1] == "no whole checkpoint is left: starting from zero"
+    assert found.notes[-1] == "no undamaged checkpoint is left: starting from epoch 0"
 
 
 def test_what_cannot_be_read_is_passed_over_too(home: Path) -> None:
@@ -143,13 +143,13 @@ def test_right_by_name_but_no_checkpoint(home: Path) -> None:
     torch.save([1], home / "list.pt")
     foreign = [pickle.dumps(Evil(), 2), (home / "evil.pt").read_bytes()]
     for number, data in enumerate([*foreign, (home / "list.pt").read_bytes()], 3):
-        file = File(number, number * STEPS, digest(data))
+        file = CheckpointFile(number, number * STEPS, digest(data))
         storage.save_bytes(f"trials/{TRIAL}/checkpoints/{file.name}", data)
-    found = newest(storage, TRIAL)
+    found = load_newest(storage, TRIAL)
     assert found.state is not None
     assert found.state["step"] == 8
     assert len(found.damaged) == 3
-    assert "it holds something else" in found.notes[0]
+    assert "it doesn't hold a state" in found.notes[0]
     assert "PyTorch can't read it" in found.notes[1]
     assert not (home / "executed").exists()
 
@@ -176,14 +176,14 @@ class DyingDisk:
 
 def test_a_death_between_writing_and_renaming_leaves_the_earlier_one(home: Path) -> None:
     storage = Storage(str(home))
-    saver = Keeper(storage, TRIAL, CheckpointOptions(last=1, best=False), STEPS)
+    saver = CheckpointWriter(storage, TRIAL, CheckpointOptions(last=1, best=False), STEPS)
     saver.save(state(4), 1, 4, 0)
     storage._fs = DyingDisk(storage._fs)
     with pytest.raises(Died):
         saver.save(state(8), 2, 8, 0)
     assert [name.endswith(".part") for name in names(home)] == [False, True]
     assert found_step(home) == 4
-    keeper(home, CheckpointOptions(last=1, best=False)).save(state(8), 2, 8, 0)
+    writer(home, CheckpointOptions(last=1, best=False)).save(state(8), 2, 8, 0)
     assert [name[:24] for name in names(home)] == ["epoch=0002-step=0000008-"], "and the rest goes"
 
 
@@ -194,7 +194,7 @@ def test_a_full_disk_leaves_the_earlier_one(home: Path, monkeypatch: pytest.Monk
     def full(*_: object) -> None:
         raise StorageError("can't be written (No space left on device)")
 
-    saver = keeper(home)
+    saver = writer(home)
     monkeypatch.setattr(saver._storage, "save_bytes", full)
     with pytest.raises(StorageError):
         saver.save(state(12), 3, 12, 0)
@@ -213,7 +213,7 @@ class TestSingle:
     def test_is_read_and_goes_when_it_is_replaced(self, home: Path) -> None:
         path = self.single(home)
         assert found_step(home) == 4
-        saver = keeper(home)
+        saver = writer(home)
         saver.save(state(6), 1, 6, 0)
         assert path.exists(), "it is the one before"
         assert found_step(home) == 6
@@ -231,16 +231,17 @@ class TestSingle:
             at = at % len(whole)
             rest = b"" if bit is None else bytes([whole[at] ^ (1 << bit)]) + whole[at + 1 :]
             path.write_bytes(whole[:at] + rest)
-            found = newest(Storage(made), TRIAL)
+            found = load_newest(Storage(made), TRIAL)
             if bit is None:
                 assert found.state is None
             if found.state is None:
                 assert found.damaged == (f"trials/{TRIAL}/checkpoint.pt",)
-                assert found.notes[-1].endswith("starting from zero")
+                assert found.notes[-1].endswith("starting from epoch 0")
 
 
 FILES = st.lists(
-    st.integers(0, 40).map(lambda step: File(step // STEPS, step, f"{step:016x}")), max_size=12
+    st.integers(0, 40).map(lambda step: CheckpointFile(step // STEPS, step, f"{step:016x}")),
+    max_size=12,
 )
 OPTIONS = st.builds(
     CheckpointOptions,
@@ -253,10 +254,10 @@ OPTIONS = st.builds(
 class TestRetention:
     @given(FILES, st.integers(0, 40), OPTIONS, st.integers(0, 10))
     def test_what_goes_and_what_stays(
-        self, files: list[File], step: int, options: CheckpointOptions, best: int
+        self, files: list[CheckpointFile], step: int, options: CheckpointOptions, best: int
     ) -> None:
-        new = File(step // STEPS, step, "f" * 16)
-        gone = superfluous(files, new, options, STEPS, best)
+        new = CheckpointFile(step // STEPS, step, "f" * 16)
+        gone = files_to_delete(files, new, options, STEPS, best)
         left = set(files) - set(gone)
         assert new not in gone
         assert gone == sorted(set(gone))
@@ -273,9 +274,9 @@ class TestRetention:
             assert marked or (options.best and file.epoch == best)
 
     def test_nothing_to_do(self) -> None:
-        new = File(1, 4, "0" * 16)
-        assert superfluous([], new, LAST_TWO, STEPS, 0) == []
-        assert superfluous([new], new, LAST_TWO, STEPS, 0) == []
+        new = CheckpointFile(1, 4, "0" * 16)
+        assert files_to_delete([], new, LAST_TWO, STEPS, 0) == []
+        assert files_to_delete([new], new, LAST_TWO, STEPS, 0) == []
 
     @settings(max_examples=25)
     @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=5), OPTIONS)
@@ -289,9 +290,9 @@ class TestRetention:
         with TemporaryDirectory() as made:
             home = Path(made)
             for saves, damage in lives:
-                found = newest(Storage(made), TRIAL)
+                found = load_newest(Storage(made), TRIAL)
                 done = found.state["step"] if found.state else 0
-                saver = keeper(home, options)
+                saver = writer(home, options)
                 saver.damaged = found.damaged
                 saved = []
                 for step in range(done + 1, done + saves + 1):

@@ -10,24 +10,24 @@ from torch import Tensor
 from detectors.world import LocalWorld
 from gaplab.records import Cost, EpochDone
 from gaplab.states import TrialState
-from gaplab.trial.control import FREE, Free, Stop, Stopped, agreed, first_of
+from gaplab.trial.control import NO_CONTROL, NullControl, Stop, Stopped, any_rank, first_order
 
 CPU = torch.device("cpu")
 DONE = EpochDone("0123456789ab", 1, 2, {}, (), "", Cost())
 
 
 def test_a_free_trial_goes_on() -> None:
-    assert FREE.order() is None
-    assert FREE.order() is None
-    assert FREE.may_go_on(DONE)
-    FREE.beat()
+    assert NO_CONTROL.order() is None
+    assert NO_CONTROL.order() is None
+    assert NO_CONTROL.may_continue(DONE)
+    NO_CONTROL.beat()
 
 
 def test_an_order_travels_pickled() -> None:
     order = Stopped(Stop(TrialState.PREEMPTED, "spot"), Cost(1.0, 2.0, 3.0, 4.0))
     again = pickle.loads(pickle.dumps(order))
     assert (again.stop, again.cost) == (order.stop, order.cost)
-    assert isinstance(pickle.loads(pickle.dumps(FREE)), Free)
+    assert isinstance(pickle.loads(pickle.dumps(NO_CONTROL)), NullControl)
 
 
 class ThreeRanks:
@@ -54,7 +54,7 @@ def test_ranks_agree_on_what_any_of_them_wants(
 ) -> None:
     world = ThreeRanks(1, torch.tensor(others), [])
     expected = tuple(a or b > 0 for a, b in zip(mine, others, strict=True))
-    assert agreed(world, CPU, *mine) == expected
+    assert any_rank(world, CPU, *mine) == expected
 
 
 def test_one_rank_asks_nobody() -> None:
@@ -62,7 +62,7 @@ def test_one_rank_asks_nobody() -> None:
         def all_reduce_mean(self, value: Tensor) -> Tensor:
             raise AssertionError("nothing to share")
 
-    assert agreed(Alone(), CPU, True, False) == (True, False)
+    assert any_rank(Alone(), CPU, True, False) == (True, False)
 
 
 A, B = Stop(TrialState.CANCELLED, "a"), Stop(TrialState.PREEMPTED, "b")
@@ -74,11 +74,11 @@ A, B = Stop(TrialState.CANCELLED, "a"), Stop(TrialState.PREEMPTED, "b")
         (0, None, [A, B], A),
         (0, None, [None, B], B),
         (0, B, [A, None], B),
-        (1, None, [A, B], Stop(TrialState.INTERRUPTED, "another worker was told to stop")),
+        (1, None, [A, B], Stop(TrialState.INTERRUPTED, "another worker received an order to stop")),
         (1, A, [B, None], A),
     ],
 )
 def test_the_first_order_counts_on_rank_0(
     rank: int, mine: Stop | None, others: list[Stop | None], expected: Stop
 ) -> None:
-    assert first_of(ThreeRanks(rank, torch.zeros(1), others), mine) == expected
+    assert first_order(ThreeRanks(rank, torch.zeros(1), others), mine) == expected

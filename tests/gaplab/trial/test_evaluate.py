@@ -90,8 +90,8 @@ def evaluate(experiment: Experiment, home: Path, size: int, epoch: int) -> list[
         storage = Storage(str(home))
         world = ThreadWorld(meeting, rank)
         evaluator = Evaluator("trial", experiment, data, world, storage)
-        taught = dict.fromkeys(evaluator.branches, (1.0, 0.25))
-        return evaluator.evaluate(model, epoch, taught)
+        positives = dict.fromkeys(evaluator.branches, (1.0, 0.25))
+        return evaluator.evaluate(model, epoch, positives)
 
     with ThreadPoolExecutor(size) as pool:
         first, *others = pool.map(play, range(size))

@@ -19,10 +19,10 @@ from gaplab.trial.provenance import (
     MAX_BYTES,
     Code,
     assemble,
-    code_of,
-    keep,
+    read_code,
+    save_changes,
     sources_digest,
-    surroundings,
+    worker_provenance,
 )
 
 Git = Callable[..., str]
@@ -64,7 +64,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_clean_checkout(package: Path, git: Git) -> None:
-    code = code_of([package])
+    code = read_code([package])
     assert (code.commit, code.dirty) == (git("rev-parse", "HEAD"), False)
     assert (code.digest, code.changes, code.left_out, code.note) == ("", "", (), "")
 
@@ -79,7 +79,7 @@ def test_what_differs_can_be_applied_again(
     if staged:
         (package / "new.py").write_text("B = 1\n")
         git("add", "-A")
-    code = code_of([package])
+    code = read_code([package])
     patch = tmp_path / "changes.diff"
     patch.write_text(code.changes)
     git("clone", "-q", str(top), str(tmp_path / "copy"))
@@ -90,13 +90,13 @@ def test_what_differs_can_be_applied_again(
 
 def test_settings_of_a_person_change_no_digest(package: Path, git: Git) -> None:
     (package / "__init__.py").write_text("A = 2\n")
-    before = code_of([package])
+    before = read_code([package])
     for key, value in (
         *(("diff.noprefix", "true"), ("color.ui", "always"), ("diff.external", "false")),
         *(("core.abbrev", "5"), ("diff.relative", "true"), ("core.pager", "false")),
     ):
         git("config", key, value)
-    assert code_of([package]) == before
+    assert read_code([package]) == before
 
 
 def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) -> None:
@@ -104,7 +104,7 @@ def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) 
     for name in ("new.py", "src/pack/spec.yaml", "notes.md", "ignored/other.py"):
         (top / name).parent.mkdir(exist_ok=True)
         (top / name).write_text(name)
-    code = code_of([package])
+    code = read_code([package])
     for name in ("new.py", "src/pack/spec.yaml"):
         line = f"# untracked: {name} sha256={sha256(name.encode()).hexdigest()}\n"
         assert line in code.changes
@@ -112,13 +112,13 @@ def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) 
     assert "notes" not in code.changes
     assert "other" not in code.changes
     (top / "new.py").write_text("other")
-    assert code_of([package]).digest != code.digest
+    assert read_code([package]).digest != code.digest
 
 
 def test_too_many_untracked_files(tmp_path: Path, package: Path) -> None:
     for number in range(MAX_UNTRACKED + 2):
         (tmp_path / "repo" / f"{number}.py").touch()
-    code = code_of([package])
+    code = read_code([package])
     assert code.note == "2 more untracked files"
     assert code.changes.count("untracked") == MAX_UNTRACKED
 
@@ -134,7 +134,7 @@ def test_secrets_are_left_out(tmp_path: Path, package: Path, git: Git, name: str
     git("commit", "-q", "-m", "a secret")
     secret.write_text("hush")
     (package / "__init__.py").write_text("A = 2\n")
-    code = code_of([package])
+    code = read_code([package])
     assert code.left_out == (name,)
     assert "A = 2" in code.changes
     assert not {"hush", "before", sha256(b"hush").hexdigest()} & set(code.changes.split())
@@ -145,7 +145,7 @@ def test_secrets_are_left_out(tmp_path: Path, package: Path, git: Git, name: str
 def test_an_untracked_secret_is_not_even_named(tmp_path: Path, package: Path) -> None:
     (tmp_path / "repo" / "credentials.yaml").write_text("hush")
     (tmp_path / "repo" / ".env").write_text("hush")
-    assert code_of([package]).dirty is False
+    assert read_code([package]).dirty is False
 
 
 def test_a_long_diff_is_cut_and_its_digest_is_of_the_whole(
@@ -157,13 +157,13 @@ def test_a_long_diff_is_cut_and_its_digest_is_of_the_whole(
     git("commit", "-q", "-m", "second")
     (package / "__init__.py").write_text("".join(f"A{n} = {n}\n" for n in range(100_000)))
     last.write_text("x = 1\n")
-    code = code_of([package])
+    code = read_code([package])
     assert len(code.changes.encode()) < MAX_BYTES + 100
     said = code.changes.splitlines()[-1]
     assert said.startswith("# cut here: ")
     assert said.endswith(" bytes more")
     last.write_text("x = 2\n")
-    other = code_of([package])
+    other = read_code([package])
     assert other.changes == code.changes
     assert other.digest != code.digest
 
@@ -174,7 +174,7 @@ def test_binary_changes_count_by_content(tmp_path: Path, package: Path, git: Git
     for content in (b"\0a", b"\0b", b"\0c"):
         weights.write_bytes(content)
         git("add", "-N", ".")
-        digests.add(code_of([package]).digest)
+        digests.add(read_code([package]).digest)
     assert len(digests) == 3
 
 
@@ -182,7 +182,7 @@ def test_names_and_text_that_are_not_unicode(tmp_path: Path, package: Path, git:
     path = os.fsencode(tmp_path / "repo") + b"/caf\xe9 \n x.py"
     Path(os.fsdecode(path)).write_bytes(b"\xff = 1\n")
     (package / "__init__.py").write_bytes(b"# \xff\n")
-    code = keep(code_of([package]), Storage(str(tmp_path / "home")))
+    code = save_changes(read_code([package]), Storage(str(tmp_path / "home")))
     assert "caf\ufffd x.py sha256=" in " ".join(code.changes.split())
     json.dumps(assemble(code, {})).encode()
 
@@ -193,7 +193,7 @@ def nothing_known(code: Code) -> bool:
 
 def test_no_git(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    code = code_of([package])
+    code = read_code([package])
     assert nothing_known(code)
     assert code.note == "git can't be run (No such file or directory)"
     assert len(code.sources) == 16
@@ -201,7 +201,7 @@ def test_no_git(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_no_repository(tmp_path: Path, package: Path, git: Git) -> None:
     shutil.rmtree(tmp_path / "repo" / ".git")
-    code = code_of([package])
+    code = read_code([package])
     assert nothing_known(code)
     assert code.note.startswith("not a git repository")
 
@@ -209,15 +209,15 @@ def test_no_repository(tmp_path: Path, package: Path, git: Git) -> None:
 def test_a_wheel_installed_inside_another_repository(tmp_path: Path, package: Path) -> None:
     installed = tmp_path / "repo" / "ignored" / "site-packages" / "pack"
     shutil.copytree(package, installed)
-    code = code_of([installed])
+    code = read_code([installed])
     assert nothing_known(code)
     assert code.note == f"{installed}: not tracked by git"
-    assert code.sources == code_of([package]).sources
+    assert code.sources == read_code([package]).sources
 
 
 def test_a_checkout_of_another_user(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    code = code_of([package])
+    code = read_code([package])
     assert nothing_known(code)
     assert code.note.startswith("detected dubious ownership in repository at ")
 
@@ -243,7 +243,7 @@ def test_a_git_that_does_not_answer(
 ) -> None:
     fake_git(tmp_path / "bin", "exec sleep 60")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    code = code_of([package], seconds=0.2)
+    code = read_code([package], seconds=0.2)
     assert nothing_known(code)
     assert code.note == "git took longer than 0.2 s"
 
@@ -254,7 +254,7 @@ def test_a_tree_too_big_to_compare(
     commit, real = git("rev-parse", "HEAD"), shutil.which("git")
     fake_git(tmp_path / "bin", f'case "$*" in *diff*) exec sleep 60;; *) exec {real} "$@";; esac')
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    code = code_of([package], seconds=2)
+    code = read_code([package], seconds=2)
     assert (code.commit, code.dirty, code.digest) == (commit, None, "")
     assert code.note == "git took longer than 2 s"
 
@@ -267,13 +267,13 @@ def test_the_environment_of_a_hook_names_no_other_repository(
     git("init", "-q", at=tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     monkeypatch.setenv("GIT_LITERAL_PATHSPECS", "1")
-    assert code_of([package]).commit == commit
+    assert read_code([package]).commit == commit
 
 
 def test_while_somebody_commits(tmp_path: Path, package: Path) -> None:
     (tmp_path / "repo" / ".git" / "index.lock").touch()
     os.utime(tmp_path / "repo" / "README", (1, 1))  # git would note that it is the same
-    assert code_of([package]).dirty is False
+    assert read_code([package]).dirty is False
 
 
 def test_the_digest_of_modules(tmp_path: Path) -> None:
@@ -302,12 +302,12 @@ def test_a_broken_link_of_an_editor_is_no_module(tmp_path: Path) -> None:
 def test_changes_are_kept_once_a_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     code = Code("s", commit="c", dirty=True, digest="0123", changes="é\n")
-    kept = keep(code, storage)
+    kept = save_changes(code, storage)
     assert kept.uri == f"{storage.uri}/code/0123.diff"
     assert (tmp_path / "code" / "0123.diff").read_text() == "é\n"
     monkeypatch.setattr(Storage, "save_text", None)
-    assert keep(code, storage) == kept
-    assert keep(Code("s", commit="c", dirty=False), storage).uri == ""
+    assert save_changes(code, storage) == kept
+    assert save_changes(Code("s", commit="c", dirty=False), storage).uri == ""
 
 
 # The worker's half.
@@ -331,7 +331,7 @@ def test_surroundings_of_this_process() -> None:
 
     import detectors
 
-    found = surroundings(experiment(), torch.device("cpu"))
+    found = worker_provenance(experiment(), torch.device("cpu"))
     assert found["packages"]["torch"] == torch.__version__
     assert found["packages"]["numpy"] == numpy.__version__
     assert found["results_version"] == detectors.RESULTS_VERSION
@@ -346,7 +346,7 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "PACKAGES", ("torch", "no-such-distribution"))
     worker._versions.cache_clear()
     try:
-        packages = surroundings(experiment(), torch.device("cpu"))["packages"]
+        packages = worker_provenance(experiment(), torch.device("cpu"))["packages"]
     finally:
         worker._versions.cache_clear()
     assert packages == {"torch": torch.__version__, "no-such-distribution": None}
@@ -370,7 +370,7 @@ def test_a_gpu(
         (tmp_path / "v").write_text(f"NVRM version: {said}\nGCC version:  gcc 12\n")
     monkeypatch.setattr(worker, "_DRIVER", tmp_path / "v")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Facts)
-    found = surroundings(experiment(), torch.device("cuda", 0))["gpu"]
+    found = worker_provenance(experiment(), torch.device("cuda", 0))["gpu"]
     assert (found["name"], found["memory_mib"], found["driver"]) == ("NVIDIA H200", 3072, driver)
 
 
@@ -394,15 +394,15 @@ def test_data_that_is_loaded_is_not_parsed_again(
     for split in ("train", "val"):
         loaded.data.load(split)
     monkeypatch.setattr(coco_index, "_Document", None)  # what parses
-    first = surroundings(loaded, torch.device("cpu"))["data"]
+    first = worker_provenance(loaded, torch.device("cpu"))["data"]
     monkeypatch.setattr(Path, "read_bytes", None)
-    assert surroundings(loaded, torch.device("cpu"))["data"] == first
+    assert worker_provenance(loaded, torch.device("cpu"))["data"] == first
     assert len(first) == 64
 
 
 def test_the_whole_is_plain_json_in_a_stable_order(package: Path) -> None:
     (package / "__init__.py").write_text("A = 2\n")
-    whole = assemble(code_of([package]), surroundings(experiment(), torch.device("cpu")))
+    whole = assemble(read_code([package]), worker_provenance(experiment(), torch.device("cpu")))
     assert json.loads(json.dumps(whole)) == whole
     assert list(whole) == [
         *("code", "sources", "results_version", "python", "packages", "machine", "gpu", "torch"),

@@ -14,11 +14,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gaplab.trial.run
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import newest
+from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop
 
 Write = Callable[..., Path]
@@ -91,7 +91,7 @@ def test_the_noise_and_the_statistics_count(
     """The test above would fail if random numbers were not restored."""
     _, end = whole(resuming, trial, undisturbed)
     resuming.attempts(trial, home, [2])
-    found = newest(Storage(str(home)), trial.id)
+    found = load_newest(Storage(str(home)), trial.id)
     assert found.state is not None
     before = found.state["middle"]["ranks"][0]
     assert before["model"]["norm.running_mean"].abs().max() > 0
@@ -131,7 +131,7 @@ def test_an_order_during_an_evaluation_loses_no_step(
     told = resuming.attempts(trial, home, [9])
     assert len(told.stops) == 1
     assert list(told.losses) == [1], "the second epoch isn't over before it is evaluated"
-    found = newest(Storage(str(home)), trial.id)
+    found = load_newest(Storage(str(home)), trial.id)
     assert found.state is not None
     assert found.state["learner"]["step"] == 8
     after = resuming.After(None)
@@ -146,7 +146,7 @@ def test_the_rule_ends_a_trial_after_its_checkpoint(
     asked: list[EpochDone] = []
 
     class Rule(resuming.After):  # type: ignore[name-defined, misc]
-        def may_go_on(self, done: EpochDone) -> bool:
+        def may_continue(self, done: EpochDone) -> bool:
             asked.append(done)
             return False
 
@@ -165,18 +165,18 @@ def test_the_rule_ends_a_trial_after_its_checkpoint(
 def test_orders_reach_the_attempt_as_its_end(trial: TrialRecord, home: Path) -> None:
     class Cancel:
         def order(self) -> Stop:
-            return Stop(TrialState.CANCELLED, "somebody cancelled it")
+            return Stop(TrialState.CANCELLED, "cancelled by a user")
 
         def beat(self) -> None: ...
 
-        def may_go_on(self, done: EpochDone) -> bool:
+        def may_continue(self, done: EpochDone) -> bool:
             return True
 
     events: list[Event] = []
-    attempt(trial, Storage(str(home)), events.append, run_alone, Cancel())
+    run_attempt(trial, Storage(str(home)), events.append, run_in_process, Cancel())
     ended = events[-1]
     assert isinstance(ended, Ended)
-    assert (ended.end.state, ended.end.reason) == ("cancelled", "somebody cancelled it")
+    assert (ended.end.state, ended.end.reason) == ("cancelled", "cancelled by a user")
     assert ended.end.fault == ""
     assert ended.end.cost.cpu_seconds > 0
 
@@ -197,7 +197,7 @@ class TestDamage:
         assert start.epoch == 1
         assert len(start.notes) == 2
         assert start.notes[0].startswith(f"{last}: damaged checkpoint")
-        assert start.notes[1] == f"going on from {first}"
+        assert start.notes[1] == f"continuing from {first}"
         assert told.evaluations == expected.evaluations
         torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
         assert last not in self.files(trial, home)
@@ -211,7 +211,7 @@ class TestDamage:
             path.write_bytes(b"")
         (start,) = (told := resuming.attempts(trial, home, [None])).starts
         assert start.epoch == 0
-        assert start.notes[-1] == "no whole checkpoint is left: starting from zero"
+        assert start.notes[-1] == "no undamaged checkpoint is left: starting from epoch 0"
         assert list(told.losses) == [1, 2, 3]
         torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
 
@@ -265,10 +265,10 @@ class TestRetention:
             ]
             return int(real([*other, *changed]))
 
-        real = gaplab.trial.run._best
-        monkeypatch.setattr(gaplab.trial.run, "_best", best)
+        real = gaplab.trial.run._best_epoch
+        monkeypatch.setattr(gaplab.trial.run, "_best_epoch", best)
 
-    def test_the_last_two_and_the_best(
+    def test_the_last_two_and_the_best_epoch(
         self, resuming: ModuleType, write_spec: Write, home: Path
     ) -> None:
         assert self.kept(resuming, write_spec, home) == [(2, 8), (4, 20), (5, 20)]
@@ -328,7 +328,7 @@ class TestTwoWorkers:
         _, ranks = two_ranks
         assert [rank["whole"]["stops"] for rank in ranks] == [[], []]
         assert [stop.reason for stop in ranks[0]["broken"]["stops"]] == ["enough"] * 4
-        other = "another worker was told to stop"
+        other = "another worker received an order to stop"
         assert [stop.reason for stop in ranks[1]["broken"]["stops"]] == [other, "enough"] * 2
         assert [rank["broken"]["epochs"] for rank in ranks] == [[0, 0, 0, 0, 1]] * 2
 
@@ -343,6 +343,6 @@ class TestTwoWorkers:
         told = resuming.attempts(trial, folder / "left", [None])
         (start,) = told.starts
         assert len(start.notes) == 1
-        assert "in the middle of an epoch with 1 workers instead of 2" in start.notes[0]
+        assert "in the middle of an epoch with 1 instead of 2 workers" in start.notes[0]
         assert list(told.losses) == [1, 2]
         assert resuming.saved(trial, folder / "left")["learner"]["step"] == 8

@@ -16,7 +16,7 @@ from detectors.engine import NonFiniteLossError
 from detectors.inference import NonFinitePredictionsError
 from gaplab.errors import StorageError, UserError
 from gaplab.events import from_text, to_text
-from gaplab.launch.attempt import LostError, attempt, fault_of, run_alone
+from gaplab.launch.attempt import LostError, fault_of, run_attempt, run_in_process
 from gaplab.records import (
     AttemptEnd,
     Cost,
@@ -31,9 +31,9 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand, experiment_of
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.checkpoints import newest
+from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop, Stopped
-from gaplab.trial.run import last_words
+from gaplab.trial.run import final_event
 
 Write = Callable[..., Path]
 
@@ -57,7 +57,7 @@ def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[E
             raise Killed
 
     with contextlib.suppress(Killed):
-        attempt(trial, Storage(str(home)), emit, run_alone)
+        run_attempt(trial, Storage(str(home)), emit, run_in_process)
     return events
 
 
@@ -81,7 +81,7 @@ def placed(
 
 
 def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
-    state = newest(Storage(str(home)), trial.id).state
+    state = load_newest(Storage(str(home)), trial.id).state
     assert state is not None
     learner = state["learner"]
     return {
@@ -167,7 +167,7 @@ def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEn
             raise error
 
     events: list[Event] = []
-    attempt(trial, Storage(str(home)), events.append, body)
+    run_attempt(trial, Storage(str(home)), events.append, body)
     (ended,) = events
     assert isinstance(ended, Ended)
     return ended.end
@@ -193,7 +193,7 @@ def test_a_traceback_that_cannot_be_written_hides_no_reason(
     events: list[Event] = []
     storage = Storage(str(tmp_path))
     storage.names = lambda folder: []  # type: ignore[method-assign]
-    attempt(only_trial(write_spec()), storage, events.append, body)
+    run_attempt(only_trial(write_spec()), storage, events.append, body)
     (ended,) = events
     assert isinstance(ended, Ended)
     assert ended.end.reason.startswith("ZeroDivisionError: by zero (no traceback: ")
@@ -241,9 +241,9 @@ def test_memory_that_really_runs_out(write_spec: Write, tmp_path: Path) -> None:
 
 def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
     cost = Cost(1.0, 2.0, 3.0, 4.0)
-    error = Stopped(Stop(TrialState.CANCELLED, "somebody cancelled it"), cost)
+    error = Stopped(Stop(TrialState.CANCELLED, "cancelled by a user"), cost)
     end = end_of(only_trial(write_spec()), tmp_path, error)
-    assert end == AttemptEnd(TrialState.CANCELLED, "somebody cancelled it", cost)
+    assert end == AttemptEnd(TrialState.CANCELLED, "cancelled by a user", cost)
     assert end_of(only_trial(write_spec()), tmp_path, None) == AttemptEnd(
         TrialState.SUCCEEDED, "", Cost()
     )
@@ -266,4 +266,4 @@ def test_errors_survive_the_way_between_processes(error: Any) -> None:
 
 def test_last_words_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint of trial \w+ there"):
-        last_words(only_trial(write_spec()), Storage(str(tmp_path)))
+        final_event(only_trial(write_spec()), Storage(str(tmp_path)))

@@ -11,16 +11,16 @@ import pytest
 from gaplab.records import Cost, EpochDone
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.control import FREE, Stop
-from gaplab.trial.watchdog import Watchdog, Watched, clear, hang_reason, watched
+from gaplab.trial.control import NO_CONTROL, Stop
+from gaplab.trial.watchdog import Watchdog, WatchedControl, clear_hangs, hang_reason, watch
 
 TRIAL = "0123456789ab"
 
 PROGRAM = """
 import re, sys, threading, time
-from gaplab.trial.control import FREE
+from gaplab.trial.control import NO_CONTROL
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.watchdog import watched
+from gaplab.trial.watchdog import watch
 
 def run_trial():
     if sys.argv[3] == "python":
@@ -35,7 +35,7 @@ def run_trial():
             time.sleep(0.05)
             control.beat()
 
-with watched(FREE, sys.argv[2], Storage(sys.argv[1]), float(sys.argv[4])) as control:
+with watch(NO_CONTROL, sys.argv[2], Storage(sys.argv[1]), float(sys.argv[4])) as control:
     run_trial()
 print("done")
 """
@@ -63,7 +63,7 @@ def test_a_process_that_hangs_ends_and_says_where(tmp_path: Path, how: str, wher
     assert match, reason
     (stacks,) = Path(match[1]).iterdir()
     assert "in run_trial" in stacks.read_text()
-    clear(TRIAL, Storage(str(tmp_path)))
+    clear_hangs(TRIAL, Storage(str(tmp_path)))
     assert hang_reason(TRIAL, Storage(str(tmp_path))) is None
 
 
@@ -81,7 +81,7 @@ def test_another_death_is_no_hang(tmp_path: Path) -> None:
 
 
 def test_nothing_there_is_no_hang(tmp_path: Path) -> None:
-    clear(TRIAL, Storage(str(tmp_path)))
+    clear_hangs(TRIAL, Storage(str(tmp_path)))
     assert hang_reason(TRIAL, Storage(str(tmp_path))) is None
 
 
@@ -134,13 +134,13 @@ def test_a_control_in_between_passes_everything_on(timer: Timer, tmp_path: Path)
         def beat(self) -> None:
             self.beats += 1
 
-        def may_go_on(self, done: EpochDone) -> bool:
+        def may_continue(self, done: EpochDone) -> bool:
             return done.epoch != 1
 
     loud, dog = Loud(), Watchdog(tmp_path / "hang.txt", 100.0)
-    between = Watched(loud, dog)
+    between = WatchedControl(loud, dog)
     assert between.order() == Stop(TrialState.CANCELLED, "x")
-    told = [between.may_go_on(EpochDone(TRIAL, n, 3, {}, (), "", Cost())) for n in (1, 2)]
+    told = [between.may_continue(EpochDone(TRIAL, n, 3, {}, (), "", Cost())) for n in (1, 2)]
     assert told == [False, True]
     timer.now += 50
     between.beat()
@@ -155,7 +155,7 @@ def test_an_object_store_gets_no_stacks_but_the_process_is_watched(
     storage = Storage(str(tmp_path))
     nowhere: Callable[[str], None] = lambda name: None  # noqa: E731
     monkeypatch.setattr(storage, "local_path", nowhere)
-    with watched(FREE, TRIAL, storage, 100.0):
+    with watch(NO_CONTROL, TRIAL, storage, 100.0):
         assert timer.set == [(0.0, 105.0)]
     assert timer.set[-1] == (0.0, 0.0)
     assert list((tmp_path / "trials" / TRIAL / "hang").iterdir()) == []

@@ -1,1 +1,1 @@
-"""The only importer of Ray."""
+"""The only modules that import Ray."""

@@ -1,20 +1,22 @@
-"""Getting a Ray cluster: one of our own on this machine, or one that is named."""
+"""Connect to a Ray cluster: one that is named, or a new one on this machine."""
 
 import logging
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
-from gaplab.launch.process import machine
+from gaplab.launch.process import machine_id
+from gaplab.launch.ray.private import LOOPBACK, draining_nodes, silent_worker_deaths
 
 LOCAL = "local"
+"""The address that stands for a new cluster on this machine."""
 
-_QUIET = {
+_DEFAULTS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,99 +25,128 @@ _QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_RESULT_BUFFER_LENGTH": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
-    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the conductor knows how many there may be
+    "TUNE_MAX_PENDING_TRIALS_PG": "10000",  # the scheduler limits how many trials there are
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+"""Settings for Ray; a value that the environment already has stays."""
 _ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Unless this is 0, Ray takes an address of 127.0.0.1 for the machine's own and listens on all."""
+"""Unless this is 0, Ray replaces 127.0.0.1 by the machine's own address and listens on that."""
 
 
 @contextmanager
 def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
-    """Connect to `address`, or start a cluster on loopback for "local"; yields its alive nodes.
+    """Connect to the cluster at `address`, or start one on loopback for `local`.
 
-    Never joins a cluster that was not named. A local one is guarded by a token of its own home
-    folder and goes away with the driver, however that ends. Raises UserError where there is
-    nothing to connect to.
+    A cluster that was not named is never joined. A local one is protected by a token of its own
+    home folder and ends with the driver, however the driver ends. The environment variables that
+    Ray reads are set while the context is open and restored on exit.
+
+    Args:
+        address: `local`, `auto` or HOST:PORT.
+        home: the home folder; holds the token of a local cluster.
+
+    Yields:
+        The alive nodes of the cluster.
+
+    Raises:
+        UserError: if there is nothing to connect to.
     """
-    for key, value in _QUIET.items():
-        os.environ.setdefault(key, value)
-    if address == LOCAL:
-        _use_own_token(home / "ray.token")
-    if address == LOCAL or address.startswith(("127.", "localhost")):
-        os.environ[_ONE_MACHINE] = "0"
-    import ray  # after its settings, which it reads on import
+    with changed_environment(_settings(address, home)):
+        import ray  # only now: it reads some of its settings when it is imported
 
-    ledger = os.environ.pop("GAPLAB_LEDGER", None)  # may hold a password, and workers need none
+        _connect(address)
+        try:
+            with silent_worker_deaths():
+                yield alive_nodes()
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def changed_environment(changes: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables, or remove those that are None, and restore them on exit."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set_environment(changes)
     try:
-        ray.init(**_arguments(address))
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--address {address}: no Ray cluster for us ({first}); use `ray start --head` there, "
-            "and where it asks for a token, RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here"
-        ) from error
+        yield
     finally:
-        os.environ |= {"GAPLAB_LEDGER": ledger} if ledger else {}
-    # Ray tells on standard output, past all its settings, of workers that died: not among JSON.
-    ray._private.worker.print_to_stdstream = _unsaid
-    try:
-        yield alive_nodes()
-    finally:
-        ray.shutdown()
-
-
-def _unsaid(*_: object, **__: object) -> None:
-    """What we tell in our own words."""
-
-
-def leaving_nodes() -> frozenset[str]:
-    """Ids of nodes that the cluster is about to take away: a spot machine's notice, a scale-down,
-    `ray drain-node`. Ray starts nothing new there.
-    """
-    import ray
-
-    return frozenset(ray._private.state.state.get_draining_nodes())
+        _set_environment(before)
 
 
 def alive_nodes() -> tuple[Node, ...]:
-    """The nodes of the cluster that we are connected to, as they are now, but those that leave."""
+    """Return the alive nodes of the connected cluster, without those about to be taken away."""
     import ray
 
-    gone = leaving_nodes()
-    rows = [row for row in ray.nodes() if row["Alive"] and row["NodeID"] not in gone]
+    leaving = draining_nodes()
+    rows = [row for row in ray.nodes() if row["Alive"] and row["NodeID"] not in leaving]
     held = [row["Resources"] for row in rows]
     return tuple(Node(r.get("CPU", 0.0), r.get("GPU", 0.0)) for r in held)
 
 
 def cluster_id(address: str) -> str:
-    """The same text for all drivers that share processors: those of one cluster, and those that
-    each started a cluster of their own on this machine.
+    """Return a text that is the same for all drivers that share processors.
+
+    Drivers share processors if they use one cluster, or if each has started a local cluster on this
+    machine.
     """
     import ray
 
-    return f"local:{machine()}" if address == LOCAL else ray.get_runtime_context().gcs_address
+    if address == LOCAL:
+        return f"local:{machine_id()}"
+    return str(ray.get_runtime_context().gcs_address)
 
 
-def _arguments(address: str) -> dict[str, object]:
-    common = {
+def _settings(address: str, home: Path) -> dict[str, str]:
+    """Return the environment variables to set for a cluster; creates the token of a local one."""
+    settings = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
+    if address == LOCAL:
+        token = _own_token(home / "ray.token")
+        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    if address == LOCAL or address.startswith(("127.", "localhost")):
+        settings[_ONE_MACHINE] = "0"
+    return settings
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    arguments: dict[str, object] = {
         "address": address,
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}},
     }
-    own = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    return common | own if address == LOCAL else common
+    if address == LOCAL:
+        arguments |= {"include_dashboard": False, **LOOPBACK}
+    try:
+        # The URL of the ledger may hold a password, and workers, which inherit this environment,
+        # need none.
+        with changed_environment({"GAPLAB_LEDGER": None}):
+            ray.init(**arguments)
+    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"--address {address}: can't connect to a Ray cluster ({first}); start one with `ray "
+            "start --head`, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here if it needs a token"
+        ) from error
 
 
-def _use_own_token(path: Path) -> None:
+def _own_token(path: Path) -> Path:
+    """Create the token at `path` unless it exists, readable by this user alone."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whole or not there, for drivers that begin together; for this user alone.
+        # Linked, so that drivers that start together see a whole file or none.
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name) as file:
             file.write(secrets.token_hex(32))
             file.flush()
             with suppress(FileExistsError):
                 os.link(file.name, path)
-    os.environ["RAY_AUTH_MODE"] = "token"
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    return path
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

@@ -1,4 +1,4 @@
-"""Ray Jobs: a driver that runs on the cluster; the machine it was started from may leave."""
+"""Ray Jobs: drivers that run on the cluster, so that the submitting machine may be switched off."""
 
 import logging
 import os
@@ -12,21 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from gaplab.errors import UserError
+from gaplab.launch.ray.private import UPLOAD_LOGGERS, log_level
 from gaplab.trial.provenance import ROOTS
 
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+"""States of a job that has ended."""
 _MARK = "gaplab_sweep"
+"""Metadata key of gaplab's jobs; the value is the name of the sweep."""
 _POLL = 1.0
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
-"""Loggers of Ray that tell of every file that is shipped."""
 
 
 @dataclass(frozen=True)
-class Order:
-    """What a job is to do: train the sweep that `spec` (YAML, complete) stands for.
+class JobRequest:
+    """What a job is to do: run a sweep.
 
-    name: of the sweep; home: the folder on the cluster that all its nodes share.
+    Attributes:
+        name: name of the sweep.
+        spec: the complete spec in YAML.
+        home: the home folder on the cluster, which all its nodes share.
     """
 
     name: str
@@ -36,7 +40,14 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """A driver on the cluster, as Ray Jobs knows it. state: PENDING, RUNNING or one of ENDED."""
+    """A driver on the cluster, as Ray Jobs reports it.
+
+    Attributes:
+        id: the submission id.
+        sweep: name of the sweep.
+        state: PENDING, RUNNING or one of ENDED.
+        message: what Ray says about the state.
+    """
 
     id: str
     sweep: str
@@ -45,10 +56,13 @@ class Job:
 
 
 class Jobs:
-    """The Jobs API of the cluster whose dashboard is at `address` (http://head:8265).
+    """A client of the Jobs API of a cluster.
 
     A token is read from RAY_AUTH_TOKEN or the file RAY_AUTH_TOKEN_PATH when RAY_AUTH_MODE is
-    `token`; it is in no argument. Every method raises UserError where the cluster says no.
+    `token`; it is never an argument. Every method raises UserError if the cluster reports an error.
+
+    Args:
+        address: the dashboard of the cluster, `http://HEAD:8265`.
     """
 
     def __init__(self, address: str) -> None:
@@ -58,76 +72,76 @@ class Jobs:
                 "of Ray itself, HOST:6379, is for `gaplab run`)"
             )
         self._address = address
-        from ray.exceptions import RayError
+        from ray.exceptions import RayError  # slow to import
         from ray.job_submission import JobSubmissionClient
 
         self._errors = (RayError, ConnectionError, RuntimeError, ValueError, OSError)
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.WARNING)
-        self._client = self._asked(lambda: JobSubmissionClient(address))
+        self._client = self._call(lambda: JobSubmissionClient(address))
 
-    def submit(self, order: Order) -> str:
-        """Ship the code and the spec and start a driver with them; the job's id."""
-        identity = f"{order.name}-{secrets.token_hex(4)}"
-        run = ["gaplab", "run", "spec.yaml", "--address", "auto", "--home", order.home]
+    def submit(self, request: JobRequest) -> str:
+        """Ship the code and the spec, start a driver with them, and return the id of the job."""
+        identity = f"{request.name}-{secrets.token_hex(4)}"
+        run = ["gaplab", "run", "spec.yaml", "--address", "auto", "--home", request.home]
         with tempfile.TemporaryDirectory(prefix="gaplab-submit-") as folder:
-            (Path(folder) / "spec.yaml").write_text(order.spec)
+            (Path(folder) / "spec.yaml").write_text(request.spec)
             environment = {
                 "working_dir": folder,
                 "py_modules": [str(root) for root in ROOTS],
                 "excludes": ["__pycache__"],
                 "env_vars": _ENVIRONMENT,
             }
-            self._asked(
+            self._call(
                 lambda: self._client.submit_job(
                     entrypoint=f"python -m {shlex.join(run)}",
                     submission_id=identity,
                     runtime_env=environment,
-                    metadata={_MARK: order.name},
+                    metadata={_MARK: request.name},
                 )
             )
         return identity
 
     def all(self) -> list[Job]:
-        """The jobs of gaplab on this cluster, newest first."""
-        found = self._asked(self._client.list_jobs)
+        """Return the jobs of gaplab on this cluster, newest first."""
+        found = self._call(self._client.list_jobs)
         ours = [each for each in found if _MARK in (each.metadata or {}) and each.submission_id]
         return [_job(each) for each in sorted(ours, key=lambda job: -(job.start_time or 0))]
 
     def find(self, text: str) -> Job:
-        """The job whose id is `text` or begins so, or the newest of the sweep of that name."""
+        """Return a job by its id, a unique prefix of it, or the name of its sweep (the newest)."""
         known = self.all()
         named = [job for job in known if text in (job.id, job.sweep)][:1]
         found = named or [job for job in known if job.id.startswith(text)]
         if len(found) == 1:
             return found[0]
         names = ", ".join(job.id for job in (found or known)[:5]) or "none"
-        what = "begins several jobs" if found else "no such job of gaplab there"
-        raise UserError(f"job {text!r}: {what} ({names}) at {self._address}")
+        what = "several jobs start with this" if found else "gaplab has no such job there"
+        raise UserError(f"job {text!r}: {what} (jobs: {names}) at {self._address}")
 
     def logs(self, job: Job) -> str:
-        """What the driver has printed so far."""
-        return str(self._asked(lambda: self._client.get_job_logs(job.id)))
+        """Return what the driver has printed so far."""
+        return str(self._call(lambda: self._client.get_job_logs(job.id)))
 
     def follow(self, job: Job) -> Iterator[str]:
-        """What the driver prints, until it ends."""
-        seen = 0
+        """Yield what the driver prints, until it ends."""
+        length = 0
         while True:
             state = self.find(job.id).state
             text = self.logs(job)
-            yield text[seen:]
-            seen = len(text)
+            yield text[length:]
+            length = len(text)
             if state in ENDED:
                 return
             time.sleep(_POLL)
 
     def stop(self, job: Job) -> bool:
-        """End the driver, by SIGTERM and soon after SIGKILL; False if it had ended."""
-        return bool(self._asked(lambda: self._client.stop_job(job.id)))
+        """Stop the driver with SIGTERM, then SIGKILL. Returns False if it had already ended."""
+        return bool(self._call(lambda: self._client.stop_job(job.id)))
 
-    def _asked(self, ask: Callable[[], Any]) -> Any:
+    def _call(self, action: Callable[[], Any]) -> Any:
+        """Return what `action` returns; Ray's errors become a UserError of one line."""
         try:
-            return ask()
+            with log_level(logging.WARNING, *UPLOAD_LOGGERS):
+                return action()
         except self._errors as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"--address {self._address}: {first}{_advice(str(error))}") from error
@@ -139,6 +153,7 @@ def _job(details: Any) -> Job:
 
 
 def _advice(text: str) -> str:
+    """Return a remedy to append to an error about authentication; empty for other errors."""
     if "401" in text or "403" in text or "authenticat" in text.lower():
         mode = os.environ.get("RAY_AUTH_MODE", "not set")
         return (

@@ -1,6 +1,8 @@
-"""The driver's desk: an actor where running trials find their orders and a stopping rule's verdict.
+"""Orders from a driver to its running attempts, through a Ray actor.
 
-What trials say goes to the driver through Tune; what the driver says to them goes through here.
+Events of attempts reach the driver through Tune; orders to stop and the verdicts of a stopping rule
+reach the attempts through an `OrderBoard`. The driver writes to it with an `OrdersClient`, each
+process of an attempt reads from it with an `OrdersControl`.
 """
 
 import asyncio
@@ -16,113 +18,121 @@ from gaplab.records import EpochDone
 from gaplab.trial.control import Stop
 
 Question = tuple[Any, ...]
-PATIENCE = 30.0
-"""Seconds after which a question that has no answer yet is asked again."""
+"""("order", attempt), ("leave", node) or ("verdict", attempt, epoch)."""
+TIMEOUT = 30.0
+"""Seconds after which a question without an answer is asked again."""
 
 
-class Board:
-    """Orders by attempt or node, and verdicts by attempt and epoch. Who asks, waits for the answer.
+class OrderBoard:
+    """An actor that holds orders by attempt or node, and verdicts by attempt and epoch.
 
-    A question is ("order", attempt), ("leave", node) or ("verdict", attempt, epoch).
+    A question waits until it has an answer, or `TIMEOUT` seconds.
     """
 
     def __init__(self) -> None:
         self._answers: dict[Question, Any] = {}
-        self._given: defaultdict[Question, asyncio.Event] = defaultdict(asyncio.Event)
-        self._over: set[int] = set()
+        self._answered: defaultdict[Question, asyncio.Event] = defaultdict(asyncio.Event)
+        self._ended: set[int] = set()
 
     async def put(self, question: Question, answer: Any) -> None:
-        """Answer a question, for all who ask; the first answer stays."""
+        """Answer a question for everybody who asks it; a second answer is ignored."""
         self._answers.setdefault(question, answer)
-        self._given[question].set()
+        self._answered[question].set()
 
     async def ask(self, *questions: Question) -> tuple[Question | None, Any]:
-        """The first of `questions` that has an answer, and the answer; (None, None) where there is
-        none yet after a while.
+        """Wait for an answer to one of `questions`.
 
-        None answers whatever is asked about an attempt that is over.
+        Returns:
+            The first question that is answered and its answer, or (None, None) after a timeout.
+            Questions about an attempt that has ended are answered at once, by None unless it had an
+            order.
         """
-        over = [each for each in questions if each[1] in self._over]
-        found = over or await self._first(questions)
+        ended = [each for each in questions if each[1] in self._ended]
+        found = ended or await self._first_answered(questions)
         return (found[0], self._answers.get(found[0])) if found else (None, None)
 
-    async def _first(self, questions: Sequence[Question]) -> list[Question]:
-        """Those of `questions` that are answered first, within PATIENCE."""
-        events = {each: self._given[each] for each in questions}
+    async def forget(self, attempt: int) -> None:
+        """End an attempt: answer its open questions and drop its verdicts."""
+        self._ended.add(attempt)
+        for question in [each for each in self._answered if each[1] == attempt]:
+            if question[0] != "order":
+                self._answers.pop(question, None)
+            self._answered.pop(question).set()
+
+    async def _first_answered(self, questions: Sequence[Question]) -> list[Question]:
+        events = {each: self._answered[each] for each in questions}
         waiting = [asyncio.create_task(event.wait()) for event in events.values()]
-        await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
         for task in waiting:
             task.cancel()
         return [each for each, event in events.items() if event.is_set()]
 
-    async def forget(self, attempt: int) -> None:
-        """The attempt is over: answer those who still ask, and keep no verdicts."""
-        self._over.add(attempt)
-        for question in [each for each in self._given if each[1] == attempt]:
-            if question[0] != "order":
-                self._answers.pop(question, None)
-            self._given.pop(question).set()
 
-
-class DeskClient:
-    """The desk for the driver."""
+class OrdersClient:
+    """The driver's side of an order board, see `scheduler.Orders`; starts the actor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._desk = (
-            ray.remote(num_cpus=0, max_concurrency=10_000)(Board).options(name=name).remote()
+        """Name of the actor."""
+        self._board = (
+            ray.remote(num_cpus=0, max_concurrency=10_000)(OrderBoard).options(name=name).remote()
         )
 
-    def order(self, attempt: int, stop: Stop) -> None:
-        """Tell an attempt to stop."""
-        self._desk.put.remote(("order", attempt), stop)
+    def stop(self, attempt: int, stop: Stop) -> None:
+        """Order an attempt to stop."""
+        self._board.put.remote(("order", attempt), stop)
 
-    def leave(self, node: str, stop: Stop) -> None:
-        """Tell all attempts on a node to stop."""
-        self._desk.put.remote(("leave", node), stop)
+    def stop_node(self, node: str, stop: Stop) -> None:
+        """Order all attempts on a node to stop."""
+        self._board.put.remote(("leave", node), stop)
 
-    def judge(self, attempt: int, epoch: int, go_on: bool) -> None:
-        """The stopping rule's verdict on an attempt after an epoch."""
-        self._desk.put.remote(("verdict", attempt, epoch), go_on)
+    def answer(self, attempt: int, epoch: int, may_continue: bool) -> None:
+        """Answer whether an attempt may continue after an epoch."""
+        self._board.put.remote(("verdict", attempt, epoch), may_continue)
 
     def forget(self, attempt: int) -> None:
-        """The attempt is over."""
-        self._desk.forget.remote(attempt)
+        """Drop what was stored for an attempt that has ended."""
+        self._board.forget.remote(attempt)
 
 
 @dataclass
-class DeskControl:
-    """The desk for a trial, see `trial.control.Control`; a thread of each rank waits for orders.
+class OrdersControl:
+    """An attempt's side of an order board, see `trial.control.Control`.
 
-    judged: whether a stopping rule is asked at all. leaving: whether the node of this process is
-    about to be taken away, as far as was heard.
+    Every process of an attempt has its own; a thread waits for orders.
+
+    Attributes:
+        board: name of the actor.
+        attempt: id of the attempt.
+        judged: whether the sweep has a stopping rule, so that verdicts must be waited for.
+        leaving: whether an order said that the node of this process is about to be taken away.
     """
 
-    desk: str
+    board: str
     attempt: int
     judged: bool
 
     def __post_init__(self) -> None:
         self.leaving = False
         self._stop: Stop | None = None
-        self._waiting: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Each process waits by itself."""
-        return DeskControl, (self.desk, self.attempt, self.judged)
+        """Pickle without the thread: each process starts its own."""
+        return OrdersControl, (self.board, self.attempt, self.judged)
 
     def order(self) -> Stop | None:
-        """What the driver ordered."""
-        if self._waiting is None:
-            self._waiting = threading.Thread(target=self._wait, daemon=True)
-            self._waiting.start()
+        """Return the order to stop, if there is one."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._wait, daemon=True)
+            self._thread.start()
         return self._stop
 
     def beat(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
-    def may_go_on(self, done: EpochDone) -> bool:
-        """The driver's verdict; True where no rule is asked. A driver that is gone asks nobody."""
+    def may_continue(self, done: EpochDone) -> bool:
+        """Wait for the verdict after an epoch; True without a rule, or if the driver is lost."""
         if not self.judged:
             return True
         _, answer = self._ask(("verdict", self.attempt, done.epoch))
@@ -134,11 +144,11 @@ class DeskControl:
         self.leaving, self._stop = question == here, stop
 
     def _ask(self, *questions: Question) -> tuple[Question | None, Any]:
-        """The first answer, however long it takes; None if the desk goes away or we are over."""
+        """Wait for the first answer, however long; None if the actor or the attempt has ended."""
         try:
-            desk, question, answer = ray.get_actor(self.desk), None, None
+            board, question, answer = ray.get_actor(self.board), None, None
             while question is None:
-                question, answer = ray.get(desk.ask.remote(*questions))
+                question, answer = ray.get(board.ask.remote(*questions))
         except (ray.exceptions.RayError, ValueError):
             return None, None
         return question, answer

@@ -1,4 +1,4 @@
-"""A trial on several workers: the same `run_trial` in a Ray Train group."""
+"""A trial on several workers: the same `run_trial`, in a Ray Train worker group."""
 
 import json
 import secrets
@@ -20,22 +20,40 @@ from gaplab.spec.models import Resources
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import Control, Stop, Stopped
-from gaplab.trial.run import Place, last_words, run_trial
-from gaplab.trial.watchdog import watched
+from gaplab.trial.run import TrialContext, final_event, run_trial
+from gaplab.trial.watchdog import watch
 
 
 def run_group(trial: TrialRecord, storage: Storage, emit: Emit, control: Control) -> None:
-    """The body for a trial with several workers; must run inside a Tune session.
+    """Run a trial with several workers, inside a Tune session. A `Body`, see `launch.attempt`.
 
-    Events of rank 0 travel through Train to Tune. Train may lose the last one, so the trial's
-    last checkpoint is read afterwards and its evaluations are said again. Raises what a worker
-    raised, LostError for one that died, and Stopped.
+    The events of rank 0 travel through Train to Tune. Train may lose the last one, so the final
+    event is read from the last checkpoint and emitted once more.
+
+    Raises:
+        Stopped: after an order to stop, and if a machine of the group was taken away.
+        LostError: if a worker died.
+        Exception: the error of a worker.
     """
+    try:
+        result = _trainer(trial, storage, control).fit()
+    except ray.train.PreemptionError as error:
+        raise Stopped(
+            Stop(TrialState.PREEMPTED, "a machine of its group was taken away"), None
+        ) from error
+    except ray.train.WorkerGroupError as error:
+        raise find_cause(error.worker_failures.values()) from error
+    if result.return_value is not None:
+        raise result.return_value
+    emit(final_event(trial, storage))
+
+
+def _trainer(trial: TrialRecord, storage: Storage, control: Control) -> TorchTrainer:
     need = Resources.model_validate(trial.config["resources"])
-    told = {"trial": json.dumps(asdict(trial)), "storage": storage.uri, "control": control}
-    trainer = TorchTrainer(
+    config = {"trial": json.dumps(asdict(trial)), "storage": storage.uri, "control": control}
+    return TorchTrainer(
         _worker,
-        train_loop_config=told,
+        train_loop_config=config,
         torch_config=TorchConfig(backend="nccl" if need.gpus_per_worker else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=need.workers,
@@ -46,42 +64,33 @@ def run_group(trial: TrialRecord, storage: Storage, emit: Emit, control: Control
             name=f"{trial.id}-{secrets.token_hex(4)}",  # a name used twice resumes the earlier run
             storage_path=f"{storage.uri}/ray/train",
             callbacks=[TuneReportCallback()],
-            # Another attempt is the driver's to make, not Train's.
+            # The driver decides about another attempt, not Train.
             failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),
         ),
     )
-    try:
-        result = trainer.fit()
-    except ray.train.PreemptionError as error:
-        raise Stopped(
-            Stop(TrialState.PREEMPTED, "a machine of its group was taken away"), None
-        ) from error
-    except ray.train.WorkerGroupError as error:
-        raise cause(error.worker_failures.values()) from error
-    if result.return_value is not None:
-        raise result.return_value
-    emit(last_words(trial, storage))
 
 
-def cause(failures: Iterable[Exception]) -> Exception:
-    """Why a group failed, of what became of its workers: an error of a worker that says what is
-    wrong, else the death of one, else whatever else happened, which may only follow from a death.
+def find_cause(failures: Iterable[Exception]) -> Exception:
+    """Return the failure of a worker that explains why its group failed.
+
+    That is an error with a known fault, else the death of a worker, else any other error, which may
+    only be a consequence of a death.
     """
-    said = list(failures)
-    clear = [each for each in said if fault_of(each) != "error"]
-    deaths = [LostError(str(each)) for each in said if type(each).__module__.startswith("ray.")]
-    return [*clear, *deaths, *said][0]
+    errors = list(failures)
+    known = [each for each in errors if fault_of(each) != "error"]
+    deaths = [LostError(str(each)) for each in errors if type(each).__module__.startswith("ray.")]
+    return [*known, *deaths, *errors][0]
 
 
 def _worker(config: dict[str, Any]) -> Stopped | None:
     trial = TrialRecord(**json.loads(config["trial"]))
     need, device = Resources.model_validate(trial.config["resources"]), get_device()
     storage, machine = Storage(config["storage"]), describe_machine(need, device)
-    with watched(config["control"], trial.id, storage, need.hang_seconds) as control:
-        place = Place(TorchWorld(), device, storage, machine, _wrap, control)
+    with watch(config["control"], trial.id, storage, need.hang_seconds) as control:
+        context = TrialContext(TorchWorld(), device, storage, machine, _wrap, control)
         try:
-            run_trial(trial, place, _report)
-        except Stopped as stopped:  # on every rank; what rank 0 returns reaches the group's actor
+            run_trial(trial, context, _report)
+        except Stopped as stopped:  # on every rank; what rank 0 returns is the group's result
             return stopped
     return None
 

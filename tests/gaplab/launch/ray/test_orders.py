@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gaplab.launch.ray import orders as desk
-from gaplab.launch.ray.orders import Board
+from gaplab.launch.ray import orders as orders
+from gaplab.launch.ray.orders import OrderBoard
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
@@ -15,11 +15,11 @@ ORDER, VERDICT, NODE = ("order", 1), ("verdict", 1, 3), ("leave", "ab12")
 
 
 def run(scene: Any) -> Any:
-    return asyncio.run(scene(Board()))
+    return asyncio.run(scene(OrderBoard()))
 
 
 def test_who_asks_waits_for_the_answer_and_the_first_one_stays() -> None:
-    async def scene(board: Board) -> list[Any]:
+    async def scene(board: OrderBoard) -> list[Any]:
         asking = [asyncio.create_task(board.ask(each)) for each in (ORDER, ORDER, VERDICT)]
         await asyncio.sleep(0)
         await board.put(ORDER, STOP)
@@ -31,7 +31,7 @@ def test_who_asks_waits_for_the_answer_and_the_first_one_stays() -> None:
 
 
 def test_of_several_questions_the_first_answer_counts() -> None:
-    async def scene(board: Board) -> list[Any]:
+    async def scene(board: OrderBoard) -> list[Any]:
         asking = [asyncio.create_task(board.ask(("order", n), NODE)) for n in (1, 2)]
         await asyncio.sleep(0)
         await board.put(("order", 2), OTHER)
@@ -43,12 +43,12 @@ def test_of_several_questions_the_first_answer_counts() -> None:
 
 
 def test_nothing_is_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(desk, "PATIENCE", 0.01)
+    monkeypatch.setattr(orders, "TIMEOUT", 0.01)
     assert run(lambda board: board.ask(ORDER, NODE)) == (None, None)
 
 
 def test_an_attempt_that_is_over_keeps_its_order_and_no_verdict() -> None:
-    async def scene(board: Board) -> list[Any]:
+    async def scene(board: OrderBoard) -> list[Any]:
         await board.put(ORDER, STOP)
         await board.put(VERDICT, True)
         asking = asyncio.create_task(board.ask(("verdict", 1, 4)))
@@ -62,7 +62,7 @@ def test_an_attempt_that_is_over_keeps_its_order_and_no_verdict() -> None:
 
 
 def test_an_attempt_that_is_over_without_an_order_waits_for_none() -> None:
-    async def scene(board: Board) -> list[Any]:
+    async def scene(board: OrderBoard) -> list[Any]:
         asking = asyncio.create_task(board.ask(ORDER))
         await asyncio.sleep(0)
         await board.forget(1)

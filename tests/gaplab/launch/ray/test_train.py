@@ -6,7 +6,7 @@ from ray.exceptions import ActorDiedError
 from detectors.data.base import DataError
 from detectors.engine import NonFiniteLossError
 from gaplab.launch.attempt import LostError
-from gaplab.launch.ray.train import cause
+from gaplab.launch.ray.train import find_cause
 
 DEAD, ELSEWHERE = ActorDiedError(), RuntimeError("Connection closed by peer")
 WRONG, DIVERGED = DataError(["no such file"]), NonFiniteLossError("loss is not finite")
@@ -25,12 +25,12 @@ WRONG, DIVERGED = DataError(["no such file"]), NonFiniteLossError("loss is not f
 def test_what_says_what_is_wrong_goes_first(
     failures: list[Exception], expected: Exception | type[Exception]
 ) -> None:
-    found = cause(failures)
+    found = find_cause(failures)
     assert found is expected or type(found) is expected
 
 
 @pytest.mark.parametrize("failures", [[DEAD], [ELSEWHERE, DEAD], [DEAD, ELSEWHERE]])
 def test_a_death_explains_lost_connections(failures: list[Exception]) -> None:
-    found = cause(failures)
+    found = find_cause(failures)
     assert isinstance(found, LostError)
     assert str(found) == str(DEAD)

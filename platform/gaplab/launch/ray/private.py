@@ -1,0 +1,70 @@
+"""All private names of Ray that gaplab uses, in one place. Nothing else may reach into Ray.
+
+Ray may change these names in any release, so pyproject.toml pins Ray to one minor version, and
+`tests/gaplab/launch/ray/test_private.py` fails where an installed Ray lacks one of them:
+
+- `ray._private.worker.print_to_stdstream` prints messages about workers that died to standard
+  output, whatever the logging settings, where `--json` prints its lines. Without the name the
+  messages would be printed.
+- `ray._private.state.state.get_draining_nodes` returns the nodes that are about to be taken away;
+  the public `ray.nodes()` doesn't tell. Without it trials would run on such a node until it is gone
+  and then be retried.
+- The resource `node:__internal_head__` exists once, on the head node. Without it no trial with
+  several workers could start.
+- The argument `_node_ip_address` of `ray.init` makes a local cluster listen on loopback only.
+  Without it other machines could connect, but would still need the token.
+- The loggers in `UPLOAD_LOGGERS` report every file that a job ships. Without these names the
+  reports would be printed.
+
+Ray is imported inside the functions, because it reads its settings when it is imported.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+HEAD_RESOURCE = "node:__internal_head__"
+LOOPBACK: dict[str, object] = {"_node_ip_address": "127.0.0.1"}
+"""Arguments of `ray.init` for a cluster that other machines can't reach."""
+UPLOAD_LOGGERS = ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
+
+
+def draining_nodes() -> frozenset[str]:
+    """Return the ids of nodes that the cluster is about to take away.
+
+    Reasons are the notice of a spot machine, a scale-down and `ray drain-node`. Ray starts nothing
+    new on such a node.
+    """
+    import ray
+
+    return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+@contextmanager
+def silent_worker_deaths() -> Iterator[None]:
+    """Keep Ray from printing messages about workers that died; gaplab reports them itself."""
+    from ray._private import worker
+
+    original = worker.print_to_stdstream
+    worker.print_to_stdstream = _print_nothing
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = original
+
+
+def _print_nothing(*_: object, **__: object) -> None:
+    pass
+
+
+@contextmanager
+def log_level(level: int, *loggers: str) -> Iterator[None]:
+    """Set the level of these loggers and restore it on exit."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(level)
+    try:
+        yield
+    finally:
+        for name, level_before in before.items():
+            logging.getLogger(name).setLevel(level_before)
