@@ -4,17 +4,24 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy import select
+
 from detectors.evaluation.gap import Gap, gap_between
+from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
+from gaplab.ledger import Ledger
+from gaplab.ledger.models import Checkpoint
 from gaplab.ledger.views import METRICS, AttemptView, EvaluationView, TrialView
 from gaplab.records import (
     AttemptEnd,
     Cost,
     DriverRecord,
+    EpochDone,
     EvaluationRecord,
+    Fault,
     Machine,
     SweepRecord,
     TrialRecord,
@@ -24,8 +31,21 @@ from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sweep import row_records
 from gaplab.states import TrialState
 
-MACHINE = Machine("node-1", "cpu", 1, 0.0)
+MACHINE = Machine("node-1", "cpu", 2, 0.0)
 """Where attempts of tests run."""
+METRIC_VALUES = {name: float(position) for position, name in enumerate(METRICS)}
+"""Another value for each metric that has a column in the ledger."""
+CROWD_VALUES = {
+    "ap": 1.0,
+    "ap_nms": 2.5,
+    "gap": -1.5,
+    "mmr": 61.25,
+    "mmr_nms": 60.0,
+    "mmr_gap": 1.25,
+}
+"""Metrics of an evaluator that has only the three required ones in common with COCO's."""
+RULE = {"nms_iou": 0.6, "order": "nms_then_cut", "level_range": None, "class_wise": True}
+"""The values of a protocol."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
 
 
@@ -65,25 +85,28 @@ def driver_record(identity: str = "d1", sweep: str = "s1", **changes: Any) -> Dr
 
 
 def evaluation_record(trial: str = "t1", epoch: int = 1, **changes: Any) -> EvaluationRecord:
-    """Build an evaluation of the primary branch o2o under `default`, apart from `changes`.
-
-    Each metric that has a column has another value.
-    """
+    """Build an evaluation of the primary branch o2o under `default`, apart from `changes`."""
     record = EvaluationRecord(
         trial=trial,
         epoch=epoch,
         branch="o2o",
         primary=True,
         protocol="default",
-        metrics={name: float(position) for position, name in enumerate(METRICS)},
-        classes=(),
+        metrics=dict(METRIC_VALUES),
+        classes=(ClassGap("circle", 1.5, 2.0, -0.5), ClassGap("square", None, None, None)),
     )
+    return replace(record, **changes)
+
+
+def epoch_done(trial: str, epoch: int, *evaluations: EvaluationRecord, **changes: Any) -> EpochDone:
+    """Build the event that `epoch` of three epochs is done, with a checkpoint."""
+    record = EpochDone(trial, epoch, 3, {}, evaluations, f"file:///{epoch}", Cost())
     return replace(record, **changes)
 
 
 def attempt_end(state: TrialState, reason: str = "", **changes: Any) -> AttemptEnd:
     """Build the end of an attempt; one that failed has the fault `error`."""
-    fault = "error" if state is TrialState.FAILED else ""
+    fault: Fault = "error" if state is TrialState.FAILED else ""
     return replace(AttemptEnd(state, reason, Cost(20.0, 5.0, 10.0, 512.0), fault), **changes)
 
 
@@ -119,6 +142,13 @@ def evaluation_view(trial: str = "t1", epoch: int = 1, **changes: Any) -> Evalua
     """Build what the ledger returns for `evaluation_record(trial, epoch)`, apart from `changes`."""
     view = EvaluationView(**vars(evaluation_record(trial, epoch)), attempt=1, created_at=NOW)
     return replace(view, **changes)
+
+
+def checkpoints(ledger: Ledger, trial: str) -> dict[int, str]:
+    """Read the epochs and URIs of a trial's checkpoints."""
+    query = select(Checkpoint.epoch, Checkpoint.uri).where(Checkpoint.trial_id == trial)
+    with ledger._engine.connect() as connection:
+        return {row.epoch: row.uri for row in connection.execute(query)}
 
 
 def leaderboard_row(trial: str = "t1", **changes: Any) -> LeaderboardRow:

@@ -1,4 +1,4 @@
-"""One clock for all that share a ledger."""
+"""The clock of a ledger: the same for every driver that shares the database server."""
 
 import sqlite3
 from datetime import UTC, datetime
@@ -15,29 +15,29 @@ _NAME = "gaplab_now"
 
 
 class Clock(FunctionElement[datetime]):
-    """The database server's time; where the database is a file, this machine's."""
+    """SQL expression for the current time: the server's, or this machine's for a SQLite file."""
 
     type = UtcDateTime()
     inherit_cache = True
 
 
 @compiles(Clock, "postgresql")
-def _server(_element: Clock, _compiler: SQLCompiler, **_: Any) -> str:
+def _compile_postgresql(_element: Clock, _compiler: SQLCompiler, **_: Any) -> str:
     return "clock_timestamp()"
 
 
 @compiles(Clock, "sqlite")
-def _file(_element: Clock, _compiler: SQLCompiler, **_: Any) -> str:
+def _compile_sqlite(_element: Clock, _compiler: SQLCompiler, **_: Any) -> str:
     return f"{_NAME}()"
 
 
-def give_clock(connection: sqlite3.Connection) -> None:
-    """Teach SQLite the time, written as SQLAlchemy does."""
+def add_clock(connection: sqlite3.Connection) -> None:
+    """Define the function that `Clock` calls in SQLite; it returns text as SQLAlchemy writes it."""
     connection.create_function(_NAME, 0, lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.%f"))
 
 
 def now(connection: Connection) -> datetime:
-    """The time of the ledger's clock, in UTC."""
+    """Return the ledger's time, in UTC."""
     return connection.execute(_NOW).scalar_one()
 
 

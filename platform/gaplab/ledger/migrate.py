@@ -1,7 +1,7 @@
-"""Opening a database and bringing its tables to the version this gaplab knows.
+"""Open a database and upgrade its tables to the version that this gaplab knows.
 
-The version is kept in a table of our own name, so that a ledger can share a PostgreSQL database
-with another Alembic user such as MLflow.
+The version is stored in a table with a name of its own, so that a ledger can share a PostgreSQL
+database with another Alembic user such as MLflow.
 """
 
 import sqlite3
@@ -27,39 +27,41 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
 
 from gaplab.errors import UserError
-from gaplab.ledger.clock import give_clock
+from gaplab.ledger.clock import add_clock
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0003"
-"""The newest migration. Known here so that opening an up-to-date ledger need not import Alembic."""
+HEAD = "0004"
+"""The newest migration. Given here so that opening an up-to-date ledger does not import Alembic."""
 VERSION_TABLE = "gaplab_version"
 WRITE = "gaplab_write"
-"""Execution option of connections that write: on SQLite they take the write lock at BEGIN."""
+"""Execution option of connections that write: in SQLite they take the write lock at BEGIN."""
 MIGRATE = "migrate"
-"""Value of WRITE for connections that migrate: SQLite rebuilds a table to change it, and would
-delete what refers to its rows."""
+"""Value of WRITE for connections that migrate. They switch foreign keys off: to change a table,
+SQLite rebuilds it, which would delete the rows that refer to it."""
 _FORMS = "sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
-_PATIENCE = 30.0  # seconds to wait for another program's transaction
-_LOCK = 0x6761706C  # any fixed number, the same in every gaplab
+_BUSY_SECONDS = 30.0  # how long SQLite waits for another program's transaction
+_MIGRATION_LOCK = 0x6761706C  # any number, the same in every release of gaplab
 
 
 def open_engine(url: str) -> Engine:
-    """Connect to the ledger at `url` and upgrade it; a SQLite file is created with its folder.
+    """Connect to the ledger at `url` and upgrade it. Creates a SQLite file and its folder.
 
-    Raises UserError when the URL is unusable, the database can't be reached or isn't one, or was
-    written by a newer gaplab.
+    Raises:
+        UserError: The URL is malformed, the database cannot be reached or is not a database, or it
+            was written by a newer gaplab.
     """
-    where = _parse(url)
-    engine = _sqlite(where) if where.get_backend_name() == "sqlite" else _postgresql(where)
+    where = _parse_url(url)
+    sqlite = where.get_backend_name() == "sqlite"
+    engine = _sqlite_engine(where) if sqlite else _postgresql_engine(where)
     try:
         with engine.connect() as connection:
             current = _version(connection)
         if current != HEAD:
             with engine.execution_options(**{WRITE: MIGRATE}).begin() as connection:
                 _upgrade(connection)
-            engine.dispose()  # what migrates doesn't watch foreign keys
+            engine.dispose()  # its connection does not check foreign keys
     except DBAPIError as error:
         engine.dispose()
         cause = str(error.orig).strip().splitlines()[0]
@@ -74,7 +76,7 @@ def open_engine(url: str) -> Engine:
 
 
 def alembic_config(connection: Connection) -> "Config":
-    """Alembic's configuration, built in code; commands run on `connection`."""
+    """Return a configuration with which Alembic's commands run on `connection`."""
     from alembic.config import Config
 
     config = Config()
@@ -85,9 +87,9 @@ def alembic_config(connection: Connection) -> "Config":
 
 
 def _upgrade(connection: Connection) -> None:
-    """Run the missing migrations; drivers that open an empty database together take turns."""
+    """Run the missing migrations. Drivers that open an empty database together take turns."""
     if connection.dialect.name == "postgresql":
-        connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
     current = _version(connection)
     if current == HEAD:
         return
@@ -102,11 +104,11 @@ def _upgrade(connection: Connection) -> None:
             f"(version {current}, this one knows up to {HEAD}); upgrade gaplab"
         )
     command.upgrade(config, "head")
-    _check_keys(connection)
+    _check_references(connection)
 
 
-def _check_keys(connection: Connection) -> None:
-    """Raise where a migration of a SQLite file left a row that refers to nothing."""
+def _check_references(connection: Connection) -> None:
+    """Raise RuntimeError if a migration of a SQLite file left a dangling reference."""
     if connection.dialect.name == "sqlite":
         broken = connection.exec_driver_sql("PRAGMA foreign_key_check").first()
         if broken is not None:
@@ -120,7 +122,7 @@ def _version(connection: Connection) -> str | None:
     return connection.execute(select(version).select_from(table(VERSION_TABLE))).scalar()
 
 
-def _parse(url: str) -> URL:
+def _parse_url(url: str) -> URL:
     try:
         where = make_url(url)
     except ArgumentError:
@@ -134,24 +136,24 @@ def _parse(url: str) -> URL:
     raise UserError(f"ledger {shown}: not a SQLite file or a PostgreSQL; write {_FORMS}")
 
 
-def _postgresql(where: URL) -> Engine:
-    """An engine that notices when the server dropped an idle connection."""
+def _postgresql_engine(where: URL) -> Engine:
+    """Create an engine that replaces connections which the server has dropped while idle."""
     engine = create_engine(where)
-    event.listen(engine, "checkin", _note)
-    event.listen(engine, "checkout", _ping)
+    event.listen(engine, "checkin", _record_idle)
+    event.listen(engine, "checkout", _check_idle)
     return engine
 
 
 _TRUSTED = 1.0
-"""Seconds for which an idle connection is held for alive: a ping costs as much as a write."""
+"""Seconds for which an idle connection is not checked: a check costs as much as a write."""
 
 
-def _note(_connection: Any, record: Any) -> None:
+def _record_idle(_connection: Any, record: Any) -> None:
     record.info["idle since"] = time.monotonic()
 
 
-def _ping(connection: Any, record: Any, _fairy: Any) -> None:
-    """A connection that was idle for long may be dead; one just used tells so in its own time."""
+def _check_idle(connection: Any, record: Any, _fairy: Any) -> None:
+    """Check a connection that has been idle for long. Raises DisconnectionError if it is broken."""
     if time.monotonic() - record.info.get("idle since", float("inf")) > _TRUSTED:
         try:
             connection.execute("SELECT 1")
@@ -160,29 +162,29 @@ def _ping(connection: Any, record: Any, _fairy: Any) -> None:
             raise DisconnectionError from error
 
 
-def _sqlite(where: URL) -> Engine:
-    """An engine whose transactions are SQLite's own BEGIN and COMMIT, not the driver's guess."""
+def _sqlite_engine(where: URL) -> Engine:
+    """Create an engine that emits BEGIN and COMMIT itself instead of Python's sqlite3 module."""
     try:
         Path(where.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"ledger {where}: {error}; choose a folder you can write to") from error
-    engine = create_engine(where, connect_args={"timeout": _PATIENCE})
-    event.listen(engine, "connect", _prepare)
+    engine = create_engine(where, connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _prepare(connection: sqlite3.Connection, _record: Any) -> None:
+def _configure(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None
-    give_clock(connection)
+    add_clock(connection)
     _enter_wal(connection)
     for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
-    """SQLite's own time-out doesn't cover a change of journal mode: several openers wait here."""
-    deadline = time.monotonic() + _PATIENCE
+    """Switch to WAL mode. Retries, because SQLite's busy timeout does not cover this change."""
+    deadline = time.monotonic() + _BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").close()

@@ -1,4 +1,4 @@
-"""The ledger's tables. A change here comes with a migration; a test compares the two."""
+"""The tables of the ledger. A change here needs a migration; a test compares the two."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -25,45 +25,46 @@ from gaplab.states import ENDS, TrialState
 
 
 def _one_of(column: str, values: Iterable[str]) -> str:
+    """Return the SQL condition that a column holds one of `values`."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, in UTC on the way in and out, also where the database keeps no zone."""
+    """An aware datetime in UTC, also in databases that do not store time zones."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC; a naive datetime raises ValueError."""
+        """Convert to UTC. Raises ValueError for a naive datetime."""
         if value is not None and value.tzinfo is None:
             raise ValueError(f"{value} has no time zone")
         return value and value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From what the database gives (naive means UTC) to an aware datetime in UTC."""
+        """Convert to an aware datetime in UTC; a naive one from the database is in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class StateText(TypeDecorator[TrialState]):
-    """A trial's state, kept as text."""
+    """A trial's state, stored as text."""
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: TrialState | None, dialect: Dialect) -> str | None:
-        """Return the state's text."""
+        """Return the text of the state."""
         return value and str(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> TrialState | None:
-        """Return the state of this text."""
+        """Return the state with this text."""
         return TrialState(value) if value is not None else None
 
 
 class Base(DeclarativeBase):
-    """Column types, and fixed names of constraints so that migrations can name them."""
+    """Base of all tables: column types, and constraint names that migrations can refer to."""
 
     metadata = MetaData(
         naming_convention={
@@ -116,7 +117,7 @@ class Trial(Base):
 
 
 class SweepTrial(Base):
-    """Which trials a sweep expands to, and in which order. A trial may be in many sweeps."""
+    """The trials of a sweep and their order. A trial may be in many sweeps."""
 
     __tablename__ = "sweep_trial"
     __table_args__ = (Index(None, "trial_id"),)
@@ -127,7 +128,7 @@ class SweepTrial(Base):
 
 
 class Attempt(Base):
-    """One execution of a trial for a sweep that holds it; a trial's numbers rise from 1."""
+    """One execution of a trial for one of its sweeps; a trial's attempts are numbered from 1."""
 
     __tablename__ = "attempt"
     __table_args__ = (
@@ -166,10 +167,10 @@ class Attempt(Base):
 
 
 class Driver(Base):
-    """A process that runs a sweep, or did: its lease, and what it wants of its cluster.
+    """A process that runs a sweep, or did, with its lease and its demand on the cluster.
 
-    wants: trials that it would run now if it could. An attempt names its driver by id; those of
-    drivers before this table name a home folder.
+    wants: how many trials it would run now, running ones included. An attempt refers to its driver
+    by id; attempts older than this table name a home folder instead.
     """
 
     __tablename__ = "driver"
@@ -190,20 +191,20 @@ class Driver(Base):
 
 
 class Cancellation(Base):
-    """A person's wish that drivers leave a sweep, or one trial of it (else empty), alone."""
+    """A person's request to cancel one trial of a sweep, or the whole sweep: `trial_id` is NULL."""
 
     __tablename__ = "cancellation"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     sweep_id: Mapped[str] = mapped_column(index=True)
-    trial_id: Mapped[str]
+    trial_id: Mapped[str | None]
     created_at: Mapped[datetime]
 
 
 class Protocol(Base):
-    """What the name of a protocol stands for. Never changed: one name has one meaning.
+    """The values that the name of a protocol stands for. Rows never change: a name has one meaning.
 
-    Where gaplab gives protocols a new value, a migration adds it to the rules that are here.
+    When a release of gaplab adds a value to protocols, its migration adds it to these rules.
     """
 
     __tablename__ = "protocol"
@@ -214,7 +215,7 @@ class Protocol(Base):
 
 
 class Evaluation(Base):
-    """Metrics of one trial at one epoch, branch and protocol; the attempt is one of that trial."""
+    """Metrics of one trial per epoch, branch and protocol, and the attempt that measured them."""
 
     __tablename__ = "evaluation"
     __table_args__ = (
@@ -246,7 +247,7 @@ class Evaluation(Base):
 
 
 class Checkpoint(Base):
-    """Where a trial's state after an epoch is kept."""
+    """The URI of a trial's saved state after an epoch."""
 
     __tablename__ = "checkpoint"
 

@@ -1,4 +1,4 @@
-"""The ledger's SELECT statements, and how their rows become views."""
+"""The SELECT statements of the ledger, and the conversion of their rows to views."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ _KEY = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.pro
 
 
 def sweeps(sweep: str | None = None) -> Query:
-    """Each sweep with its trials counted, newest first; or only the sweep of id `sweep`."""
+    """Select all sweeps, newest first, or only `sweep`, with their numbers of trials per state."""
     counts = [func.count().filter(Trial.state == state) for state in TrialState]
     query = (
         select(Sweep.id, Sweep.name, Sweep.spec, Sweep.created_at, *counts)
@@ -45,7 +45,7 @@ def sweeps(sweep: str | None = None) -> Query:
 
 
 def sweep_view(row: AnyRow) -> SweepView:
-    """A row of `sweeps`."""
+    """Convert a row of `sweeps`."""
     counts = dict(zip(TrialState, row[4:], strict=True))
     return SweepView(
         id=row.id, name=row.name, spec=row.spec, created_at=row.created_at, counts=counts
@@ -53,24 +53,24 @@ def sweep_view(row: AnyRow) -> SweepView:
 
 
 def trials() -> Query:
-    """Every trial."""
+    """Select every trial."""
     return select(Trial.id, *_TRIAL, Trial.state, Trial.created_at)
 
 
 def states(trials: Sequence[str]) -> Query:
-    """Ids and states of those of `trials` that are known."""
+    """Select id and state of those of `trials` that are stored."""
     return select(Trial.id, Trial.state).where(Trial.id.in_(trials))
 
 
-def newest(trials: Sequence[str]) -> Query:
-    """The last attempt at each of `trials`."""
+def newest_attempts(trials: Sequence[str]) -> Query:
+    """Select the id of the last attempt of each of `trials`."""
     last = func.max(Attempt.id).label("newest")
     query = select(Attempt.trial_id, last).where(Attempt.trial_id.in_(trials))
     return query.group_by(Attempt.trial_id)
 
 
 def stopped(sweep: str) -> Select[str]:
-    """Trials whose last attempt was one of this sweep, stopped early."""
+    """Select the trials whose last attempt was stopped early by the stopping rule of this sweep."""
     mine = (
         Attempt.sweep_id == sweep,
         Attempt.state == TrialState.STOPPED,
@@ -82,40 +82,40 @@ def stopped(sweep: str) -> Select[str]:
 
 
 def trials_of(sweep: str) -> Query:
-    """The trials of the sweep of id `sweep`, in its order."""
+    """Select the trials of a sweep, in its order."""
     joined = trials().join(SweepTrial, SweepTrial.trial_id == Trial.id)
     return joined.where(SweepTrial.sweep_id == sweep).order_by(SweepTrial.position)
 
 
 def all_trials(sweep: str | None) -> Query:
-    """The trials of a sweep in its order; for None every trial, by id."""
+    """Select the trials of a sweep in its order, or for None every trial by id."""
     return trials().order_by(Trial.id) if sweep is None else trials_of(sweep)
 
 
 def trial_view(row: AnyRow) -> TrialView:
-    """A row of `trials`."""
+    """Convert a row of `trials`."""
     return TrialView(**row._mapping)
 
 
 def attempts(trial: str) -> Query:
-    """The attempts of the trial of id `trial`, in their order."""
+    """Select the attempts of a trial, first to last."""
     renamed = {"trial_id": "trial", "sweep_id": "sweep"}
     columns = [column.label(renamed.get(column.key, column.key)) for column in _columns(Attempt)]
     return select(*columns).where(Attempt.trial_id == trial).order_by(Attempt.number)
 
 
 def attempt_view(row: AnyRow) -> AttemptView:
-    """A row of `attempts`."""
+    """Convert a row of `attempts`."""
     return AttemptView(**row._mapping)
 
 
 def evaluations(trial: str) -> Query:
-    """The evaluations of the trial of id `trial`, by epoch, branch and protocol."""
+    """Select the evaluations of a trial, by epoch, branch and protocol."""
     return all_evaluations(None).where(Evaluation.trial_id == trial)
 
 
 def all_evaluations(sweep: str | None) -> Query:
-    """Every evaluation (of a sweep's trials) with its rule, by trial, epoch, branch, protocol."""
+    """Select every evaluation, or those of a sweep, with its rule, ordered by its key."""
     rule = Protocol.rule.label("rule")
     query = select(*_columns(Evaluation), rule).outerjoin(
         Protocol, Protocol.id == Evaluation.protocol
@@ -127,7 +127,7 @@ def all_evaluations(sweep: str | None) -> Query:
 
 
 def evaluation_view(row: AnyRow) -> EvaluationView:
-    """A row of `evaluations`."""
+    """Convert a row of `evaluations`."""
     values = row._mapping
     columns = {name: values[name] for name in METRICS if values[name] is not None}
     return EvaluationView(
@@ -147,7 +147,7 @@ def evaluation_view(row: AnyRow) -> EvaluationView:
 
 
 def costs() -> Query:
-    """Mean costs of first attempts that succeeded; a later one may have run a part only."""
+    """Select the mean costs of first attempts that succeeded; later ones may be partial."""
     key = (Trial.dataset, Trial.assignment, Trial.epochs)
     seconds = (Attempt.wall_seconds, Attempt.cpu_seconds, Attempt.gpu_seconds)
     return (
@@ -159,7 +159,7 @@ def costs() -> Query:
 
 
 def rows(wanted: RowFilter) -> Query:
-    """The evaluations that `wanted` describes, as the fields of ResultRow."""
+    """Select the evaluations that match `wanted`, as the fields of ResultRow."""
     chosen = _chosen(wanted)
     query = (
         select(
@@ -174,53 +174,53 @@ def rows(wanted: RowFilter) -> Query:
         .join(Sweep, Sweep.id == (_newest_sweep() if wanted.sweep is None else wanted.sweep))
     )
     if wanted.sweep is not None:
-        query = query.join(SweepTrial, _held(wanted.sweep))
-    return query.where(chosen.c.place == 1, *_about_trial(wanted))
+        query = query.join(SweepTrial, _in_sweep(wanted.sweep))
+    return query.where(chosen.c.rank == 1, *_trial_conditions(wanted))
 
 
 def coverage(wanted: RowFilter) -> Query:
-    """What there is for the trials of `wanted`, under any protocol, branch and epoch."""
+    """Select which protocols, branches and epochs the trials of `wanted` were evaluated at."""
     key = (Evaluation.protocol, Evaluation.branch)
     query = select(*key, func.min(Evaluation.epoch), func.max(Evaluation.epoch)).join(
         Trial, Trial.id == Evaluation.trial_id
     )
     if wanted.sweep is not None:
-        query = query.join(SweepTrial, _held(wanted.sweep))
-    return query.where(*_about_trial(wanted)).group_by(*key).order_by(*key)
+        query = query.join(SweepTrial, _in_sweep(wanted.sweep))
+    return query.where(*_trial_conditions(wanted)).group_by(*key).order_by(*key)
 
 
 def _chosen(wanted: RowFilter) -> Subquery:
-    """Keys of the evaluations in question; `place` 1 is the epoch to show."""
+    """Select the keys of matching evaluations; those of rank 1 are at the epoch to return."""
     order = [Evaluation.ap.desc()] if wanted.epoch == "best" else []
-    place = func.row_number().over(
+    rank = func.row_number().over(
         partition_by=[Evaluation.trial_id, Evaluation.branch],
         order_by=[*order, Evaluation.epoch.desc()],
     )
-    query = select(*_KEY, place.label("place")).where(Evaluation.protocol == wanted.protocol)
+    query = select(*_KEY, rank.label("rank")).where(Evaluation.protocol == wanted.protocol)
     if wanted.branch is None:
         query = query.where(Evaluation.is_primary)
     else:
         query = query.where(Evaluation.branch == wanted.branch)
     if isinstance(wanted.epoch, int):
         query = query.where(Evaluation.epoch == wanted.epoch)
-    if wanted.trials is not None:  # here, so that no other trials are ranked
+    if wanted.trials is not None:  # filtered here, so that no other trials are ranked
         query = query.where(Evaluation.trial_id.in_(wanted.trials))
     return query.subquery()
 
 
 def _newest_sweep() -> ScalarSelect[str]:
-    """Id of the most recent sweep that holds the trial of the row."""
+    """Select the id of the most recent sweep that holds the trial of the row."""
     query = select(Sweep.id).join(SweepTrial, SweepTrial.sweep_id == Sweep.id)
     order = (Sweep.created_at.desc(), Sweep.id.desc())
     mine = query.where(SweepTrial.trial_id == Trial.id).correlate(Trial)
     return mine.order_by(*order).limit(1).scalar_subquery()
 
 
-def _held(sweep: str) -> ColumnElement[bool]:
+def _in_sweep(sweep: str) -> ColumnElement[bool]:
     return and_(SweepTrial.trial_id == Trial.id, SweepTrial.sweep_id == sweep)
 
 
-def _about_trial(wanted: RowFilter) -> list[ColumnElement[bool]]:
+def _trial_conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:
     pairs = ((Trial.dataset, wanted.dataset), (Trial.assignment, wanted.assignment))
     chosen = [] if wanted.trials is None else [Trial.id.in_(wanted.trials)]
     return chosen + [column == value for column, value in pairs if value is not None]

@@ -1,4 +1,4 @@
-"""Reading the ledger: every method one look at the database, in one transaction."""
+"""The reading half of the ledger: each method reads in one transaction and returns views."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -14,11 +14,11 @@ from gaplab.ledger.models import Protocol, Trial
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import (
     AttemptView,
-    Cost,
     CostKey,
     Coverage,
     DriverView,
     EvaluationView,
+    MeanCost,
     ResultRow,
     RowFilter,
     SweepView,
@@ -30,11 +30,11 @@ from gaplab.states import TrialState
 T = TypeVar("T")
 
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
-_AT_ONCE = 1000  # rows in memory while all are read
+_FETCHED = 1000  # rows in memory while a whole table is read
 
 
 class Reader:
-    """What the ledger knows. See `Ledger` for the rules."""
+    """Everything that can be read from the ledger. See `Ledger` for its rules."""
 
     def __init__(self, engine: Engine, retry: RetryPolicy) -> None:
         self._engine = engine
@@ -43,7 +43,17 @@ class Reader:
 
     @classmethod
     def open(cls, url: str, retry: RetryPolicy = RetryPolicy()) -> Self:  # noqa: B008
-        """Open the ledger at `url`, created or upgraded if need be. Raises UserError."""
+        """Open the ledger at `url`; create or upgrade it first if necessary.
+
+        Args:
+            url: `sqlite:////folder/ledger.db` or `postgresql+psycopg://user@host/database`.
+            retry: How long later calls are retried while the database does not answer; by default
+                not at all.
+
+        Raises:
+            UserError: The URL is malformed, the database cannot be reached or is not a database,
+                or it was written by a newer gaplab.
+        """
         return cls(open_engine(url), retry)
 
     def close(self) -> None:
@@ -51,7 +61,7 @@ class Reader:
         self._engine.dispose()
 
     def stop_waiting(self) -> None:
-        """Wait for the database no more."""
+        """Disable retries from now on: a call fails at once if the database does not answer."""
         self._retry = RetryPolicy()
 
     def __enter__(self) -> Self:
@@ -60,70 +70,56 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def newest_attempts(self, trials: Sequence[str]) -> dict[str, int]:
-        """The id of the last attempt at each of `trials` that has one."""
-        return {row.trial_id: row.newest for row in self._chunks(queries.newest, trials)}
-
-    def stopped(self, sweep: str) -> set[str]:
-        """The trials that the sweep's own stopping rule ended, and nobody has trained on since."""
-        return set(self._read(lambda c: c.scalars(queries.stopped(sweep)).all()))
-
-    def states(self, trials: Sequence[str]) -> dict[str, TrialState]:
-        """State of each trial in `trials`; ids that the ledger doesn't know are absent."""
-        return {row.id: row.state for row in self._chunks(queries.states, trials)}
-
-    def unfinished(self, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
-        """The trials of `sweep` that are to be trained, in order: all that have not succeeded, but
-        for those that its own stopping rule has ended.
-        """
-        states, stopped = self.states([t.id for t in sweep.trials]), self.stopped(sweep.id)
-        return tuple(
-            t
-            for t in sweep.trials
-            if states.get(t.id) != TrialState.SUCCEEDED and t.id not in stopped
-        )
-
-    def cancelled(self, sweep: str, driver: str) -> CancelRequest:
-        """Return which trials of the sweep its driver `driver` is asked to cancel."""
-        found = set(self._read(lambda c: c.scalars(drivers.cancelled(sweep, driver)).all()))
-        return CancelRequest("" in found, frozenset(found - {""}))
-
-    def drivers(self, sweep: str | None = None) -> list[DriverView]:
-        """The drivers of a sweep, oldest first; for None all that live as far as is known."""
-        query = drivers.living() if sweep is None else drivers.drivers(sweep)
-        return [DriverView(**row._mapping) for row in self._read(lambda c: c.execute(query).all())]
-
     def now(self) -> datetime:
-        """The ledger's clock, in UTC."""
+        """Return the time of the ledger's clock, in UTC."""
         return self._read(now)
 
     def sweep(self, sweep: str) -> SweepView:
-        """The sweep of exactly this id. Raises UserError if there is none."""
+        """Return the sweep with exactly this id. Raises UserError if there is none."""
         row = self._read(lambda c: c.execute(queries.sweeps(sweep)).first())
         if row is None:
             raise UserError(f"sweep {sweep!r}: not in the ledger; `gaplab show` lists them")
         return queries.sweep_view(row)
 
     def sweeps(self) -> list[SweepView]:
-        """All sweeps, newest first."""
+        """Return all sweeps, newest first."""
         found = self._read(lambda c: c.execute(queries.sweeps()).all())
         return [queries.sweep_view(row) for row in found]
 
     def find_sweep(self, text: str) -> SweepView:
-        """The sweep whose id or name is `text` (the newest of that name), or whose id begins so.
+        """Find a sweep by its id, its name (the newest of that name) or the beginning of its id.
 
-        Raises UserError naming near matches if there is none, or all matches if there are several.
+        Raises:
+            UserError: There is no such sweep (the error suggests similar names), or several ids
+                begin with `text` (the error lists them).
         """
-        return self.sweep(self._read(lambda c: lookup.sweep(c, text)))
+        return self.sweep(self._read(lambda c: lookup.find_sweep(c, text)))
 
     def find_trial(self, text: str) -> TrialView:
-        """The trial whose id begins with `text`. Raises UserError as `find_sweep` does."""
-        identity = self._read(lambda c: lookup.trial(c, text))
+        """Find the trial whose id is or begins with `text`. Raises UserError as `find_sweep`."""
+        identity = self._read(lambda c: lookup.find_trial(c, text))
         query = queries.trials().where(Trial.id == identity)
         return queries.trial_view(self._read(lambda c: c.execute(query).one()))
 
+    def find(self, text: str) -> SweepView | TrialView:
+        """Find the sweep that `text` means, or else the trial. Raises UserError about both."""
+        try:
+            return self.find_sweep(text)
+        except UserError as no_sweep:
+            try:
+                return self.find_trial(text)
+            except UserError as no_trial:
+                raise UserError(*no_trial.problems, *no_sweep.problems) from None
+
     def stored_sweep(self, text: str | None = None) -> SweepRecord:
-        """The sweep that `find_sweep` finds, or the newest, as it was added. Raises UserError."""
+        """Return a sweep and its trials as they were added.
+
+        Args:
+            text: A name or id as for `find_sweep`; None: the newest sweep.
+
+        Raises:
+            UserError: There is no such sweep, or none at all.
+        """
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:
             raise UserError("sweep: none in the ledger yet; `gaplab run SPEC` starts one")
@@ -132,69 +128,116 @@ class Reader:
         return SweepRecord(found.id, found.name, found.spec, trials)
 
     def trials(self, sweep: str) -> list[TrialView]:
-        """The trials of the sweep of this id, in the sweep's order."""
+        """Return the trials of the sweep with this id, in the order of the sweep."""
         found = self._read(lambda c: c.execute(queries.trials_of(sweep)).all())
         return [queries.trial_view(row) for row in found]
 
+    def states(self, trials: Sequence[str]) -> dict[str, TrialState]:
+        """Return the state of each of `trials`. Unknown ids are left out."""
+        return {row.id: row.state for row in self._read_chunks(queries.states, trials)}
+
+    def stopped(self, sweep: str) -> set[str]:
+        """Return the trials that this sweep's stopping rule ended and nobody continued since."""
+        return set(self._read(lambda c: c.scalars(queries.stopped(sweep)).all()))
+
+    def unfinished(self, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
+        """Return the trials of a sweep that are still to be run, in the order of the sweep.
+
+        These are all that have not succeeded, except those that its own stopping rule has ended.
+        """
+        states, stopped = self.states([t.id for t in sweep.trials]), self.stopped(sweep.id)
+        return tuple(
+            t
+            for t in sweep.trials
+            if states.get(t.id) != TrialState.SUCCEEDED and t.id not in stopped
+        )
+
     def attempts(self, trial: str) -> list[AttemptView]:
-        """The attempts of the trial of this id, first to last."""
+        """Return the attempts of the trial with this id, first to last."""
         rows = self._read(lambda c: c.execute(queries.attempts(trial)).all())
         return [queries.attempt_view(row) for row in rows]
 
+    def newest_attempts(self, trials: Sequence[str]) -> dict[str, int]:
+        """Return the id of the last attempt of each of `trials` that has one."""
+        found = self._read_chunks(queries.newest_attempts, trials)
+        return {row.trial_id: row.newest for row in found}
+
+    def drivers(self, sweep: str | None = None) -> list[DriverView]:
+        """Return the drivers of a sweep, oldest first, ended ones included.
+
+        For None, return the drivers of all sweeps that have not ended as far as is known.
+        """
+        query = drivers.active_drivers() if sweep is None else drivers.all_drivers(sweep)
+        return [DriverView(**row._mapping) for row in self._read(lambda c: c.execute(query).all())]
+
+    def cancelled(self, sweep: str, driver: str) -> CancelRequest:
+        """Return which trials of a sweep one of its drivers is asked to cancel.
+
+        Requests from before the driver began are ignored: the sweep was resumed after them.
+        """
+        found = set(self._read(lambda c: c.scalars(drivers.cancelled(sweep, driver)).all()))
+        trials = frozenset(trial for trial in found if trial is not None)
+        return CancelRequest(all_trials=None in found, trials=trials)
+
     def evaluations(self, trial: str) -> list[EvaluationView]:
-        """The evaluations of the trial of this id, by epoch, branch and protocol."""
+        """Return the evaluations of the trial with this id, by epoch, branch and protocol."""
         found = self._read(lambda c: c.execute(queries.evaluations(trial)).all())
         return [queries.evaluation_view(row) for row in found]
 
     def all_trials(self, sweep: str | None = None) -> Iterator[TrialView]:
-        """Every trial by id, or those of the sweep of this id in its order; read as they are used.
+        """Iterate over every trial by id, or over those of the sweep with this id in its order.
 
-        All from one moment, however long the reading takes.
+        Rows are fetched as they are used, all from one snapshot of the ledger.
         """
         return map(queries.trial_view, self._stream(queries.all_trials(sweep)))
 
     def all_evaluations(self, sweep: str | None = None) -> Iterator[EvaluationView]:
-        """Every evaluation, or those of the trials of the sweep of this id; read as `all_trials`.
+        """Iterate over every evaluation, or over those of the trials of the sweep with this id.
 
-        By trial, epoch, branch and protocol.
+        By trial, epoch, branch and protocol; fetched as `all_trials` does.
         """
         return map(queries.evaluation_view, self._stream(queries.all_evaluations(sweep)))
 
     def protocols(self) -> dict[str, dict[str, Any]]:
-        """What each protocol's name means, as far as known: its values without the name."""
+        """Return the rule of each protocol that is known by name: its values without the name."""
         query = select(Protocol.id, Protocol.rule).order_by(Protocol.id)
         return {row.id: row.rule for row in self._read(lambda c: c.execute(query).all())}
 
-    def costs(self) -> dict[CostKey, Cost]:
-        """Mean cost of a trial from start to end, over the first attempts that succeeded."""
+    def costs(self) -> dict[CostKey, MeanCost]:
+        """Return the mean costs of whole trials, over first attempts that succeeded."""
         found = self._read(lambda c: c.execute(queries.costs()).all())
-        return {CostKey(*row[:3]): Cost(*row[3:]) for row in found}
+        return {CostKey(*row[:3]): MeanCost(*row[3:]) for row in found}
 
     def rows(self, wanted: RowFilter) -> list[ResultRow]:
-        """The evaluations that `wanted` describes, in no particular order."""
+        """Return the evaluations that match `wanted`, in no particular order."""
         found = self._read(lambda c: c.execute(queries.rows(wanted)).mappings().all())
         return [ResultRow(**row) for row in found]
 
     def coverage(self, wanted: RowFilter) -> list[Coverage]:
-        """Under which protocols and branches the trials of `wanted` have been evaluated at all."""
+        """Return the protocols, branches and epochs that the trials of `wanted` were evaluated at.
+
+        Only the conditions of `wanted` on trials are used.
+        """
         found = self._read(lambda c: c.execute(queries.coverage(wanted)).all())
         return [Coverage(*row) for row in found]
 
     def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
-        engine = self._engine.execution_options(yield_per=_AT_ONCE)
-        # Of a stream only the beginning can be tried again.
+        engine = self._engine.execution_options(yield_per=_FETCHED)
+        # Only the start of a stream can be retried.
         connection = self._retry.run(engine.connect)
         with connection, connection.execute(query) as found:
             yield from found
 
-    def _chunks(
+    def _read_chunks(
         self, query: Callable[[Sequence[str]], queries.Query], trials: Sequence[str]
     ) -> list[queries.AnyRow]:
-        """What `query` finds for `trials`, asked for a part of them at a time."""
+        """Run `query` for a limited number of `trials` at a time. Returns all rows."""
         parts = [trials[start : start + _CHUNK] for start in range(0, len(trials), _CHUNK)]
         return self._read(lambda c: [row for part in parts for row in c.execute(query(part))])
 
     def _read(self, action: Callable[[Connection], T]) -> T:
+        """Run `action` in one reading transaction, retried as the policy says."""
+
         def once() -> T:
             with self._engine.connect() as connection:
                 return action(connection)

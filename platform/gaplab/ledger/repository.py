@@ -1,4 +1,4 @@
-"""The ledger: which trials there are, what was tried, and what came out."""
+"""The ledger's public class: everything that is written to it, and the rules it keeps."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar, TypeVarTuple
@@ -24,131 +24,209 @@ T = TypeVar("T")
 
 
 class Ledger(Reader):
-    """The truth about sweeps, trials, attempts, evaluations and checkpoints, in SQL.
+    """The SQL record of all sweeps, trials, attempts, evaluations and checkpoints.
 
-    Who writes: drivers, any number of them, and `gaplab reevaluate`, which only adds evaluations to
-    attempts that ended. Trials send their evaluations to the driver and never open the ledger. Any
-    number of processes may read meanwhile. Every method is one transaction: after a crash all of a
-    call is there or none of it. A committed write survives the death of the process (SQLite in WAL
-    mode may lose the very last ones to a power cut, but is never damaged). With a `RetryPolicy` a
-    method waits for a database that is locked, restarting or out of reach, and then is done once.
+    The ledger is the single source of truth: what it does not hold has not happened and is run
+    again. Open it with `Ledger.open(url)`, as a context manager. The methods here write; those
+    that read are inherited from `Reader`.
 
-    What may be repeated: every write, any number of times, from any number of connections. The
-    first accepted sweep, trial and evaluation stay as they are, but for an evaluation's
-    `candidates` and `matches`: a later one gives those that are empty. Of a checkpoint the newest
-    address counts.
+    **Who writes.** Drivers (processes that run a sweep), any number of them at the same time, and
+    `gaplab reevaluate`, which only adds evaluations to attempts that have ended. A trial never
+    opens the ledger: it sends events to its driver, and the driver records them. Any number of
+    processes may read at the same time.
 
-    The first evaluation with a `rule` says what its protocol's name means, for good.
+    **Transactions.** Each method is one transaction: after a crash, either all of its changes are
+    stored or none. A stored change survives the death of the process. (SQLite runs in WAL mode: a
+    power cut may lose the most recent transactions, but never damages the file.) While the
+    database is locked, restarting or unreachable, a method is retried as the `RetryPolicy` given
+    to `open` says.
 
-    A trial has at most one running attempt, and none after one that succeeded unless somebody asks
-    for it once more (`states` has all transitions). Its state is that of its last attempt,
-    changed in the same transaction; `waiting` before the first and when asked for once more. An
-    attempt belongs to the driver that claimed the trial, whose lease stands in the ledger; when
-    that driver is taken for dead, `bury` interrupts the attempt, and what it would still write is
-    refused: of two drivers that both believe to train a trial, one is believed.
+    **Idempotence.** Every write may be repeated, any number of times and from any number of
+    connections, so a driver may repeat a call whose outcome it does not know. The first accepted
+    sweep, trial and evaluation stay as they are, with one exception: a later evaluation with the
+    same key (trial, epoch, branch, protocol) provides `candidates` and `matches` where the stored
+    ones are empty. The newest URI of a checkpoint replaces earlier ones. The first evaluation with
+    a `rule` defines what the name of its protocol means, permanently.
 
-    Raises: UserError for what a person can mend (URL, unknown sweep or trial); ClaimError for an
-    attempt or a claim that came too late; ValueError for a call that breaks the rules above or
-    carries a number that is not finite. Timestamps are the ledger's own, in UTC. A Ledger may be
-    shared by threads, not by forked processes.
+    **Claims.** A trial has at most one running attempt, and none after one that succeeded unless
+    `rerun` was called (`gaplab.states.TRANSITIONS` lists every transition). The state of a trial
+    is that of its last attempt and changes in the same transaction. It is `waiting` before the
+    first attempt and after `rerun`.
+
+    **Leases.** An attempt belongs to the driver that claimed it. Each driver has a lease in the
+    ledger and renews it regularly. When other drivers consider it lost, `mark_lost` interrupts its
+    running attempts, and everything that it still tries to write for them raises ClaimError. If
+    two drivers believe that they run the same trial, only one of them can record results.
+
+    **Errors.** UserError for what a person can correct: the URL, an unknown sweep or trial, a
+    database that does not answer. Its subclass StorageError for a full disk. ClaimError for a
+    trial that cannot be claimed and for an attempt that has already ended. ValueError (of which
+    ClaimError is a subclass) for a call that breaks one of the rules above or contains a number
+    that is not finite.
+
+    Timestamps come from one clock, in UTC: that of the PostgreSQL server, or of this machine for a
+    SQLite file. Threads may share a Ledger; a forked process must open its own.
     """
 
     def add_sweep(self, sweep: SweepRecord) -> None:
-        """Add a sweep and those of its trials that are new, as `waiting`.
+        """Add a sweep, and those of its trials that are new, as `waiting`.
 
-        Raises ValueError if a sweep of this id is there without one of these trials.
+        Does nothing if the sweep is stored with the same trials or more.
+
+        Raises:
+            ValueError: A sweep with this id is stored and lacks one of these trials.
         """
         self._write(writes.add_sweep, sweep)
 
     def extend_sweep(self, sweep: str, known: Sequence[str], more: Sequence[TrialRecord]) -> bool:
-        """Add trials to the end of a sweep; False, and nothing is done, unless `known` are all that
-        it has: of two drivers that go on with one search, one does.
+        """Append trials to a sweep, unless another driver has appended some first.
+
+        Args:
+            sweep: The id of a stored sweep.
+            known: The ids of all trials that the sweep has, as far as the caller knows.
+            more: The trials to append.
+
+        Returns:
+            Whether the trials were appended: False if the sweep holds other trials than `known`.
         """
         return self._write(writes.extend_sweep, sweep, known, more)
 
     def start_attempt(self, claim: Claim) -> int:
-        """Claim a trial for a driver and return the new attempt's id; the same claim once.
+        """Claim a trial for a driver: set it running and add its next attempt.
 
-        Raises ClaimError, with the state the trial is in, if it is unknown, running or succeeded,
-        and ValueError if it is not in the sweep.
+        Returns:
+            The id of the new attempt, or of the existing one if this claim was already accepted.
+
+        Raises:
+            ClaimError: The trial is unknown, running or succeeded, or has had an attempt later
+                than `claim.after`; the error holds the state that the trial is in.
+            ValueError: The trial is not in the sweep.
         """
         return self._write(claims.start_attempt, claim)
 
     def begin_attempt(self, attempt: int, started: Started) -> None:
-        """Note where a claimed attempt runs. Raises ClaimError if it is over."""
+        """Record where and with what code, packages and data a claimed attempt runs.
+
+        Raises:
+            ClaimError: The attempt has ended or is unknown.
+        """
         self._write(claims.begin_attempt, attempt, started)
 
     def record(self, evaluation: EvaluationRecord, attempt: int) -> bool:
-        """Keep an evaluation measured by `attempt`; True if it is new, False if it was there.
+        """Store an evaluation that was measured by an attempt, running or ended.
 
-        Raises ValueError if ap, ap_nms or gap has no value, a value is not finite, the protocol is
-        there with another rule, or `attempt` is not an attempt of that trial.
+        Returns:
+            Whether the evaluation is new: False if one with the same key was stored before.
+
+        Raises:
+            ValueError: ap, ap_nms or gap has no value, a value is not finite, the protocol is
+                stored with another rule, or `attempt` is not an attempt of the trial.
         """
         return self._write(writes.record, evaluation, attempt)
 
     def record_epoch(self, done: EpochDone, attempt: int) -> None:
-        """Keep all evaluations of an epoch and its checkpoint, as `record` and `add_checkpoint` do,
-        and what the attempt has cost so far.
+        """Store the evaluations, the checkpoint and the cost so far of a running attempt.
 
-        One transaction, so a checkpoint is never known without the evaluations before it. Raises
-        ClaimError if the attempt is over: its driver was taken for dead, and another may train on.
+        All are stored in one transaction, so a stored checkpoint always comes with the evaluations
+        before it. A later checkpoint of the same epoch replaces the URI of the earlier one.
+
+        Raises:
+            ClaimError: The attempt has ended or is unknown: the driver was considered lost, and
+                another one may have claimed the trial.
+            ValueError: As for `record`, or a cost is not finite.
         """
         self._write(self._record_epoch, done, attempt)
 
     @staticmethod
     def _record_epoch(connection: Connection, done: EpochDone, attempt: int) -> None:
-        claims.note_cost(connection, attempt, done.cost)
-        # In the order of keys, so that two writers of the same can't wait for each other.
-        for evaluation in sorted(done.evaluations, key=writes.place):
+        claims.record_cost(connection, attempt, done.cost)
+        # Sorted by key, so that two writers of the same evaluations cannot deadlock.
+        for evaluation in sorted(done.evaluations, key=writes.write_order):
             writes.record(connection, evaluation, attempt)
         if done.checkpoint:
             writes.add_checkpoint(connection, done.trial, done.epoch, done.checkpoint)
 
-    def add_checkpoint(self, trial: str, epoch: int, uri: str) -> None:
-        """Note where the trial's state after `epoch` is kept; replaces an earlier address of it."""
-        self._write(writes.add_checkpoint, trial, epoch, uri)
-
     def end_attempt(self, attempt: int, end: AttemptEnd) -> None:
         """End a running attempt and give its trial the same state.
 
-        Raises ValueError if the attempt is unknown or ended in another state, or a cost is not
-        finite.
+        Does nothing if the attempt has already ended in this state.
+
+        Raises:
+            ClaimError: The attempt is unknown or has ended in another state.
+            ValueError: A cost is not finite.
         """
         self._write(claims.end_attempt, attempt, end)
 
     def rerun(self, trial: str) -> bool:
-        """Set a finished trial waiting again, as if it had never been evaluated or saved.
+        """Set a trial that has succeeded back to `waiting` and delete its evaluations and
+        checkpoints. Its attempts stay.
 
-        Its attempts stay. False, and nothing is done, unless it has succeeded.
+        Returns:
+            Whether the trial had succeeded; if not, nothing changes.
         """
         return self._write(claims.rerun, trial)
 
     def add_driver(self, driver: DriverRecord, lease: float) -> None:
-        """Add a driver that begins, believed to live for `lease` seconds."""
+        """Add a driver with a lease of `lease` seconds. Does nothing if it is stored already."""
         self._write(drivers.add_driver, driver, lease)
 
     def renew_lease(self, driver: str, lease: float, demand: int, waits_for: str) -> set[int]:
-        """Lengthen a driver's lease and say what it wants; the attempts that are still its own."""
+        """Renew the lease of a driver, also one that has run out, and publish its demand.
+
+        Args:
+            driver: The id of the driver.
+            lease: How many seconds from now the lease lasts.
+            demand: How many trials the driver would run now, running ones included.
+            waits_for: What it waits for, in words; empty if it does not wait.
+
+        Returns:
+            The ids of the attempts that the driver still holds. An attempt that is missing here
+            was interrupted because other drivers considered this one lost.
+        """
         return self._write(drivers.renew_lease, driver, lease, demand, waits_for)
 
     def end_driver(self, driver: str) -> None:
-        """A driver stops of its own will."""
+        """Record that a driver ends by its own decision.
+
+        Attempts that it leaves running are interrupted by the next `mark_orphaned_lost`.
+        """
         self._write(drivers.end_driver, driver)
 
     def mark_lost(self, driver: DriverView, reason: str) -> list[str]:
-        """Interrupt what a driver left running; its trials. Nothing if it has renewed its lease."""
+        """Mark a driver as lost and interrupt its running attempts.
+
+        Does nothing if the driver has renewed its lease since `driver` was read.
+
+        Args:
+            driver: The driver as `drivers` returned it.
+            reason: Why it is considered lost; becomes the reason of the interrupted attempts.
+
+        Returns:
+            The ids of the trials whose attempts were interrupted.
+        """
         return self._write(drivers.mark_lost, driver, reason)
 
     def mark_orphaned_lost(self, reason: str) -> list[str]:
-        """Interrupt what is running under no driver that lives; its trials."""
+        """Interrupt the running attempts whose driver is unknown or has ended.
+
+        Returns:
+            The ids of their trials.
+        """
         return self._write(drivers.mark_orphaned_lost, reason)
 
     def cancel(self, sweep: str, trials: Sequence[str] | None = None) -> None:
-        """Ask the drivers of a sweep that are running now to stop it, or only `trials` of it."""
+        """Ask the drivers of a sweep to stop and not to start some of its trials.
+
+        Only drivers that are running now receive the request, see `cancelled`.
+
+        Args:
+            sweep: The id of the sweep.
+            trials: The ids of the trials, or None for the whole sweep.
+        """
         self._write(drivers.cancel, sweep, trials)
 
     def _write(self, action: Callable[[Connection, *Given], T], *given: *Given) -> T:
-        """One transaction that changes something, retried as the policy says."""
+        """Run `action` in one writing transaction, retried as the policy says."""
 
         def once() -> T:
             with self._writing.begin() as connection:

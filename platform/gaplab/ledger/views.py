@@ -1,4 +1,4 @@
-"""What the ledger gives back: plain frozen records, free of SQL.
+"""The records that the ledger returns: frozen dataclasses without any SQL.
 
 Metrics are percent points unless their name says otherwise; datetimes are aware and in UTC.
 """
@@ -13,7 +13,7 @@ from gaplab.states import TrialState
 
 @dataclass(frozen=True, kw_only=True)
 class SweepView:
-    """A sweep and how many of its trials are in each state; every state has an entry."""
+    """A sweep and the number of its trials in each state; every state has an entry."""
 
     id: str
     name: str
@@ -29,19 +29,19 @@ class SweepView:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialView(TrialRecord):
-    """A trial and the state of its last attempt."""
+    """A trial and its state."""
 
     state: TrialState
     created_at: datetime
 
     def record(self) -> TrialRecord:
-        """The trial as it was added."""
+        """Return the trial as it was added."""
         return TrialRecord(**{each.name: getattr(self, each.name) for each in fields(TrialRecord)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptView:
-    """One execution of a trial. Costs are those after its last epoch as far as it is known."""
+    """One execution of a trial. While it runs, costs are those up to its last recorded epoch."""
 
     id: int
     trial: str
@@ -68,7 +68,11 @@ class AttemptView:
 
 @dataclass(frozen=True, kw_only=True)
 class DriverView(DriverRecord):
-    """A process that runs a sweep, or did. `waits_for` says what it waits for, if it does."""
+    """A process that runs a sweep, or did.
+
+    demand: how many trials it would run now, running ones included; waits_for: what it waits for,
+    in words, empty if it does not wait.
+    """
 
     demand: int
     waits_for: str
@@ -77,7 +81,7 @@ class DriverView(DriverRecord):
     ended_at: datetime | None
 
     def lease(self) -> Lease:
-        """Its lease."""
+        """Return the driver's lease."""
         return Lease(
             self.id, self.node, Process(self.machine, self.pid, self.born), self.lease_until
         )
@@ -85,9 +89,9 @@ class DriverView(DriverRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationView(EvaluationRecord):
-    """An evaluation, the id of the attempt that measured it, and when it was written.
+    """An evaluation, the id of the attempt that measured it, and when it was stored.
 
-    `rule` is that of its protocol, also where this evaluation was recorded without one.
+    `rule` is that of its protocol, even if this evaluation was recorded without one.
     """
 
     attempt: int
@@ -95,15 +99,15 @@ class EvaluationView(EvaluationRecord):
 
 
 class CostKey(NamedTuple):
-    """What trials have in common that cost about the same."""
+    """What trials of about the same cost have in common."""
 
     dataset: str
     assignment: str
     epochs: int
 
 
-class Cost(NamedTuple):
-    """Mean cost of one trial over `attempts` attempts, in seconds."""
+class MeanCost(NamedTuple):
+    """Mean cost of a trial in seconds, over `attempts` attempts."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -113,24 +117,25 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RowFilter:
-    """Which evaluations `Ledger.rows` gives: at most one for each trial and branch."""
+    """Which evaluations `Ledger.rows` returns: at most one per trial and branch."""
 
     protocol: str = "default"
     branch: str | None = None
     """None: the branch kept at inference."""
     epoch: Literal["last", "best"] | int = "last"
-    """`last` evaluated; `best`: that of the highest AP without NMS, of equals the later."""
+    """`last`: the last evaluated epoch. `best`: the one with the highest AP without NMS, of equal
+    ones the latest."""
     sweep: str | None = None
-    """A sweep's id; None: all trials, each with its most recent sweep."""
+    """The id of a sweep; None: all trials, each with its most recent sweep."""
     dataset: str | None = None
     assignment: str | None = None
     trials: tuple[str, ...] | None = None
-    """Ids of the only trials in question."""
+    """The ids of the only trials to return; None: all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One evaluation of one trial with what the trial is. `sweep` is the id of `sweep_name`."""
+    """One evaluation with the description of its trial. `sweep` is the id of `sweep_name`."""
 
     trial: str
     sweep: str
@@ -160,15 +165,15 @@ class ResultRow:
     matches: str = ""
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
-    """The trial's configuration, nested as in `TrialRecord.config`."""
+    """The configuration of the trial, nested as in `TrialRecord.config`."""
 
 
 METRICS = tuple(each.name for each in fields(ResultRow) if each.type in (float, float | None))
-"""The metrics that have a column of their own in the ledger, and a field in every row."""
+"""The metrics with a column of their own in the ledger and a field in every row."""
 
 
 class Coverage(NamedTuple):
-    """What has been evaluated under one protocol and branch: epochs from `first` to `last`."""
+    """A protocol and branch that was evaluated, at epochs from `first` to `last`."""
 
     protocol: str
     branch: str

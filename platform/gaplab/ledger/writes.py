@@ -1,6 +1,5 @@
-"""The ledger's changes, each inside the caller's transaction. See `Ledger` for the rules."""
+"""Sweeps, evaluations and checkpoints, each change inside the caller's transaction."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -13,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from detectors.evaluation.metrics import names_of
+from gaplab.identity import canonical
 from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
     Base,
@@ -34,50 +34,50 @@ _EVALUATIONS, _CHECKPOINTS = (Base.metadata.tables[n] for n in ("evaluation", "c
 
 
 def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
-    """Insert the sweep, its new trials and their positions; what is there stays."""
+    """Insert the sweep, its new trials and their positions. Stored rows stay."""
     values = {"id": sweep.id, "name": sweep.name, "spec": sweep.spec}
     insert_new(connection, Sweep, [values | {"created_at": now(connection)}])
-    held = _held(connection, sweep.id)
-    if not held:
+    stored = _trials_of(connection, sweep.id)
+    if not stored:
         _append(connection, sweep.id, sweep.trials, 0)
-    elif not {trial.id for trial in sweep.trials} <= held:
+    elif not {trial.id for trial in sweep.trials} <= stored:
         raise ValueError(f"sweep {sweep.id} is in the ledger with other trials")
 
 
 def extend_sweep(
     connection: Connection, sweep: str, known: Sequence[str], more: Sequence[TrialRecord]
 ) -> bool:
-    """Append trials to a sweep if `known` are all that it has."""
+    """Append trials to a sweep if `known` are all that it has. Returns whether it did."""
     connection.execute(select(Sweep.id).where(Sweep.id == sweep).with_for_update())
-    if _held(connection, sweep) != set(known):
+    if _trials_of(connection, sweep) != set(known):
         return False
     _append(connection, sweep, more, len(known))
     return True
 
 
-def _held(connection: Connection, sweep: str) -> set[str]:
-    """The trials of a sweep."""
+def _trials_of(connection: Connection, sweep: str) -> set[str]:
+    """Return the ids of a sweep's trials."""
     query = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
     return set(connection.scalars(query))
 
 
 def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], first: int) -> None:
-    """Insert the trials that are new, and the places of all, from `first` on."""
+    """Insert the trials that are new, and the positions of all, counted from `first`."""
     at = now(connection)
-    # In the order of ids, so that two drivers adding the same trials can't wait for each other.
+    # In the order of ids, so that two drivers that add the same trials cannot deadlock.
     ordered = sorted(trials, key=lambda trial: trial.id)
-    insert_new(connection, Trial, [_waiting(trial, at) for trial in ordered])
-    places = [
+    insert_new(connection, Trial, [_trial_row(trial, at) for trial in ordered])
+    positions = [
         {"sweep_id": sweep, "trial_id": trial.id, "position": position}
         for position, trial in enumerate(trials, first)
     ]
-    insert_new(connection, SweepTrial, places)
+    insert_new(connection, SweepTrial, positions)
 
 
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
-    """Insert the evaluation, or the addresses that the one of its key lacks; True if inserted."""
+    """Insert the evaluation, or set the empty URIs of the stored one. Returns whether it is new."""
     _check(evaluation)
-    _keep_rule(connection, evaluation.protocol, evaluation.rule)
+    _check_rule(connection, evaluation.protocol, evaluation.rule)
     values = {
         "trial_id": evaluation.trial,
         "epoch": evaluation.epoch,
@@ -85,45 +85,45 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "protocol": evaluation.protocol,
         "attempt_id": attempt,
         "is_primary": evaluation.primary,
-        **_numbers(evaluation),
+        **_metric_columns(evaluation),
         "classes": [dict(vars(each)) for each in evaluation.classes],
         "candidates": evaluation.candidates,
         "matches": evaluation.matches,
     }
     try:
-        kept = connection.execute(_recording(connection.dialect.name), values).first()
+        kept = connection.execute(_evaluation_insert(connection.dialect.name), values).first()
     except IntegrityError as error:
         raise ValueError(f"attempt {attempt} is not one of trial {evaluation.trial}") from error
     if kept is None:
-        _fill(connection, evaluation)
+        _fill_uris(connection, evaluation)
     return kept is not None
 
 
 @cache
-def _recording(dialect: str) -> ReturningInsert[str]:
-    """Inserts an evaluation whose key is new; made once, like all that each trial needs."""
+def _evaluation_insert(dialect: str) -> ReturningInsert[str]:
+    """Build the statement that inserts an evaluation if its key is new; once, as it is slow."""
     query = _insert(dialect, _EVALUATIONS).values(created_at=Clock())
     return query.on_conflict_do_nothing().returning(_EVALUATIONS.c.trial_id)
 
 
 @cache
-def _noting(dialect: str) -> Insert:
-    """Inserts a checkpoint, or gives the one of its epoch another address."""
+def _checkpoint_insert(dialect: str) -> Insert:
+    """Build the statement that inserts a checkpoint or replaces the URI of the stored one."""
     query = _insert(dialect, _CHECKPOINTS).values(created_at=Clock())
     new = {"uri": query.excluded.uri, "created_at": query.excluded.created_at}
     return query.on_conflict_do_update(index_elements=["trial_id", "epoch"], set_=new)
 
 
-def place(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
-    """Where the evaluation stands in the order in which several of them are written."""
+def write_order(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
+    """Return the sort key by which every writer orders the evaluations of one transaction."""
     return (evaluation.protocol, evaluation.trial, evaluation.epoch, evaluation.branch)
 
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
-    """Insert the checkpoint, or give the one of that epoch its new address."""
+    """Insert the checkpoint, or replace the URI of the one of the same epoch."""
     try:
         values = {"trial_id": trial, "epoch": epoch, "uri": uri}
-        connection.execute(_noting(connection.dialect.name), values)
+        connection.execute(_checkpoint_insert(connection.dialect.name), values)
     except IntegrityError as error:
         raise ValueError(f"trial {trial} is not in the ledger") from error
 
@@ -131,39 +131,35 @@ def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> 
 _RULE = select(Protocol.rule).where(Protocol.id == bindparam("which"))
 
 
-def _keep_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
-    """Insert the rule unless the protocol has one; ValueError if it has another."""
+def _check_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
+    """Insert the rule if the protocol has none. Raises ValueError if it has another."""
     if not rule:
         return
-    new = _as_text(rule)
+    new = canonical(rule)
     known = connection.scalar(_RULE, {"which": protocol})
     if known is None:
         values = {"id": protocol, "rule": rule, "created_at": now(connection)}
         insert_new(connection, Protocol, [values])
         known = connection.scalar(_RULE, {"which": protocol})
-    if (old := _as_text(known)) != new:
+    if (old := canonical(known)) != new:
         raise ValueError(
             f"protocol {protocol} is in the ledger with another rule: there {old}, here {new}; "
-            "give the new rule a name of its own"
+            "give the new rule another name"
         )
 
 
-def _as_text(rule: dict[str, Any] | None) -> str:
-    return json.dumps(rule, sort_keys=True, allow_nan=False)
+def _metric_columns(evaluation: EvaluationRecord) -> dict[str, Any]:
+    """Return the values of the columns that hold metrics.
 
-
-def _numbers(evaluation: EvaluationRecord) -> dict[str, Any]:
-    """Values of the columns that hold metrics.
-
-    A metric that has a column but no value stands in `more` as well, so that it comes back.
+    A metric with a column but no value is stored in `more` as well: NULL alone means not measured.
     """
     metrics = {n: None if v is None else float(v) for n, v in evaluation.metrics.items()}
     more = {n: v for n, v in metrics.items() if n not in METRICS or v is None}
     return {name: metrics.get(name) for name in METRICS} | {"more": more}
 
 
-def _fill(connection: Connection, evaluation: EvaluationRecord) -> None:
-    """Give the row of the evaluation's key those of its addresses that are still empty."""
+def _fill_uris(connection: Connection, evaluation: EvaluationRecord) -> None:
+    """Set those URIs of the stored evaluation that are still empty."""
     found = (
         Evaluation.trial_id == evaluation.trial,
         Evaluation.epoch == evaluation.epoch,
@@ -176,14 +172,14 @@ def _fill(connection: Connection, evaluation: EvaluationRecord) -> None:
             connection.execute(update(Evaluation).where(*found, empty).values({name: uri}))
 
 
-def _waiting(trial: TrialRecord, at: datetime) -> dict[str, Any]:
+def _trial_row(trial: TrialRecord, at: datetime) -> dict[str, Any]:
     columns = ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
     values = {name: getattr(trial, name) for name in columns}
     return {"id": trial.id, **values, "state": TrialState.WAITING, "created_at": at}
 
 
 def _insert(dialect: str, table: Table | type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """An INSERT that can deal with a conflict, in a dialect."""
+    """Return the INSERT of a dialect, which has ON CONFLICT clauses."""
     return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
 
 
@@ -194,7 +190,7 @@ def insert_new(connection: Connection, table: type[Base], values: list[dict[str,
 
 
 def _check(evaluation: EvaluationRecord) -> None:
-    """Raise ValueError unless the required metrics have a value and all values are finite."""
+    """Raise ValueError unless all required metrics have a value and all values are finite."""
     what = f"evaluation of trial {evaluation.trial}, epoch {evaluation.epoch}"
     if missing := [name for name in names_of("ap") if evaluation.metrics.get(name) is None]:
         raise ValueError(f"{what}: no value for {', '.join(missing)}")
@@ -205,7 +201,7 @@ def _check(evaluation: EvaluationRecord) -> None:
 
 
 def check_finite(what: str, values: Iterable[tuple[str, float | None]]) -> None:
-    """Raise ValueError where a value that is there is not finite."""
+    """Raise ValueError naming the values that are not finite. None is allowed."""
     wrong = [name for name, value in values if value is not None and not math.isfinite(value)]
     if wrong:
         raise ValueError(f"{what}: not finite: {', '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""Run by Alembic, on the open connection that `gaplab.ledger.migrate` hands over."""
+"""Run migrations on the open connection that `gaplab.ledger.migrate` passes to Alembic."""
 
 from alembic import context
 

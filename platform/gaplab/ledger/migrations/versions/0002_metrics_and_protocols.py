@@ -1,4 +1,4 @@
-"""Evaluations with any number of metrics and addresses of what they came from; protocols."""
+"""Evaluations with any number of metrics and the URIs of their inputs; protocols."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -18,7 +18,7 @@ def upgrade() -> None:
         for name in ("candidates", "matches"):
             table.add_column(sa.Column(name, sa.Text(), nullable=False, server_default=""))
     with op.batch_alter_table("evaluation") as table:
-        for name in _NEW:  # the defaults were for the rows that were there
+        for name in _NEW:  # the defaults were only for existing rows
             table.alter_column(name, server_default=None)
         for name in _OPTIONAL:
             table.alter_column(name, nullable=True)
@@ -32,7 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Evaluations that lack one of the metrics that were required before are lost."""
+    """Delete the evaluations without one of the metrics that version 0001 requires."""
     op.drop_table("protocol")
     columns: list[sa.ColumnClause[float]] = [sa.column(name) for name in _OPTIONAL]
     lacking = sa.or_(*(column.is_(None) for column in columns))

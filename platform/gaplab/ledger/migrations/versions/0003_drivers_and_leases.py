@@ -1,4 +1,4 @@
-"""Drivers with leases, wishes to cancel, and more about each attempt and how it ended."""
+"""Drivers with leases, requests to cancel, and more about each attempt and how it ended."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -41,7 +41,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Attempts and trials that ended in one of the new ways become interrupted ones."""
+    """Turn attempts and trials in one of the added states into interrupted ones."""
     for name in ("trial", "attempt"):
         found = sa.table(name, sa.column("state"))
         change = sa.update(found).where(found.c.state.in_(_ADDED)).values(state="interrupted")
@@ -67,14 +67,14 @@ def _attempts() -> None:
     attempt = sa.table("attempt", sa.column("id"), sa.column("token"))
     op.execute(sa.update(attempt).values(token=sa.cast(attempt.c.id, sa.Text())))
     with op.batch_alter_table("attempt") as table:
-        for name in _COLUMNS:  # the defaults were for the rows that were there
+        for name in _COLUMNS:  # the defaults were only for existing rows
             table.alter_column(name, server_default=None)
         table.create_unique_constraint("uq_attempt_token", ["token"])
     op.create_index("ix_attempt_driver_state", "attempt", ["driver", "state"])
 
 
 def _states(table: str, first: str, ends: tuple[str, ...]) -> None:
-    """Let the column `state` hold these."""
+    """Replace the states that the column `state` may hold."""
     name = op.f(f"ck_{table}_state")
     listed = ", ".join([first, *map(repr, ends)])
     with op.batch_alter_table(table) as changed:

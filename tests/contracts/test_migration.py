@@ -1,0 +1,361 @@
+"""Migrations of the ledger, up and down: on SQLite and on a real PostgreSQL."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, text
+
+from detectors.evaluation.metrics import ClassGap
+from gaplab.errors import UserError
+from gaplab.ledger import Ledger
+from gaplab.ledger.claims import ClaimError
+from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
+from gaplab.ledger.models import Base
+from gaplab.ledger.views import METRICS, RowFilter
+from gaplab.records import CancelRequest, Claim, Cost
+from gaplab.states import TrialState
+from tests.builders import (
+    CROWD_VALUES,
+    METRIC_VALUES,
+    NOW,
+    RULE,
+    attempt_end,
+    checkpoints,
+    driver_record,
+    evaluation_record,
+    sweep_record,
+    trial_record,
+)
+
+COST = Cost(20.0, 5.0, 10.0, 512.0)
+
+
+Rows = list[dict[str, Any]]
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    engine = open_engine(url)
+    yield engine
+    engine.dispose()
+
+
+def begin(engine: Engine) -> AbstractContextManager[Connection]:
+    """Begin a transaction that may change tables."""
+    return engine.execution_options(**{WRITE: MIGRATE}).begin()
+
+
+def downgrade(engine: Engine, version: str) -> None:
+    with begin(engine) as connection:
+        command.downgrade(alembic_config(connection), version)
+
+
+def tables_of(bind: Engine | Connection) -> Mapping[str, Table]:
+    tables = MetaData()
+    tables.reflect(bind)
+    return tables.tables
+
+
+class TestSchema:
+    def test_head_is_the_newest_migration(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            scripts = ScriptDirectory.from_config(alembic_config(connection))
+            context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+            assert scripts.get_heads() == [HEAD]
+            assert context.get_current_heads() == (HEAD,)
+
+    def test_models_equal_migrations(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            options = {"version_table": VERSION_TABLE, "compare_server_default": True}
+            context = MigrationContext.configure(connection, opts=options)
+            assert compare_metadata(context, Base.metadata) == []
+
+    def test_names_of_constraints_equal_migrations(self, engine: Engine) -> None:
+        migrated, inspector = MetaData(), inspect(engine)
+        migrated.reflect(engine)
+        for table in Base.metadata.tables.values():
+            names = {each.name for each in table.constraints}
+            assert {each.name for each in migrated.tables[table.name].constraints} == names
+            checks = {each["name"] for each in inspector.get_check_constraints(table.name)}
+            assert checks == {name for name in names if str(name).startswith("ck_")}
+
+    def test_down_to_nothing_and_up_again(self, url: str, engine: Engine) -> None:
+        downgrade(engine, "base")
+        assert inspect(engine).get_table_names() == [VERSION_TABLE]
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+            assert ledger.states(["t1"]) == {"t1": "waiting"}
+
+    def test_many_open_an_empty_database_together(self, url: str) -> None:
+        with ThreadPoolExecutor(6) as pool:
+            ledgers = list(pool.map(Ledger.open, [url] * 6))
+        assert [each.sweeps() for each in ledgers] == [[]] * 6
+        for each in ledgers:
+            each.close()
+
+    def test_a_newer_ledger_is_refused(self, url: str, engine: Engine) -> None:
+        with begin(engine) as connection:
+            connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+        with pytest.raises(UserError, match=r"written by a newer gaplab \(version 9999"):
+            Ledger.open(url)
+
+    def test_shares_a_database_with_another_alembic_user(self, url: str, engine: Engine) -> None:
+        with begin(engine) as connection:
+            connection.execute(text("CREATE TABLE alembic_version (version_num TEXT)"))
+            connection.execute(text("INSERT INTO alembic_version VALUES ('of mlflow')"))
+        with Ledger.open(url) as ledger:
+            assert ledger.sweeps() == []
+
+
+class TestFirstVersion:
+    """From version 0001, which had fixed metrics and no protocols, and back."""
+
+    @pytest.fixture
+    def first(self, engine: Engine) -> Rows:
+        """Make the ledger one of version 0001 with two evaluations. Returns their rows."""
+        classes = [{"name": "größe", "ap": 1 / 3, "ap_nms": None, "gap": None}]
+        key = {"trial_id": "t1", "attempt_id": 7, "branch": "o2o", "is_primary": True}
+        key |= {"protocol": "default", "classes": classes, "created_at": NOW}
+        rows = [
+            key | {"epoch": epoch} | {n: v / 7 + epoch for n, v in METRIC_VALUES.items()}
+            for epoch in (1, 2)
+        ]
+        with begin(engine) as connection:
+            command.downgrade(alembic_config(connection), "base")
+            command.upgrade(alembic_config(connection), "0001")
+            tables = tables_of(connection)
+            for name, values in self.other_rows():
+                connection.execute(insert(tables[name]).values(**values))
+            for row in rows:
+                connection.execute(insert(tables["evaluation"]).values(**row))
+        return rows
+
+    @staticmethod
+    def other_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+        yield "sweep", {"id": "s1", "name": "first", "spec": "name: first", "created_at": NOW}
+        yield "trial", vars(trial_record("t1")) | {"state": "succeeded", "created_at": NOW}
+        yield "sweep_trial", {"sweep_id": "s1", "trial_id": "t1", "position": 0}
+        about = {"node": "n", "device": "cpu", "workers": 1, "gpus": 0.0, "driver": "default"}
+        key = {"id": 7, "trial_id": "t1", "sweep_id": "s1", "number": 1, "started_at": NOW}
+        yield "attempt", {**key, **about, "state": "succeeded", "reason": ""}
+        yield "checkpoint", {"trial_id": "t1", "epoch": 2, "uri": "file:///2", "created_at": NOW}
+
+    def test_evaluations_stay(self, url: str, first: Rows) -> None:
+        with Ledger.open(url) as ledger:
+            found = ledger.evaluations("t1")
+            assert [e.metrics for e in found] == [{n: r[n] for n in METRICS} for r in first]
+            for each, row in zip(found, first, strict=True):
+                assert (each.epoch, each.primary, each.protocol) == (row["epoch"], True, "default")
+                assert (each.attempt, each.created_at) == (7, row["created_at"])
+                assert each.classes == (ClassGap("größe", 1 / 3, None, None),)
+                assert (each.candidates, each.matches, each.rule) == ("", "", {})
+            assert ledger.protocols() == {}
+            assert checkpoints(ledger, "t1") == {2: "file:///2"}
+            [found_row] = ledger.rows(RowFilter())
+            assert (found_row.ar_gap, found_row.more) == (first[1]["ar_gap"], {})
+            crowd = evaluation_record(
+                epoch=3, protocol="crowdhuman", metrics=CROWD_VALUES, rule=RULE
+            )
+            assert ledger.record(crowd, 7)
+
+    def test_the_way_back(self, url: str, engine: Engine, first: Rows) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.record(evaluation_record(epoch=3, metrics=CROWD_VALUES, rule=RULE), 7)
+            wider = {**METRIC_VALUES, "ap_small": None, "ar1": 3.0}
+            ledger.record(evaluation_record(epoch=4, metrics=wider, candidates="c", matches="m"), 7)
+        downgrade(engine, "0001")
+        tables = tables_of(engine)
+        kept = tables["evaluation"]
+        assert "protocol" not in tables
+        assert set(kept.columns.keys()) == first[0].keys()
+        assert not any(column.nullable for column in kept.columns)
+        with engine.connect() as connection:
+            rows = connection.execute(select(kept).order_by(kept.c.epoch)).mappings().all()
+        assert [row["epoch"] for row in rows] == [1, 2, 4]
+        for row, wanted in zip(rows, [*first, METRIC_VALUES], strict=True):
+            assert {name: row[name] for name in METRICS} == {n: wanted[n] for n in METRICS}
+        with Ledger.open(url) as ledger:
+            assert [e.metrics for e in ledger.evaluations("t1")][2] == METRIC_VALUES
+
+    def test_an_upgrade_that_fails_changes_nothing(
+        self, url: str, engine: Engine, first: Rows
+    ) -> None:
+        with begin(engine) as connection:
+            connection.execute(text("CREATE TABLE protocol (mine TEXT)"))
+        with pytest.raises(UserError, match="already exists"):
+            Ledger.open(url)
+        columns = {column["name"] for column in inspect(engine).get_columns("evaluation")}
+        assert columns == first[0].keys()
+        with begin(engine) as connection:
+            connection.execute(text("DROP TABLE protocol"))
+        with Ledger.open(url) as ledger:
+            assert len(ledger.evaluations("t1")) == 2
+
+    def test_many_upgrade_the_first_version_together(self, url: str, first: Rows) -> None:
+        with ThreadPoolExecutor(4) as pool:
+            ledgers = list(pool.map(Ledger.open, [url] * 4))
+        assert [len(each.evaluations("t1")) for each in ledgers] == [2] * 4
+        for each in ledgers:
+            each.close()
+
+
+class TestSecondVersion:
+    """From version 0002, which had no drivers, and back."""
+
+    STATES = ("running", "failed", "succeeded")
+
+    @pytest.fixture
+    def second(self, engine: Engine) -> Rows:
+        """Make the ledger one of version 0002 with an attempt in each state. Returns their rows."""
+        rows = [self.attempt_row(f"t{n}", state) for n, state in enumerate(self.STATES)]
+        with begin(engine) as connection:
+            command.downgrade(alembic_config(connection), "0002")
+            t = tables_of(connection)
+            sweep = {"id": "s1", "name": "s1", "spec": "name: s", "created_at": NOW}
+            connection.execute(insert(t["sweep"]).values(**sweep))
+            for n, row in enumerate(rows):
+                trial = vars(trial_record(row["trial_id"]))
+                known = trial | {"state": row["state"], "created_at": NOW}
+                connection.execute(insert(t["trial"]).values(**known))
+                position = {"sweep_id": "s1", "trial_id": row["trial_id"], "position": n}
+                connection.execute(insert(t["sweep_trial"]).values(**position))
+                made = connection.execute(insert(t["attempt"]).values(**row))
+                assert made.inserted_primary_key is not None
+                row["id"] = made.inserted_primary_key[0]
+                connection.execute(insert(t["evaluation"]).values(**self.evaluation_row(row)))
+        return rows
+
+    @staticmethod
+    def evaluation_row(attempt: dict[str, Any]) -> dict[str, Any]:
+        key = {"trial_id": attempt["trial_id"], "attempt_id": attempt["id"], "epoch": 1}
+        key |= {"branch": "o2o", "is_primary": True, "protocol": "default"}
+        more = {"classes": [], "more": {}, "candidates": "", "matches": ""}
+        return key | more | METRIC_VALUES | {"created_at": NOW}
+
+    @staticmethod
+    def attempt_row(name: str, state: str) -> dict[str, Any]:
+        key = {"trial_id": name, "sweep_id": "s1", "number": 1}
+        about = {"node": "n", "device": "cpu", "workers": 1, "gpus": 0.0, "driver": "/old/home"}
+        how = {"state": state, "reason": "größe" if state == "failed" else "", "started_at": NOW}
+        over = {"ended_at": None if state == "running" else NOW}
+        return key | about | how | over | vars(COST)
+
+    def test_attempts_stay_and_running_ones_are_orphaned(self, url: str, second: Rows) -> None:
+        with Ledger.open(url) as ledger:
+            for row in second:
+                [found] = ledger.attempts(row["trial_id"])
+                kept = {"trial": row["trial_id"], "sweep": "s1"}
+                kept |= {k: v for k, v in row.items() if k not in ("trial_id", "sweep_id")}
+                assert {name: getattr(found, name) for name in kept} == kept
+                assert (found.fault, found.notes, found.provenance) == ("", [], {})
+                assert [e.attempt for e in ledger.evaluations(found.trial)] == [row["id"]]
+            assert len({ledger.attempts(row["trial_id"])[0].token for row in second}) == 3
+            assert ledger.drivers() == []
+            assert ledger.mark_orphaned_lost("its driver is not known") == ["t0"]
+            ledger.add_driver(driver_record("d1"), 60.0)
+            for name in ("t0", "t1"):
+                again = ledger.start_attempt(Claim(name, "s1", "d1"))
+                assert again > max(row["id"] for row in second)
+                ledger.end_attempt(again, attempt_end(TrialState.CANCELLED, "x"))
+            with pytest.raises(ClaimError, match="it is succeeded"):
+                ledger.start_attempt(Claim("t2", "s1", "d1"))
+
+    def test_the_way_back(self, url: str, engine: Engine, second: Rows) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.mark_orphaned_lost("its driver is not known")
+            ledger.add_driver(driver_record("d1"), 60.0)
+            ledger.cancel("s1", ["t1"])
+            for name, state in (
+                ("t0", TrialState.PREEMPTED),
+                ("t1", TrialState.CANCELLED),
+                ("t1", TrialState.STOPPED),
+            ):
+                ledger.end_attempt(
+                    ledger.start_attempt(Claim(name, "s1", "d1")), attempt_end(state)
+                )
+        downgrade(engine, "0002")
+        tables = tables_of(engine)
+        attempts, trials = tables["attempt"], tables["trial"]
+        assert set(attempts.columns.keys()) == second[0].keys()
+        assert not {"driver", "cancellation"} & set(tables)
+        with engine.connect() as connection:
+            rows = connection.execute(select(attempts).order_by(attempts.c.id)).mappings().all()
+            states = {row.id: row.state for row in connection.execute(select(trials))}
+        assert states == {"t0": "interrupted", "t1": "interrupted", "t2": "succeeded"}
+        assert [(r["trial_id"], r["number"], r["state"]) for r in rows] == [
+            ("t0", 1, "interrupted"),
+            ("t1", 1, "failed"),
+            ("t2", 1, "succeeded"),
+            ("t0", 2, "interrupted"),
+            ("t1", 2, "interrupted"),
+            ("t1", 3, "interrupted"),
+        ]
+        assert {k: rows[1][k] for k in ("reason", *vars(COST))} == {"reason": "größe", **vars(COST)}
+        with Ledger.open(url) as ledger:  # upgraded again, with everything that refers to attempts
+            assert [len(ledger.evaluations(t)) for t in ("t0", "t1", "t2")] == [1, 1, 1]
+            assert len(ledger.attempts("t1")) == 3
+
+    def test_references_hold_afterwards(self, url: str, second: Rows) -> None:
+        with Ledger.open(url) as ledger:
+            with pytest.raises(ValueError, match="is not one of trial t0"):
+                ledger.record(evaluation_record("t0", 5), second[1]["id"])
+            with pytest.raises(ValueError, match="it is not in sweep s9"):
+                ledger.start_attempt(Claim("t1", "s9", "d1"))
+            assert ledger.record(evaluation_record("t0", 5), second[0]["id"])
+
+
+class TestThirdVersion:
+    """From version 0003, in which an empty trial id stood for a whole sweep, and back."""
+
+    REQUESTS = (("s1", ""), ("s2", "t1"))
+
+    def rows(self, engine: Engine) -> list[tuple[str, str | None]]:
+        table = tables_of(engine)["cancellation"]
+        with engine.connect() as connection:
+            found = connection.execute(select(table).order_by(table.c.id)).all()
+        return [(row.sweep_id, row.trial_id) for row in found]
+
+    @pytest.fixture
+    def third(self, engine: Engine) -> Engine:
+        """A ledger of version 0003 with a request to cancel a sweep and one to cancel a trial."""
+        downgrade(engine, "0003")
+        with begin(engine) as connection:
+            table = tables_of(connection)["cancellation"]
+            for sweep, trial in self.REQUESTS:
+                values = {"sweep_id": sweep, "trial_id": trial, "created_at": NOW}
+                connection.execute(insert(table).values(**values))
+        return engine
+
+    def test_an_empty_trial_becomes_null(self, url: str, third: Engine) -> None:
+        with Ledger.open(url):
+            assert self.rows(third) == [("s1", None), ("s2", "t1")]
+
+    def test_the_way_back(self, url: str, third: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.cancel("s3")
+            ledger.cancel("s3", ["t9"])
+        downgrade(third, "0003")
+        assert self.rows(third) == [*self.REQUESTS, ("s3", ""), ("s3", "t9")]
+        column = tables_of(third)["cancellation"].c.trial_id
+        assert not column.nullable
+        indexes = {each["name"] for each in inspect(third).get_indexes("cancellation")}
+        assert indexes == {"ix_cancellation_sweep_id"}
+
+    def test_requests_are_received_after_the_upgrade(self, url: str, third: Engine) -> None:
+        """Also those that were made before it, by drivers that were running then."""
+        with begin(third) as connection:
+            table = tables_of(connection)["driver"]
+            driver = {
+                ("sweep_id" if k == "sweep" else k): v for k, v in vars(driver_record()).items()
+            }
+            times = {"started_at": NOW, "lease_until": NOW, "ended_at": None}
+            connection.execute(insert(table).values(**driver, **times, wants=0, waits_for=""))
+        with Ledger.open(url) as ledger:
+            assert ledger.cancelled("s1", "d1") == CancelRequest(all_trials=True)
