@@ -403,3 +403,20 @@ def test_a_small_space_is_searched_whole() -> None:
     search = opened(found)
     assert search.propose(known) is None
     assert "search: sample 9 is drawn at random: 10 proposals were not new" in search.notes
+
+
+@needs_optuna
+def test_a_persons_own_verbosity_of_optuna_stays() -> None:
+    import optuna
+
+    from gaplab.launch.search_optuna import Proposer
+
+    before = optuna.logging.get_verbosity()
+    found = spec(8, startup=1)
+    assert found.search is not None
+    try:
+        optuna.logging.set_verbosity(optuna.logging.DEBUG)
+        Proposer(found.search).propose([], 0)
+        assert optuna.logging.get_verbosity() == optuna.logging.DEBUG
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,136 @@
+"""Connecting to a cluster leaves the environment as it was. Ray itself is replaced."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from gaplab.errors import UserError
+from gaplab.launch.capacity import Node
+from gaplab.launch.ray import cluster as module
+from gaplab.launch.ray.cluster import LOCAL, changed_environment, cluster
+
+NAMES = ("RAY_", "TUNE_", "GAPLAB_")
+
+
+def environment() -> dict[str, str]:
+    """Read all variables but the one that pytest changes between the phases of a test."""
+    return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+
+
+@dataclass
+class FakeRay:
+    """Stands for `ray.init` and `ray.shutdown`; notes the environment of every call."""
+
+    error: Exception | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    at_init: dict[str, str] = field(default_factory=dict)
+    at_shutdown: list[dict[str, str]] = field(default_factory=list)
+
+    def init(self, **arguments: Any) -> None:
+        self.arguments, self.at_init = arguments, environment()
+        if self.error is not None:
+            raise self.error
+
+    def shutdown(self) -> None:
+        self.at_shutdown.append(environment())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        alive = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 2.0}}
+        return [alive, alive | {"NodeID": "leaving"}, alive | {"NodeID": "b", "Alive": False}]
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    made = FakeRay()
+    for name in ("init", "shutdown", "nodes"):
+        monkeypatch.setattr(ray, name, getattr(made, name))
+    monkeypatch.setattr(module, "draining_nodes", lambda: frozenset({"leaving"}))
+    return made
+
+
+@pytest.fixture(
+    params=[
+        {},
+        {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN_PATH": "/a/token", "GAPLAB_LEDGER": "pg"},
+        {"RAY_DEDUP_LOGS": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1"},
+    ]
+)
+def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The environment before the call: only these variables of Ray and gaplab are set."""
+    for name in [each for each in os.environ if each.startswith(NAMES)]:
+        monkeypatch.delenv(name)
+    for name, value in request.param.items():
+        monkeypatch.setenv(name, value)
+    return environment()
+
+
+@pytest.mark.parametrize("address", [LOCAL, "127.0.0.1:6379", "localhost:6379", "head:6379"])
+def test_the_environment_is_restored(
+    fake: FakeRay, before: dict[str, str], tmp_path: Path, address: str
+) -> None:
+    with cluster(address, tmp_path) as nodes:
+        inside = environment()
+    assert environment() == before
+    assert nodes == (Node(2.0, 0.0),)
+    assert fake.at_shutdown == [inside], "settings stay until Ray has shut down"
+    assert inside == fake.at_init | {k: v for k, v in before.items() if k == "GAPLAB_LEDGER"}
+    assert "GAPLAB_LEDGER" not in fake.at_init, "it may hold a password"
+    assert inside["RAY_DEDUP_LOGS"] == before.get("RAY_DEDUP_LOGS", "0"), "a given value counts"
+    token = tmp_path / "ray.token"
+    assert token.exists() == (address == LOCAL)
+    if address == LOCAL:
+        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    else:
+        own = {name: value for name, value in before.items() if name.startswith("RAY_AUTH")}
+    assert {name: value for name, value in inside.items() if name.startswith("RAY_AUTH")} == own
+    one_machine = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    wanted = before.get(one_machine) if address == "head:6379" else "0"
+    assert inside.get(one_machine) == wanted
+
+
+@pytest.mark.parametrize("error", [ConnectionError("nobody there"), RuntimeError("called twice")])
+def test_an_error_of_ray_is_one_line_and_restores_the_environment(
+    fake: FakeRay, before: dict[str, str], tmp_path: Path, error: Exception
+) -> None:
+    fake.error = error
+    with pytest.raises(UserError) as raised, cluster(LOCAL, tmp_path):
+        pass
+    (line,) = raised.value.problems
+    assert line.startswith(f"--address local: can't connect to a Ray cluster ({error})")
+    assert environment() == before
+    assert fake.at_shutdown == [], "a Ray that somebody else has started goes on"
+
+
+def test_an_error_of_the_sweep_restores_the_environment(
+    fake: FakeRay, before: dict[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(ZeroDivisionError), cluster(LOCAL, tmp_path):
+        raise ZeroDivisionError
+    assert environment() == before
+    assert len(fake.at_shutdown) == 1
+
+
+def test_changes_to_other_variables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GAPLAB_TEST_OTHER", "1")
+    with changed_environment({"GAPLAB_TEST_ONE": "1"}):
+        monkeypatch.setenv("GAPLAB_TEST_OTHER", "2")
+    assert os.environ["GAPLAB_TEST_OTHER"] == "2"
+    assert "GAPLAB_TEST_ONE" not in os.environ
+
+
+def test_a_local_cluster_has_a_private_token_that_stays(fake: FakeRay, tmp_path: Path) -> None:
+    with cluster(LOCAL, tmp_path / "home"):
+        pass
+    token = tmp_path / "home" / "ray.token"
+    assert token.stat().st_mode & 0o077 == 0
+    text = token.read_text()
+    assert len(text) == 64
+    with cluster(LOCAL, tmp_path / "home"):
+        pass
+    assert token.read_text() == text
+    assert [each.name for each in token.parent.iterdir()] == ["ray.token"]
+    assert fake.arguments["_node_ip_address"] == "127.0.0.1"
