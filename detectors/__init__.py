@@ -6,7 +6,7 @@ The names below are imported when they are first used:
   three is a class of options; an entry of `PROTOCOLS` is a protocol.
 - `build_detector`, `train`, `evaluate`: from options to a measured gap.
 
-Example:
+Examples:
     >>> import detectors
     >>> data = detectors.DATASETS["shapes"](size=64, train_images=16, val_images=4, max_side=40.0)
     >>> assignment = detectors.ASSIGNERS["poto"](alpha=0.5)

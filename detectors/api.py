@@ -16,7 +16,7 @@ from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import columns
 from detectors.evaluation.truth import GroundTruth
-from detectors.inference import Wanted, predict
+from detectors.inference import CandidateRequest, predict
 from detectors.models.base import DetectorOptions
 from detectors.structures import Progress
 from detectors.training import Training
@@ -34,7 +34,7 @@ def build_detector(
         num_classes: number of classes of the data set.
         seed: seeds PyTorch's generator, from which the weights are drawn.
 
-    Example:
+    Examples:
         >>> import detectors
         >>> options = detectors.DETECTORS["fcos"](channels=16, tower_convs=1)
         >>> assignment = detectors.ASSIGNERS["dual"]()
@@ -72,7 +72,7 @@ def train(
         DataError: the data set has fewer images than one batch.
         NonFiniteLossError: a loss is NaN or infinite.
 
-    Example:
+    Examples:
         >>> import detectors
         >>> data = detectors.DATASETS["shapes"](size=64, train_images=8, max_side=40.0)
         >>> assignment = detectors.ASSIGNERS["poto"](alpha=0.5)
@@ -123,7 +123,7 @@ def evaluate(
         NonFinitePredictionsError: predictions are NaN or infinite.
         ValueError: the data set has no images, or no object.
 
-    Example:
+    Examples:
         >>> import detectors
         >>> data = detectors.DATASETS["shapes"](size=64, val_images=4, max_side=40.0)
         >>> assignment = detectors.ASSIGNERS["poto"]()
@@ -136,7 +136,9 @@ def evaluate(
     """
     branches = tuple(assignment.branches())
     truth = GroundTruth.of(dataset.truth(), dataset.classes)
-    found = predict(detector, dataset, Wanted(branches, protocol.pre_nms_topk), LocalWorld())
+    found = predict(
+        detector, dataset, CandidateRequest(branches, protocol.pre_nms_topk), LocalWorld()
+    )
     return {
         branch: gap_between(columns(found[branch], protocol), truth, protocol)
         for branch in branches

@@ -1,4 +1,4 @@
-"""From predictions and assignments to the training loss of one branch."""
+"""Compute the training loss of one branch from its predictions and assignments."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -15,31 +15,37 @@ from detectors.world import World
 
 @dataclass(frozen=True)
 class Loss:
-    """The parts of one branch's loss: scalars, normalised and weighted; None: there is none.
-
-    aux: what a second assignment makes of the classes alone.
-    """
+    """The parts of a branch's loss: normalised and weighted scalars; None: the part is not used."""
 
     cls: Tensor | None = None
     box: Tensor | None = None
     l1: Tensor | None = None
     centerness: Tensor | None = None
     aux: Tensor | None = None
+    """Classification loss of a second, auxiliary assignment."""
 
     def parts(self) -> dict[str, Tensor]:
-        """The parts there are, by name."""
+        """Return the parts that are used, by name."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in found.items() if value is not None}
 
     def total(self) -> Tensor:
-        """Their sum."""
+        """Return the sum of all parts."""
         first, *others = self.parts().values()
         return sum(others, start=first)
 
 
 @dataclass(frozen=True)
 class Positives:
-    """K positive points of a batch: image, point, label [K] int64; degree [K]; box [K, 4]."""
+    """The K positive points of a batch.
+
+    Attributes:
+        image: [K] int64, index of the image in the batch.
+        point: [K] int64, index of the point.
+        label: [K] int64, label of the point's object.
+        degree: [K] float, degree of the assignment.
+        box: [K, 4] float xyxy, box of the point's object.
+    """
 
     image: Tensor
     point: Tensor
@@ -49,7 +55,7 @@ class Positives:
 
     @classmethod
     def of(cls, assignments: Sequence[Assignment], targets: Sequence[Targets]) -> "Positives":
-        """Of B images, each with its own assignment and objects."""
+        """Collect the positive points of B images, each with its assignment and its objects."""
         object_BN = torch.stack([a.object for a in assignments])
         degree_BN = torch.stack([a.degree for a in assignments])
         image, point = (object_BN >= 0).nonzero(as_tuple=True)
@@ -66,8 +72,10 @@ class Positives:
 
 @dataclass(frozen=True)
 class Criterion:
-    """How losses are made in a world of ranks: the mean of theirs over ranks is the loss of the
-    global batch, as DDP's gradient averaging expects.
+    """Computes losses on one rank.
+
+    They are scaled so that their mean over all ranks is the loss of the global batch: DDP averages
+    gradients over ranks.
     """
 
     options: LossOptions
@@ -81,9 +89,10 @@ class Criterion:
         targets: Sequence[Targets],
         kind: ClsLoss,
     ) -> Loss:
-        """Every part for a batch of B images; see `LossOptions`.
+        """Compute all parts of the loss for a batch of B images; see `LossOptions`.
 
-        Non-finite logits make `cls` NaN, non-finite boxes `box`, whatever was assigned.
+        If any logit is not finite, `cls` is NaN, and if any box is not finite, `box` is NaN, even
+        without positive points.
         """
         found = Positives.of(assignments, targets)
         cls = self.classification(predictions.logits, found, assignments, targets, kind)
@@ -109,7 +118,7 @@ class Criterion:
         targets: Sequence[Targets],
         kind: ClsLoss,
     ) -> Tensor:
-        """The weighted, normalised classification loss over all points of logits [B, N, C]."""
+        """Compute the weighted, normalised classification loss of logits [B, N, C]."""
         degree_BNC = found.degree.new_zeros(logits.shape)
         degree_BNC[found.image, found.point, found.label] = found.degree
         loss_BNC = classification(logits, degree_BNC, kind, self.options)
@@ -123,15 +132,16 @@ class Criterion:
         return self.options.cls_weight * (loss_BNC.sum() / total)
 
     def _total(self, of_rank: Tensor) -> Tensor:
-        """The mean over ranks, at least 1 over all of them."""
+        """Return the mean over ranks of a number, at least 1 in total over all ranks."""
         return self.world.all_reduce_mean(of_rank).clamp(min=1 / self.world.size)
 
     def _count(self, targets: Sequence[Targets]) -> Tensor:
+        """Return the mean over ranks of the number of objects, at least 1 in total."""
         count = sum(len(t) for t in targets)
         return self._total(torch.tensor(float(count), device=targets[0].boxes.device))
 
     def _box(self, boxes: Tensor, found: Positives, points: Points) -> Tensor:
-        """The box loss of each of K positive points, [K]."""
+        """Compute the box loss of each of K positive points: [K]."""
         if self.options.box == "giou":
             return 1 - paired_giou(boxes, found.box)
         if self.options.box == "iou":
@@ -164,17 +174,17 @@ class Criterion:
 
 
 def _extents(targets: Sequence[Targets], points: Points) -> Tensor:
-    """Width and height of every image without its padding, [B, 2]."""
+    """Return width and height of every image without its padding: [B, 2]."""
     return points.xy.new_tensor([t.extent or points.extent for t in targets])
 
 
-def supply(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:
-    """How much an assignment teaches, as counts over a batch: [3] float64.
+def count_positives(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:
+    """Count over a batch: positive points, objects without any, all objects. [3] float64.
 
-    Positive points (certain or ambiguous), objects that have none, objects.
+    Certain and ambiguous points both count as positive.
     """
     found = [a.object[a.object >= 0] for a in assignments]
     positives = sum(len(each) for each in found)
-    taught = sum(len(torch.unique(each)) for each in found)
+    assigned = sum(len(torch.unique(each)) for each in found)
     objects = sum(len(t) for t in targets)
-    return torch.tensor([positives, objects - taught, objects], dtype=torch.float64)
+    return torch.tensor([positives, objects - assigned, objects], dtype=torch.float64)

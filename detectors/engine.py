@@ -1,4 +1,4 @@
-"""Train and predict: the loop, without scheduler, store or tracker."""
+"""The training loop: learner, epoch and step, on one or several ranks."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.assigners.matching import negatives
-from detectors.criterion import Criterion, Loss, Positives, supply
+from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
 from detectors.losses import LossOptions
 from detectors.optimizer import make_optimizer, ramped_average
@@ -21,12 +21,15 @@ from detectors.world import World
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss was NaN or infinite; the message names step, epoch and every part of the loss."""
+    """A loss is NaN or infinite. The message names step, epoch and every part of the loss."""
 
 
 @dataclass
 class Learner:
-    """A detector in training. `model` may be a wrapper (DDP) around the module that is averaged."""
+    """The state of a training: weights, their average, optimiser and progress in the epoch.
+
+    `model` may be a wrapper (DDP) around the module that is averaged.
+    """
 
     model: nn.Module
     averaged: AveragedModel
@@ -36,17 +39,17 @@ class Learner:
     world: World
     step: int = 0
     batches: int = 0
-    """Batches of the running epoch that are done; 0 again when it is over."""
+    """Number of batches done in the current epoch; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
-    """The global loss parts, added up over these batches."""
+    """Sums of the global loss parts over these batches."""
     tally: dict[Branch, Tensor] = field(default_factory=dict)
-    """What `criterion.supply` counted on this rank since the epoch began, by branch."""
+    """Sums of `criterion.count_positives` on this rank over these batches, by branch."""
 
     @classmethod
     def create(
         cls, model: nn.Module, strategy: Strategy, training: Training, world: World
     ) -> "Learner":
-        """A learner at step 0."""
+        """Create a learner at step 0."""
         bare = getattr(model, "module", model)
         averaged = AveragedModel(bare, multi_avg_fn=ramped_average(training.ema), use_buffers=True)
         averaged.requires_grad_(False).eval()
@@ -54,21 +57,24 @@ class Learner:
 
     @property
     def bare(self) -> nn.Module:
-        """The module itself, without a wrapper."""
+        """The module without a wrapper."""
         module: nn.Module = getattr(self.model, "module", self.model)
         return module
 
     def positives(self, branch: Branch) -> tuple[float, float]:
-        """Of the epoch so far, over all ranks, which must all call this: positive points an object,
-        and the share in [0, 1] of objects without any. (0, 0) where there were no objects.
+        """Return statistics of the current epoch's assignments. All ranks must call this.
+
+        Returns:
+            The mean number of positive points per object, and the fraction in [0, 1] of objects
+            without any, over all ranks; (0, 0) if there were no objects.
         """
         device = next(self.bare.parameters()).device
         counts = self.world.all_reduce_mean(self.tally[branch].to(device))
-        positive, untaught, objects = counts.tolist()
-        return (positive / objects, untaught / objects) if objects else (0.0, 0.0)
+        positive, unassigned, objects = counts.tolist()
+        return (positive / objects, unassigned / objects) if objects else (0.0, 0.0)
 
     def state(self) -> dict[str, Any]:
-        """Everything that a resumed training needs, as tensors and plain values."""
+        """Return the state at the end of an epoch for a checkpoint, as tensors and plain values."""
         return {
             "model": self.bare.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -77,7 +83,7 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`. Raises RuntimeError where shapes or names differ."""
+        """Restore what `state` returned. Raises RuntimeError if names or shapes differ."""
         self.bare.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -90,11 +96,20 @@ def train_epoch(
     progress: Progress,
     after_step: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """One pass over `batches`; `progress` is that of its first step. Mean loss parts over steps.
+    """Train on all batches of an epoch.
 
-    A learner that was broken off in the middle of an epoch (see `midway`) goes on there: `batches`
-    are then those that it has not done yet. What `after_step` raises breaks it off.
-    Raises NonFiniteLossError on every rank of the learner's world at the same step.
+    Args:
+        learner: the learner. If it was restored in the middle of an epoch (see `midway`), the epoch
+            is continued.
+        batches: the batches that are left in the epoch.
+        progress: the progress at the first of them.
+        after_step: called after each step; an exception that it raises ends the epoch early.
+
+    Returns:
+        The means of the global loss parts over the steps of the epoch.
+
+    Raises:
+        NonFiniteLossError: on every rank at the same step.
     """
     learner.model.train()
     if not learner.batches:
@@ -112,7 +127,11 @@ def train_epoch(
 
 
 def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, float]:
-    """One optimiser step on this rank's share of a global batch; the global loss parts."""
+    """Make one optimiser step on this rank's part of a global batch.
+
+    Returns:
+        The parts of the loss of the global batch, named `branch.part`.
+    """
     device = next(learner.model.parameters()).device
     half = learner.training.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -133,7 +152,10 @@ def assign_batch(
     targets: list[Targets],
     progress: Progress,
 ) -> list[Assignment]:
-    """One assignment an image; all-negative where predictions are not finite (the loss says so)."""
+    """Return one assignment per image.
+
+    If predictions are not finite, all points are negative; the loss then raises the error.
+    """
     if not (predictions.logits.isfinite().all() and predictions.boxes.isfinite().all()):
         return [negatives(len(points), predictions.logits.device) for _ in targets]
     return [
@@ -143,14 +165,14 @@ def assign_batch(
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Images on `device`, channels last (measured 8 % faster a step on CPU)."""
+    """Move images to `device`, channels last: steps are 8 % faster on a CPU."""
     return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def _supervise(
     learner: Learner, output: Output, branch: Branch, targets: list[Targets], progress: Progress
 ) -> Loss:
-    """The loss of one branch, over all its cascaded heads."""
+    """Compute the loss of one branch, summed over its cascaded heads."""
     supervision = learner.strategy.branches()[branch]
     auxiliary = learner.strategy.auxiliary().get(branch)
     criterion = Criterion(_loss_options(learner, branch), learner.world)
@@ -158,11 +180,11 @@ def _supervise(
     for predictions in output.branches[branch]:
         assigner = supervision.assigner
         found = assign_batch(assigner, points, predictions, targets, progress)
-        learner.tally[branch] = learner.tally.get(branch, 0) + supply(found, targets)
+        learner.tally[branch] = learner.tally.get(branch, 0) + count_positives(found, targets)
         loss = criterion.branch_loss(points, predictions, found, targets, assigner.loss)
         if auxiliary is not None:
-            classes = predictions.of_classes_alone()
-            aux = _auxiliary(criterion, auxiliary, points, classes, targets, progress)
+            ungated = predictions.without_gate()
+            aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
             loss = replace(loss, aux=aux)
         losses.append(loss)
     return _sum(losses)
@@ -182,7 +204,7 @@ def _auxiliary(
     targets: list[Targets],
     progress: Progress,
 ) -> Tensor:
-    """003's auxiliary loss: classification alone, by an assignment of its own."""
+    """Compute the auxiliary loss of 003: classification only, with an assignment of its own."""
     assigner = supervision.assigner
     found = assign_batch(assigner, points, predictions, targets, progress)
     positives = Positives.of(found, targets)
@@ -191,7 +213,7 @@ def _auxiliary(
 
 
 def _share_buffers(learner: Learner) -> None:
-    """Give every rank the mean of all ranks' running statistics: each saw its own images."""
+    """Average the running statistics over ranks, because each rank saw other images."""
     if learner.world.size == 1:
         return
     for module in (learner.bare, learner.averaged):
@@ -201,7 +223,7 @@ def _share_buffers(learner: Learner) -> None:
 
 
 def _sum(losses: Sequence[Loss]) -> Loss:
-    """The sum of losses with the same parts."""
+    """Add losses that have the same parts."""
     each = [loss.parts() for loss in losses]
     return Loss(**{name: torch.stack([parts[name] for parts in each]).sum() for name in each[0]})
 
@@ -209,6 +231,7 @@ def _sum(losses: Sequence[Loss]) -> Loss:
 def _finite_parts(
     losses: Mapping[Branch, Loss], progress: Progress, world: World
 ) -> dict[str, float]:
+    """Return the global parts of the losses. Raises NonFiniteLossError if one is not finite."""
     named = {
         f"{b}.{part}": value for b, loss in losses.items() for part, value in loss.parts().items()
     }
@@ -224,6 +247,7 @@ def _finite_parts(
 
 
 def _descend(learner: Learner, total: Tensor, progress: Progress) -> None:
+    """Update the weights and their average with the gradients of `total`."""
     training = learner.training
     factor = lr_factor(training, progress.step, progress.steps)
     for group in learner.optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""From a trained detector to candidates of a whole data set, each rank its own share."""
+"""Predict the candidates of a data set; each rank predicts a part of the images."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 from detectors.data.base import Dataset
 from detectors.data.loader import val_batches
 from detectors.engine import to_device
-from detectors.postprocess import Frame, candidates, not_finite
+from detectors.postprocess import Frame, describe_non_finite, select_candidates
 from detectors.structures import Candidates, Output, Points, Predictions
 from detectors.world import World
 
@@ -17,44 +17,56 @@ _REMEDY = "training has diverged: lower lr, or set clip_norm"
 
 
 class NonFinitePredictionsError(ValueError):
-    """A detector predicts NaN or infinity; the message names the images."""
+    """A detector predicted NaN or infinity. The message names the images."""
 
 
 class Halted(Exception):  # noqa: N818 - nothing went wrong
-    """Somebody asked to break off before all images were seen."""
+    """Prediction was stopped on request before the last image."""
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Candidates of these branches, `topk` a level, predicted for `batch` images at a time."""
+class CandidateRequest:
+    """Which candidates to predict."""
 
     branches: Sequence[str]
     topk: int
+    """Number of candidates per level and image."""
     batch: int = 16
+    """Number of images predicted at a time."""
 
 
 @torch.no_grad()
 def predict(
     model: nn.Module,
     dataset: Dataset,
-    wanted: Wanted,
+    request: CandidateRequest,
     world: World,
     halt: Callable[[], bool] = lambda: False,
 ) -> dict[str, Candidates]:
-    """Candidates of this rank's images (see `val_batches`) for every branch.
+    """Predict the candidates of this rank's images (see `val_batches`). All ranks must call this.
 
-    All ranks must call this. `halt` is asked after each batch; where it is True on any rank, Halted
-    is raised on all of them, once the others have seen their images. Raises
-    NonFinitePredictionsError on every rank when predictions of any are not finite; only those of
-    the rank at fault name the images.
+    Args:
+        model: the detector; it is set to eval mode.
+        dataset: the images.
+        request: which candidates to predict.
+        world: the group of ranks.
+        halt: called after each batch; True stops the prediction of this rank.
+
+    Returns:
+        The candidates of each requested branch.
+
+    Raises:
+        Halted: on every rank, after all ranks have finished, if `halt` returned True on any.
+        NonFinitePredictionsError: on every rank, if predictions of any rank are not finite. Only
+            on that rank does the message name the images.
     """
     model.eval()
     device = next(model.parameters()).device
     sizes = [(truth.width, truth.height) for truth in dataset.truth()]
-    found = {branch: [Candidates.none()] for branch in wanted.branches}
+    found = {branch: [Candidates.none()] for branch in request.branches}
     problem, halted = "", False
-    for indices, images in val_batches(dataset, wanted.batch, world.rank, world.size):
-        output = model(to_device(images.images, device), branches=wanted.branches)
+    for indices, images in val_batches(dataset, request.batch, world.rank, world.size):
+        output = model(to_device(images.images, device), branches=request.branches)
         problem = _problem(output, images.image_ids)
         if problem:
             break
@@ -63,7 +75,7 @@ def predict(
         ]
         for branch, parts in found.items():
             predictions = output.branches[branch][0]
-            parts += _candidates(predictions, output.points[branch], wanted.topk, frames)
+            parts += _candidates(predictions, output.points[branch], request.topk, frames)
         if halted := halt():
             break
     _agree(problem, halted, world, device)
@@ -71,24 +83,30 @@ def predict(
 
 
 def _agree(problem: str, halted: bool, world: World, device: torch.device) -> None:
-    """Raise on every rank what befell any of them."""
+    """Raise an error on every rank if any rank had a problem or was halted."""
     mine = torch.tensor([bool(problem), halted], dtype=torch.float32, device=device)
     any_problem, any_halted = (world.all_reduce_mean(mine) > 0).tolist()
     if any_problem:
-        said = problem or "predictions of another worker are not finite"
-        raise NonFinitePredictionsError(f"{said}; {_REMEDY}")
+        message = problem or "predictions of another worker are not finite"
+        raise NonFinitePredictionsError(f"{message}; {_REMEDY}")
     if any_halted:
         raise Halted
 
 
 def _problem(output: Output, image_ids: Sequence[int]) -> str:
-    problems = (not_finite(stage, image_ids) for each in output.branches.values() for stage in each)
+    """Return which predictions of a batch are not finite; an empty text if all are finite."""
+    heads = (head for predictions in output.branches.values() for head in predictions)
+    problems = (describe_non_finite(head, image_ids) for head in heads)
     return ", ".join(problem for problem in problems if problem)
 
 
 def _candidates(
     predictions: Predictions, points: Points, topk: int, frames: Sequence[Frame]
 ) -> list[Candidates]:
+    """Return the candidates of each image of a batch, on the CPU."""
     points = points.to("cpu")
     scores, boxes = predictions.scores().cpu(), predictions.boxes.cpu()
-    return [candidates(scores[i], boxes[i], points, topk, frame) for i, frame in enumerate(frames)]
+    return [
+        select_candidates(scores[i], boxes[i], points, topk, frame)
+        for i, frame in enumerate(frames)
+    ]

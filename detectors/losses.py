@@ -1,7 +1,7 @@
-"""Element-wise losses from logits; the caller weighs, sums and normalises.
+"""Element-wise losses; the caller weights, sums and normalises them.
 
-Everything is computed from logits in log space, so nothing overflows or rounds to log(0), also
-where the logits come from a half-precision autocast region.
+Everything is computed from logits in log space: nothing overflows or rounds to log(0), even if the
+logits were computed in half precision.
 """
 
 from typing import Literal
@@ -14,16 +14,21 @@ from torch import Tensor
 from detectors.options import LATER, Options
 
 ClsLoss = Literal["focal", "bce", "gaussian"]
-"""How an assignment trains classification: focal loss to degree 0 or 1; the same but BCE to the
-degree of positive points (002 Eq. 4); focal loss without its class balance, whose negatives the
-assignment weighs down near objects (CenterNet)."""
+"""The classification loss of an assignment.
+
+- `focal`: focal loss, with targets 0 and 1.
+- `bce`: focal loss for negative points, binary cross-entropy with the degree as target for positive
+  points (002 Eq. 4).
+- `gaussian`: focal loss without the factor alpha; the assignment gives negatives near objects a
+  smaller weight (CenterNet).
+"""
 
 
 L1Of = Literal["center_sides", "corners"]
 
 
 class LossOptions(Options):
-    """What a branch's loss is made of. The defaults are the laptop recipe."""
+    """The terms of the loss of a branch. The defaults are the laptop recipe."""
 
     cls_weight: float = Field(1.0, ge=0)
     focal_alpha: float = Field(0.25, ge=0, le=1)
@@ -32,28 +37,28 @@ class LossOptions(Options):
     """1 - GIoU; -log(IoU) (FCOS as first published); L1 of deltas to the anchors (RetinaNet)."""
     box_weight: float = Field(5.0, ge=0)
     l1_weight: float = Field(0.0, ge=0)
-    """Of a second box loss, L1 between boxes in shares of the image (DETR, OneNet, DATE's
-    one-to-one branch: 5); see `l1_of`."""
+    """Weight of a second box loss, L1 between boxes as fractions of the image (5 in DETR, OneNet
+    and DATE's one-to-one branch); see `l1_of`."""
     l1_of: L1Of = Field("center_sides", json_schema_extra=LATER)
-    """What L1 compares: centre, width and height (DETR, DATE, 001's text) or corners (OneNet's
-    released code)."""
+    """What L1 compares: centre, width and height (DETR, DATE, the text of 001) or the corners
+    (OneNet's released code)."""
     box_by: Literal["degree", "centerness", "equal"] = "degree"
-    """How much a positive point's box counts: by its degree, by the centerness of its place in the
-    box (FCOS's improved recipe; o2f's released code), or all alike (002 Eq. 5). Each sum is divided
-    by its weights'. Where degrees are 1 `degree` and `equal` are the same."""
+    """Weight of a positive point in the box loss: its degree, the centerness of its position in the
+    box (FCOS's improved recipe; o2f's released code), or 1 (002 Eq. 5). The loss is divided by the
+    sum of the weights. If all degrees are 1, `degree` and `equal` are the same."""
     centerness_weight: float = Field(1.0, ge=0)
-    """Of the centerness loss, where a detector predicts a centerness of its own."""
+    """Weight of the centerness loss, for detectors that predict centerness."""
     normalizer: Literal["degrees", "positives", "objects"] = "degrees"
-    """What classification is divided by, over the global batch and at least 1: the sum of degrees,
-    the number of positive points (o2f's released code counts ambiguous ones in full; with degrees
-    of 1 the same), or the number of objects (OneNet and the DETR family, where boxes are, too)."""
+    """Divisor of the classification loss, over the global batch and at least 1: the sum of degrees;
+    the number of positive points, ambiguous ones included (o2f's released code); or the number of
+    objects, which then also divides the box loss (OneNet and the DETR family)."""
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float | None, gamma: float) -> Tensor:
-    """Focal loss per element: -alpha_t (1 - p_t)^gamma log(p_t), target in {0, 1}; [...] >= 0.
+    """Compute the focal loss -alpha_t (1 - p_t)^gamma log(p_t) per element; target in {0, 1}.
 
-    The power is taken of the logarithm: 1 - p_t itself rounds to 0, where gamma < 1 has no slope.
-    Without `alpha`, alpha_t is 1.
+    The power is computed from the logarithm, because 1 - p_t may round to 0, where the gradient of
+    the power is infinite for gamma < 1. Without `alpha`, alpha_t is 1.
     """
     log_p_t = -F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     log_rest = -F.binary_cross_entropy_with_logits(logits, 1 - target, reduction="none")
@@ -64,21 +69,24 @@ def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float | None, gamma: fl
 
 
 def focal_change(logits: Tensor, alpha: float, gamma: float) -> Tensor:
-    """By how much the focal loss of a point's class grows if the class is there; like `logits`."""
+    """Compute the focal loss with target 1 minus the focal loss with target 0, per element."""
     there, absent = torch.ones_like(logits), torch.zeros_like(logits)
     return sigmoid_focal(logits, there, alpha, gamma) - sigmoid_focal(logits, absent, alpha, gamma)
 
 
 def soft_bce(logits: Tensor, degree: Tensor) -> Tensor:
-    """-t log(p) - (1 - t) log(1 - p) per element (002 Eq. 2), from logits; degree t in [0, 1]."""
+    """Compute -t log(p) - (1 - t) log(1 - p) per element (002 Eq. 2) for degrees t in [0, 1]."""
     return F.binary_cross_entropy_with_logits(logits, degree, reduction="none")
 
 
 def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossOptions) -> Tensor:
-    """Loss of every class at every point, like `logits`; see `ClsLoss` for its kinds.
+    """Compute the loss of every class at every point, with the shape of `logits`.
 
-    `bce`: to the degree where it is positive (a certain point has 1, an ambiguous one t), focal
-    loss to 0 elsewhere.
+    Args:
+        logits: [..., C].
+        degree: the degree of each class at each point, in [0, 1], with the shape of `logits`.
+        kind: the loss, see `ClsLoss`.
+        options: alpha and gamma of the focal loss.
     """
     alpha, gamma = options.focal_alpha, options.focal_gamma
     if kind == "gaussian":
@@ -90,9 +98,16 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
 
 
 def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor, of: L1Of) -> Tensor:
-    """Summed absolute differences of what `of` says, in shares of the image: [K, 4] -> [K].
+    """Compute the L1 distance of boxes as fractions of the image.
 
-    extent: [K, 2], width and height in pixels of the image that each box is in.
+    Args:
+        boxes: [K, 4] xyxy, pixels.
+        wanted: [K, 4], the target boxes.
+        extent: [K, 2], width and height in pixels of the image of each box.
+        of: which coordinates are compared, see `LossOptions.l1_of`.
+
+    Returns:
+        [K], the sum over the four coordinates.
     """
     difference = boxes - wanted
     if of == "corners":
@@ -103,9 +118,10 @@ def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor, of: L1Of) -> Tens
 
 
 def centerness(points: Tensor, boxes: Tensor) -> Tensor:
-    """sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) (FCOS Eq. 3): [K, 2], [K, 4] -> [K].
+    """Compute the centerness of points [K, 2] in boxes [K, 4] (FCOS Eq. 3): [K] in [0, 1].
 
-    1 at the box's centre, 0 on its border and outside.
+    sqrt(min(l, r) / max(l, r) * min(t, b) / max(t, b)) for the distances l, r, t, b to the sides:
+    1 at the centre of the box, 0 on its border and outside.
     """
     near = (points - boxes[:, :2]).minimum(boxes[:, 2:] - points).clamp(min=0)
     far = (points - boxes[:, :2]).maximum(boxes[:, 2:] - points)

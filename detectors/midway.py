@@ -1,4 +1,4 @@
-"""The middle of an epoch: what a learner that is broken off there needs to go on exactly."""
+"""Save and restore a learner in the middle of an epoch, so that training continues exactly."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +11,12 @@ from detectors.world import World
 
 
 def state_of(learner: Learner) -> dict[str, Any] | None:
-    """What `Learner.state` leaves out in the middle of an epoch, on rank 0; None elsewhere.
+    """Return the state that `Learner.state` lacks in the middle of an epoch. All ranks must call.
 
-    All ranks must call this: random numbers, running statistics and counts differ between them.
+    It holds the random states, running statistics and counts of every rank.
+
+    Returns:
+        The state on rank 0, None on the other ranks.
     """
     ranks = learner.world.gather(_own(learner))
     if learner.world.rank:
@@ -22,15 +25,15 @@ def state_of(learner: Learner) -> dict[str, Any] | None:
 
 
 def exact(state: Mapping[str, Any], world: World) -> bool:
-    """Whether `load` goes on as if nothing had been: it can't where the number of ranks changed."""
+    """Return whether `load` restores the state exactly: the number of ranks must be the same."""
     return len(state["ranks"]) == world.size
 
 
 def load(learner: Learner, state: Mapping[str, Any]) -> None:
-    """Go on in the middle of an epoch, after `Learner.load`.
+    """Restore the middle of an epoch, after `Learner.load`.
 
-    Where that can't be exact, all ranks get statistics and counts of rank 0, and their random
-    numbers stay as they are: seeded for the epoch, as `seed_torch` does.
+    If the number of ranks has changed, all ranks get the statistics and counts of rank 0, and their
+    random generators stay as `seed_torch` has seeded them for the epoch.
     """
     learner.batches, learner.sums = state["batches"], dict(state["sums"])
     same = exact(state, learner.world)
@@ -44,7 +47,7 @@ def load(learner: Learner, state: Mapping[str, Any]) -> None:
 
 
 def _own(learner: Learner) -> dict[str, Any]:
-    """What is this rank's alone, on the CPU."""
+    """Return the part of the state that differs between ranks, on the CPU."""
     statistics = {
         name: {key: buffer.cpu() for key, buffer in buffers.items()}
         for name, buffers in _statistics(learner).items()
@@ -54,7 +57,7 @@ def _own(learner: Learner) -> dict[str, Any]:
 
 
 def _statistics(learner: Learner) -> dict[str, dict[str, Tensor]]:
-    """The buffers that a module's state has, of the weights and of their average."""
+    """Return the buffers in the state dicts of the module and of its average."""
     modules: dict[str, nn.Module] = {"model": learner.bare, "averaged": learner.averaged}
     kept = {name: module.state_dict().keys() for name, module in modules.items()}
     return {
@@ -68,7 +71,7 @@ def _device(learner: Learner) -> torch.device:
 
 
 def _random(device: torch.device) -> list[Tensor]:
-    """The states of the generators that a model on `device` draws from."""
+    """Return the states of the random generators that a model on `device` uses."""
     held = [torch.get_rng_state()]
     return [*held, torch.cuda.get_rng_state(device)] if device.type == "cuda" else held
 

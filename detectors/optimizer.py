@@ -1,4 +1,4 @@
-"""The optimiser and the averaging of weights that `Training` asks for."""
+"""Create the optimiser, and average weights, as `Training` specifies."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from detectors.training import Training
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay only on parameters with two or more dimensions.
+    """Create AdamW or SGD; weight decay applies to parameters with two or more dimensions only.
 
-    A group's `share` is its learning rate as a share of `training.lr`.
+    The `share` of a parameter group is its learning rate relative to `training.lr`.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
@@ -19,12 +19,12 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
             "params": [
                 p
                 for name, p in named
-                if name.startswith("backbone.") == trunk and (p.ndim > 1) == decays
+                if name.startswith("backbone.") == backbone and (p.ndim > 1) == decays
             ],
             "weight_decay": training.weight_decay if decays else 0.0,
-            "share": training.backbone_lr if trunk else 1.0,
+            "share": training.backbone_lr if backbone else 1.0,
         }
-        for trunk in (True, False)
+        for backbone in (True, False)
         for decays in (True, False)
     ]
     groups = [group for group in groups if group["params"]]
@@ -34,7 +34,11 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 
 
 def ramped_average(decay: float) -> Any:
-    """Averaging whose decay grows as (1 + t) / (10 + t) up to `decay`, so that it starts fast."""
+    """Return an averaging function for `AveragedModel`.
+
+    Its decay is (1 + t) / (10 + t) after t updates, but at most `decay`, so that the average soon
+    forgets the first weights.
+    """
 
     @torch.no_grad()
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
@@ -42,7 +46,7 @@ def ramped_average(decay: float) -> Any:
         weight = 1 - min(decay, (1 + t) / (10 + t))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, weight)
-        else:  # batch norm's step counters
+        else:  # step counters of batch norm
             torch._foreach_copy_(averaged, current)
 
     return average

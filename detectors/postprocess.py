@@ -1,4 +1,4 @@
-"""From raw predictions to candidates: what the evaluation keeps of an image, before any NMS."""
+"""Select the candidates of an image from its raw predictions, before any NMS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,15 @@ from detectors import boxes as box
 from detectors.structures import Candidates, Points, Predictions
 
 
-def not_finite(predictions: Predictions, image_ids: Sequence[int]) -> str:
-    """What is wrong with a batch (logits [B, N, C], boxes [B, N, 4]) that holds NaN or infinity.
+def describe_non_finite(predictions: Predictions, image_ids: Sequence[int]) -> str:
+    """Describe which predictions of a batch are NaN or infinite: the output and its images.
 
-    Names the images and which of the two outputs is at fault; empty if all is well.
+    Args:
+        predictions: of a batch, with a leading dimension B.
+        image_ids: B ids, for the message.
+
+    Returns:
+        The description, or an empty text if all predictions are finite.
     """
     outputs = {"logits": predictions.logits, "boxes": predictions.boxes}
     if predictions.centerness is not None:
@@ -29,23 +34,30 @@ def not_finite(predictions: Predictions, image_ids: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """An image as candidates see it: its index in the data set, (x, y) factors from original to
-    input pixels, and its original (width, height).
-    """
+    """How the input of a detector relates to the original image."""
 
     index: int
+    """Index of the image in the data set."""
     scale: tuple[float, float]
+    """(x, y) factors from pixels of the original image to pixels of the input."""
     size: tuple[int, int]
+    """(width, height) of the original image."""
 
 
-def candidates(
+def select_candidates(
     scores_NC: Tensor, boxes_N4: Tensor, points: Points, topk: int, frame: Frame
 ) -> Candidates:
-    """The `topk` best (point, class) pairs of each level of one image, sorted by falling score.
+    """Return the `topk` best (point, class) pairs per level of one image, by descending score.
 
-    scores [N, C] in [0, 1], boxes [N, 4] in input pixels; boxes are moved to the pixels of the
-    original image and clipped to it. Of equal scores the lower level comes first, then the lower
-    point, then the lower class.
+    Pairs with equal scores are in the order of level, point and class.
+
+    Args:
+        scores_NC: [N, C] in [0, 1].
+        boxes_N4: [N, 4] xyxy, pixels of the input; they are scaled to the original image and
+            clipped to it.
+        points: the N anchor points.
+        topk: number of candidates per level.
+        frame: how the input relates to the original image.
     """
     num_classes, scores = scores_NC.shape[-1], scores_NC.flatten()
     pairs = _best_of_levels(scores, points.level, num_classes, topk)
@@ -65,7 +77,10 @@ def candidates(
 
 
 def _best_of_levels(scores: Tensor, level: Tensor, num_classes: int, k: int) -> Tensor:
-    """Rising flat indices of the k best scores [N * C] of every level; levels are contiguous."""
+    """Return the indices of the k best scores [N * C] of every level, in ascending order.
+
+    The points of a level are contiguous.
+    """
     lengths = (level.bincount() * num_classes).tolist()
     best, start = [], 0
     for part in torch.split(scores, lengths):
@@ -75,9 +90,9 @@ def _best_of_levels(scores: Tensor, level: Tensor, num_classes: int, k: int) -> 
 
 
 def _best(scores: Tensor, k: int) -> Tensor:
-    """Rising indices of the k highest of scores [n]; of equal ones the first (topk alone may not).
+    """Return the indices of the k highest of scores [n], in ascending order; all n if n <= k.
 
-    All n when there are no more than k.
+    Among equal scores, the first are taken; `Tensor.topk` does not guarantee that.
     """
     if len(scores) <= k:
         return torch.arange(len(scores), device=scores.device)

@@ -1,4 +1,4 @@
-"""The records that travel between data, model, assignment, loss and evaluation.
+"""The records passed between data, model, assignment, loss and evaluation.
 
 Shape letters: B images, N anchor points (all levels, finest first), C classes, G objects of one
 image, M candidates. Boxes are xyxy in pixels of the tensor they belong to.
@@ -14,11 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Points:
-    """Anchor points of one input size. Several anchors of one cell are as many points there.
+    """The anchor points of one input size. A cell with several anchors has one point per anchor.
 
-    xy: [N, 2] float, pixels; stride: [N] float, pixels; level: [N] int64, 0 is the finest.
-    anchors: [N, 4] float xyxy, pixels: each point's reference box, for assignments and decoders
-    that need one. extent: (width, height) in pixels of what the finest level's cells cover.
+    Attributes:
+        xy: [N, 2] float, pixels.
+        stride: [N] float, pixels.
+        level: [N] int64; 0 is the finest.
+        anchors: [N, 4] float xyxy, pixels; the reference box of each point, for assignments and
+            decoders that need one.
+        extent: (width, height) in pixels of the area that the finest level's cells cover.
     """
 
     xy: Tensor
@@ -31,7 +35,7 @@ class Points:
         return len(self.xy)
 
     def to(self, device: str) -> Self:
-        """The same points on `device`."""
+        """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column.to(device) for column in columns)
         return type(self)(xy, stride, level, anchors, self.extent)
@@ -39,9 +43,12 @@ class Points:
 
 @dataclass(frozen=True)
 class Targets:
-    """Objects of one image: boxes [G, 4] float xyxy in pixels, labels [G] int64 in [0, C).
+    """The objects of one image.
 
-    extent: (width, height) in pixels of the image without its padding; None: the whole input.
+    Attributes:
+        boxes: [G, 4] float xyxy, pixels.
+        labels: [G] int64 in [0, C).
+        extent: (width, height) in pixels of the image without its padding; None: the whole input.
     """
 
     boxes: Tensor
@@ -52,19 +59,23 @@ class Targets:
         return len(self.boxes)
 
     def to(self, device: str) -> Self:
-        """The same objects on `device`."""
+        """Return the objects on `device`."""
         return type(self)(self.boxes.to(device), self.labels.to(device), self.extent)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Raw output at every anchor point: logits [..., N, C], boxes [..., N, 4] xyxy in pixels.
+    """The raw output of one head at every anchor point.
 
-    logits: of the score p that assignment and classification loss see. Where a gate (a predicted
-    centerness, a max filter) is part of the score, it is part of these logits, and `ungated` holds
-    those of the class alone; without a gate `ungated` is None.
-    centerness: [..., N] logits, where centerness is trained by itself and joins in at inference.
     The leading dimension is B for a batch and absent for one image (see `image`).
+
+    Attributes:
+        logits: [..., N, C], logits of the score that assignment and classification loss use. If
+            the head has a gate (a predicted centerness or a max filter), it is included.
+        boxes: [..., N, 4] xyxy, pixels.
+        ungated: [..., N, C], logits of the class score without the gate; None without a gate.
+        centerness: [..., N], logits of a centerness with a loss of its own, which multiplies the
+            score at inference only; None without one.
     """
 
     logits: Tensor
@@ -73,19 +84,19 @@ class Predictions:
     centerness: Tensor | None = None
 
     def image(self, index: int) -> "Predictions":
-        """Logits and boxes of one image, detached: assignment never sends gradients."""
+        """Return logits and boxes of one image, detached: assignment has no gradients."""
         return Predictions(self.logits[index].detach(), self.boxes[index].detach())
 
-    def of_classes_alone(self) -> "Predictions":
-        """The same without gate and centerness."""
+    def without_gate(self) -> "Predictions":
+        """Return the predictions without gate and centerness."""
         return Predictions(self.logits if self.ungated is None else self.ungated, self.boxes)
 
     def scores(self) -> Tensor:
-        """[..., N, C] in [0, 1], by which detections are ranked.
+        """Return the scores that rank detections: [..., N, C] in [0, 1].
 
-        sqrt(class score * centerness) where centerness is trained by itself (FCOS's improved
-        recipe), else the sigmoid of the logits. A protocol's floor is compared with these; released
-        FCOS codes compare theirs with the class score alone.
+        sqrt(class score * centerness) if centerness has a loss of its own (FCOS's improved recipe),
+        else the sigmoid of the logits. The score floor of a protocol is compared with these scores;
+        released FCOS codes compare theirs with the class score alone.
         """
         scores = self.logits.float().sigmoid()
         if self.centerness is None:
@@ -95,10 +106,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Output:
-    """What a detector says of a batch: for every branch its points and its predictions.
+    """The output of a detector for a batch: points and predictions of every branch, by name.
 
-    In training a branch with several cascaded heads has as many predictions at its points, each of
-    them supervised; in eval mode it has one.
+    In training mode, a branch with cascaded heads has one set of predictions per head, and each is
+    supervised. In eval mode, every branch has one.
     """
 
     points: Mapping[str, Points]
@@ -109,11 +120,12 @@ class Output:
 class Assignment:
     """Which object each anchor point is responsible for, and to what degree.
 
-    object: [N] int64, index into Targets, -1 for a point without one.
-    degree: [N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous one, 0 for
-    a point without an object. `degree > 0` exactly where `object >= 0`.
-    weight: [N, C] or [N, 1] float >= 0, the factor of each term of the classification loss (0: the
-    point teaches nothing there); None: 1 everywhere.
+    Attributes:
+        object: [N] int64, an index into Targets; -1 for a point without an object.
+        degree: [N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous one, 0
+            for a point without an object. `degree > 0` exactly where `object >= 0`.
+        weight: [N, C] or [N, 1] float >= 0, the factor of each term of the classification loss; 0
+            removes the term; None: 1 everywhere.
     """
 
     object: Tensor
@@ -123,9 +135,9 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands; schedules are pure functions of it, so a resumed trial continues them.
+    """The current step and epoch of a training: step in [0, steps), epoch in [0, epochs).
 
-    step in [0, steps), epoch in [0, epochs).
+    Schedules are pure functions of it, so a resumed training continues them.
     """
 
     step: int
@@ -136,13 +148,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Raw candidates (point and class pairs) of one image or of many, before any suppression.
+    """Raw candidates (pairs of point and class) of one or several images, before suppression.
 
-    Sorted by image, then by falling score. What a protocol keeps of them are its detections.
+    Sorted by image, then by descending score. A protocol selects its detections from them.
 
-    image: [M] int64, index of the image in its data set; boxes: [M, 4] float xyxy in pixels of the
-    original image; scores: [M] float in [0, 1]; labels: [M] int64; levels: [M] int64; points:
-    [M, 2] float and strides: [M] float, the anchor point in pixels of the detector's input.
+    Attributes:
+        image: [M] int64, index of the image in its data set.
+        boxes: [M, 4] float xyxy, pixels of the original image.
+        scores: [M] float in [0, 1].
+        labels: [M] int64.
+        levels: [M] int64, pyramid levels.
+        points: [M, 2] float, the anchor point in pixels of the detector's input.
+        strides: [M] float, the stride of the anchor point in the same pixels.
     """
 
     image: Tensor
@@ -157,29 +174,35 @@ class Candidates:
         return len(self.scores)
 
     def take(self, index: Tensor) -> "Candidates":
-        """The candidates at `index` (int64 positions or a bool mask), in that order."""
+        """Return the candidates at `index` (int64 positions or a bool mask), in that order."""
         return Candidates(**{name: column[index] for name, column in vars(self).items()})
 
     @classmethod
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
-        """All of `parts` (at least one), sorted by image; those of one image stay in order."""
+        """Concatenate `parts` (at least one), sorted by image; the order within an image stays."""
         columns = zip(*(vars(part).values() for part in parts), strict=True)
         joined = cls(*(torch.cat(column) for column in columns))
         return joined.take(joined.image.argsort(stable=True))
 
     @classmethod
     def none(cls) -> "Candidates":
-        """No candidates at all."""
+        """Return an empty set of candidates."""
         index, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
         return cls(index, torch.zeros(0, 4), flat, index, index, torch.zeros(0, 2), flat)
 
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """Ground truth of one image in its original pixels, as an evaluator needs it.
+    """Ground truth of one image for evaluation, in pixels of the original image.
 
-    boxes: [G, 4] float xyxy; labels: [G] int64; crowd: [G] bool (COCO `iscrowd`: a detection there
-    is neither right nor wrong); area: [G] float, square pixels (COCO `area`, for AP by size).
+    Attributes:
+        image_id: id of the image in the data set.
+        width: width of the image.
+        height: height of the image.
+        boxes: [G, 4] float xyxy.
+        labels: [G] int64.
+        crowd: [G] bool, COCO's `iscrowd`: detections in these regions are ignored.
+        area: [G] float, square pixels: COCO's `area`, for AP by size.
     """
 
     image_id: int
@@ -193,10 +216,13 @@ class ImageTruth:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image as the detector sees it.
+    """One image as input of a detector.
 
-    image: [3, H, W] uint8 RGB; targets: its non-crowd objects in the same pixels; scale: (x, y)
-    factors from original to these pixels.
+    Attributes:
+        image_id: id of the image in the data set.
+        image: [3, H, W] uint8 RGB.
+        targets: its objects without crowd regions, in pixels of `image`.
+        scale: (x, y) factors from pixels of the original image to pixels of `image`.
     """
 
     image_id: int

@@ -1,4 +1,4 @@
-"""How a detector is trained: the optimiser's options and its learning-rate schedule."""
+"""The options of a training, and its learning-rate schedule."""
 
 import math
 from itertools import pairwise
@@ -11,56 +11,57 @@ from detectors.options import Options
 
 
 class Training(Options):
-    """Schedule, augmentation and losses. The defaults are the laptop recipe."""
+    """Schedule, optimiser, augmentation and losses. The defaults are the laptop recipe."""
 
     epochs: int = Field(12, ge=1)
     batch: int = Field(8, ge=1)
-    """Images in one step, over all workers together."""
+    """Images per step, over all workers together."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(3e-3, gt=0)
     """Peak learning rate."""
     backbone_lr: float = Field(1.0, ge=0)
-    """The trunk's learning rate as a share of the others' (DATE: 0.1)."""
+    """Learning rate of the backbone, relative to `lr` (DATE: 0.1)."""
     weight_decay: float = Field(0.05, ge=0)
-    """Applied to weights with two or more dimensions; norms and biases are free of it."""
+    """Applied to weights with two or more dimensions only, not to norms and biases."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """For `sgd` only."""
+    """Used by `sgd` only."""
     warmup_steps: int = Field(100, ge=0)
     """Steps of linear warm-up."""
     decay: Literal["cosine", "step"] = "cosine"
     decay_to: float = Field(0.02, gt=0, le=1)
-    """`cosine`: last learning rate as a share of the peak. `step`: factor of each drop."""
+    """`cosine`: last learning rate, relative to the peak. `step`: factor of each drop."""
     decay_at: tuple[float, ...] = Field((0.667, 0.917), strict=False)
-    """`step`: shares of the training, rising in (0, 1), after which the rate drops."""
+    """`step`: fractions of the training, increasing in (0, 1), after which the rate drops."""
     clip_norm: float = Field(10.0, ge=0)
-    """Largest gradient norm; 0 means no clipping."""
+    """Maximum gradient norm; 0: no clipping."""
     ema: float = Field(0.998, ge=0, lt=1)
-    """Decay of the averaged weights that are evaluated; 0 evaluates the weights themselves."""
+    """Decay of the averaged weights, which are evaluated; 0: no averaging."""
     augment: Literal["none", "hflip", "dihedral"] = "dihedral"
-    """`hflip`: mirror half of the images left to right. `dihedral`: also flip top to bottom and
-    transpose (square images only), each for half of the images."""
+    """`hflip`: flip images left to right with probability 0.5. `dihedral`: also flip top to bottom
+    and transpose (square images only), each with probability 0.5."""
     train_sides: tuple[Annotated[int, Field(ge=32, le=4096)], ...] = Field((), strict=False)
-    """The shorter side, in pixels, is drawn from these for each training image (DeFCN: 640, 672,
-    ..., 800), aspect kept, from the size that the data set gives; empty: that size."""
+    """Sizes, in pixels, of the shorter side of a training image; one is drawn for each image and
+    the aspect ratio is kept (DeFCN: 640, 672, ..., 800). Empty: images keep the size that the data
+    set gives them."""
     side_range: bool = False
-    """`train_sides` are the least and the greatest of a range of whole numbers (o2f: 640, 800)."""
+    """`train_sides` are the first and the last number of a range of integers (o2f: 640, 800)."""
     train_max_side: int = Field(1333, ge=32, le=8192)
-    """Limit of the longer side in pixels, where `train_sides` are given."""
+    """Maximum of the longer side in pixels, if `train_sides` is given."""
     crop: bool = False
-    """Half of the images are first resized to a shorter side of 400, 500 or 600 and cropped to a
-    random window with sides of 384 to 600 pixels, then resized as the others (DETR, OneNet, DATE's
-    3x). Needs `train_sides`."""
+    """With probability 0.5, resize an image to a shorter side of 400, 500 or 600 and crop a random
+    window with sides of 384 to 600 pixels, before resizing as usual (DETR, OneNet, DATE's 3x
+    schedule). Requires `train_sides`."""
     loss: LossOptions = LossOptions()
     o2m_loss: LossOptions | None = None
-    """Of the one-to-many branch of a dual assignment; null: as `loss`. A key left out has its own
-    default, not the value in `loss`."""
+    """Loss of the one-to-many branch of a dual assignment; null: same as `loss`. Omitted keys have
+    their own defaults, not the values of `loss`."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: trunk, neck and towers run under autocast; predictors and gates, boxes, assignment
+    """`bf16`: backbone, neck and towers run under autocast; predictors, gates, boxes, assignment
     and losses stay in fp32."""
     init_from: str = ""
-    """A finished trial's id, or a file of a detector's state dict: trunk, neck, towers and the
-    levels' scales start from its (averaged) weights, predictors and gates anew (004 Table 11). A
-    file counts in a trial's id by this text, not by its content."""
+    """The id of a finished trial, or a file with the state dict of a detector. Backbone, neck,
+    towers and level scales are initialised with its (averaged) weights; predictors and gates are
+    not (004 Table 11). A trial's id contains this text, not the content of the file."""
 
     @field_validator("decay_at")
     @classmethod
@@ -81,7 +82,7 @@ class Training(Options):
 
 
 def lr_factor(options: Training, step: int, steps: int) -> float:
-    """Learning rate at `step` of `steps` as a share of the peak: warm-up times decay."""
+    """Return the learning rate at `step` of `steps`, relative to the peak: warm-up times decay."""
     warmup = min(1.0, (step + 1) / (options.warmup_steps + 1))
     done = step / max(1, steps - 1)
     if options.decay == "step":

@@ -1,4 +1,7 @@
-"""The group of processes that train one detector, as an argument."""
+"""The group of processes that train one detector, as an object that is passed on.
+
+Code that depends on other ranks takes a `World`, so it runs without `torch.distributed` in tests.
+"""
 
 from typing import Any, Protocol
 
@@ -9,57 +12,58 @@ from torch import Tensor
 
 
 def seed_torch(seed: int, epoch: int, rank: int) -> None:
-    """What a model draws in training (stochastic depth): other numbers for every epoch and rank,
-    the same ones after a resume.
+    """Seed PyTorch's generator for an epoch; every epoch and rank has another seed.
+
+    A resumed epoch draws the same numbers (for stochastic depth) as an uninterrupted one.
     """
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]))
 
 
 class World(Protocol):
-    """Rank `rank` of `size` equal processes; every method must be called by all of them."""
+    """Rank `rank` of a group of `size` processes. All of them must call each method."""
 
     rank: int
     size: int
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """Mean of `value` over all ranks, the same on every rank. Carries no gradient."""
+        """Return the mean of `value` over all ranks, without gradient."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank passed, in rank order, on rank 0; an empty list on the others."""
+        """Return the values of all ranks in rank order on rank 0; an empty list elsewhere."""
         ...
 
 
 class LocalWorld:
-    """A world of one."""
+    """A single process."""
 
     rank = 0
     size = 1
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """`value` itself, without its gradient."""
+        """Return `value` without its gradient."""
         return value.detach()
 
     def gather(self, value: Any) -> list[Any]:
-        """`[value]`."""
+        """Return `[value]`."""
         return [value]
 
 
 class TorchWorld:
-    """The default `torch.distributed` group, which must have been initialised."""
+    """The default group of `torch.distributed`, which must be initialised."""
 
     def __init__(self) -> None:
         self.rank = dist.get_rank()
         self.size = dist.get_world_size()
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """Mean over ranks."""
+        """Return the mean over ranks."""
         total = value.detach().clone()
         dist.all_reduce(total)
         return total / self.size
 
     def gather(self, value: Any) -> list[Any]:
-        """Values of all ranks on rank 0; they travel pickled between our own processes."""
+        """Return the values of all ranks on rank 0. They are pickled between our own processes."""
         gathered: list[Any] = [None] * self.size if self.rank == 0 else []
         device = "cpu" if dist.get_backend() == "gloo" else torch.cuda.current_device()
         with torch.device(device):

@@ -6,7 +6,7 @@ The names below are imported when they are first used, so `import gaplab` is fas
 - `open_home` opens the folder with the results, `Ledger` their database.
 - `leaderboard` returns results as rows, `compare` groups them.
 
-Example:
+Examples:
     >>> import gaplab
     >>> sweep = gaplab.expand(gaplab.load_spec("experiments/quickstart.yaml"))
     >>> sorted(trial.assignment for trial in sweep.trials)

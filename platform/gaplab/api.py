@@ -37,7 +37,7 @@ def run_sweep(
         UserError: a trial doesn't fit the cluster, starts from weights that don't exist, or the
             ledger can't be written.
 
-    Example:
+    Examples:
         >>> import gaplab
         >>> tiny = ["data.train_images=16", "data.val_images=4", "training.epochs=1"]
         >>> tiny += ["grid.assignment=[{name: poto}, {name: center}]"]

@@ -18,7 +18,7 @@ from detectors.assigners.base import Strategy
 from detectors.data.loader import Batch
 from detectors.data.shapes import Shapes
 from detectors.engine import Learner, NonFiniteLossError, train_step
-from detectors.inference import Wanted, predict
+from detectors.inference import CandidateRequest, predict
 from detectors.models.backbones import Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
@@ -167,7 +167,7 @@ def predicted(
     don't depend on the batch.
     """
     model = model or detector(ASSIGNERS["dual"]())
-    return predict(model, SHAPES.load("val"), Wanted(["o2o", "o2m"], TOPK, batch), world)
+    return predict(model, SHAPES.load("val"), CandidateRequest(["o2o", "o2m"], TOPK, batch), world)
 
 
 def broken() -> DenseDetector:

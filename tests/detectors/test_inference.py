@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.inference import Halted, NonFinitePredictionsError, Wanted, predict
+from detectors.inference import Halted, NonFinitePredictionsError, CandidateRequest, predict
 from detectors.models.onenet import OneNetOptions
 from detectors.structures import Candidates
 
@@ -135,7 +135,7 @@ class FailsAt(nn.Module):
 def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleType) -> None:
     """The best pairs of each level, by an argsort over all of them."""
     model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
-    found = predict(model, data, Wanted(["o2o"], 7, batch=2), mini.LocalWorld())["o2o"]
+    found = predict(model, data, CandidateRequest(["o2o"], 7, batch=2), mini.LocalWorld())["o2o"]
     assert sorted(set(found.image.tolist())) == list(range(len(data)))
     assert (found.image.diff() >= 0).all()
     for index in range(len(data)):
@@ -158,10 +158,10 @@ def test_centerness_has_its_share_in_the_scores(mini: ModuleType) -> None:
     options = mini.SMALL.model_copy(update={"centerness": True})
     torch.manual_seed(0)
     model, data = options.build(mini.CLASSES, ("o2m",)), mini.SHAPES.load("val")
-    found = predict(model, data, Wanted(["o2m"], 5), mini.LocalWorld())["o2m"].scores
+    found = predict(model, data, CandidateRequest(["o2m"], 5), mini.LocalWorld())["o2m"].scores
     with torch.no_grad():
         model.get_parameter("head.predictors.o2m.centerness.bias").fill_(-8)
-    lower = predict(model, data, Wanted(["o2m"], 5), mini.LocalWorld())["o2m"].scores
+    lower = predict(model, data, CandidateRequest(["o2m"], 5), mini.LocalWorld())["o2m"].scores
     share = (torch.tensor(-8.0).sigmoid() / torch.tensor(0.0).sigmoid()).sqrt()
     torch.testing.assert_close(lower / found, share.expand(len(found)), rtol=0.05, atol=0)
 
@@ -170,9 +170,11 @@ def test_a_cascade_predicts_with_its_head_that_counts(mini: ModuleType) -> None:
     options = OneNetOptions(backbone=mini.SMALL.backbone, channels=16, heads=2)
     torch.manual_seed(0)
     model, data = options.build(mini.CLASSES, ("o2o",)), mini.SHAPES.load("val")
-    found = predict(model, data, Wanted(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"]
+    found = predict(model, data, CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"]
     torch.nn.init.normal_(model.get_parameter("head.stages.1.weight"))
-    assert_same(predict(model, data, Wanted(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"], found)
+    assert_same(
+        predict(model, data, CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"], found
+    )
 
 
 def test_size_of_the_batch_does_not_matter(mini: ModuleType) -> None:
@@ -188,7 +190,9 @@ def test_size_of_the_batch_does_not_matter(mini: ModuleType) -> None:
 def test_weights_are_neither_changed_nor_given_gradients(mini: ModuleType) -> None:
     model = mini.detector(ASSIGNERS["poto"]()).train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    found = predict(model, mini.SHAPES.load("val"), Wanted(["o2o"], mini.TOPK), mini.LocalWorld())
+    found = predict(
+        model, mini.SHAPES.load("val"), CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld()
+    )
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(column.requires_grad for column in vars(found["o2o"]).values())
@@ -197,8 +201,10 @@ def test_weights_are_neither_changed_nor_given_gradients(mini: ModuleType) -> No
 def test_averaged_weights_can_predict(mini: ModuleType) -> None:
     learner = mini.learner(DUAL, mini.DESCENT)
     data, world = mini.SHAPES.load("val"), mini.LocalWorld()
-    averaged = predict(learner.averaged, data, Wanted(["o2o"], mini.TOPK), world)["o2o"]
-    assert_same(averaged, predict(learner.bare, data, Wanted(["o2o"], mini.TOPK), world)["o2o"])
+    averaged = predict(learner.averaged, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
+    assert_same(
+        averaged, predict(learner.bare, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
+    )
 
 
 class TestHalt:
@@ -212,7 +218,7 @@ class TestHalt:
             looks.append(1)
             return len(looks) >= halt_at
 
-        data, wanted = mini.SHAPES.load("val"), Wanted(["o2o"], 5, batch=1)
+        data, wanted = mini.SHAPES.load("val"), CandidateRequest(["o2o"], 5, batch=1)
         try:
             predict(mini.detector(ASSIGNERS["poto"]()), data, wanted, world, halt)
         except Halted:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.postprocess import Frame, candidates, not_finite
+from detectors.postprocess import Frame, describe_non_finite, select_candidates
 from detectors.structures import Points, Predictions
 
 FRAME = Frame(0, (1.0, 1.0), (1000, 1000))
@@ -52,7 +52,7 @@ def test_keeps_the_best_pairs_of_each_level_with_ties_in_index_order(image: Imag
     classes, level, logits, topk, index = image
     boxes = torch.arange(4.0 * len(level)).reshape(-1, 4)
     scores, points = torch.tensor(logits).reshape(-1, classes).sigmoid(), make_points(level)
-    found = candidates(scores, boxes, points, topk, Frame(index, (1.0, 1.0), (1000, 1000)))
+    found = select_candidates(scores, boxes, points, topk, Frame(index, (1.0, 1.0), (1000, 1000)))
     expected = best_pairs(logits, level, topk)
     chosen = torch.tensor([point for _, _, point, _ in expected], dtype=torch.int64)
     assert found.labels.tolist() == [label for *_, label in expected]
@@ -67,14 +67,14 @@ def test_keeps_the_best_pairs_of_each_level_with_ties_in_index_order(image: Imag
 
 def test_candidates_of_no_score_are_kept_too() -> None:
     scores = torch.tensor([[0.0], [0.3]])
-    found = candidates(scores, torch.zeros(2, 4), make_points([0, 0]), 5, FRAME)
+    found = select_candidates(scores, torch.zeros(2, 4), make_points([0, 0]), 5, FRAME)
     assert found.scores.tolist() == pytest.approx([0.3, 0.0])
 
 
 def test_boxes_return_to_original_pixels_and_into_the_image_but_points_stay() -> None:
     boxes = torch.tensor([[20.0, 10.0, 60.0, 40.0], [-8.0, -8.0, 900.0, 900.0]])
     points, frame = make_points([0, 0]), Frame(7, (2.0, 0.5), (100, 50))
-    found = candidates(torch.tensor([[0.9], [0.8]]), boxes, points, 300, frame)
+    found = select_candidates(torch.tensor([[0.9], [0.8]]), boxes, points, 300, frame)
     assert found.boxes.tolist() == [[10.0, 20.0, 30.0, 50.0], [0.0, 0.0, 100.0, 50.0]]
     assert torch.equal(found.points, points.xy)
     assert found.strides.tolist() == [8.0, 8.0]
@@ -85,7 +85,7 @@ def test_a_large_level_gives_exactly_its_best_pairs() -> None:
     logits = torch.randn(5000, 4).mul(8).round().div(8)  # many ties
     boxes, level = torch.rand(5000, 4) * 100, [0] * 4000 + [1] * 900 + [2] * 100
     frame = Frame(0, (1.0, 1.0), (100, 100))
-    found = candidates(logits.sigmoid(), boxes, make_points(level), 300, frame)
+    found = select_candidates(logits.sigmoid(), boxes, make_points(level), 300, frame)
     assert found.levels.bincount().tolist() == [300, 300, 300]
     expected = best_pairs(logits.tolist(), level, 300)
     assert found.labels.tolist() == [label for *_, label in expected]
@@ -94,7 +94,7 @@ def test_a_large_level_gives_exactly_its_best_pairs() -> None:
 
 
 def test_a_detector_without_points_finds_nothing() -> None:
-    found = candidates(torch.zeros(0, 3), torch.zeros(0, 4), make_points([]), 10, FRAME)
+    found = select_candidates(torch.zeros(0, 3), torch.zeros(0, 4), make_points([]), 10, FRAME)
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.image.dtype == found.labels.dtype == found.levels.dtype == torch.int64
@@ -102,9 +102,9 @@ def test_a_detector_without_points_finds_nothing() -> None:
 
 def test_not_finite_names_images_and_output() -> None:
     logits, boxes = torch.zeros(3, 5, 2), torch.zeros(3, 5, 4)
-    assert not_finite(Predictions(logits, boxes), [11, 12, 13]) == ""
+    assert describe_non_finite(Predictions(logits, boxes), [11, 12, 13]) == ""
     logits[1, 0, 0], boxes[2, 4, 3], boxes[0, 0, 0] = math.nan, math.inf, -math.inf
-    assert not_finite(Predictions(logits, boxes), [11, 12, 13]) == (
+    assert describe_non_finite(Predictions(logits, boxes), [11, 12, 13]) == (
         "logits of images [12] are not finite, boxes of images [11, 13] are not finite"
     )
 
@@ -112,10 +112,10 @@ def test_not_finite_names_images_and_output() -> None:
 def test_not_finite_looks_at_centerness_where_there_is_one() -> None:
     centerness = torch.zeros(2, 5)
     predictions = Predictions(torch.zeros(2, 5, 2), torch.zeros(2, 5, 4), None, centerness)
-    assert not_finite(predictions, [7, 8]) == ""
+    assert describe_non_finite(predictions, [7, 8]) == ""
     centerness[1, 3] = math.nan
-    assert not_finite(predictions, [7, 8]) == "centerness of images [8] are not finite"
+    assert describe_non_finite(predictions, [7, 8]) == "centerness of images [8] are not finite"
 
 
 def test_not_finite_of_an_empty_batch() -> None:
-    assert not_finite(Predictions(torch.zeros(0, 5, 2), torch.zeros(0, 5, 4)), []) == ""
+    assert describe_non_finite(Predictions(torch.zeros(0, 5, 2), torch.zeros(0, 5, 4)), []) == ""

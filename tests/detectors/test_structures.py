@@ -41,9 +41,9 @@ def test_one_image_is_detached_and_holds_what_assignments_see() -> None:
 
 def test_the_classes_alone_are_the_logits_before_a_gate() -> None:
     logits, boxes, ungated = torch.rand(3, 2), torch.rand(3, 4), torch.rand(3, 2)
-    plain = Predictions(logits, boxes, None, torch.rand(3)).of_classes_alone()
+    plain = Predictions(logits, boxes, None, torch.rand(3)).without_gate()
     assert plain.logits is logits
     assert plain.centerness is None
-    gated = Predictions(logits, boxes, ungated).of_classes_alone()
+    gated = Predictions(logits, boxes, ungated).without_gate()
     assert gated.logits is ungated
     assert gated.boxes is boxes

@@ -107,7 +107,7 @@ def compare(
     Raises:
         UserError: no row has one of the keys.
 
-    Example:
+    Examples:
         After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
 
         >>> import gaplab

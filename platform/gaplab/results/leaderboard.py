@@ -61,7 +61,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have def
             are evaluations but none of them matches protocol, branch, epoch, data set and
             assignment.
 
-    Example:
+    Examples:
         After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
 
         >>> import gaplab

@@ -178,7 +178,7 @@ def check_sources(sources: Sequence[Source], protocols: Sequence[Protocol], trut
         problems += [
             _too_few(source.dump, protocol)
             for protocol in protocols
-            if protocol.pre_nms_topk > source.dump.about.topk
+            if protocol.pre_nms_topk > source.dump.info.topk
         ]
     if problems:
         raise UserError(*dict.fromkeys(problems))
@@ -186,7 +186,7 @@ def check_sources(sources: Sequence[Source], protocols: Sequence[Protocol], trut
 
 def _too_few(dump: Dump, protocol: Protocol) -> str:
     return (
-        f"{dump.uri}: holds the {dump.about.topk} best candidates per level, protocol "
+        f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
         f"{protocol_key(protocol)} needs {protocol.pre_nms_topk}; lower pre_nms_topk"
     )
 

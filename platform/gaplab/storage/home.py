@@ -1,4 +1,4 @@
-"""The home folder: one place for ledger, checkpoints and MLflow's database."""
+"""The home folder, which holds the ledger, checkpoints and MLflow's database."""
 
 import os
 import shutil
@@ -15,17 +15,12 @@ def default_path() -> Path:
     return Path(os.environ.get("GAPLAB_HOME", DEFAULT_HOME))
 
 
-def _program() -> str:
-    """How this command was called: by name if the shell finds it, else by its path."""
-    called = Path(sys.argv[0])
-    if called.name != "gaplab" or shutil.which("gaplab") == str(called):
-        return "gaplab"
-    near = os.path.relpath(called)
-    return str(called) if near.startswith("..") else near
-
-
 class Home:
-    """File names under the home folder, stated once. Creating one creates the folder."""
+    """Names of the files in the home folder. Creating an instance creates the folder.
+
+    Raises:
+        UserError: if the folder can't be created.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
@@ -35,24 +30,24 @@ class Home:
             raise UserError(f"--home {path}: can't be created ({error.strerror})") from error
 
     def command(self, name: str, rest: str = "") -> str:
-        """A command line for a person to type that finds this folder again."""
+        """Return a command line that the user can type, with `--home` if it is needed."""
         is_default = self.path == default_path().expanduser().resolve()
         words = (_program(), name, rest, "" if is_default else f"--home {self.path}")
         return " ".join(word for word in words if word)
 
     @property
     def ledger_url(self) -> str:
-        """Where the ledger is: GAPLAB_LEDGER (a SQLAlchemy URL), else SQLite in this folder."""
+        """SQLAlchemy URL of the ledger: GAPLAB_LEDGER, or else a SQLite file in this folder."""
         return os.environ.get("GAPLAB_LEDGER") or f"sqlite:///{self.path / 'ledger.db'}"
 
     @property
     def mlflow_uri(self) -> str:
-        """MLflow's own database, a mirror that may be deleted."""
+        """SQLAlchemy URL of MLflow's database. It is a mirror, so it may be deleted."""
         return f"sqlite:///{self.path / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Where MLflow keeps files."""
+        """Folder for MLflow's artifacts."""
         return self.path / "mlflow-artifacts"
 
 
@@ -69,10 +64,19 @@ def open_home(path: str | os.PathLike[str] | None = None) -> Home:
     Raises:
         UserError: the folder can't be created.
 
-    Example:
+    Examples:
         >>> import gaplab
         >>> home = gaplab.open_home("results/first")
         >>> home.path.name
         'first'
     """
     return Home(default_path() if path is None else Path(path))
+
+
+def _program() -> str:
+    """Return how gaplab was called: by name if the shell finds it, otherwise by its path."""
+    called = Path(sys.argv[0])
+    if called.name != "gaplab" or shutil.which("gaplab") == str(called):
+        return "gaplab"
+    relative = os.path.relpath(called)
+    return str(called) if relative.startswith("..") else relative

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import admitted, select
 from detectors.models.points import pyramid_points
-from detectors.postprocess import Frame, candidates
+from detectors.postprocess import Frame, select_candidates
 from detectors.structures import Candidates
 
 POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], [8, 16, 32], torch.device("cpu"))
@@ -95,7 +95,9 @@ def scene(image: int, topk: int, classes: int = 3) -> Candidates:
     shift = torch.randint(-4, 5, (len(POINTS), 4), generator=rng)
     half = POINTS.stride[:, None] * 2
     boxes = torch.cat([POINTS.xy - half, POINTS.xy + half], dim=1) + shift
-    return candidates(logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0), (64, 64)))
+    return select_candidates(
+        logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0), (64, 64))
+    )
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_a_gate_is_part_of_the_logits_and_the_classes_alone_stay_at_hand(
     plain.load_state_dict({k: v for k, v in module.state_dict().items() if "gate" not in k})
     assert torch.equal(predictions(plain).logits, found.ungated)
     assert torch.equal(predictions(plain).boxes, found.boxes)
-    assert torch.equal(found.of_classes_alone().logits, found.ungated)
+    assert torch.equal(found.without_gate().logits, found.ungated)
 
 
 @pytest.mark.parametrize("source", ["cls", "box"])
@@ -137,7 +137,7 @@ def test_centerness_is_a_convolution_of_its_tower(source: str, anchors: tuple[Sh
     ]
     torch.testing.assert_close(found.centerness, torch.cat(wanted, 1))
     assert found.centerness.shape == found.logits.shape[:2]
-    assert found.of_classes_alone().centerness is None
+    assert found.without_gate().centerness is None
 
 
 def test_outputs_are_float32_whatever_the_features_are() -> None:

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.criterion import supply
+from detectors.criterion import count_positives
 from detectors.structures import Assignment, Targets
 
 
@@ -31,7 +31,7 @@ def test_counts_positives_and_objects_without_any(
     images: list[tuple[list[int], int]], expected: list[float]
 ) -> None:
     pairs = [hand_made(*image) for image in images]
-    found = supply([a for a, _ in pairs], [t for _, t in pairs])
+    found = count_positives([a for a, _ in pairs], [t for _, t in pairs])
     assert found.tolist() == expected
     assert found.dtype == torch.float64
 
@@ -45,7 +45,7 @@ def images(draw: st.DrawFn) -> tuple[list[int], int]:
 @given(st.lists(images(), max_size=4))
 def test_of_a_batch_is_the_sum_over_its_images(batch: list[tuple[list[int], int]]) -> None:
     pairs = [hand_made(*image) for image in batch]
-    found = supply([a for a, _ in pairs], [t for _, t in pairs]).tolist()
+    found = count_positives([a for a, _ in pairs], [t for _, t in pairs]).tolist()
     taught = [set(objects) - {-1} for objects, _ in batch]
     assert found == [
         sum(g >= 0 for objects, _ in batch for g in objects),
