@@ -31,11 +31,15 @@ class LossOptions(Options):
     """The terms of the loss of a branch. The defaults are the laptop recipe."""
 
     cls_weight: float = Field(1.0, ge=0)
+    """Weight of the classification loss."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
+    """Weight of the positive class in the focal loss, against 1 - alpha for the negative one."""
     focal_gamma: float = Field(2.0, ge=0)
+    """Exponent of the focal loss: larger values reduce the weight of easy points."""
     box: Literal["giou", "iou", "deltas"] = "giou"
     """1 - GIoU; -log(IoU) (FCOS as first published); L1 of deltas to the anchors (RetinaNet)."""
     box_weight: float = Field(5.0, ge=0)
+    """Weight of the box loss."""
     l1_weight: float = Field(0.0, ge=0)
     """Weight of a second box loss, L1 between boxes as fractions of the image (5 in DETR, OneNet
     and DATE's one-to-one branch); see `l1_of`."""

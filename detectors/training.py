@@ -14,9 +14,11 @@ class Training(Options):
     """Schedule, optimiser, augmentation and losses. The defaults are the laptop recipe."""
 
     epochs: int = Field(12, ge=1)
+    """Passes over the training images."""
     batch: int = Field(8, ge=1)
     """Images per step, over all workers together."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """`adamw`, or `sgd` with momentum."""
     lr: float = Field(3e-3, gt=0)
     """Peak learning rate."""
     backbone_lr: float = Field(1.0, ge=0)
@@ -28,6 +30,7 @@ class Training(Options):
     warmup_steps: int = Field(100, ge=0)
     """Steps of linear warm-up."""
     decay: Literal["cosine", "step"] = "cosine"
+    """Shape of the learning rate after the warm-up."""
     decay_to: float = Field(0.02, gt=0, le=1)
     """`cosine`: last learning rate, relative to the peak. `step`: factor of each drop."""
     decay_at: tuple[float, ...] = Field((0.667, 0.917), strict=False)
@@ -52,6 +55,7 @@ class Training(Options):
     window with sides of 384 to 600 pixels, before resizing as usual (DETR, OneNet, DATE's 3x
     schedule). Requires `train_sides`."""
     loss: LossOptions = LossOptions()
+    """Losses of every branch; see `o2m_loss` for the exception."""
     o2m_loss: LossOptions | None = None
     """Loss of the one-to-many branch of a dual assignment; null: same as `loss`. Omitted keys have
     their own defaults, not the values of `loss`."""

@@ -31,7 +31,9 @@ class Dual(Strategy):
     o2m: Annotated[Assigner, OneOf(O2M)] = Fcos()
     """Teaches the other one."""
     lambda_o2o: float = Field(1.0, ge=0)
+    """Weight of the loss of the one-to-one branch."""
     lambda_o2m: float = Field(1.0, ge=0)
+    """Weight of the loss of the one-to-many branch."""
 
     family: ClassVar[Family] = "dual"
 

@@ -14,7 +14,9 @@ class ShapesOptions(DataOptions):
     size: int = Field(96, ge=32, le=1024)
     """Height and width of an image, in pixels."""
     train_images: int = Field(1000, ge=1)
+    """Images drawn for training."""
     val_images: int = Field(200, ge=1)
+    """Images drawn for validation."""
     classes: int = Field(4, ge=1, le=4)
     """The first so many of ellipse, rectangle, triangle, cross."""
     min_objects: int = Field(2, ge=0, le=100)

@@ -39,6 +39,7 @@ class Protocol(Options):
     """Only candidates whose anchor points lie within so many grid cells (an odd number, the side of
     a square around the point) suppress each other; null: all."""
     order: Literal["nms_then_cut", "cut_then_nms"] = "nms_then_cut"
+    """Whether the best `max_dets` are taken after suppression or before it."""
     max_dets: int = Field(100, ge=1)
     """Detections an image."""
 

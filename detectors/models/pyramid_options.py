@@ -21,6 +21,7 @@ class PyramidOptions(DetectorOptions):
     """A detector with the same head on every level of a feature pyramid."""
 
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
+    """The network whose maps the pyramid is built from."""
     channels: int = Field(32, ge=8, multiple_of=8)
     """Channels of pyramid and towers."""
     tower_convs: int = Field(2, ge=1)

@@ -26,6 +26,7 @@ class ResNet(BackboneOptions):
 
     name: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 50
+    """Number of layers."""
     groups: int = Field(1, ge=1)
     """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
     width_per_group: int = Field(64, ge=1)

@@ -16,6 +16,7 @@ class RetinaNetOptions(PyramidOptions):
 
     name: Literal["retinanet"] = "retinanet"
     anchors: AnchorOptions = AnchorOptions()
+    """Anchors of every cell."""
 
     def branch(self, name: str) -> BranchShape:
         """See `PyramidOptions.branch`."""
