@@ -12,6 +12,10 @@ Every assigner keeps to this:
 - An image without objects yields an all-negative assignment.
 - A point is responsible for at most one object. (Anchors of one cell are points of their own.)
 - Matrices are object x point, [G, N]; nothing loops over objects or points.
+- Where objects compete for a point, it goes to the first of those with equal values. Objects of the
+  same box and class have exactly equal values. Values of other objects that are equal by their
+  formula may differ in the last bit, by how the processor rounds. A one-to-one solution of largest
+  total quality may be any of several with that total.
 - One-to-one (o2o): an object has exactly one positive point of degree 1 as long as there are at
   least as many points as objects; at most one where an option says so (argmax, argmin).
 - One-to-many (o2m): any number, each of degree 1.

@@ -10,6 +10,7 @@ from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import (
     center_distance,
     class_logits,
+    equalize,
     in_center_square,
 )
 from detectors.assigners.matching import match
@@ -31,7 +32,9 @@ class Foreground(Assigner):
 
     name: Literal["foreground"] = "foreground"
     focal_alpha: float = Field(0.25, ge=0, le=1)
+    """Weight of the positive class in the focal loss, against 1 - alpha for the negative one."""
     focal_gamma: float = Field(2.0, ge=0)
+    """Exponent of the focal loss: larger values reduce the weight of easy points."""
     box_weight: float = Field(2.0, ge=0)
     """Weight of the box's loss against that of its classes."""
     radius: float = Field(1.5, gt=0)
@@ -44,7 +47,7 @@ class Foreground(Assigner):
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
         """See `Assigner.assign`; progress is not looked at."""
-        cost_GN = self._cost(predictions, targets)
+        cost_GN = equalize(self._cost(predictions, targets), targets)
         candidate_GN = in_center_square(points, targets, self.radius)
         quality_GN = _goodness(cost_GN, candidate_GN)
         return match(quality_GN, candidate_GN, center_distance(points, targets), "lsa")

@@ -93,15 +93,30 @@ def class_score(predictions: Predictions, targets: Targets) -> Tensor:
     return class_logits(predictions, targets).sigmoid()
 
 
+def equalize(value_GN: Tensor, targets: Targets) -> Tensor:
+    """Return `value_GN` [G, N] with the values of the first of equal objects for all of them.
+
+    Objects are equal if they have the same box and class. Vectorised powers and exponentials may
+    round the same input differently at different positions of a tensor, and the last bit, not the
+    order of the objects, would decide which of them gets a point.
+    """
+    if len(targets) < 2:
+        return value_GN
+    boxes, labels = targets.boxes, targets.labels
+    equal_GG = (boxes[:, None] == boxes).all(2) & (labels[:, None] == labels)
+    return value_GN.index_select(0, equal_GG.byte().argmax(1))
+
+
 def matching_quality(
     predictions: Predictions, targets: Targets, alpha: float, combine: Combination = "mul"
 ) -> Tensor:
     """[G, N] in [0, 1]: 003 Eq. 4 and 002 Eq. 1 without the prior; `add` is 003 Table 4.
 
-    p is the predicted score of the object's own class, IoU that of the predicted box.
+    p is the predicted score of the object's own class, IoU that of the predicted box. Objects of
+    the same box and class have exactly the same qualities.
     """
     score_GN = class_score(predictions, targets)
     iou_GN = pairwise_iou(targets.boxes, predictions.boxes)
     if combine == "add":
-        return (1 - alpha) * score_GN + alpha * iou_GN
-    return score_GN ** (1 - alpha) * iou_GN**alpha
+        return equalize((1 - alpha) * score_GN + alpha * iou_GN, targets)
+    return equalize(score_GN ** (1 - alpha) * iou_GN**alpha, targets)

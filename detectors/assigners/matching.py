@@ -63,8 +63,9 @@ def one_to_one(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assign
 def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
     """Each object's best candidate, which it loses to another object that rates it higher.
 
-    quality_GN: [G, N] finite. Of equal objects the first keeps the point, of equal points the first
-    is best. Raises ValueError where a candidate's quality is not finite.
+    quality_GN: [G, N] finite. Of equal qualities for a point the first object keeps it, of equal
+    qualities for an object the first point is best. Raises ValueError where a candidate's quality
+    is not finite.
     """
     if not quality_GN.numel():
         return negatives(quality_GN.shape[1], quality_GN.device)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import class_logits, fits_level, ltrb
+from detectors.assigners.geometry import class_logits, equalize, fits_level, ltrb
 from detectors.assigners.matching import best_of_each, one_to_one
 from detectors.boxes import pairwise_giou
 from detectors.losses import focal_change
@@ -37,14 +37,19 @@ class MinCost(Assigner):
 
     name: Literal["min_cost"] = "min_cost"
     cls_weight: float = Field(2.0, ge=0)
+    """Weight of the classification cost."""
     l1_weight: float = Field(5.0, ge=0)
+    """Weight of the L1 distance between boxes."""
     giou_weight: float = Field(2.0, ge=0)
+    """Weight of the GIoU cost."""
     location: Literal["predicted", "points", "anchors"] = "predicted"
     """What is compared with the object's box."""
     classification: bool = True
     """False leaves C_cls out of the matching, not out of training (000 Table 2, first rows)."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
+    """Weight of the positive class in the focal classification cost."""
     focal_gamma: float = Field(2.0, ge=0)
+    """Exponent of the focal classification cost."""
     l1_of: Literal["corners", "center_sides"] = "corners"
     """What C_L1 compares: x1 y1 x2 y2 (released code) or centre, width and height (001's text)."""
     level_range: bool = True
@@ -69,7 +74,7 @@ class MinCost(Assigner):
         if self.classification:
             logits_GN = class_logits(predictions, targets)
             change_GN = focal_change(logits_GN, self.focal_alpha, self.focal_gamma)
-            cost_GN = cost_GN + self.cls_weight * change_GN
+            cost_GN = equalize(cost_GN + self.cls_weight * change_GN, targets)
         return one_to_one(-cost_GN) if self.solver == "lsa" else best_of_each(-cost_GN)
 
     def _location_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:

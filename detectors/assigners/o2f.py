@@ -28,9 +28,10 @@ class O2F(Assigner):
     Table 1 are settings of the same: soft labels that stay are `t_max` = `t_min`, one-to-two is
     `k` 1 with both at 1 (whether its static t is divided by max_k p_k, too, the paper leaves open).
 
-    A point ranked by several objects goes to the one that rates it highest; the object's best
-    remaining point is then certain. An object without a point of positive quality gets none, and
-    so does one that loses all its ranked points: ranks below K + 1 are not looked at.
+    A point ranked by several objects goes to the one that rates it highest, of equal ratings to the
+    first object; the loser's best remaining point is then certain. An object without a point of
+    positive quality gets none, and so does one that loses all its ranked points: ranks below K + 1
+    are not looked at.
     Deviations: the other classes of a positive point keep the focal loss towards 0, of which Eq. 4
     says nothing; Eq. 4 is a plain sum, and Eq. 5 weighs ambiguous boxes fully: what the sums are
     divided by and how boxes weigh are options of training. The released code counts the certain

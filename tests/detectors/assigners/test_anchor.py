@@ -3,12 +3,13 @@ from math import hypot
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.anchor import Anchor
 from detectors.models.points import anchor_shapes, pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -59,7 +60,7 @@ def rank(boxes: list[Box], chosen: tuple[int, ...]) -> tuple[int, float]:
     return sum(iou > 0 for iou in ious), sum(ious) - sum(away)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(any_box, max_size=4))
 def test_no_other_choice_overlaps_more(boxes: list[Box]) -> None:
     found = assign(Anchor(), SMALL, boxes)

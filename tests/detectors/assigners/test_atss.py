@@ -4,12 +4,13 @@ from statistics import mean, stdev
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.atss import Atss
 from detectors.models.points import Shape, pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -74,7 +75,7 @@ def looped(points: Points, boxes: list[Box], topk: int) -> list[int]:
     return owner
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.sampled_from([(32, 32), (64, 48), (7, 33), (1, 1)]), boxes, st.sampled_from([1, 4, 9]))
 def test_equals_the_loop_over_objects_and_levels(
     size: tuple[int, int], of: list[Box], topk: int

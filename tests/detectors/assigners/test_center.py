@@ -3,13 +3,14 @@ from math import hypot, inf
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.center import Center, level_of
 from detectors.assigners.matching import Solver
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -56,7 +57,7 @@ def rank(
     return at_home, -sum(apart(points, n, b) for n, b in zip(chosen, boxes, strict=True))
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(any_box, max_size=4), st.sampled_from([1.0, 8.0]))
 def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], factor: float) -> None:
     found = assign(SMALL, boxes, factor)
@@ -68,7 +69,7 @@ def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], facto
     assert nearness == pytest.approx(best[1], abs=1e-3)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(any_box)
 def test_a_lone_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
     level = own_level(box, 8.0)

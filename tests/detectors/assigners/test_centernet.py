@@ -3,13 +3,14 @@ from math import exp, floor, hypot
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors.assigners.centernet import CenterNet, gaussian_radius
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -114,7 +115,7 @@ def looped(
     return owner, weight, close
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(
     st.sampled_from([(32, 32), (48, 40), (7, 33), (1, 1)]),
     st.sampled_from([(4,), (4, 8, 16)]),
@@ -138,7 +139,7 @@ def test_equals_the_loop_over_objects_and_points(
             assert row == pytest.approx(expected[n], abs=1e-4)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.floats(1, 200), st.floats(1, 200), st.sampled_from([0.05, 0.3, 0.5, 0.7, 0.95]))
 def test_radius_is_the_largest_shift_of_corners_that_keeps_the_overlap(
     width: float, height: float, overlap: float

@@ -1,14 +1,15 @@
 from math import inf
+from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.fcos import Fcos
-from detectors.assigners.geometry import Prior
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -67,7 +68,7 @@ def test_the_ranges_of_the_oracle_are_those_of_fcos() -> None:
     assert ranges((8, 16, 32, 64, 128), 8.0) == table
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(
     st.sampled_from([(32, 32), (64, 48), (7, 33)]),
     boxes,
@@ -76,7 +77,7 @@ def test_the_ranges_of_the_oracle_are_those_of_fcos() -> None:
     st.sampled_from(["center", "box"]),
 )
 def test_equals_the_loop_over_points_and_objects(
-    size: tuple[int, int], of: list[Box], radius: float, factor: float, prior: Prior
+    size: tuple[int, int], of: list[Box], radius: float, factor: float, prior: Literal["center", "box"]
 ) -> None:
     assigner = Fcos(radius=radius, range_factor=factor, prior=prior)
     points = points_of(*size)

@@ -3,12 +3,13 @@ from math import exp, hypot, log
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.foreground import Foreground
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -91,7 +92,7 @@ class Ranking:
         return len(kept), worth - sum(away)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(any_box, max_size=4), st.integers(0, 10_000), st.sampled_from([0.0, 2.0]))
 def test_no_permutation_has_less_loss(boxes: list[Box], seed: int, box_weight: float) -> None:
     options, predicted = Foreground(box_weight=box_weight, radius=1.0), predictions(SMALL, seed)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.geometry import (
@@ -21,6 +21,7 @@ from detectors.boxes import paired_giou, pairwise_giou
 from detectors.losses import focal_change, sigmoid_focal
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -32,7 +33,6 @@ boxes = st.lists(
     st.tuples(quarter, quarter, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])),
     max_size=5,
 )
-examples = settings(deadline=None, max_examples=30)
 
 
 def targets(of: list[Box], labels: list[int] | None = None) -> Targets:
@@ -53,7 +53,7 @@ def scalar_iou(a: Box, b: Box) -> float:
     return overlap / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - overlap)
 
 
-@examples
+@examples(30)
 @given(boxes)
 def test_distances_to_sides_and_centres(of: list[Box]) -> None:
     sides, distances = ltrb(POINTS, targets(of)), center_distance(POINTS, targets(of))
@@ -67,7 +67,7 @@ def test_distances_to_sides_and_centres(of: list[Box]) -> None:
             assert distances[g, n].item() == pytest.approx(expected)
 
 
-@examples
+@examples(30)
 @given(boxes, st.sampled_from([0.5, 1.5, 2.5, 100.0]))
 def test_centre_square_is_that_of_the_level_clipped_to_the_box(
     of: list[Box], radius: float
@@ -83,7 +83,7 @@ def test_centre_square_is_that_of_the_level_clipped_to_the_box(
             assert inside[g, n].item() == (left < x < right and top < y < bottom)
 
 
-@examples
+@examples(30)
 @given(boxes)
 def test_priors_are_square_box_and_everywhere(of: list[Box]) -> None:
     found = targets(of)
@@ -151,7 +151,7 @@ def test_quality_stays_in_range_for_extreme_scores_and_degenerate_boxes() -> Non
     assert quality.tolist() == [[1.0, 0.0, 0.0, 0.0]]
 
 
-@examples
+@examples(30)
 @given(boxes, boxes)
 def test_pairwise_giou_is_that_of_the_pairs(first: list[Box], second: list[Box]) -> None:
     a, b = targets(first).boxes, targets(second).boxes

@@ -2,15 +2,15 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detectors.assigners.matching import best_of_each, match, negatives, one_to_one, prefer
 from detectors.structures import Assignment
+from tests.examples import examples
 
-examples = settings(deadline=None, max_examples=30)
 seeds = st.integers(0, 10_000)
 
 
@@ -37,7 +37,7 @@ def test_negatives() -> None:
     assert nothing.degree.tolist() == [0.0] * 5
 
 
-@examples
+@examples(30)
 @given(st.integers(0, 4), st.integers(1, 5), seeds, st.booleans())
 def test_no_matching_has_a_larger_total(g: int, n: int, seed: int, tied: bool) -> None:
     quality = torch.rand(g, n, generator=torch.Generator().manual_seed(seed))
@@ -59,7 +59,7 @@ def test_quality_that_is_not_finite_is_refused(bad: float) -> None:
         one_to_one(quality)
 
 
-@examples
+@examples(30)
 @given(st.integers(1, 4), st.integers(1, 5), seeds)
 def test_candidates_come_first_then_quality_then_nearness(g: int, n: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
@@ -121,7 +121,7 @@ kinds = st.sampled_from(["distinct", "ties", "identical rows", "plateau"])
 sizes = st.tuples(st.integers(0, 40), st.sampled_from([0, 1, 7, 31, 32, 33, 64, 300, 1000]))
 
 
-@examples
+@examples(30)
 @given(sizes, seeds, kinds)
 def test_reduced_problem_has_the_total_of_the_whole(
     size: tuple[int, int], seed: int, kind: str
@@ -130,7 +130,7 @@ def test_reduced_problem_has_the_total_of_the_whole(
     check_against_dense(quality, one_to_one(quality))
 
 
-@examples
+@examples(30)
 @given(sizes, seeds, kinds, st.sampled_from([0.0, 0.003, 0.03, 1.0]))
 def test_so_has_the_one_reduced_to_candidates(
     size: tuple[int, int], seed: int, kind: str, share: float
@@ -174,7 +174,7 @@ def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:
     return sorted(((g, n) for n, g in owner.items()), key=lambda pair: pair[1])
 
 
-@examples
+@examples(30)
 @given(st.integers(0, 9), st.integers(0, 12), seeds, kinds, st.sampled_from([0.2, 1.0]))
 def test_best_of_each_equals_the_rule_in_loops(
     g: int, n: int, seed: int, kind: str, share: float
@@ -187,7 +187,7 @@ def test_best_of_each_equals_the_rule_in_loops(
     assert pairs(best_of_each(quality)) == looped_best(quality, torch.ones(g, n).bool())
 
 
-@examples
+@examples(30)
 @given(st.integers(1, 9), st.integers(1, 40), seeds)
 def test_argmax_is_never_better_and_equal_where_no_point_is_contested(
     g: int, n: int, seed: int

@@ -3,12 +3,13 @@ from math import exp, inf, log
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.min_cost import MinCost
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -104,7 +105,7 @@ class Equation:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(deadline=None, max_examples=15)
+@examples(15)
 @given(boxes=st.lists(any_box, max_size=4), seed=seeds)
 def test_no_permutation_costs_less(name: str, boxes: list[Box], seed: int) -> None:
     options, predicted = VARIANTS[name], predictions(SMALL, seed)
@@ -119,7 +120,7 @@ def test_no_permutation_costs_less(name: str, boxes: list[Box], seed: int) -> No
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@settings(deadline=None, max_examples=8)
+@examples(8)
 @given(boxes=st.lists(any_box, max_size=6), seed=seeds)
 def test_argmin_is_each_objects_own_minimum(name: str, boxes: list[Box], seed: int) -> None:
     options = VARIANTS[name].model_copy(update={"solver": "argmin"})

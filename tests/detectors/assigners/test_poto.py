@@ -4,7 +4,7 @@ from math import exp, hypot
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -12,6 +12,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 Matching = dict[int, int]
@@ -86,7 +87,7 @@ def matching(found: Assignment) -> Matching:
     return {g: n for n, g in enumerate(found.object.tolist()) if g >= 0}
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(any_box, max_size=4), seeds, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
 def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> None:
     poto, predicted = Poto(alpha=alpha), predictions(SMALL, seed)
@@ -100,7 +101,7 @@ def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> 
 
 @pytest.mark.parametrize("combine", ["mul", "add"])
 @pytest.mark.parametrize("prior", ["center", "box", "global"])
-@settings(deadline=None, max_examples=10)
+@examples(10)
 @given(boxes=st.lists(any_box, max_size=4), seed=seeds)
 def test_nor_under_other_priors_and_qualities(
     prior: str, combine: str, boxes: list[Box], seed: int
@@ -116,7 +117,7 @@ def test_nor_under_other_priors_and_qualities(
 
 
 @pytest.mark.parametrize("prior", ["center", "box", "global"])
-@settings(deadline=None, max_examples=10)
+@examples(10)
 @given(boxes=st.lists(any_box, max_size=8), seed=seeds)
 def test_argmax_gives_each_object_its_best_point_unless_another_rates_it_higher(
     prior: str, boxes: list[Box], seed: int

@@ -5,15 +5,15 @@ from statistics import mean, stdev
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors.assigners.ranking import best_object, best_per_level, best_points, standing_out
 from detectors.models.points import pyramid_points
+from tests.examples import examples
 
 POINTS = pyramid_points([(3, 4), (2, 2), (1, 1)], (4, 8, 16), torch.device("cpu"))
-examples = settings(deadline=None, max_examples=30)
 # Few values, many ties.
 value = st.sampled_from([0.0, 0.1, 0.25, 0.7, 1.0])
 Rows = list[list[float]]
@@ -35,7 +35,7 @@ def chosen(mask: Tensor) -> list[set[int]]:
     return [{n for n, yes in enumerate(row) if yes} for row in mask.tolist()]
 
 
-@examples
+@examples(30)
 @given(st.integers(1, 9).flatmap(rows), st.integers(1, 12))
 def test_best_points_are_the_first_of_a_stable_sort(values: Rows, count: int) -> None:
     width = len(values[0]) if values else 3
@@ -44,7 +44,7 @@ def test_best_points_are_the_first_of_a_stable_sort(values: Rows, count: int) ->
     assert chosen(found) == [first_best(row, count) for row in values]
 
 
-@examples
+@examples(30)
 @given(rows(len(POINTS)), st.integers(1, 12))
 def test_best_of_every_level_by_itself(values: Rows, count: int) -> None:
     """The levels have 12, 4 and 1 points: fewer than `count` are all taken."""
@@ -59,7 +59,7 @@ def test_best_of_every_level_by_itself(values: Rows, count: int) -> None:
     assert chosen(best_per_level(matrix(values, len(POINTS)), POINTS, count)) == expected
 
 
-@examples
+@examples(30)
 @given(rows(6), st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=4, max_size=4))
 def test_standing_out_is_a_mean_and_an_unbiased_deviation(
     values: Rows, candidate: list[list[bool]]
@@ -89,7 +89,7 @@ def test_a_lone_candidate_stands_out_and_none_of_no_candidates() -> None:
     assert torch.equal(standing_out(values, candidate), candidate)
 
 
-@examples
+@examples(30)
 @given(rows(5), st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=4, max_size=4))
 def test_best_object_point_by_point(values: Rows, candidate: list[list[bool]]) -> None:
     mask = torch.tensor(candidate[: len(values)], dtype=torch.bool).reshape(-1, 5)

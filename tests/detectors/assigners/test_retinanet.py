@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.retinanet import RetinaNetIou
 from detectors.models.points import Shape, anchor_shapes, pyramid_points
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from tests.examples import examples
 
 Box = tuple[float, float, float, float]
 
@@ -77,7 +78,7 @@ def looped(assigner: RetinaNetIou, points: Points, boxes: list[Box]) -> list[int
     return found
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(
     st.sampled_from([(32, 32), (64, 48), (7, 33), (1, 1)]),
     boxes,
