@@ -77,7 +77,11 @@ def test_the_ranges_of_the_oracle_are_those_of_fcos() -> None:
     st.sampled_from(["center", "box"]),
 )
 def test_equals_the_loop_over_points_and_objects(
-    size: tuple[int, int], of: list[Box], radius: float, factor: float, prior: Literal["center", "box"]
+    size: tuple[int, int],
+    of: list[Box],
+    radius: float,
+    factor: float,
+    prior: Literal["center", "box"],
 ) -> None:
     assigner = Fcos(radius=radius, range_factor=factor, prior=prior)
     points = points_of(*size)
