@@ -1,4 +1,4 @@
-"""`python -m gaplab`: the command, where no script of it is on the path."""
+"""`python -m gaplab`: run the command without its script on the path."""
 
 from gaplab.cli import main
 

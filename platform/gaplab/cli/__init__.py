@@ -1,4 +1,4 @@
-"""The command `gaplab`. Heavy imports wait for the command that needs them."""
+"""The command `gaplab`."""
 
 import sys
 
@@ -8,9 +8,13 @@ from gaplab.formatting import printable
 
 
 def main() -> None:
-    """Run the command line: exit code 0, 1 (something failed), 2 (the input is wrong)."""
+    """Run the command line and exit.
+
+    The exit code is 0 on success, 1 if something failed, 2 if the input is wrong, and 128 plus the
+    number of a signal that stopped a sweep.
+    """
     try:
-        app()
+        app(prog_name="gaplab")
     except UserError as error:
         for problem in error.problems:
             sys.stderr.write(f"gaplab: {printable(problem)}\n")

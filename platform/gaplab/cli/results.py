@@ -1,6 +1,8 @@
-"""`gaplab leaderboard`, `compare` and `show`: what the ledger knows. None of them imports torch."""
+"""`gaplab leaderboard` and `gaplab compare`: results from the ledger, without importing torch."""
 
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,41 +10,40 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from gaplab.cli.options import HomeOption, JsonOption
+from gaplab.cli.options import BranchOption, CsvOption, HomeOption, JsonOption, MetricOption
 from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
 from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.errors import UserError
+from gaplab.formatting import plural
 from gaplab.ledger import Ledger
 from gaplab.results.compare import compare as compare_groups
+from gaplab.results.intervals import Resampled
+from gaplab.results.leaderboard import LeaderboardRow, unknown_keys
 from gaplab.results.leaderboard import leaderboard as find_rows
-from gaplab.results.leaderboard import unknown_keys
 from gaplab.storage.home import DEFAULT_HOME, Home
 
-CsvOption = Annotated[bool, typer.Option("--csv", help="CSV on standard output.")]
-SweepOption = Annotated[str | None, typer.Option(help="Only this sweep (id or name).")]
-DatasetOption = Annotated[str | None, typer.Option(help="Only this data set.")]
-AssignmentOption = Annotated[str | None, typer.Option(help="Only this assignment.")]
+SweepOption = Annotated[str | None, typer.Option(help="Only trials of this sweep (id or name).")]
+DatasetOption = Annotated[str | None, typer.Option(help="Only trials on this data set.")]
+AssignmentOption = Annotated[str | None, typer.Option(help="Only trials with this assignment.")]
 WhereOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE", help="Only trials with this value of a spec key; repeatable."
     ),
 ]
-EpochOption = Annotated[str, typer.Option(help='"last", "best" (AP without NMS), or a number.')]
-ProtocolOption = Annotated[str, typer.Option(help="How the gap was measured.")]
-BranchOption = Annotated[
-    str | None, typer.Option(help="o2o, o2m or o2f [default: the one kept at inference].")
+EpochOption = Annotated[
+    str, typer.Option(help='"last", "best" (highest AP without NMS) or a number.')
+]
+ProtocolOption = Annotated[
+    str, typer.Option(help="Protocol under which the gap was measured, see `gaplab protocols`.")
 ]
 
 
 def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     sort: Annotated[
-        Literal["gap", "ap", "ap_nms"], typer.Option(help="Best first by this number.")
+        Literal["gap", "ap", "ap_nms"], typer.Option(help="Sort by this metric, best first.")
     ] = "gap",
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Show this metric too, such as ap_small; repeatable."),
-    ] = None,
+    metric: MetricOption = None,
     sweep: SweepOption = None,
     dataset: DatasetOption = None,
     assignment: AssignmentOption = None,
@@ -54,7 +55,11 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     csv: CsvOption = False,
     json: JsonOption = False,
 ) -> None:
-    """One row a trial: AP without NMS, with NMS, and the gap, in percent points."""
+    """List AP, AP with NMS and the NMS gap: one row per trial.
+
+    Metrics are percent points. The gap is AP without NMS minus AP with NMS: the closer to 0, the
+    less the detector needs NMS.
+    """
     at = _epoch(epoch)
     with Ledger.open(Home(home).ledger_url) as ledger:
         rows = find_rows(
@@ -79,14 +84,15 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     by: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY", help="Group by this spec key; repeatable [default: assignment]."
+            metavar="KEY", help="Group trials by this spec key; repeatable [default: assignment]."
         ),
     ] = None,
     sort: Annotated[
-        Literal["gap", "ap", "ap_nms"], typer.Option(help="Best group by this mean.")
+        Literal["gap", "ap", "ap_nms"],
+        typer.Option(help="Sort by the mean of this metric, best group first."),
     ] = "ap",
     resamples: Annotated[
-        int, typer.Option(min=0, help="Resamples of the images for intervals; 0: none.")
+        int, typer.Option(min=0, help="Resamples of the images for intervals; 0 for none.")
     ] = 1000,
     sweep: SweepOption = None,
     dataset: DatasetOption = None,
@@ -98,13 +104,11 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     csv: CsvOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Groups of trials: means, and differences to the best, with 95 % intervals.
+    """Compare groups of trials: means, spread, 95 % intervals.
 
-    Intervals are over seeds where there are several, else over images (paired bootstrap).
+    Intervals are over seeds where a group has several, else over images (paired bootstrap).
     """
-    from gaplab.cli.resampling import Resampling
-
-    at = _epoch(epoch)
+    at, keys = _epoch(epoch), by or ["assignment"]
     with Ledger.open(Home(home).ledger_url) as ledger:
         rows = find_rows(
             ledger,
@@ -115,50 +119,92 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             protocol=protocol,
             branch=branch,
         )
-    resampled, keys = Resampling(resamples), by or ["assignment"]
-    groups = compare_groups(rows, keys, sort, resampled)
-    for problem in resampled.problems():
+    with Console(stderr=True).status("comparing trials") as status:
+        resampling = Resampling(resamples, status.update)
+        groups = compare_groups(rows, keys, sort, resampling)
+    for problem in resampling.problems():
         sys.stderr.write(f"gaplab: {problem}\n")
     if json:
         _print(to_json(groups))
     else:
-        header = [*keys, *COMPARE_COLUMNS]
         table = compare_table(groups, sort, Console().width)
-        _print(to_csv(groups, header) if csv else table)
+        _print(to_csv(groups, [*keys, *COMPARE_COLUMNS]) if csv else table)
 
 
-def show(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Id (or its beginning) of a trial, or a sweep [default: all sweeps]."),
-    ] = None,
-    home: HomeOption = Path(DEFAULT_HOME),
-    json: JsonOption = False,
-) -> None:
-    """Everything the ledger knows of one trial or sweep, or the list of sweeps."""
-    from gaplab.cli.showing import details, details_json, print_details, print_sweeps
+class Resampling:
+    """Computes the AP of rows on resamples of their images, each row once.
 
-    with Ledger.open(Home(home).ledger_url) as ledger:
-        found = ledger.sweeps() if name is None else details(ledger, name)
-    console = Console(highlight=False, markup=False)
-    if json:
-        _print(details_json(found))
-    elif isinstance(found, list):
-        print_sweeps(found, console)
+    Args:
+        resamples: The number of resamples; 0 for none.
+        report: Called with a line before each computation, which may take seconds.
+    """
+
+    def __init__(self, resamples: int, report: Callable[[str], None]) -> None:
+        self._resamples, self._report = resamples, report
+        self._made: dict[str, Resampled | None] = {}
+        self._without: dict[str, LeaderboardRow] = {}
+        self._unread: list[str] = []
+        self._images: dict[str, set[str]] = defaultdict(set)
+
+    def __call__(self, row: LeaderboardRow) -> Resampled | None:
+        """Return the AP of `row` on the resamples.
+
+        None if there are no resamples, or if the row's matches are not stored or can't be read;
+        `problems` has a line about each of those.
+        """
+        if not self._resamples:
+            return None
+        if not row.matches:
+            self._without[row.trial] = row
+            return None
+        if row.matches not in self._made:
+            self._made[row.matches] = self._resample(row)
+        return self._made[row.matches]
+
+    def problems(self) -> list[str]:
+        """Return why intervals over images are missing, one line per reason."""
+        lines = list(self._unread)
+        if self._without:
+            crowd = any("mmr" in row.more for row in self._without.values())
+            why = "the crowd evaluator writes none" if crowd else "not stored for this evaluation"
+            lines.append(
+                f"{plural(len(self._without), 'trial')} without a match file ({why}): "
+                "no interval over images"
+            )
+        for dataset, digests in self._images.items():
+            if len(digests) > 1:
+                lines.append(
+                    f"{dataset}: trials were measured on {len(digests)} different sets of images: "
+                    "no interval of their differences"
+                )
+        return lines
+
+    def _resample(self, row: LeaderboardRow) -> Resampled | None:
+        # Imported here: a leaderboard, and intervals over seeds, need neither NumPy nor PyArrow.
+        from detectors.evaluation.bootstrap import replicates
+        from gaplab.storage.matches import read_matches
+
+        try:
+            about, without, with_nms = read_matches(row.matches)
+        except UserError as error:
+            self._unread += [f"{problem}; no interval over images" for problem in error.problems]
+            return None
+        self._images[row.dataset].add(about.images)
+        self._report(f"resampling the images of trial {row.trial[:8]}")
+        return Resampled(about.images, replicates(without, with_nms, self._resamples))
+
+
+def _epoch(value: str) -> Literal["last", "best"] | int:
+    """Parse `--epoch`. Raises UserError."""
+    if value == "last" or value == "best":
+        return value  # type: ignore[return-value]
+    if value.isdecimal() and int(value) > 0:
+        return int(value)
+    raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1')
+
+
+def _print(output: str | Table) -> None:
+    if isinstance(output, str):
+        sys.stdout.write(output.rstrip("\n") + "\n")
     else:
-        print_details(found, console)
-
-
-def _epoch(text: str) -> Literal["last", "best"] | int:
-    if text == "last" or text == "best":
-        return text  # type: ignore[return-value]
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise UserError(f'--epoch {text}: must be "last", "best" or a number from 1')
-
-
-def _print(what: str | Table) -> None:
-    if isinstance(what, str):
-        sys.stdout.write(what.rstrip("\n") + "\n")
-    else:
-        Console(markup=False).print(what)
+        Console(markup=False).print(output)

@@ -1,25 +1,28 @@
-"""Watching a sweep: a live table, plain lines, or JSON lines; all are listeners of events."""
+"""The progress of a sweep: a live table, plain lines, or JSON lines. All listen to its events."""
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from gaplab.cli.render.tabular import number, plain_table, text
 from gaplab.events import to_text
-from gaplab.formatting import duration, points, signed
+from gaplab.formatting import duration, plural, points, signed
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
 from gaplab.states import TrialState
 
+Clock = Callable[[], float]
+"""Returns seconds that only ever increase."""
+
 
 class Watcher(Protocol):
-    """Something that shows events while it is entered."""
+    """Shows the events of a sweep while its context is entered."""
 
     def __enter__(self) -> Self: ...
 
@@ -35,55 +38,55 @@ class Watcher(Protocol):
         ...
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
-        """More trials are to come."""
+        """Expect events of more trials."""
         ...
 
 
-class Row:
-    """What is known of one trial while it runs."""
+class Progress:
+    """The progress of one trial, computed from its events."""
 
-    def __init__(self, trial: TrialRecord) -> None:
+    def __init__(self, trial: TrialRecord, clock: Clock = time.monotonic) -> None:
         self.trial = trial
         self.state = TrialState.WAITING
         self.epoch = self.resumed_at = 0
         self.evaluation: EvaluationRecord | None = None
-        self._said: list[tuple[int, float]] = []
-        self._heard = time.monotonic()
+        self._clock = clock
+        self._updated = clock()
+        self._timings: list[tuple[int, float]] = []
+        """Epochs of this attempt, each with the attempt's wall seconds at its end."""
 
-    def hear(self, event: Event) -> None:
-        """Take over what `event` says."""
-        self._heard = time.monotonic()
+    def update(self, event: Event) -> None:
+        """Apply one event."""
+        self._updated = self._clock()
         match event:
             case Started():
-                self.state, self.epoch, self.resumed_at = (
-                    TrialState.RUNNING,
-                    event.epoch,
-                    event.epoch,
-                )
-                self._said = []
+                self.state = TrialState.RUNNING
+                self.epoch = self.resumed_at = event.epoch
+                self._timings = []
             case EpochDone():
                 self.epoch = event.epoch
                 if event.losses:
-                    self._said.append((event.epoch, event.cost.wall_seconds))
+                    self._timings.append((event.epoch, event.cost.wall_seconds))
                 primary = [e for e in event.evaluations if e.primary]
                 self.evaluation = primary[-1] if primary else self.evaluation
             case Ended():
                 self.state = event.end.state
 
     def seconds_left(self) -> float | None:
-        """Expected seconds to this trial's end; None before its first epoch here and at the end.
+        """Return the expected seconds to the end of the trial.
 
-        By the second epoch on, the first is not counted: it carries the loading of the data.
+        The first epoch of an attempt includes loading the data, so from the second one on it is
+        left out of the mean. None before the first epoch of this attempt, and after its end.
         """
-        if self.state != TrialState.RUNNING or not self._said:
+        if self.state != TrialState.RUNNING or not self._timings:
             return None
-        before = self._said[0] if len(self._said) > 1 else (self.resumed_at, 0.0)
-        epochs, seconds = (b - a for a, b in zip(before, self._said[-1], strict=True))
+        before = self._timings[0] if len(self._timings) > 1 else (self.resumed_at, 0.0)
+        epochs, seconds = (b - a for a, b in zip(before, self._timings[-1], strict=True))
         expected = seconds / epochs * (self.trial.epochs - self.epoch)
-        return max(0.0, expected - (time.monotonic() - self._heard))
+        return max(0.0, expected - (self._clock() - self._updated))
 
     def cells(self) -> tuple[str, ...]:
-        """Trial, assignment, seed, epoch, AP, AP with NMS, gap, and time left or state."""
+        """Return trial, assignment, seed, epoch, AP, AP with NMS, gap, and time left or state."""
         left = self.seconds_left()
         metrics = self.evaluation.metrics if self.evaluation else {}
         numbers = (points(metrics.get("ap")), points(metrics.get("ap_nms")))
@@ -99,13 +102,20 @@ class Row:
 
 
 class LiveTable:
-    """A table that is redrawn once a second; shows the trials that run and the last that ended."""
+    """A table on a terminal, redrawn once per second: running trials, and those that ended last."""
 
-    COLUMNS = ("trial", "assignment", "seed", "epoch", "AP", "AP NMS", "gap", "")
+    COLUMNS = (
+        *(text(heading, wrap=False) for heading in ("trial", "assignment")),
+        *(number(heading) for heading in ("seed", "epoch", "AP", "AP NMS", "gap")),
+        text("", wrap=False),
+    )
 
-    def __init__(self, trials: Sequence[TrialRecord], console: Console) -> None:
-        self._rows = {trial.id: Row(trial) for trial in trials}
-        self._console = console
+    def __init__(
+        self, trials: Sequence[TrialRecord], console: Console, clock: Clock = time.monotonic
+    ) -> None:
+        self._console, self._clock = console, clock
+        self._rows: dict[str, Progress] = {}
+        self.add(trials)
         self._live = Live(
             console=console, refresh_per_second=1, get_renderable=self.table, transient=True
         )
@@ -118,43 +128,42 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, event: Event) -> None:
-        """Take one event; failures and notes stay on the screen above the table."""
-        self._rows[event.trial].hear(event)
+        """Update the table; failures and notes are printed above it and stay."""
+        self._rows[event.trial].update(event)
         for note in event.notes if isinstance(event, Started) else ():
             self._console.print(Text(f"{event.trial}: {note}"), highlight=False)
         if isinstance(event, Ended) and event.end.state == TrialState.FAILED:
-            said = Text.assemble((f"{event.trial} failed:", "red"), f" {event.end.reason}")
-            self._console.print(said, highlight=False)
+            line = Text.assemble((f"{event.trial} failed:", "red"), f" {event.end.reason}")
+            self._console.print(line, highlight=False)
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
-        """More rows."""
-        self._rows |= {trial.id: Row(trial) for trial in trials}
+        """Add rows."""
+        self._rows |= {trial.id: Progress(trial, self._clock) for trial in trials}
 
     def table(self) -> Table:
-        """The table as it stands, no higher than the screen."""
+        """Return the table as it is now, no higher than the screen."""
         rows = list(self._rows.values())
         ended = sum(not row.state.open for row in rows)
-        title = f"{ended} of {len(rows)} trials done"
-        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
-        for name in self.COLUMNS:
-            numeric = name in ("seed", "epoch", "AP", "AP NMS", "gap")
-            table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
-        for row in self._shown(rows):
-            table.add_row(*row.cells())
+        table = plain_table(self.COLUMNS, (row.cells() for row in self._shown(rows)))
+        table.title = f"{ended} of {plural(len(rows), 'trial')} done"
+        table.title_justify = "left"
         return table
 
-    def _shown(self, rows: list[Row]) -> list[Row]:
-        room = max(3, self._console.size.height - 6)
+    def _shown(self, rows: list[Progress]) -> list[Progress]:
+        """Return the rows that fit the screen: running trials first, waiting ones last."""
+        height = max(3, self._console.size.height - 6)
         order = {TrialState.RUNNING: 0, TrialState.WAITING: 2}
-        kept = sorted(rows, key=lambda row: order.get(row.state, 1))[:room]
+        kept = sorted(rows, key=lambda row: order.get(row.state, 1))[:height]
         return [row for row in rows if row in kept]
 
 
 class Lines:
-    """One plain line for each event, for logs."""
+    """One plain line per event, for log files."""
 
-    def __init__(self, trials: Sequence[TrialRecord]) -> None:
-        self._rows = {trial.id: Row(trial) for trial in trials}
+    def __init__(self, trials: Sequence[TrialRecord], clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._rows: dict[str, Progress] = {}
+        self.add(trials)
 
     def __enter__(self) -> Self:
         return self
@@ -162,17 +171,17 @@ class Lines:
     def __exit__(self, *_: object) -> None: ...
 
     def __call__(self, event: Event) -> None:
-        """Print one event; what is only said again, is not."""
+        """Print one event, unless it only replays evaluations of an earlier attempt."""
         row = self._rows[event.trial]
-        row.hear(event)
+        row.update(event)
         if isinstance(event, EpochDone) and not event.losses:
             return
         name = f"{event.trial} {row.trial.assignment} seed {row.trial.seed}"
         _write(f"{name}: {_sentence(event, row)}")
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
-        """Know them by name."""
-        self._rows |= {trial.id: Row(trial) for trial in trials}
+        """Store the trials, whose names are part of the lines."""
+        self._rows |= {trial.id: Progress(trial, self._clock) for trial in trials}
 
 
 class JsonLines:
@@ -188,15 +197,15 @@ class JsonLines:
         _write(to_text(event))
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
-        """Nothing to know."""
+        """Do nothing: an event names its trial."""
 
 
-def _sentence(event: Event, row: Row) -> str:
+def _sentence(event: Event, row: Progress) -> str:
     match event:
         case Started():
             where = f"on {event.machine.node} ({event.machine.device})"
-            begun = f"resumed after epoch {event.epoch}" if event.epoch else "started"
-            return "; ".join((f"{begun} {where}", *event.notes))
+            start = f"resumed after epoch {event.epoch}" if event.epoch else "started"
+            return "; ".join((f"{start} {where}", *event.notes))
         case EpochDone():
             _, _, _, epoch, ap, ap_nms, gap, left = row.cells()
             measured = f", AP {ap}, with NMS {ap_nms}, gap {gap}" if event.evaluations else ""

@@ -1,12 +1,42 @@
-"""Commands run in this process."""
+"""Commands run in this process, and a spec of a paper's table with results in the ledger."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from gaplab.cli import main
+from gaplab.ledger import Ledger
+from gaplab.records import Claim
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
+from gaplab.states import TrialState
+from gaplab.storage.home import Home
+from tests.builders import MACHINE, attempt_end, evaluation_record, row_ids
+
+TABLE_SPEC: dict[str, Any] = {
+    "name": "t1",
+    "data": {"name": "shapes"},
+    "detector": {"name": "fcos"},
+    "training": {"epochs": 3},
+    "rows": {
+        "003-T1-01": {"assignment": {"name": "fcos"}},
+        "003-T1-05": {"assignment": {"name": "poto"}},
+        "own": {"assignment": {"name": "poto", "alpha": 0.3}},
+    },
+    "grid": {"seed": [0, 1]},
+    "profiles": {"paper": {"training": {"epochs": 12}}},
+}
+PAPER = {
+    "rows": [
+        {"id": "003-T1-01", "row": "FCOS baseline", "metrics": {"ap": 12.1, "ap_nms": 40.5}},
+        {"id": "003-T1-05", "row": "POTO|x", "metrics": {"ap": 38.0, "ap_nms": 38.6, "ar": 60.5}},
+    ]
+}
 
 
 @pytest.fixture
@@ -19,7 +49,10 @@ def home(tmp_path: Path) -> Path:
 def gaplab(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Runs a command line in this process; standard output, or standard error for a failure."""
+    """Runs a command line in this process.
+
+    Returns standard output, or standard error if another exit code than 0 is expected.
+    """
     monkeypatch.setenv("GAPLAB_HOME", str(home))
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
 
@@ -33,3 +66,34 @@ def gaplab(
         return err if code else out
 
     return run
+
+
+@pytest.fixture
+def table_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A spec with three rows of two seeds, and the paper's numbers of two rows in a folder above.
+
+    The path is relative to the working directory.
+    """
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "tables" / "t1.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.safe_dump(TABLE_SPEC, sort_keys=False))
+    (tmp_path / "paper_results.json").write_text(json.dumps(PAPER))
+    return Path("tables/t1.yaml")
+
+
+@pytest.fixture
+def measured(table_spec: Path, home: Path) -> dict[str, tuple[str, ...]]:
+    """One trial of the first row and both of the second are finished; ids of all rows' trials."""
+    resolved = load_spec(table_spec)
+    sweep, rows = expand(resolved), row_ids(resolved)
+    finished = [rows["003-T1-01"][0], *rows["003-T1-05"]]
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        ledger.add_sweep(sweep)
+        numbers = [(18.0, 44.25), (42.5, 44.0), (43.5, 44.5)]
+        for trial, (ap, nms) in zip(finished, numbers, strict=True):
+            attempt = ledger.start_attempt(Claim(trial, sweep.id, machine=MACHINE))
+            metrics = {"ap": ap, "ap_nms": nms, "gap": ap - nms, "ar": 70.0}
+            ledger.record(evaluation_record(trial, 3, metrics=metrics), attempt)
+            ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+    return rows

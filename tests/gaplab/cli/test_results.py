@@ -1,4 +1,4 @@
-"""`gaplab leaderboard` and `compare` on a ledger of made-up evaluations with match files."""
+"""`gaplab leaderboard` and `compare` on a ledger of synthetic evaluations with match files."""
 
 import csv
 import io
@@ -18,24 +18,17 @@ from detectors.evaluation.matches import Matches
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import ImageTruth
 from gaplab.cli import main
-from gaplab.cli.resampling import Resampling
+from gaplab.cli.results import Resampling
 from gaplab.ledger import Ledger
-from gaplab.records import (
-    AttemptEnd,
-    Claim,
-    Cost,
-    EvaluationRecord,
-    Machine,
-    SweepRecord,
-    TrialRecord,
-)
+from gaplab.records import Claim, EvaluationRecord
 from gaplab.results.leaderboard import leaderboard
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.storage.matches import write_matches
+from tests.builders import MACHINE, attempt_end, evaluation_record, sweep_record, trial_record
 
-MACHINE = Machine("n", "cpu", 1, 0.0)
+Gaplab = Callable[..., tuple[str, str]]
 IMAGES = 40
 COCO = ("ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap", "ap_small")
 
@@ -51,7 +44,7 @@ def truth(first_id: int = 1) -> GroundTruth:
 
 
 def matches(seed: int, quality: float) -> Matches:
-    """Two detections an image, the better one right with chance `quality`."""
+    """Two detections per image; the better one is correct with probability `quality`."""
     rng = np.random.default_rng(seed)
     image, label = np.arange(IMAGES), np.zeros(2 * IMAGES, dtype=np.int64)
     score = np.sort(rng.random((IMAGES, 2)))[:, ::-1].ravel()
@@ -63,7 +56,7 @@ def matches(seed: int, quality: float) -> Matches:
 
 
 class Bench:
-    """A home whose ledger gets one succeeded trial after the other."""
+    """A home folder with a ledger, to which a test adds succeeded trials."""
 
     def __init__(self, home: Path) -> None:
         self.home = Home(home)
@@ -71,35 +64,35 @@ class Bench:
         self.ledger = Ledger.open(self.home.ledger_url)
         self.pairs: dict[str, tuple[Matches, Matches]] = {}
 
-    def add(self, name: str, quality: float, seed: int = 0, first_id: int = 1, **metrics) -> str:
-        """A trial with a match file; `ap` is what the matches say, so intervals hold it."""
-        identity = f"{name}{seed}".ljust(12, "x")
+    def add(self, name: str, quality: float, seed: int = 0, first_id: int = 1) -> None:
+        """Add a trial with a match file, whose AP is that of the matches."""
         pair = matches(seed, quality), matches(seed + 50, quality)
-        once = [replicates(each, each, 200).ap.mean() for each in pair]
-        numbers = {"ap": once[0], "ap_nms": once[1], "gap": once[0] - once[1]}
         self.pairs[name] = pair
-        record = EvaluationRecord(
-            identity, 3, "o2o", True, "default", {**dict.fromkeys(COCO, 50.0), **numbers}, ()
-        )
-        uri = write_matches(self.storage, record, truth(first_id), *pair)
-        self.record(replace(record, matches=uri), name, seed)
-        return identity
+        ap, ap_nms = (float(replicates(each, each, 200).ap.mean()) for each in pair)
+        metrics = {**dict.fromkeys(COCO, 50.0), "ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms}
+        made = evaluation_record(f"{name}{seed}".ljust(12, "x"), 3, metrics=metrics)
+        uri = write_matches(self.storage, made, truth(first_id), *pair)
+        self.record(replace(made, matches=uri), name, seed)
+
+    def add_crowd(self, name: str, ap: float) -> None:
+        """Add a trial that the crowd evaluator measured."""
+        metrics = {"ap": ap, "ap_nms": 40.0, "gap": ap - 40, "mmr": 55.5, "recall": 90.1}
+        made = evaluation_record(f"crowd-{name}", 3, protocol="crowdhuman", metrics=metrics)
+        self.record(made, name)
 
     def record(self, evaluation: EvaluationRecord, name: str, seed: int = 0) -> None:
-        config = {"assignment": {"name": name}, "seed": seed}
-        trial = TrialRecord(
-            evaluation.trial, config, name, "o2o", "shapes", seed, 3, RESULTS_VERSION
+        trial = trial_record(
+            evaluation.trial,
+            config={"assignment": {"name": name}, "seed": seed},
+            assignment=name,
+            seed=seed,
+            results_version=RESULTS_VERSION,
         )
-        sweep = f"s-{evaluation.trial}"
-        self.ledger.add_sweep(SweepRecord(sweep, sweep, "", (trial,)))
-        attempt = self.ledger.start_attempt(Claim(trial.id, sweep, machine=MACHINE))
+        sweep = sweep_record(f"s-{trial.id}", trial)
+        self.ledger.add_sweep(sweep)
+        attempt = self.ledger.start_attempt(Claim(trial.id, sweep.id, machine=MACHINE))
         self.ledger.record(evaluation, attempt)
-        self.ledger.end_attempt(attempt, AttemptEnd(TrialState.SUCCEEDED, "", Cost()))
-
-    def crowd(self, name: str, ap: float) -> None:
-        metrics = {"ap": ap, "ap_nms": 40.0, "gap": ap - 40, "mmr": 55.5, "recall": 90.1}
-        record = EvaluationRecord(f"crowd-{name}", 3, "o2o", True, "crowdhuman", metrics, ())
-        self.record(record, name)
+        self.ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
 
 
 @pytest.fixture
@@ -113,10 +106,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def gaplab(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[str, str]]:
-    """Runs a command line in this process: what it said on standard output and error."""
+def gaplab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Gaplab:
+    """Runs a command line in this process and returns standard output and standard error."""
 
     def run(*words: object, code: int = 0) -> tuple[str, str]:
         monkeypatch.setattr(sys, "argv", ["gaplab", *map(str, words)])
@@ -129,7 +120,7 @@ def gaplab(
     return run
 
 
-def test_differences_over_images(bench: Bench, gaplab) -> None:
+def test_differences_over_images(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     bench.add("fcos", 0.3)
     out, err = gaplab("compare", "--resamples", 200, "--json")
@@ -148,7 +139,7 @@ def test_differences_over_images(bench: Bench, gaplab) -> None:
     assert "intervals over images" in out
 
 
-def test_no_resamples(bench: Bench, gaplab) -> None:
+def test_no_resamples(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     out, err = gaplab("compare", "--resamples", 0, "--csv")
     [found] = csv.DictReader(io.StringIO(out))
@@ -156,7 +147,9 @@ def test_no_resamples(bench: Bench, gaplab) -> None:
     assert "Invalid value" in gaplab("compare", "--resamples", -1, code=2)[1]
 
 
-def test_seeds_ask_for_no_images(bench: Bench, gaplab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_intervals_over_seeds_read_no_matches(
+    bench: Bench, gaplab: Gaplab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(uri: str) -> None:
         raise AssertionError(f"read {uri}")
 
@@ -168,7 +161,7 @@ def test_seeds_ask_for_no_images(bench: Bench, gaplab, monkeypatch: pytest.Monke
     assert (other["over"], other["to_best_over"], other["pairs"]) == ("seeds", "seeds", 2)
 
 
-def test_other_images_are_not_paired(bench: Bench, gaplab) -> None:
+def test_other_images_are_not_paired(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     bench.add("fcos", 0.3, first_id=7)
     out, err = gaplab("compare", "--resamples", 20, "--json")
@@ -179,7 +172,7 @@ def test_other_images_are_not_paired(bench: Bench, gaplab) -> None:
     )
 
 
-def test_a_match_file_that_is_gone(bench: Bench, gaplab) -> None:
+def test_a_missing_match_file(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     bench.add("fcos", 0.3)
     with Ledger.open(bench.home.ledger_url) as ledger:
@@ -193,13 +186,13 @@ def test_a_match_file_that_is_gone(bench: Bench, gaplab) -> None:
     assert err.endswith("; no interval over images\n")
 
 
-def test_the_crowd_evaluator_keeps_no_matches(bench: Bench, gaplab) -> None:
-    bench.crowd("poto", 39.0)
-    bench.crowd("fcos", 20.0)
+def test_the_crowd_evaluator_writes_no_matches(bench: Bench, gaplab: Gaplab) -> None:
+    bench.add_crowd("poto", 39.0)
+    bench.add_crowd("fcos", 20.0)
     out, err = gaplab("compare", "--protocol", "crowdhuman", "--json")
     assert [group["over"] for group in json.loads(out)] == [None, None]
     assert err == (
-        "gaplab: 2 trials without a match file (the crowd evaluator keeps none): "
+        "gaplab: 2 trials without a match file (the crowd evaluator writes none): "
         "no interval over images\n"
     )
     out, _ = gaplab("compare", "--protocol", "crowdhuman")
@@ -209,7 +202,7 @@ def test_the_crowd_evaluator_keeps_no_matches(bench: Bench, gaplab) -> None:
     assert "55.5" in out
 
 
-def test_any_metric(bench: Bench, gaplab) -> None:
+def test_any_metric(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     out, _ = gaplab("leaderboard", "--metric", "ap_small", "--metric", "ap75")
     assert "ap_small" in out
@@ -218,18 +211,16 @@ def test_any_metric(bench: Bench, gaplab) -> None:
     assert err.startswith("gaplab: ap_smal: no such key; did you mean ap_small")
 
 
-def test_each_trial_is_resampled_once(bench: Bench, gaplab, capsys, monkeypatch) -> None:
+def test_each_trial_is_resampled_and_reported_once(bench: Bench) -> None:
     bench.add("poto", 0.9)
     [row] = leaderboard(bench.ledger)
-    resampling = Resampling(5)
+    reports: list[str] = []
+    resampling = Resampling(5, reports.append)
     assert resampling(row) is resampling(row)
     assert resampling.problems() == []
-    assert capsys.readouterr().err == ""
-    monkeypatch.setattr("gaplab.cli.resampling._PATIENCE", -1.0)
-    Resampling(5)(row)
-    assert capsys.readouterr().err == "resampling the images of trial poto0xxx ...\n"
+    assert reports == ["resampling the images of trial poto0xxx"]
 
 
-def test_no_trials(bench: Bench, gaplab) -> None:
+def test_no_trials(bench: Bench, gaplab: Gaplab) -> None:
     out, _ = gaplab("compare", "--csv", "--by", "assignment.alpha")
     assert out.startswith("assignment.alpha,dataset,protocol,")

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs."""
+"""The progress of a sweep as a live table, plain lines and JSON lines."""
 
 import io
 from collections.abc import Sequence
@@ -7,74 +7,95 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from gaplab.cli.watch import JsonLines, Lines, LiveTable, Row
+from gaplab.cli.watch import JsonLines, Lines, LiveTable, Progress
 from gaplab.events import from_text
-from gaplab.records import (
-    AttemptEnd,
-    Cost,
-    Ended,
-    EpochDone,
-    EvaluationRecord,
-    Event,
-    Machine,
-    Started,
-    TrialRecord,
-)
+from gaplab.records import Cost, Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
 from gaplab.states import TrialState
+from tests.builders import MACHINE, attempt_end, evaluation_record, trial_record
+
+
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
 
 
 def trial(number: int = 1, epochs: int = 10) -> TrialRecord:
-    return TrialRecord(f"{number:012x}", {}, "poto", "o2o", "shapes", 0, epochs, 1)
+    return trial_record(f"{number:012x}", epochs=epochs)
 
 
 def started(of: TrialRecord, epoch: int = 0) -> Started:
-    return Started(of.id, Machine("here", "cpu", 1, 0.0), epoch)
+    return Started(of.id, MACHINE, epoch)
 
 
 def epoch_done(of: TrialRecord, epoch: int, wall: float, ap: float | None = None) -> EpochDone:
-    metrics = {"ap": ap, "ap_nms": 50.0, "gap": ap - 50.0} if ap is not None else {}
-    evaluation = EvaluationRecord(of.id, epoch, "o2o", True, "default", metrics, ())
-    said = (evaluation,) if ap is not None else ()
-    return EpochDone(of.id, epoch, of.epochs, {"o2o.cls": 1.0}, said, "uri", Cost(0, 0, wall, 0))
+    evaluations: tuple[EvaluationRecord, ...] = ()
+    if ap is not None:
+        metrics = {"ap": ap, "ap_nms": 50.0, "gap": ap - 50.0}
+        evaluations = (evaluation_record(of.id, epoch, metrics=metrics),)
+    cost = Cost(0, 0, wall, 0)
+    return EpochDone(of.id, epoch, of.epochs, {"o2o.cls": 1.0}, evaluations, "uri", cost)
 
 
-def ended(of: TrialRecord, state: str = TrialState.SUCCEEDED, reason: str = "") -> Ended:
-    return Ended(of.id, AttemptEnd(state, reason, Cost()))  # type: ignore[arg-type]
+def ended(of: TrialRecord, state: TrialState = TrialState.SUCCEEDED, reason: str = "") -> Ended:
+    return Ended(of.id, attempt_end(state, reason))
 
 
 def test_time_left_counts_only_this_attempt() -> None:
-    row = Row(trial())
-    row.hear(started(row.trial, epoch=4))
+    row = Progress(trial(), Clock())
+    row.update(started(row.trial, epoch=4))
     assert row.seconds_left() is None
-    row.hear(epoch_done(row.trial, 6, wall=20.0))
-    assert row.seconds_left() == pytest.approx(40.0, abs=1.0)
-    row.hear(epoch_done(row.trial, 7, wall=22.0))
-    assert row.seconds_left() == pytest.approx(6.0, abs=1.0), "the first epoch loads the data"
-    row.hear(ended(row.trial))
+    row.update(epoch_done(row.trial, 6, wall=20.0))
+    assert row.seconds_left() == pytest.approx(40.0)
+    row.update(epoch_done(row.trial, 7, wall=22.0))
+    assert row.seconds_left() == pytest.approx(6.0), "the first epoch loads the data"
+    row.update(ended(row.trial))
     assert row.seconds_left() is None
 
 
-def test_the_other_branch_of_dual_is_not_shown() -> None:
-    row = Row(trial())
-    row.hear(started(row.trial))
+def test_time_left_decreases_between_events() -> None:
+    clock = Clock()
+    row = Progress(trial(), clock)
+    row.update(started(row.trial))
+    row.update(epoch_done(row.trial, 1, wall=10.0))
+    assert row.seconds_left() == pytest.approx(90.0)
+    clock.seconds = 30.0
+    assert row.seconds_left() == pytest.approx(60.0)
+    clock.seconds = 1000.0
+    assert row.seconds_left() == 0.0
+
+
+def test_the_second_branch_is_not_shown() -> None:
+    row = Progress(trial())
+    row.update(started(row.trial))
     done = epoch_done(row.trial, 1, 1.0, ap=40.0)
-    other = EvaluationRecord(row.trial.id, 1, "o2m", False, "default", {"ap": 1.0}, ())
-    row.hear(EpochDone(**{**vars(done), "evaluations": (*done.evaluations, other)}))
+    other = evaluation_record(row.trial.id, branch="o2m", primary=False, metrics={"ap": 1.0})
+    row.update(replace(done, evaluations=(*done.evaluations, other)))
     assert row.cells()[4:7] == ("40.0", "50.0", "-10.0")
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
     one = trial()
-    with Lines([one]) as lines:
+    with Lines([one], Clock()) as lines:
         for event in history(one):
             lines(event)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{one.id} poto seed 0: started on here (cpu)"
-    assert said[1] == f"{one.id} poto seed 0: epoch 1/10, 1 min 30 s left"
-    assert said[2].startswith(
-        f"{one.id} poto seed 0: epoch 2/10, AP 40.0, with NMS 50.0, gap -10.0"
-    )
-    assert said[3] == f"{one.id} poto seed 0: failed: why"
+    name = f"{one.id} poto seed 0"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{name}: started on {MACHINE.node} (cpu)",
+        f"{name}: epoch 1/10, 1 min 30 s left",
+        f"{name}: epoch 2/10, AP 40.0, with NMS 50.0, gap -10.0, 1 min 20 s left",
+        f"{name}: failed: why",
+    ]
+
+
+def test_replayed_evaluations_are_no_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines([trial()]) as lines:
+        lines(replace(epoch_done(trial(), 1, 1.0, ap=40.0), losses={}))
+    assert capsys.readouterr().out == ""
 
 
 def test_json_lines_can_be_read_back(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,11 +125,12 @@ def screen(trials: Sequence[TrialRecord], events: Sequence[Event], height: int) 
     return shown.get()
 
 
-def test_the_table_shows_every_trial_while_there_is_room() -> None:
+def test_the_table_shows_every_trial_if_they_fit() -> None:
     trials = [trial(n) for n in range(3)]
     shown = screen(trials, history(trials[0]), height=40)
     assert "1 of 3 trials done" in shown
     assert all(t.id in shown for t in trials)
+    assert "1 of 1 trial done" in screen(trials[:1], history(trials[0]), height=40)
 
 
 def test_in_a_low_window_running_trials_come_first() -> None:
@@ -119,29 +141,26 @@ def test_in_a_low_window_running_trials_come_first() -> None:
     assert len(shown.splitlines()) <= 12
 
 
-def test_notes_on_a_start_reach_the_person(capsys: pytest.CaptureFixture[str]) -> None:
-    notes = ("a: damaged checkpoint, passed over", "going on from b [not markup]")
+def test_notes_on_a_start_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ("a: damaged checkpoint, passed over", "continuing from b [not markup]")
     event = replace(started(trial(), epoch=4), notes=notes)
     with Lines([trial()]) as lines:
         lines(event)
-    said = capsys.readouterr().out
-    assert "resumed after epoch 4 on here (cpu); a: damaged" in said
-    assert said.endswith("; going on from b [not markup]\n")
-    screen = io.StringIO()
-    with LiveTable([trial()], Console(file=screen, width=120)) as table:
+    output = capsys.readouterr().out
+    assert f"resumed after epoch 4 on {MACHINE.node} (cpu); a: damaged" in output
+    assert output.endswith("; continuing from b [not markup]\n")
+    file = io.StringIO()
+    with LiveTable([trial()], Console(file=file, width=120)) as table:
         table(event)
-    assert f"{trial().id}: going on from b [not markup]" in screen.getvalue()
+    assert f"{trial().id}: continuing from b [not markup]" in file.getvalue()
 
 
 @pytest.mark.parametrize(
     "state",
     [TrialState.PREEMPTED, TrialState.CANCELLED, TrialState.STOPPED, TrialState.INTERRUPTED],
 )
-def test_every_end_has_its_place_in_the_table(state: str) -> None:
+def test_ended_trials_are_shown_before_waiting_ones(state: TrialState) -> None:
     trials = [trial(number) for number in range(1, 30)]
-    table = LiveTable(trials, Console(file=io.StringIO(), width=120, height=10))
-    table(ended(trials[-1], state, "why"))
-    screen = io.StringIO()
-    Console(file=screen, width=120).print(table.table())
-    assert trials[-1].id in screen.getvalue(), "before those that wait"
-    assert state in screen.getvalue()
+    shown = screen(trials, [ended(trials[-1], state, "why")], height=10)
+    assert trials[-1].id in shown
+    assert state in shown

@@ -1,1 +1,1 @@
-"""Rows as terminal tables, JSON and CSV."""
+"""Rows and groups as terminal tables, JSON and CSV. Nothing is computed here but roundings."""

@@ -1,7 +1,4 @@
-"""Rows and groups as JSON and CSV. No numbers are made here.
-
-Metrics are percent points rounded to 4 decimals.
-"""
+"""Rows and groups as JSON and CSV. Metrics are percent points, rounded to 4 decimals."""
 
 import csv
 import io
@@ -19,8 +16,8 @@ LEADERBOARD_COLUMNS = (
     *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),
     *("epoch", "epochs", "branch", "protocol", *METRICS, "results_version"),
 )
-"""Columns of a leaderboard in JSON and CSV, in this order. All other metrics follow: in JSON as one
-object, `metrics`, in CSV as a column each."""
+"""Columns of a leaderboard in JSON and CSV, in this order. All other metrics follow: as one object
+`metrics` in JSON, as one column per metric in CSV."""
 _ABOUT = (
     *("dataset", "protocol", "epochs", "epoch", "results_version", "stale"),
     *("n", "seeds", "unfinished", "over", "to_best_over", "pairs"),
@@ -30,24 +27,34 @@ _OF_STAT = (
     *("to_best", "to_best_low", "to_best_high", "to_best_p"),
 )
 COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in COMPARED for part in _OF_STAT))
-"""Columns of a comparison in JSON and CSV, after the keys compared by. `low` and `high`: limits of
-the 95 % interval, over what `over` and `to_best_over` say; p: of the paired t-test over seeds."""
+"""Columns of a comparison in JSON and CSV, after the keys compared by.
+
+`low` and `high` are the limits of the 95 % interval, over what `over` and `to_best_over` name; `p`
+is that of the paired t-test over seeds."""
 
 
 def to_json(rows: Sequence[LeaderboardRow | Group]) -> str:
-    """A JSON list with one object for each row or group."""
+    """Return a JSON list with one object per row or group."""
     return json.dumps([_plain(row) for row in rows], indent=2, ensure_ascii=False)
 
 
 def to_csv(
     rows: Sequence[LeaderboardRow | Group], header: Sequence[str] = LEADERBOARD_COLUMNS
 ) -> str:
-    """CSV with a header line; `header` is it when there are no rows. Nothing is an empty field."""
+    """Return CSV with a header line. None is an empty field.
+
+    Args:
+        rows: Rows or groups.
+        header: Names of the columns if there are no rows.
+    """
     return csv_text([_flat(row) for row in rows], header)
 
 
 def csv_text(rows: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
-    """CSV of plain rows: a column for every name in one of them, `header` where there are none."""
+    """Return CSV of plain rows.
+
+    There is one column per name that occurs in any row; without rows, one per name in `header`.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(names) or header, lineterminator="\n")
@@ -58,12 +65,12 @@ def csv_text(rows: Sequence[dict[str, Any]], header: Sequence[str]) -> str:
 
 
 def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:
-    """The names of all metrics that rows may have a value for."""
+    """Return the names of all metrics that rows may have a value for."""
     return {*METRICS, *(name for row in rows for name in row.more)}
 
 
 def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
-    """Column names and values in their order."""
+    """Return column names and values, in order."""
     if isinstance(row, LeaderboardRow):
         values = {name: getattr(row, name) for name in LEADERBOARD_COLUMNS}
         values |= {name: rounded(values[name]) for name in METRICS}
@@ -76,7 +83,7 @@ def _plain(row: LeaderboardRow | Group) -> dict[str, Any]:
 
 
 def _parts(stat: Stat | None) -> tuple[float | None, ...]:
-    """The values of `_OF_STAT`."""
+    """Return the values of `_OF_STAT`."""
     none = (None, None)
     if stat is None:
         return none * 4
@@ -85,7 +92,7 @@ def _parts(stat: Stat | None) -> tuple[float | None, ...]:
 
 
 def _flat(row: LeaderboardRow | Group) -> dict[str, Any]:
-    """The same without nesting: all metrics side by side."""
+    """Return the same without nesting: all metrics side by side."""
     plain = _plain(row)
     more = plain.pop("metrics") if isinstance(row, LeaderboardRow) else {}
     return plain | more

@@ -1,43 +1,24 @@
-"""What `gaplab show` prints of a trial."""
+"""The page of `gaplab show` about a trial."""
 
-import dataclasses
 import io
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
 from detectors.evaluation.metrics import ClassGap
-from gaplab.cli.showing import TrialDetails, details_json, print_details
-from gaplab.ledger.views import AttemptView, EvaluationView, TrialView
+from gaplab.cli.show import TrialDetails, details_json, print_details
+from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.states import TrialState
+from tests.builders import attempt_view, evaluation_view, trial_view
 
-NOW = datetime(2026, 1, 2, tzinfo=UTC)
-TRIAL = TrialView(
-    **{"id": "0123456789ab", "assignment": "poto", "family": "o2o", "dataset": "shapes"},
-    config={"evaluation": {"protocol": {"preset": "default"}}},
-    **{
-        "seed": 0,
-        "epochs": 3,
-        "results_version": 1,
-        "state": TrialState.SUCCEEDED,
-        "created_at": NOW,
-    },
+TRIAL = trial_view(
+    "0123456789ab", config={"evaluation": {"protocol": {"preset": "default"}}}, seed=0
 )
-ATTEMPT = AttemptView(
-    **{
-        "id": 1,
-        "trial": TRIAL.id,
-        "sweep": "s",
-        "number": 1,
-        "state": TrialState.SUCCEEDED,
-        "reason": "",
-    },
-    **{"started_at": NOW, "ended_at": NOW, "node": "n", "device": "cpu", "workers": 1, "gpus": 0},
-    **{"cpu_seconds": 1.0, "gpu_seconds": 0.0, "wall_seconds": 2.0, "peak_memory_mib": 3.0},
-    **{"driver": "default", "token": "", "fault": "", "notes": [], "provenance": {}},
+ATTEMPT = attempt_view(
+    TRIAL.id, node="n", cpu_seconds=1.0, gpu_seconds=0.0, wall_seconds=2.0, peak_memory_mib=3.0
 )
 COCO = {
     **{"ap": 30.04, "ap_nms": 31.0, "gap": -0.96, "ap50": 50.0, "ap50_nms": 52.5, "ap50_gap": -2.5},
@@ -53,9 +34,7 @@ CROWD = {
 
 def evaluation(epoch: int = 1, **changes: Any) -> EvaluationView:
     classes = (ClassGap("circle", 1.0, 2.0, -1.0), ClassGap("star", None, None, None))
-    values: dict[str, Any] = {"trial": TRIAL.id, "branch": "o2o", "primary": True}
-    values |= {"protocol": "default", "metrics": COCO, "classes": classes}
-    return EvaluationView(epoch=epoch, attempt=1, created_at=NOW, **(values | changes))
+    return evaluation_view(TRIAL.id, epoch, **({"metrics": COCO, "classes": classes} | changes))
 
 
 def raw(found: TrialDetails, width: int = 140) -> list[str]:
@@ -82,7 +61,7 @@ def test_a_table_of_evaluations() -> None:
     assert "2 o2m default 30.0 31.0 -1.0 45.0 44.0" in lines
 
 
-def test_metrics_of_crowds_have_a_table_of_their_own() -> None:
+def test_metrics_of_crowds_have_their_own_table() -> None:
     lines = printed(evaluation(), evaluation(protocol="crowdhuman", metrics=CROWD))
     start = lines.index("AP mMR recall")  # over NMS
     assert lines[start + 1] == "epoch branch protocol AP NMS gap mMR NMS recall NMS"
@@ -90,7 +69,7 @@ def test_metrics_of_crowds_have_a_table_of_their_own() -> None:
     assert "1 o2o crowdhuman 80.0 85.0 -5.0 61.0 55.5 95.0 93.0" in lines
 
 
-def test_eighty_columns_cut_no_number() -> None:
+def test_no_number_is_cut_in_eighty_columns() -> None:
     lines = printed(evaluation(), evaluation(protocol="custom-0123abcd", metrics=CROWD), width=80)
     assert "1 o2o custom-0123abcd 80.0 85.0 -5.0 61.0 55.5 95.0 93.0" in lines
     assert "1 o2o default 30.0 31.0 -1.0 45.0 44.0" in lines
@@ -118,14 +97,14 @@ def test_further_metrics_of_the_last_evaluation() -> None:
     ]
 
 
-def test_further_metrics_of_a_trial_evaluated_under_other_protocols_alone() -> None:
+def test_further_metrics_of_a_trial_that_was_only_measured_under_other_protocols() -> None:
     lines = printed(evaluation(protocol="crowdhuman", metrics=CROWD))
     assert lines.count("branch o2o, epoch 1, protocol crowdhuman") == 2
     assert "mMR 61.0 55.5 +5.5" in lines
     assert "recall 95.0 93.0 +2.0" in lines
 
 
-def test_no_further_metrics_no_table() -> None:
+def test_no_table_without_further_metrics() -> None:
     lines = printed(evaluation(metrics={"ap": 1.0, "ap_nms": 2.0, "gap": -1.0}))
     assert "metric without with NMS gap" not in lines
     assert "1 o2o default 1.0 2.0 -1.0 - -" in lines
@@ -141,17 +120,17 @@ def test_classes_of_every_branch_under_the_trials_own_protocol() -> None:
 
 
 @pytest.mark.parametrize("uri", ["", "file:///home/a b/[red]trials/" + "x" * 200])
-def test_where_the_candidates_are(uri: str) -> None:
+def test_where_the_candidates_are_stored(uri: str) -> None:
     lines = printed(evaluation(1, candidates="file:///old"), evaluation(2, candidates=uri))
     found = [line for line in lines if line.startswith("candidates:")]
     assert found == ([f"candidates: {uri}"] if uri else [])
 
 
-def test_nothing_evaluated_yet() -> None:
+def test_a_trial_without_evaluations() -> None:
     assert "epoch branch protocol AP NMS gap AR NMS" in printed()
 
 
-# Attempts: where and with which code they ran, and why they ended.
+# Attempts: where and with which code they ran, and why they ended
 
 CODE = {
     **{"commit": "1a2b3c4d" + "0" * 32, "dirty": False, "digest": "", "uri": "", "left_out": []},
@@ -168,7 +147,7 @@ def provenance(code: dict[str, Any] = CODE, **changes: Any) -> dict[str, Any]:
 
 def attempt(number: int, **changes: Any) -> AttemptView:
     values = {"id": 100 + number, "number": number, "provenance": provenance(), **changes}
-    return dataclasses.replace(ATTEMPT, **values)
+    return replace(ATTEMPT, **values)
 
 
 def shown(*attempts: AttemptView, width: int = 140) -> list[str]:
@@ -186,7 +165,7 @@ def test_an_attempt_of_a_ledger_without_provenance() -> None:
     assert "1 succeeded - n cpu 2 s 1 s 3 MiB" in shown(ATTEMPT)
 
 
-def test_an_attempt_that_runs() -> None:
+def test_a_running_attempt() -> None:
     costs = dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds", "peak_memory_mib"))
     lines = shown(attempt(1, state=TrialState.RUNNING, **costs))
     assert "1 running 1a2b3c4d n cpu - - -" in lines
@@ -225,7 +204,7 @@ def test_code_without_a_commit() -> None:
     assert "code of attempt 1: not a git repository" in lines
 
 
-def test_changes_that_are_unknown() -> None:
+def test_unknown_changes() -> None:
     code = CODE | {"dirty": None, "note": "git took longer than 5 s"}
     assert "?" in shown(attempt(1, provenance=provenance(code)))
 
@@ -233,17 +212,17 @@ def test_changes_that_are_unknown() -> None:
 def test_attempts_with_different_code() -> None:
     other = DIRTY | {"sources": "bbbbbbbbbbbbbbbb"}
     lines = shown(attempt(1), attempt(2, provenance=provenance(other)), attempt(3))
-    said = "attempts ran with different code: 1a2b3c4d (1, 3), 1a2b3c4d dirty 5e6f7a8b00000000 (2)"
-    assert lines.count(said) == 1
+    line = "attempts ran with different code: 1a2b3c4d (1, 3), 1a2b3c4d dirty 5e6f7a8b00000000 (2)"
+    assert lines.count(line) == 1
 
 
-def test_two_states_of_a_checkout_with_the_same_modules() -> None:
+def test_two_versions_of_a_checkout_with_the_same_modules() -> None:
     lines = shown(attempt(1), attempt(2, provenance=provenance(DIRTY)))
-    [said] = [line for line in lines if line.startswith("attempts ran with different code")]
-    assert said.endswith("; the modules of gaplab and detectors were the same")
+    [line] = [line for line in lines if line.startswith("attempts ran with different code")]
+    assert line.endswith("; the modules of gaplab and detectors were the same")
 
 
-def test_the_same_code_twice_is_said_once() -> None:
+def test_code_that_two_attempts_share_is_one_line() -> None:
     dirty = provenance(DIRTY)
     lines = shown(attempt(1, provenance=dirty), attempt(2, provenance=dirty))
     assert [line[:22] for line in lines if "code of" in line] == ["code of attempt 1, 2: "]
@@ -252,12 +231,12 @@ def test_the_same_code_twice_is_said_once() -> None:
 
 def test_a_worker_with_other_modules_than_its_driver() -> None:
     lines = shown(attempt(1), attempt(2, provenance=provenance(sources="b" * 16)))
-    [said] = [line for line in lines if "other modules" in line]
-    assert said.startswith("attempt 2: its worker ")
+    [line] = [line for line in lines if "other modules" in line]
+    assert line.startswith("attempt 2: its worker ")
     assert not [line for line in shown(attempt(1)) if "other modules" in line]
 
 
-def test_what_was_not_the_same_in_all_attempts() -> None:
+def test_differences_between_attempts() -> None:
     newer = provenance(packages={"torch": "2.14.0"}, gpu={"name": "H200"}, data="d2")
     lines = shown(
         attempt(1), attempt(2, provenance=newer), attempt(3), attempt(4, provenance={"code": CODE})
@@ -268,11 +247,12 @@ def test_what_was_not_the_same_in_all_attempts() -> None:
         "data: d1 (1, 3), d2 (2)",
         "gpu.name: - (1, 3), H200 (2)",
     ]
-    assert not [line for line in lines if "other modules" in line]  # a worker that died unheard
+    # The worker of attempt 4 reported nothing, so it is not compared with its driver.
+    assert not [line for line in lines if "other modules" in line]
     assert "not the same in all attempts:" not in shown(attempt(1), attempt(2))
 
 
-def test_of_many_attempts_the_last() -> None:
+def test_only_the_last_attempts_are_printed() -> None:
     attempts = [attempt(n, state=TrialState.FAILED, reason=f"x{n}") for n in range(1, 14)]
     lines = shown(*attempts)
     assert "3 earlier attempts: see --json" in lines
@@ -286,13 +266,13 @@ def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
     seconds = dict.fromkeys(("cpu_seconds", "gpu_seconds", "wall_seconds"), 360_060.0)
     node = "ip-172-131-122-111.eu-central-1.compute.internal"
     wide = attempt(
-        *(12,),
-        **{
-            "state": TrialState.INTERRUPTED,
-            "node": node,
-            "device": "NVIDIA A100-SXM4-80GB MIG 3g.40gb",
-        },
-        **{"peak_memory_mib": 123456.0, "provenance": provenance(DIRTY), **seconds},
+        12,
+        state=TrialState.INTERRUPTED,
+        node=node,
+        device="NVIDIA A100-SXM4-80GB MIG 3g.40gb",
+        peak_memory_mib=123456.0,
+        provenance=provenance(DIRTY),
+        **seconds,
     )
     for width in (100, 200):
         lines = raw(TrialDetails(TRIAL, [wide], []), width)
@@ -304,7 +284,7 @@ def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
         assert "…" not in "".join(table)
 
 
-def test_no_attempt_yet() -> None:
+def test_a_trial_without_attempts() -> None:
     assert "attempt state code node device wall CPU memory" in shown()
 
 

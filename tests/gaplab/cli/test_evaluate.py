@@ -1,9 +1,8 @@
-"""`gaplab reevaluate`, `explain`, `protocols` and `export` on a trial that was really trained."""
+"""`gaplab reevaluate`, `explain`, `protocols` and `export` on a trained trial."""
 
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import pytest
 import yaml
 
 from detectors.evaluation.protocol import PROTOCOLS
-from gaplab.launch.attempt import attempt, run_alone
+from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
-from gaplab.records import Claim
+from gaplab.records import Claim, Event
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
@@ -24,9 +23,16 @@ from gaplab.storage.home import Home
 Gaplab = Callable[..., str]
 
 
+def emit_to(recorder: Recorder, attempt: int) -> Callable[[Event], None]:
+    def emit(event: Event) -> None:
+        recorder.handle(attempt, event)
+
+    return emit
+
+
 @pytest.fixture(scope="module")
 def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one dual trial and one without candidates."""
+    """A home folder with one dual trial and one that stored no candidates."""
     folder = tmp_path_factory.mktemp("trained")
     path = folder / "tiny.yaml"
     spec = small | {
@@ -36,22 +42,21 @@ def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     }
     bare = {"assignment": {"name": "poto"}, "evaluation.candidates": "none"}
     grid = {"zip": {key: [spec.get(key, "last"), value] for key, value in bare.items()}}
-    path.write_text(json.dumps(spec | grid))  # YAML, too, and free of aliases
+    path.write_text(json.dumps(spec | grid))  # JSON is YAML without aliases
     sweep, home = expand(load_spec(path)), Home(folder / "home")
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(sweep)
         recorder = Recorder(ledger, [])
         for trial in sweep.trials:
             number = ledger.start_attempt(Claim(trial.id, sweep.id))
-            recorder.claimed(number, trial.id)
-            emit = partial(recorder.handle, number)
-            attempt(trial, Storage(str(home.path)), emit, run_alone)
+            recorder.add(number, trial.id)
+            run_attempt(trial, Storage(str(home.path)), emit_to(recorder, number), run_in_process)
     return home.path
 
 
 @pytest.fixture
 def home(trained: Path, tmp_path: Path) -> Path:
-    """A copy of it to write into; the candidates stay where they are."""
+    """A copy of that folder to write to. It refers to the candidates of the original."""
     shutil.copytree(trained, tmp_path / "home", ignore=shutil.ignore_patterns("trials"))
     return tmp_path / "home"
 
@@ -62,11 +67,11 @@ def ids(home: Path) -> dict[str, str]:
         return {trial.assignment: trial.id for trial in ledger.all_trials()}
 
 
-def evaluations(said: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in said.splitlines()]
+def evaluations(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in output.splitlines()]
 
 
-def test_every_preset_once_and_the_trials_own_as_it_was(gaplab: Gaplab, ids: Any) -> None:
+def test_every_preset_is_measured_once(gaplab: Gaplab, ids: Any) -> None:
     found = evaluations(gaplab("reevaluate", ids["dual"], "--json"))
     keys = {(e["branch"], e["protocol"]) for e in found}
     assert keys == {(branch, p) for branch in ("o2o", "o2m") for p in PROTOCOLS}
@@ -79,10 +84,8 @@ def test_every_preset_once_and_the_trials_own_as_it_was(gaplab: Gaplab, ids: Any
     assert "ar" not in crowd["metrics"]
 
 
-def test_the_dump_gives_the_numbers_that_training_gave(
-    gaplab: Gaplab, ids: Any, home: Path
-) -> None:
-    """The same values under another name: every number comes out again, bit for bit."""
+def test_candidates_give_the_same_numbers_as_training(gaplab: Gaplab, ids: Any, home: Path) -> None:
+    """A protocol with the same effect and another name gives exactly the same numbers."""
     with Ledger.open(Home(home).ledger_url) as ledger:
         own = {e.branch: e for e in ledger.evaluations(ids["dual"]) if e.epoch == 2}
     same = evaluations(
@@ -105,10 +108,10 @@ def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any)
     assert json.loads(gaplab("protocols", "--json"))[key]["spatial_range"] == 3
 
 
-def test_table(gaplab: Gaplab, ids: Any) -> None:
-    said = gaplab("reevaluate", ids["dual"], "--protocol", "onenet", "--protocol", "crowdhuman")
-    assert sum(" crowdhuman " in line for line in said.splitlines()) == 2
-    assert "copies new evaluations to MLflow" in said
+def test_table_of_new_evaluations(gaplab: Gaplab, ids: Any) -> None:
+    output = gaplab("reevaluate", ids["dual"], "--protocol", "onenet", "--protocol", "crowdhuman")
+    assert sum(" crowdhuman " in line for line in output.splitlines()) == 2
+    assert "Copy new evaluations to MLflow with: gaplab mirror" in output
 
 
 @pytest.mark.parametrize(
@@ -119,11 +122,14 @@ def test_table(gaplab: Gaplab, ids: Any) -> None:
         (["DUAL", "--protocol", "{nms_iou: 3}"], "nms_iou"),
         (
             ["DUAL", "--branch", "o2o", "--protocol", "{pre_nms_topk: 2000}"],
-            "holds the 1000 best candidates a level",
+            "holds the 1000 best candidates per level",
         ),
-        (["DUAL", "--epoch", "1"], "no candidates of epoch 1 are kept; there are those of epoch 2"),
-        (["DUAL", "--branch", "o2f"], "no candidates of branch o2f are kept"),
-        (["POTO"], "no candidates are kept; it is succeeded, and candidates are written"),
+        (
+            ["DUAL", "--epoch", "1"],
+            "no candidates of epoch 1 are stored; stored are those of epoch 2",
+        ),
+        (["DUAL", "--branch", "o2f"], "no candidates of branch o2f are stored"),
+        (["POTO"], "no candidates are stored; its state is succeeded; candidates are written"),
         (["DUAL", "--protocol", "{suppression: max_filter}"], "max_filter needs one, such as 3"),
     ],
 )
@@ -131,25 +137,25 @@ def test_wrong_input_is_one_line(
     gaplab: Gaplab, ids: Any, words: list[str], line: str, home: Path
 ) -> None:
     words = [ids.get(word.lower(), word) for word in words]
-    said = gaplab("reevaluate", *words, code=2)
-    assert line in said
-    assert len(said.splitlines()) == (2 if words == ["nothing"] else 1)
+    output = gaplab("reevaluate", *words, code=2)
+    assert line in output
+    assert len(output.splitlines()) == (2 if words == ["nothing"] else 1)
     with Ledger.open(Home(home).ledger_url) as ledger:
         assert {e.protocol for e in ledger.all_evaluations()} == {"default"}
 
 
-def test_a_damaged_dump_is_named_before_anything_is_measured(
+def test_damaged_candidates_are_named_before_anything_is_measured(
     gaplab: Gaplab, ids: Any, home: Path, trained: Path
 ) -> None:
     part = next(trained.rglob("branch=o2o/part-*.parquet"))
     whole = part.read_bytes()
     try:
         part.write_bytes(whole[: len(whole) // 2])
-        said = gaplab("reevaluate", ids["dual"], code=2)
+        output = gaplab("reevaluate", ids["dual"], code=2)
     finally:
         part.write_bytes(whole)
-    assert part.name in said
-    assert "damaged" in said
+    assert part.name in output
+    assert "damaged" in output
     with Ledger.open(Home(home).ledger_url) as ledger:
         assert {e.protocol for e in ledger.all_evaluations()} == {"default"}
 
@@ -160,15 +166,15 @@ def test_explain(gaplab: Gaplab, ids: Any) -> None:
     gap = found["diagnosis"]["score_gap"]
     assert sum(gap["histogram"]) == round(gap["objects"] * (1 - gap["unclaimed"]))
     assert [d["recall"] for d in found["diagnosis"]["duplicates"]] == [0.25, 0.5, 0.75, 0.9]
-    said = gaplab("explain", ids["dual"], "--branch", "o2m")
-    for part in ("branch o2m", "positive points an object", "adjacent levels", "duplicates"):
-        assert part in said
+    output = gaplab("explain", ids["dual"], "--branch", "o2m")
+    for part in ("branch o2m", "positive points per object", "adjacent levels", "duplicates"):
+        assert part in output
     assert "no candidates" in gaplab("explain", ids["poto"], code=2)
 
 
 def test_export(gaplab: Gaplab, ids: Any, tmp_path: Path) -> None:
-    said = gaplab("export", tmp_path / "out")
-    assert "evaluations.parquet" in said
+    output = gaplab("export", tmp_path / "out")
+    assert "evaluations.parquet" in output
     table = pq.read_table(tmp_path / "out" / "evaluations.parquet").to_pylist()
     assert {row["trial"] for row in table} == set(ids.values())
     trials = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()

@@ -1,3 +1,5 @@
+"""Leaderboards and comparisons as terminal tables, JSON and CSV."""
+
 import csv
 import io
 import json
@@ -23,20 +25,14 @@ from gaplab.results.compare import compare
 from gaplab.results.intervals import Resampled
 from gaplab.results.leaderboard import LeaderboardRow
 from gaplab.states import TrialState
+from tests.builders import leaderboard_row
 
-ROW = LeaderboardRow(
-    trial="0123456789ab",
+ROW = leaderboard_row(
+    "0123456789ab",
     sweep="one-11",
     sweep_name="one",
-    assignment="poto",
-    family="o2o",
-    dataset="shapes",
-    seed=0,
-    state=TrialState.SUCCEEDED,
     epoch=12,
     epochs=12,
-    branch="o2o",
-    protocol="default",
     ap=30.123456,
     ap_nms=31.0,
     gap=-0.876544,
@@ -47,10 +43,7 @@ ROW = LeaderboardRow(
     ar=45.25,
     ar_nms=45.250001,
     ar_gap=-0.000001,
-    results_version=1,
     config={"assignment": {"name": "poto", "alpha": 0.00001}, "list": [1, 2]},
-    stale=False,
-    chosen="last",
 )
 RUNNING = replace(ROW, trial="1", seed=1, epoch=3, state=TrialState.RUNNING)
 STALE = replace(ROW, trial="2", seed=2, results_version=0, stale=True, gap=0.04)
@@ -87,9 +80,9 @@ def resampled(row: LeaderboardRow) -> Resampled:
 
 
 def drawn(table: Table, width: int) -> str:
-    console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(table)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    file = io.StringIO()
+    Console(width=width, file=file, force_terminal=False).print(table)
+    text = file.getvalue()
     assert max(len(line) for line in text.splitlines()) <= width
     return text
 
@@ -163,7 +156,7 @@ class TestCsv:
         assert (first["ap"], first["gap"], first["stale"]) == ("30.1235", "-0.8765", "false")
         assert (second["sweep_name"], second["stale"]) == ('a "b", ü\nc', "true")
 
-    def test_says_what_json_says(self) -> None:
+    def test_has_the_values_of_json(self) -> None:
         rows = [ROW, RUNNING, STALE, WIDEST, CROWD]
         for each in (rows, compare(rows, ["seed", "list"], "ap", resampled)):
             for line, found in zip(self.read(to_csv(each)), json.loads(to_json(each)), strict=True):
@@ -194,7 +187,7 @@ def test_metric_names() -> None:
 
 
 class TestLeaderboardTable:
-    def test_one_line_a_trial(self) -> None:
+    def test_one_line_per_trial(self) -> None:
         text = drawn(leaderboard_table([ROW, RUNNING, STALE]), 80)
         lines = [re.sub(r" +", " ", line.strip()) for line in text.splitlines()]
         assert lines[4:7] == [
@@ -204,7 +197,7 @@ class TestLeaderboardTable:
         ]
         assert "protocol default; data set shapes" in text
 
-    def test_columns_that_say_nothing_go(self) -> None:
+    def test_columns_without_information_are_left_out(self) -> None:
         assert "note" not in drawn(leaderboard_table([ROW]), 80)
         two = drawn(leaderboard_table([ROW, replace(ROW, dataset="cells")]), 80)
         assert "cells" in two
@@ -231,7 +224,7 @@ class TestLeaderboardTable:
         assert re.search(r"123456 +150/300 +100\.0 +100\.0 +-100\.0 +100\.0", text)
         assert "…" not in text
 
-    def test_long_names_are_whole_where_there_is_room(self) -> None:
+    def test_long_names_are_not_wrapped_if_they_fit(self) -> None:
         text = drawn(leaderboard_table([replace(WIDEST, dataset="cells"), RUNNING]), 120)
         assert "a_rather_long_name_of_an_assignment" in text
 
@@ -279,7 +272,7 @@ class TestCompareTable:
         assert self.lines(rows)[3].endswith("+0.0 seeds")
         assert self.lines(rows)[4].endswith("* seeds, images")
 
-    def test_no_interval_is_not_explained(self) -> None:
+    def test_the_legend_only_explains_what_is_shown(self) -> None:
         text = drawn(compare_table(compare([ROW], ["assignment"])), 100)
         assert not re.search("interval|left out", text)
 
@@ -291,7 +284,7 @@ class TestCompareTable:
         assert "-8.0 [" in found[4]
         assert self.lines(rows, metric="ap_nms")[0] == "AP AP NMS"
 
-    def test_metrics_that_trials_have_not(self) -> None:
+    def test_metrics_that_trials_lack(self) -> None:
         found = self.lines([CROWD])
         assert found[3] == "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] +0.0"
         assert "AR" not in found[1]
@@ -308,7 +301,7 @@ class TestCompareTable:
             assert {line.split()[0] for line in found[3:8]} == set(names)
             assert "[95 % interval]" in found[8]
 
-    def test_two_protocols_are_told_apart(self) -> None:
+    def test_two_protocols_are_distinguished(self) -> None:
         rows = [ROW, replace(ROW, protocol="defcn")]
         text = drawn(compare_table(compare(rows, ["assignment"])), 80)
         assert re.search(r"poto +default +12/12 +1", text)

@@ -1,0 +1,207 @@
+"""`gaplab reevaluate`, `explain` and `protocols`: measure stored candidates, without training."""
+
+import json as jsonlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli.options import BranchOption, HomeOption, JsonOption
+from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.formatting import points, signed
+from gaplab.ledger import Ledger
+from gaplab.ledger.views import EvaluationView
+from gaplab.spec.protocols import parse_protocol, parse_protocols, rule_of
+from gaplab.spec.yaml_text import flow_yaml
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from detectors.evaluation.diagnosis import Diagnosis, ScoreGap
+    from gaplab.results.explain import Explanation
+
+EpochOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Epoch whose candidates to use [default: the last one stored]."),
+]
+_PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
+_BAR = 40
+"""Characters of the longest bar of a histogram."""
+
+
+def reevaluate(
+    names: Annotated[
+        list[str], typer.Argument(metavar="NAME", help="Trials, or sweeps for all their trials.")
+    ],
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{_PROTOCOL}; repeatable [default: every preset]."),
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option(help="o2o, o2m or o2f [default: every branch].")
+    ] = None,
+    epoch: EpochOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    json: JsonOption = False,
+) -> None:
+    """Measure trials under other protocols, without training.
+
+    The candidates that a trial stored at its last epoch are measured again. An evaluation that the
+    ledger already has is not repeated.
+    """
+    from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
+
+    folder = Home(home)
+    protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
+    console = Console(stderr=True)
+    with Ledger.open(folder.ledger_url) as ledger, console.status("reading candidates") as status:
+        trials = find_trials(ledger, names)
+        sources = find_sources(ledger, trials, epoch, branch)
+        found = []
+        for each in reevaluate(ledger, sources, protocols, Storage(str(folder.path))):
+            found.append(each)
+            status.update(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
+            if json:
+                _print(jsonlib.dumps(asdict(each), default=str))
+    if not json:
+        assignments = {trial.id: trial.assignment for trial in trials}
+        Console(markup=False).print(reevaluations_table(found, assignments))
+        _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
+
+
+def explain(
+    name: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or its beginning.")],
+    protocol: Annotated[str, typer.Option(help=f"{_PROTOCOL}.")] = "default",
+    branch: BranchOption = None,
+    epoch: EpochOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    json: JsonOption = False,
+) -> None:
+    """Show where the NMS gap of a trial comes from.
+
+    First AP with NMS among the candidates of one level, of adjacent levels, of all levels, and of
+    all classes; then the duplicates per object and the score gap.
+    """
+    from gaplab.results.explain import explain
+
+    rule = parse_protocol(protocol)
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        found = explain(ledger, name, rule, epoch, branch)
+    if json:
+        _print(jsonlib.dumps(asdict(found), indent=2))
+    else:
+        print_explanation(found, Console(highlight=False, markup=False))
+
+
+def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -> None:
+    """List the protocols under which a gap can be measured.
+
+    These are the presets and other protocols that trials in the ledger were measured under.
+    """
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        known = {key: rule_of(preset) for key, preset in PROTOCOLS.items()} | ledger.protocols()
+    if json:
+        _print(jsonlib.dumps(known, indent=2))
+    else:
+        print_protocols(known, Console(highlight=False, markup=False))
+
+
+def reevaluations_table(found: Sequence[EvaluationView], assignments: Mapping[str, str]) -> Table:
+    """Return a table with one line per evaluation, in the order given.
+
+    The epoch is shown if there are several, metrics of crowds if there are any.
+    """
+    crowd = {"mMR": "mmr", "recall": "recall"} if any("mmr" in e.metrics for e in found) else {}
+    epochs = ["epoch"] if len({e.epoch for e in found}) > 1 else []
+    columns = [
+        text("trial", wrap=False),
+        text("assign-\nment"),
+        text("branch", wrap=False),
+        text("protocol"),
+        *(number(heading) for heading in (*epochs, "AP", "AP\nNMS", "gap", *crowd)),
+    ]
+    rows = (
+        [
+            *(e.trial[:8], assignments[e.trial], e.branch, e.protocol),
+            *(str(e.epoch) for _ in epochs),
+            *(points(e.metrics["ap"]), points(e.metrics["ap_nms"]), signed(e.metrics["gap"])),
+            *(points(e.metrics[m]) if m in e.metrics else "" for m in crowd.values()),
+        ]
+        for e in found
+    )
+    return plain_table(columns, rows)
+
+
+def print_protocols(known: Mapping[str, Mapping[str, Any]], console: Console) -> None:
+    """Print one line per protocol: `default` in full, of the others what differs from it."""
+    width = max(map(len, known))
+    for key, rule in known.items():
+        own = {n: v for n, v in rule.items() if key == "default" or v != known["default"].get(n)}
+        console.print(f"{key:<{width}}  {flow_yaml(own)}", markup=False, soft_wrap=True)
+
+
+def print_explanation(found: "Explanation", console: Console) -> None:
+    """Print a page about the gap of one trial."""
+    diagnosis = found.diagnosis
+    console.print(
+        f"trial {found.trial}: {found.assignment} on {found.dataset}, epoch {found.epoch}, branch "
+        f"{found.branch}, protocol {found.protocol}"
+    )
+    if found.training:
+        console.print(
+            f"training in that epoch: {found.training['positives_per_object']:.2f} positive points "
+            f"per object; {found.training['objects_unassigned']:.1f} % of objects without any"
+        )
+    console.print(_steps(diagnosis))
+    if found.recall_ceiling is not None:
+        console.print(
+            f"recall of the ground-truth boxes after this NMS: {found.recall_ceiling:.1f} %"
+        )
+    console.print(_duplicates(diagnosis))
+    _print_score_gap(diagnosis.score_gap, console)
+
+
+def _steps(diagnosis: "Diagnosis") -> Table:
+    """Return AP as NMS covers more candidates, with the share of each step in the gap."""
+    rows = [["nothing", points(diagnosis.ap), "", ""]]
+    before = diagnosis.ap
+    for step in diagnosis.steps:
+        share = "-" if step.share is None else f"{100 * step.share:.0f} %"
+        rows.append([step.name, points(step.ap), signed(step.ap - before), share])
+        before = step.ap
+    numbers = (number(heading) for heading in ("AP", "gain", "of the gap"))
+    return plain_table([text("NMS among"), *numbers], rows)
+
+
+def _duplicates(diagnosis: "Diagnosis") -> Table:
+    rows = []
+    for at in diagnosis.duplicates:
+        reached = at.threshold is not None and at.duplicates is not None
+        cells = (f"{at.threshold:.3f}", f"{at.duplicates:.2f}") if reached else ("not reached", "-")
+        rows.append([f"{100 * at.recall:.0f} %", *cells])
+    numbers = (number(heading) for heading in ("at score", "duplicates\nper object"))
+    return plain_table([text("recall, no NMS"), *numbers], rows)
+
+
+def _print_score_gap(gap: "ScoreGap", console: Console) -> None:
+    console.print(
+        f"{gap.objects} objects: {100 * gap.unclaimed:.1f} % have no candidate; the others have "
+        f"{gap.claimants or 0:.1f} on average"
+    )
+    if gap.mean is None:
+        return
+    console.print(f"score gap (best minus second-best score per object): mean {gap.mean:.3f}")
+    most = max(gap.histogram)
+    for bin_, count in enumerate(gap.histogram):
+        bar = "█" * round(_BAR * count / most)
+        console.print(f"  {bin_ / 10:.1f} to {(bin_ + 1) / 10:.1f} {count:>7} {bar}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")

@@ -1,0 +1,79 @@
+"""`gaplab ui` and `gaplab mirror`: the results of the ledger in MLflow."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gaplab.cli.options import HomeOption
+from gaplab.formatting import plural
+from gaplab.ledger import Ledger
+from gaplab.mirror.replay import Mirror
+from gaplab.mirror.server import running_server
+from gaplab.storage.home import DEFAULT_HOME, Home
+
+
+def ui(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Id or name of a sweep [default: the newest]."),
+    ] = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Serve the results in MLflow on this machine.
+
+    MLflow is updated from the ledger first. The printed link leads to the runs of the sweep.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server, too
+    folder = Home(home)
+    with Ledger.open(folder.ledger_url) as ledger:
+        name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
+        copy = Mirror(folder)
+        for view in ledger.sweeps():
+            copy.replay(ledger, view.id)
+    with running_server(folder, port) as base_url:
+        _print(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
+        _wait()
+
+
+def mirror(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Id or name of a sweep [default: all sweeps]."),
+    ] = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+) -> None:
+    """Copy results that MLflow lacks from the ledger.
+
+    The ledger is complete without MLflow, so MLflow's data may be deleted and copied again.
+    """
+    folder = Home(home)
+    with Ledger.open(folder.ledger_url) as ledger:
+        views = [ledger.find_sweep(sweep)] if sweep else ledger.sweeps()
+        copy = Mirror(folder)
+        for view in views:
+            written = copy.replay(ledger, view.id)
+            _print(f"{view.id}: MLflow updated: {plural(written, 'item')}")
+
+
+def _newest(ledger: Ledger) -> str | None:
+    sweeps = ledger.sweeps()
+    return sweeps[0].name if sweeps else None
+
+
+def _wait() -> None:
+    """Wait for Ctrl-C."""
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        _print("")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,188 @@
+"""`gaplab run` and `gaplab resume`: train the unfinished trials of a sweep, and show progress."""
+
+import json as jsonlib
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from gaplab.cli.options import (
+    AddressOption,
+    HomeOption,
+    JsonOption,
+    ProfileOption,
+    RerunOption,
+    SetOption,
+    SpecArgument,
+)
+from gaplab.cli.render.tables import leaderboard_table
+from gaplab.cli.watch import JsonLines, Lines, LiveTable, Watcher
+from gaplab.failures import Failure, group
+from gaplab.formatting import plural
+from gaplab.launch.rerun import match_trials, rerun
+from gaplab.ledger import Ledger
+from gaplab.ledger.retry import RetryPolicy
+from gaplab.mirror.replay import MirrorThread
+from gaplab.records import SweepRecord, TrialRecord
+from gaplab.results.leaderboard import leaderboard
+from gaplab.states import TrialState
+from gaplab.storage.filesystem import Storage
+from gaplab.storage.home import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from gaplab.trial.control import Stop
+
+FAILED = 1
+"""Exit code of a sweep with failed trials, and of one that a problem stopped."""
+OUTAGE_SECONDS = 900.0
+"""How long a driver retries while the ledger does not answer. Training goes on meanwhile."""
+
+
+def run(  # noqa: PLR0913 - every argument is an option of the command
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    rerun: RerunOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> None:
+    """Run a sweep: train unfinished trials, show progress, print results.
+
+    Ctrl-C saves a checkpoint of every running trial. Running the same spec again, or `gaplab
+    resume`, continues from there.
+    """
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import expand
+
+    sweep = expand(load_spec(spec, profile, overrides or []))
+    raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute(rerun or []))
+
+
+def resume(
+    sweep: Annotated[
+        str | None,
+        typer.Argument(metavar="SWEEP", help="Id or name of a sweep [default: the newest]."),
+    ] = None,
+    rerun: RerunOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> None:
+    """Continue a sweep: train its unfinished trials from checkpoints."""
+    from gaplab.spec.sweep import check_unchanged
+
+    folder = Home(home)
+    with Ledger.open(folder.ledger_url) as ledger:
+        stored = ledger.stored_sweep(sweep)
+        check_unchanged(ledger.unfinished(stored))
+    raise typer.Exit(SweepRun(stored, folder, address, json).execute(rerun or []))
+
+
+class SweepRun:
+    """One call of `run` or `resume` for one sweep."""
+
+    def __init__(self, sweep: SweepRecord, home: Home, address: str, json: bool) -> None:
+        self.sweep, self.home, self.address, self.json = sweep, home, address, json
+        self.console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
+
+    def execute(self, again: Sequence[str] = ()) -> int:
+        """Train the unfinished trials of the sweep.
+
+        Args:
+            again: Finished trials to train once more, see `rerun.match_trials`.
+
+        Returns:
+            The exit code: 0, 1 if trials failed, 128 plus a signal's number if one stopped the
+            sweep (130 for Ctrl-C).
+        """
+        from gaplab.spec.sweep import inspect_data
+
+        once_more = match_trials(again, [trial.id for trial in self.sweep.trials])
+        with ExitStack() as stack:
+            retry = RetryPolicy(OUTAGE_SECONDS, self.console.print)
+            ledger = stack.enter_context(Ledger.open(self.home.ledger_url, retry))
+            if once_more:
+                self._rerun(ledger, once_more)
+            todo = ledger.unfinished(self.sweep)
+            self._announce(todo)
+            for note in inspect_data(todo):
+                self.console.print(note)
+            if todo and (stop := self._train(todo, ledger)):
+                return self._stopped(stop)
+            ledger.add_sweep(self.sweep)
+            return self._conclude(ledger)
+
+    def _rerun(self, ledger: Ledger, trials: Sequence[str]) -> None:
+        reset = rerun(ledger, Storage(str(self.home.path)), trials)
+        self.console.print(
+            f"rerun: {plural(len(reset), 'finished trial')} will be trained again; earlier results "
+            f"are kept in {self.home.path}/trials/TRIAL/replaced"
+        )
+
+    def _announce(self, todo: Sequence[TrialRecord]) -> None:
+        total = len(self.sweep.trials)
+        rest = f"{len(todo)} to train" if todo else "nothing to train"
+        done = total - len(todo)
+        self.console.print(
+            f"sweep {self.sweep.id}: {plural(total, 'trial')}, {done} already done, {rest}"
+        )
+
+    def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> "Stop | None":
+        from gaplab.launch.driver import Listeners, run_sweep
+
+        mirror = MirrorThread(self.home, self.sweep.id)
+        with self._watcher(todo) as watcher:
+            listeners = Listeners((watcher, mirror.notify), watcher.add, self.console.print)
+            stop = run_sweep(self.home, ledger, self.sweep, self.address, listeners)
+        if problem := mirror.close():
+            self.console.print(problem)
+        return stop
+
+    def _watcher(self, todo: Sequence[TrialRecord]) -> Watcher:
+        if self.json:
+            return JsonLines()
+        return LiveTable(todo, self.console) if self.console.is_terminal else Lines(todo)
+
+    def _stopped(self, stop: "Stop") -> int:
+        self.console.print(
+            f"stopped: {stop.reason}; progress is saved. Continue with: {self._command('resume')}"
+        )
+        return FAILED if stop.signal is None else 128 + stop.signal
+
+    def _conclude(self, ledger: Ledger) -> int:
+        states = ledger.states([trial.id for trial in ledger.trials(self.sweep.id)])
+        if self.json:
+            ending = {"kind": "sweep", "sweep": self.sweep.id, "states": states}
+            sys.stdout.write(jsonlib.dumps(ending) + "\n")
+        else:
+            self._print_results(ledger)
+        failed = [trial for trial, state in states.items() if state == TrialState.FAILED]
+        self._print_failures(ledger, failed)
+        return FAILED if failed else 0
+
+    def _print_results(self, ledger: Ledger) -> None:
+        rows = leaderboard(ledger, sweep=self.sweep.id)
+        best = rows[0].trial if rows else "TRIAL"
+        self.console.print(leaderboard_table(rows), soft_wrap=False)
+        self.console.print(
+            "Next:\n"
+            f"  {self._command('compare', '--by assignment')}   means and spread per assignment\n"
+            f"  {self._command('show', best)}   details of one trial\n"
+            f"  {self._command('ui', '')}   the same runs in MLflow"
+        )
+
+    def _print_failures(self, ledger: Ledger, failed: Sequence[str]) -> None:
+        last = [ledger.attempts(trial)[-1] for trial in failed]
+        for each in group([Failure(a.trial, a.fault, a.reason, a.node) for a in last]):
+            self.console.print(each.line(), style="red")
+        if failed:
+            self.console.print(f"Retry with: {self._command('resume')}")
+
+    def _command(self, name: str, rest: str | None = None) -> str:
+        """Return a command line for this home folder, by default about this sweep."""
+        return self.home.command(name, self.sweep.id if rest is None else rest)

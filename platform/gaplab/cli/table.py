@@ -1,0 +1,262 @@
+"""`gaplab table`: the rows of a spec beside the numbers of a paper's table."""
+
+import json as jsonlib
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from detectors.evaluation.metrics import label
+from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from gaplab.cli.options import (
+    CsvOption,
+    HomeOption,
+    JsonOption,
+    MetricOption,
+    ProfileOption,
+    SetOption,
+    SpecArgument,
+)
+from gaplab.cli.render.plain import csv_text
+from gaplab.cli.render.tabular import Column, Gap, filled_table, number, text, width_of
+from gaplab.errors import UserError
+from gaplab.formatting import plural, points, signed
+from gaplab.ledger import Ledger
+from gaplab.spec.protocols import rule_of
+from gaplab.spec.yaml_text import flow_yaml
+from gaplab.storage.home import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from gaplab.results.paper_table import Line
+
+_FOLDED = 10
+"""Characters that a line of a wrapped cell keeps at least."""
+
+
+def table(  # noqa: PLR0913 - every argument is an option of the command
+    spec: SpecArgument,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    paper: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of the paper's numbers [default: paper_results.json in the spec's folder or "
+            "the nearest folder above]."
+        ),
+    ] = None,
+    metric: MetricOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    csv: CsvOption = False,
+    json: JsonOption = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+) -> None:
+    """Show results beside the numbers of a paper's table.
+
+    There is one line per row of the spec: AP without NMS, AP with NMS and the gap, each with the
+    paper's number. Commands for unfinished trials follow.
+    """
+    query = TableQuery(spec, profile, tuple(overrides or ()), tuple(dict.fromkeys(metric or ())))
+    made = make_table(query, paper, Home(home))
+    form: Literal["json", "csv", "markdown"] | None
+    form = "json" if json else "csv" if csv else "markdown" if markdown else None
+    if form is None:
+        console = Console(markup=False)
+        console.print(text_table(made, console.width), crop=False)
+    else:
+        sys.stdout.write(to_text(made, form))
+    for note in notes(made, query, Home(home)):
+        (sys.stderr if form else sys.stdout).write(f"{note}\n")
+
+
+@dataclass(frozen=True)
+class TableQuery:
+    """The spec as `gaplab run` takes it, and metrics to show beside the usual ones."""
+
+    spec: Path
+    profile: str | None
+    overrides: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """The lines of the table and the metrics to show."""
+
+    lines: "list[Line]"
+    metrics: tuple[str, ...]
+    paper: bool
+    """Whether a file of the paper's numbers was found."""
+
+
+def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
+    """Read the spec, the paper's numbers and the ledger.
+
+    Args:
+        query: What to show.
+        paper: The file of the paper's numbers; None for the nearest one.
+        home: The home folder.
+
+    Raises:
+        UserError: The spec has problems or no rows, or the file can't be read.
+    """
+    from gaplab.results.paper_table import (
+        TABLE_METRICS,
+        check_metrics,
+        nearest_paper,
+        read_paper,
+        table_lines,
+    )
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import row_records
+
+    resolved = load_spec(query.spec, query.profile, query.overrides)
+    if not resolved.spec.rows:
+        raise UserError(
+            f"{query.spec.name}: rows: missing; they name the rows of a table, for example "
+            "rows: {003-T1-02: {assignment: {name: poto}}}"
+        )
+    file = paper or nearest_paper(query.spec)
+    known = read_paper(file) if file else {}
+    with Ledger.open(home.ledger_url) as ledger:
+        lines = table_lines(resolved.spec, row_records(resolved), known, ledger)
+    check_metrics(lines, query.metrics)
+    metrics = tuple(dict.fromkeys((*TABLE_METRICS, *query.metrics)))
+    return PaperTable(lines, metrics, file is not None)
+
+
+def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
+    """Return the table as text that ends in a line break."""
+    from gaplab.results.paper_table import plain_line
+
+    if form == "markdown":
+        return _markdown(made)
+    plain = [plain_line(line, made.metrics) for line in made.lines]
+    return csv_text(plain, ()) if form == "csv" else jsonlib.dumps(plain, indent=2) + "\n"
+
+
+def text_table(made: PaperTable, width: int) -> Table:
+    """Return the table for a terminal of this width.
+
+    If the columns are too wide, they are set closer together, then the paper's names of the rows
+    are left out. A table that is still too wide keeps its width: numbers are never cut.
+    """
+    columns, gap = _fitted(made, width)
+    found = filled_table(columns, gap)
+    found.width = needed if (needed := width_of(columns, 0, _FOLDED)) > width else None
+    found.caption, found.caption_justify = Text(_legend(made)), "left"
+    return found
+
+
+def notes(made: PaperTable, query: TableQuery, home: Home) -> list[str]:
+    """Return a line per row that is not measured, and a last line about untrained trials.
+
+    Each ends with the command that helps.
+    """
+    found = [_unmeasured(line, home) for line in made.lines if line.unmeasured]
+    missing = {trial for line in made.lines for trial in line.untrained}
+    if missing:
+        rows = sum(bool(line.untrained) for line in made.lines)
+        total = len({trial.id for line in made.lines for trial in line.trials})
+        words = [str(query.spec), *(("--profile", query.profile) if query.profile else ())]
+        words += [word for each in query.overrides for word in ("--set", each)]
+        command = home.command("run", shlex.join(words))
+        found.append(
+            f"{len(missing)} of {plural(total, 'trial')} {'is' if len(missing) == 1 else 'are'} "
+            f"missing, in {rows} of {plural(len(made.lines), 'row')}; to train them: {command}"
+        )
+    return found
+
+
+def _unmeasured(line: "Line", home: Home) -> str:
+    """Return the note about trials of a row that lack the evaluation that the row shows."""
+    reading, [protocol] = line.reading, line.protocols
+    epoch = f"epoch {reading.epoch}" if reading.epoch else "the last epoch"
+    what = f"protocol {protocol}, branch {reading.branch or 'kept at inference'}, {epoch}"
+    trials = plural(len(line.unmeasured), "trained trial")
+    note = f"{line.row}: {trials} not measured as the row needs it ({what})"
+    if reading.protocol is None:
+        return note
+    words = shlex.join([*line.unmeasured, "--protocol", _written(reading.protocol)])
+    return f"{note}; to measure: {home.command('reevaluate', words)}"
+
+
+def _written(protocol: Protocol) -> str:
+    """Return the protocol as a person types it on a command line."""
+    if protocol.preset in PROTOCOLS:
+        return protocol.preset
+    default = rule_of(PROTOCOLS["default"])
+    return flow_yaml({k: v for k, v in rule_of(protocol).items() if v != default[k]})
+
+
+def _fitted(made: PaperTable, width: int) -> tuple[list[Column], Gap]:
+    """Return the columns that fit into `width`, and the blanks between them."""
+    columns = [_stacked(each) for each in _columns(made)]
+    if width_of(columns, 1, _FOLDED) <= width:
+        return columns, 1
+    if width_of(columns, 0, _FOLDED) <= width:
+        return columns, 0
+    return [_stacked(each) for each in _columns(made, names=False)], 0
+
+
+def _stacked(column: Column) -> Column:
+    """Write the heading of a column of numbers in one line per word."""
+    if not column.numeric:
+        return column
+    return replace(column, heading=column.heading.replace(" ", "\n"))
+
+
+def _columns(made: PaperTable, names: bool = True) -> list[Column]:
+    """Return the columns from left to right, with the paper's names of the rows or without."""
+    lines = made.lines
+    columns = [text("row", [line.row for line in lines], wrap=False)]
+    if made.paper and names:
+        theirs = [(line.paper.row if line.paper else "") or "-" for line in lines]
+        columns.append(text("in the paper", theirs))
+    columns.append(number("trials", [f"{len(line.found)}/{len(line.trials)}" for line in lines]))
+    for metric in made.metrics:
+        form = signed if metric.split("_")[-1] == "gap" else points
+        columns.append(number(label(metric), [form(line.ours(metric)) for line in lines]))
+        if made.paper:
+            columns.append(number("paper", [form(line.papers(metric)) for line in lines]))
+    readings = [_reading(line, len(_protocols(made)) > 1) for line in lines]
+    return [*columns, text("read as", readings)] if any(readings) else columns
+
+
+def _protocols(made: PaperTable) -> list[str]:
+    """Return the protocols of all rows, each once."""
+    return list(dict.fromkeys(each for line in made.lines for each in line.protocols))
+
+
+def _reading(line: "Line", protocols: bool) -> str:
+    """Return which evaluations a row shows, as far as rows differ in it."""
+    epoch = line.reading.epoch and f"epoch {line.reading.epoch}"
+    words = (*(line.protocols if protocols else ()), line.reading.branch, epoch)
+    return ", ".join(word for word in words if word)
+
+
+def _legend(made: PaperTable) -> str:
+    parts = ["percent points", "gap: AP - AP NMS"]
+    if any(len(line.trials) > 1 for line in made.lines):
+        parts.append("means over trials")
+    protocols = _protocols(made)
+    return "; ".join(parts + [f"protocol {protocols[0]}"] * (len(protocols) == 1))
+
+
+def _markdown(made: PaperTable) -> str:
+    """Return the table in Markdown, with the legend below it."""
+    columns = _columns(made)
+    sides = ["--:" if column.numeric else ":--" for column in columns]
+    rows = zip(*(column.cells for column in columns), strict=True)
+    table = [[column.heading for column in columns], sides, *rows]
+    body = "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in table)
+    return f"{body}\n{_legend(made)}\n"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")

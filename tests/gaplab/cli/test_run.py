@@ -1,0 +1,127 @@
+"""`gaplab run` and `resume` around the training: announcements, results and exit codes."""
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gaplab.ledger import Ledger
+from gaplab.records import Claim, SweepRecord
+from gaplab.states import TrialState
+from gaplab.storage.home import Home
+from gaplab.trial.control import Stop
+from tests.builders import MACHINE, attempt_end, evaluation_record
+
+Gaplab = Callable[..., str]
+Write = Callable[..., Path]
+Sweeps = list[SweepRecord]
+
+
+class NoMirror:
+    """Stands for the thread that copies results to MLflow."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def notify(self, event: object) -> None: ...
+
+    def close(self) -> str | None:
+        return None
+
+
+@pytest.fixture
+def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweeps]:
+    """Replaces training: trials end in `state` with one evaluation, or `stop` ends the sweep.
+
+    Returns the list to which the trained sweeps are appended.
+    """
+    monkeypatch.setattr("gaplab.cli.run.MirrorThread", NoMirror)
+
+    def replace(state: TrialState = TrialState.SUCCEEDED, stop: Stop | None = None) -> Sweeps:
+        trained: Sweeps = []
+
+        def run_sweep(_: Home, ledger: Ledger, sweep: SweepRecord, *__: Any) -> Stop | None:
+            trained.append(sweep)
+            ledger.add_sweep(sweep)
+            for trial in () if stop else ledger.unfinished(sweep):
+                attempt = ledger.start_attempt(Claim(trial.id, sweep.id, machine=MACHINE))
+                ledger.record(evaluation_record(trial.id, trial.epochs), attempt)
+                ledger.end_attempt(attempt, attempt_end(state, "loss is not finite"))
+            return stop
+
+        monkeypatch.setattr("gaplab.launch.driver.run_sweep", run_sweep)
+        return trained
+
+    return replace
+
+
+def test_a_sweep_is_trained_once(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    trained, spec = train(), write_spec(grid={"seed": [0, 1]})
+    first = gaplab("run", spec)
+    assert ": 2 trials, 0 already done, 2 to train\n" in first
+    assert first.count(" poto ") == 2, "a row per trial"
+    for command in ("gaplab compare --by assignment", "gaplab show ", "gaplab ui "):
+        assert f"\n  {command}" in first
+    for again in (gaplab("run", spec), gaplab("resume")):
+        assert ": 2 trials, 2 already done, nothing to train\n" in again
+    assert len(trained) == 1
+
+
+def test_one_trial_is_written_in_the_singular(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    train()
+    assert ": 1 trial, 0 already done, 1 to train\n" in gaplab("run", write_spec())
+
+
+def test_failed_trials(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], home: Path
+) -> None:
+    train(TrialState.FAILED)
+    gaplab("run", write_spec(), "--json", code=1)
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        [sweep] = ledger.sweeps()
+    error = gaplab("resume", "--json", code=1)
+    assert "failed (error): loss is not finite" in error
+    assert error.endswith(f"Retry with: gaplab resume {sweep.id}\n")
+
+
+def test_json_ends_with_the_states(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    train()
+    last = json.loads(gaplab("run", write_spec(), "--json").splitlines()[-1])
+    assert last["kind"] == "sweep"
+    assert list(last["states"].values()) == ["succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("received", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (None, 1)]
+)
+def test_exit_code_of_a_sweep_that_is_stopped(
+    gaplab: Gaplab,
+    write_spec: Write,
+    train: Callable[..., Sweeps],
+    received: int | None,
+    code: int,
+) -> None:
+    """The code depends on the signal that the driver received, not on the wording of the reason."""
+    train(stop=Stop(TrialState.INTERRUPTED, "any reason", received))
+    error = gaplab("run", write_spec(), "--json", code=code)
+    assert "stopped: any reason; progress is saved. Continue with: gaplab resume small-" in error
+
+
+def test_rerun(gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], home: Path) -> None:
+    train()
+    spec = write_spec(grid={"seed": [0, 1]})
+    gaplab("run", spec)
+    output = gaplab("run", spec, "--rerun", "all")
+    assert output.startswith(
+        "rerun: 2 finished trials will be trained again; earlier results are kept in "
+        f"{home}/trials/TRIAL/replaced\n"
+    )
+    assert "2 to train" in output
