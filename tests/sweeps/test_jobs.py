@@ -53,7 +53,7 @@ def test_a_submitted_sweep_is_followed_and_survives_a_node(
     assert "poto seed 2: succeeded" in said
     assert "(raylet)" not in said
     assert f"{job}: succeeded" in ask(bench, cluster, "status")
-    assert "has ended already (SUCCEEDED)" in ask(bench, cluster, "cancel", job)
+    assert "has already ended (SUCCEEDED)" in ask(bench, cluster, "cancel", job)
     assert bench.metrics() == wanted
     assert set(bench.states()) == {"succeeded"}
     token = Path(cluster.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
@@ -71,7 +71,7 @@ def test_a_cancelled_job_saves_what_it_has(
     spec = write_spec(grid={"seed": [0, 1]}, training={"epochs": 60, "batch": 4}, run=FAST)
     wanted, job = undisturbed(spec), submit(bench, cluster, spec)
     bench.wait_for(lambda: bench.ready() and len(bench.evaluations()) >= 2)
-    assert f"{job}: asked to end" in ask(bench, cluster, "cancel", job)
+    assert f"{job}: stopping" in ask(bench, cluster, "cancel", job)
     bench.wait_for(lambda: "running" not in bench.states())
     assert {each.state for each in bench.attempts()} <= {"preempted", "interrupted", "succeeded"}
     bench.gaplab("resume", "--address", cluster.address)

@@ -39,7 +39,7 @@ def test_a_sweep_with_a_failing_trial_and_what_is_left_of_it(write_spec: Write, 
     assert {key: row[key] for key in wanted} == wanted
     assert row["gap"] == pytest.approx(row["ap"] - row["ap_nms"], abs=2e-4)
     again = bench.gaplab("run", spec, "--set", "training.lr=0.001")
-    assert "1 trials, 1 already done, nothing to train" in again
+    assert "1 trial, 1 already done, nothing to train" in again
     assert row["trial"] in bench.gaplab("show", row["trial"][:6])
 
 
@@ -90,7 +90,7 @@ def test_a_driver_that_is_told_to_stop_saves_and_says_how_to_go_on(
         out, err = driver.communicate(timeout=120)
     assert driver.returncode == code, out + err
     assert "Traceback" not in out + err
-    assert "Go on with: gaplab resume small-" in out
+    assert "Continue with: gaplab resume small-" in out
     assert "running" not in bench.states()
     assert {a.state for a in bench.attempts()} <= {state, "succeeded"}
     assert state in bench.states()
