@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -39,13 +39,11 @@ def scalar_giou(a, b) -> float:
     return scalar_iou(a, b) - ((hull - union) / hull if hull else 0.0)
 
 
-@settings(deadline=None)
 @given(box_lists)
 def test_area_of_every_box_including_degenerate_ones(boxes):
     assert area(tensor(boxes)).tolist() == [scalar_area(b) for b in boxes]
 
 
-@settings(deadline=None)
 @given(box_lists, box_lists)
 def test_pairwise_iou_equals_scalar_iou(a, b):
     iou = pairwise_iou(tensor(a), tensor(b))
@@ -84,7 +82,6 @@ def test_pairwise_iou_of_boxes_that_lie_scattered_in_memory():
     assert torch.equal(pairwise_iou(other, scattered), expected.transpose(-1, -2))
 
 
-@settings(deadline=None)
 @given(pair_lists)
 def test_paired_functions_equal_scalar_ones(pairs):
     a, b = tensor([x for x, _ in pairs]), tensor([y for _, y in pairs])
@@ -98,7 +95,6 @@ def test_paired_functions_equal_scalar_ones(pairs):
     assert ((giou >= -1) & (giou <= 1)).all()
 
 
-@settings(deadline=None)
 @given(pair_lists, st.booleans())
 def test_gradients_are_finite_for_every_pair_of_boxes(pairs, identical):
     a = tensor([x for x, _ in pairs]).requires_grad_()
@@ -131,7 +127,6 @@ def test_far_apart_boxes_have_giou_near_minus_one():
     assert paired_giou(a, b).item() == pytest.approx(-1 + 2e-6)
 
 
-@settings(deadline=None)
 @given(box_lists, st.integers(0, 12), st.integers(0, 12))
 def test_clip_keeps_boxes_inside_and_leaves_inner_ones_alone(boxes, height, width):
     clipped = clip(tensor(boxes), height, width).tolist()

@@ -5,11 +5,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.losses import ClsLoss, LossOptions
 from detectors.structures import Assignment, Predictions
+from tests.examples import examples
 
 KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
 NORMALIZERS = ("degrees", "positives", "objects")
@@ -35,7 +36,7 @@ batches = st.lists(st.integers(0, 4), min_size=1, max_size=4)
 kinds, seeds = st.sampled_from(KINDS), st.integers(0, 999)
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(batches, seeds, kinds, all_options, st.booleans())
 def test_equals_the_loop_over_points(
     loss_cases: ModuleType,
@@ -51,7 +52,7 @@ def test_equals_the_loop_over_points(
 
 @each_normalizer
 @pytest.mark.parametrize("box_by", ["degree", "centerness", "equal"])
-@settings(max_examples=12)
+@examples(12)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=5), seeds, kinds, st.integers(2, 3))
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(
     loss_cases: ModuleType,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -35,7 +35,6 @@ def scalar_bce(logit: float, t: float) -> float:
     return -t * math.log(p) - (1 - t) * math.log(1 - p)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(moderate, st.sampled_from([0.0, 1.0])), max_size=8),
     st.none() | st.floats(0, 1),
@@ -51,7 +50,6 @@ def test_focal_equals_its_formula(
     assert (found >= 0).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(moderate, st.floats(0, 1)), max_size=8))
 def test_soft_bce_equals_its_formula(elements: list[tuple[float, float]]) -> None:
     rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)

@@ -2,7 +2,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -37,7 +37,6 @@ def test_warmup_and_decay_multiply() -> None:
     assert factors(both, 5) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 50),
     st.integers(0, 80),

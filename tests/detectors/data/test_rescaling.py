@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
@@ -20,6 +20,7 @@ from detectors.data.rescaling import (
 from detectors.data.sizes import turned_size
 from detectors.structures import Sample, Targets
 from detectors.training import Training
+from tests.examples import examples
 
 
 def painted(height: int, width: int, boxes: list[tuple[int, int, int, int]]) -> Sample:
@@ -91,7 +92,7 @@ def test_pixels_are_those_of_another_library(height: int, width: int, side: int)
     assert np.abs(found - expected).max() <= 1
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(samples(), st.integers(32, 90), st.integers(40, 120))
 def test_boxes_and_scale_follow_the_pixels(sample: Sample, shorter: int, longer: int) -> None:
     after = resized(sample, shorter, longer)

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from detectors.data.base import Dataset
 from detectors.data.shapes import Shapes, draw
 from detectors.data.shapes_draw import render
 from detectors.data.shapes_layout import Box, Thing, fill, layout
+from tests.examples import examples
 
 GOLDEN = "e75669e353b297b99183ca14fee1a82b8346432acd30f8ca6e525ef298b412e8"
 
@@ -79,7 +80,7 @@ def any_options(draw_: st.DrawFn) -> Shapes:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(any_options(), st.integers(0, 2**32 - 1), st.integers(0, 10**6))
 def test_every_image_keeps_the_rules(options: Shapes, seed: int, index: int) -> None:
     sample = draw(options, seed, index)
@@ -102,7 +103,7 @@ def test_every_image_keeps_the_rules(options: Shapes, seed: int, index: int) -> 
             assert iou(box, other) <= options.max_overlap + 1e-12
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(any_options(), st.integers(0, 10**6))
 def test_objects_stay_visible(options: Shapes, index: int) -> None:
     things = layout(options, np.random.default_rng([1, index]))
@@ -129,7 +130,7 @@ def test_a_box_is_tight_to_what_is_drawn(index: int) -> None:
 coordinate = st.integers(-3 * 64, 12 * 64)
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @given(st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=9))
 def test_fill_is_the_even_odd_rule(corners: list[tuple[int, int]]) -> None:
     size = 8

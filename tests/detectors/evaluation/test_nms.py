@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.boxes import pairwise_iou
 from detectors.evaluation.nms import survivors
 from detectors.evaluation.protocol import Protocol
 from detectors.structures import Candidates
+from tests.examples import examples
 
 ONE = [1.0, 1.0, 5.0, 5.0]
 AMONG_ALL = Protocol()
@@ -57,7 +58,7 @@ def plain_nms(boxes, labels, threshold) -> list[int]:
     return kept
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(several_images(), protocols, st.none() | st.integers(0, 12))
 def test_equals_the_loop_over_pairs(cases, rows, protocol, limit):
     found = build(cases, rows)

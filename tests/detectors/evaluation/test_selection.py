@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
@@ -8,6 +8,7 @@ from detectors.evaluation.selection import admitted, select
 from detectors.models.points import pyramid_points
 from detectors.postprocess import Frame, select_candidates
 from detectors.structures import Candidates
+from tests.examples import examples
 
 POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], [8, 16, 32], torch.device("cpu"))
 
@@ -60,7 +61,7 @@ any_protocol = protocols(spatial_range=[None, 3]) | protocols(
 )
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(dumps(), any_protocol, st.booleans())
 def test_follows_the_protocol_step_by_step(cases, rows, protocol, suppress):
     dump = Candidates.none()

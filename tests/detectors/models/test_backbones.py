@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -9,6 +9,7 @@ from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.resnet import ResNet
 from detectors.models.timm_trunk import Timm
+from tests.examples import examples
 
 KINDS: dict[str, BackboneOptions] = {
     "tiny": Tiny(),
@@ -21,7 +22,7 @@ KINDS: dict[str, BackboneOptions] = {
 """Those that build without a further library; for `timm` see test_timm_trunk."""
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(
     st.integers(1, 70),
     st.integers(1, 70),

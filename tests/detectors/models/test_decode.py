@@ -2,13 +2,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.geometry import ltrb
 from detectors.models.decode import DECODERS, WIDEST, BoxCode, around, deltas, encode_deltas
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Targets
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 POINTS = pyramid_points([(2, 3), (1, 2)], (4, 8), CPU, ((4.0, 2.0), (3.0, 5.0)))
@@ -37,7 +38,7 @@ def shifted(raw: Numbers, anchor: Numbers) -> Numbers:
 
 
 @pytest.mark.parametrize("code", DECODERS)
-@settings(max_examples=20)
+@examples(20)
 @given(raw=st.lists(st.floats(-6, 6), min_size=4, max_size=4), seed=st.integers(0, 99))
 def test_every_code_is_its_formula_at_every_point(code: BoxCode, raw: Numbers, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
@@ -74,7 +75,7 @@ def test_around_undoes_the_distances_to_the_sides() -> None:
 box = st.tuples(*[st.floats(-50, 50)] * 2, *[st.floats(0.5, 200)] * 2)
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(st.tuples(box, box), max_size=6))
 def test_deltas_undo_encoding(pairs: list[tuple[Numbers, Numbers]]) -> None:
     rows = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2, 4)

@@ -4,11 +4,12 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from detectors.models.deconv import Deconv
+from tests.examples import examples
 
 NORMS: Any = ("batch", "group")
 
@@ -22,7 +23,7 @@ def halved(height: int, width: int, inputs: Sequence[int]) -> list[Tensor]:
     ]
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(2, 4), st.sampled_from(NORMS))
 def test_one_map_as_large_as_the_finest(
     height: int, width: int, count: int, norm: Literal["batch", "group"]

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor
@@ -16,6 +16,7 @@ from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter, NoGate
 from detectors.models.resnet import ResNet
 from detectors.structures import Output
+from tests.examples import examples
 
 SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)
 
@@ -38,7 +39,7 @@ def same(a: Output, b: Output, branch: str) -> bool:
     return torch.equal(x.logits, y.logits) and torch.equal(x.boxes, y.boxes)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 3))
 def test_points_of_any_image_size(height: int, width: int, extra: int) -> None:
     detector = build(options=SMALL.model_copy(update={"extra_levels": extra}))

@@ -1,11 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from detectors.models.gates import GATES, Centerness, GateOptions, MaxFilter, NoGate, gated
+from tests.examples import examples
 
 SIZES = [(6, 5), (3, 3), (2, 2), (1, 1)]
 ordinary = st.floats(-12, 12)
@@ -23,7 +24,7 @@ def built(options: GateOptions, anchors: int) -> nn.Module:
     return module
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(st.lists(st.tuples(ordinary, ordinary), min_size=1, max_size=8))
 def test_gated_is_the_logit_of_the_product(pairs: list[tuple[float, float]]) -> None:
     logits, gate = torch.tensor(pairs, dtype=torch.float64).unbind(1)

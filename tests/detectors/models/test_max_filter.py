@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors.models.max_filter import MaxFilter3d
+from tests.examples import examples
 
 SIZES = [(7, 6), (4, 3), (2, 2), (1, 1)]
 
@@ -33,7 +34,7 @@ def looped(given: list[Tensor], own: int, tau: int, phi: int) -> Tensor:
     return found
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(
     st.integers(1, 4), st.sampled_from([0, 2, 4]), st.sampled_from([1, 3, 5]), st.integers(0, 99)
 )

@@ -2,17 +2,18 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.models.points import anchor_shapes, pyramid_points
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 sizes = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=4)
 shapes = st.lists(st.tuples(st.sampled_from([1.0, 4.0, 5.5]), st.sampled_from([2.0, 3.0])))
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(sizes, st.sampled_from([4, 7, 8]), shapes.filter(len))
 def test_points_stand_in_the_middle_of_their_cells_row_by_row_finest_first(
     of: list[tuple[int, int]], finest: int, anchors: list[tuple[float, float]]
@@ -61,7 +62,7 @@ def test_points_keep_their_columns_on_another_device() -> None:
     }
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(
     st.lists(st.floats(0.5, 16), min_size=1, max_size=3),
     st.lists(st.floats(0.2, 5), min_size=1, max_size=3),

@@ -3,11 +3,12 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors.models.pyramid import FeaturePyramid, TopDown
+from tests.examples import examples
 
 SIZES = [(9, 7), (5, 4), (3, 2)]
 SOURCES: Any = ("p5", "c5")
@@ -30,7 +31,7 @@ def test_sizes_of_all_levels(extra: int, source: Literal["p5", "c5"]) -> None:
     assert [tuple(x.shape) for x in levels] == [(2, 16, h, w) for h, w in expected]
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(
     st.integers(1, 40),
     st.integers(1, 40),

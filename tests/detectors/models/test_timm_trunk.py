@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from detectors.data.base import DataError
 from detectors.models.timm_trunk import Timm, TimmTrunk
+from tests.examples import examples
 
 SWIN = "swin_tiny_patch4_window7_224"
 
@@ -242,7 +243,7 @@ def test_swin_t_has_the_published_size(swin: TimmTrunk) -> None:
     assert swin.channels == (192, 384, 768)
 
 
-@settings(deadline=None, max_examples=5)
+@examples(5)
 @given(height=st.integers(1, 130), width=st.integers(1, 130))
 def test_swin_takes_images_of_any_size(swin: TimmTrunk, height: int, width: int) -> None:
     with torch.no_grad():
