@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Secrets (files only you can read) and settings for compose.yaml; keeps what is there already.
+# Create secrets (readable by you only) and settings for compose.yaml; existing files are kept.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 umask 077
@@ -11,5 +11,5 @@ for name in ray_token postgres_password mlflow_password mlflow_key; do
   [[ -s secrets/$name ]] || secret >"secrets/$name"
 done
 [[ -s secrets/pgpass ]] || echo "*:5432:gaplab:gaplab:$(<secrets/postgres_password)" >secrets/pgpass
-# Containers run as you, so that they can read the secrets and you can read the results.
+# Containers run as your user, so they can read the secrets and you can read the results.
 [[ -s .env ]] || printf 'GAPLAB_UID=%s\nGAPLAB_GID=%s\nGAPLAB_WORKERS=2\n' "$(id -u)" "$(id -g)" >.env

@@ -1,8 +1,9 @@
-"""`ray start` with every port on 127.0.0.1; takes the arguments of `ray`.
+"""Run `ray` with every port on 127.0.0.1; takes the arguments of `ray`.
 
-Ray turns a loopback address into the machine's public one, except where
-RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says that there is one node alone, and then it refuses a second
-node. Here the variable keeps all processes on loopback and the refusal is lifted.
+Ray replaces a loopback address by the machine's public one unless
+RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 says that the cluster has a single node; then Ray rejects a
+second node. This script sets the variable, which keeps all processes on loopback, and patches two
+internals of Ray so that a second node is accepted.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The compose file, against the rules of the compose specification that matter here."""
+"""The compose file against the parts of the Compose specification that it uses."""
 
 import os
 import re
@@ -33,28 +33,28 @@ def services(compose: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def settled(cluster: Path, tmp_path: Path) -> Path:
-    """A copy of the folder where setup.sh has run."""
+def configured(cluster: Path, tmp_path: Path) -> Path:
+    """A copy of the folder after setup.sh has run."""
     folder = tmp_path / "compose"
     shutil.copytree(cluster / "compose", folder, ignore=shutil.ignore_patterns("secrets", ".env"))
     subprocess.run([folder / "setup.sh"], check=True)
     return folder
 
 
-def test_keys_are_those_of_the_specification(compose: Any, services: dict[str, Any]) -> None:
+def test_keys_are_in_the_specification(compose: Any, services: dict[str, Any]) -> None:
     top = {key for key in compose if not key.startswith("x-")}
     assert top == {"name", "services", "volumes", "configs", "secrets"}
     for name, service in services.items():
         assert service.keys() <= set(SERVICE.split()), name
 
 
-def test_ports_are_on_loopback(services: dict[str, Any]) -> None:
+def test_ports_are_published_on_loopback_only(services: dict[str, Any]) -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert len(ports) == 3
     assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in ports)
 
 
-def test_images_have_a_version_and_no_host(services: dict[str, Any], image: str) -> None:
+def test_images_have_a_version_and_no_registry(services: dict[str, Any], image: str) -> None:
     for name, service in services.items():
         repository, _, tag = service["image"].partition(":")
         assert tag not in ("", "latest"), name
@@ -62,7 +62,7 @@ def test_images_have_a_version_and_no_host(services: dict[str, Any], image: str)
         assert ("build" in service) == (service["image"] == image), name
 
 
-def test_everybody_is_locked_in(services: dict[str, Any]) -> None:
+def test_no_service_has_privileges(services: dict[str, Any]) -> None:
     for name, service in services.items():
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -81,7 +81,7 @@ def test_secrets_are_files(compose: Any, services: dict[str, Any]) -> None:
     assert all(each.keys() == {"file"} for each in compose["secrets"].values())
 
 
-def test_whatever_is_named_is_declared(compose: Any, services: dict[str, Any]) -> None:
+def test_services_volumes_and_configs_are_declared(compose: Any, services: dict[str, Any]) -> None:
     for name, service in services.items():
         for other, how in service.get("depends_on", {}).items():
             assert how == {"condition": "service_healthy"}, name
@@ -93,7 +93,7 @@ def test_whatever_is_named_is_declared(compose: Any, services: dict[str, Any]) -
             assert config["source"] in compose["configs"], name
 
 
-def test_every_service_says_how_it_is(services: dict[str, Any]) -> None:
+def test_every_service_has_a_health_check(services: dict[str, Any]) -> None:
     for name, service in services.items():
         check = service["healthcheck"]
         assert check.keys() <= HEALTH, name
@@ -101,7 +101,7 @@ def test_every_service_says_how_it_is(services: dict[str, Any]) -> None:
         assert len(check["test"]) > 1, name
 
 
-def test_ray_wants_a_token_and_workers_have_no_ledger(services: dict[str, Any]) -> None:
+def test_ray_requires_a_token_and_workers_have_no_ledger(services: dict[str, Any]) -> None:
     for name in ("head", "worker"):
         assert services[name]["environment"]["RAY_AUTH_MODE"] == "token"
         assert "ray_token" in services[name]["secrets"]
@@ -109,7 +109,7 @@ def test_ray_wants_a_token_and_workers_have_no_ledger(services: dict[str, Any]) 
     assert "pgpass" not in services["worker"]["secrets"]
 
 
-def test_programs_know_the_options(
+def test_programs_have_the_options(
     cluster: Path, services: dict[str, Any], check_flags: Callable[[str, str], None]
 ) -> None:
     for name in ("head", "worker"):
@@ -123,25 +123,26 @@ def test_programs_know_the_options(
     assert "*" not in call[1]
 
 
-def test_setup_draws_secrets_that_only_the_owner_reads(settled: Path, compose: Any) -> None:
-    wanted = {Path(each["file"]).name for each in compose["secrets"].values()}
-    drawn = {path.name: path.read_text() for path in (settled / "secrets").iterdir()}
-    assert drawn.keys() == wanted
-    assert len(set(drawn.values())) == len(drawn)
-    for path in [*(settled / "secrets").iterdir(), settled / "secrets", settled / ".env"]:
+def test_setup_creates_secrets_that_only_the_owner_can_read(configured: Path, compose: Any) -> None:
+    expected = {Path(each["file"]).name for each in compose["secrets"].values()}
+    created = {path.name: path.read_text() for path in (configured / "secrets").iterdir()}
+    assert created.keys() == expected
+    assert len(set(created.values())) == len(created)
+    for path in [*(configured / "secrets").iterdir(), configured / "secrets", configured / ".env"]:
         assert path.stat().st_mode & 0o077 == 0, path
-    assert drawn["pgpass"].strip() == f"*:5432:gaplab:gaplab:{drawn['postgres_password']}"
+    password = created["postgres_password"]
+    assert created["pgpass"].strip() == f"*:5432:gaplab:gaplab:{password}"
 
 
-def test_setup_keeps_what_is_there(settled: Path) -> None:
-    before = {p: p.read_text() for p in settled.rglob("*") if p.is_file()}
-    subprocess.run([settled / "setup.sh"], check=True)
-    assert {p: p.read_text() for p in settled.rglob("*") if p.is_file()} == before
+def test_setup_keeps_existing_files(configured: Path) -> None:
+    before = {p: p.read_text() for p in configured.rglob("*") if p.is_file()}
+    subprocess.run([configured / "setup.sh"], check=True)
+    assert {p: p.read_text() for p in configured.rglob("*") if p.is_file()} == before
 
 
-def test_setup_gives_what_the_file_requires(settled: Path) -> None:
-    text = (settled / "compose.yaml").read_text()
-    given = dict(line.split("=") for line in (settled / ".env").read_text().split())
+def test_setup_sets_the_variables_that_the_file_requires(configured: Path) -> None:
+    text = (configured / "compose.yaml").read_text()
+    given = dict(line.split("=") for line in (configured / ".env").read_text().split())
     assert set(re.findall(r"\$\{(\w+):\?", text)) == {"GAPLAB_UID", "GAPLAB_GID"} < given.keys()
     assert given["GAPLAB_UID"] == str(os.getuid())
 
@@ -151,6 +152,6 @@ def test_git_ignores_secrets_and_results(cluster: Path) -> None:
     assert set(ignored) == {".env", "home/", "secrets/"}
 
 
-def test_configs_are_files_of_this_folder(cluster: Path, compose: Any) -> None:
+def test_configs_are_files_in_this_folder(cluster: Path, compose: Any) -> None:
     for each in compose["configs"].values():
         assert (cluster / "compose" / each["file"]).is_file()

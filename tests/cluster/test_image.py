@@ -1,4 +1,4 @@
-"""The Dockerfile: a pinned base, pinned packages, no root, and only files that are there."""
+"""The Dockerfile: pinned base image and packages, no root user, and only files that exist."""
 
 import re
 from importlib.metadata import requires
@@ -10,12 +10,12 @@ from packaging.requirements import Requirement
 
 @pytest.fixture(scope="module")
 def lines(cluster: Path) -> list[str]:
-    """Its instructions, one a line."""
+    """Instructions of the Dockerfile, one per item."""
     text = (cluster / "compose" / "Dockerfile").read_text().replace("\\\n", " ")
     return [line for line in text.splitlines() if re.match("[A-Z]+ ", line)]
 
 
-def test_the_base_is_pythons_without_a_host(lines: list[str]) -> None:
+def test_the_base_is_the_python_image_without_a_registry(lines: list[str]) -> None:
     (base,) = [line.split()[1] for line in lines if line.startswith("FROM")]
     assert re.fullmatch(r"python:3\.11-slim-[a-z]+", base)
 
@@ -26,18 +26,20 @@ def test_packages_are_pinned(lines: list[str]) -> None:
     assert "--constraint cluster/compose/auth-constraints.txt" in install
 
 
-def test_what_login_to_mlflow_needs_is_pinned_beside(cluster: Path, pinned: dict[str, str]) -> None:
+def test_dependencies_of_mlflows_login_are_pinned_separately(
+    cluster: Path, pinned: dict[str, str]
+) -> None:
     lines = (cluster / "compose" / "auth-constraints.txt").read_text().split()
     extra = {name.lower(): version for name, version in (line.split("==") for line in lines)}
     assert extra.keys().isdisjoint(name.lower() for name in pinned), "pinned twice"
     needed = [Requirement(text) for text in requires("mlflow") or [] if '"auth"' in text]
-    wanted = [each for each in needed if each.marker and each.marker.evaluate({"extra": "auth"})]
-    assert wanted
-    for each in wanted:
+    expected = [each for each in needed if each.marker and each.marker.evaluate({"extra": "auth"})]
+    assert expected
+    for each in expected:
         assert each.specifier.contains(extra[each.name.lower()]), each
 
 
-def test_copied_files_are_there_and_let_through(
+def test_copied_files_exist_and_are_not_ignored(
     lines: list[str], cluster: Path, root: Path
 ) -> None:
     ignored = (cluster / "compose" / "Dockerfile.dockerignore").read_text().split()
@@ -47,7 +49,7 @@ def test_copied_files_are_there_and_let_through(
     assert all((root / source).exists() for source in copied)
 
 
-def test_nobody_is_root(lines: list[str]) -> None:
+def test_the_user_is_not_root(lines: list[str]) -> None:
     assert [line for line in lines if line.startswith("USER")][-1] == "USER 1000:1000"
 
 

@@ -1,4 +1,4 @@
-"""The Kubernetes files: fields, versions, resources, secrets by reference, no privileges."""
+"""The Kubernetes files: fields, versions, resources, references to secrets, no privileges."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -13,13 +13,13 @@ LABEL = {"app.kubernetes.io/part-of": "gaplab"}
 
 
 def spec_of(read: Read, name: str) -> Any:
-    """The specification of the Ray cluster in a file."""
+    """Return the specification of the Ray cluster in a file."""
     spec = read(f"kuberay/{name}")["spec"]
     return spec.get("rayClusterSpec", spec)
 
 
 def pods(read: Read) -> Iterator[tuple[str, Any]]:
-    """Every pod template, with where it comes from."""
+    """Yield every pod template with a description of its origin."""
     for name in FILES:
         cluster = spec_of(read, name)
         yield f"{name} head", cluster["headGroupSpec"]["template"]
@@ -43,7 +43,7 @@ def containers(read: Read) -> Iterator[tuple[str, Any]]:
         ("network-policy.yaml", "networking.k8s.io/v1", "NetworkPolicy"),
     ],
 )
-def test_a_file_says_what_it_is(read: Read, name: str, version: str, kind: str) -> None:
+def test_version_kind_and_name_of_each_file(read: Read, name: str, version: str, kind: str) -> None:
     found = read(f"kuberay/{name}")
     assert (found["apiVersion"], found["kind"]) == (version, kind)
     assert re.fullmatch(r"[a-z0-9-]{1,47}", found["metadata"]["name"])
@@ -51,7 +51,7 @@ def test_a_file_says_what_it_is(read: Read, name: str, version: str, kind: str) 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_ray_is_the_pinned_one_and_wants_a_token(
+def test_ray_has_the_pinned_version_and_requires_a_token(
     read: Read, name: str, pinned: dict[str, str]
 ) -> None:
     spec = spec_of(read, name)
@@ -60,11 +60,11 @@ def test_ray_is_the_pinned_one_and_wants_a_token(
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"
 
 
-def test_both_files_hold_the_same_cluster(read: Read) -> None:
+def test_both_files_contain_the_same_cluster(read: Read) -> None:
     assert spec_of(read, "raycluster.yaml") == spec_of(read, "rayjob.yaml")
 
 
-def test_group_sizes_agree(read: Read) -> None:
+def test_group_sizes_are_fixed(read: Read) -> None:
     for group in spec_of(read, "rayjob.yaml")["workerGroupSpecs"]:
         assert group["minReplicas"] == group["replicas"] == group["maxReplicas"] >= 1
 
@@ -78,7 +78,7 @@ def test_every_container_has_the_image_and_resources(read: Read, image: str) -> 
             assert {"cpu", "memory"} <= each["resources"][kind].keys(), where
 
 
-def test_nobody_has_privileges(read: Read) -> None:
+def test_no_pod_has_privileges(read: Read) -> None:
     for where, pod in pods(read):
         outer = pod["spec"]["securityContext"]
         assert outer["runAsNonRoot"] is True, where
@@ -93,7 +93,7 @@ def test_nobody_has_privileges(read: Read) -> None:
         assert "privileged" not in inner, where
 
 
-def test_the_ledger_is_a_secret_that_the_head_alone_gets(read: Read) -> None:
+def test_only_the_head_receives_the_secret_url_of_the_ledger(read: Read) -> None:
     for where, each in containers(read):
         given = {entry["name"]: entry for entry in each.get("env", [])}
         assert ("GAPLAB_LEDGER" in given) == where.endswith("head"), where
@@ -117,7 +117,7 @@ def test_ray_pods_share_the_home_folder(read: Read) -> None:
         assert (mount["name"], mount["mountPath"]) == (volume["name"], home["value"])
 
 
-def test_a_job_starts_over_and_cleans_up(read: Read) -> None:
+def test_a_job_is_retried_and_cleaned_up(read: Read) -> None:
     spec = read("kuberay/rayjob.yaml")["spec"]
     assert spec["backoffLimit"] >= 1
     assert spec["shutdownAfterJobFinishes"] is True
@@ -132,7 +132,7 @@ def test_a_job_runs_a_command_that_exists(
     assert (root / Path(spec).relative_to("/opt/gaplab")).is_file()
 
 
-def test_only_our_pods_and_the_operator_reach_ours(read: Read) -> None:
+def test_only_our_pods_and_the_operator_can_reach_our_pods(read: Read) -> None:
     policy = read("kuberay/network-policy.yaml")["spec"]
     assert policy["podSelector"]["matchLabels"] == LABEL
     assert policy["policyTypes"] == ["Ingress"]

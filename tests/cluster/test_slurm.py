@@ -1,11 +1,12 @@
-"""The batch script: its options, and what it does, with stand-ins for Slurm and Ray."""
+"""The batch script: its options, and its behaviour with stand-ins for Slurm and Ray."""
 
 import os
 import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ STAND_INS = {
     "gaplab": (
         'echo "$@" >"$LOG/gaplab"; cp "$RAY_AUTH_TOKEN_PATH" "$LOG/token"; '
         'trap \'echo stopped >"$LOG/driver"; exit 130\' TERM; echo running >"$LOG/driver"; '
-        'for ((i = 0; i < WORK; i++)); do sleep 0.1; done; exit "$CODE"'
+        'while [[ $BUSY == yes ]]; do sleep 0.1; done; exit "$CODE"'
     ),
     "scontrol": 'echo "$@" >>"$LOG/scontrol"; echo "JobId=7 JobState=$STATE Requeue=1"',
     "hostname": "echo 192.0.2.7 198.51.100.7",
@@ -46,32 +47,44 @@ def script(cluster: Path) -> Path:
 
 
 @pytest.fixture
-def start(script: Path, tmp_path: Path) -> Start:
-    """Starts the script as Slurm would; `gaplab run` takes WORK tenths and exits with CODE."""
+def start(script: Path, tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts the script as Slurm would.
+
+    `gaplab run` exits with CODE; if BUSY is yes, it runs until it is stopped.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, body in STAND_INS.items():
-        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (programs / name).chmod(0o755)
+        write_program(programs / name, body)
+    jobs: list[subprocess.Popen[bytes]] = []
 
     def start(**settings: str) -> "subprocess.Popen[bytes]":
         given = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4"}
         given |= {"GAPLAB_HOME": str(tmp_path / "home"), "LOG": str(tmp_path), "STATE": "RUNNING"}
-        given |= {"CODE": "0", "WORK": "0"}
+        given |= {"CODE": "0", "BUSY": "no"}
         path = {"PATH": f"{programs}:{os.environ['PATH']}"}
         environment = os.environ | given | settings | path
         command = ["bash", str(script), "spec.yaml", "--profile", "paper"]
-        return subprocess.Popen(command, env=environment)
+        jobs.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        return jobs[-1]
 
-    return start
+    yield start
+    for job in jobs:
+        with suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
 
 
-def wait_for(path: Path, word: str) -> None:
-    for _ in range(200):
-        if path.exists() and word in path.read_text():
-            return
+def write_program(path: Path, body: str) -> None:
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n")
+    path.chmod(0o755)
+
+
+def wait_for(job: "subprocess.Popen[bytes]", *files: Path) -> None:
+    """Wait until every file has content; fail if the job ends before."""
+    while not all(file.exists() and file.stat().st_size for file in files):
+        assert job.poll() is None, f"ended with {job.returncode}"
         time.sleep(0.05)
-    raise AssertionError(f"{path.name} never said {word}")
 
 
 def directives(script: Path) -> dict[str, str]:
@@ -79,22 +92,22 @@ def directives(script: Path) -> dict[str, str]:
     return dict(found)
 
 
-def test_every_directive_is_one_of_sbatch(script: Path) -> None:
+def test_every_directive_is_an_option_of_sbatch(script: Path) -> None:
     text = script.read_text()
     assert len(directives(script)) == text.count("#SBATCH") > 8
     assert directives(script).keys() <= set(SBATCH.split())
 
 
-def test_the_script_alone_is_signalled_in_time_and_the_job_may_be_requeued(script: Path) -> None:
-    asked = directives(script)
-    assert asked["signal"] == "B:TERM@120"
-    assert "requeue" in asked
-    assert "exclusive" in asked  # `ray stop` at the end ends all of the user's Ray on a node
-    assert asked["ntasks-per-node"] == "1"
-    assert asked["open-mode"] == "append"
+def test_only_the_script_is_signalled_and_the_job_can_be_requeued(script: Path) -> None:
+    found = directives(script)
+    assert found["signal"] == "B:TERM@120"
+    assert "requeue" in found
+    assert "exclusive" in found  # the final `ray stop` ends all Ray processes of the user
+    assert found["ntasks-per-node"] == "1"
+    assert found["open-mode"] == "append"
 
 
-def test_programs_know_the_options(script: Path, check_flags: Callable[[str, str], None]) -> None:
+def test_programs_have_the_options(script: Path, check_flags: Callable[[str, str], None]) -> None:
     text = script.read_text().replace("\\\n", " ")
     call = re.search(r" ray symmetric-run (.*?) -- ", text)
     assert call is not None
@@ -104,8 +117,8 @@ def test_programs_know_the_options(script: Path, check_flags: Callable[[str, str
     check_flags("gaplab run", ' "$@" --address "$ADDRESS"')
 
 
-def test_a_sweep_that_ends_well_ends_the_job(start: Start, tmp_path: Path) -> None:
-    assert start().wait(60) == 0
+def test_a_finished_sweep_ends_the_job_with_success(start: Start, tmp_path: Path) -> None:
+    assert start().wait() == 0
     assert (tmp_path / "gaplab").read_text().split() == [
         *("run", "spec.yaml", "--profile", "paper", "--address", "192.0.2.7:20007")
     ]
@@ -113,10 +126,10 @@ def test_a_sweep_that_ends_well_ends_the_job(start: Start, tmp_path: Path) -> No
     assert not (tmp_path / "scontrol").exists()
 
 
-def test_the_token_is_new_and_goes_with_the_job(start: Start, tmp_path: Path) -> None:
+def test_each_job_has_a_new_token_that_is_deleted_at_the_end(start: Start, tmp_path: Path) -> None:
     tokens = []
     for _ in range(2):
-        start().wait(60)
+        start().wait()
         tokens.append((tmp_path / "token").read_text())
         assert (tmp_path / "token").stat().st_mode & 0o077 == 0
     assert len(tokens[0]) == 64
@@ -126,36 +139,50 @@ def test_the_token_is_new_and_goes_with_the_job(start: Start, tmp_path: Path) ->
 
 
 def test_failed_trials_fail_the_job_without_a_requeue(start: Start, tmp_path: Path) -> None:
-    assert start(CODE="1").wait(60) == 1
+    assert start(CODE="1").wait() == 1
     assert not (tmp_path / "scontrol").exists()
 
 
-def test_a_cluster_that_does_not_come_up_is_no_success(start: Start, tmp_path: Path) -> None:
-    """`ray symmetric-run` exits with 0 there."""
-    programs = tmp_path / "bin" / "ray"
-    programs.write_text("#!/usr/bin/env bash\nexit 0\n")
-    assert start().wait(60) == 1
+def test_a_cluster_that_does_not_start_fails_the_job(start: Start, tmp_path: Path) -> None:
+    """`ray symmetric-run` exits with 0 in that case."""
+    write_program(tmp_path / "bin" / "ray", "exit 0")
+    assert start().wait() == 1
 
 
 def test_a_signal_stops_the_driver_and_requeues_the_job(start: Start, tmp_path: Path) -> None:
-    job = start(WORK="300")
-    wait_for(tmp_path / "driver", "running")
+    job = start(BUSY="yes")
+    wait_for(job, tmp_path / "driver", tmp_path / "home/slurm/7/driver")
     job.send_signal(signal.SIGTERM)
-    assert job.wait(60) == 130
+    assert job.wait() == 130
     assert (tmp_path / "driver").read_text() == "stopped\n"
     assert "requeue 7" in (tmp_path / "scontrol").read_text()
 
 
+def test_a_signal_before_the_driver_is_known_stops_the_step(start: Start, tmp_path: Path) -> None:
+    """The driver's file exists, but its process id has not been written yet."""
+    body = (
+        ': >"$RUN/driver"; trap \'echo stopped >"$LOG/step"; exit 143\' TERM; '
+        'echo running >"$LOG/step"; while true; do sleep 0.1; done'
+    )
+    write_program(tmp_path / "bin" / "ray", body)
+    job = start()
+    wait_for(job, tmp_path / "step")
+    job.send_signal(signal.SIGTERM)
+    assert job.wait() == 1
+    assert (tmp_path / "step").read_text() == "stopped\n"
+    assert "requeue 7" in (tmp_path / "scontrol").read_text()
+
+
 @pytest.mark.parametrize("state", ["PREEMPTED", "CANCELLED", "COMPLETING"])
-def test_a_job_that_slurm_ends_is_not_requeued_twice(
+def test_a_job_that_slurm_requeues_itself_is_not_requeued_again(
     start: Start, tmp_path: Path, state: str
 ) -> None:
-    job = start(WORK="300", STATE=state)
-    wait_for(tmp_path / "driver", "running")
+    job = start(BUSY="yes", STATE=state)
+    wait_for(job, tmp_path / "driver", tmp_path / "home/slurm/7/driver")
     job.send_signal(signal.SIGTERM)
-    assert job.wait(60) == 130
+    assert job.wait() == 130
     assert "requeue" not in (tmp_path / "scontrol").read_text()
 
 
-def test_a_home_folder_must_be_named(start: Start) -> None:
-    assert start(GAPLAB_HOME="").wait(60) != 0
+def test_a_home_folder_is_required(start: Start) -> None:
+    assert start(GAPLAB_HOME="").wait() != 0

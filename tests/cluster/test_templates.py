@@ -1,4 +1,4 @@
-"""Rules that all templates share."""
+"""Rules for all templates."""
 
 import re
 import shutil
@@ -13,14 +13,14 @@ FOLDERS = sorted(path.name for path in CLUSTER.iterdir() if path.is_dir())
 SCRIPTS = sorted([*CLUSTER.rglob("*.sh"), *CLUSTER.rglob("*.sbatch")])
 YAMLS = sorted(CLUSTER.rglob("*.yaml"))
 READMES = sorted(CLUSTER.rglob("README.md"))
-PARTS = ("Starts", "Costs", "Results get home", "Not run")
+PARTS = ("Starts", "Costs", "Results", "Not tested")
 
 
 def name_of(path: Path) -> str:
     return path.relative_to(CLUSTER).as_posix()
 
 
-def test_all_five_are_there() -> None:
+def test_all_five_templates_exist() -> None:
     assert FOLDERS == ["cloud", "compose", "kuberay", "local", "slurm"]
     assert [path.parent.name for path in READMES] == FOLDERS
     assert len(SCRIPTS) >= 4
@@ -28,7 +28,7 @@ def test_all_five_are_there() -> None:
 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
-def test_a_readme_says_what_it_starts_costs_brings_home_and_what_was_not_run(path: Path) -> None:
+def test_a_readme_has_every_part(path: Path) -> None:
     text = path.read_text()
     assert [part for part in PARTS if f"**{part}:**" not in text] == []
     assert len(text.splitlines()) <= 30
@@ -36,7 +36,7 @@ def test_a_readme_says_what_it_starts_costs_brings_home_and_what_was_not_run(pat
 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
-def test_a_readme_calls_commands_of_gaplab_that_exist(
+def test_a_readme_uses_existing_commands_and_options(
     path: Path, flags: dict[str, list[str]]
 ) -> None:
     text = path.read_text()
@@ -49,25 +49,25 @@ def test_a_readme_calls_commands_of_gaplab_that_exist(
 
 
 @pytest.mark.parametrize("path", READMES, ids=name_of)
-def test_a_readme_names_files_that_exist(path: Path, root: Path) -> None:
+def test_a_readme_names_existing_files(path: Path, root: Path) -> None:
     named = re.findall(r"\b(?:cluster|experiments)/[\w./-]+\.\w+", path.read_text())
     assert [name for name in named if not (root / name).is_file()] == []
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name_of)
-def test_a_yaml_file_parses(path: Path) -> None:
+def test_a_yaml_file_can_be_parsed(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_a_script_is_sound_bash(path: Path) -> None:
+def test_a_script_is_valid_bash(path: Path) -> None:
     assert path.read_text().startswith("#!/usr/bin/env bash\n")
     assert "set -euo pipefail" in path.read_text()
     subprocess.run(["bash", "-n", path], check=True)
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=name_of)
-def test_shellcheck_has_nothing_to_say(path: Path) -> None:
+def test_shellcheck_reports_nothing(path: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
     done = subprocess.run(["shellcheck", path], capture_output=True, text=True)
@@ -75,7 +75,7 @@ def test_shellcheck_has_nothing_to_say(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(p for p in CLUSTER.rglob("*") if p.is_file()), ids=name_of)
-def test_no_file_holds_a_secret_or_turns_authentication_off(path: Path) -> None:
+def test_no_file_contains_a_secret_or_turns_authentication_off(path: Path) -> None:
     text = path.read_text()
     assert not re.search(r"://[^\s/@:]+:[^\s/@]+@", text), "a URL with a password"
     assert not re.search(r"RAY_AUTH_MODE\W+disabled", text)
