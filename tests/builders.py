@@ -1,9 +1,11 @@
 """Records and measurements that tests of several folders build, with every field replaceable."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import torch
 from sqlalchemy import select
 
 from detectors.evaluation.gap import Gap, gap_between
@@ -17,6 +19,7 @@ from gaplab.ledger.models import Checkpoint
 from gaplab.ledger.views import METRICS, AttemptView, EvaluationView, TrialView
 from gaplab.records import (
     AttemptEnd,
+    Claim,
     Cost,
     DriverRecord,
     EpochDone,
@@ -27,9 +30,11 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.spec.models import Spec
 from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sweep import row_records
 from gaplab.states import TrialState
+from gaplab.storage.home import Home
 
 MACHINE = Machine("node-1", "cpu", 2, 0.0)
 """Where attempts of tests run."""
@@ -44,6 +49,12 @@ CROWD_VALUES = {
     "mmr_gap": 1.25,
 }
 """Metrics of an evaluator that has only the three required ones in common with COCO's."""
+SECTIONS: dict[str, Any] = {
+    "data": {"name": "shapes"},
+    "detector": {"name": "fcos"},
+    "assignment": {"name": "poto"},
+}
+"""The sections that every experiment needs."""
 RULE = {"nms_iou": 0.6, "order": "nms_then_cut", "level_range": None, "class_wise": True}
 """The values of a protocol."""
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -188,3 +199,102 @@ def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) 
 def row_ids(resolved: ResolvedSpec) -> dict[str, tuple[str, ...]]:
     """Return the ids of the trials of each row."""
     return {row: tuple(trial.id for trial in held) for row, held in row_records(resolved).items()}
+
+
+def make_spec(base: dict[str, Any] | None = None, **keys: Any) -> Spec:
+    """Build a spec named `test` with `SECTIONS`, or another base, and the given keys."""
+    return Spec.model_validate({"name": "test", "base": base or SECTIONS} | keys)
+
+
+def empty_truth(
+    image_ids: Sequence[int], classes: Sequence[str], size: tuple[int, int] = (64, 64)
+) -> GroundTruth:
+    """Build a data set of images of one size without objects."""
+    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    sizes, boxes = (size,) * len(image_ids), torch.zeros(0, 4)
+    return GroundTruth(tuple(image_ids), sizes, tuple(classes), none, boxes, none, none > 0, flat)
+
+
+class LedgerBench:
+    """A home with a ledger, and methods that write to it what a driver of a sweep would."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.ledger = Ledger.open(home.ledger_url)
+        self.attempts: dict[str, int] = {}
+
+    @staticmethod
+    def trial(number: int, **config: Any) -> TrialRecord:
+        """Build a trial whose configuration has everything that a mirror reads."""
+        protocol = {"evaluation": {"protocol": {"preset": "default"}, "every": 1}}
+        options = {"assignment": {"name": "dual", "alpha": 0.5}, "seed": number}
+        return trial_record(
+            f"{number:012x}",
+            config=protocol | options | config,
+            assignment="dual",
+            family="hybrid",
+            seed=number,
+        )
+
+    def add(self, sweep: str, *trials: TrialRecord, name: str = "paper") -> str:
+        """Add a sweep. Returns its id."""
+        self.ledger.add_sweep(sweep_record(sweep, *trials, name=name, spec=f"name: {name}\n"))
+        return sweep
+
+    def start(self, trial: TrialRecord, sweep: str) -> None:
+        """Start an attempt at the trial."""
+        claim = Claim(trial.id, sweep, machine=MACHINE)
+        self.attempts[trial.id] = self.ledger.start_attempt(claim)
+
+    def epoch(
+        self, trial: TrialRecord, epoch: int, protocol: str = "default", **more: float | None
+    ) -> None:
+        """Record an epoch of both branches, with another value for each metric not in `more`."""
+        for primary, branch in ((True, "o2o"), (False, "o2m")):
+            first = trial.seed + epoch / 10 + (0 if primary else 50) + len(protocol) / 1000
+            record = evaluation_record(
+                trial.id,
+                epoch,
+                branch=branch,
+                primary=primary,
+                protocol=protocol,
+                metrics={name: first + i / 3e5 for i, name in enumerate(METRICS)} | more,
+                classes=(
+                    ClassGap("circle", first, first + 1, -1.0),
+                    ClassGap("star", None, None, None),
+                ),
+            )
+            self.ledger.record(record, self.attempts[trial.id])
+
+    def end(self, trial: TrialRecord, state: TrialState, reason: str = "") -> None:
+        """End the trial's attempt."""
+        end = AttemptEnd(state, reason, Cost())
+        self.ledger.end_attempt(self.attempts[trial.id], end)
+
+    def run(self, trial: TrialRecord, sweep: str, epochs: int, end: TrialState) -> None:
+        """Record a whole attempt."""
+        self.start(trial, sweep)
+        for epoch in range(1, epochs + 1):
+            self.epoch(trial, epoch)
+        self.end(trial, end, "" if end is TrialState.SUCCEEDED else "the reason")
+
+    def small(self, sweep: str = "paper-00000001") -> tuple[str, TrialRecord, TrialRecord]:
+        """Add a sweep of two trials: one succeeded after three epochs, one failed in its second."""
+        good, bad = self.trial(1), self.trial(2)
+        self.add(sweep, good, bad)
+        self.run(good, sweep, 3, TrialState.SUCCEEDED)
+        self.start(bad, sweep)
+        self.epoch(bad, 1)
+        self.end(bad, TrialState.FAILED, "loss is not finite at step 7")
+        return sweep, good, bad
+
+    def asha(self, sweep: str = "asha-00000001") -> str:
+        """Add a finished ASHA sweep of nine trials: three succeeded, six were stopped at rungs."""
+        trials = [self.trial(10 + number) for number in range(9)]
+        self.add(sweep, *trials, name="asha")
+        for number, trial in enumerate(trials):
+            if number < 3:
+                self.run(trial, sweep, 3, TrialState.SUCCEEDED)
+            else:
+                self.run(trial, sweep, 1 + number % 2, TrialState.STOPPED)
+        return sweep

@@ -1,4 +1,4 @@
-"""What makes two trials the same trial, field by field."""
+"""The identity of options, field by field."""
 
 import pytest
 from pydantic import Field
@@ -9,14 +9,14 @@ from gaplab.identity import identity
 
 
 class Part(Options):
-    """As it was first."""
+    """The first version of a class."""
 
     size: int = 1
     place: str = Field("here", json_schema_extra=NOT_IDENTITY)
 
 
 class Grown(Options):
-    """The same class later."""
+    """A later version of the class."""
 
     size: int = 1
     place: str = Field("here", json_schema_extra=NOT_IDENTITY)
@@ -27,22 +27,22 @@ class Whole(Options):
     parts: tuple[Options, ...]
 
 
-def test_a_path_never_counts() -> None:
+def test_a_path_is_not_part_of_the_identity() -> None:
     assert identity(Part(place="there")) == identity(Part()) == {"size": 1}
 
 
-def test_a_field_added_later_counts_where_it_says_something_new() -> None:
+def test_a_later_field_counts_unless_it_has_its_default() -> None:
     assert identity(Grown()) == identity(Part())
     assert identity(Grown(mode="new")) == {"size": 1, "mode": "new"}
 
 
-def test_at_any_depth() -> None:
+def test_fields_at_any_depth() -> None:
     assert identity(Whole(parts=(Grown(), Grown(mode="new")))) == {
         "parts": [{"size": 1}, {"size": 1, "mode": "new"}]
     }
 
 
 @pytest.mark.parametrize("code", ["relu", "exp"])
-def test_detectors_from_before_the_option_keep_their_ids(code: str) -> None:
+def test_detectors_keep_their_ids_after_an_option_was_added(code: str) -> None:
     assert "o2m_code" not in identity(FcosOptions())
     assert identity(FcosOptions.model_validate({"o2m_code": code}))["o2m_code"] == code

@@ -1,7 +1,8 @@
-"""Raw candidates of one trial, epoch and branch as Parquet files, also for people's own tools.
+"""Store the raw candidates of one trial, epoch and branch as Parquet files, and read them again.
 
-A dump is a folder with one part for each rank that predicted. A row is a candidate: its class by
-name, its box in pixels of the original image, its anchor point in pixels of the detector's input.
+A dump is a folder with one part per rank. Each row of a part is a candidate: its class by name, its
+box in pixels of the original image, and its anchor point in pixels of the detector's input. Row
+groups never split an image. Other tools can read the files as they are.
 """
 
 import re
@@ -24,7 +25,7 @@ from gaplab.storage.filesystem import Storage, evaluation_folder
 from gaplab.storage.parquet import Category, Column, Layout, Reader, reading, write_table
 
 ROWS = 65_536
-"""A row group ends with the image that fills so many rows."""
+"""A row group ends with the image that fills this many rows."""
 _BOX = ("x1", "y1", "x2", "y2")
 _POINT = ("point_x", "point_y")
 LAYOUT = Layout(
@@ -38,118 +39,8 @@ LAYOUT = Layout(
         **{name: Column("float32", varied=True) for name in _BOX},
         **{name: Column("float32") for name in (*_POINT, "stride")},
     },
-    "bring it back from a copy, or train the trial again in another --home",
+    "restore it from a backup, or train the trial again in another --home",
 )
-
-
-def groups(
-    candidates: Candidates, image_ids: NDArray[np.int64], classes: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """The candidates as row groups, none of which ends within an image.
-
-    image_ids: id of each image of the data set. Raises ValueError unless candidates are sorted by
-    image, then by falling score.
-    """
-    image = candidates.image.numpy()
-    if _unsorted(image, candidates.scores.numpy()) or (np.diff(image) < 0).any():
-        raise ValueError("candidates are not sorted by image and falling score")
-    columns = _columns(candidates, image_ids[image])
-    labels, names = candidates.labels.numpy().astype(np.int32), tuple(classes)
-    start = 0
-    for stop in _stops(image):
-        group = {name: column[start:stop] for name, column in columns.items()}
-        yield {**group, "class": Category(labels[start:stop], names)}
-        start = stop
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What ids and names in a part's rows stand for.
-
-    ids: [I] int64, rising, the images of the part; places: [I] int64, index of each in the data
-    set; classes: label of each name.
-    """
-
-    ids: NDArray[np.int64]
-    places: NDArray[np.int64]
-    classes: Mapping[str, int]
-
-    @classmethod
-    def of(cls, places: Mapping[int, int], classes: Sequence[str]) -> Self:
-        """places: index in the data set of each id of the part."""
-        pairs = np.array(sorted(places.items()), dtype=np.int64).reshape(-1, 2)
-        return cls(pairs[:, 0], pairs[:, 1], {name: i for i, name in enumerate(classes)})
-
-
-def read_group(group: Mapping[str, Any], labels: Labels, where: str) -> Candidates:
-    """The candidates of one row group, sorted by index of image, then as stored.
-
-    Raises UserError, naming `where`, for rows that `groups` can't have written.
-    """
-    image, known = _places(group["image_id"], labels)
-    label = _label(group["class"], labels.classes)
-    boxes, points = (np.stack([group[n] for n in names], axis=1) for names in (_BOX, _POINT))
-    score = group["score"]
-    checks = {
-        "images of another part, or of none": not known,
-        "unknown classes": (label < 0).any(),
-        "boxes that are not finite": not np.isfinite(boxes).all(),
-        "anchor points that are not finite": not np.isfinite(points).all(),
-        "strides that are not positive": not (group["stride"] > 0).all(),
-        "levels below 0": (group["level"] < 0).any(),
-        "scores outside [0, 1]": not ((score >= 0) & (score <= 1)).all(),
-        "images that aren't sorted by falling score": _unsorted(image, score),
-    }
-    if problems := [problem for problem, found in checks.items() if found]:
-        raise UserError(f"{where}: {', '.join(problems)}; {LAYOUT.remedy}")
-    order = np.argsort(image, kind="stable")
-    columns = (image, boxes, score, label, group["level"].astype(np.int64), points, group["stride"])
-    return Candidates(*(torch.from_numpy(column[order]) for column in columns))
-
-
-def _columns(candidates: Candidates, image_id: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    boxes, points = candidates.boxes.float().numpy(), candidates.points.float().numpy()
-    return {
-        "image_id": image_id,
-        "level": candidates.levels.numpy().astype(np.int16),
-        "score": candidates.scores.float().numpy(),
-        **{name: np.ascontiguousarray(boxes[:, i]) for i, name in enumerate(_BOX)},
-        **{name: np.ascontiguousarray(points[:, i]) for i, name in enumerate(_POINT)},
-        "stride": candidates.strides.float().numpy(),
-    }
-
-
-def _stops(image: NDArray[np.int64]) -> Iterator[int]:
-    """Where row groups end: each at the first end of an image after `ROWS` rows or more."""
-    ends = [*(np.flatnonzero(np.diff(image)) + 1).tolist(), len(image)]
-    start = 0
-    for end in ends:
-        if end - start >= ROWS or start < end == len(image):
-            yield end
-            start = end
-
-
-def _unsorted(image: NDArray[np.int64], score: NDArray[Any]) -> bool:
-    """Whether an image's rows lie apart, or a score is above the one before it."""
-    same = image[1:] == image[:-1]
-    runs = len(image) - np.count_nonzero(same)
-    rising = (same & (score[1:] > score[:-1])).any()
-    return bool(rising or runs != len(np.unique(image)))
-
-
-def _places(image_id: NDArray[np.int64], labels: Labels) -> tuple[NDArray[np.int64], bool]:
-    """Index in the data set of each row's image, and whether all are of this part."""
-    if not len(labels.ids):
-        return np.zeros_like(image_id), not len(image_id)
-    at = np.searchsorted(labels.ids, image_id).clip(max=len(labels.ids) - 1)
-    return labels.places[at], bool((labels.ids[at] == image_id).all())
-
-
-def _label(column: Category, classes: Mapping[str, int]) -> NDArray[np.int64]:
-    """Label of each row's class, -1 where it isn't known."""
-    table = np.array([classes.get(name, -1) for name in column.names], dtype=np.int64)
-    return table[column.codes]
-
 
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
@@ -157,9 +48,13 @@ _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank of `world` predicted: of the data set's images its share (see `shard`).
+    """What one rank predicts: its share of the data set's images (see `loader.shard`).
 
-    topk: candidates kept of each level and image.
+    Attributes:
+        subject: trial, epoch and branch of the candidates.
+        truth: the whole data set.
+        topk: number of candidates kept per level and image.
+        world: the ranks.
     """
 
     subject: Subject
@@ -169,8 +64,16 @@ class Part:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a dump holds. classes: in label order; topk: candidates kept of each level and image."""
+class DumpInfo:
+    """What a dump holds.
+
+    Attributes:
+        trial: id of the trial.
+        epoch: epoch of the evaluation.
+        branch: branch that predicted the candidates.
+        classes: names of the classes, in label order.
+        topk: number of candidates kept per level and image.
+    """
 
     trial: str
     epoch: int
@@ -179,26 +82,23 @@ class About:
     topk: int
 
 
-@dataclass(frozen=True)
-class _Footer(About):
-    """images: ids of all images of this part, also of those without candidates."""
-
-    rank: int
-    size: int
-    images: tuple[int, ...]
-
-    def about(self) -> About:
-        return About(self.trial, self.epoch, self.branch, self.classes, self.topk)
-
-
 def write_part(storage: Storage, part: Part, candidates: Candidates) -> str:
-    """Write `candidates` as this rank's part; returns the URI of the dump's folder.
+    """Write the candidates of one rank. All ranks may write at the same time.
 
-    Ranks write at the same time. Raises ValueError where candidates aren't sorted as they should
-    be or belong to another rank's images; UserError if the file can't be written.
+    Args:
+        storage: where the dump is stored.
+        part: the rank's share.
+        candidates: sorted by image, then by falling score; only of images of the share.
+
+    Returns:
+        The URI of the dump's folder.
+
+    Raises:
+        ValueError: if the candidates are not sorted or belong to images of another rank.
+        UserError: if the file can't be written.
     """
     subject, truth, world = part.subject, part.truth, part.world
-    mine = shard(range(len(truth)), world.rank, world.size)
+    own = shard(range(len(truth)), world.rank, world.size)
     footer = _Footer(
         trial=subject.trial,
         epoch=subject.epoch,
@@ -207,21 +107,26 @@ def write_part(storage: Storage, part: Part, candidates: Candidates) -> str:
         topk=part.topk,
         rank=world.rank,
         size=world.size,
-        images=tuple(truth.image_ids[i] for i in mine),
+        images=tuple(truth.image_ids[i] for i in own),
     )
-    if strangers := set(np.unique(candidates.image.numpy()).tolist()) - set(mine):
-        raise ValueError(f"images {sorted(strangers)[:5]} are not of rank {world.rank}'s share")
+    if others := set(np.unique(candidates.image.numpy()).tolist()) - set(own):
+        raise ValueError(f"images {sorted(others)[:5]} are not in the share of rank {world.rank}")
     folder = evaluation_folder("candidates", subject.trial, subject.epoch, subject.branch)
     name = f"{folder}/{_part_name(world.rank, world.size)}"
-    rows = groups(candidates, np.array(truth.image_ids, dtype=np.int64), truth.classes)
+    rows = _row_groups(candidates, np.array(truth.image_ids, dtype=np.int64), truth.classes)
     write_table(storage, name, LAYOUT, asdict(footer), rows)
     return f"{storage.uri}/{folder}"
 
 
-def tidy(storage: Storage, uri: str, size: int) -> None:
-    """Delete what attempts with another number of ranks, or killed ones, left in the dump at `uri`.
+def delete_leftovers(storage: Storage, uri: str, size: int) -> None:
+    """Delete files that other attempts left in the dump: killed ones, or with another `size`.
 
-    To be called once, after all `size` ranks have written.
+    Call it once, after all ranks have written.
+
+    Args:
+        storage: where the dump is stored.
+        uri: URI of the dump's folder.
+        size: number of ranks.
     """
     folder = uri.removeprefix(f"{storage.uri}/")
     keep = {_part_name(rank, size) for rank in range(size)}
@@ -235,96 +140,247 @@ class Dump:
     """The dump at `uri`. Its methods raise UserError."""
 
     uri: str
-    about: About
+    info: DumpInfo
     _images: tuple[tuple[int, ...], ...]
     """Image ids of each part, by rank."""
 
     @classmethod
     def open(cls, uri: str) -> Self:
-        """Read the footers at `uri`. Raises UserError unless all parts are there and fit."""
+        """Read the footers of all parts.
+
+        Raises:
+            UserError: if a part is missing or damaged, or the parts don't belong together.
+        """
         storage = Storage(uri)
-        names = _whole_set(storage)
+        names = _complete_set(storage)
         footers = []
         for name in names:
             with reading(storage, name, LAYOUT) as file:
                 footers.append(file.document(_Footer))
         _check_footers(uri, names, footers)
-        return cls(uri, footers[0].about(), tuple(footer.images for footer in footers))
+        return cls(uri, footers[0].info(), tuple(footer.images for footer in footers))
 
     def check(self, image_ids: Sequence[int], classes: Sequence[str]) -> None:
-        """Raise UserError unless the data set of these images and classes is the dump's."""
+        """Raise UserError unless the dump has exactly these images and classes, in any order."""
         held = {each for part in self._images for each in part}
         lines = _differences("images", held, set(image_ids))
-        lines += _differences("classes", set(self.about.classes), set(classes))
+        lines += _differences("classes", set(self.info.classes), set(classes))
         if lines:
             raise UserError(
-                f"{self.uri}: not of this data set ({'; '.join(lines)}); "
-                "bring back the data that the trial was evaluated on"
+                f"{self.uri}: belongs to another data set ({'; '.join(lines)}); "
+                "restore the data that the trial was evaluated on"
             )
 
     def stream(self, image_ids: Sequence[int], classes: Sequence[str]) -> Iterator[Candidates]:
-        """All candidates, some whole images at a time, part by part.
+        """Yield all candidates in chunks of whole images, part by part.
 
-        `image` is the index of the image's id in `image_ids`, a label the index of the class's name
-        in `classes`. A chunk is sorted by image, then as stored; images of later chunks may come
-        before. Raises UserError as `check` does, and for rows that can't have been written so.
+        Within a chunk, candidates are sorted by image, then as stored. An image of a later chunk
+        may have a lower index.
+
+        Args:
+            image_ids: ids of the data set's images. `Candidates.image` is an index into it.
+            classes: names of the data set's classes. `Candidates.labels` are indices into it.
+
+        Raises:
+            UserError: like `check`, and for rows that `write_part` can't have written.
         """
         self.check(image_ids, classes)
         storage, size = Storage(self.uri), len(self._images)
-        place = {each: index for index, each in enumerate(image_ids)}
+        index = {each: i for i, each in enumerate(image_ids)}
         for rank, images in enumerate(self._images):
-            labels = Labels.of({each: place[each] for each in images}, classes)
+            lookup = _Lookup.of({each: index[each] for each in images}, classes)
             with reading(storage, _part_name(rank, size), LAYOUT) as file:
-                yield from _chunks(file, labels, f"{self.uri}/{_part_name(rank, size)}")
+                yield from _chunks(file, lookup, f"{self.uri}/{_part_name(rank, size)}")
 
 
-def _chunks(file: Reader, labels: Labels, uri: str) -> Iterator[Candidates]:
-    """The candidates of each row group of a part. Raises UserError."""
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _row_groups(
+    candidates: Candidates, image_ids: NDArray[np.int64], classes: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the candidates as row groups of whole images.
+
+    Args:
+        candidates: sorted by image, then by falling score; otherwise ValueError is raised.
+        image_ids: [I] id of each image of the data set.
+        classes: name of each label.
+    """
+    image = candidates.image.numpy()
+    if _is_unsorted(image, candidates.scores.numpy()) or (np.diff(image) < 0).any():
+        raise ValueError("candidates are not sorted by image and falling score")
+    columns = _columns(candidates, image_ids[image])
+    labels, names = candidates.labels.numpy().astype(np.int32), tuple(classes)
+    start = 0
+    for stop in _group_ends(image):
+        group = {name: column[start:stop] for name, column in columns.items()}
+        yield {**group, "class": Category(labels[start:stop], names)}
+        start = stop
+
+
+def _columns(candidates: Candidates, image_id: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """Return all columns but `class`."""
+    boxes, points = candidates.boxes.float().numpy(), candidates.points.float().numpy()
+    return {
+        "image_id": image_id,
+        "level": candidates.levels.numpy().astype(np.int16),
+        "score": candidates.scores.float().numpy(),
+        **{name: np.ascontiguousarray(boxes[:, i]) for i, name in enumerate(_BOX)},
+        **{name: np.ascontiguousarray(points[:, i]) for i, name in enumerate(_POINT)},
+        "stride": candidates.strides.float().numpy(),
+    }
+
+
+def _group_ends(image: NDArray[np.int64]) -> Iterator[int]:
+    """Yield where row groups end: after `ROWS` rows or more, at the next end of an image."""
+    ends = [*(np.flatnonzero(np.diff(image)) + 1).tolist(), len(image)]
+    start = 0
+    for end in ends:
+        if end - start >= ROWS or start < end == len(image):
+            yield end
+            start = end
+
+
+def _is_unsorted(image: NDArray[np.int64], score: NDArray[Any]) -> bool:
+    """Return whether the rows of an image are apart, or a score is above the one before it."""
+    same = image[1:] == image[:-1]
+    runs = len(image) - np.count_nonzero(same)
+    rising = (same & (score[1:] > score[:-1])).any()
+    return bool(rising or runs != len(np.unique(image)))
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """Converts ids and names in the rows of one part to indices of the data set.
+
+    Attributes:
+        ids: [I] ids of the part's images, rising.
+        indices: [I] index of each of these images in the data set.
+        labels: label of each class name.
+    """
+
+    ids: NDArray[np.int64]
+    indices: NDArray[np.int64]
+    labels: Mapping[str, int]
+
+    @classmethod
+    def of(cls, indices: Mapping[int, int], classes: Sequence[str]) -> Self:
+        """Return the lookup for the index of each image id and these classes, in label order."""
+        pairs = np.array(sorted(indices.items()), dtype=np.int64).reshape(-1, 2)
+        return cls(pairs[:, 0], pairs[:, 1], {name: i for i, name in enumerate(classes)})
+
+    def images(self, image_id: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
+        """Return the image index of each row, and whether all rows are of this part's images."""
+        if not len(self.ids):
+            return np.zeros_like(image_id), not len(image_id)
+        at = np.searchsorted(self.ids, image_id).clip(max=len(self.ids) - 1)
+        return self.indices[at], bool((self.ids[at] == image_id).all())
+
+    def classes(self, column: Category) -> NDArray[np.int64]:
+        """Return the label of each row, -1 for an unknown class."""
+        table = np.array([self.labels.get(name, -1) for name in column.names], dtype=np.int64)
+        return table[column.codes]
+
+
+def _chunks(file: Reader, lookup: _Lookup, uri: str) -> Iterator[Candidates]:
+    """Yield the candidates of each row group of a part. Raises UserError."""
     seen = set[int]()
     for index in range(len(file)):
         where = f"{uri}: row group {index}"
-        chunk = read_group(file.group(index), labels, where)
+        chunk = _read_group(file.group(index), lookup, where)
         images = set(np.unique(chunk.image.numpy()).tolist())
         if images & seen:
-            raise UserError(f"{where}: goes on with an image of an earlier one; {LAYOUT.remedy}")
+            raise UserError(f"{where}: continues an image of an earlier one; {LAYOUT.remedy}")
         seen |= images
         yield chunk
+
+
+def _read_group(group: Mapping[str, Any], lookup: _Lookup, where: str) -> Candidates:
+    """Return the candidates of one row group, sorted by index of image, then as stored.
+
+    Raises:
+        UserError: starting with `where`, for rows that `_row_groups` can't have written.
+    """
+    image, known = lookup.images(group["image_id"])
+    label = lookup.classes(group["class"])
+    boxes, points = (np.stack([group[n] for n in names], axis=1) for names in (_BOX, _POINT))
+    score = group["score"]
+    checks = {
+        "images that are not in this part": not known,
+        "unknown classes": (label < 0).any(),
+        "boxes that are not finite": not np.isfinite(boxes).all(),
+        "anchor points that are not finite": not np.isfinite(points).all(),
+        "strides that are not positive": not (group["stride"] > 0).all(),
+        "levels below 0": (group["level"] < 0).any(),
+        "scores outside [0, 1]": not ((score >= 0) & (score <= 1)).all(),
+        "images that are not sorted by falling score": _is_unsorted(image, score),
+    }
+    if problems := [problem for problem, found in checks.items() if found]:
+        raise UserError(f"{where}: {', '.join(problems)}; {LAYOUT.remedy}")
+    order = np.argsort(image, kind="stable")
+    columns = (image, boxes, score, label, group["level"].astype(np.int64), points, group["stride"])
+    return Candidates(*(torch.from_numpy(column[order]) for column in columns))
+
+
+# --- parts ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Footer(DumpInfo):
+    """The document in the footer of a part.
+
+    Attributes:
+        rank: rank that wrote the part.
+        size: number of ranks.
+        images: ids of all images of the part, with and without candidates.
+    """
+
+    rank: int
+    size: int
+    images: tuple[int, ...]
+
+    def info(self) -> DumpInfo:
+        return DumpInfo(self.trial, self.epoch, self.branch, self.classes, self.topk)
 
 
 def _part_name(rank: int, size: int) -> str:
     return f"part-{rank:05d}-of-{size:05d}.parquet"
 
 
-def _whole_set(storage: Storage) -> list[str]:
-    """Names of the parts of the one complete set, by rank."""
+def _complete_set(storage: Storage) -> list[str]:
+    """Return the names of the parts of the one complete set, by rank.
+
+    Raises:
+        UserError: if there is no complete set, or more than one.
+    """
     found = defaultdict[int, set[int]](set)
     for name in storage.names(""):
         match = _PART.fullmatch(name)
         if match and int(match[1]) < int(match[2]):
             found[int(match[2])].add(int(match[1]))
-    whole = [size for size, ranks in found.items() if ranks == set(range(size))]
-    if len(whole) == 1:
-        return [_part_name(rank, whole[0]) for rank in range(whole[0])]
-    if whole:
-        sizes = " and of ".join(map(str, sorted(whole)))
-        raise UserError(f"{storage.uri}: whole sets of {sizes} parts; delete all but one set")
+    complete = [size for size, ranks in found.items() if ranks == set(range(size))]
+    if len(complete) == 1:
+        return [_part_name(rank, complete[0]) for rank in range(complete[0])]
+    if complete:
+        sizes = " and of ".join(map(str, sorted(complete)))
+        raise UserError(f"{storage.uri}: complete sets of {sizes} parts; delete all but one set")
     missing = [
         _part_name(rank, size)
         for size, ranks in sorted(found.items())
         for rank in sorted(set(range(size)) - ranks)
     ]
-    what = f"parts missing: {_first(missing)}" if found else "no candidates there"
+    what = f"missing parts: {_first_three(missing)}" if found else "no candidates found"
     raise UserError(f"{storage.uri}: {what}; {LAYOUT.remedy}")
 
 
 def _check_footers(uri: str, names: Sequence[str], footers: Sequence[_Footer]) -> None:
-    """Raise UserError with every part that doesn't fit its name or the first part."""
+    """Raise UserError with every part that doesn't match its name or the first part."""
     problems, seen = [], set[int]()
     for rank, (name, footer) in enumerate(zip(names, footers, strict=True)):
         if (footer.rank, footer.size) != (rank, len(names)):
             own = _part_name(footer.rank, footer.size)
-            problems.append(f"{uri}/{name}: was written as {own}; give it its name back")
-        elif footer.about() != footers[0].about() or seen & set(footer.images):
+            problems.append(f"{uri}/{name}: was written as {own}; rename it back")
+        elif footer.info() != footers[0].info() or seen & set(footer.images):
             problems.append(f"{uri}/{name}: doesn't belong to {names[0]}; {LAYOUT.remedy}")
         seen |= set(footer.images)
     if problems:
@@ -332,10 +388,11 @@ def _check_footers(uri: str, names: Sequence[str], footers: Sequence[_Footer]) -
 
 
 def _differences(what: str, held: set[Any], given: set[Any]) -> list[str]:
-    """What only the dump has, and what only the data set has."""
-    pairs = (("only here", held - given), ("only in the data", given - held))
-    return [f"{what} {why}: {_first(sorted(odd))}" for why, odd in pairs if odd]
+    """Return what only the dump has, and what only the data set has."""
+    pairs = (("only in the dump", held - given), ("only in the data", given - held))
+    return [f"{what} {where}: {_first_three(sorted(each))}" for where, each in pairs if each]
 
 
-def _first(odd: Sequence[Any]) -> str:
-    return ", ".join(map(str, odd[:3])) + (f", ... ({len(odd)} in all)" if len(odd) > 3 else "")
+def _first_three(values: Sequence[Any]) -> str:
+    rest = f", ... ({len(values)} in all)" if len(values) > 3 else ""
+    return ", ".join(map(str, values[:3])) + rest

@@ -1,4 +1,7 @@
-"""Big things of a trial (checkpoints, candidates) under one root: a folder or an object store."""
+"""Read and write files under a storage URI: a local folder or an object store.
+
+Checkpoints, candidates and everything else that is too large for the ledger is stored this way.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,16 +15,20 @@ from gaplab.errors import StorageError, UserError
 
 
 def evaluation_folder(kind: str, trial: str, epoch: int, branch: str) -> str:
-    """Where files of one `kind` about an evaluated branch lie, inside the storage."""
+    """Return the folder, inside a storage, for files of one `kind` about an evaluated branch."""
     return f"trials/{trial}/{kind}/epoch={epoch}/branch={branch}"
 
 
 class Storage:
-    """Files under `uri` (a path or `s3://...`); on a local disk a write is atomic.
+    """Files under a URI. On a local disk, writing a file is atomic.
 
-    Raises UserError for an address that can't be used and for a name that leads out of it,
-    StorageError for a file that can't be written, moved or deleted and a folder that can't be
-    listed.
+    Args:
+        uri: an absolute path, or an address such as `s3://bucket/folder`.
+
+    Raises:
+        UserError: if the URI can't be used; by all methods, for a name that leads out of it.
+        StorageError: by methods, if a file can't be written, moved or deleted, or a folder can't be
+            listed.
     """
 
     def __init__(self, uri: str) -> None:
@@ -37,41 +44,42 @@ class Storage:
 
     @classmethod
     def of(cls, uri: str) -> tuple[Self, str]:
-        """The storage and the name in it of the file at `uri`."""
+        """Return the storage of the file at `uri`, and the file's name in it."""
         folder, _, name = uri.rpartition("/")
         return cls(folder), name
 
     def save_bytes(self, name: str, data: bytes) -> str:
-        """Write `data` under `name`; returns its URI."""
+        """Write a file and return its URI."""
         with self.writing(name) as stream:
             stream.write(data)
         return f"{self.uri}/{name}"
 
     def save_text(self, name: str, text: str) -> str:
-        """Write `text` under `name`; returns its URI."""
+        """Write a text file in UTF-8 and return its URI."""
         return self.save_bytes(name, text.encode())
 
     def read(self, name: str) -> bytes:
-        """The bytes under `name`. Raises OSError; FileNotFoundError where there is no file."""
+        """Return the content of a file. Raises OSError, FileNotFoundError if it doesn't exist."""
         with self.open(name) as stream:
             data: bytes = stream.read()
         return data
 
     def local_path(self, name: str) -> Path | None:
-        """Where the file `name` is on this machine; None for an object store."""
+        """Return the path of a file on this machine; None in an object store."""
         path = self._path(name)
         return Path(path) if isinstance(self._fs, pyarrow.fs.LocalFileSystem) else None
 
     def open(self, name: str) -> Any:
-        """The bytes under `name`, as a binary file to seek in. Raises OSError."""
+        """Open a file for reading, as a seekable binary file. Raises OSError."""
         return self._fs.open_input_file(self._path(name))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Any]:
-        """A binary stream that becomes the file `name` when the block ends, nothing if it fails.
+        """Open a binary stream that becomes the file when the block ends without an error.
 
-        It is written beside, then renamed: a reader sees the old file or the new one, never half.
-        Writers of the same name don't disturb each other; the last to end wins.
+        The stream is written to a temporary file, which is then renamed, so a reader sees either
+        the old file or the new one. Several writers of one file don't interfere: the last one to
+        finish replaces the others.
         """
         path = self._path(name)
         part = f"{path}.{uuid4().hex[:8]}.part"
@@ -91,15 +99,15 @@ class Storage:
             raise
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files directly in `folder`, sorted; none if there is no such folder."""
+        """Return the names of the files directly in a folder, sorted; none if it doesn't exist."""
         return self._files(folder, recursive=False)
 
     def below(self, folder: str) -> list[str]:
-        """Names of all files in `folder` and the folders in it, as seen from there, sorted."""
+        """Return the names of all files below a folder, relative to it, sorted."""
         return self._files(folder, recursive=True)
 
     def move(self, name: str, new: str) -> None:
-        """Give the file `name` another name; a file that is there already is replaced."""
+        """Rename a file. An existing file of the new name is replaced."""
         path = self._path(new)
         try:
             self._fs.create_dir(path.rpartition("/")[0], recursive=True)
@@ -110,7 +118,7 @@ class Storage:
             ) from error
 
     def delete(self, name: str) -> None:
-        """Delete the file `name`, if it is there."""
+        """Delete a file, if it exists."""
         try:
             self._fs.delete_file(self._path(name))
         except FileNotFoundError:
@@ -132,7 +140,7 @@ class Storage:
         return sorted(each.path[len(path) + 1 :] for each in found if each.is_file)
 
     def _path(self, name: str) -> str:
-        """The path of `name` in the file system. Raises UserError where it isn't below the root."""
+        """Return the path of a file. Raises UserError if it is not below the root."""
         parts = name.replace("\\", "/").split("/")
         if "\0" in name or not all(part.strip() not in ("", ".", "..") for part in parts):
             raise UserError(f"{name!r}: leads out of {self.uri}; give a plain path below it")
@@ -140,6 +148,6 @@ class Storage:
 
 
 def reason(error: Exception) -> str:
-    """What an error of a file system or of Arrow says, on one short line."""
+    """Return the message of an error of a file system or of Arrow, as one short line."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(said.split())[:200]

@@ -1,6 +1,6 @@
-"""What matching decided about each detection of an evaluation, as one Parquet file.
+"""Store the matches of an evaluation (which detection hit which object) as one Parquet file.
 
-Imports no PyTorch: `gaplab compare` reads these files.
+This module doesn't import PyTorch, so that `gaplab compare` starts fast.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from detectors.evaluation.truth import GroundTruth
 
 _SETS = ("without", "with", "objects")
-_BITS = 16
+"""Kinds of rows: detections without NMS, detections with NMS, objects."""
+_MAX_THRESHOLDS = 16
+"""Number of bits in the columns `hit` and `ignored`."""
 _LAYOUT = Layout(
     "matches",
     1,
@@ -33,16 +35,25 @@ _LAYOUT = Layout(
         "hit": Column("uint16"),
         "ignored": Column("uint16"),
     },
-    "bring it back from a copy, or train the trial again in another --home",
+    "restore it from a backup, or train the trial again in another --home",
 )
-"""A row is a detection without suppression, one with it, or an object (which has no score). Bit t
-of `hit` and `ignored` is that of IoU threshold t."""
+"""A row is a detection, or an object, which has no score. Bit t of `hit` and `ignored` belongs to
+IoU threshold t."""
 
 
 @dataclass(frozen=True)
-class About:
-    """Whose matches a file holds. classes: in label order; images: a digest of the ids of all
-    images in order; count: how many images; thresholds: IoU thresholds.
+class MatchesInfo:
+    """What a file of matches holds.
+
+    Attributes:
+        trial: id of the trial.
+        epoch: epoch of the evaluation.
+        branch: branch that was evaluated.
+        protocol: key of the protocol.
+        classes: names of the classes, in label order.
+        images: digest of the ids of all images, in order.
+        count: number of images.
+        thresholds: number of IoU thresholds.
     """
 
     trial: str
@@ -62,13 +73,25 @@ def write_matches(
     without: Matches,
     with_: Matches,
 ) -> str:
-    """Write the matches of `evaluation` without and with suppression; returns the file's URI.
+    """Write the matches of an evaluation.
 
-    Raises ValueError where the two aren't of the same objects, of `truth`'s images and classes, and
-    of at most 16 thresholds; UserError if the file can't be written.
+    Args:
+        storage: where the file is stored.
+        evaluation: trial, epoch, branch and protocol of the matches.
+        truth: the data set.
+        without: matches without NMS.
+        with_: matches with NMS.
+
+    Returns:
+        The URI of the file.
+
+    Raises:
+        ValueError: if the two have different objects, don't belong to `truth`, or have more than 16
+            IoU thresholds.
+        UserError: if the file can't be written.
     """
     _check(truth, without, with_)
-    about = About(
+    info = MatchesInfo(
         trial=evaluation.trial,
         epoch=evaluation.epoch,
         branch=evaluation.branch,
@@ -78,40 +101,44 @@ def write_matches(
         count=len(truth.image_ids),
         thresholds=len(without.hit),
     )
-    folder = evaluation_folder("matches", about.trial, about.epoch, about.branch)
-    name = f"{folder}/{about.protocol}.parquet"
-    return write_table(storage, name, _LAYOUT, asdict(about), _groups(without, with_)).uri
+    folder = evaluation_folder("matches", info.trial, info.epoch, info.branch)
+    name = f"{folder}/{info.protocol}.parquet"
+    return write_table(storage, name, _LAYOUT, asdict(info), _row_groups(without, with_)).uri
 
 
-def read_matches(uri: str) -> tuple[About, Matches, Matches]:
-    """What the file at `uri` is about, and its matches without and with suppression.
+def read_matches(uri: str) -> tuple[MatchesInfo, Matches, Matches]:
+    """Return what the file at `uri` holds: its info, matches without NMS, and matches with NMS.
 
-    Raises UserError.
+    Raises:
+        UserError: if the file is missing or damaged.
     """
     storage, name = Storage.of(uri)
     with reading(storage, name, _LAYOUT) as file:
-        about = file.document(About)
+        info = file.document(MatchesInfo)
         groups = [file.group(index) for index in range(len(file))]
     rows = _joined(groups)
-    if problems := _problems(rows, about):
+    if problems := _problems(rows, info):
         raise UserError(f"{uri}: {', '.join(problems)}; {_LAYOUT.remedy}")
-    return about, _matches(rows, 0, about), _matches(rows, 1, about)
+    return info, _matches(rows, 0, info), _matches(rows, 1, info)
 
 
 def _check(truth: "GroundTruth", without: Matches, with_: Matches) -> None:
+    """Raise ValueError as `write_matches` does."""
     sizes = {(m.images, m.classes, len(m.hit), len(m.ignored)) for m in (without, with_)}
     thresholds = len(without.hit)
     if sizes != {(len(truth.image_ids), len(truth.classes), thresholds, thresholds)}:
         raise ValueError(f"matches of {sizes} images, classes and thresholds don't fit each other")
-    if thresholds > _BITS:
-        raise ValueError(f"{thresholds} IoU thresholds; a match file holds at most {_BITS}")
+    if thresholds > _MAX_THRESHOLDS:
+        raise ValueError(
+            f"{thresholds} IoU thresholds; a match file holds at most {_MAX_THRESHOLDS}"
+        )
     objects = [(m.object_image, m.object_label) for m in (without, with_)]
     if not all(np.array_equal(a, b) for a, b in zip(*objects, strict=True)):
-        raise ValueError("matches without and with suppression are of different objects")
+        raise ValueError("matches without and with NMS have different objects")
 
 
-def _groups(without: Matches, with_: Matches) -> Iterator[dict[str, Any]]:
-    """A row group each: detections without suppression, with it, and the objects."""
+def _row_groups(without: Matches, with_: Matches) -> Iterator[dict[str, Any]]:
+    """Yield three row groups: detections without NMS, detections with NMS, objects."""
     for index, m in enumerate((without, with_)):
         bits = {"hit": _packed(m.hit), "ignored": _packed(m.ignored)}
         yield _group(index, m.image, m.label) | {"score": m.score} | bits
@@ -127,7 +154,7 @@ def _group(index: int, image: NDArray[np.int64], label: NDArray[np.int64]) -> di
 
 
 def _joined(groups: list[dict[str, Any]]) -> dict[str, NDArray[Any]]:
-    """All rows; `set` as index into `_SETS`, -1 for another name."""
+    """Return all rows as columns; `set` as index into `_SETS`, -1 for an unknown name."""
     empty = {name: np.zeros(0, dtype=np.int64) for name in _LAYOUT.columns}
     parts = [empty] + [{**group, "set": _sets(group["set"])} for group in groups]
     return {name: np.concatenate([part[name] for part in parts]) for name in _LAYOUT.columns}
@@ -138,14 +165,15 @@ def _sets(column: Category) -> NDArray[np.int64]:
     return np.array([known.get(name, -1) for name in column.names], dtype=np.int64)[column.codes]
 
 
-def _problems(rows: Mapping[str, NDArray[Any]], about: About) -> list[str]:
+def _problems(rows: Mapping[str, NDArray[Any]], info: MatchesInfo) -> list[str]:
+    """Return what `write_matches` can't have written."""
     scored = rows["score"][rows["set"] != _SETS.index("objects")]
     checks = {
         "rows of an unknown set": (rows["set"] < 0).any(),
-        "images out of range": not _within(rows["image"], about.count),
-        "labels out of range": not _within(rows["label"], len(about.classes)),
+        "images out of range": not _within(rows["image"], info.count),
+        "labels out of range": not _within(rows["label"], len(info.classes)),
         "scores that are not finite": not np.isfinite(scored).all(),
-        "more thresholds than a file can hold": not 0 < about.thresholds <= _BITS,
+        "more thresholds than a file can hold": not 0 < info.thresholds <= _MAX_THRESHOLDS,
     }
     return [problem for problem, found in checks.items() if found]
 
@@ -154,24 +182,25 @@ def _within(values: NDArray[Any], stop: int) -> bool:
     return bool(((values >= 0) & (values < stop)).all())
 
 
-def _matches(rows: Mapping[str, NDArray[Any]], index: int, about: About) -> Matches:
+def _matches(rows: Mapping[str, NDArray[Any]], index: int, info: MatchesInfo) -> Matches:
+    """Return the matches of the set with this index in `_SETS`."""
     own = {name: column[rows["set"] == index] for name, column in rows.items()}
     objects = rows["set"] == _SETS.index("objects")
     return Matches(
-        images=about.count,
-        classes=len(about.classes),
+        images=info.count,
+        classes=len(info.classes),
         image=own["image"].astype(np.int64),
         label=own["label"].astype(np.int64),
         score=own["score"].astype(np.float64),
-        hit=_unpacked(own["hit"], about.thresholds),
-        ignored=_unpacked(own["ignored"], about.thresholds),
+        hit=_unpacked(own["hit"], info.thresholds),
+        ignored=_unpacked(own["ignored"], info.thresholds),
         object_image=rows["image"][objects].astype(np.int64),
         object_label=rows["label"][objects].astype(np.int64),
     )
 
 
 def _packed(flags: NDArray[np.bool_]) -> NDArray[np.uint16]:
-    """flags: [T, D] bool -> [D], bit t is row t."""
+    """Pack flags [T, D] into numbers [D] whose bit t is row t."""
     packed = np.zeros(flags.shape[1], dtype=np.uint16)
     for bit, row in enumerate(flags):
         packed |= row.astype(np.uint16) << np.uint16(bit)
@@ -179,6 +208,6 @@ def _packed(flags: NDArray[np.bool_]) -> NDArray[np.uint16]:
 
 
 def _unpacked(bits: NDArray[Any], thresholds: int) -> NDArray[np.bool_]:
-    """bits: [D] -> [thresholds, D] bool."""
+    """Unpack numbers [D] into flags [thresholds, D]."""
     flags = 1 << np.arange(thresholds)[:, None]
     return (bits.astype(np.uint16) & flags.astype(np.uint16)).astype(bool)

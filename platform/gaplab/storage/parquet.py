@@ -1,4 +1,8 @@
-"""Parquet files of typed columns and a JSON document; the only place that reads or writes them."""
+"""Write and read Parquet files: typed columns, and a JSON document in the footer.
+
+No other module uses Parquet. A `Layout` declares what files of one kind contain; `reading` rejects
+every file that is damaged or of another layout.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,16 +35,19 @@ _TYPES: dict[Kind, pa.DataType] = {
     "time": pa.timestamp("us", tz="UTC"),
 }
 _KEY = "gaplab"
-"""Where the document stands in the footer's metadata."""
+"""Key of the document in the footer's metadata."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column's type. A `time` is an aware datetime; `category` is text with few distinct values.
+    """Type of a column.
 
-    null: values may be absent. varied: hardly any value occurs twice, as in measured numbers.
+    Attributes:
+        kind: `time` is an aware datetime, `category` is text with few distinct values.
+        null: whether values may be missing.
+        varied: whether most values are different, as measured numbers are. It selects the encoding.
     """
 
     kind: Kind
@@ -50,21 +57,30 @@ class Column:
 
 @dataclass(frozen=True)
 class Category:
-    """Values of a `category` column. codes: [M] int32, each an index into `names`."""
+    """Values of a `category` column.
+
+    Attributes:
+        codes: [M] int32, indices into `names`.
+        names: the distinct values.
+    """
 
     codes: NDArray[np.int32]
     names: tuple[str, ...]
 
 
 Values = NDArray[Any] | Category | Sequence[Any]
-"""Of one column. In a sequence None is an absent value, in an array of floats NaN (if `null`)."""
+"""Values of one column. A missing value is None in a sequence and NaN in an array of floats."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What files of one kind are: their name, their columns, and what to do about a damaged one.
+    """What files of one kind contain.
 
-    A reader refuses files of a higher `version` than its own.
+    Attributes:
+        name: name of the kind.
+        version: version of the format; files of a higher version are rejected.
+        columns: columns by name.
+        remedy: end of messages about a damaged file: what the user can do.
     """
 
     name: str
@@ -74,7 +90,7 @@ class Layout:
 
 
 class Written(NamedTuple):
-    """A file that was written, and how many rows it has."""
+    """A file that was written: its URI and its number of rows."""
 
     uri: str
     rows: int
@@ -87,10 +103,17 @@ def write_table(
     document: Mapping[str, Any],
     groups: Iterable[Mapping[str, Values]],
 ) -> Written:
-    """Write each of `groups` as a row group (empty ones aren't) under `name`.
+    """Write a Parquet file.
 
-    `document` is plain JSON, kept in the footer. Raises UserError if the file can't be written, of
-    which nothing stays behind then.
+    Args:
+        storage: where the file is stored.
+        name: its name in the storage.
+        layout: its kind.
+        document: plain JSON for the footer.
+        groups: one row group each: values by name of the column. Empty groups are skipped.
+
+    Raises:
+        UserError: if the file can't be written. Nothing is left of it.
     """
     schema, rows = _schema(layout), 0
     varied = [name for name, column in layout.columns.items() if column.varied]
@@ -115,7 +138,7 @@ def write_table(
 
 
 class Reader:
-    """An open file. Its methods raise UserError naming the file where it is damaged."""
+    """An open file. Its methods raise UserError if the file is damaged."""
 
     def __init__(self, file: pq.ParquetFile, uri: str, layout: Layout) -> None:
         self._file, self._uri, self._layout = file, uri, layout
@@ -123,12 +146,12 @@ class Reader:
         _check_columns(file, uri, layout)
         if (rows := file.metadata.num_rows) != self._document["rows"]:
             raise UserError(
-                f"{uri}: holds {rows} rows, was written with {self._document['rows']}; "
+                f"{uri}: has {rows} rows, but was written with {self._document['rows']}; "
                 f"{layout.remedy}"
             )
 
     def document(self, record: type[T]) -> T:
-        """The footer's document as a `record`, a dataclass; keys that it hasn't are left out."""
+        """Return the footer's document as a dataclass; keys that it doesn't have are ignored."""
         try:
             return TypeAdapter(record).validate_python(self._document)
         except ValidationError as error:
@@ -143,7 +166,7 @@ class Reader:
         return int(self._file.num_row_groups)
 
     def group(self, index: int) -> dict[str, Any]:
-        """Row group `index`: an array, or a Category, for every column of the layout."""
+        """Return a row group: an array, or a Category, for every column of the layout."""
         with _readable(f"{self._uri}: row group {index}", self._layout):
             table = self._file.read_row_group(index, columns=list(self._layout.columns))
             table.validate(full=True)
@@ -152,9 +175,10 @@ class Reader:
 
 @contextmanager
 def reading(storage: Storage, name: str, layout: Layout) -> Iterator[Reader]:
-    """The file `name` of `layout`, of which only the footer has been read.
+    """Open a file. Only its footer is read.
 
-    Raises UserError where it isn't there, damaged, or something else.
+    Raises:
+        UserError: if the file is missing, damaged, or of another layout.
     """
     uri = f"{storage.uri}/{name}".removesuffix("/")
     with _readable(uri, layout):
@@ -167,12 +191,13 @@ def reading(storage: Storage, name: str, layout: Layout) -> Iterator[Reader]:
 
 @contextmanager
 def _readable(where: str, layout: Layout) -> Iterator[None]:
+    """Turn errors of reading into UserError; messages start with `where`."""
     try:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{where}: no such file; {layout.remedy}") from error
     except PermissionError as error:
-        raise UserError(f"{where}: no permission to read it; allow reading") from error
+        raise UserError(f"{where}: permission denied; allow reading") from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise UserError(f"{where}: damaged ({reason(error)}); {layout.remedy}") from error
 
@@ -203,17 +228,17 @@ def _values(column: pa.ChunkedArray) -> Any:
 
 
 def _document(file: pq.ParquetFile, uri: str, layout: Layout) -> dict[str, Any]:
-    """The footer's document. Raises UserError unless it is one of this layout and version."""
+    """Return the footer's document. Raises UserError if it is of another layout or version."""
     try:
         found = json.loads((file.metadata.metadata or {})[_KEY.encode()])
         kind, version, _ = found["format"], int(found["version"]), int(found["rows"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{uri}: Parquet, but gaplab's metadata is missing; give a file of {layout.name} that "
+            f"{uri}: a Parquet file without gaplab's metadata; give a file of {layout.name} that "
             "gaplab wrote"
         ) from error
     if kind != layout.name:
-        raise UserError(f"{uri}: holds {kind}; give a file of {layout.name}")
+        raise UserError(f"{uri}: contains {kind}; give a file of {layout.name}")
     if version > layout.version:
         raise UserError(
             f"{uri}: version {version} of {layout.name}, but this gaplab reads up to "
@@ -223,13 +248,13 @@ def _document(file: pq.ParquetFile, uri: str, layout: Layout) -> dict[str, Any]:
 
 
 def _check_columns(file: pq.ParquetFile, uri: str, layout: Layout) -> None:
-    """Raise UserError with every column that is missing or of another type; more are welcome."""
+    """Raise UserError with every column that is missing or of another type; extra ones are fine."""
     schema, problems = file.schema_arrow, []
     for field in _schema(layout):
         if (count := schema.names.count(field.name)) != 1:
-            problems.append(f"{count or 'no'} columns {field.name}")
+            problems.append(f"{count} columns {field.name}" if count else f"no column {field.name}")
         elif not (there := schema.field(field.name)).equals(field):
-            null = "" if there.nullable == field.nullable else " with absent values"
+            null = "" if there.nullable == field.nullable else " with missing values"
             problems.append(f"column {field.name} is {there.type}{null}, not {field.type}")
     if problems:
         raise UserError(f"{uri}: {', '.join(problems)}; {layout.remedy}")

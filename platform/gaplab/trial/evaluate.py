@@ -22,7 +22,7 @@ from detectors.world import World
 from gaplab.records import EvaluationRecord, Subject
 from gaplab.spec.models import Experiment
 from gaplab.spec.protocols import protocol_key, rule_of
-from gaplab.storage.candidates import Part, tidy, write_part
+from gaplab.storage.candidates import Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
 
@@ -168,7 +168,7 @@ class Evaluator:
         evaluation = make_evaluation(subject, detections, self._truth, protocol, more)
         if not uri:
             return evaluation
-        tidy(self._storage, uri, self._world.size)
+        delete_leftovers(self._storage, uri, self._world.size)
         matches = save_matches(evaluation, detections, self._truth, protocol, self._storage)
         return replace(evaluation, candidates=uri, matches=matches)
 

@@ -1,4 +1,4 @@
-"""The tables of the papers as specs: complete, loadable, and equal where they must be."""
+"""The specs of the papers' tables: complete, valid, and sharing trials where they should."""
 
 import json
 import re
@@ -35,10 +35,10 @@ LEFT_OUT = {
     "true boxes have no detector": {"000-T3-01", "003-T8-04", "004-T4-01"},
     "instance masks are not built": _ids("002-T9", *range(1, 9)),
 }
-"""Published rows in no file, by reason."""
+"""Published rows that no file has, by reason."""
 
 SAME = (
-    # within a paper: the setting that its tables vary around
+    # within a paper: the setting that its tables vary
     ("000-T1-05", "000-T2-07"),
     ("000-T1-07", "000-T2-10"),
     ("000-T1-09", "000-T2-13"),
@@ -67,14 +67,14 @@ SAME = (
     ("004-T3-04", "004-T3-05"),
     ("004-T5-04", "004-T9-02", "004-T10-11"),
     ("004-T7-02", "004-T7-04", "004-T10-05"),
-    # between papers: figures that one took from the other
+    # between papers: numbers that one paper took from the other
     ("000-T1-06", "001-T5-02"),
     ("000-T3-02", "003-T8-01"),
     ("000-T3-05", "002-T8-01", "003-T8-02"),
     ("002-T8-02", "003-T8-05"),
     ("002-T8-03", "003-T8-07"),
 )
-"""Rows of one trial, in both profiles."""
+"""Rows that share a trial in both profiles."""
 
 SAME_ON_LAPTOP = (
     ("002-T5-01", "003-T5-01"),
@@ -87,7 +87,7 @@ SAME_ON_LAPTOP = (
     ("002-T6-07", "003-T7-03"),
     ("000-T3-02", "004-T4-02"),
 )
-"""Rows that differ between papers in their schedules alone."""
+"""Rows of different papers that only differ in their schedules."""
 
 STARTS = {
     "004-T11-02": "004-T1-05",
@@ -113,7 +113,7 @@ def _outline(path: Path, profile: str) -> Outline:
 
 @cache
 def _trials(profile: str) -> dict[str, list[TrialRecord]]:
-    """The trials of every row, one for each file that has it."""
+    """Return the trials of every row, one for each file that has it."""
     found = dict[str, list[TrialRecord]]()
     for path in TABLES:
         for row, trials in _outline(path, profile).rows.items():
@@ -122,7 +122,7 @@ def _trials(profile: str) -> dict[str, list[TrialRecord]]:
 
 
 def _settings(trial: TrialRecord) -> Any:
-    """All that makes the trial, where its data may be missing and it has no id."""
+    """Return what defines a trial. Its id may be missing, because its data is."""
     return experiment_of(trial).config()
 
 
@@ -136,7 +136,7 @@ def _name(path: Path) -> str:
 
 
 def _differing(a: Any, b: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The places where two trees of mappings differ."""
+    """Yield the paths at which two nested mappings differ."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {*a, *b}:
             yield from _differing(a.get(key), b.get(key), (*at, key))
@@ -155,15 +155,15 @@ def test_every_dense_table_has_a_file() -> None:
 
 
 @of_every_table
-def test_the_header_says_what_the_file_holds(path: Path) -> None:
+def test_the_header_describes_the_file(path: Path) -> None:
     head = _head(path)
     text = "\n".join(head)
     assert head[0].startswith(f"# {path.parent.name} Table {path.stem[1:]}")
     assert len(head) <= 20
     assert all(part in text for part in ("Laptop: ", "Paper: ", "# Found", "Left out: "))
-    said = re.search(r"# Laptop: (\d+) trials?\b", text)
-    assert said is not None
-    assert int(said[1]) == len(expand(_resolved(path)).trials)
+    match = re.search(r"# Laptop: (\d+) trials?\b", text)
+    assert match is not None
+    assert int(match[1]) == len(expand(_resolved(path)).trials)
 
 
 @of_every_table
@@ -177,7 +177,7 @@ def test_a_row_is_one_trial(path: Path, profile: str) -> None:
 
 
 @of_every_table
-def test_a_file_holds_its_own_table_and_what_that_starts_from(path: Path) -> None:
+def test_a_file_has_its_own_table_and_the_rows_it_starts_from(path: Path) -> None:
     spec = _spec(path)
     table = (path.parent.name, path.stem.upper())
     foreign = {
@@ -189,14 +189,14 @@ def test_a_file_holds_its_own_table_and_what_that_starts_from(path: Path) -> Non
     assert foreign == {STARTS[row] for row in spec.rows if row in STARTS}
 
 
-def test_every_published_row_is_in_a_file_or_left_out_for_a_reason() -> None:
+def test_every_published_row_is_in_a_file_or_has_a_reason_to_be_left_out() -> None:
     left_out = [row for rows in LEFT_OUT.values() for row in rows]
     assert sorted([*_trials("laptop"), *left_out]) == sorted(PUBLISHED)
 
 
 @pytest.mark.parametrize("rows", SAME, ids=lambda rows: rows[0])
 @in_both_profiles
-def test_rows_of_one_setting_are_one_trial(rows: tuple[str, ...], profile: str) -> None:
+def test_rows_with_the_same_setting_are_one_trial(rows: tuple[str, ...], profile: str) -> None:
     first, *others = (_settings(trial) for row in rows for trial in _trials(profile)[row])
     assert all(other == first for other in others)
     if profile == "laptop":
@@ -208,8 +208,8 @@ def test_rows_that_differ_in_schedule_are_one_trial_on_a_laptop(rows: tuple[str,
     assert len({trial.id for row in rows for trial in _trials("laptop")[row]}) == 1
 
 
-def test_rows_are_one_trial_only_where_it_is_said() -> None:
-    """An option that doesn't reach a trial would make it another row's."""
+def test_only_listed_rows_share_a_trial() -> None:
+    """If an option didn't reach a trial, two rows would share it."""
     groups = list[set[str]]()
     for rows in (*SAME, *SAME_ON_LAPTOP):
         joined = set(rows).union(*(group for group in groups if group & set(rows)))
@@ -221,14 +221,14 @@ def test_rows_are_one_trial_only_where_it_is_said() -> None:
     assert sorted(map(sorted, shared)) == sorted(map(sorted, groups))
 
 
-def test_assignments_are_the_papers_in_both_profiles() -> None:
-    """But for the sizes in strides, which a laptop's pyramid halves."""
+def test_both_profiles_have_the_assignments_of_the_papers() -> None:
+    """Except for sizes in strides, which the smaller pyramid of the laptop profile halves."""
     for row, (trial, *_) in _trials("laptop").items():
         laptop, paper = (t.config["assignment"] for t in (trial, _trials("paper")[row][0]))
         assert all(at[-1] == "range_factor" for at in _differing(laptop, paper)), row
 
 
-def test_gates_are_the_papers_in_both_profiles() -> None:
+def test_both_profiles_have_the_gates_of_the_papers() -> None:
     for row, (trial, *_) in _trials("laptop").items():
         laptop, paper = (
             t.config["detector"].get("gate") for t in (trial, _trials("paper")[row][0])
@@ -236,7 +236,7 @@ def test_gates_are_the_papers_in_both_profiles() -> None:
         assert set(_differing(laptop, paper)) <= {("width",)}, row
 
 
-def test_a_laptop_trains_small_detectors_by_its_own_losses() -> None:
+def test_the_laptop_profile_trains_small_detectors_with_default_losses() -> None:
     for row, (trial, *_) in _trials("laptop").items():
         found = experiment_of(trial)
         assert found.training.loss == LossOptions(), row
@@ -247,14 +247,14 @@ def test_a_laptop_trains_small_detectors_by_its_own_losses() -> None:
 
 
 @pytest.mark.parametrize(("profile", "wanted"), [("laptop", 4), ("paper", 8)])
-def test_size_ranges_are_halved_on_a_laptop(profile: str, wanted: float) -> None:
+def test_the_laptop_profile_halves_size_ranges(profile: str, wanted: float) -> None:
     for row, (trial, *_) in _trials(profile).items():
         if trial.config["detector"]["name"] != "onenet":
             assert set(_size_ranges(trial.config["assignment"])) <= {wanted}, row
 
 
 def _size_ranges(assignment: dict[str, Any]) -> Iterator[float]:
-    """The size ranges that an assignment of several levels looks at."""
+    """Yield the size ranges of an assignment that uses several levels."""
     if assignment["name"] in ("fcos", "center") or assignment.get("location") == "points":
         yield assignment["range_factor"]
     for value in assignment.values():
@@ -263,7 +263,7 @@ def _size_ranges(assignment: dict[str, Any]) -> Iterator[float]:
 
 
 @in_both_profiles
-def test_a_row_is_read_on_a_branch_that_its_trial_trains(profile: str) -> None:
+def test_a_row_shows_a_branch_that_its_trial_trains(profile: str) -> None:
     for path in TABLES:
         rows = _spec(path, profile).rows
         for row, keys in rows.items():
@@ -271,14 +271,14 @@ def test_a_row_is_read_on_a_branch_that_its_trial_trains(profile: str) -> None:
             assert keys.get("read.branch", next(iter(branches))) in branches, row
 
 
-def test_the_o2m_branch_of_a_trial_is_read_beside_its_o2o_branch() -> None:
+def test_both_branches_of_a_trial_have_rows() -> None:
     rows = _spec(FOLDER / "004/t7.yaml").rows
     assert [rows[f"004-T7-0{i}"].get("read.branch") for i in (1, 2, 3, 4)] == ["o2m"] * 2 + [
         None
     ] * 2
 
 
-def test_the_rows_of_one_trial_are_read_by_five_protocols() -> None:
+def test_rows_of_one_trial_are_shown_under_five_protocols() -> None:
     rows = _spec(FOLDER / "003/t2.yaml").rows
     read = [Reading.model_validate({"protocol": row["read.protocol"]}) for row in rows.values()]
     reach = [(p.level_range, p.spatial_range) for each in read if (p := each.protocol)]
@@ -288,15 +288,15 @@ def test_the_rows_of_one_trial_are_read_by_five_protocols() -> None:
 
 
 @of_every_table
-def test_protocols_that_rows_need_are_in_the_header(path: Path) -> None:
-    """They are made by a command that the header gives."""
+def test_the_header_has_the_protocols_that_rows_need(path: Path) -> None:
+    """The header has the command that measures them."""
     for row in _spec(path).rows.values():
         if isinstance(read := row.get("read.protocol"), dict):
             text = ", ".join(f"{key}: {value}" for key, value in read.items())
             assert f"{{{text}}}" in "\n".join(_head(path))
 
 
-def test_a_start_is_the_trial_of_the_row_it_means() -> None:
+def test_initial_weights_come_from_the_trial_of_the_intended_row() -> None:
     ids = row_ids(_resolved(FOLDER / "004/t11.yaml"))
     for row, parent in STARTS.items():
         start = _trials("laptop")[row][0].config["training"]["init_from"]
@@ -305,7 +305,7 @@ def test_a_start_is_the_trial_of_the_row_it_means() -> None:
 
 
 @in_both_profiles
-def test_protocols_are_those_of_the_papers(profile: str) -> None:
+def test_trials_are_evaluated_under_the_protocols_of_the_papers(profile: str) -> None:
     own = {"000": "onenet", "001": "onenet", "002": "defcn", "003": "defcn", "004": "date"}
     for row, (trial, *_) in _trials(profile).items():
         crowd = PUBLISHED[row]["dataset"] == "crowdhuman_val"

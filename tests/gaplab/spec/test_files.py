@@ -1,4 +1,4 @@
-"""Reading spec files: profiles, `--set`, and every way to get one wrong."""
+"""Spec files: profiles, `--set`, and messages about every kind of problem."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -289,13 +289,13 @@ def test_whole_files(tmp_path: Path, text: str, line: str) -> None:
         ("data={name: coco}", "--set data.root: is required"),
     ],
 )
-def test_problems_of_set_name_it(tmp_path: Path, setting: str, line: str) -> None:
+def test_problems_of_set_start_with_it(tmp_path: Path, setting: str, line: str) -> None:
     text = f"{NO_ASSIGNMENT}grid: {{assignment: [{{name: poto}}]}}\nzip: {{training.batch: [1, 2]}}"
     (found,) = problems(tmp_path, text, sets=[setting])
     assert found.startswith(line)
 
 
-def test_all_problems_at_once_each_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = BASE + "sed: 1\ntraining: {lr: -1, epoch: 3}\ngrid: {seed: [-1, 0, -2, -1]}\n"
     assert problems(tmp_path, text) == [
         'quick.yaml: sed: unknown key; did you mean "seed"?',
@@ -314,7 +314,7 @@ def test_ten_thousand_trials_with_one_bad_value_are_one_line(tmp_path: Path) -> 
     ]
 
 
-def test_problems_of_the_sweep_do_not_hide_those_of_the_sections(tmp_path: Path) -> None:
+def test_problems_of_sweep_keys_and_sections_are_both_reported(tmp_path: Path) -> None:
     sections = "training: {lr: -1}\n"
     lr = "quick.yaml: training.lr: must be greater than 0, got -1"
     assert problems(tmp_path, f"{BASE}{sections}grid: {{sed: [1], assignment.alpha: [3]}}") == [
@@ -371,7 +371,7 @@ def test_another_entry_of_a_table_replaces_the_section(tmp_path: Path) -> None:
     assert load(tmp_path, text, "same").base["assignment"] == merged
 
 
-def test_without_a_laptop_profile_the_base_stands(tmp_path: Path) -> None:
+def test_without_a_laptop_profile_no_profile_is_used(tmp_path: Path) -> None:
     text = BASE + "profiles: {paper: {seed: 3}}"
     assert "seed" not in load(tmp_path, text).base
     assert load(tmp_path, text, "paper").base["seed"] == 3
@@ -397,7 +397,7 @@ def test_set_comes_after_the_profile(
     assert {key: base.get(key, MISSING) for key in expected} == expected
 
 
-def test_set_of_a_varied_key_leaves_one_value(tmp_path: Path) -> None:
+def test_set_replaces_the_list_of_a_varied_key(tmp_path: Path) -> None:
     text = f"{BASE}grid: {{seed: [1, 2]}}\nzip: [{{training.lr: [1, 2], training.batch: [3, 4]}}]"
     spec = load(tmp_path, text, sets=["seed=5", "training.lr=9"])
     assert spec.grid == {"seed": [5]}
@@ -407,7 +407,7 @@ def test_set_of_a_varied_key_leaves_one_value(tmp_path: Path) -> None:
     assert spec.grid == {"seed": [7, 8], "assignment.alpha": [0.1]}
 
 
-def test_set_below_a_varied_section_is_not_lost(tmp_path: Path) -> None:
+def test_set_below_a_varied_section_is_applied_after_it(tmp_path: Path) -> None:
     text = f"{NO_ASSIGNMENT}grid: {{assignment: [{{name: poto, alpha: 0.9}}, {{name: o2f}}]}}"
     trials = configs(load(tmp_path, text, sets=["assignment.alpha=0.25"]))
     assert [config["assignment"]["alpha"] for config in trials] == [0.25, 0.25]
@@ -481,7 +481,7 @@ EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
 
 @pytest.mark.parametrize("name", ["quickstart", "bccd"])
-def test_every_profile_of_our_experiments_is_sound(name: str) -> None:
+def test_every_profile_of_the_examples_is_valid(name: str) -> None:
     path = EXPERIMENTS / f"{name}.yaml"
     for profile in [None, *parse_yaml(path.read_text()).get("profiles", {})]:
         assert load_spec(path, profile).spec.name == name

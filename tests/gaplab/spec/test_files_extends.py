@@ -1,4 +1,4 @@
-"""Spec files that extend others: what lies over what, and which file a problem names."""
+"""Spec files that extend others: the order of merging, and the file that a problem names."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def write(folder: Path, name: str, content: Any) -> Path:
 
 
 def load(folder: Path, own: Any, profile: str | None = None, *sets: str, **files: Any) -> Spec:
-    """The spec `own`; each of `files` stands beside it under its name and `.yaml`."""
+    """Load the spec `own`, with each of `files` beside it in a file of its name."""
     for name, content in files.items():
         write(folder, f"{name}.yaml", content)
     return load_spec(write(folder, "own.yaml", own), profile, sets).spec
@@ -39,7 +39,7 @@ def problems(folder: Path, own: Any, *sets: str, **files: Any) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_a_file_lies_over_the_one_it_extends(tmp_path: Path) -> None:
+def test_a_file_overrides_the_one_it_extends(tmp_path: Path) -> None:
     own = {
         "name": "own",
         "extends": "base.yaml",
@@ -62,7 +62,7 @@ def test_a_file_lies_over_the_one_it_extends(tmp_path: Path) -> None:
     assert expand(resolve(flat)) == expand(resolve(found))
 
 
-def test_another_entry_of_a_table_replaces_as_a_whole(tmp_path: Path) -> None:
+def test_another_entry_of_a_table_replaces_the_section(tmp_path: Path) -> None:
     own = {"name": "own", "extends": "base.yaml", "assignment": {"name": "o2f", "k": 2}}
     assert load(tmp_path, own, base=COMMON).base["assignment"] == {"name": "o2f", "k": 2}
 
@@ -79,7 +79,7 @@ KEYS = ("epochs", "batch", "warmup_steps", "lr", "decay_to", "clip_norm")
 
 
 def test_files_then_profiles_then_set(tmp_path: Path) -> None:
-    """Each level sets one key less than the one below it, so every step of the order is seen."""
+    """Each layer sets one key fewer than the one below it, so every step of the order shows."""
 
     def level(value: int, keys: int) -> dict[str, Any]:
         return {"training": dict.fromkeys(KEYS[:keys], value)}
@@ -97,7 +97,7 @@ def test_files_then_profiles_then_set(tmp_path: Path) -> None:
     assert found == dict(zip(KEYS, (3, 3, 3, 3, 0.5, 1), strict=True))
 
 
-def test_a_profile_of_any_of_the_files(tmp_path: Path) -> None:
+def test_the_profile_may_be_in_any_of_the_files(tmp_path: Path) -> None:
     base = COMMON | {"profiles": {"paper": {"seed": 3}}}
     own = {"name": "own", "extends": "base.yaml", "profiles": {"quick": {"seed": 4}}}
     assert load(tmp_path, own, "paper", base=base).base["seed"] == 3
@@ -107,7 +107,7 @@ def test_a_profile_of_any_of_the_files(tmp_path: Path) -> None:
     assert caught.value.problems == ('own.yaml: profiles: unknown "papper"; did you mean "paper"?',)
 
 
-def test_paths_start_at_the_file_that_says_them(tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_file_they_are_in(tmp_path: Path) -> None:
     write(tmp_path, "common/deep/base.yaml", COMMON | {"training": {"lr": -1}})
     write(tmp_path, "common/middle.yaml", {"extends": "deep/base.yaml", "seed": -2})
     own = {"name": "own", "extends": "../common/middle.yaml", "grid": {"seedd": [1]}}
@@ -182,7 +182,7 @@ def test_paths_start_at_the_file_that_says_them(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_one_problem_is_one_line_of_the_file_at_fault(
+def test_one_problem_is_one_line_that_starts_with_its_file(
     tmp_path: Path, own: dict[str, Any], files: dict[str, Any], line: str
 ) -> None:
     (found,) = problems(tmp_path, {"name": "own", **own}, **files)
@@ -190,7 +190,7 @@ def test_one_problem_is_one_line_of_the_file_at_fault(
     assert "\n" not in found
 
 
-def test_the_name_is_missing_in_the_file_itself(tmp_path: Path) -> None:
+def test_a_missing_name_is_reported_for_the_spec_itself(tmp_path: Path) -> None:
     own: dict[str, Any] = {"extends": "a.yaml"}
     assert problems(tmp_path, own, a=COMMON) == ["own.yaml: name: is required"]
     assert load(tmp_path, own, a=COMMON | {"name": "common"}).name == "common"
@@ -208,12 +208,12 @@ def test_depth_is_limited(tmp_path: Path) -> None:
     assert found == f"f{MAX_DEPTH}.yaml: extends: more than {MAX_DEPTH} files deep: {names}"
 
 
-def test_set_knows_no_extends(tmp_path: Path) -> None:
+def test_set_rejects_extends(tmp_path: Path) -> None:
     (found,) = problems(tmp_path, {"name": "own", **COMMON}, "extends=a.yaml")
     assert found.startswith("--set extends: unknown key; choose one of data, detector, ")
 
 
-def test_set_reaches_what_a_lower_file_varies(tmp_path: Path) -> None:
+def test_set_replaces_what_an_extended_file_varies(tmp_path: Path) -> None:
     base = COMMON | {"rows": {"a": {"seed": 1}, "b": {}}, "zip": {"training.lr": [1, 2]}}
     own = {"name": "own", "extends": "base.yaml"}
     found = load(tmp_path, own, None, "seed=5", "training.lr=0.5", base=base)

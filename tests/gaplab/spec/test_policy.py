@@ -20,18 +20,18 @@ def test_backoff_doubles_up_to_five_minutes(first: float, failures: int) -> None
     assert policy.backoff(failures) == pytest.approx(min(300.0, wanted))
 
 
-def test_backoff_never_shrinks() -> None:
+def test_backoff_never_decreases() -> None:
     waits = [Policy(retries=100).backoff(failures) for failures in range(1, 102)]
     assert waits[:3] == [5.0, 10.0, 20.0]
     assert waits[-1] == 300.0
     assert all(a <= b for a, b in pairwise(waits))
 
 
-def test_no_wait_may_be_asked_for() -> None:
+def test_the_wait_may_be_zero() -> None:
     assert [Policy(backoff_seconds=0).backoff(n) for n in (1, 50)] == [0.0, 0.0]
 
 
-def test_what_the_same_input_fails_of_again_is_not_retried() -> None:
+def test_failures_of_the_input_or_of_storage_are_not_retried() -> None:
     assert set(RETRIED) == {"", "lost", "memory", "hang", "error"}
 
 
@@ -51,13 +51,13 @@ def test_what_the_same_input_fails_of_again_is_not_retried() -> None:
         {"retry": 1},
     ],
 )
-def test_wrong_values_are_refused(wrong: dict[str, object]) -> None:
+def test_invalid_values_are_rejected(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Policy.model_validate(wrong)
 
 
 @pytest.mark.parametrize("on_failure", ["continue", "stop"])
-def test_identical_without_its_rule_is_refused(on_failure: str) -> None:
+def test_identical_is_rejected_without_its_rule(on_failure: str) -> None:
     with pytest.raises(ValidationError, match="identical: only used with on_failure: stop_after"):
         Policy.model_validate({"identical": 4, "on_failure": on_failure})
     rule = Policy.model_validate({"identical": 4, "on_failure": "stop_after_n_identical"})

@@ -37,7 +37,7 @@ def problems(text: str) -> tuple[str, ...]:
 
 class TestRule:
     @given(RULES)
-    def test_it_is_json_and_rebuilds_the_protocol(self, values: dict[str, Any]) -> None:
+    def test_it_is_json_that_rebuilds_the_protocol(self, values: dict[str, Any]) -> None:
         protocol = Protocol(**values)
         rule = rule_of(protocol)
         assert "preset" not in rule
@@ -45,14 +45,14 @@ class TestRule:
         assert Protocol.model_validate(rule | {"preset": protocol.preset}) == protocol
 
     @given(RULES, RULES)
-    def test_keys_differ_exactly_where_rules_do(
+    def test_two_keys_differ_if_and_only_if_the_rules_do(
         self, one: dict[str, Any], other: dict[str, Any]
     ) -> None:
         first, second = with_key(Protocol(**one)), with_key(Protocol(**other))
         assert (rule_of(first) == rule_of(second)) == (protocol_key(first) == protocol_key(second))
 
     @pytest.mark.parametrize("name", list(PROTOCOLS))
-    def test_a_preset_s_name_does_not_count(self, name: str) -> None:
+    def test_the_name_of_a_preset_is_not_part_of_it(self, name: str) -> None:
         renamed = PROTOCOLS[name].model_copy(update={"preset": "other"})
         assert rule_of(renamed) == rule_of(PROTOCOLS[name])
 
@@ -69,7 +69,7 @@ class TestForms:
         assert rule_of(made) == rule_of(PROTOCOLS[preset]) | values
         assert made.preset == protocol_key(made)
 
-    def test_a_mapping_as_people_write_it(self) -> None:
+    def test_a_mapping_with_and_without_braces(self) -> None:
         made = parse_protocol("{preset: defcn, nms_iou: 0.5}")
         assert rule_of(made) == rule_of(PROTOCOLS["defcn"]) | {"nms_iou": 0.5}
         assert parse_protocol("nms_iou: 0.5") == parse_protocol(" {nms_iou: 5e-1}")
@@ -87,7 +87,7 @@ class TestForms:
         assert parse_protocol(str(tmp_path / name)) == parse_protocol(name)
 
     @given(RULES)
-    def test_what_is_written_reads_the_same(self, values: dict[str, Any]) -> None:
+    def test_a_dumped_protocol_is_parsed_to_the_same(self, values: dict[str, Any]) -> None:
         made = with_key(Protocol(**values))
         assert parse_protocol(json.dumps(made.model_dump(mode="json"))) == made
 
@@ -123,12 +123,12 @@ class TestProblems:
         [found] = problems(text)
         assert line in found
 
-    def test_a_preset_s_message_names_the_other_forms(self) -> None:
+    def test_the_message_about_a_preset_names_the_other_forms(self) -> None:
         [found] = problems("mine")
         assert "{preset: defcn, nms_iou: 0.5}" in found
         assert ".yaml" in found
 
-    def test_all_at_once(self) -> None:
+    def test_all_problems_are_reported_at_once(self) -> None:
         text = "{preset: defcnn, nms_iou: 3, sco: 1, order: nms_then_cutt, max_dets: 1.5}"
         assert [line.split(": ")[1] for line in problems(text)] == [
             *("preset", "nms_iou", "order", "max_dets", "sco")
@@ -146,7 +146,9 @@ class TestProblems:
             (b"#" * (MAX_BYTES + 1), "larger than"),
         ],
     )
-    def test_of_a_file_are_named_after_it(self, tmp_path: Path, content: bytes, line: str) -> None:
+    def test_problems_of_a_file_start_with_its_path(
+        self, tmp_path: Path, content: bytes, line: str
+    ) -> None:
         path = tmp_path / "p.yaml"
         path.write_bytes(content)
         [found] = problems(str(path))

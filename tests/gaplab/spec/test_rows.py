@@ -1,4 +1,4 @@
-"""Rows of a spec as one more axis: against hand-written trials, single specs and zip."""
+"""Rows of a spec, compared with trials written by hand, with single specs and with `zip`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,17 @@ from gaplab.spec.models import Experiment, Reading, Spec
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, to_mapping
 from gaplab.spec.yaml_text import dump_yaml
-from tests.builders import row_ids
+from tests.builders import SECTIONS, make_spec, row_ids
 
 BASE: dict[str, Any] = {
-    "data": {"name": "shapes"},
-    "detector": {"name": "fcos"},
+    **SECTIONS,
     "assignment": {"name": "poto", "alpha": 0.5},
     "training": {"epochs": 3},
 }
 
 
 def spec(base: dict[str, Any] | None = None, **keys: Any) -> Spec:
-    return Spec.model_validate({"name": "test", "base": base or BASE} | keys)
+    return make_spec(base or BASE, **keys)
 
 
 def ids(found: Spec) -> list[str]:
@@ -43,7 +42,7 @@ def problems(folder: Path, keys: dict[str, Any], *sets: str) -> list[str]:
     return list(caught.value.problems)
 
 
-def test_each_row_is_a_trial_and_what_it_leaves_out_is_the_bases() -> None:
+def test_keys_that_a_row_leaves_out_have_the_value_of_the_base() -> None:
     rows = {
         "003-T1-02": {"assignment": {"name": "fcos"}, "training.epochs": 9},
         "003-T1-05": {},
@@ -69,34 +68,34 @@ def test_each_row_is_a_trial_and_what_it_leaves_out_is_the_bases() -> None:
     ]
 
 
-def test_a_section_comes_before_its_keys() -> None:
+def test_a_section_is_applied_before_its_keys() -> None:
     rows = {"a": {"assignment.alpha": 0.1, "assignment": {"name": "o2f", "k": 2}}}
     (trial,) = expand(resolve(spec(rows=rows))).trials
     assert (trial.assignment, trial.config["assignment"]["alpha"]) == ("o2f", 0.1)
     assert trial.config["assignment"]["k"] == 2
 
 
-def test_equal_rows_are_one_trial_of_both() -> None:
+def test_equal_rows_share_one_trial() -> None:
     rows = {"a": {"seed": 1}, "b": {"assignment.alpha": 0.5, "seed": 1}, "c": {"seed": 2}}
     found = row_ids(resolve(spec(rows=rows)))
     assert found["a"] == found["b"] != found["c"]
     assert len(ids(spec(rows=rows))) == 2
 
 
-def test_how_a_row_is_read_changes_no_trial() -> None:
+def test_read_keys_change_no_trial() -> None:
     read = {"read.protocol": "defcn", "read.branch": "o2m", "read.epoch": 2}
     keys: dict[str, Any] = {"grid": {"seed": [0, 1]}}
     plain = spec(rows={"a": {"assignment.alpha": 0.1}, "b": {}}, **keys)
-    told = spec(rows={"a": {"assignment.alpha": 0.1, **read}, "b": read}, **keys)
-    assert ids(plain) == ids(told)
-    assert row_ids(resolve(plain)) == row_ids(resolve(told))
-    reading = Reading.of(told.rows["a"])
+    shown = spec(rows={"a": {"assignment.alpha": 0.1, **read}, "b": read}, **keys)
+    assert ids(plain) == ids(shown)
+    assert row_ids(resolve(plain)) == row_ids(resolve(shown))
+    reading = Reading.of(shown.rows["a"])
     assert reading.protocol is not None
     assert (reading.protocol.preset, reading.branch, reading.epoch) == ("defcn", "o2m", 2)
     assert Reading.of(plain.rows["a"]) == Reading()
 
 
-def test_a_protocol_by_its_values_is_called_as_the_ledger_calls_it() -> None:
+def test_a_protocol_given_by_its_values_has_the_same_key_everywhere() -> None:
     rule = {"preset": "defcn", "spatial_range": 3, "level_range": 0}
     trial = spec({**BASE, "evaluation": {"protocol": rule}})
     (config,) = (trial.config for trial in expand(resolve(trial)).trials)
@@ -106,7 +105,7 @@ def test_a_protocol_by_its_values_is_called_as_the_ledger_calls_it() -> None:
     assert reading.protocol.preset.startswith("custom-")
 
 
-def test_conditions_see_and_govern_what_rows_set() -> None:
+def test_conditions_read_and_apply_to_keys_of_rows() -> None:
     rows = {
         "poto": {"assignment": {"name": "poto"}, "training.lr": 0.5},
         "fcos": {"assignment": {"name": "fcos"}, "training.lr": 0.5},
@@ -136,7 +135,7 @@ def test_conditions_see_and_govern_what_rows_set() -> None:
     assert seen["fcos"] == [(None, 0, 0.5), (None, 1, 0.5)]
 
 
-def test_a_row_that_is_left_out_has_no_trials() -> None:
+def test_an_excluded_row_has_no_trials() -> None:
     rows = {"a": {"seed": 1}, "b": {"seed": 2}}
     found = row_ids(resolve(spec(rows=rows, exclude=[{"seed": 1}])))
     assert found == {"a": (), "b": tuple(ids(spec({**BASE, "seed": 2})))}
@@ -149,7 +148,7 @@ def test_rows_count_as_combinations() -> None:
         expand(resolve(spec(rows=rows, grid={"training.epochs": list(range(1, 21))})))
 
 
-# --- against other ways to say the same -----------------------------------------------------
+# --- compared with equivalent specs ---------------------------------------------------------
 
 VALUES: dict[str, list[Any]] = {
     "assignment": [{"name": "fcos"}, {"name": "o2f", "k": 2}, {"name": "poto"}],
@@ -174,7 +173,7 @@ def with_value(config: Any, path: list[str], value: Any) -> Any:
 
 
 def at_base(key: str) -> Any:
-    """What the base has at `key`, defaults included; a section as written."""
+    """Return the value of the base at a key, defaults included; of a section, as written."""
     if key in BASE:
         return BASE[key]
     node: Any = Experiment.model_validate(BASE).config()
@@ -192,8 +191,10 @@ ROWS = st.lists(
 
 @settings(max_examples=30)
 @given(ROWS, st.sampled_from([None, "training.batch", "detector.channels"]))
-def test_a_row_is_the_base_with_its_values(rows: dict[str, Any], other: str | None) -> None:
-    """Each row against a spec of its own, in which its values are written into the base."""
+def test_a_row_equals_a_spec_with_its_values_in_the_base(
+    rows: dict[str, Any], other: str | None
+) -> None:
+    """Compare each row with a spec that has the values of the row in its base."""
     more: dict[str, Any] = {"grid": {other: [16, 32]}} if other else {}
     expected = {}
     for row, values in rows.items():
@@ -208,13 +209,13 @@ def test_a_row_is_the_base_with_its_values(rows: dict[str, Any], other: str | No
 
 @settings(max_examples=30)
 @given(ROWS, st.data())
-def test_rows_are_a_zip_in_which_the_base_fills_the_gaps(
+def test_rows_equal_a_zip_with_missing_values_from_the_base(
     rows: dict[str, Any], data: st.DataObject
 ) -> None:
     keys = sorted({key for row in rows.values() for key in row} - {"training"})
     rows = {row: {k: v for k, v in each.items() if k in keys} for row, each in rows.items()}
     group = {key: [row.get(key, at_base(key)) for row in rows.values()] for key in keys}
-    more = {
+    more: dict[str, Any] = {
         "when": {
             key: data.draw(st.sampled_from(CONDITIONS[:2]))
             for key in keys
@@ -228,7 +229,7 @@ def test_rows_are_a_zip_in_which_the_base_fills_the_gaps(
 
 
 def outcome(found: Spec) -> list[str]:
-    """Ids, or the problems."""
+    """Return the ids of the trials, or the problems."""
     try:
         return ids(found)
     except UserError as error:
@@ -304,7 +305,7 @@ def test_one_problem_is_one_line(tmp_path: Path, keys: dict[str, Any], line: str
     assert "\n" not in found
 
 
-def test_every_row_at_fault_is_named(tmp_path: Path) -> None:
+def test_every_wrong_row_is_reported(tmp_path: Path) -> None:
     rows = {"a": {"sed": 1, "seed": -1}, "b": {"seed": 2}, "c": {"sed": 2}}
     assert problems(tmp_path, {"rows": rows}) == [
         f'table.yaml: rows.{row}.sed: unknown key; did you mean "seed"?' for row in "ac"
@@ -361,7 +362,7 @@ def test_profiles_merge_into_rows_key_by_key(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_set_has_the_last_word(tmp_path: Path, sets: list[str], rows: dict[str, Any]) -> None:
+def test_set_overrides_rows(tmp_path: Path, sets: list[str], rows: dict[str, Any]) -> None:
     keys = {"rows": TABLE["rows"]}
     found = load(tmp_path, keys, None, *sets)
     trials = {trial.id: trial.config for trial in expand(resolve(found)).trials}
@@ -387,7 +388,7 @@ def test_set_has_the_last_word(tmp_path: Path, sets: list[str], rows: dict[str, 
         ("rows=3", "--set rows: must be a mapping, got 3"),
     ],
 )
-def test_problems_of_set_name_it(tmp_path: Path, setting: str, line: str) -> None:
+def test_problems_of_set_start_with_it(tmp_path: Path, setting: str, line: str) -> None:
     (found,) = problems(tmp_path, {"rows": TABLE["rows"]}, setting)
     assert found == line
 

@@ -1,4 +1,4 @@
-"""Random samples: inside their domains, stable, different, and spread as they should be."""
+"""Random samples: within their domains, stable, different, and correctly distributed."""
 
 import itertools
 import math
@@ -49,13 +49,14 @@ def ranges(draw: st.DrawFn) -> dict[str, Any]:
 def integer_ranges(draw: st.DrawFn) -> dict[str, Any]:
     low = draw(st.integers(1, 50))
     found: dict[str, Any] = {"low": low, "high": low + draw(st.integers(1, 60))}
-    extra = draw(st.sampled_from([{}, {"log": True}, {"step": draw(st.integers(1, 9))}]))
+    extras: list[dict[str, Any]] = [{}, {"log": True}, {"step": draw(st.integers(1, 9))}]
+    extra: dict[str, Any] = draw(st.sampled_from(extras))
     return found | extra
 
 
 @settings(max_examples=30)
 @given(ranges(), st.floats(0, 1, exclude_max=True))
-def test_a_real_lies_in_its_range(form: dict[str, Any], at: float) -> None:
+def test_a_real_number_is_in_its_range(form: dict[str, Any], at: float) -> None:
     (found,) = dimensions({LR: Domain.model_validate(form)}).values()
     assert isinstance(found, Reals)
     value = found.at(at)
@@ -77,18 +78,18 @@ def test_a_real_lies_in_its_range(form: dict[str, Any], at: float) -> None:
 
 @settings(max_examples=30)
 @given(integer_ranges(), st.floats(0, 1, exclude_max=True))
-def test_an_integer_lies_in_its_range(form: dict[str, Any], at: float) -> None:
+def test_an_integer_is_in_its_range(form: dict[str, Any], at: float) -> None:
     (found,) = dimensions({K: Domain.model_validate(form)}).values()
     assert isinstance(found, Integers)
-    there = range(form["low"], form["high"] + 1, form.get("step", 1))
+    values = range(form["low"], form["high"] + 1, form.get("step", 1))
     assert type(found.at(at)) is int
-    assert found.at(at) in there
-    assert found.count == len(there)
-    assert found.at(0.0) == there[0]
-    assert found.at(1 - 2**-53) == there[-1]
+    assert found.at(at) in values
+    assert found.count == len(values)
+    assert found.at(0.0) == values[0]
+    assert found.at(1 - 2**-53) == values[-1]
 
 
-def test_the_kind_of_a_key_is_that_of_its_field() -> None:
+def test_the_number_type_of_a_key_is_that_of_its_field() -> None:
     assert number_type("training.lr") is float
     assert number_type("assignment.k") is int
     assert number_type("evaluation.protocol.level_range") is int  # or null
@@ -99,7 +100,7 @@ def test_the_kind_of_a_key_is_that_of_its_field() -> None:
 
 
 def test_samples_of_a_seed_never_change() -> None:
-    """Trials are named by these values: a change here trains everybody's searches again."""
+    """These values are part of trial ids: if they change, every search is trained again."""
     space = {
         LR: {"low": 1e-4, "high": 1e-2, "log": True},
         K: {"low": 1, "high": 9, "step": 2},
@@ -113,7 +114,7 @@ def test_samples_of_a_seed_never_change() -> None:
 
 @settings(max_examples=30)
 @given(st.integers(0, 99), st.integers(1, 30), st.integers(0, 30))
-def test_more_trials_keep_the_earlier_ones(seed: int, few: int, more: int) -> None:
+def test_more_trials_keep_the_earlier_samples(seed: int, few: int, more: int) -> None:
     space = {K: {"low": 1, "high": 9}, BOX: {"choices": ["relu", "softplus"]}}
     first = samples(search(space, few, seed=seed))
     assert samples(search(space, few + more, seed=seed))[: len(first)] == first
@@ -144,32 +145,35 @@ def test_a_small_space_is_exhausted(choices: list[int], span: int, trials: int) 
     pairs = [tuple(each.values()) for each in found]
     assert len(set(pairs)) == len(pairs) == min(trials, len(every))
     assert set(pairs) <= every
-    said = remarks(search(space, trials), trials - len(found))
+    notes = remarks(search(space, trials), trials - len(found))
     if trials > len(every):
         text = f"search: {trials} samples requested, but the space has only {len(every)}"
-        assert said == (text,)
+        assert notes == (text,)
     else:
-        assert said == ()
+        assert notes == ()
 
 
-def test_a_range_too_narrow_for_its_digits_ends_too() -> None:
+def test_a_range_narrower_than_the_rounding_is_exhausted() -> None:
     narrow = {LR: {"low": 0.1234561, "high": 0.1234569}}
     found = [each[LR] for each in draws(search(narrow))]
-    assert sorted(found) == [0.1234561, 0.1234569]  # all else rounds to an end, and is kept inside
+    assert sorted(found) == [
+        0.1234561,
+        0.1234569,
+    ]  # all others are clipped to an end
 
 
-def test_choices_that_are_equal_are_one() -> None:
+def test_equal_choices_count_once() -> None:
     assert len(samples(search({BOX: {"choices": ["relu", "relu", "exp"]}}))) == 2
 
 
-def test_shares_are_even() -> None:
-    """Chi-squared over ten bins, 9 degrees of freedom: 99.9 % lie below 27.9."""
+def test_uniform_numbers_are_uniform() -> None:
+    """Chi-squared test with ten bins: with 9 degrees of freedom, 99.9 % are below 27.9."""
     drawn = [uniform(seed, n, key) for seed in (0, 1) for n in range(2000) for key in (LR, K)]
     counts = Counter(int(10 * each) for each in drawn)
     assert sum((counts[i] - 800) ** 2 / 800 for i in range(10)) < 27.9
 
 
-def test_an_integer_on_a_log_scale_has_its_part_of_the_scale() -> None:
+def test_integers_on_a_log_scale_have_the_right_frequencies() -> None:
     found = Integers(1, 9, 1, log=True)
     counts = Counter(found.at((i + 0.5) / 10_000) for i in range(10_000))
     for value in range(1, 10):
@@ -183,7 +187,7 @@ def test_choices_keep_their_types() -> None:
     assert [found.at((i + 0.5) / 5) for i in range(5)] == list(values)
 
 
-def test_no_search_has_nothing_to_say() -> None:
+def test_without_a_search_there_are_no_remarks() -> None:
     assert remarks(None, 0) == ()
     with pytest.raises(ValidationError):
         search({})

@@ -1,4 +1,4 @@
-"""The sections `search` and `stop`: what they expand to, and every way to get them wrong."""
+"""The sections `search` and `stop`: their trials, and messages about every kind of problem."""
 
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,14 @@ from gaplab.spec.search import SearchOptions
 from gaplab.spec.sweep import expand, outline, to_mapping
 from gaplab.spec.validate import metrics
 from gaplab.spec.yaml_text import parse_yaml
-from tests.builders import measure_gap
+from tests.builders import SECTIONS, make_spec, measure_gap
 
-BASE: dict[str, Any] = {
-    "data": {"name": "shapes"},
-    "detector": {"name": "fcos"},
-    "assignment": {"name": "poto"},
-}
 SPACE: dict[str, Any] = {
     "assignment.name": {"choices": ["poto", "o2f"]},
     "assignment.k": {"low": 1, "high": 9, "step": 2},
     "training.lr": {"low": 1e-4, "high": 1e-2, "log": True},
 }
 WHEN = {"assignment.k": {"assignment.name": "o2f"}}
-
-
-def spec(**keys: Any) -> Spec:
-    return Spec.model_validate({"name": "test", "base": BASE} | keys)
 
 
 def search(trials: int = 5, space: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -50,7 +41,7 @@ def ids(found: Spec) -> list[str]:
     return [trial.id for trial in expand(resolve(found)).trials]
 
 
-# --- what it expands to ---------------------------------------------------------------------
+# --- trials ---------------------------------------------------------------------------------
 
 
 @settings(max_examples=15)
@@ -60,15 +51,15 @@ def ids(found: Spec) -> list[str]:
     st.sampled_from([{}, {"seed": [0, 1, 2]}, {"seed": [0, 1], "data.size": [64, 96]}]),
     st.sampled_from([[], [{"assignment.k": 3}], [{"assignment.name": "poto", "seed": 1}]]),
 )
-def test_samples_are_crossed_like_lists_that_move_together(
+def test_samples_are_combined_like_a_zip(
     trials: int, seed: int, grid: dict[str, Any], exclude: list[dict[str, Any]]
 ) -> None:
     drawn = samples(SearchOptions.model_validate(search(trials, seed=seed)))
     zipped = {key: [each[key] for each in drawn] for key in SPACE}
     rest: dict[str, Any] = {"grid": grid, "when": WHEN, "exclude": exclude}
-    found = spec(search=search(trials, seed=seed), **rest)
+    found = make_spec(search=search(trials, seed=seed), **rest)
     try:
-        same = ids(spec(zip=zipped, **rest))
+        same = ids(make_spec(zip=zipped, **rest))
     except UserError:
         with pytest.raises(UserError, match="leaves no trial"):
             expand(resolve(found))
@@ -76,28 +67,28 @@ def test_samples_are_crossed_like_lists_that_move_together(
         assert sorted(ids(found)) == sorted(same)
 
 
-def test_the_seeds_of_a_sample_stand_together() -> None:
-    found = expand(resolve(spec(search=search(3), when=WHEN, grid={"seed": [0, 1]}))).trials
+def test_the_seeds_of_a_sample_are_adjacent() -> None:
+    found = expand(resolve(make_spec(search=search(3), when=WHEN, grid={"seed": [0, 1]}))).trials
     assert [trial.seed for trial in found] == [0, 1] * 3
     rates = [trial.config["training"]["lr"] for trial in found]
     assert rates[0::2] == rates[1::2]
     assert len(set(rates)) == 3
 
 
-def test_rows_are_crossed_with_samples() -> None:
+def test_rows_are_combined_with_samples() -> None:
     rows = {"wide": {"assignment.radius": 2.0}, "narrow": {"assignment.radius": 1.0}}
-    found = outline(resolve(spec(search=search(4), when=WHEN, rows=rows)))
+    found = outline(resolve(make_spec(search=search(4), when=WHEN, rows=rows)))
     assert [len(trials) for trials in found.rows.values()] == [4, 4]
 
 
-def test_whole_sections_and_what_lies_below_them() -> None:
+def test_whole_sections_and_keys_below_them() -> None:
     space = {
         "assignment": {"choices": [{"name": "poto", "radius": 1.0}, {"name": "o2f", "k": 3}]},
         "assignment.alpha": {"low": 0.2, "high": 0.8},
     }
     found = [
         trial.config["assignment"]
-        for trial in expand(resolve(spec(search=search(9, space)))).trials
+        for trial in expand(resolve(make_spec(search=search(9, space)))).trials
     ]
     assert {each["name"] for each in found} == {"poto", "o2f"}
     assert len({each["alpha"] for each in found}) == 9
@@ -106,33 +97,33 @@ def test_whole_sections_and_what_lies_below_them() -> None:
 
 
 def test_more_trials_keep_the_ids() -> None:
-    few = ids(spec(search=search(4), when=WHEN))
-    assert ids(spec(search=search(12), when=WHEN))[:4] == few
+    few = ids(make_spec(search=search(4), when=WHEN))
+    assert ids(make_spec(search=search(12), when=WHEN))[:4] == few
 
 
-def test_an_exhausted_space_is_said() -> None:
+def test_an_exhausted_space_is_reported() -> None:
     small = {"assignment.alpha": {"choices": [0.2, 0.5]}}
-    found = outline(resolve(spec(search=search(40, small), grid={"seed": [0, 1]})))
+    found = outline(resolve(make_spec(search=search(40, small), grid={"seed": [0, 1]})))
     assert len(found.sweep.trials) == 4
     assert found.notes == ("search: 40 samples requested, but the space has only 2",)
-    assert outline(resolve(spec(search=search(2, small)))).notes == ()
+    assert outline(resolve(make_spec(search=search(2, small)))).notes == ()
 
 
 def test_a_stopping_rule_makes_another_sweep_of_the_same_trials() -> None:
-    plain = expand(resolve(spec(grid={"seed": [0, 1]})))
+    plain = expand(resolve(make_spec(grid={"seed": [0, 1]})))
     kinds: list[dict[str, Any]] = [
         {"rule": "asha"},
         {"rule": "asha", "after": 2},
         {"rule": "median"},
     ]
-    stopping = [expand(resolve(spec(grid={"seed": [0, 1]}, stop=stop))) for stop in kinds]
+    stopping = [expand(resolve(make_spec(grid={"seed": [0, 1]}, stop=stop))) for stop in kinds]
     assert all(each.trials == plain.trials for each in stopping)
     assert len({plain.id, *(each.id for each in stopping)}) == 4
-    assert plain.id == expand(resolve(spec(grid={"seed": [1, 0]}))).id
+    assert plain.id == expand(resolve(make_spec(grid={"seed": [1, 0]}))).id
 
 
-def test_the_spec_of_a_sweep_can_be_read_again(tmp_path: Path) -> None:
-    given = spec(search=search(3, objective=["ap", "gap"]), when=WHEN, stop={"rule": "asha"})
+def test_the_spec_of_a_sweep_can_be_loaded_again(tmp_path: Path) -> None:
+    given = make_spec(search=search(3, objective=["ap", "gap"]), when=WHEN, stop={"rule": "asha"})
     path = tmp_path / "again.yaml"
     path.write_text(expand(resolve(given)).spec)
     again = load_spec(path).spec
@@ -145,17 +136,17 @@ def test_the_spec_of_a_sweep_can_be_read_again(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _with_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The checks and the first samples need no Optuna; only that it could be found."""
+    """Make Optuna look installed: the checks and the first samples don't use it."""
     monkeypatch.setattr(check, "find_spec", lambda name: object())
 
 
 @pytest.mark.usefixtures("_with_optuna")
-def test_the_first_samples_are_known_and_those_of_random() -> None:
-    found = outline(resolve(spec(search=search(30, method="optuna", startup=4), when=WHEN)))
-    assert [trial.id for trial in found.sweep.trials] == ids(spec(search=search(4), when=WHEN))
-    said = "search: 4 samples so far, up to 26 more are proposed as trials end"
-    assert found.notes == (said,)
-    all_known = outline(resolve(spec(search=search(3, method="optuna"), when=WHEN)))
+def test_the_first_samples_are_those_of_random() -> None:
+    found = outline(resolve(make_spec(search=search(30, method="optuna", startup=4), when=WHEN)))
+    assert [trial.id for trial in found.sweep.trials] == ids(make_spec(search=search(4), when=WHEN))
+    note = "search: 4 samples so far, up to 26 more are proposed as trials end"
+    assert found.notes == (note,)
+    all_known = outline(resolve(make_spec(search=search(3, method="optuna"), when=WHEN)))
     assert (len(all_known.sweep.trials), all_known.notes) == (3, ())
 
 
@@ -164,7 +155,7 @@ def test_the_sweep_of_a_search_is_named_by_its_spec() -> None:
     def named(base: dict[str, Any] | None = None, trials: int = 12, **keys: Any) -> str:
         adaptive = search(trials, method="optuna")
         return expand(
-            resolve(spec(search=adaptive, when=WHEN, base=BASE | (base or {}), **keys))
+            resolve(make_spec(search=adaptive, when=WHEN, base=SECTIONS | (base or {}), **keys))
         ).id
 
     first = named()
@@ -176,26 +167,26 @@ def test_the_sweep_of_a_search_is_named_by_its_spec() -> None:
 
 
 @pytest.mark.usefixtures("_with_optuna")
-def test_samples_to_come_count_against_the_limit() -> None:
+def test_samples_not_yet_proposed_count_towards_the_limit() -> None:
     keys: dict[str, Any] = {"grid": {"seed": [0, 1]}, "max_trials": 50, "when": WHEN}
     with pytest.raises(UserError, match="60 combinations, more than 50"):
-        expand(resolve(spec(search=search(30, method="optuna"), **keys)))
-    assert expand(resolve(spec(search=search(25, method="optuna"), **keys))).trials
+        expand(resolve(make_spec(search=search(30, method="optuna"), **keys)))
+    assert expand(resolve(make_spec(search=search(25, method="optuna"), **keys))).trials
 
 
-# --- every way to get one wrong -------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------
 
 
 def problems(folder: Path, sets: tuple[str, ...] = (), **keys: Any) -> list[str]:
     path = folder / "wrong.yaml"
-    path.write_text(yaml.safe_dump({"name": "wrong"} | BASE | keys))
+    path.write_text(yaml.safe_dump({"name": "wrong"} | SECTIONS | keys))
     with pytest.raises(UserError) as caught:
         load_spec(path, None, sets)
     assert all(line.startswith(("wrong.yaml: ", "--set ")) for line in caught.value.problems)
     return [line.removeprefix("wrong.yaml: ") for line in caught.value.problems]
 
 
-def test_all_problems_of_the_form_at_once(tmp_path: Path) -> None:
+def test_all_invalid_options_are_reported_at_once(tmp_path: Path) -> None:
     space = {
         "assignment.alpha": {"low": 0.8, "high": 0.2, "lo": 3},
         "assignment.k": {"low": 1, "high": 9, "step": 0},
@@ -228,7 +219,7 @@ def test_all_problems_of_the_form_at_once(tmp_path: Path) -> None:
     )
 
 
-def test_all_problems_of_keys_and_values_at_once(tmp_path: Path) -> None:
+def test_all_wrong_keys_and_values_are_reported_at_once(tmp_path: Path) -> None:
     space = {
         "assignment": {"choices": [{"name": "poto"}, {"name": "o2f", "kk": 3}, {"name": "potto"}]},
         "detector.box": {"low": 1, "high": 3},
@@ -300,7 +291,9 @@ def test_all_problems_of_keys_and_values_at_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_only_some_specs_get_wrong(tmp_path: Path, keys: dict[str, Any], line: str) -> None:
+def test_problems_that_depend_on_the_rest_of_the_spec(
+    tmp_path: Path, keys: dict[str, Any], line: str
+) -> None:
     assert problems(tmp_path, **keys)[0].startswith(line)
 
 
@@ -310,20 +303,20 @@ def test_optuna_must_be_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "search.method: optuna is not installed here; pip install 'gaplab[optuna]', "
         "or use method: random"
     ]
-    assert expand(resolve(spec(search=search(), when=WHEN))).trials
+    assert expand(resolve(make_spec(search=search(), when=WHEN))).trials
 
 
 @pytest.mark.usefixtures("_with_optuna")
-def test_a_key_that_hangs_on_the_grid_cannot_be_proposed(tmp_path: Path) -> None:
+def test_a_key_that_depends_on_the_grid_cannot_be_proposed(tmp_path: Path) -> None:
     space = {key: SPACE[key] for key in SPACE if key != "assignment.name"}
     keys: dict[str, Any] = {"grid": {"assignment.name": ["poto", "o2f"]}, "when": WHEN}
     (found,) = problems(tmp_path, search=search(5, space, method="optuna"), **keys)
     assert found.startswith("when.assignment.k: with method: optuna, a searched key must exist")
-    assert expand(resolve(spec(search=search(5, space), **keys))).trials
+    assert expand(resolve(make_spec(search=search(5, space), **keys))).trials
 
 
 @pytest.mark.parametrize("evaluator", list(EVALUATORS))
-def test_every_metric_of_an_evaluation_but_miss_rates_can_be_named(evaluator: str) -> None:
+def test_every_metric_but_miss_rates_can_be_maximised(evaluator: str) -> None:
     box, none = torch.tensor([[0.0, 0.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
     image = ImageTruth(1, 64, 64, box, none, torch.tensor([False]), torch.tensor([1600.0]))
     one = torch.ones(1)
@@ -340,7 +333,7 @@ def test_every_metric_of_an_evaluation_but_miss_rates_can_be_named(evaluator: st
 def loaded(folder: Path, *sets: str) -> Spec:
     path = folder / "set.yaml"
     content = {"name": "set", "search": search(), "when": WHEN, "stop": {"rule": "asha"}}
-    path.write_text(yaml.safe_dump(BASE | content))
+    path.write_text(yaml.safe_dump(SECTIONS | content))
     return load_spec(path, None, sets).spec
 
 
@@ -352,7 +345,7 @@ def test_set_fixes_a_searched_key(tmp_path: Path) -> None:
     assert line == "--set training.lr: must be greater than 0, got 0"
 
 
-def test_set_reaches_into_search_and_stop(tmp_path: Path) -> None:
+def test_set_changes_options_of_search_and_stop(tmp_path: Path) -> None:
     sets = ("search.trials=7", "search.space.training.lr={high: 0.02}", "stop.keep=4", "seed=3")
     found = loaded(tmp_path, *sets)
     assert found.search is not None
@@ -363,7 +356,7 @@ def test_set_reaches_into_search_and_stop(tmp_path: Path) -> None:
     assert lines == ["--set search.space.training.lr: low must be below high, got 0.0001 and 0"]
 
 
-def test_the_example_is_a_search_that_stops() -> None:
+def test_the_example_has_a_search_and_a_stopping_rule() -> None:
     path = Path(__file__).parents[3] / "experiments" / "search.yaml"
     found = load_spec(path).spec
     assert found.search is not None

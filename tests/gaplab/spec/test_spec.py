@@ -12,12 +12,7 @@ from detectors.assigners import ASSIGNERS
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from gaplab.spec.models import EvaluationOptions, Experiment
 from gaplab.spec.protocols import protocol_key
-
-BASE: dict[str, Any] = {
-    "data": {"name": "shapes"},
-    "detector": {"name": "fcos"},
-    "assignment": {"name": "poto"},
-}
+from tests.builders import SECTIONS
 
 PROTOCOL_VALUES = st.fixed_dictionaries(
     {},
@@ -38,7 +33,7 @@ def protocol(value: Any) -> Protocol:
 @pytest.mark.parametrize("name", list(ASSIGNERS))
 def test_config_is_plain_json_that_rebuilds_the_experiment(name: str) -> None:
     changed = {"assignment": {"name": name}, "training": {"decay_at": [0.5, 0.75], "lr": 1}}
-    experiment = Experiment.model_validate(BASE | changed)
+    experiment = Experiment.model_validate(SECTIONS | changed)
     config = experiment.config()
     assert json.loads(json.dumps(config)) == config
     rebuilt = Experiment.model_validate(config)
@@ -46,18 +41,18 @@ def test_config_is_plain_json_that_rebuilds_the_experiment(name: str) -> None:
     assert type(rebuilt.assignment) is ASSIGNERS[name]
 
 
-def test_each_worker_needs_an_image_of_a_batch() -> None:
+def test_each_worker_needs_an_image_per_batch() -> None:
     fits = {"training": {"batch": 4}, "resources": {"workers": 4}}
-    assert Experiment.model_validate(BASE | fits).resources.workers == 4
+    assert Experiment.model_validate(SECTIONS | fits).resources.workers == 4
     too_many = {"training": {"batch": 4}, "resources": {"workers": 5}}
     with pytest.raises(ValidationError, match=r"at least resources.workers \(5\), got 4"):
-        Experiment.model_validate(BASE | too_many)
+        Experiment.model_validate(SECTIONS | too_many)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])
-def test_seed_is_a_small_natural_number(seed: Any) -> None:
+def test_the_seed_is_a_natural_number_below_2_to_the_31(seed: Any) -> None:
     with pytest.raises(ValidationError):
-        Experiment.model_validate(BASE | {"seed": seed})
+        Experiment.model_validate(SECTIONS | {"seed": seed})
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
@@ -72,7 +67,7 @@ def test_no_protocol_is_the_default_preset() -> None:
 
 @settings(deadline=None)
 @given(PROTOCOL_VALUES)
-def test_a_changed_preset_starts_from_it_and_loses_its_name(values: dict[str, Any]) -> None:
+def test_a_changed_preset_keeps_the_other_values_and_loses_its_name(values: dict[str, Any]) -> None:
     for base in PROTOCOLS.values():
         made = protocol({"preset": base.preset, **values})
         kept = {key: getattr(base, key) for key in Protocol.model_fields if key not in values}
@@ -103,12 +98,14 @@ def test_the_key_is_a_function_of_the_values(values: dict[str, Any], claimed: st
 
 
 @pytest.mark.parametrize("value", ["defcnn", {"preset": "defcnn"}, {"preset": 3}])
-def test_an_unknown_preset_is_refused(value: Any) -> None:
+def test_an_unknown_preset_is_rejected(value: Any) -> None:
     with pytest.raises(ValidationError, match="unknown preset"):
         protocol(value)
 
 
-def test_a_preset_keeps_its_own_name_beside_an_equal_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preset_keeps_its_name_if_another_has_equal_values(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(PROTOCOLS, "twin", Protocol(preset="twin"))
     assert protocol("twin").preset == "twin"
     assert protocol("default").preset == "default"

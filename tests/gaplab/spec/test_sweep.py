@@ -1,4 +1,4 @@
-"""Expansion against a brute-force oracle, and what a trial's id depends on."""
+"""Trials compared with a brute-force oracle, and what the id of a trial depends on."""
 
 import hashlib
 import itertools
@@ -22,23 +22,14 @@ from gaplab.errors import UserError
 from gaplab.identity import counted
 from gaplab.spec import sweep
 from gaplab.spec.fields import owners_of
-from gaplab.spec.models import Experiment, Spec
+from gaplab.spec.models import Experiment
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import changed_trials, expand, experiment_of
-
-BASE: dict[str, Any] = {
-    "data": {"name": "shapes"},
-    "detector": {"name": "fcos"},
-    "assignment": {"name": "poto"},
-}
-
-
-def spec(base: dict[str, Any] | None = None, **keys: Any) -> Spec:
-    return Spec.model_validate({"name": "test", "base": base or BASE} | keys)
+from tests.builders import SECTIONS, make_spec
 
 
 def only_id(base: dict[str, Any]) -> str:
-    (trial,) = expand(resolve(spec(base))).trials
+    (trial,) = expand(resolve(make_spec(base))).trials
     return trial.id
 
 
@@ -67,7 +58,7 @@ def holds(condition: dict[str, Any], config: dict[str, Any]) -> bool:
 
 
 def brute_force(keys: dict[str, Any]) -> list[dict[str, Any]]:
-    """All trials by building every combination whole; conditions by iterating to a fixed point."""
+    """Return all trials: build every combination, iterate conditions to a fixed point."""
     groups = [{key: values} for key, values in keys["grid"].items()] + keys["zip"]
     rows = [
         [dict(zip(g, row, strict=True)) for row in zip(*g.values(), strict=True)] for g in groups
@@ -77,7 +68,7 @@ def brute_force(keys: dict[str, Any]) -> list[dict[str, Any]]:
         values: dict[str, Any] = {k: v for row in combination for k, v in row.items()}
         active = set(values) - set(keys["when"])
         while True:
-            raw = BASE
+            raw = SECTIONS
             for key in sorted(active, key=lambda key: key.count(".")):
                 raw = with_value(raw, tuple(key.split(".")), values[key])
             config = Experiment.model_validate(raw).config()
@@ -146,14 +137,14 @@ def test_expansion_agrees_with_brute_force(keys: dict[str, Any]) -> None:
     expected = brute_force(keys)
     if not expected:
         with pytest.raises(UserError, match="exclude: leaves no trial"):
-            expand(resolve(spec(**keys)))
+            expand(resolve(make_spec(**keys)))
     else:
-        assert [trial.config for trial in expand(resolve(spec(**keys))).trials] == expected
+        assert [trial.config for trial in expand(resolve(make_spec(**keys))).trials] == expected
 
 
 def test_nothing_varied_is_one_trial() -> None:
-    (trial,) = expand(resolve(spec())).trials
-    experiment = Experiment.model_validate(BASE)
+    (trial,) = expand(resolve(make_spec())).trials
+    experiment = Experiment.model_validate(SECTIONS)
     assert experiment_of(trial) == experiment
     assert trial.config == experiment.config()
     assert (trial.assignment, trial.family, trial.seed) == ("poto", "o2o", 0)
@@ -162,18 +153,18 @@ def test_nothing_varied_is_one_trial() -> None:
 
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))
-def test_records_say_the_family(name: str) -> None:
-    (trial,) = expand(resolve(spec(grid={"assignment": [{"name": name}]}))).trials
+def test_records_have_the_family(name: str) -> None:
+    (trial,) = expand(resolve(make_spec(grid={"assignment": [{"name": name}]}))).trials
     assert (trial.assignment, trial.family) == (name, ASSIGNERS[name].family)
 
 
-def test_the_first_axis_is_the_slowest() -> None:
-    trials = expand(resolve(spec(grid={"seed": [2, 1], "training.lr": [0.1, 0.2]}))).trials
+def test_the_first_axis_varies_slowest() -> None:
+    trials = expand(resolve(make_spec(grid={"seed": [2, 1], "training.lr": [0.1, 0.2]}))).trials
     found = [(trial.seed, trial.config["training"]["lr"]) for trial in trials]
     assert found == [(2, 0.1), (2, 0.2), (1, 0.1), (1, 0.2)]
 
 
-def test_trials_that_became_equal_are_one() -> None:
+def test_trials_that_became_equal_are_merged() -> None:
     keys: dict[str, Any] = {
         "grid": {
             "assignment": [{"name": "fcos"}, {"name": "poto"}],
@@ -182,13 +173,13 @@ def test_trials_that_became_equal_are_one() -> None:
         },
         "when": {"assignment.alpha": {"assignment.name": "poto"}},
     }
-    trials = expand(resolve(spec(**keys))).trials
+    trials = expand(resolve(make_spec(**keys))).trials
     found = [trial.config["assignment"].get("alpha") for trial in trials]
     assert found == [None, 0.1, 0.2, 0.8]
     assert len({trial.id for trial in trials}) == 4
 
 
-def test_conditions_see_defaults_and_chains() -> None:
+def test_conditions_read_defaults_and_other_conditional_keys() -> None:
     keys: dict[str, Any] = {
         "grid": {"training.momentum": [0.1, 0.2], "training.optimizer": ["sgd"], "seed": [0, 1]},
         "when": {
@@ -196,7 +187,7 @@ def test_conditions_see_defaults_and_chains() -> None:
             "training.optimizer": {"seed": 1, "assignment.alpha": 0.8},
         },
     }
-    found = [t.config["training"] for t in expand(resolve(spec(**keys))).trials]
+    found = [t.config["training"] for t in expand(resolve(make_spec(**keys))).trials]
     assert [(t["optimizer"], t["momentum"]) for t in found] == [
         ("adamw", 0.9),
         ("sgd", 0.1),
@@ -204,8 +195,8 @@ def test_conditions_see_defaults_and_chains() -> None:
     ]
 
 
-def test_conditions_wait_for_the_name_that_decides_their_defaults() -> None:
-    """Only o2f has a k; the first key of `when` reads it, the second one says it is o2f."""
+def test_conditions_are_evaluated_after_the_name_that_decides_their_defaults() -> None:
+    """Only o2f has a k. The first key of `when` reads it, the second selects o2f."""
     keys: dict[str, Any] = {
         "grid": {"training.lr": [0.1, 0.2], "assignment.name": ["o2f"]},
         "when": {
@@ -213,21 +204,21 @@ def test_conditions_wait_for_the_name_that_decides_their_defaults() -> None:
             "assignment.name": {"seed": 0},
         },
     }
-    found = [trial.config["training"]["lr"] for trial in expand(resolve(spec(**keys))).trials]
+    found = [trial.config["training"]["lr"] for trial in expand(resolve(make_spec(**keys))).trials]
     assert found == [0.1, 0.2]
 
 
-def test_a_section_comes_before_its_keys_also_when_it_is_conditional() -> None:
+def test_a_conditional_section_is_applied_before_its_keys() -> None:
     keys: dict[str, Any] = {
         "grid": {"assignment.alpha": [0.1], "assignment": [{"name": "o2f", "alpha": 0.9}]},
         "when": {"assignment": {"seed": 0}},
     }
-    (trial,) = expand(resolve(spec(**keys))).trials
+    (trial,) = expand(resolve(make_spec(**keys))).trials
     assert (trial.assignment, trial.config["assignment"]["alpha"]) == ("o2f", 0.1)
 
 
-def test_a_condition_is_never_guessed(tmp_path: Path) -> None:
-    """Data without its root is no data yet, so what its defaults are can't be known."""
+def test_a_condition_on_an_unknown_default_is_an_error(tmp_path: Path) -> None:
+    """Data without a root is not valid, so its defaults are unknown."""
     data = coco(tmp_path / "data")
     root = data.pop("root")
     keys: dict[str, Any] = {
@@ -235,20 +226,22 @@ def test_a_condition_is_never_guessed(tmp_path: Path) -> None:
         "when": {"training.lr": {"data.on_bad": "refuse"}, "data.root": {"data.name": "coco"}},
     }
     with pytest.raises(UserError, match=r"^data\.on_bad: a condition reads this key.*set it in"):
-        expand(resolve(spec(BASE | {"data": data}, **keys)))
-    (trial,) = expand(resolve(spec(BASE | {"data": data | {"on_bad": "refuse"}}, **keys))).trials
+        expand(resolve(make_spec(SECTIONS | {"data": data}, **keys)))
+    (trial,) = expand(
+        resolve(make_spec(SECTIONS | {"data": data | {"on_bad": "refuse"}}, **keys))
+    ).trials
     assert trial.config["training"]["lr"] == 0.1
 
 
 def test_true_is_not_one() -> None:
-    base = BASE | {"detector": {"name": "fcos", "shared_towers": True}}
+    base = SECTIONS | {"detector": {"name": "fcos", "shared_towers": True}}
     keys: dict[str, Any] = {
         "grid": {"seed": [0, 1]},
         "exclude": [{"detector.shared_towers": True, "seed": 1}],
     }
-    assert [trial.seed for trial in expand(resolve(spec(base, **keys))).trials] == [0]
+    assert [trial.seed for trial in expand(resolve(make_spec(base, **keys))).trials] == [0]
     with pytest.raises(UserError, match=r"exclude\[0\].seed: must be an integer, got true"):
-        expand(resolve(spec(grid={"seed": [0, 1]}, exclude=[{"seed": True}])))
+        expand(resolve(make_spec(grid={"seed": [0, 1]}, exclude=[{"seed": True}])))
 
 
 def test_a_list_can_be_a_value_or_several() -> None:
@@ -257,7 +250,7 @@ def test_a_list_can_be_a_value_or_several() -> None:
         "grid": {"training.decay_at": ats},
         "exclude": [{"training.decay_at": [0.5, 0.9]}],
     }
-    found = [t.config["training"]["decay_at"] for t in expand(resolve(spec(**keys))).trials]
+    found = [t.config["training"]["decay_at"] for t in expand(resolve(make_spec(**keys))).trials]
     assert found == [[0.5], [0.2]]
 
 
@@ -266,7 +259,7 @@ def test_a_grid_of_a_thousand_million_is_refused_before_it_is_expanded(form: str
     axes = {key: list(range(1, 1001)) for key in ("seed", "training.epochs", "training.batch")}
     keys = {"grid": axes} if form == "grid" else {"zip": [{key: axes[key]} for key in axes]}
     with pytest.raises(UserError, match="1000000000 combinations, more than 10000"):
-        expand(resolve(spec(**keys)))
+        expand(resolve(make_spec(**keys)))
 
 
 # --- identity -------------------------------------------------------------------------------
@@ -286,7 +279,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 
 
 def others(key: tuple[str, ...], value: Any) -> list[Any]:
-    """Candidates for another value of the same kind; some may be out of range."""
+    """Return other values of the same type; some may be out of range."""
     if value is None:
         return [1, {}]
     if isinstance(value, bool):
@@ -305,7 +298,7 @@ def others(key: tuple[str, ...], value: Any) -> list[Any]:
 
 
 def changes(config: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """For each leaf whose value can be changed by itself, the experiment with it changed."""
+    """Return the changed experiment for each leaf that can be changed by itself."""
     found = {}
     for path, value in leaves(config).items():
         for other in others(path, value):
@@ -328,16 +321,16 @@ def is_counted(path: tuple[str, ...], node: Any) -> bool:
 
 
 SIDES = {"training": {"train_sides": [64, 96]}}  # without them `crop` can't change by itself
-BASES = [BASE | SIDES | {"assignment": {"name": name}} for name in ASSIGNERS]
+BASES = [SECTIONS | SIDES | {"assignment": {"name": name}} for name in ASSIGNERS]
 
 
 @pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
-def test_every_option_that_counts_changes_the_id_and_no_other(base: dict[str, Any]) -> None:
+def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> None:
     experiment = Experiment.model_validate(base)
     config = experiment.config()
     original, tried = only_id(config), changes(config)
     fixed = {path for path in leaves(config) if path[-1] == "name"}
-    # max_filter needs a spatial_range beside it.
+    # max_filter also needs a spatial_range.
     fixed |= {("evaluation", "protocol", key) for key in ("preset", "suppression")}
     assert set(leaves(config)) - set(tried) <= fixed
     uncounted = {path for path in tried if not is_counted(path, experiment)}
@@ -360,8 +353,8 @@ def test_every_option_that_counts_changes_the_id_and_no_other(base: dict[str, An
 
 @settings(deadline=None)
 @given(st.sampled_from(BASES), st.data())
-def test_spelling_does_not_change_the_id(base: dict[str, Any], data: st.DataObject) -> None:
-    """Defaults written out or left out, in any order, as 1 or 1.0."""
+def test_equivalent_spellings_have_the_same_id(base: dict[str, Any], data: st.DataObject) -> None:
+    """Defaults may be given or left out, in any order, and written as 1 or 1.0."""
     full = Experiment.model_validate(base).config()
     defaults = [path for path in leaves(full) if path[-1] != "name"]
     written = dict(base)
@@ -369,7 +362,7 @@ def test_spelling_does_not_change_the_id(base: dict[str, Any], data: st.DataObje
         value = leaves(full)[path]
         whole = isinstance(value, float) and value.is_integer()
         written = with_value(written, path, int(value) if whole else value)
-        for depth in range(2, len(path)):  # an entry of a table says its name
+        for depth in range(2, len(path)):  # an entry of a table needs its name
             if (named := (*path[:depth], "name")) in leaves(full):
                 written = with_value(written, named, leaves(full)[named])
     mixed = shuffled(written, random.Random(data.draw(st.integers(0, 99))))
@@ -377,14 +370,14 @@ def test_spelling_does_not_change_the_id(base: dict[str, Any], data: st.DataObje
 
 
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:
-    (trial,) = expand(resolve(spec())).trials
-    config = Experiment.model_validate(BASE).config()
+    (trial,) = expand(resolve(make_spec())).trials
+    config = Experiment.model_validate(SECTIONS).config()
     del config["resources"], config["checkpoints"]
     del config["evaluation"]["every"], config["evaluation"]["candidates"]
     del config["evaluation"]["protocol"]["preset"]
     del config["detector"]["o2m_code"], config["training"]["loss"]["l1_of"]  # added later
     content = config | {
-        "fingerprint": Experiment.model_validate(BASE).data.fingerprint(),
+        "fingerprint": Experiment.model_validate(SECTIONS).data.fingerprint(),
         "results_version": 1,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -392,26 +385,26 @@ def test_the_id_is_the_digest_of_the_canonical_json() -> None:
 
 
 def test_a_new_results_version_is_a_new_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = expand(resolve(spec())).trials[0]
+    before = expand(resolve(make_spec())).trials[0]
     monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
-    after = expand(resolve(spec())).trials[0]
+    after = expand(resolve(make_spec())).trials[0]
     assert before.id != after.id
     assert (before.results_version, after.results_version) == (1, 2)
 
 
-def test_the_sweep_is_named_by_its_trials_alone() -> None:
-    one = expand(resolve(spec(grid={"seed": [0, 1]}, question="why?")))
-    same = expand(resolve(spec(zip={"seed": [1, 0, 1], "resources.workers": [1, 2, 3]})))
+def test_the_id_of_a_sweep_depends_on_its_trials_alone() -> None:
+    one = expand(resolve(make_spec(grid={"seed": [0, 1]}, question="why?")))
+    same = expand(resolve(make_spec(zip={"seed": [1, 0, 1], "resources.workers": [1, 2, 3]})))
     assert one.id == same.id
     assert one.id.startswith("test-")
     assert len(one.id) == len("test-") + 8
-    assert expand(resolve(spec(grid={"seed": [0]}))).id != one.id
-    renamed = expand(resolve(spec(grid={"seed": [0, 1]}, name="other")))
+    assert expand(resolve(make_spec(grid={"seed": [0]}))).id != one.id
+    renamed = expand(resolve(make_spec(grid={"seed": [0, 1]}, name="other")))
     assert renamed.id == one.id.replace("test-", "other-")
 
 
 def coco(root: Path, colour: int = 0) -> dict[str, Any]:
-    """A data set of one image for each split, and the section that names it."""
+    """Write a data set with one image per split, and return the section that selects it."""
     (root / "images").mkdir(parents=True)
     for i, split in enumerate(["train", "val"], start=1):
         Image.new("RGB", (64 + colour, 48)).save(root / "images" / f"{i}.png")
@@ -426,32 +419,30 @@ def coco(root: Path, colour: int = 0) -> dict[str, Any]:
     return {"name": "coco", "root": str(root), "height": 64, "width": 64}
 
 
-def test_data_counts_by_content_not_by_place(tmp_path: Path) -> None:
+def test_the_content_of_data_counts_but_not_its_path(tmp_path: Path) -> None:
     here = coco(tmp_path / "here")
     shutil.copytree(tmp_path / "here", tmp_path / "there")
     there = here | {"root": str(tmp_path / "there"), "cache_mib": 1, "title": "moved"}
     other = coco(tmp_path / "other", colour=16)
-    first, moved, changed = (only_id(BASE | {"data": data}) for data in (here, there, other))
+    first, moved, changed = (only_id(SECTIONS | {"data": data}) for data in (here, there, other))
     assert first == moved
     assert first != changed
 
 
 @pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
-def test_what_was_stored_keeps_its_id(base: dict[str, Any]) -> None:
-    trials = expand(resolve(spec(base, grid={"seed": [0, 1], "training.lr": [0.1, 1]}))).trials
+def test_stored_trials_are_unchanged(base: dict[str, Any]) -> None:
+    trials = expand(resolve(make_spec(base, grid={"seed": [0, 1], "training.lr": [0.1, 1]}))).trials
     stored = [replace(each, config=json.loads(json.dumps(each.config))) for each in trials]
     assert changed_trials(stored) == changed_trials([]) == []
 
 
-def test_what_is_not_what_its_id_says_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_trials_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = [coco(tmp_path / "a"), coco(tmp_path / "b", colour=16)]
-    first, second = expand(resolve(spec(grid={"data": data}))).trials
+    first, second = expand(resolve(make_spec(grid={"data": data}))).trials
     changed = replace(first, config=first.config | {"seed": 7})
     assert changed_trials([first, changed, second]) == [changed]
     (tmp_path / "a" / "train.json").write_text((tmp_path / "a" / "val.json").read_text())
-    _fingerprint.cache_clear()  # once a process
+    _fingerprint.cache_clear()  # computed once per process
     assert changed_trials([first, second]) == [first]
     monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
     assert changed_trials([first, second]) == [first, second]
@@ -461,10 +452,10 @@ def test_what_is_not_what_its_id_says_is_found(
         changed_trials([first, second])
 
 
-def test_data_that_cannot_be_used_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_unreadable_data_is_a_user_error(tmp_path: Path) -> None:
     missing = [{"name": "coco", "root": str(tmp_path / name)} for name in ("a", "b")]
     with pytest.raises(UserError) as caught:
-        expand(resolve(spec(grid={"data": missing, "seed": [0, 1]})))
+        expand(resolve(make_spec(grid={"data": missing, "seed": [0, 1]})))
     assert any(str(tmp_path / "a") in problem for problem in caught.value.problems)
     assert any(str(tmp_path / "b") in problem for problem in caught.value.problems)
     assert len(set(caught.value.problems)) == len(caught.value.problems)

@@ -1,4 +1,4 @@
-"""The YAML that spec files are written in."""
+"""The restricted YAML of spec files."""
 
 import math
 from typing import Any
@@ -30,13 +30,13 @@ DATA = st.recursive(
 
 @settings(deadline=None)
 @given(DATA)
-def test_what_is_dumped_reads_back_the_same(value: Any) -> None:
+def test_dumped_values_are_parsed_to_the_same(value: Any) -> None:
     read = parse_yaml(dump_yaml(value))
     assert read == value
     assert repr(read) == repr(value)
 
 
-def test_shared_values_are_written_out() -> None:
+def test_shared_values_are_written_twice_without_aliases() -> None:
     shared = [1, 2]
     assert parse_yaml(dump_yaml({"a": shared, "b": shared})) == {"a": [1, 2], "b": [1, 2]}
 
@@ -87,14 +87,14 @@ def test_scalars(text: str, value: Any) -> None:
         ("a: \x00", "unacceptable character"),
     ],
 )
-def test_what_is_refused(text: str, problem: str) -> None:
+def test_what_is_rejected(text: str, problem: str) -> None:
     with pytest.raises(YamlError) as caught:
         parse_yaml(text)
     assert str(caught.value).startswith(problem)
     assert "\n" not in str(caught.value)
 
 
-def test_an_expansion_bomb_is_refused_at_its_first_alias() -> None:
+def test_an_expansion_bomb_is_rejected_at_its_first_alias() -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     with pytest.raises(YamlError, match=r"line 2: alias \*a0 is not allowed"):
         parse_yaml("\n".join(lines))

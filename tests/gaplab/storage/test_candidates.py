@@ -1,4 +1,4 @@
-"""Dumps of candidates: what goes in comes out, by any number of ranks, and nothing else does."""
+"""Dumps of candidates: round trips with any number of ranks, and every kind of damage."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,19 +19,15 @@ from torch import Tensor
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.errors import UserError
-from gaplab.storage import candidates as dumprows
-from gaplab.storage.candidates import About, Dump, Part, tidy, write_part
+from gaplab.records import Subject
+from gaplab.storage import candidates as dumps
+from gaplab.storage.candidates import Dump, DumpInfo, Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
+from tests.builders import empty_truth
 
 CLASSES = ("person", "traffic light", "été")
+SUBJECT = Subject("abc", 9, "o2o", primary=True)
 FOLDER = "trials/abc/candidates/epoch=9/branch=o2o"
-
-
-@dataclass(frozen=True)
-class Subject:
-    trial: str = "abc"
-    epoch: int = 9
-    branch: str = "o2o"
 
 
 @dataclass
@@ -47,14 +43,11 @@ class FakeWorld:
 
 
 def truth(image_ids: Sequence[int], classes: Sequence[str] = CLASSES) -> GroundTruth:
-    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    boxes = torch.zeros(0, 4)
-    sizes = ((640, 480),) * len(image_ids)
-    return GroundTruth(tuple(image_ids), sizes, tuple(classes), none, boxes, none, none > 0, flat)
+    return empty_truth(image_ids, classes)
 
 
 def candidates(counts: Sequence[int], seed: int = 0, classes: int = len(CLASSES)) -> Candidates:
-    """counts[i] candidates of image i, of any float32 that is allowed."""
+    """Return counts[i] candidates of image i, with arbitrary valid float32 values."""
     rng = torch.Generator().manual_seed(seed)
     total = sum(counts)
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
@@ -76,10 +69,10 @@ def candidates(counts: Sequence[int], seed: int = 0, classes: int = len(CLASSES)
 
 
 def write(folder: Path, found: Candidates, data: GroundTruth, size: int = 1) -> str:
-    """All parts, the last rank first; the dump's URI."""
+    """Write all parts, the last rank first, and return the URI of the dump."""
     storage, uris = Storage(str(folder)), set()
     for rank in reversed(range(size)):
-        part = Part(Subject(), data, 1000, FakeWorld(rank, size))
+        part = Part(SUBJECT, data, 1000, FakeWorld(rank, size))
         uris.add(write_part(storage, part, found.take(found.image % size == rank)))
     (uri,) = uris
     return uri
@@ -89,12 +82,12 @@ def read(uri: str, image_ids: Sequence[int], classes: Sequence[str] = CLASSES) -
     chunks = list(Dump.open(uri).stream(image_ids, classes))
     assert all((chunk.image.diff() >= 0).all() for chunk in chunks)
     images = [each for chunk in chunks for each in sorted(set(chunk.image.tolist()))]
-    assert len(images) == len(set(images)), "an image was torn"
+    assert len(images) == len(set(images)), "an image is in two chunks"
     return Candidates.join([Candidates.none(), *chunks])
 
 
 def assert_equal(one: Candidates, other: Candidates) -> None:
-    """Equal bits, types and shapes."""
+    """Assert that bits, types and shapes are equal."""
     for name, column in vars(one).items():
         twin = getattr(other, name)
         assert (column.dtype, column.shape) == (twin.dtype, twin.shape), name
@@ -103,8 +96,8 @@ def assert_equal(one: Candidates, other: Candidates) -> None:
 
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Row groups of a handful of rows."""
-    monkeypatch.setattr(dumprows, "ROWS", 5)
+    """Make row groups of about five rows."""
+    monkeypatch.setattr(dumps, "ROWS", 5)
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -128,7 +121,7 @@ class TestRoundTrip:
             uri = write(tmp_path_factory.mktemp("d"), found, data, size)
             assert_equal(read(uri, ids, data.classes), found)
 
-    def test_ids_and_names_decide_not_their_order(self, tmp_path: Path) -> None:
+    def test_images_and_classes_are_matched_by_id_and_name(self, tmp_path: Path) -> None:
         ids, found = [70, 10, 40], candidates([3, 0, 8])
         uri = write(tmp_path, found, truth(ids), 2)
         shuffled, classes = [40, 70, 10], (CLASSES[2], CLASSES[0], CLASSES[1])
@@ -138,7 +131,7 @@ class TestRoundTrip:
         assert [classes[i] for i in back.labels] == [CLASSES[i] for i in moved]
         assert back.scores.tolist() == [*found.scores[3:].tolist(), *found.scores[:3].tolist()]
 
-    def test_as_other_tools_read_it(self, tmp_path: Path) -> None:
+    def test_other_tools_can_read_it(self, tmp_path: Path) -> None:
         ids, found = [7, 5, 6, 900], candidates([4, 0, 6, 9])
         uri = write(tmp_path, found, truth(ids), 3)
         assert uri == f"{tmp_path}/{FOLDER}"
@@ -168,90 +161,92 @@ class TestRoundTrip:
         groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         assert groups == [6, 12, 1]
 
-    def test_what_it_is_about(self, tmp_path: Path) -> None:
+    def test_info(self, tmp_path: Path) -> None:
         uri = write(tmp_path, Candidates.none(), truth([3, 4, 5]), 2)
         dump = Dump.open(uri)
-        assert (dump.uri, dump.about) == (uri, About("abc", 9, "o2o", CLASSES, 1000))
+        assert (dump.uri, dump.info) == (uri, DumpInfo("abc", 9, "o2o", CLASSES, 1000))
         assert list(dump.stream([3, 4, 5], CLASSES)) == []
 
 
 class TestWriting:
-    def test_only_own_images(self, tmp_path: Path) -> None:
-        part = Part(Subject(), truth([1, 2, 3]), 10, FakeWorld(1, 2))
-        with pytest.raises(ValueError, match=r"images \[0, 2\] are not of rank 1's share"):
+    def test_images_of_another_rank_are_rejected(self, tmp_path: Path) -> None:
+        part = Part(SUBJECT, truth([1, 2, 3]), 10, FakeWorld(1, 2))
+        with pytest.raises(ValueError, match=r"images \[0, 2\] are not in the share of rank 1"):
             write_part(Storage(str(tmp_path)), part, candidates([1, 1, 1]))
 
     @pytest.mark.parametrize("order", [[1, 0, 2, 3], [0, 2, 3, 1], [2, 3, 0, 1]])
-    def test_only_sorted(self, tmp_path: Path, order: list[int]) -> None:
-        part = Part(Subject(), truth([1, 2]), 10, FakeWorld(0, 1))
+    def test_unsorted_candidates_are_rejected(self, tmp_path: Path, order: list[int]) -> None:
+        part = Part(SUBJECT, truth([1, 2]), 10, FakeWorld(0, 1))
         mixed = candidates([2, 2]).take(torch.tensor(order))
         with pytest.raises(ValueError, match="not sorted"):
             write_part(Storage(str(tmp_path)), part, mixed)
         assert not list(tmp_path.rglob("*.par*"))
 
-    def test_written_again(self, tmp_path: Path) -> None:
+    def test_writing_again_replaces_the_dump(self, tmp_path: Path) -> None:
         for seed in (1, 2):
             uri = write(tmp_path, candidates([3, 4], seed), truth([1, 2]), 2)
         assert_equal(read(uri, [1, 2]), candidates([3, 4], 2))
 
     @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 2)])
-    def test_tidy(self, tmp_path: Path, before: int, after: int) -> None:
+    def test_leftovers_are_deleted(self, tmp_path: Path, before: int, after: int) -> None:
         data = truth(range(4))
         write(tmp_path, candidates([1, 2, 3, 4], 1), data, before)
         uri = write(tmp_path, candidates([1, 2, 3, 4], 2), data, after)
         folder = Path(uri)
         (folder / "part-00000-of-00009.parquet.0a1b2c3d.part").write_text("half")
         (folder / "notes.txt").write_text("mine")
-        tidy(Storage(str(tmp_path)), uri, after)
+        delete_leftovers(Storage(str(tmp_path)), uri, after)
         parts = {f"part-{rank:05d}-of-{after:05d}.parquet" for rank in range(after)}
         assert {path.name for path in folder.iterdir()} == parts | {"notes.txt"}
         assert_equal(read(uri, range(4)), candidates([1, 2, 3, 4], 2))
 
 
 class TestSets:
-    """Which parts a reader takes for the dump."""
+    """Which parts belong to the dump."""
 
     @pytest.fixture
     def uri(self, tmp_path: Path) -> str:
-        """A whole set of two parts, and two of three that an earlier attempt left."""
+        """A complete set of two parts, and two of three parts that an earlier attempt left."""
         write(tmp_path, candidates([1, 2, 3], 1), truth([1, 2, 3]), 3)
         (tmp_path / FOLDER / "part-00001-of-00003.parquet").unlink()
         return write(tmp_path, candidates([1, 2, 3], 2), truth([1, 2, 3]), 2)
 
-    def test_the_whole_one(self, uri: str) -> None:
+    def test_the_complete_set_is_read(self, uri: str) -> None:
         assert_equal(read(uri, [1, 2, 3]), candidates([1, 2, 3], 2))
 
-    def test_none(self, uri: str) -> None:
+    def test_no_complete_set(self, uri: str) -> None:
         (Path(uri) / "part-00000-of-00002.parquet").unlink()
-        missing = "part-00000-of-00002.parquet, part-00001-of-00003.parquet; bring it back"
-        with pytest.raises(UserError, match=f"^{uri}: parts missing: {missing}"):
+        missing = "part-00000-of-00002.parquet, part-00001-of-00003.parquet; restore it"
+        with pytest.raises(UserError, match=f"^{uri}: missing parts: {missing}"):
             Dump.open(uri)
 
-    def test_two(self, tmp_path: Path, uri: str) -> None:
+    def test_two_complete_sets(self, tmp_path: Path, uri: str) -> None:
         write(tmp_path, candidates([1, 2, 3], 3), truth([1, 2, 3]), 1)
-        with pytest.raises(UserError, match=f"^{uri}: whole sets of 1 and of 2 parts; delete all"):
+        with pytest.raises(
+            UserError, match=f"^{uri}: complete sets of 1 and of 2 parts; delete all"
+        ):
             Dump.open(uri)
 
-    def test_nothing_at_all(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"/gone: no candidates there; bring it back"):
+    def test_no_parts(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"/gone: no candidates found; restore it"):
             Dump.open(f"{tmp_path}/gone")
 
-    def test_parts_that_do_not_belong_together(self, tmp_path: Path, uri: str) -> None:
+    def test_parts_of_different_dumps(self, tmp_path: Path, uri: str) -> None:
         other = write(tmp_path / "other", Candidates.none(), truth([1, 2, 4], ["cat"]), 2)
-        stranger = Path(other) / "part-00001-of-00002.parquet"
-        (Path(uri) / stranger.name).write_bytes(stranger.read_bytes())
-        line = f"^{uri}/{stranger.name}: doesn't belong to part-00000-of-00002.parquet; bring"
+        foreign = Path(other) / "part-00001-of-00002.parquet"
+        (Path(uri) / foreign.name).write_bytes(foreign.read_bytes())
+        line = f"^{uri}/{foreign.name}: doesn't belong to part-00000-of-00002.parquet; restore"
         with pytest.raises(UserError, match=line):
             Dump.open(uri)
 
     def test_parts_with_the_same_images(self, tmp_path: Path) -> None:
         uri = write(tmp_path, candidates([1, 1, 1, 1]), truth([1, 2, 3, 4]), 2)
-        part = Part(Subject(), truth([9, 1, 9, 3]), 1000, FakeWorld(1, 2))
+        part = Part(SUBJECT, truth([9, 1, 9, 3]), 1000, FakeWorld(1, 2))
         write_part(Storage(str(tmp_path)), part, Candidates.none())
         with pytest.raises(UserError, match=r"part-00001-of-00002.parquet: doesn't belong to"):
             Dump.open(uri)
 
-    def test_renamed(self, uri: str) -> None:
+    def test_renamed_parts(self, uri: str) -> None:
         names = ["part-00000-of-00002.parquet", "part-00001-of-00002.parquet"]
         first, second = ((Path(uri) / name).read_bytes() for name in names)
         for name, raw in zip(names, (second, first), strict=True):
@@ -259,8 +254,8 @@ class TestSets:
         with pytest.raises(UserError) as error:
             Dump.open(uri)
         assert error.value.problems == (
-            f"{uri}/{names[0]}: was written as {names[1]}; give it its name back",
-            f"{uri}/{names[1]}: was written as {names[0]}; give it its name back",
+            f"{uri}/{names[0]}: was written as {names[1]}; rename it back",
+            f"{uri}/{names[1]}: was written as {names[0]}; rename it back",
         )
 
 
@@ -271,11 +266,12 @@ class TestCheck:
         with pytest.raises(UserError) as error:
             dump.check([10, 3], ["person", "dog"])
         assert str(error.value) == (
-            f"{dump.uri}: not of this data set (images only here: 11, 12, 13, ... (6 in all); "
-            "images only in the data: 3; classes only here: traffic light, été; "
-            "classes only in the data: dog); bring back the data that the trial was evaluated on"
+            f"{dump.uri}: belongs to another data set "
+            "(images only in the dump: 11, 12, 13, ... (6 in all); images only in the data: 3; "
+            "classes only in the dump: traffic light, été; classes only in the data: dog); "
+            "restore the data that the trial was evaluated on"
         )
-        with pytest.raises(UserError, match="not of this data set"):
+        with pytest.raises(UserError, match="belongs to another data set"):
             next(dump.stream([10, 3], CLASSES))
 
 
@@ -283,7 +279,7 @@ Change = Callable[[pa.Table], pa.Table]
 
 
 def put(name: str, value: Any) -> Change:
-    """The table with `value` in row 7 of a column."""
+    """Return a change that puts `value` into row 7 of a column."""
 
     def change(table: pa.Table) -> pa.Table:
         index, values = table.schema.get_field_index(name), table[name].to_pylist()
@@ -294,7 +290,7 @@ def put(name: str, value: Any) -> Change:
 
 
 def exchange(first: int, second: int) -> Change:
-    """The table with two rows exchanged."""
+    """Return a change that exchanges two rows."""
 
     def change(table: pa.Table) -> pa.Table:
         order = list(range(len(table)))
@@ -306,7 +302,7 @@ def exchange(first: int, second: int) -> Change:
 
 @pytest.mark.usefixtures("few_rows")
 class TestBadRows:
-    """A part of two row groups, of images 10 and 20 with five rows each, changed by other tools."""
+    """A part with two row groups of five rows (images 10 and 20) that another tool has changed."""
 
     @pytest.fixture
     def part(self, tmp_path: Path) -> Path:
@@ -322,7 +318,7 @@ class TestBadRows:
         ("change", "problem"),
         [
             (put("score", float("nan")), "scores outside [0, 1]"),
-            (put("score", 1.5), "scores outside [0, 1], images that aren't sorted"),
+            (put("score", 1.5), "scores outside [0, 1], images that are not sorted"),
             (put("score", -0.25), "scores outside [0, 1]"),
             (put("x2", float("inf")), "boxes that are not finite"),
             (put("y1", float("nan")), "boxes that are not finite"),
@@ -330,8 +326,8 @@ class TestBadRows:
             (put("stride", 0.0), "strides that are not positive"),
             (put("level", -1), "levels below 0"),
             (put("class", "dog"), "unknown classes"),
-            (put("image_id", 30), "images of another part, or of none"),
-            (exchange(6, 8), "images that aren't sorted by falling score"),
+            (put("image_id", 30), "images that are not in this part"),
+            (exchange(6, 8), "images that are not sorted by falling score"),
         ],
     )
     def test_the_row_group_is_named(self, part: Path, change: Change, problem: str) -> None:
@@ -345,7 +341,7 @@ class TestBadRows:
 
     def test_an_image_in_two_row_groups(self, part: Path) -> None:
         self.rewrite(part, lambda table: table, rows=7)
-        with pytest.raises(UserError, match="row group 1: goes on with an image of an earlier one"):
+        with pytest.raises(UserError, match="row group 1: continues an image of an earlier one"):
             read(str(part.parent), [10, 20])
 
     def test_a_damaged_page(self, part: Path) -> None:
@@ -356,19 +352,23 @@ class TestBadRows:
         with pytest.raises(UserError, match=r"00001\.parquet: row group 1: damaged"):
             read(str(part.parent), [10, 20])
 
-    def test_cut_short(self, part: Path) -> None:
+    def test_a_truncated_file(self, part: Path) -> None:
         whole = part.read_bytes()
         for keep in range(0, len(whole), 211):
             part.write_bytes(whole[:keep])
             with pytest.raises(UserError, match=r"00001\.parquet: damaged \("):
                 Dump.open(str(part.parent))
 
-    def test_foreign(self, part: Path) -> None:
+    def test_a_file_of_another_tool(self, part: Path) -> None:
         pq.write_table(pa.table({"score": [0.5]}), part)
-        with pytest.raises(UserError, match="gaplab's metadata is missing; give a file of candid"):
+        with pytest.raises(
+            UserError, match="a Parquet file without gaplab's metadata; give a file of candid"
+        ):
             Dump.open(str(part.parent))
 
     def test_another_column_type(self, part: Path) -> None:
         self.rewrite(part, lambda t: t.set_column(3, "score", t["score"].cast(pa.float64())))
-        with pytest.raises(UserError, match="column score is double with absent values, not float"):
+        with pytest.raises(
+            UserError, match="column score is double with missing values, not float"
+        ):
             Dump.open(str(part.parent))

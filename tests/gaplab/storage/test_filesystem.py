@@ -1,4 +1,4 @@
-"""Files of a trial: whole or not there, and never outside their root."""
+"""Files of a storage: written completely or not at all, and never outside of its root."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ ACTIONS: dict[str, Callable[[Storage, str], object]] = {
 @pytest.mark.parametrize(
     "name", ["..", "../a", "a/../../b", "a/..", "/etc/x", "a//b", "a/", "./a", "a\\..\\b", "a\0b"]
 )
-def test_names_that_lead_out_are_refused(tmp_path: Path, action: str, name: str) -> None:
+def test_names_that_lead_out_are_rejected(tmp_path: Path, action: str, name: str) -> None:
     inside = tmp_path / "inside"
     inside.mkdir()
     (tmp_path / "a").write_text("outside")
@@ -53,7 +53,7 @@ def test_names_that_lead_out_are_refused(tmp_path: Path, action: str, name: str)
 
 
 @given(st.lists(st.sampled_from(["..", ".", "", "a", "b.pt", "..."]), min_size=1, max_size=6))
-def test_whatever_is_accepted_lies_below_the_root(parts: list[str]) -> None:
+def test_accepted_names_are_below_the_root(parts: list[str]) -> None:
     storage = Storage("/root/of/all")
     try:
         path = storage.local_path("/".join(parts))
@@ -93,7 +93,7 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_where_nothing_can_be_written(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "trials").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match=r"trials/x/a\.txt: can't be written \(.+\); free space"):
         Storage(str(tmp_path)).save_text("trials/x/a.txt", "text")
@@ -101,7 +101,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["", "relative/folder", "nowhere://bucket/folder"])
-def test_an_address_that_cannot_be_used(uri: str) -> None:
+def test_invalid_uris(uri: str) -> None:
     with pytest.raises(UserError, match=f"^{uri}: can't be used as storage .*; give an absolute"):
         Storage(uri)
 
@@ -119,21 +119,21 @@ def test_names_and_deletion(tmp_path: Path) -> None:
     assert other.open(name).read() == b"a b/2.txt"
 
 
-def test_torch_waits_for_a_checkpoint() -> None:
+def test_reading_matches_does_not_import_torch() -> None:
     code = (
         "import sys, gaplab.storage.matches, gaplab.results.export; print('torch' in sys.modules)"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout == "False\n"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "False\n"
 
 
-def test_a_folder_is_no_file_to_delete(tmp_path: Path) -> None:
+def test_a_folder_cannot_be_deleted_as_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(StorageError, match=r"/a: can't be deleted \(.+\); allow writing there"):
         Storage(str(tmp_path)).delete("a")
 
 
-def test_all_below_and_moving(tmp_path: Path) -> None:
+def test_files_below_a_folder_and_moving(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     assert storage.below("a") == []
     for name in ("a/1.txt", "a/b/2.txt", "a/b/c/3.txt", "ab/4.txt"):

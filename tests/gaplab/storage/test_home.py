@@ -8,14 +8,14 @@ from gaplab.errors import UserError
 from gaplab.storage.home import Home, open_home
 
 
-def test_the_folder_is_created_or_refused(tmp_path: Path) -> None:
+def test_the_folder_is_created(tmp_path: Path) -> None:
     assert Home(tmp_path / "a" / "b").path.is_dir()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be created"):
         Home(tmp_path / "file" / "home")
 
 
-def test_the_ledger_may_live_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledger_may_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
     assert Home(tmp_path).ledger_url == f"sqlite:///{tmp_path}/ledger.db"
     monkeypatch.setenv("GAPLAB_LEDGER", "postgresql+psycopg://somewhere/else")

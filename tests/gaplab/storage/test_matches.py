@@ -1,4 +1,4 @@
-"""Match files: what goes in comes out, without PyTorch, and nothing else does."""
+"""Files of matches: round trips, and every kind of damage."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,25 +8,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detectors.evaluation.matches import Matches
 from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
-from gaplab.records import EvaluationRecord
 from gaplab.storage.filesystem import Storage
-from gaplab.storage.matches import About, read_matches, write_matches
+from gaplab.storage.matches import MatchesInfo, read_matches, write_matches
+from tests.builders import empty_truth, evaluation_record
 
-EVALUATION = EvaluationRecord("abc", 9, "o2o", True, "custom-01234567", {"ap": 1.0}, ())
+EVALUATION = evaluation_record("abc", 9, protocol="custom-01234567", classes=())
 CLASSES = ("cat", "été")
 
 
 def truth(images: int, first: int = 100) -> GroundTruth:
-    none, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-    ids, sizes = tuple(range(first, first + images)), ((64, 64),) * images
-    return GroundTruth(ids, sizes, CLASSES, none, torch.zeros(0, 4), none, none > 0, flat)
+    return empty_truth(range(first, first + images), CLASSES)
 
 
 def matches(
@@ -88,16 +85,16 @@ def test_round_trip(
     assert (about.count, about.thresholds, about.classes) == (images, thresholds, CLASSES)
 
 
-def test_where_it_lies_and_what_it_is_about(tmp_path: Path) -> None:
+def test_path_and_info(tmp_path: Path) -> None:
     uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), *pair())
     assert uri == f"{tmp_path}/trials/abc/matches/epoch=9/branch=o2o/custom-01234567.parquet"
     about = read_matches(uri)[0]
-    assert about == About(
+    assert about == MatchesInfo(
         "abc", 9, "o2o", "custom-01234567", CLASSES, about.images, count=3, thresholds=10
     )
 
 
-def test_the_digest_tells_images_apart(tmp_path: Path) -> None:
+def test_the_digest_depends_on_ids_and_order_of_images(tmp_path: Path) -> None:
     def digest(truth: GroundTruth) -> str:
         uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth, *pair())
         return read_matches(uri)[0].images
@@ -107,7 +104,7 @@ def test_the_digest_tells_images_apart(tmp_path: Path) -> None:
     assert len({digest(forth), digest(back), digest(truth(3, first=99))}) == 3
 
 
-def test_as_other_tools_read_it(tmp_path: Path) -> None:
+def test_other_tools_can_read_it(tmp_path: Path) -> None:
     without, with_ = pair()
     uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), without, with_)
     rows = pq.read_table(uri).to_pylist()
@@ -128,7 +125,9 @@ def test_as_other_tools_read_it(tmp_path: Path) -> None:
         ({"object_image": np.array([1])}, "different objects"),
     ],
 )
-def test_only_what_belongs_together(tmp_path: Path, change: dict[str, Any], problem: str) -> None:
+def test_matches_that_do_not_belong_together_are_rejected(
+    tmp_path: Path, change: dict[str, Any], problem: str
+) -> None:
     without, with_ = pair()
     with pytest.raises(ValueError, match=problem):
         write_matches(
@@ -137,7 +136,7 @@ def test_only_what_belongs_together(tmp_path: Path, change: dict[str, Any], prob
     assert list(tmp_path.iterdir()) == []
 
 
-def test_too_many_thresholds(tmp_path: Path) -> None:
+def test_too_many_thresholds_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="17 IoU thresholds"):
         write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), *pair(thresholds=17))
 
@@ -153,7 +152,7 @@ def test_too_many_thresholds(tmp_path: Path) -> None:
         ("score", float("inf"), "scores that are not finite"),
     ],
 )
-def test_bad_rows(tmp_path: Path, name: str, value: Any, problem: str) -> None:
+def test_invalid_rows(tmp_path: Path, name: str, value: Any, problem: str) -> None:
     uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), *pair())
     document = pq.read_metadata(uri).metadata[b"gaplab"]
     table = pq.read_table(uri)
@@ -162,11 +161,11 @@ def test_bad_rows(tmp_path: Path, name: str, value: Any, problem: str) -> None:
     field = table.field(name)
     table = table.set_column(index, field, pa.array(values, field.type))
     pq.write_table(table.replace_schema_metadata({"gaplab": document}), uri)
-    with pytest.raises(UserError, match=f"^{uri}: {problem}; bring it back"):
+    with pytest.raises(UserError, match=f"^{uri}: {problem}; restore it"):
         read_matches(uri)
 
 
-def test_cut_short_or_gone(tmp_path: Path) -> None:
+def test_a_truncated_or_missing_file(tmp_path: Path) -> None:
     uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), *pair())
     whole = Path(uri).read_bytes()
     for keep in range(0, len(whole), 97):
@@ -174,5 +173,5 @@ def test_cut_short_or_gone(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"^{uri}: damaged"):
             read_matches(uri)
     Path(uri).unlink()
-    with pytest.raises(UserError, match=f"^{uri}: no such file; bring it back"):
+    with pytest.raises(UserError, match=f"^{uri}: no such file; restore it"):
         read_matches(uri)

@@ -1,4 +1,4 @@
-"""Parquet files against pyarrow's own reader, and every way in which one can be bad."""
+"""Parquet files compared with pyarrow's own reader, and every kind of damage."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -85,19 +85,19 @@ def read(path: Path, layout: Layout = LAYOUT) -> list[Group]:
 
 
 def rewrite(path: Path, change: Callable[[pa.Table], pa.Table], **options: Any) -> None:
-    """Rewrite a file as another tool could that keeps the metadata."""
+    """Rewrite a file like another tool that keeps the metadata."""
     kept = {"gaplab": pq.read_metadata(path).metadata[b"gaplab"]}
     pq.write_table(change(pq.read_table(path)).replace_schema_metadata(kept), path, **options)
 
 
-def refused(path: Path, layout: Layout = LAYOUT) -> str:
-    """The one line that says why `path` can't be read."""
+def rejected(path: Path, layout: Layout = LAYOUT) -> str:
+    """Return the one-line message about a file that can't be read."""
     with pytest.raises(UserError) as error:
         read(path, layout)
-    said = str(error.value)
-    assert said.startswith(str(path))
-    assert "\n" not in said
-    return said
+    message = str(error.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
 
 
 def texts(column: Category) -> list[str]:
@@ -118,7 +118,7 @@ def assert_same(one: Group, other: Group) -> None:
 class TestRoundTrip:
     @given(groups=st.lists(group(), max_size=3))
     @settings(max_examples=30)
-    def test_bit_for_bit(
+    def test_values_are_equal_bit_for_bit(
         self, tmp_path_factory: pytest.TempPathFactory, groups: list[Group]
     ) -> None:
         path = write(tmp_path_factory.mktemp("p"), *groups)
@@ -128,7 +128,7 @@ class TestRoundTrip:
         for one, other in zip(back, filled, strict=True):
             assert_same(one, other)
 
-    def test_as_pyarrow_reads_it(self, tmp_path: Path) -> None:
+    def test_pyarrow_reads_the_same(self, tmp_path: Path) -> None:
         groups = [example(5, 1), example(3, 2)]
         path = write(tmp_path, *groups)
         file = pq.ParquetFile(path)
@@ -144,7 +144,7 @@ class TestRoundTrip:
             whole = np.concatenate([g[name] for g in groups])
             assert table[name].to_numpy().tobytes() == whole.tobytes()
 
-    def test_texts_times_and_absent_values(self, tmp_path: Path) -> None:
+    def test_texts_times_and_missing_values(self, tmp_path: Path) -> None:
         columns = {name: Column(kind, null=True) for name, kind in KINDS.items()}
         noon = datetime(2026, 3, 1, 12, 0, 0, 7, tzinfo=timezone(timedelta(hours=5)))
         rows: Group = {"t": [noon, noon], "s": ["é", None], "b": (None, True)}
@@ -183,13 +183,13 @@ class TestFailingWrite:
         raise error
 
     @pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), OSError(28, "full")])
-    def test_leaves_nothing(self, tmp_path: Path, error: BaseException) -> None:
+    def test_nothing_is_left(self, tmp_path: Path, error: BaseException) -> None:
         expected = UserError if isinstance(error, OSError) else type(error)
         with pytest.raises(expected):
             write_table(Storage(str(tmp_path)), "f.parquet", LAYOUT, {}, self.groups(error))
         assert list(tmp_path.iterdir()) == []
 
-    def test_leaves_the_old_file(self, tmp_path: Path) -> None:
+    def test_the_old_file_is_kept(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(3))
         with pytest.raises(ValueError, match="x"):
             write_table(
@@ -204,7 +204,7 @@ class TestFailingWrite:
             pytest.skip("no /dev/full here")
 
         class Full(Storage):
-            """Whatever is to be written goes to a device without space."""
+            """Writes to a device without free space."""
 
             def __init__(self, folder: str) -> None:
                 super().__init__(folder)
@@ -228,21 +228,21 @@ class TestFailingWrite:
 
 class TestBadFile:
     def test_missing(self, tmp_path: Path) -> None:
-        assert refused(tmp_path / "no.parquet").endswith(": no such file; make it again")
+        assert rejected(tmp_path / "no.parquet").endswith(": no such file; make it again")
         (tmp_path / "folder.parquet").mkdir()
-        assert "folder.parquet: damaged (" in refused(tmp_path / "folder.parquet")
+        assert "folder.parquet: damaged (" in rejected(tmp_path / "folder.parquet")
 
     def test_truncated_anywhere(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(40), example(40, 1))
         whole = path.read_bytes()
         for keep in {*range(0, len(whole), 97), *range(9), *(len(whole) - n for n in range(1, 20))}:
             path.write_bytes(whole[:keep])
-            assert "f.parquet: damaged (" in refused(path), keep
+            assert "f.parquet: damaged (" in rejected(path), keep
 
     def test_not_parquet(self, tmp_path: Path) -> None:
         path = tmp_path / "a.csv"
         path.write_text("id,score\n" * 100)
-        assert refused(path).endswith("; make it again")
+        assert rejected(path).endswith("; make it again")
 
     def test_a_damaged_row_group_is_named(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(500), example(500, 1))
@@ -250,12 +250,12 @@ class TestBadFile:
         raw = bytearray(path.read_bytes())
         raw[column.data_page_offset + column.total_compressed_size // 2] ^= 1
         path.write_bytes(raw)
-        assert ": row group 1: damaged (" in refused(path)
+        assert ": row group 1: damaged (" in rejected(path)
         with reading(Storage(str(path.parent)), path.name, LAYOUT) as file:
             assert_same(file.group(0), example(500))
 
     @given(st.data())
-    def test_one_wrong_byte_is_never_taken_for_data(
+    def test_one_wrong_byte_never_changes_the_data(
         self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
     ) -> None:
         path = write(tmp_path_factory.mktemp("p"), example(60))
@@ -266,50 +266,53 @@ class TestBadFile:
         with contextlib.suppress(UserError):
             assert_same(read(path)[0], example(60))
 
-    def test_foreign(self, tmp_path: Path) -> None:
+    def test_a_file_of_another_tool(self, tmp_path: Path) -> None:
         pq.write_table(pa.table({"id": [1]}), tmp_path / "f.parquet")
-        said = refused(tmp_path / "f.parquet")
-        assert "gaplab's metadata is missing; give a file of things that gaplab wrote" in said
+        message = rejected(tmp_path / "f.parquet")
+        assert (
+            "a Parquet file without gaplab's metadata; give a file of things that gaplab wrote"
+            in message
+        )
 
     @pytest.mark.parametrize("document", [b"\xff", b"[]", b"{}", b'{"format": "things"}', b"null"])
-    def test_nonsense_for_metadata(self, tmp_path: Path, document: bytes) -> None:
+    def test_invalid_metadata(self, tmp_path: Path, document: bytes) -> None:
         table = pa.table({"id": [1]}).replace_schema_metadata({"gaplab": document})
         pq.write_table(table, tmp_path / "f.parquet")
-        assert "gaplab's metadata is missing" in refused(tmp_path / "f.parquet")
+        assert "without gaplab's metadata" in rejected(tmp_path / "f.parquet")
 
-    def test_of_another_kind_or_a_later_version(self, tmp_path: Path) -> None:
+    def test_another_kind_or_a_later_version(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(2))
         other = Layout("others", 2, LAYOUT.columns, "-")
-        assert refused(path, other).endswith(": holds things; give a file of others")
+        assert rejected(path, other).endswith(": contains things; give a file of others")
         older = Layout("things", 1, LAYOUT.columns, "-")
-        assert "version 2 of things, but this gaplab reads up to 1; update" in refused(path, older)
+        assert "version 2 of things, but this gaplab reads up to 1; update" in rejected(path, older)
         newer = Layout("things", 3, LAYOUT.columns, "-")
         assert_same(read(path, newer)[0], example(2))
 
-    def test_wrong_columns_are_all_named(self, tmp_path: Path) -> None:
+    def test_all_wrong_columns_are_named(self, tmp_path: Path) -> None:
         def change(table: pa.Table) -> pa.Table:
             table = table.drop_columns(["id"]).append_column("extra", pa.array([0] * 4))
             return table.set_column(0, "small", table["small"].cast(pa.int32()))
 
         path = write(tmp_path, example(4))
         rewrite(path, change)
-        said = refused(path)
-        assert "no columns id, column small is int32 with absent values, not int16; make" in said
-        assert "extra" not in said
+        message = rejected(path)
+        assert "no column id, column small is int32 with missing values, not int16; make" in message
+        assert "extra" not in message
 
-    def test_rows_were_dropped(self, tmp_path: Path) -> None:
+    def test_missing_rows(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(4))
         rewrite(path, lambda table: table.slice(1))
-        assert "holds 3 rows, was written with 4; make it again" in refused(path)
+        assert "has 3 rows, but was written with 4; make it again" in rejected(path)
 
-    def test_a_copy_with_the_metadata_is_as_good(self, tmp_path: Path) -> None:
+    def test_a_copy_with_the_metadata_can_be_read(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(9))
         rewrite(path, lambda table: table, row_group_size=5, compression="none")
         parts = read(path)
         assert [len(each["id"]) for each in parts] == [5, 4]
         assert texts(parts[0]["class"]) + texts(parts[1]["class"]) == texts(example(9)["class"])
 
-    def test_a_copy_without_it_is_not(self, tmp_path: Path) -> None:
+    def test_a_copy_without_the_metadata_is_rejected(self, tmp_path: Path) -> None:
         path = write(tmp_path, example(9))
         pq.write_table(pq.read_table(path), path)
-        assert "gaplab's metadata is missing" in refused(path)
+        assert "without gaplab's metadata" in rejected(path)
