@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from packaging.requirements import Requirement
+from sqlalchemy import make_url
 
 from gaplab.cli.doctor.finding import Finding
 from gaplab.cli.doctor.home import HomeFolder, check_home, inspect_home
@@ -309,6 +310,19 @@ def test_the_facts_of_a_real_postgresql(
     assert inspect_postgres(postgres_schema).version is None, "it must not create tables"
     Ledger.open(postgres_schema).close()
     assert inspect_postgres(postgres_schema).version == HEAD
+
+
+def test_the_host_of_postgresql_may_come_from_the_environment(
+    postgres_schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = make_url(postgres_schema)
+    host = url.host or url.query["host"]
+    monkeypatch.setenv("PGHOST", str(host))
+    if url.port is not None:
+        monkeypatch.setenv("PGPORT", str(url.port))
+    short = url.difference_update_query(["host"]).set(host="", port=None)
+    assert str(host) not in short.render_as_string()
+    assert inspect_postgres(short.render_as_string(hide_password=False)).host == host
 
 
 def test_an_unreachable_postgresql_does_not_show_its_password() -> None:
