@@ -1,7 +1,13 @@
-"""Check a package's public names: the table of its lazy imports, and the examples in docstrings."""
+"""Check a package's public names: the table of its lazy imports, and the examples in docstrings.
+
+As a program it runs examples:
+
+python -m tests.doctests gaplab.run_sweep gaplab.leaderboard
+"""
 
 import ast
 import doctest
+import sys
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -45,3 +51,14 @@ def _imports_for_type_checkers(package: ModuleType) -> dict[str, str]:
     ]
     imports = [node for block in blocks for node in block if isinstance(node, ast.ImportFrom)]
     return {alias.name: str(node.module) for node in imports for alias in node.names}
+
+
+def main() -> None:
+    """Run the examples of the objects named on the command line, in this order."""
+    for name in sys.argv[1:]:
+        module, _, attribute = name.rpartition(".")
+        assert run_examples(getattr(import_module(module), attribute)) > 0
+
+
+if __name__ == "__main__":
+    main()

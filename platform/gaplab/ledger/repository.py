@@ -66,6 +66,14 @@ class Ledger(Reader):
 
     Timestamps come from one clock, in UTC: that of the PostgreSQL server, or of this machine for a
     SQLite file. Threads may share a Ledger; a forked process must open its own.
+
+    Examples:
+        >>> import gaplab
+        >>> sweep = gaplab.expand(gaplab.load_spec("experiments/quickstart.yaml"))
+        >>> with gaplab.Ledger.open(gaplab.open_home("results/second").ledger_url) as ledger:
+        ...     ledger.add_sweep(sweep)
+        ...     [(stored.name, stored.total) for stored in ledger.sweeps()]
+        [('quickstart', 5)]
     """
 
     def add_sweep(self, sweep: SweepRecord) -> None:
@@ -158,8 +166,9 @@ class Ledger(Reader):
         self._write(claims.end_attempt, attempt, end)
 
     def rerun(self, trial: str) -> bool:
-        """Set a trial that has succeeded back to `waiting` and delete its evaluations and
-        checkpoints. Its attempts stay.
+        """Set a trial that has succeeded back to `waiting`.
+
+        Deletes its evaluations and checkpoints; its attempts stay.
 
         Returns:
             Whether the trial had succeeded; if not, nothing changes.

@@ -31,7 +31,7 @@ _FILE_KEYS = ("extends", "profiles")
 
 
 def load_spec(
-    path: Path, profile: str | None = None, overrides: Sequence[str] = ()
+    path: str | os.PathLike[str], profile: str | None = None, overrides: Sequence[str] = ()
 ) -> ResolvedSpec:
     """Read and validate a spec file.
 
@@ -45,8 +45,15 @@ def load_spec(
 
     Raises:
         UserError: with every problem of the files, their profiles and the trials, one line each.
+
+    Examples:
+        >>> import gaplab
+        >>> quick = ["training.epochs=2"]
+        >>> resolved = gaplab.load_spec("experiments/quickstart.yaml", overrides=quick)
+        >>> resolved.spec.name
+        'quickstart'
     """
-    layers = _layers(_read_files(path), profile)
+    layers = _layers(_read_files(Path(path)), profile)
     raw, added = override(reduce(merge, (layer.tree for layer in layers)), overrides)
     resolved, problems = _resolved(raw)
     if resolved is None or problems:

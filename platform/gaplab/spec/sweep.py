@@ -42,6 +42,12 @@ def expand(resolved: ResolvedSpec) -> SweepRecord:
 
     Raises:
         UserError: if some of the data can't be read.
+
+    Examples:
+        >>> import gaplab
+        >>> sweep = gaplab.expand(gaplab.load_spec("experiments/quickstart.yaml"))
+        >>> [trial.assignment for trial in sweep.trials]
+        ['dual', 'fcos', 'center', 'poto', 'o2f']
     """
     return _sound_outline(resolved).sweep
 
