@@ -1,4 +1,4 @@
-"""Numbers, durations and nested settings as text for people."""
+"""Format numbers, durations and nested settings for terminals and files."""
 
 import json
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from typing import Any
 
 
 def points(value: float | None) -> str:
-    """Percent points with one decimal, or a dash."""
+    """Return percentage points with one decimal, or a dash for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def signed(value: float | None) -> str:
-    """Percent points with one decimal and their sign; what rounds to zero is +0.0."""
+    """Return percentage points with a sign and one decimal; -0.04 becomes `+0.0`."""
     return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return a duration such as `48 s`, `3 min 20 s` or `2 h 05 min`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -31,20 +31,20 @@ def plural(count: int, noun: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` on one line, printable."""
+    """Return text on one line, without characters that a terminal interprets."""
     return printable(" ".join(text.split()))
 
 
 def printable(text: str) -> str:
-    """`text` for a terminal: characters that would steer it are written as their escapes.
+    """Return text without characters that a terminal interprets; they are escaped.
 
-    Names of files, classes and trials may come from anywhere.
+    Names of files, classes and trials may come from untrusted sources.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists and empty mappings are values."""
+    """Return nested mappings with dotted keys; lists and empty mappings are values."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         inner = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {}
@@ -53,12 +53,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def rounded(value: float | None) -> float | None:
-    """With 4 decimals."""
+    """Return a number with 4 decimals."""
     return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def cell(value: Any) -> Any:
-    """A value as a CSV field: what isn't text or a number is JSON, None an empty field."""
+    """Return a value as a field of a CSV file: JSON unless it is text; an empty field for None."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

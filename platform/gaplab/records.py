@@ -1,6 +1,6 @@
-"""The records that travel from a trial to the ledger, and from the ledger to tables.
+"""Records that are passed between rooms: from a trial to the ledger, and from the ledger to tables.
 
-Metrics are percent points here and wherever a person or a script sees them, unless their name says
+Metrics are in percentage points, here and wherever the user sees them, unless their name says
 otherwise.
 """
 
@@ -14,86 +14,104 @@ from detectors.evaluation.metrics import ClassGap
 from gaplab.states import TrialState
 
 Fault = Literal["", "input", "lost", "memory", "hang", "storage", "error"]
-"""What a failure comes from: the trial itself (its data, its options, a loss that is not finite),
-a process that died, too little memory, a step without end, a file that can't be written, or an
-error nobody expected."""
+"""Kind of a failure: empty (unknown), the trial's own input (its data, its options, a loss that is
+not finite), a process that died, too little memory, a step that never ends, a file that can't be
+written, or any other error."""
 
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One fully resolved experiment. `config` is plain JSON and rebuilds the experiment."""
+    """One fully resolved experiment."""
 
     id: str
     config: dict[str, Any]
+    """The experiment as plain JSON; `spec.sweep.experiment_of` rebuilds it."""
     assignment: str
+    """Name of the label assignment."""
     family: str
+    """Family of the assignment, such as `o2o` or `dual`."""
     dataset: str
+    """Label of the data set."""
     seed: int
     epochs: int
     results_version: int
+    """`detectors.RESULTS_VERSION` when the id was computed."""
 
 
 @dataclass(frozen=True)
 class SweepRecord:
-    """A submitted spec: its text as resolved (profile and overrides applied) and its trials."""
+    """A submitted spec and its trials."""
 
     id: str
     name: str
     spec: str
+    """The spec as YAML, with files, profile and overrides merged."""
     trials: tuple[TrialRecord, ...]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Whose candidates are measured: the key of an evaluation without its protocol."""
+    """What is evaluated: the key of an evaluation without its protocol."""
 
     trial: str
     epoch: int
     branch: str
     primary: bool
-    """True for the branch kept at inference."""
+    """Whether this is the branch kept at inference."""
 
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Metrics of one trial at one epoch, one branch and one protocol; key of idempotent writes."""
+    """Metrics of one trial at one epoch, on one branch and under one protocol.
+
+    These four are the key: writing the same evaluation again changes nothing.
+    """
 
     trial: str
     epoch: int
     branch: str
     primary: bool
-    """True for the branch kept at inference."""
+    """Whether this is the branch kept at inference."""
     protocol: str
     metrics: Mapping[str, float | None]
-    """By name; ap, ap_nms and gap are always there. None where nothing of that kind exists."""
+    """Values by name. ap, ap_nms and gap are always present. None if there is nothing to measure,
+    such as small objects in a data set without any."""
     classes: tuple[ClassGap, ...]
     candidates: str = ""
-    """URI of the folder of raw candidates that this was measured on; empty if they aren't kept."""
+    """URI of the folder with the raw candidates; empty if they aren't stored."""
     matches: str = ""
-    """URI of what matching decided about each detection; empty if it isn't kept."""
+    """URI of the file that says which detection matched which object; empty if it isn't stored."""
     rule: dict[str, Any] = field(default_factory=dict)
-    """What the protocol's name stands for: its values as plain JSON. Empty: unknown."""
+    """Values of the protocol as plain JSON; empty if unknown."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where an attempt runs."""
+    """The machine that an attempt runs on."""
 
     node: str
+    """Host name."""
     device: str
+    """Model of the GPU, or `cpu`."""
     workers: int
+    """Number of processes that train the trial together."""
     gpus: float
+    """Number of GPUs of all workers together."""
 
 
 NOWHERE = Machine("", "", 0, 0.0)
-"""The machine of an attempt that is claimed but has not started yet."""
+"""The machine of an attempt that is claimed but has not started."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process for all time: a later one of the same number was born at another moment.
+    """Identity of a process. A later process with the same number has another start time.
 
-    machine: where process numbers mean the same (one boot of one kernel, one container, one user).
+    Attributes:
+        machine: scope in which process numbers are unique: one boot of one kernel, one container,
+            one user.
+        pid: number of the process.
+        born: when it started, in clock ticks since the boot.
     """
 
     machine: str
@@ -103,7 +121,7 @@ class Process:
 
 @dataclass(frozen=True)
 class Lease:
-    """A driver's word that it lives: who, where, and until when it is believed."""
+    """A driver's claim to be running. Without a new heartbeat it ends at `until`."""
 
     driver: str
     node: str
@@ -113,8 +131,15 @@ class Lease:
 
 @dataclass(frozen=True)
 class DriverRecord:
-    """A process that runs a sweep. machine, pid, born: see `Process`; cluster: the
-    cluster it runs on, the same text for all drivers that share one.
+    """A process that runs a sweep.
+
+    Attributes:
+        id: id of the driver.
+        sweep: id of the sweep.
+        node: host name.
+        machine: see `Process`, like `pid` and `born`.
+        cluster: the cluster it uses; the same text for all drivers that share one.
+        priority: `run.priority` of the sweep.
     """
 
     id: str
@@ -141,22 +166,22 @@ class CancelRequest:
 
 @dataclass(frozen=True)
 class Claim:
-    """A driver's wish to run a trial for a sweep. The same token is the same claim, said again."""
+    """A request to run a trial for a sweep. A second claim with the same token is a repetition."""
 
     trial: str
     sweep: str
     driver: str = ""
-    """Its id; empty for somebody without a lease, whose claim lasts until a driver looks."""
+    """Id of the driver. Empty for a claim without a lease, which the next driver marks as lost."""
     machine: Machine = NOWHERE
     after: int | None = None
-    """The last attempt at the trial that the driver knows, 0 for none: the claim is refused where
-    there is a later one, about which it has to think first. None: it is not asked."""
+    """Number of the latest attempt that the driver knows, 0 for none. If there is a later one, the
+    claim is rejected, so that the driver can decide again. None: don't check."""
     token: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What an attempt has used so far, over all its workers (memory: of the largest one)."""
+    """What all workers of an attempt have used so far. Memory is that of the largest worker."""
 
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -166,16 +191,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class AttemptEnd:
-    """Why and how an attempt ended; `reason` is one line, empty on success.
+    """How and why an attempt ended.
 
-    fault: what a failed attempt failed of; empty for all others, and where it is unknown.
-    Raises ValueError for a state in which no attempt ends.
+    Raises:
+        ValueError: for a state in which no attempt ends.
     """
 
     state: TrialState
     reason: str
+    """One line; empty on success."""
     cost: Cost
     fault: Fault = ""
+    """Kind of failure of a failed attempt; empty otherwise, or if it is unknown."""
 
     def __post_init__(self) -> None:
         if not self.state.ended:
@@ -184,40 +211,41 @@ class AttemptEnd:
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt began; `epoch` epochs were already done by an earlier one.
-
-    provenance: with which code, packages and data, as plain JSON; empty where it is unknown.
-    """
+    """An attempt has started."""
 
     trial: str
     machine: Machine
     epoch: int
+    """Number of epochs that earlier attempts have done."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    """Code, packages and data of the attempt as plain JSON; empty if unknown."""
     notes: tuple[str, ...] = ()
-    """What a person should know, one line each: a damaged checkpoint, for example."""
+    """What the user should know, one line each, such as a damaged checkpoint."""
     kind: Literal["started"] = "started"
 
 
 @dataclass(frozen=True)
 class EpochDone:
-    """`epoch` of `epochs` epochs are done. `losses` is empty where evaluations are only repeated.
-
-    evaluations: new ones, or after a resume all that the checkpoint remembers.
-    """
+    """An epoch is done."""
 
     trial: str
     epoch: int
+    """Number of epochs done."""
     epochs: int
+    """Number of epochs of the trial."""
     losses: dict[str, float]
+    """Mean losses of the epoch by name; empty if evaluations are only repeated."""
     evaluations: tuple[EvaluationRecord, ...]
+    """New evaluations; after a resume, all evaluations that the checkpoint has."""
     checkpoint: str
+    """URI of the checkpoint."""
     cost: Cost
     kind: Literal["epoch"] = "epoch"
 
 
 @dataclass(frozen=True)
 class Ended:
-    """An attempt ended."""
+    """An attempt has ended."""
 
     trial: str
     end: AttemptEnd
@@ -225,4 +253,4 @@ class Ended:
 
 
 Event = Started | EpochDone | Ended
-"""What a running trial says; the driver alone writes it down."""
+"""What a running trial reports. Only the driver writes it to the ledger."""
