@@ -1,5 +1,6 @@
 """Sweeps, evaluations and checkpoints, each change inside the caller's transaction."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -12,7 +13,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from detectors.evaluation.metrics import names_of
-from gaplab.identity import canonical
 from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
     Base,
@@ -135,17 +135,22 @@ def _check_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> 
     """Insert the rule if the protocol has none. Raises ValueError if it has another."""
     if not rule:
         return
-    new = canonical(rule)
+    new = _to_json(rule)
     known = connection.scalar(_RULE, {"which": protocol})
     if known is None:
         values = {"id": protocol, "rule": rule, "created_at": now(connection)}
         insert_new(connection, Protocol, [values])
         known = connection.scalar(_RULE, {"which": protocol})
-    if (old := canonical(known)) != new:
+    if (old := _to_json(known)) != new:
         raise ValueError(
             f"protocol {protocol} is in the ledger with another rule: there {old}, here {new}; "
             "give the new rule another name"
         )
+
+
+def _to_json(rule: dict[str, Any] | None) -> str:
+    """Return JSON with sorted keys. `identity.canonical` would import pydantic for every reader."""
+    return json.dumps(rule, sort_keys=True, allow_nan=False)
 
 
 def _metric_columns(evaluation: EvaluationRecord) -> dict[str, Any]:
