@@ -113,7 +113,7 @@ def test_two_workers_measure_what_one_does(write_spec: Write, bench: Any, undist
 def test_what_cannot_fit_is_refused_before_anything_starts(sweep: Path, bench: Any) -> None:
     settings = ("--set", "resources.workers=64", "--set", "training.batch=64")
     said = bench.gaplab("run", sweep, *settings, code=2)
-    assert "resources: 64 workers x 1 CPUs can't run here" in said
+    assert "resources: 64 workers x 1 CPU can't run here" in said
     assert len(said.splitlines()) == 1
     assert bench.evaluations() == {}
 
