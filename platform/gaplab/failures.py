@@ -55,12 +55,13 @@ class Group:
     """Ids of the trials that failed, each once, in the order of their first failures."""
 
     def line(self) -> str:
-        """Return one line, such as `3 trials failed alike (memory): CUDA out of memory [...]`."""
+        """Return one line, such as `3 trials failed for the same reason (memory): CUDA [...]`."""
         trials = len(self.trials)
-        who = f"{trials} trials failed alike" if trials > 1 else f"trial {self.trials[0]} failed"
+        several = f"{trials} trials failed for the same reason"
+        what = several if trials > 1 else f"trial {self.trials[0]} failed"
         times = f", {self.count} times" if self.count > trials else ""
         fault = f" ({self.fault})" if self.fault else ""
-        return f"{who}{times}{fault}: {self.example}"
+        return f"{what}{times}{fault}: {self.example}"
 
 
 def signature(fault: str, reason: str, node: str = "") -> str:

@@ -170,14 +170,14 @@ def test_equal_reasons_with_different_faults_are_two_groups() -> None:
 def test_a_trial_that_failed_twice_counts_once() -> None:
     [found] = group([Failure("t", "", "x 1"), Failure("t", "", "x 2"), Failure("u", "", "x 3")])
     assert (found.count, found.trials) == (3, ("t", "u"))
-    assert found.line() == "2 trials failed alike, 3 times: x 1"
+    assert found.line() == "2 trials failed for the same reason, 3 times: x 1"
 
 
 def test_groups_as_text() -> None:
     [one] = group(failures("no memory", fault="memory"))
     assert one.line() == "trial trial0 failed (memory): no memory"
     [two] = group(failures("x 1", "x 2"))
-    assert two.line() == "2 trials failed alike (error): x 1"
+    assert two.line() == "2 trials failed for the same reason (error): x 1"
 
 
 @settings(max_examples=30)
@@ -196,5 +196,6 @@ def test_failures_of_one_trial_count_once() -> None:
     again = [Failure("t", "error", "x")] * 5
     assert should_stop(again, policy) is None
     assert should_stop([*again, Failure("u", "error", "x")], policy) == (
-        "2 trials failed alike, 6 times (error): x (run.on_failure: stop_after_n_identical)"
+        "2 trials failed for the same reason, 6 times (error): x "
+        "(run.on_failure: stop_after_n_identical)"
     )

@@ -14,6 +14,7 @@ from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, to_mapping
 from gaplab.spec.yaml_text import dump_yaml
 from tests.builders import SECTIONS, make_spec, row_ids
+from tests.gaplab.spec.specs import with_value
 
 BASE: dict[str, Any] = {
     **SECTIONS,
@@ -166,12 +167,6 @@ CONDITIONS: list[dict[str, Any]] = [
 ]
 
 
-def with_value(config: Any, path: list[str], value: Any) -> Any:
-    if not path:
-        return value
-    return config | {path[0]: with_value(config.get(path[0], {}), path[1:], value)}
-
-
 def at_base(key: str) -> Any:
     """Return the value of the base at a key, defaults included; of a section, as written."""
     if key in BASE:
@@ -200,7 +195,7 @@ def test_a_row_equals_a_spec_with_its_values_in_the_base(
     for row, values in rows.items():
         base = BASE
         for key in sorted(values, key=lambda key: key.count(".")):
-            base = with_value(base, key.split("."), values[key])
+            base = with_value(base, tuple(key.split(".")), values[key])
         expected[row] = tuple(ids(spec(base, **more)))
     found = spec(rows=rows, **more)
     assert row_ids(resolve(found)) == expected
