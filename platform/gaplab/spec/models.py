@@ -32,8 +32,8 @@ class EvaluationOptions(Options):
     every: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
     """Number of epochs between evaluations. The last epoch is always evaluated."""
     candidates: Literal["last", "every", "none"] = Field("last", json_schema_extra=NOT_IDENTITY)
-    """Which evaluations keep their raw candidates. `gaplab reevaluate`, `gaplab explain` and
-    confidence intervals need them."""
+    """Store the raw candidates of the last evaluation, of every evaluation, or of none. `gaplab
+    reevaluate`, `gaplab explain` and confidence intervals need them."""
     protocol: Annotated[Protocol, BeforeValidator(read_protocol), AfterValidator(with_key)] = (
         PROTOCOLS["default"]
     )
@@ -220,4 +220,4 @@ class Spec(Options):
     run: Policy = Policy()
     """How the sweep is run; not part of any trial."""
     max_trials: int = Field(10_000, ge=1, le=1_000_000)
-    """A spec with more combinations than this is rejected."""
+    """A spec with more combinations than this, counted before `when` and `exclude`, is rejected."""
