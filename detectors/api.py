@@ -14,7 +14,7 @@ from detectors.data.loader import train_batches
 from detectors.engine import Learner, train_epoch
 from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from detectors.evaluation.selection import columns
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.inference import CandidateRequest, predict
 from detectors.models.base import DetectorOptions
@@ -140,6 +140,6 @@ def evaluate(
         detector, dataset, CandidateRequest(branches, protocol.pre_nms_topk), LocalWorld()
     )
     return {
-        branch: gap_between(columns(found[branch], protocol), truth, protocol)
+        branch: gap_between(select_both(found[branch], protocol), truth, protocol)
         for branch in branches
     }

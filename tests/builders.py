@@ -11,7 +11,7 @@ from sqlalchemy import select
 from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import columns
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.ledger import Ledger
@@ -193,7 +193,7 @@ def leaderboard_row(trial: str = "t1", **changes: Any) -> LeaderboardRow:
 
 def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Gap:
     """Measure the candidates of all images, without suppression and with it."""
-    return gap_between(columns(candidates, protocol), truth, protocol)
+    return gap_between(select_both(candidates, protocol), truth, protocol)
 
 
 def row_ids(resolved: ResolvedSpec) -> dict[str, tuple[str, ...]]:

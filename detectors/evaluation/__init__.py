@@ -1,1 +1,1 @@
-"""AP and AR with and without NMS, from candidates kept once; why they differ; how surely."""
+"""Metrics of stored candidates: AP and AR with and without NMS, their gap, and its diagnosis."""

@@ -1,8 +1,8 @@
-"""How surely AP and the gap are known: AP on resamples of the images (paired bootstrap).
+"""Uncertainty of AP and the gap: AP on resamples of the images (paired bootstrap).
 
-Nothing is matched again: an image drawn w times counts w times, and matching in one image doesn't
-depend on the others. Letters: N images, D detections, H hits, T IoU thresholds, K classes,
-S = T x K segments (one precision-recall curve each), R resamples.
+Detections are not matched again: an image that was drawn w times counts w times, and the matching
+of one image doesn't depend on the others. Shape letters: N images, D detections, H hits, T IoU
+thresholds, K classes, S = T x K segments (one precision-recall curve each), R resamples.
 """
 
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ _RECALL = np.linspace(0.0, 1.0, 101)
 
 @dataclass(frozen=True)
 class Replicates:
-    """AP without and with NMS on each resample, [R] float64, percent points.
+    """AP without and with NMS on each resample: [R] float64, in percent points.
 
-    NaN where a resample holds no object. Entry r of two evaluations of the same images was measured
-    on the same resample, so differences of replicates are paired.
+    NaN for a resample without objects. Entry r of two evaluations of the same images is measured on
+    the same resample, so their differences are paired.
     """
 
     ap: Floats
@@ -32,19 +32,28 @@ class Replicates:
 
     @property
     def gap(self) -> Floats:
-        """AP without NMS minus AP with it, [R]."""
+        """AP without NMS minus AP with NMS: [R]."""
         return self.ap - self.ap_nms
 
 
 def replicates(
     without: Matches, with_: Matches, resamples: int = 1000, seed: int = 0
 ) -> Replicates:
-    """COCO AP on `resamples` resamples of the images, as many images each, drawn with return.
+    """Compute COCO's AP on resamples of the images.
 
-    The draws depend on the number of images, `resamples` and `seed` alone. AP is what pycocotools
-    gives on a data set in which every image stands as often as it was drawn (copies in a row).
-    Raises ValueError where the two aren't of the same images and classes, where there is no object,
-    and for fewer than one resample.
+    Each resample has as many images as the data set, drawn with replacement. The draws depend only
+    on the number of images, `resamples` and `seed`. AP equals that of pycocotools on a data set in
+    which every image is repeated as often as it was drawn (copies are adjacent).
+
+    Args:
+        without: matches of the detections without NMS.
+        with_: matches of the detections with NMS.
+        resamples: number of resamples, at least 1.
+        seed: seeds the draws.
+
+    Raises:
+        ValueError: the matches are of different images or classes, or without objects, or
+            `resamples` is less than 1.
     """
     _check(without, with_, resamples)
     columns = _Curves.of(without), _Curves.of(with_)
@@ -61,29 +70,34 @@ def replicates(
 
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[Ints]:
-    """How often each image was drawn, [N], for each resample."""
+    """Yield for each resample how often each image was drawn: [N]."""
     random = np.random.default_rng(seed)
     for _ in range(resamples):
         yield np.bincount(random.integers(0, images, images), minlength=images)
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval (low, high) of replicates [R]; NaN entries don't count."""
+    """Return the percentile interval (low, high) of replicates [R]; NaN entries are ignored."""
     low, high = np.nanpercentile(values, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class _Curves:
-    """All precision-recall curves of one set of detections, reduced to where they have corners.
+    """All precision-recall curves of one set of detections, stored at their hits.
 
-    Along a curve precision has its maxima and recall its steps at hits. Detections are by class,
-    then falling score; hits by IoU threshold, then like detections; so are ignored ones.
+    Precision has its local maxima and recall its steps at hits. Detections are sorted by class and
+    descending score; hits and ignored detections by IoU threshold, then like detections.
 
-    image: [D], of each detection; class_start: [K], its first detection. hit_image: [H];
-    hit_position: [H], detections up to and with the hit; hit_ignored: [H], ignored ones up to it;
-    hits: [S], in each segment; ignored_image: of each ignored one; ignored_start: [S], those before
-    the segment.
+    Attributes:
+        image: [D], image of each detection.
+        class_start: [K], position of the first detection of each class.
+        hit_image: [H], image of each hit.
+        hit_position: [H], number of detections up to the hit, the hit included.
+        hit_ignored: [H], number of ignored detections up to the hit.
+        hits: [S], number of hits in each segment.
+        ignored_image: image of each ignored detection.
+        ignored_start: [S], number of ignored detections before each segment.
     """
 
     image: Ints
@@ -97,7 +111,7 @@ class _Curves:
 
     @classmethod
     def of(cls, matches: Matches) -> "_Curves":
-        """The curves; the stable sort leaves equal scores as COCO has them."""
+        """Compute the curves. The stable sort keeps the order of equal scores, as COCO does."""
         order = np.lexsort((-matches.score, matches.label))
         image, label = matches.image[order], matches.label[order]
         threshold, hit = np.nonzero(matches.hit[:, order])
@@ -119,9 +133,12 @@ class _Curves:
         )
 
     def area(self, weights: Ints, reached: Ints, first: Ints) -> float:
-        """Sum over segments of the area under the curve. weights: [N], how often an image counts.
+        """Return the sum over segments of the area under the curve.
 
-        reached, first: see `_points_reached`.
+        Args:
+            weights: [N], how often each image was drawn.
+            reached: see `_points_reached`.
+            first: see `_points_reached`.
         """
         tp, detected = self._counts(weights)
         envelope = self._envelope(tp / np.maximum(detected, 1))
@@ -133,7 +150,7 @@ class _Curves:
         return float(envelope @ new) / len(_RECALL)
 
     def _counts(self, weights: Ints) -> tuple[Ints, Ints]:
-        """Hits, and detections that aren't ignored, up to each hit in its segment: [H], [H]."""
+        """Count the hits, and the detections not ignored, of a segment up to each hit: [H], [H]."""
         hits = _running(weights[self.hit_image])
         detected = _running(weights[self.image])
         ignored = _running(weights[self.ignored_image])
@@ -144,31 +161,38 @@ class _Curves:
         return tp, up_to - np.repeat(before, self.hits)
 
     def _envelope(self, precision: Floats) -> Floats:
-        """The best precision at each hit or a later one of its segment: [H].
+        """Return the highest precision at each hit or at later hits of its segment: [H].
 
-        Segments are told apart by steps of 1, which no precision exceeds.
+        Segments are separated by adding steps of 1, the maximum of precision.
         """
         step = np.repeat(np.arange(len(self.hits))[::-1], self.hits)
         return np.asarray(np.maximum.accumulate((precision + step)[::-1])[::-1] - step)
 
 
 def _running(values: Ints) -> Ints:
-    """Sums of the first 0, 1, 2, ... values."""
+    """Return the sums of the first 0, 1, 2, ... values."""
     sums = np.zeros(len(values) + 1, dtype=np.int64)
     np.cumsum(values, out=sums[1:])
     return sums
 
 
 def _objects(matches: Matches, weights: Ints) -> Ints:
-    """Objects of each class on a resample: [K]. weights: [N]."""
+    """Count the objects of each class in a resample: [K]. weights: [N]."""
     label = np.repeat(matches.object_label, weights[matches.object_image])
     return np.bincount(label, minlength=matches.classes)
 
 
 def _points_reached(objects: Ints) -> tuple[Ints, Ints]:
-    """How many recall points k hits reach; that of class c and k hits is entry first[c] + k.
+    """Compute how many of the 101 recall points are reached with k hits, for every class and k.
 
-    objects: [K], of each class. The division is COCO's, so a point that recall just meets counts.
+    The division is the same as COCO's, so points that equal the recall exactly are counted.
+
+    Args:
+        objects: [K], number of objects of each class.
+
+    Returns:
+        The numbers of points, and the position of each class: the number for class c and k hits is
+        entry first[c] + k.
     """
     sizes = objects + 1
     first = sizes.cumsum() - sizes
@@ -178,11 +202,12 @@ def _points_reached(objects: Ints) -> tuple[Ints, Ints]:
 
 
 def _check(without: Matches, with_: Matches, resamples: int) -> None:
+    """Raise ValueError if the arguments of `replicates` are invalid."""
     one, other = ((m.images, m.classes, len(m.hit), len(m.object_image)) for m in (without, with_))
     if one != other:
         raise ValueError(
             f"matches of {one} and of {other} images, classes, thresholds and objects can't be "
-            "paired; give the two of one evaluation"
+            "paired; pass the two of one evaluation"
         )
     if not len(without.object_image):
         raise ValueError(f"no object in {without.images} images: AP is undefined")

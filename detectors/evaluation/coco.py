@@ -1,8 +1,8 @@
-"""COCO average precision and recall; the only importer of hotcoco.
+"""COCO's average precision and recall, computed with hotcoco.
 
-hotcoco is used for its matching and accumulation; its summary, which prints, is not.
-Axes of its result: T IoU thresholds 0.50:0.05:0.95, R recall levels, K classes, A area ranges (all,
-small, medium, large), M numbers of detections.
+hotcoco does the matching and accumulation; its summary is not used, because it prints. Axes of its
+results: T IoU thresholds 0.50:0.05:0.95, R recall levels, K classes, A area ranges (all, small,
+medium, large), M limits on the number of detections.
 """
 
 import gc
@@ -16,23 +16,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.evaluation.matches import Matches
-from detectors.evaluation.metrics import Metrics
+from detectors.evaluation.metrics import SIZES, Metrics
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 
 _IOU_50, _IOU_75 = 0, 5
-_SIZES = {"small": 1, "medium": 2, "large": 3}
+_SIZES = {size: index for index, size in enumerate(SIZES, start=1)}
+"""Indices of the area ranges; 0 is that of all sizes."""
 
 
 def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: int) -> list[Metrics]:
-    """COCO's twelve numbers and AP of each class, for each of `columns`.
+    """Compute COCO's twelve metrics and AP of each class.
 
-    ap, ap50, ap75, ap_small, ap_medium, ap_large; ar (at `max_dets` detections), ar1, ar10,
-    ar_small, ar_medium, ar_large. As COCO does, at most the `max_dets` best detections of a class
-    and image count. A degenerate box is a false positive. Raises ValueError when there is no object
-    to find (crowd regions do not count).
+    The metrics are ap, ap50, ap75, ap_small, ap_medium, ap_large; ar (at `max_dets` detections),
+    ar1, ar10, ar_small, ar_medium, ar_large. A degenerate box is a false positive.
+
+    Args:
+        columns: sets of detections.
+        truth: the ground truth.
+        max_dets: maximum number of detections per class and image, the best ones, as in COCO.
+
+    Returns:
+        The metrics of each set.
+
+    Raises:
+        ValueError: there is no object; crowd regions don't count.
     """
     ground_truth = _ground_truth(truth)
     counts = sorted({1, min(10, max_dets), max_dets})
@@ -40,9 +50,9 @@ def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
 
 
 def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matches:
-    """What COCO's matching decided about each detection, all object sizes together."""
+    """Match detections as COCO does, for all object sizes together."""
     evaluator = _evaluated(_ground_truth(truth), detections, truth, [max_dets], ["all"])
-    place = {image_id: i for i, image_id in enumerate(truth.image_ids)}
+    index_of = {image_id: i for i, image_id in enumerate(truth.image_ids)}
     with _no_collection():
         found = [each for each in evaluator.eval_imgs if each and each["dtScores"]]
     found.sort(key=lambda each: (each["category_id"], each["image_id"]))
@@ -53,7 +63,7 @@ def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> M
     return Matches(
         images=len(truth),
         classes=len(truth.classes),
-        image=np.repeat(_ints(place[each["image_id"]] for each in found), counts),
+        image=np.repeat(_ints(index_of[each["image_id"]] for each in found), counts),
         label=np.repeat(_ints(each["category_id"] for each in found), counts),
         score=np.array([score for each in found for score in each["dtScores"]], dtype=np.float64),
         hit=_flags([each["dtMatched"] for each in found], thresholds) & ~ignored,
@@ -65,7 +75,7 @@ def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> M
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Hundreds of thousands of dictionaries at once: looking for garbage takes ten times longer."""
+    """Disable garbage collection, which makes creating many dictionaries ten times slower."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -80,7 +90,7 @@ def _ints(values: Any) -> NDArray[np.int64]:
 
 
 def _flags(parts: Sequence[Any], thresholds: int) -> NDArray[np.bool_]:
-    """[T, D] of parts [T, D_i]."""
+    """Concatenate parts [T, D_i] to [T, D]."""
     empty = np.zeros((thresholds, 0), dtype=bool)
     return np.concatenate([empty, *(np.array(part, dtype=bool) for part in parts)], axis=1)
 
@@ -92,6 +102,7 @@ def _evaluated(
     max_dets: list[int],
     areas: list[str] | None = None,
 ) -> Any:
+    """Run hotcoco on one set of detections; `areas` restricts it to the first area ranges."""
     evaluator = COCOeval(ground_truth, ground_truth.load_res(_rows(detections, truth)), "bbox")
     evaluator.params.max_dets = max_dets
     if areas is not None:
@@ -103,7 +114,7 @@ def _evaluated(
 
 
 def _ground_truth(truth: GroundTruth) -> Any:
-    """The ground truth as hotcoco's data set; category ids are labels."""
+    """Convert the ground truth to hotcoco's data set; category ids are labels."""
     if bool(truth.crowd.all()):
         raise ValueError(
             f"no object in {len(truth)} images of ground truth: AP is undefined; "
@@ -122,7 +133,7 @@ def _ground_truth(truth: GroundTruth) -> Any:
 
 
 def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
-    """Detections as hotcoco's rows [M, 7]: image id, x, y, width, height, score, category id."""
+    """Return hotcoco's rows [M, 7]: image id, x, y, width, height, score, category id."""
     columns = [
         _ids(detections.image, truth),
         _xywh(detections.boxes),
@@ -138,16 +149,16 @@ def _ids(image: Tensor, truth: GroundTruth) -> NDArray[np.int64]:
 
 
 def _xywh(boxes: Tensor) -> Floats:
-    """Boxes xyxy [M, 4] as float64 xywh; a degenerate box gets no width or height.
+    """Convert boxes xyxy [M, 4] to float64 xywh; negative widths and heights become 0.
 
-    COCO would otherwise ignore it: a negative area lies in no area range.
+    COCO would ignore a degenerate box otherwise, because a negative area is in no area range.
     """
     corners = boxes.double().numpy()
     return np.hstack([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)])
 
 
 def _metrics(evaluator: Any, counts: list[int]) -> Metrics:
-    """From precision [T, R, K, A, M] and recall [T, K, A, M]: -1 where there is no such object."""
+    """Average precision [T, R, K, A, M] and recall [T, K, A, M]; -1 there means: no such object."""
     result = evaluator.eval
     assert result is not None  # accumulate fills it
     precision, recall = result["precision"][..., -1], result["recall"]
@@ -157,7 +168,7 @@ def _metrics(evaluator: Any, counts: list[int]) -> Metrics:
         "ap50": precision[_IOU_50, ..., 0],
         "ap75": precision[_IOU_75, ..., 0],
         **{f"ap_{size}": precision[..., area] for size, area in _SIZES.items()},
-        **{name: recall[..., 0, place] for name, place in most.items()},
+        **{name: recall[..., 0, position] for name, position in most.items()},
         "ar": recall[..., 0, -1],
         **{f"ar_{size}": recall[..., area, -1] for size, area in _SIZES.items()},
     }
@@ -169,5 +180,5 @@ def _metrics(evaluator: Any, counts: list[int]) -> Metrics:
 
 
 def _mean(values: Floats) -> float | None:
-    there = values[values > -1]
-    return float(there.mean()) if there.size else None
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else None

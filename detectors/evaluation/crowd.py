@@ -1,6 +1,7 @@
-"""CrowdHuman's metrics: AP, log-average miss rate and recall, under its greedy matching.
+"""CrowdHuman's metrics: AP, log-average miss rate and recall, with its greedy matching.
 
-Shape letters of a chunk: B images, W detections and G objects (or regions) of the longest one.
+Shape letters of a chunk: B images; W and G, the largest number of detections and of objects (or
+regions) of one image.
 """
 
 from collections.abc import Sequence
@@ -24,23 +25,35 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _FALSE_PER_IMAGE = (0.01, 0.0178, 0.0316, 0.0562, 0.1, 0.1778, 0.3162, 0.5623, 1.0)
-"""False positives per image at which the miss rate is read off."""
+"""False positives per image at which the miss rate is read."""
 
 
 def crowd_metrics(
     columns: Sequence[Candidates], truth: GroundTruth, max_dets: int
 ) -> list[Metrics]:
-    """CrowdHuman's numbers, for each of `columns`: means over the classes that have objects.
+    """Compute CrowdHuman's metrics, as means over the classes that have objects.
 
-    ap: area under the raw curve of precision over recall by the trapezoid rule, from the first
-    detection on, without interpolation. mmr: the log-average miss rate (lower is better): the
-    geometric mean of the miss rates at nine rates of false positives per image from 0.01 to 1, each
-    at the first rank that reaches the rate, or at the last. recall: that of all detections.
+    - ap: area under the curve of precision over recall, from the first detection on, by the
+      trapezoid rule and without interpolation.
+    - mmr: log-average miss rate (lower is better): the geometric mean of the miss rates at nine
+      rates of false positives per image from 0.01 to 1, each at the first rank that reaches the
+      rate, or else at the last rank.
+    - recall: recall of all detections.
 
-    Boxes are clipped to their image; of an image at most its `max_dets` best detections count. By
-    falling score a detection takes the free object of its class that it overlaps most, by an IoU
-    above 0.5. One that finds none is dropped if more than half of it lies in a crowd region of its
-    class, and is a false positive otherwise. Raises ValueError when there is no object to find.
+    Boxes are clipped to their image. By descending score, a detection is matched to the free object
+    of its class with the highest IoU above 0.5. A detection without a match is ignored if more than
+    half of it lies in a crowd region of its class, otherwise it is a false positive.
+
+    Args:
+        columns: sets of detections.
+        truth: the ground truth.
+        max_dets: maximum number of detections per image, the best ones.
+
+    Returns:
+        The metrics of each set.
+
+    Raises:
+        ValueError: there is no object; crowd regions don't count.
     """
     if bool(truth.crowd.all()):
         raise ValueError(
@@ -52,14 +65,15 @@ def crowd_metrics(
 
 
 def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
-    """Crowd recall, in [0, 1], of a detector that finds exactly the objects and then needs NMS.
+    """Compute the recall, in [0, 1], of a detector that predicts exactly the objects, after NMS.
 
-    The objects themselves, all of score 1 and clipped to their image, go through the protocol's
-    suppression and `max_dets`: NMS loses those that overlap each other too much. (Table 8 of POTO
-    calls it "Ground-truth (w/ NMS)".) `pre_nms_topk` does not bind: it counts candidates of a
-    pyramid level, and objects have none. For the same reason a protocol with max_filter,
-    level_range or spatial_range has no ceiling. Raises ValueError naming those fields, or when
-    there is no object.
+    The objects themselves, with score 1 and clipped to their image, are the candidates. NMS removes
+    those that overlap others too much. (Table 8 of POTO: "Ground-truth (w/ NMS)".) `pre_nms_topk`
+    is not applied, because objects have no pyramid level.
+
+    Raises:
+        ValueError: the protocol has a field that needs pyramid levels or anchor points
+            (max_filter, level_range, spatial_range), or there is no object.
     """
     _check_has_ceiling(protocol)
     objects = _as_candidates(truth)
@@ -71,18 +85,19 @@ def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
 
 
 def _check_has_ceiling(protocol: Protocol) -> None:
+    """Raise ValueError if the protocol has fields that can't be applied to objects."""
     fields = [name for name in ("level_range", "spatial_range") if vars(protocol)[name] is not None]
     if protocol.suppression == "max_filter":
         fields.insert(0, "suppression: max_filter")
     if fields:
         raise ValueError(
             f"protocol {protocol.preset!r} has no recall ceiling because of {', '.join(fields)}: "
-            "objects have no place on a pyramid; ask under a protocol without"
+            "objects have no pyramid level and no anchor point; use a protocol without these fields"
         )
 
 
 def _as_candidates(truth: GroundTruth) -> Candidates:
-    """Every object, clipped to its image, as a candidate of score 1 at its own centre."""
+    """Return every object, clipped to its image, as a candidate with score 1."""
     objects = ~truth.crowd
     image = truth.image[objects]
     boxes = _clipped(truth.boxes[objects], image, truth)
@@ -97,24 +112,27 @@ def _clipped(boxes: Tensor, image: Tensor, truth: GroundTruth) -> Tensor:
 
 
 def _best(detections: Candidates, truth: GroundTruth, max_dets: int) -> Candidates:
-    """The `max_dets` best detections of each image, clipped to it."""
+    """Return the `max_dets` best detections of each image, clipped to it."""
     best = detections.take(rank_in_group(detections.image) < max_dets)
     return replace(best, boxes=_clipped(best.boxes, best.image, truth))
 
 
 def _hits(detections: Candidates, truth: GroundTruth) -> Flags:
-    """Which detections take an object: [M] bool."""
+    """Return which detections are matched to an object: [M] bool."""
     hit = np.zeros(len(detections), dtype=bool)
     for rows, _, iou in overlaps(detections, truth, ~truth.crowd):
-        there = (rows >= 0).numpy()
-        hit[rows.numpy()[there]] = _greedy((iou * (iou > 0.5)).numpy())[there]
+        valid = (rows >= 0).numpy()
+        hit[rows.numpy()[valid]] = _greedy((iou * (iou > 0.5)).numpy())[valid]
     return hit
 
 
 def _greedy(iou: NDArray[np.float32]) -> Flags:
-    """Which detections find a free object, the best first: [B, W]; iou: [B, W, G], 0 for no match.
+    """Match detections to free objects, best detection first: [B, W] bool.
 
-    Of objects overlapped equally the first is taken.
+    Among objects with the same IoU, the first one is taken.
+
+    Args:
+        iou: [B, W, G]; 0 if the pair can't be matched.
     """
     images, detections, objects = iou.shape
     hit, free = np.zeros((images, detections), dtype=bool), np.ones((images, objects), np.float32)
@@ -128,7 +146,7 @@ def _greedy(iou: NDArray[np.float32]) -> Flags:
 
 
 def _absorbed(detections: Candidates, truth: GroundTruth) -> Flags:
-    """Which detections lie by more than half of their area in one crowd region: [M] bool."""
+    """Return which detections have more than half of their area in a crowd region: [M] bool."""
     absorbed = torch.zeros(len(detections), dtype=torch.bool)
     if bool(truth.crowd.any()):
         for rows, _, inside in overlaps(detections, truth, truth.crowd, _share_inside):
@@ -137,13 +155,14 @@ def _absorbed(detections: Candidates, truth: GroundTruth) -> Flags:
 
 
 def _share_inside(a: Tensor, b: Tensor) -> Tensor:
-    """Share of each box in a [B, W, 4] that each in b [B, G, 4] covers: [B, W, G] in [0, 1]."""
+    """Return the fraction of each box in a [B, W, 4] inside of b [B, G, 4]: [B, W, G] in [0, 1]."""
     a, b = a[:, :, None], b[:, None]
     common = torch.cat([a[..., :2].maximum(b[..., :2]), a[..., 2:].minimum(b[..., 2:])], dim=-1)
     return area(common) / area(a).clamp(min=torch.finfo(a.dtype).tiny)  # 0 if `a` has no area
 
 
 def _metrics(detections: Candidates, truth: GroundTruth) -> Metrics:
+    """Compute the metrics of one set of detections."""
     hit = _hits(detections, truth)
     counted = hit | ~_absorbed(detections, truth)
     order = np.argsort(-detections.scores.numpy()[counted], kind="stable")
@@ -159,7 +178,13 @@ def _metrics(detections: Candidates, truth: GroundTruth) -> Metrics:
 
 
 def _class_metrics(hit: Flags, objects: int, images: int) -> dict[str, float]:
-    """hit: [D] bool, the detections of one class by falling score; objects: at least one."""
+    """Compute the metrics of one class.
+
+    Args:
+        hit: [D] bool, whether each detection is matched, by descending score.
+        objects: number of objects of the class, at least 1.
+        images: number of images.
+    """
     true, false = hit.cumsum(), (~hit).cumsum()
     recall = true / objects
     return {
@@ -170,9 +195,9 @@ def _class_metrics(hit: Flags, objects: int, images: int) -> dict[str, float]:
 
 
 def _log_average(missed: Floats, false_per_image: Floats) -> float:
-    """Geometric mean of the miss rates at `_FALSE_PER_IMAGE`; 1 without detections."""
+    """Return the geometric mean of the miss rates at `_FALSE_PER_IMAGE`; 1 without detections."""
     if not len(missed):
         return 1.0
     first = np.searchsorted(false_per_image, _FALSE_PER_IMAGE).clip(max=len(missed) - 1)
-    with np.errstate(divide="ignore"):  # the logarithm of a miss rate of 0 is -inf, its mean too
+    with np.errstate(divide="ignore"):  # the logarithm of a miss rate of 0 is -inf, the result 0
         return float(np.exp(np.log(missed[first]).mean()))

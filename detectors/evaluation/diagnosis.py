@@ -1,7 +1,7 @@
-"""Why a detector has its NMS gap: score gaps, duplicates at equal recall, and where NMS works.
+"""Diagnosis of the NMS gap: score gaps, duplicates at equal recall, and the steps of NMS.
 
-A candidate claims the object of its image and class (never a crowd region) that it overlaps most,
-if the IoU is at least 0.5; of objects overlapped equally, the first. Boxes are taken as they are.
+A candidate claims the object of its image and class (never a crowd region) with the highest IoU, if
+it is at least 0.5; among equal IoUs, the first object. Boxes are not clipped.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.overlaps import overlaps
 from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import admitted, select
+from detectors.evaluation.selection import filter_candidates, select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 _CLAIM_IOU = 0.5
 _RECALLS = (0.25, 0.5, 0.75, 0.9)
 _TINY_GAP = 0.05
-"""Percent points; a gap below it is 0.0 in a table, and shares of it would be noise."""
+"""Percent points. A smaller gap is shown as 0.0, and shares of it would be noise."""
 _UNLIMITED = {"suppression": "nms", "class_wise": True, "level_range": None, "spatial_range": None}
 _STEPS: dict[str, dict[str, Any]] = {
     "within a level": {"level_range": 0},
@@ -34,22 +34,27 @@ _STEPS: dict[str, dict[str, Any]] = {
     "all levels": {},
     "other classes": {"class_wise": False},
 }
-"""What changes `_UNLIMITED`; each step suppresses among more candidates than the one before."""
+"""Changes to `_UNLIMITED`. Each step suppresses among more candidates than the step before."""
 
 
 @dataclass(frozen=True)
 class ScoreGap:
-    """Highest minus second highest score among the candidates that claim an object.
+    """The highest minus the second highest score among the candidates that claim an object.
 
-    Definition 3.3 of "What Makes for End-to-End Object Detection?" (Sun et al., 2021), taken over
-    the claims on one object, since a trained detector's candidates aren't positive or negative. The
-    second score of an object with one claimant is 0: what else there was is not known, it fell
-    below the protocol's score floor or out of its `pre_nms_topk`.
+    Definition 3.3 of "What Makes for End-to-End Object Detection?" (Sun et al., 2021), computed
+    over the candidates that claim an object, because the candidates of a trained detector are not
+    positive or negative. The second score is 0 for an object with one candidate: others, if any,
+    were below the score floor or not among the `pre_nms_topk`.
 
-    objects: how many there are. unclaimed: the share of them that nothing claims; all else is about
-    the others, and None or empty without any. single: the share with one claimant. claimants: their
-    mean number. mean, deciles (nine, 10 % to 90 %), histogram (counts in ten equal bins of [0, 1]):
-    of the score gap.
+    Attributes:
+        objects: number of objects.
+        unclaimed: fraction of the objects that no candidate claims. All other attributes are about
+            the remaining objects; they are None or empty if there are none.
+        single: fraction of the objects with one candidate.
+        claimants: mean number of candidates per object.
+        mean: mean score gap.
+        deciles: nine quantiles of the score gap, 10 % to 90 %.
+        histogram: counts of the score gap in ten equal bins of [0, 1].
     """
 
     objects: int
@@ -63,11 +68,13 @@ class ScoreGap:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Duplicates where detections without suppression, by falling score, reach a recall.
+    """Duplicates at a recall, among detections without suppression.
 
-    recall: share of the objects that a detection claims. threshold: the score that must be admitted
-    to reach it. duplicates: detections at or above it that claim an object, less one, on average
-    over the objects found so. Both None where that recall is not reached.
+    Attributes:
+        recall: fraction of the objects that a detection claims.
+        threshold: the highest score threshold that reaches this recall; None if none does.
+        duplicates: detections at or above the threshold that claim an object, minus one, averaged
+            over the claimed objects; None if the recall is not reached.
     """
 
     recall: float
@@ -77,51 +84,54 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class GapStep:
-    """Suppression among so many candidates: AP in percent points, and its share of the gap.
-
-    share: what this step adds to AP over the step before, as a share of the whole gap.
-    """
+    """AP with suppression among the candidates of one step."""
 
     name: str
     ap: float
+    """Percent points."""
     share: float | None
+    """AP gained over the step before, as a fraction of the whole gap."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Score gap, duplicates at rising recall, and the gap in steps.
-
-    ap: without suppression, percent points. gap: that minus the AP of the step that holds all of
-    the protocol's suppression; the shares up to that step sum to 1.
-    """
+    """Score gap, duplicates at several recalls, and the NMS gap in steps."""
 
     score_gap: ScoreGap
     duplicates: tuple[Duplicates, ...]
     ap: float
+    """AP without suppression, in percent points."""
     gap: float
+    """`ap` minus the AP of the last step that the protocol's suppression includes."""
     steps: tuple[GapStep, ...]
+    """The shares of the steps up to that step sum to 1."""
 
 
 def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Diagnosis:
-    """Why `candidates`, the raw ones of all images from one branch, have their gap.
+    """Diagnose the NMS gap.
 
-    Only the protocol's score floor and `pre_nms_topk` are applied before the score gap, its cut to
-    `max_dets` too before the duplicates.
+    Score gaps are computed after the protocol's score floor and `pre_nms_topk`; duplicates after
+    the cut to `max_dets`, too.
 
-    The steps suppress candidates by better ones of their own level; of adjacent levels too; of all
-    levels; and of other classes too. They are a sequence, and its order matters: a duplicate that
-    could fall on its own level and on the next counts for the first. A step can lower AP, then its
-    share has the other sign. The whole gap is the one at "all levels", and the last step comes on
-    top of it; when the protocol suppresses across classes, the gap is the one at "other classes".
-    All shares are None when it is smaller than 0.05 points.
+    The steps apply greedy NMS among candidates of the same level; of adjacent levels, too; of all
+    levels; and of other classes, too. Their order matters: a duplicate that could be suppressed on
+    its own level and on the next one counts for the first step. If a step lowers AP, its share has
+    the opposite sign. The whole gap is that of "all levels", and "other classes" is in addition to
+    it. If the protocol suppresses across classes, the whole gap is that of "other classes". If the
+    whole gap is smaller than 0.05 points, all shares are None.
 
-    The steps are greedy NMS with the protocol's `nms_iou`, `order` and `max_dets`; its own
-    `suppression`, `level_range` and `spatial_range` are set aside, so the whole gap is not the one
-    that a protocol with any of them measures.
+    The steps use the protocol's `nms_iou`, `order` and `max_dets`, but not its `suppression`,
+    `level_range` and `spatial_range`: a protocol that sets one of these measures another gap.
 
-    Raises ValueError as the protocol's evaluator does.
+    Args:
+        candidates: raw candidates of all images, from one branch.
+        truth: the ground truth.
+        protocol: how the gap is measured.
+
+    Raises:
+        ValueError: there is no object in the ground truth.
     """
-    found = admitted(candidates, protocol)
+    found = filter_candidates(candidates, protocol)
     ap, gap, steps = _gap_in_steps(found, truth, protocol)
     detections = select(found, protocol, suppress=False)
     return Diagnosis(
@@ -134,7 +144,7 @@ def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> 
 
 
 def _claims(candidates: Candidates, truth: GroundTruth) -> Tensor:
-    """The object that each candidate claims: [M] int64, its position in `truth` or -1."""
+    """Return the object that each candidate claims: [M] int64, a position in `truth`, or -1."""
     claim = torch.full_like(candidates.image, -1)
     for rows, objects, iou in overlaps(candidates, truth, ~truth.crowd):
         best = iou.argmax(dim=2)
@@ -144,7 +154,13 @@ def _claims(candidates: Candidates, truth: GroundTruth) -> Tensor:
 
 
 def _score_gap(scores: Tensor, claim: Tensor, truth: GroundTruth) -> ScoreGap:
-    """scores: [M], falling within an image; claim: [M] int64, -1 for none."""
+    """Compute the score gap.
+
+    Args:
+        scores: [M], descending within an image.
+        claim: [M] int64, the claimed objects; -1 for none.
+        truth: the ground truth.
+    """
     scores, claim = scores[claim >= 0].double(), claim[claim >= 0]
     rank = rank_in_group(claim)
     best, second = torch.zeros(2, len(truth.labels), dtype=torch.float64)
@@ -169,7 +185,7 @@ def _mean(values: NDArray[Any]) -> float | None:
 
 
 def _duplicates(scores: Tensor, claim: Tensor, truth: GroundTruth) -> tuple[Duplicates, ...]:
-    """scores: [M], falling within an image; claim: [M] int64, -1 for none."""
+    """Compute the duplicates at several recalls; arguments as for `_score_gap`."""
     claiming = claim >= 0
     first = rank_in_group(claim[claiming]) == 0
     score = scores[claiming].double()
@@ -179,7 +195,14 @@ def _duplicates(scores: Tensor, claim: Tensor, truth: GroundTruth) -> tuple[Dupl
 
 
 def _at_recall(recall: float, score: Floats, best: Floats, objects: int) -> Duplicates:
-    """score: of all claiming detections; best: the best one of each claimed object, falling."""
+    """Compute the duplicates at one recall.
+
+    Args:
+        recall: the recall, in [0, 1].
+        score: scores of all detections that claim an object.
+        best: highest score for each claimed object, descending.
+        objects: number of objects.
+    """
     reached = np.arange(1, len(best) + 1) / objects >= recall
     if not reached.any():
         return Duplicates(recall, None, None)
@@ -191,7 +214,7 @@ def _at_recall(recall: float, score: Floats, best: Floats, objects: int) -> Dupl
 def _gap_in_steps(
     found: Candidates, truth: GroundTruth, protocol: Protocol
 ) -> tuple[float, float, tuple[GapStep, ...]]:
-    """AP without suppression, the whole gap and the steps; percent points."""
+    """Return AP without suppression, the whole gap and the steps, in percent points."""
     stages = [protocol.model_copy(update=_UNLIMITED | change) for change in _STEPS.values()]
     columns = [select(found, protocol, suppress=False)]
     columns += [select(found, stage, suppress=True) for stage in stages]
@@ -204,11 +227,12 @@ def _gap_in_steps(
 
 
 def _last_step(protocol: Protocol) -> str:
+    """Return the step that includes all of the protocol's suppression."""
     return "all levels" if protocol.class_wise else "other classes"
 
 
 def _ap(metrics: Metrics) -> float:
-    """AP in percent points."""
+    """Return AP in percent points."""
     ap = metrics.values["ap"]
     assert ap is not None  # an evaluator raises instead
     return 100 * ap

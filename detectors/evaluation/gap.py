@@ -1,4 +1,4 @@
-"""The NMS gap: AP without NMS minus AP with NMS, of the same candidates under one protocol."""
+"""The NMS gap: AP without NMS minus AP with NMS, for the same candidates and one protocol."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,32 +12,31 @@ from detectors.structures import Candidates
 
 Evaluator = Callable[[Sequence[Candidates], GroundTruth, int], list[Metrics]]
 EVALUATORS: dict[str, Evaluator] = {"coco": coco_metrics, "crowd": crowd_metrics}
-"""By `Protocol.evaluator`: metrics of each of several sets of detections on one ground truth."""
+"""`Protocol.evaluator` -> a function that returns the metrics of each of several sets of detections
+on one ground truth."""
 
 
 @dataclass(frozen=True)
 class Gap:
-    """Metrics without suppression, with it (`_nms`), and their gap, in percent points.
-
-    A gap is the number without NMS minus the one with it: for AP, negative when the detector needs
-    NMS. That of `ap` is called `gap`, of any other `m` it is `m_gap`. None where a metric does not
-    exist.
-    """
+    """Metrics without NMS, with NMS, and their gaps, in percent points."""
 
     metrics: dict[str, float | None]
+    """By name, see `metrics`. A gap is the metric without NMS minus the metric with NMS; the gap of
+    AP is negative if the detector needs NMS. None if a metric is undefined."""
     per_class: tuple[ClassGap, ...]
+    """AP of each class, in label order."""
 
 
 def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: Protocol) -> Gap:
     """Measure the gap between two sets of detections: without suppression, and with it.
 
     Args:
-        detections: both sets, as `selection.columns` returns them.
+        detections: both sets, as `selection.select_both` returns them.
         truth: the ground truth of all images.
         protocol: its evaluator and `max_dets` are used.
 
-    Raises ValueError as the protocol's evaluator does.
-
+    Raises:
+        ValueError: there is no object in the ground truth.
     """
     without, with_nms = EVALUATORS[protocol.evaluator](detections, truth, protocol.max_dets)
     metrics: dict[str, float | None] = {}
@@ -48,7 +47,7 @@ def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: 
 
 
 def _row(name: str, value: float | None, with_nms: float | None) -> dict[str, float | None]:
-    """A metric in percent points as its three numbers."""
+    """Return a metric without NMS, with NMS and its gap, in percent points."""
     names = names_of(name)
     if value is None or with_nms is None:
         return dict.fromkeys(names)

@@ -1,4 +1,4 @@
-"""What matching decided about each detection: enough for AP on any resample of the images."""
+"""The result of matching for each detection, from which AP on resampled images is computed."""
 
 from dataclasses import dataclass
 
@@ -8,15 +8,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Matches:
-    """D detections of N images against their objects, under COCO's matching at T IoU thresholds.
+    """COCO's matching of D detections in N images, at T IoU thresholds.
 
-    Detections are sorted by class, then image id; of one image and class by falling score. It is
-    the order in which COCO breaks ties. Ignored detections (matched to a crowd region) count
-    neither as right nor as wrong; `hit` is False for them.
+    Detections are sorted by class, then by image id, then by descending score: the order in which
+    COCO breaks ties.
 
-    image: [D] int64 in [0, N); label: [D] int64; score: [D] float64; hit: [T, D] bool, matched to
-    an object; ignored: [T, D] bool. object_image, object_label: [G] int64, the objects to be found
-    (crowd regions are none). images, classes: the numbers N and C of them.
+    Attributes:
+        images: the number N of images.
+        classes: the number of classes.
+        image: [D] int64 in [0, N).
+        label: [D] int64.
+        score: [D] float64.
+        hit: [T, D] bool, whether the detection is matched to an object.
+        ignored: [T, D] bool, whether it is matched to a crowd region; such detections count neither
+            as true nor as false positives, and `hit` is False for them.
+        object_image: [G] int64, images of the objects, without crowd regions.
+        object_label: [G] int64, labels of these objects.
     """
 
     images: int

@@ -1,4 +1,4 @@
-"""The names of metrics, declared once, and the records that hold their values. Imports no PyTorch.
+"""The names of metrics, and the records that hold their values. Imports no PyTorch.
 
 A metric `m` is stored under three names: `m` without NMS, `m_nms` with it, and the difference of
 the two, `m_gap`. The gap of `ap` is the NMS gap and is called `gap`.
@@ -17,7 +17,8 @@ MEASURED: dict[str, tuple[str, ...]] = {
 """The metrics that each evaluator (`Protocol.evaluator`) returns."""
 LOWER_IS_BETTER = frozenset({"mmr"})
 TRAINING = ("positives_per_object", "objects_unassigned")
-"""Metrics of an epoch's assignments: positive points per object, percent of objects without any."""
+"""Metrics of an epoch's assignments: positive points per object, and the percentage of objects
+without any."""
 LABELS = {
     "ap": "AP",
     "ap50": "AP50",
@@ -31,7 +32,7 @@ LABELS = {
     "recall": "recall",
     **{name: name.replace("_", " ") for name in TRAINING},
 }
-"""What the field calls each metric, in the order of a table."""
+"""The usual name of each metric, in the order of a table."""
 
 
 def names_of(metric: str) -> tuple[str, str, str]:
@@ -48,17 +49,13 @@ def label(name: str) -> str:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an evaluator returns for one set of detections.
-
-    Numbers are fractions in [0, 1]; None where nothing of that kind exists (no object of that
-    size).
-
-    values: by name; `ap` is always there and never None. per_class: AP of each class in label
-    order, None for a class without objects.
-    """
+    """What an evaluator returns for one set of detections: fractions in [0, 1]."""
 
     values: dict[str, float | None]
+    """By name. None if the metric is undefined (there is no object of that size); `ap` is always
+    defined."""
     per_class: tuple[float | None, ...]
+    """AP of each class in label order; None for a class without objects."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Suppression of duplicates, exact, for many images at once: greedy NMS and max filtering."""
+"""Exact suppression of duplicates for many images at once: greedy NMS and max filtering."""
 
 import torch
 from torch import Tensor
@@ -9,18 +9,24 @@ from detectors.evaluation.protocol import Protocol
 from detectors.structures import Candidates
 
 _BLOCK = 64
-"""Candidates of an image decided at once."""
+"""Number of candidates of an image that are decided at once."""
 _PAIRS = 1 << 16
-"""Pairs of one block looked at together: enough to hide call overhead. With four times as many it
-is faster at best, but where memory is handed out afresh each time, slower at worst."""
+"""Number of pairs compared at once, enough to hide the overhead of calls. Four times as many are
+faster on some machines, but slower where large blocks of memory are allocated anew each time."""
 
 
 def survivors(candidates: Candidates, protocol: Protocol, limit: int | None = None) -> Tensor:
-    """Positions [K] int64 of the candidates that the protocol's suppression leaves, rising.
+    """Return the positions of the candidates that the protocol's suppression leaves.
 
-    A candidate can be suppressed by a better one of its image, that is by one that comes earlier.
-    With `limit`, the first `limit` of each image: the same as a cut afterwards, but the rest is not
-    worked out.
+    A candidate can only be suppressed by a better one of its image, which comes earlier.
+
+    Args:
+        candidates: sorted by image and descending score.
+        protocol: its suppression is applied.
+        limit: maximum number of survivors per image; the others are not computed.
+
+    Returns:
+        [K] int64, ascending.
     """
     if not len(candidates):
         return candidates.image
@@ -32,10 +38,11 @@ def survivors(candidates: Candidates, protocol: Protocol, limit: int | None = No
 
 
 def _greedy(candidates: Candidates, rows: Tensor, protocol: Protocol, limit: int | None) -> Tensor:
-    """A candidate falls to a better one that is kept.
+    """Greedy NMS: a candidate is suppressed by a better one that is kept.
 
-    It depends on better candidates alone, so blocks are decided from the best to the worst: a
-    block first loses what earlier kept candidates suppress, the rest is settled by `_settle`.
+    Whether it is kept depends on better candidates only, so blocks are decided from the best to the
+    worst. In each block, candidates suppressed by earlier blocks are removed, then `_settle`
+    decides the rest.
     """
     most = rows.shape[1] if limit is None else limit
     kept, counts = torch.full_like(rows, -1), rows.new_zeros(len(rows))
@@ -57,7 +64,7 @@ def _greedy(candidates: Candidates, rows: Tensor, protocol: Protocol, limit: int
 def _filtered(
     candidates: Candidates, rows: Tensor, protocol: Protocol, limit: int | None
 ) -> Tensor:
-    """A candidate falls to any better one, kept or not."""
+    """Max filtering: a candidate is suppressed by any better one, kept or not."""
     most = rows.shape[1] if limit is None else limit
     kept = torch.zeros_like(rows, dtype=torch.bool)
     for start in range(0, rows.shape[1], _BLOCK):
@@ -72,9 +79,9 @@ def _filtered(
 
 
 def _suppresses(c: Candidates, better: Tensor, judged: Tensor, protocol: Protocol) -> Tensor:
-    """Whether better[b, i] would suppress judged[b, j] if it could: [B, I, J] bool.
+    """Return whether better[b, i] suppresses judged[b, j], provided it is kept: [B, I, J] bool.
 
-    better: [B, I], judged: [B, J] int64 positions, -1 for none (which suppresses nothing).
+    better: [B, I], judged: [B, J] int64 positions; -1 for none, which suppresses nothing.
     """
     related = (better >= 0)[:, :, None]
     if protocol.class_wise:
@@ -90,10 +97,10 @@ def _suppresses(c: Candidates, better: Tensor, judged: Tensor, protocol: Protoco
 
 
 def _near(c: Candidates, better: Tensor, judged: Tensor, side: int) -> Tensor:
-    """Whether the anchor points lie within `side` x `side` cells around judged: [B, I, J] bool.
+    """Return whether points lie within `side` x `side` cells around those of judged: [B, I, J].
 
-    Cells are those of judged's level. A point of another level is moved onto that grid by nearest
-    neighbour (POTO's Eq. 5 interpolates bilinearly, which needs whole score maps).
+    The cells are those of the level of judged. A point of another level is moved to the nearest
+    cell (Eq. 5 of POTO interpolates bilinearly, which needs whole score maps).
     """
     own = c.strides[judged][:, None]
     reach = (side - 1) / 2 * own + torch.maximum(c.strides[better][:, :, None], own) / 2
@@ -102,12 +109,16 @@ def _near(c: Candidates, better: Tensor, judged: Tensor, side: int) -> Tensor:
 
 
 def _settle(suppresses: Tensor, free: Tensor) -> Tensor:
-    """Candidates [B, J] bool that greedy suppression keeps of the free ones.
+    """Return which of the free candidates greedy suppression keeps: [B, J] bool.
 
-    suppresses: [B, J, J] bool, strictly upper. Repeats keep[j] = no kept i < j suppresses j, for
-    all j at once, until nothing changes. Candidate 0 is right from the start, and once 0..j-1 are
-    right, j is right after one more round and stays so: after at most J rounds the result is the
-    greedy one, and nothing else is stable.
+    The rule "keep j if no kept i < j suppresses it" is applied to all j at once until nothing
+    changes. Candidate 0 is correct from the start, and once 0 to j - 1 are correct, j is correct
+    after one more round. After at most J rounds the result is therefore that of the greedy
+    algorithm.
+
+    Args:
+        suppresses: [B, J, J] bool, strictly upper triangular.
+        free: [B, J] bool, the candidates that earlier blocks don't suppress.
     """
     edges, keep = suppresses.float(), free
     while True:

@@ -1,6 +1,7 @@
-"""How candidates overlap the objects of their image and class.
+"""Compute how candidates overlap the objects of their image and class, in chunks of images.
 
-Shape letters of a chunk: B images, W candidates and G objects (or regions) of the longest one.
+Shape letters of a chunk: B images; W and G, the largest number of candidates and of objects (or
+regions) of one image.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,19 +17,25 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 """Overlap [B, W, G] of boxes [B, W, 4] with boxes [B, G, 4]."""
 
 _PAIRS = 1 << 20
-"""Pairs of a candidate and an object looked at together; bounds the memory."""
+"""Maximum number of pairs of a candidate and an object in a chunk; limits the memory."""
 
 
 def overlaps(
     candidates: Candidates, truth: GroundTruth, which: Tensor, measure: Measure = pairwise_iou
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """How candidates overlap the objects of their own image and class, a few images at a time.
+    """Compute the overlaps of candidates with the objects of their image and class.
 
-    which: [G] bool, the objects of `truth` that are meant. Yields rows [B, W] int64, positions of
-    an image's candidates in order; objects [B, G] int64, positions in `truth` of its objects in
-    order, G at least 1; and what `measure` says of their boxes, [B, W, G] float. Beyond the end of
-    a row the position is -1; there, and between classes, the overlap is 0. Every candidate is in
-    exactly one chunk.
+    Args:
+        candidates: sorted by image.
+        truth: the objects.
+        which: bool, one per object of `truth`: the objects to compare with.
+        measure: computes the overlap of two boxes.
+
+    Yields:
+        For a few images at a time, so that every candidate is in exactly one chunk: positions of
+        the candidates of each image [B, W] int64; positions in `truth` of its objects [B, G] int64,
+        G at least 1; and their overlaps [B, W, G] float. Positions beyond the end of a row are -1.
+        There, and between different classes, the overlap is 0.
     """
     table = _by_image(truth, which)
     for rows in padded(candidates.image, len(truth), _PAIRS // table.shape[1]):
@@ -40,7 +47,7 @@ def overlaps(
 
 
 def _by_image(truth: GroundTruth, which: Tensor) -> Tensor:
-    """Positions of the objects `which` [G] bool, a row an image, -1 beyond its end."""
+    """Return the positions of the objects `which`, one row per image, padded with -1."""
     position = which.nonzero()[:, 0]
     image = truth.image[position]
     rank = rank_in_group(image)
@@ -51,5 +58,5 @@ def _by_image(truth: GroundTruth, which: Tensor) -> Tensor:
 
 
 def _narrow(table: Tensor) -> Tensor:
-    """The table without the columns that no row reaches; at least one is left."""
+    """Return the table without the columns that are -1 in all rows; at least one column is left."""
     return table[:, : max(1, int((table >= 0).sum(dim=1).max()))]

@@ -1,4 +1,4 @@
-"""Ragged rows (the candidates of each image) as padded matrices, a few images at a time."""
+"""Padded matrices of rows of different length, such as the candidates of each image."""
 
 from collections.abc import Iterator
 
@@ -7,12 +7,17 @@ from torch import Tensor
 
 
 def padded(image: Tensor, images: int, cells: int) -> Iterator[Tensor]:
-    """Positions of the candidates of each image, in chunks of consecutive images.
+    """Return the positions of the candidates of each image, in chunks of consecutive images.
 
-    image: [M] int64, rising, in [0, images). Yields matrices [B, W] int64, every image in exactly
-    one of them: row b lists the positions of one image's candidates in order, then -1; W is the
-    longest row of the chunk, which has at most `cells` entries, or one row. Images without
-    candidates are left out.
+    Args:
+        image: [M] int64, ascending, in [0, images).
+        images: number of images.
+        cells: maximum number of entries of a chunk; a chunk has at least one row.
+
+    Yields:
+        Matrices [B, W] int64. A row holds the positions of the candidates of one image in order,
+        padded with -1; W is the length of the longest row of the chunk. Images without candidates
+        have no row.
     """
     if not len(image):
         return
@@ -27,7 +32,7 @@ def padded(image: Tensor, images: int, cells: int) -> Iterator[Tensor]:
 
 
 def rank_in_group(group: Tensor) -> Tensor:
-    """How many earlier entries of its group each entry has: [M] int64; group: [M] int64 >= 0."""
+    """Return the rank of each entry in its group, from 0: [M] int64. group: [M] int64 >= 0."""
     order = group.argsort(stable=True)
     counts = torch.bincount(group)
     starts = counts.cumsum(0) - counts

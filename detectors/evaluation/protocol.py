@@ -1,4 +1,4 @@
-"""How a gap is measured. Part of every evaluation's key: rows of two protocols are never mixed."""
+"""Protocols: how a gap is measured. Results of two protocols are never mixed."""
 
 from typing import Literal, Self
 
@@ -8,40 +8,41 @@ from detectors.options import NOT_IDENTITY, Options
 
 
 class Protocol(Options):
-    """The rule that turns raw candidates into detections, without suppression and with it.
+    """How detections are selected from raw candidates, without suppression and with suppression.
 
-    Without: the `max_dets` best candidates of an image. With: suppression, then the `max_dets` best
-    (`nms_then_cut`), or the other way round (`cut_then_nms`). Which candidates can suppress each
-    other is narrowed by `class_wise`, `level_range` and `spatial_range`, as in Table 2 of POTO
-    (Wang et al., 2021): there "1 x 1, not across scales" is `spatial_range: 1, level_range: 0`.
+    Without suppression, they are the `max_dets` best candidates of an image. With suppression, they
+    are the `max_dets` best that are left after it (`nms_then_cut`), or those of the `max_dets` best
+    that it leaves (`cut_then_nms`). `class_wise`, `level_range` and `spatial_range` restrict which
+    candidates can suppress each other, as in Table 2 of POTO (Wang et al., 2021): its "1 x 1, not
+    across scales" is `spatial_range: 1, level_range: 0`.
     """
 
     preset: str = Field("default", pattern=r"^[a-z0-9_-]+$", json_schema_extra=NOT_IDENTITY)
-    """The name that stands in tables."""
+    """The name shown in tables."""
     evaluator: Literal["coco", "crowd"] = "coco"
-    """What AP means: COCO's, or CrowdHuman's (with its miss rate and recall)."""
+    """Definition of AP: COCO's, or CrowdHuman's (with its miss rate and recall)."""
     score_floor: float = Field(0.0, ge=0, lt=1)
-    """Candidates with a score not above this are dropped first."""
+    """Candidates with a score of at most this are removed first."""
     pre_nms_topk: int = Field(300, ge=1)
-    """Candidates (point and class pairs) kept per pyramid level and image, by score."""
+    """Maximum number of candidates (pairs of point and class) per pyramid level and image."""
     suppression: Literal["nms", "max_filter"] = "nms"
-    """`nms`: a candidate falls to a better one that is itself kept and overlaps it. `max_filter`:
-    it falls to any better one in its neighbourhood (Eq. 6 of POTO as post-processing), whatever the
-    boxes say."""
+    """`nms`: a candidate is suppressed by a better one that is kept and overlaps it. `max_filter`:
+    it is suppressed by any better one in its neighbourhood, whatever their boxes (Eq. 6 of POTO as
+    post-processing)."""
     nms_iou: float = Field(0.6, gt=0, le=1)
-    """A candidate overlapping a kept one by more than this IoU is suppressed; unused by max_filter.
-    """
+    """A candidate whose IoU with a kept one is greater than this is suppressed; not used by
+    max_filter."""
     class_wise: bool = True
-    """Only candidates of one class suppress each other."""
+    """Whether only candidates of the same class suppress each other."""
     level_range: int | None = Field(None, ge=0)
-    """Only candidates at most so many pyramid levels apart suppress each other; null: all."""
+    """Maximum distance in pyramid levels at which candidates suppress each other; null: any."""
     spatial_range: int | None = Field(None, ge=1)
-    """Only candidates whose anchor points lie within so many grid cells (an odd number, the side of
-    a square around the point) suppress each other; null: all."""
+    """Side, in grid cells, of the square around an anchor point in which candidates suppress each
+    other; an odd number; null: no limit."""
     order: Literal["nms_then_cut", "cut_then_nms"] = "nms_then_cut"
     """Whether the best `max_dets` are taken after suppression or before it."""
     max_dets: int = Field(100, ge=1)
-    """Detections an image."""
+    """Maximum number of detections per image."""
 
     @field_validator("spatial_range")
     @classmethod
@@ -79,9 +80,11 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
-"""Presets by name, each as the released code of its paper measures; all cut to 100 but crowdhuman.
+"""Presets by name, each as the released code of its paper measures, with 100 detections per image
+(500 for `crowdhuman`).
 
-`default` is POTO's NMS (IoU 0.6) with no score floor, 300 a level. `defcn` (POTO) and `o2f` hold
-the same values. `onenet` cuts before NMS and has no floor (its 100 best of all pairs are among the
-1,000 best of each level). `date` is DATE-F's; DATE-R keeps 1,000 a level. `crowdhuman` is DeFCN's.
+`default` is POTO's NMS (IoU 0.6) without score floor, with 300 candidates per level. `defcn` (POTO)
+and `o2f` have the same values. `onenet` cuts before NMS and has no floor (its 100 best pairs of all
+levels are among the 1,000 best of each level). `date` is that of DATE-F; DATE-R keeps 1,000
+candidates per level. `crowdhuman` is DeFCN's.
 """

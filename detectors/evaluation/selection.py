@@ -1,4 +1,4 @@
-"""From raw candidates to the detections of a protocol, for all images at once."""
+"""Select the detections of a protocol from raw candidates, for all images at once."""
 
 from torch import Tensor
 
@@ -9,28 +9,33 @@ from detectors.structures import Candidates
 
 
 def select(candidates: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
-    """Detections under `protocol`, by image and falling score; at most `max_dets` an image.
+    """Return the detections of a protocol, by image and descending score.
 
-    Candidates kept under a more generous protocol give the same detections as candidates kept
-    under this one: its score floor and its `pre_nms_topk` are applied here too.
+    There are at most `max_dets` per image. The score floor and `pre_nms_topk` are applied here, so
+    the candidates may have been stored under a more generous protocol.
+
+    Args:
+        candidates: raw candidates of all images.
+        protocol: how to select.
+        suppress: whether to suppress duplicates.
     """
-    return _detections(admitted(candidates, protocol), protocol, suppress)
+    return _detections(filter_candidates(candidates, protocol), protocol, suppress)
 
 
-def columns(candidates: Candidates, protocol: Protocol) -> list[Candidates]:
-    """Detections without suppression and with it, as `select` gives them."""
-    found = admitted(candidates, protocol)
+def select_both(candidates: Candidates, protocol: Protocol) -> list[Candidates]:
+    """Return the detections without suppression and those with suppression, see `select`."""
+    found = filter_candidates(candidates, protocol)
     return [_detections(found, protocol, suppress) for suppress in (False, True)]
 
 
-def admitted(candidates: Candidates, protocol: Protocol) -> Candidates:
-    """The candidates above the protocol's score floor, at most its `pre_nms_topk` of each level."""
+def filter_candidates(candidates: Candidates, protocol: Protocol) -> Candidates:
+    """Return the candidates above the score floor, at most `pre_nms_topk` per level and image."""
     found = candidates.take(candidates.scores > protocol.score_floor)
     return found.take(_rank_in_level(found) < protocol.pre_nms_topk)
 
 
 def _detections(found: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
-    """From admitted candidates."""
+    """Select detections from filtered candidates."""
     if suppress and protocol.order == "nms_then_cut":
         return found.take(survivors(found, protocol, protocol.max_dets))
     cut = found.take(rank_in_group(found.image) < protocol.max_dets)
@@ -38,6 +43,6 @@ def _detections(found: Candidates, protocol: Protocol, suppress: bool) -> Candid
 
 
 def _rank_in_level(candidates: Candidates) -> Tensor:
-    """How many earlier candidates of its image and level each one has: [M] int64."""
+    """Return the rank of each candidate among those of its image and level: [M] int64, from 0."""
     levels = int(candidates.levels.max()) + 1 if len(candidates) else 1
     return rank_in_group(candidates.image * levels + candidates.levels)

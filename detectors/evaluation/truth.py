@@ -1,4 +1,4 @@
-"""The ground truth of a whole data set in columns, as evaluators need it."""
+"""The ground truth of a whole data set in columns, for the evaluators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,17 @@ from detectors.structures import ImageTruth
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """Objects of I images, sorted by image; G objects in all.
+    """The G objects of I images, sorted by image.
 
-    image_ids: I ids, index i is image i of the data set; sizes: (width, height) of each;
-    image: [G] int64 in [0, I); boxes: [G, 4] float xyxy, original pixels; labels: [G] int64 in
-    [0, len(classes)); crowd: [G] bool, regions where a detection is neither right nor wrong;
-    area: [G] float, square pixels.
+    Attributes:
+        image_ids: I ids, in the order of the data set.
+        sizes: I pairs (width, height) in pixels.
+        classes: names of the classes, in label order.
+        image: [G] int64 in [0, I), index of the image.
+        boxes: [G, 4] float xyxy, pixels of the original image.
+        labels: [G] int64 in [0, len(classes)).
+        crowd: [G] bool, regions in which detections are ignored.
+        area: [G] float, square pixels.
     """
 
     image_ids: tuple[int, ...]
@@ -31,9 +36,10 @@ class GroundTruth:
 
     @classmethod
     def of(cls, images: Sequence[ImageTruth], classes: Sequence[str]) -> Self:
-        """The columns of `images`.
+        """Create the columns from ground truth of single images.
 
-        Raises ValueError when there are none, or when image ids repeat.
+        Raises:
+            ValueError: there is no image, or image ids repeat.
         """
         if not images:
             raise ValueError("no image in the ground truth; evaluate on a split with images")

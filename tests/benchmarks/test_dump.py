@@ -12,7 +12,7 @@ import torch
 
 from detectors.evaluation.gap import measure_gap
 from detectors.evaluation.protocol import PROTOCOLS
-from detectors.evaluation.selection import columns
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import LocalWorld
@@ -75,7 +75,7 @@ def reevaluate(uri: str, images: int) -> dict[str, float]:
     truth, protocol = make_truth(images), PROTOCOLS["defcn"]
     start = time.perf_counter()
     chunks = Dump.open(uri).stream(truth.image_ids, truth.classes)
-    found = concatenate([columns(chunk, protocol) for chunk in chunks])
+    found = concatenate([select_both(chunk, protocol) for chunk in chunks])
     metrics = make_evaluation(Subject("trial", 1, "o2o", True), found, truth, protocol, {}).metrics
     seconds = time.perf_counter() - start
     peak = peak_mebibytes()

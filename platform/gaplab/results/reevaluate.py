@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from detectors.data.base import DataError
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import columns
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
@@ -155,7 +155,7 @@ def _measure(
     if not protocols:
         return
     shares = [
-        [columns(chunk, protocol) for protocol in protocols]
+        [select_both(chunk, protocol) for protocol in protocols]
         for chunk in source.dump.stream(truth.image_ids, truth.classes)
     ]
     for protocol, parts in zip(protocols, zip(*shares, strict=True), strict=True):

@@ -14,9 +14,9 @@ from detectors.evaluation.coco import coco_matches
 from detectors.evaluation.gap import gap_between
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import columns
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
-from detectors.inference import Wanted, predict
+from detectors.inference import CandidateRequest, predict
 from detectors.structures import Candidates
 from detectors.world import World
 from gaplab.records import EvaluationRecord, Subject
@@ -46,7 +46,7 @@ def make_evaluation(
 
     Args:
         subject: whose detections they are.
-        detections: `columns` of all images, without NMS and with it.
+        detections: those of all images without NMS and with it, see `select_both`.
         truth: the annotated objects of the same images.
         protocol: the protocol.
         more: metrics that don't follow from detections, to be stored with the others.
@@ -129,10 +129,12 @@ class Evaluator:
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
         topk = max(topk, KEPT) if self._stores(epoch) else topk
-        wanted = Wanted(self.branches, topk)
-        shares = predict(model, self._data, wanted, self._world, halt)
+        request = CandidateRequest(self.branches, topk)
+        shares = predict(model, self._data, request, self._world, halt)
         uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
-        ranks = self._world.gather({name: columns(each, protocol) for name, each in shares.items()})
+        ranks = self._world.gather(
+            {name: select_both(each, protocol) for name, each in shares.items()}
+        )
         if self._world.rank:
             return ()
         return tuple(

@@ -1,27 +1,32 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from detectors.evaluation.selection import admitted, select
+from detectors.evaluation.selection import filter_candidates, select
 from detectors.models.points import pyramid_points
 from detectors.postprocess import Frame, select_candidates
 from detectors.structures import Candidates
+from tests.detectors.evaluation import cases
 from tests.examples import examples
 
 POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], [8, 16, 32], torch.device("cpu"))
 
 
-def step_by_step(cases, dump: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
-    """What the protocol keeps, by plain lists."""
-    image, levels, scores = dump.image.tolist(), dump.levels.tolist(), dump.scores
+def step_by_step(dump: Candidates, protocol: Protocol, suppress: bool) -> Candidates:
+    """Select what the protocol keeps, with plain lists."""
+    image: list[int] = dump.image.tolist()
+    levels, scores = dump.levels.tolist(), dump.scores
     above = [i for i in range(len(dump)) if scores[i] > torch.tensor(protocol.score_floor)]
     groups = list(zip(image, levels, strict=True))
-    index = cases.first_of_each_image(above, groups, protocol.pre_nms_topk)
+    index = cases.first_of_each_group(above, groups, protocol.pre_nms_topk)
 
     def cut(index: list[int]) -> list[int]:
-        return cases.first_of_each_image(index, image, protocol.max_dets)
+        return cases.first_of_each_group(index, image, protocol.max_dets)
 
     def suppressed(index: list[int]) -> list[int]:
         left = dump.take(torch.tensor(index, dtype=torch.int64))
@@ -33,16 +38,18 @@ def step_by_step(cases, dump: Candidates, protocol: Protocol, suppress: bool) ->
     return dump.take(torch.tensor(index, dtype=torch.int64))
 
 
-@st.composite
-def dumps(draw):
-    box = st.tuples(*[st.integers(0, 4)] * 2, st.integers(1, 3))
-    cell = st.tuples(*[st.integers(0, 3)] * 2)
-    level, label = st.integers(0, 2), st.integers(0, 2)
-    row = st.tuples(st.integers(0, 3), box, st.integers(0, 10), label, level, cell)
-    return draw(st.lists(row, max_size=30))
+Row = tuple[int, tuple[int, int, int], int, int, int, tuple[int, int]]
+"""Image, (x, y, side), score in tenths, label, level, cell."""
+
+box = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(1, 3))
+cell = st.tuples(st.integers(0, 3), st.integers(0, 3))
+level, label = st.integers(0, 2), st.integers(0, 2)
+row = st.tuples(st.integers(0, 3), box, st.integers(0, 10), label, level, cell)
+dumps = st.lists(row, max_size=30)
 
 
-def protocols(**narrowed):
+def protocols(**narrowed: Sequence[Any]) -> st.SearchStrategy[Protocol]:
+    """Draw protocols; each keyword gives the values of another field."""
     return st.builds(
         Protocol,
         score_floor=st.sampled_from([0.0, 0.25, 0.3]),
@@ -62,26 +69,27 @@ any_protocol = protocols(spatial_range=[None, 3]) | protocols(
 
 
 @examples(200)
-@given(dumps(), any_protocol, st.booleans())
-def test_follows_the_protocol_step_by_step(cases, rows, protocol, suppress):
+@given(dumps, any_protocol, st.booleans())
+def test_follows_the_protocol_step_by_step(
+    rows: list[Row], protocol: Protocol, suppress: bool
+) -> None:
     dump = Candidates.none()
     if rows:
         image, boxes, scores, labels, levels, cells = zip(*rows, strict=True)
-        boxes = [(x, y, x + side, y + side) for x, y, side in boxes]
-        scores = torch.tensor(scores) / 10
-        dump = cases.candidates(boxes, scores, labels, image, levels, cells)
+        corners = [(x, y, x + side, y + side) for x, y, side in boxes]
+        dump = cases.candidates(corners, torch.tensor(scores) / 10, labels, image, levels, cells)
     found = select(dump, protocol, suppress)
-    cases.assert_same(found, step_by_step(cases, dump, protocol, suppress))
+    cases.assert_same(found, step_by_step(dump, protocol, suppress))
 
 
-def test_a_score_at_the_floor_is_dropped(cases):
+def test_a_score_at_the_floor_is_dropped() -> None:
     pair = cases.candidates(cases.grid(3), [0.05, 0.3, 0.051])
     found = select(pair, PROTOCOLS["defcn"], suppress=True)
     assert found.scores.tolist() == pytest.approx([0.3, 0.051])
     assert len(select(cases.candidates(cases.grid(1), 0.0), Protocol(), suppress=False)) == 0
 
 
-def test_no_candidates_and_images_left_without_any(cases):
+def test_no_candidates_and_images_left_without_any() -> None:
     for suppress in (False, True):
         assert len(select(Candidates.none(), Protocol(), suppress)) == 0
         weak = cases.candidates(cases.grid(3), [0.9, 0.1, 0.8], image=[0, 1, 2])
@@ -90,7 +98,7 @@ def test_no_candidates_and_images_left_without_any(cases):
 
 
 def scene(image: int, topk: int, classes: int = 3) -> Candidates:
-    """What a detector that guesses says of image `image`, with many equal scores."""
+    """Build the candidates of a detector that guesses, with many equal scores."""
     rng = torch.Generator().manual_seed(image)
     logits = torch.randn(len(POINTS), classes, generator=rng).mul(3).round().div(3)
     shift = torch.randint(-4, 5, (len(POINTS), 4), generator=rng)
@@ -111,7 +119,9 @@ def scene(image: int, topk: int, classes: int = 3) -> Candidates:
     ],
 )
 @pytest.mark.parametrize("suppress", [False, True])
-def test_a_generous_dump_answers_a_narrower_protocol(cases, narrow, suppress):
+def test_a_larger_dump_gives_the_same_result_under_a_narrower_protocol(
+    narrow: Protocol, suppress: bool
+) -> None:
     direct = Candidates.join([scene(image, narrow.pre_nms_topk) for image in range(3)])
     expected = select(direct, narrow, suppress)
     assert len(expected) > 5
@@ -119,11 +129,11 @@ def test_a_generous_dump_answers_a_narrower_protocol(cases, narrow, suppress):
         dump = Candidates.join([scene(image, topk) for image in range(3)])
         cases.assert_same(select(dump, narrow, suppress), expected)
     roomy = narrow.model_copy(update={"pre_nms_topk": 50, "score_floor": narrow.score_floor / 2})
-    cases.assert_same(select(admitted(dump, roomy), narrow, suppress), expected)
+    cases.assert_same(select(filter_candidates(dump, roomy), narrow, suppress), expected)
 
 
 @pytest.mark.parametrize("suppress", [False, True])
-def test_images_together_are_the_images_one_by_one(cases, suppress):
+def test_images_together_equal_the_images_one_by_one(suppress: bool) -> None:
     images = [scene(image, 50) for image in range(4)]
     for protocol in PROTOCOLS.values():
         alone = [select(image, protocol, suppress) for image in images]
@@ -132,8 +142,8 @@ def test_images_together_are_the_images_one_by_one(cases, suppress):
 
 
 @pytest.fixture(scope="module")
-def busy(cases) -> Candidates:
-    """An image with more candidates than any preset keeps: 1,100 on each of two levels."""
+def busy() -> Candidates:
+    """Build an image with more candidates than any preset keeps: 1,100 on each of two levels."""
     torch.manual_seed(0)
     corners = torch.randint(640, (2200, 2))
     boxes = torch.cat([corners, corners + torch.randint(60, 90, (2200, 2))], dim=1)
@@ -142,8 +152,8 @@ def busy(cases) -> Candidates:
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_presets_keep_what_they_promise(cases, busy, name):
-    protocol, kept = PROTOCOLS[name], admitted(busy, PROTOCOLS[name])
+def test_presets_keep_what_they_promise(busy: Candidates, name: str) -> None:
+    protocol, kept = PROTOCOLS[name], filter_candidates(busy, PROTOCOLS[name])
     for level in (0, 1):
         own = busy.scores[busy.levels == level]
         best = own[own > protocol.score_floor][: protocol.pre_nms_topk]
