@@ -23,7 +23,7 @@ from rich.table import Table
 from gaplab.launch.queue import Queue
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
-from gaplab.mirror.content import RunContent, of_trial
+from gaplab.mirror.content import RunContent, trial_content
 from gaplab.records import SweepRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Policy
@@ -76,7 +76,7 @@ def mirrored(ledger: Ledger, sweep: str, trials: Sequence[str]) -> list[RunConte
     """What MLflow should hold of these trials."""
     found = {trial.id: trial for trial in ledger.trials(sweep)}
     return [
-        of_trial(sweep, found[trial], ledger.attempts(trial), ledger.evaluations(trial))
+        trial_content(sweep, found[trial], ledger.attempts(trial), ledger.evaluations(trial))
         for trial in trials
     ]
 

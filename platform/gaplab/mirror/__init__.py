@@ -1,1 +1,1 @@
-"""The copy of the ledger in MLflow."""
+"""The copy of the ledger in MLflow, for MLflow's web pages."""

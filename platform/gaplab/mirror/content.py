@@ -1,4 +1,4 @@
-"""What MLflow should hold of a sweep and of its trials: plain records made from the ledger's."""
+"""What MLflow should hold of a sweep and its trials, built from the records of the ledger."""
 
 import json
 import re
@@ -15,16 +15,16 @@ from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 
 SWEEP_TAG, TRIAL_TAG, KIND_TAG = "gaplab.sweep", "gaplab.trial", "gaplab.kind"
-"""What a run is of; `gaplab.kind` is `sweep` or `trial`."""
+"""Tags that say what a run belongs to; `gaplab.kind` is `sweep` or `trial`."""
 VIEW = "gaplab"
-"""Name of the shared view: the columns and the order that MLflow's page of runs shows."""
+"""Name of the shared view: which columns MLflow's page of runs shows, and in which order."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 MAX_PARAM = 6000  # characters; MLflow's limit
 
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _TABLE = "per_class.json"
-_STRANGE = re.compile(r"[^\w.\- :]")  # what MLflow takes in no name, and `/`, which is the prefix's
+_FORBIDDEN = re.compile(r"[^\w.\- :]")  # in names of metrics; also `/`, which ends a prefix
 STATUS: dict[TrialState, Status] = {
     TrialState.RUNNING: "RUNNING",
     TrialState.FAILED: "FAILED",
@@ -36,8 +36,8 @@ STATUS: dict[TrialState, Status] = {
     TrialState.STOPPED: "KILLED",
 }
 """MLflow's status of a trial in each state. A sweep has the status of the first of these states
-that one of its trials is in: a sweep whose stopping rule ended some trials is finished when the
-others are."""
+that any of its trials is in, so a sweep whose stopping rule ended some trials is finished when the
+other trials are."""
 _COLUMNS = (
     *("metrics.`gap`", "metrics.`ap`", "metrics.`ap_nms`", "metrics.`ar_gap`"),
     *("tags.`gaplab.assignment`", "tags.`gaplab.dataset`", "params.`seed`"),
@@ -46,7 +46,7 @@ _COLUMNS = (
 
 
 class Point(NamedTuple):
-    """One value of one metric; `time` in milliseconds since 1970."""
+    """One value of one metric; `time` is in milliseconds since 1970."""
 
     key: str
     value: float
@@ -56,7 +56,10 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunContent:
-    """All that one run of MLflow should hold; `files` are texts by name, times in milliseconds."""
+    """Everything that one run of MLflow should hold.
+
+    started, ended: in milliseconds since 1970; files: texts by file name.
+    """
 
     tags: dict[str, str]
     status: Status
@@ -67,20 +70,20 @@ class RunContent:
     points: tuple[Point, ...]
 
     @cached_property
-    def mark(self) -> str:
-        """Digest of everything in here: a run that carries it needs no closer look."""
+    def fingerprint(self) -> str:
+        """Digest of all fields: a run with this tag holds this content already."""
         values = [getattr(self, name) for name in sorted(self.__dataclass_fields__)]
         return digest(canonical(values), 16)
 
 
-def view() -> str:
-    """The shared view of an experiment: trials in one list, those nearest to NMS-free first."""
+def shared_view() -> str:
+    """Return the shared view of an experiment: all runs in one list, the largest gap first."""
     view = {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`gap`", "orderByAsc": False}
     return canonical(view)
 
 
-def of_sweep(sweep: SweepView, ended: datetime | None) -> RunContent:
-    """The parent run; `ended` is when its last attempt so far ended."""
+def sweep_content(sweep: SweepView, ended: datetime | None) -> RunContent:
+    """Return the content of the parent run; `ended` is when the last attempt so far ended."""
     status = sweep_status(sweep.counts)
     return RunContent(
         tags={KIND_TAG: "sweep", SWEEP_TAG: sweep.id, "mlflow.runName": sweep.id},
@@ -93,15 +96,19 @@ def of_sweep(sweep: SweepView, ended: datetime | None) -> RunContent:
     )
 
 
-def of_trial(
+def trial_content(
     sweep: str,
     trial: TrialView,
     attempts: Sequence[AttemptView],
     evaluations: Sequence[EvaluationView],
 ) -> RunContent:
-    """The run of a trial that has at least one attempt, apart from the tag that names its parent.
+    """Return the content of a trial's run, without the tag that names the parent run.
 
-    evaluations: sorted by epoch.
+    Args:
+        sweep: The id of the sweep.
+        trial: The trial.
+        attempts: Its attempts, first to last; at least one.
+        evaluations: Its evaluations, sorted by epoch.
     """
     own = trial.config["evaluation"]["protocol"]["preset"]
     files = {"trial.yaml": dump_yaml(trial.config)}
@@ -119,7 +126,7 @@ def of_trial(
 
 
 def _params(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted keys -> values as text; text as it is, everything else as JSON, long ones cut."""
+    """Return the options as text by dotted key: strings as they are, other values as JSON, cut."""
     texts = ((k, v if isinstance(v, str) else json.dumps(v)) for k, v in flat(config).items())
     return {key: text[:MAX_PARAM] for key, text in texts}
 
@@ -127,8 +134,8 @@ def _params(config: Mapping[str, Any]) -> dict[str, str]:
 def sweep_status(counts: Mapping[TrialState, int]) -> Status:
     """Return the status of a sweep, given how many of its trials are in each state.
 
-    Trials that wait while none runs are `SCHEDULED` in a sweep that has not begun, else `KILLED`:
-    its driver has ended.
+    A sweep whose trials are waiting while none is running is `SCHEDULED` if it has not begun, and
+    `KILLED` if it has: its driver has ended.
     """
     present = [state for state in STATUS if counts.get(state)]
     if not present:
@@ -154,24 +161,26 @@ def _tags(sweep: str, trial: TrialView, protocol: str, reason: str) -> dict[str,
 
 
 def _points(evaluation: EvaluationView, own: str) -> list[Point]:
-    """Those with a value; other protocols and branches are a prefix: `defcn/o2m/ap`."""
+    """Return the metrics that have a value. Other protocols and branches become a prefix, as in
+    `defcn/o2m/ap`.
+    """
     protocol = "" if evaluation.protocol == own else f"{evaluation.protocol}/"
     prefix = protocol + ("" if evaluation.primary else f"{evaluation.branch}/")
     time = _milliseconds(evaluation.created_at)
     return [
-        Point(prefix + _STRANGE.sub("_", name), value, evaluation.epoch, time)
+        Point(prefix + _FORBIDDEN.sub("_", name), value, evaluation.epoch, time)
         for name, value in evaluation.metrics.items()
         if value is not None
     ]
 
 
 def _per_class(evaluation: EvaluationView) -> str:
-    """A table in the form of MLflow's `log_table`."""
+    """Return the metrics per class in the format of MLflow's `log_table`."""
     rows = [[each.name, each.ap, each.ap_nms, each.gap] for each in evaluation.classes]
     return json.dumps({"columns": ["class", "ap", "ap_nms", "gap"], "data": rows})
 
 
 def _milliseconds(time: datetime | None) -> int:
     if time is None:
-        raise ValueError("an attempt that ended has a time at which it did")
+        raise ValueError("an attempt that has ended needs an end time")
     return round(time.timestamp() * 1000)

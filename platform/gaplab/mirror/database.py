@@ -1,7 +1,6 @@
-"""MLflow's database under the home folder: made whole, checked and locked. Imports no MLflow."""
+"""MLflow's database in the home folder: how it is created, checked and locked. No MLflow."""
 
 import fcntl
-import os
 import sqlite3
 import subprocess
 import sys
@@ -10,30 +9,25 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from gaplab.errors import UserError
+from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
 from gaplab.storage.home import Home
 
-_PATIENCE = 10.0  # seconds to wait for another program's transaction
-_OWN = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-NEUTRAL = Path("/")
-"""The working directory of programs of MLflow. Python imports from there, and whoever may write
-into a shared home folder must not choose what it imports."""
-
-
-def environment() -> dict[str, str]:
-    """The environment for programs of MLflow: without a person's own settings of it.
-
-    Telemetry and the server's job runner are off.
-    """
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW_"))}
-    return kept | _OWN
+_BUSY_SECONDS = 10.0  # how long to wait for another program's transaction
 
 
 @contextmanager
-def turn(home: Home, sweep: str = "") -> Iterator[None]:
-    """Hold MLflow's database of `home` alone, made if need be; waits for whoever holds it.
+def exclusive_access(home: Home, sweep: str = "") -> Iterator[None]:
+    """Lock MLflow's database of `home` against other processes of gaplab; create it if necessary.
 
-    sweep: what a person would replay after a failure; all of them if empty. Raises UserError when
-    the database can't be made, is none, is read-only, or is locked for longer than ten seconds.
+    Waits for a process that holds the lock.
+
+    Args:
+        home: The home folder.
+        sweep: The sweep to name in the command that an error suggests; empty: all sweeps.
+
+    Raises:
+        UserError: The database cannot be created, is not a database, is read-only, or has been
+            locked by another program for more than ten seconds.
     """
     with ExitStack() as stack:
         try:
@@ -41,22 +35,16 @@ def turn(home: Home, sweep: str = "") -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX)
             _ensure_database(Path(home.mlflow_uri.removeprefix("sqlite:///")))
         except (sqlite3.Error, OSError, _MigrationError) as error:
-            raise broken(home, str(error), sweep) from error
+            raise mirror_error(home, str(error), sweep) from error
         yield
 
 
-def broken(home: Home, why: str, sweep: str) -> UserError:
-    """The error to raise when MLflow or its database fails: one line that says how to go on."""
+def mirror_error(home: Home, why: str, sweep: str) -> UserError:
+    """Return the error for a failure of MLflow or its database: one line that says what to do."""
     return UserError(
-        f"{home.mlflow_uri}: {' '.join(why.split()):.300}; it only mirrors the ledger: mend it or "
-        f"delete it, then `{home.command('mirror', sweep)}`"
+        f"{home.mlflow_uri}: {' '.join(why.split()):.300}; it is only a copy of the ledger: repair "
+        f"or delete it, then run `{home.command('mirror', sweep)}`"
     )
-
-
-def last_line(log: str) -> str:
-    """The last line of `log` that says something."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"
 
 
 class _MigrationError(Exception):
@@ -66,19 +54,22 @@ class _MigrationError(Exception):
 def _ensure_database(path: Path) -> None:
     if not path.exists():
         _create(path)
-    # MLflow itself would try for minutes before it gave up on a file it can't use.
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", _PATIENCE, uri=True)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute("ROLLBACK")
+    # Checked here, because MLflow would retry for minutes on a file that it cannot use.
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", _BUSY_SECONDS, uri=True)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
 
 
 def _create(path: Path) -> None:
-    """Run MLflow's migrations beside `path` and rename: they can't be resumed when killed."""
+    """Run MLflow's migrations on another file, then rename it: they cannot be resumed if killed."""
     new = path.with_name(f"{path.name}.new")
     for leftover in (new, new.with_name(f"{new.name}-journal")):
         leftover.unlink(missing_ok=True)
     command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", f"sqlite:///{new}"]
-    done = subprocess.run(command, env=environment(), cwd=NEUTRAL, capture_output=True, text=True)
+    environment = clean_environment()
+    done = subprocess.run(
+        command, env=environment, cwd=WORKING_DIRECTORY, capture_output=True, text=True
+    )
     if done.returncode != 0:
-        raise _MigrationError(f"MLflow can't make it ({last_line(done.stderr)})")
+        raise _MigrationError(f"MLflow can't create it ({last_line(done.stderr)})")
     new.replace(path)

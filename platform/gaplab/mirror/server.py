@@ -1,4 +1,4 @@
-"""MLflow's server as a child process, over the mirror of one home folder."""
+"""MLflow's web server as a child process, for the mirror in one home folder."""
 
 import os
 import signal
@@ -13,34 +13,41 @@ from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from gaplab.errors import UserError
-from gaplab.mirror.database import NEUTRAL, environment, last_line, turn
+from gaplab.mirror.database import exclusive_access
+from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
 from gaplab.storage.home import Home
 
 _HOST = "127.0.0.1"
-_PATIENCE = 120.0  # seconds until the server must answer; it takes about ten
+_START_SECONDS = 120.0  # until the server must answer; it takes about ten
 
 
 @contextmanager
 def running_server(home: Home, port: int) -> Iterator[str]:
-    """Serve MLflow's pages for `home` at the port of this machine alone; yields its base URL.
+    """Serve MLflow's pages for `home` on this machine only, while the context is active.
 
-    Its output goes to mlflow-server.log in the home folder. The server and all its processes end
-    with the context. Raises UserError when the port is taken or the server doesn't start.
+    The output of the server goes to mlflow-server.log in the home folder. When the context ends,
+    the server and all its processes are stopped.
+
+    Yields:
+        The base URL of the server.
+
+    Raises:
+        UserError: The port is in use, or the server does not start.
     """
-    _check_free(port)
-    with turn(home):
-        pass  # the database is there now, whole
+    _check_port(port)
+    with exclusive_access(home):
+        pass  # creates the database if there is none
     log = home.path / "mlflow-server.log"
     process = _start(home, port, log)
     try:
         base_url = f"http://{_HOST}:{port}"
-        _wait(process, base_url, log)
+        _wait_until_ready(process, base_url, log)
         yield base_url
     finally:
         _stop(process)
 
 
-def _check_free(port: int) -> None:
+def _check_port(port: int) -> None:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -60,23 +67,23 @@ def _start(home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         return subprocess.Popen(
             command,
-            cwd=NEUTRAL,
-            env=environment(),
+            cwd=WORKING_DIRECTORY,
+            env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # a group to end, and no Ctrl-C behind our back
+            start_new_session=True,  # a group to stop; it does not receive Ctrl-C
         )
 
 
-def _wait(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
+    deadline = time.monotonic() + _START_SECONDS
     while not _answers(f"{base_url}/health"):
         ended = process.poll() is not None
         if ended or time.monotonic() > deadline:
-            what = "ended at once" if ended else f"doesn't answer after {_PATIENCE:g} s"
-            said = last_line(log.read_text(errors="replace"))
-            raise UserError(f"MLflow's server {what}: {said:.300}; its log is {log}")
+            what = "ended at once" if ended else f"doesn't answer after {_START_SECONDS:g} s"
+            why = last_line(log.read_text(errors="replace"))
+            raise UserError(f"MLflow's server {what}: {why:.300}; its log is {log}")
         time.sleep(0.2)
 
 
@@ -89,7 +96,7 @@ def _answers(url: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server politely, after ten seconds for good, and what is left of its group."""
+    """Terminate the server; after ten seconds, kill what is left of its process group."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):

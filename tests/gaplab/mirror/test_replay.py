@@ -1,102 +1,37 @@
 """The mirror against a real MLflow over SQLite."""
 
-import fcntl
 import json
-import os
 import shutil
 import sqlite3
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.ledger.views import METRICS
-from gaplab.mirror import database as mirror_store
-from gaplab.mirror.replay import Mirror, MirrorThread
-from gaplab.records import Cost, EpochDone, Machine, Started
+from gaplab.mirror.replay import Mirror
 from gaplab.states import TrialState
+from tests.builders import LedgerBench
+from tests.gaplab.mirror.mlflow_runs import (
+    client,
+    files,
+    history,
+    milliseconds,
+    run_of,
+    runs,
+    snapshot,
+)
 
 pytestmark = [
     # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
 ]
 
-WRITES = (
-    "create_experiment",
-    "set_experiment_tag",
-    "create_run",
-    "log_batch",
-    "log_text",
-    "set_terminated",
-    "update_run",
-    "restore_run",
-)
-"""The client's calls that change MLflow."""
-MACHINE = Machine("node", "cpu", 1, 0.0)
 
-
-def client(bench: Any) -> Any:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=bench.home.mlflow_uri)
-
-
-def runs(bench: Any, name: str = "paper") -> list[Any]:
-    mlflow = client(bench)
-    experiment = mlflow.get_experiment_by_name(name)
-    return [] if experiment is None else list(mlflow.search_runs([experiment.experiment_id]))
-
-
-def run_of(bench: Any, trial: str | None, name: str = "paper") -> Any:
-    [found] = [run for run in runs(bench, name) if run.data.tags.get("gaplab.trial") == trial]
-    return found
-
-
-def history(bench: Any, run: Any) -> dict[str, list[tuple[int, float, int]]]:
-    mlflow = client(bench)
-    return {
-        key: sorted(
-            (m.step, m.value, m.timestamp) for m in mlflow.get_metric_history(run.info.run_id, key)
-        )
-        for key in run.data.metrics
-    }
-
-
-def files(run: Any) -> dict[str, str]:
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
-    return {path.name: path.read_text() for path in sorted(folder.glob("*"))}
-
-
-def snapshot(bench: Any, name: str = "paper") -> dict[str, Any]:
-    """All of an experiment but MLflow's own random ids and what is derived from them."""
-    found, names = (
-        {},
-        {run.info.run_id: run.data.tags["mlflow.runName"] for run in runs(bench, name)},
-    )
-    for run in runs(bench, name):
-        tags = {k: v for k, v in run.data.tags.items() if k != "gaplab.mirrored"}
-        if "mlflow.parentRunId" in tags:
-            tags["mlflow.parentRunId"] = names[tags["mlflow.parentRunId"]]
-        info = (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name)
-        kept = (tags, run.data.params, history(bench, run), files(run), info)
-        assert run.data.tags["mlflow.runName"] not in found
-        found[run.data.tags["mlflow.runName"]] = kept
-    return found
-
-
-def milliseconds(moment: datetime) -> int:
-    return round(moment.timestamp() * 1000)
-
-
-def test_runs_equal_the_ledger(bench: Any) -> None:
+def test_runs_equal_the_ledger(bench: LedgerBench) -> None:
     sweep, good, bad = bench.small()
     assert Mirror(bench.home).replay(bench.ledger, sweep) > 0
     assert len(runs(bench)) == 3
@@ -108,7 +43,7 @@ def test_runs_equal_the_ledger(bench: Any) -> None:
         assert run.info.end_time == milliseconds(attempts[0].ended_at)
         assert run.info.run_name == f"dual-seed{trial.seed}-{trial.id[:8]}"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        wanted: dict[str, list[tuple[int, float, int]]] = {}
+        wanted: dict[str, list[tuple[int, float | None, int]]] = {}
         for each in bench.ledger.evaluations(trial.id):
             for key, value in each.metrics.items():
                 name = key if each.primary else f"o2m/{key}"
@@ -120,7 +55,7 @@ def test_runs_equal_the_ledger(bench: Any) -> None:
     assert parent.info.end_time == milliseconds(bench.ledger.attempts(bad.id)[0].ended_at)
 
 
-def test_tags_params_and_files(bench: Any) -> None:
+def test_tags_params_and_files(bench: LedgerBench) -> None:
     sweep, good, bad = bench.small()
     Mirror(bench.home).replay(bench.ledger, sweep)
     run, parent = run_of(bench, good.id), run_of(bench, None)
@@ -156,7 +91,7 @@ def test_tags_params_and_files(bench: Any) -> None:
     assert parent.info.run_name == sweep
 
 
-def test_again_changes_nothing(bench: Any) -> None:
+def test_a_second_replay_changes_nothing(bench: LedgerBench) -> None:
     sweep, _, _ = bench.small()
     mirror = Mirror(bench.home)
     mirror.replay(bench.ledger, sweep)
@@ -169,82 +104,7 @@ def test_again_changes_nothing(bench: Any) -> None:
     assert snapshot(bench) == before
 
 
-class BrokenError(Exception):
-    """What stands for the death of the process."""
-
-
-@pytest.fixture
-def breaking(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, bool], None]:
-    """Makes the n-th changing call from now on raise, before or after it took effect."""
-    from mlflow import MlflowClient
-
-    countdown = {"left": -1, "after": 0}
-
-    def wrap(call: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-            countdown["left"] -= 1
-            if countdown["left"] != 0:
-                return call(self, *args, **kwargs)
-            if countdown["after"]:
-                call(self, *args, **kwargs)
-            raise BrokenError
-
-        return counted
-
-    for name in WRITES:
-        monkeypatch.setattr(MlflowClient, name, wrap(getattr(MlflowClient, name)))
-
-    def arm(number: int, after: bool) -> None:
-        countdown.update(left=number, after=after)
-
-    return arm
-
-
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_killed_at_any_call_and_replayed_is_as_if_undisturbed(
-    bench: Any, breaking: Callable[[int, bool], None], after: bool
-) -> None:
-    _, good, bad = bench.small()
-    Mirror(bench.home).replay(bench.ledger, bench.add("calm", good, bad, name="calm"))
-    calm = json.loads(json.dumps(snapshot(bench, "calm")))
-    broken = 0
-    for number in range(1, 100):
-        name = f"n{number:03d}"
-        sweep = bench.add(name, good, bad, name=name)
-        breaking(number, after)
-        try:
-            Mirror(bench.home).replay(bench.ledger, sweep)
-        except BrokenError:
-            broken += 1
-        else:
-            break
-        finally:
-            breaking(-1, False)
-        Mirror(bench.home).replay(bench.ledger, sweep)
-        created = {s.id: milliseconds(s.created_at) for s in bench.ledger.sweeps()}
-        found = json.dumps(snapshot(bench, name)).replace(name, "calm")
-        found = found.replace(str(created[sweep]), str(created["calm"]))
-        assert json.loads(found) == calm, f"broken at call {number}"
-    assert broken > len(WRITES)
-    assert len(runs(bench, name)) == 3  # the one that ran through
-
-
-def test_the_same_mirror_goes_on_after_a_failure(
-    bench: Any, breaking: Callable[[int, bool], None]
-) -> None:
-    sweep, good, _ = bench.small()
-    mirror = Mirror(bench.home)
-    breaking(6, True)
-    with pytest.raises(BrokenError):
-        mirror.replay(bench.ledger, sweep)
-    mirror.replay(bench.ledger, sweep)
-    mirrored = snapshot(bench)
-    Mirror(bench.home).replay(bench.ledger, bench.add("calm", good, name="calm"))
-    name = f"dual-seed1-{good.id[:8]}"
-    assert mirrored[name][1:] == snapshot(bench, "calm")[name][1:]
-
-
-def test_follows_a_trial_from_waiting_to_the_end(bench: Any) -> None:
+def test_follows_a_trial_from_waiting_to_the_end(bench: LedgerBench) -> None:
     first, second = bench.trial(1), bench.trial(2)
     sweep, mirror = bench.add("s", first, second), Mirror(bench.home)
     mirror.replay(bench.ledger, sweep)
@@ -275,7 +135,7 @@ def test_follows_a_trial_from_waiting_to_the_end(bench: Any) -> None:
     assert Mirror(bench.home).replay(bench.ledger, sweep) == 0
 
 
-def test_a_trial_of_two_sweeps_has_a_run_in_each(bench: Any) -> None:
+def test_a_trial_of_two_sweeps_has_a_run_in_each(bench: LedgerBench) -> None:
     sweep, good, _ = bench.small()
     other, mirror = bench.add("other", good), Mirror(bench.home)
     for each in (sweep, other):
@@ -285,7 +145,7 @@ def test_a_trial_of_two_sweeps_has_a_run_in_each(bench: Any) -> None:
     assert {t["gaplab.sweep"]: t["mlflow.parentRunId"] for t in found} == parents
 
 
-def test_other_protocols_have_a_prefix(bench: Any) -> None:
+def test_other_protocols_have_a_prefix(bench: LedgerBench) -> None:
     sweep, good, _ = bench.small()
     mirror = Mirror(bench.home)
     mirror.replay(bench.ledger, sweep)
@@ -300,7 +160,7 @@ def test_other_protocols_have_a_prefix(bench: Any) -> None:
     assert files(run)["per_class.json"] == table
 
 
-def test_metrics_of_any_name_where_they_have_a_value(bench: Any) -> None:
+def test_metrics_of_any_name_where_they_have_a_value(bench: LedgerBench) -> None:
     trial = bench.trial(1)
     sweep, mirror = bench.add("s", trial), Mirror(bench.home)
     bench.start(trial, sweep)
@@ -322,7 +182,7 @@ def test_metrics_of_any_name_where_they_have_a_value(bench: Any) -> None:
     assert mirror.replay(bench.ledger, sweep) == Mirror(bench.home).replay(bench.ledger, sweep) == 0
 
 
-def test_more_than_one_batch_of_everything(bench: Any) -> None:
+def test_more_than_one_batch_of_everything(bench: LedgerBench) -> None:
     trial = bench.trial(1, many={f"k{i}": i for i in range(250)}, long="x" * 7000, empty="")
     sweep = bench.add("s", trial)
     bench.start(trial, sweep)
@@ -337,14 +197,14 @@ def test_more_than_one_batch_of_everything(bench: Any) -> None:
     assert Mirror(bench.home).replay(bench.ledger, sweep) == 0
 
 
-def test_a_sweep_without_trials(bench: Any) -> None:
+def test_a_sweep_without_trials(bench: LedgerBench) -> None:
     mirror = Mirror(bench.home)
     mirror.replay(bench.ledger, bench.add("empty"))
     assert [run.info.status for run in runs(bench)] == ["FINISHED"]
     assert mirror.replay(bench.ledger, "empty") == 0
 
 
-def test_what_a_person_deleted_comes_back_once(bench: Any) -> None:
+def test_what_a_person_deleted_is_restored_once(bench: LedgerBench) -> None:
     sweep, good, bad = bench.small()
     Mirror(bench.home).replay(bench.ledger, sweep)
     before = snapshot(bench)
@@ -359,7 +219,7 @@ def test_what_a_person_deleted_comes_back_once(bench: Any) -> None:
     assert run_of(bench, bad.id).info.lifecycle_stage == "active"
 
 
-def test_two_mirrors_make_no_run_twice(bench: Any) -> None:
+def test_two_mirrors_create_no_run_twice(bench: LedgerBench) -> None:
     first, second = bench.trial(1), bench.trial(2)
     sweep, one, two = bench.add("s", first, second), Mirror(bench.home), Mirror(bench.home)
     bench.start(first, sweep)
@@ -371,7 +231,7 @@ def test_two_mirrors_make_no_run_twice(bench: Any) -> None:
     assert len(runs(bench)) == 3
 
 
-def test_only_some_trials(bench: Any) -> None:
+def test_only_some_trials(bench: LedgerBench) -> None:
     sweep, good, bad = bench.small()
     Mirror(bench.home).replay(bench.ledger, sweep, only={bad.id})
     assert {r.data.tags.get("gaplab.trial") for r in runs(bench)} == {None, bad.id}
@@ -379,146 +239,37 @@ def test_only_some_trials(bench: Any) -> None:
     assert {r.data.tags.get("gaplab.trial") for r in runs(bench)} == {None, bad.id, good.id}
 
 
-def test_an_unknown_sweep(bench: Any) -> None:
+def test_an_unknown_sweep(bench: LedgerBench) -> None:
     with pytest.raises(UserError, match="'nowhere': not in the ledger"):
         Mirror(bench.home).replay(bench.ledger, "nowhere")
 
 
-def test_a_person_s_own_mlflow_is_left_alone_and_nothing_is_printed(
-    bench: Any, tmp_path: Path
+def test_an_asha_sweep(
+    bench: LedgerBench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep, _, _ = bench.small()
-    (elsewhere := tmp_path / "elsewhere").mkdir()
-    code = (
-        "import sys; from pathlib import Path; from gaplab.storage.home import Home\n"
-        "from gaplab.ledger import Ledger; from gaplab.mirror.replay import Mirror\n"
-        "assert 'mlflow' not in sys.modules\n"
-        "home = Home(Path(sys.argv[1]))\n"
-        "with Ledger.open(home.ledger_url) as ledger:\n"
-        "    assert Mirror(home).replay(ledger, sys.argv[2]) > 0\n"
-    )
-    own = {
-        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9/",
-        "MLFLOW_REGISTRY_URI": "http://127.0.0.1:9/",
-        "MLFLOW_EXPERIMENT_NAME": "mine",
-        "MLFLOW_RUN_ID": "0" * 32,
-        "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
-        "MLFLOW_ENABLE_WORKSPACES": "true",
-    }
-    command = [sys.executable, "-c", code, str(bench.home.path), sweep]
-    env = os.environ | own
-    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(elsewhere.iterdir()) == []
-    assert len(runs(bench)) == 3
+    """The trials that its rule stopped are killed, the others and the sweep are finished."""
+    sweep = bench.asha()
+    monkeypatch.setattr(sys, "argv", ["gaplab", "mirror", "--home", str(bench.home.path)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert (stop.value.code or 0) == 0
+    assert capsys.readouterr().out.startswith(f"{sweep}: MLflow updated: ")
+    statuses = {"succeeded": "FINISHED", "stopped": "KILLED"}
+    for trial in bench.ledger.trials(sweep):
+        assert run_of(bench, trial.id, "asha").info.status == statuses[trial.state]
+    parent = run_of(bench, None, "asha")
+    attempts = [bench.ledger.attempts(trial.id)[0] for trial in bench.ledger.trials(sweep)]
+    ends = [milliseconds(each.ended_at) for each in attempts]
+    assert (parent.info.status, parent.info.end_time) == ("FINISHED", max(ends))
+    assert Mirror(bench.home).replay(bench.ledger, sweep) == 0
 
 
-def spoil(path: Path) -> None:
-    path.write_bytes(b"this is no database, " * 100)
-
-
-def outdate(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
-
-
-@pytest.mark.parametrize(
-    ("damage", "why"),
-    [(spoil, "file is not a database"), (outdate, "Detected out-of-date database schema")],
-)
-def test_a_broken_database_is_one_line(
-    bench: Any, damage: Callable[[Path], None], why: str
-) -> None:
-    sweep, _, _ = bench.small()
-    damage(bench.home.path / "mlflow.db")
-    with pytest.raises(UserError) as raised:
-        Mirror(bench.home).replay(bench.ledger, sweep)
-    [line] = raised.value.problems
-    assert "\n" not in line
-    assert why in line
-    assert str(bench.home.path / "mlflow.db") in line
-    assert f"gaplab mirror {sweep} --home {bench.home.path}" in line
-
-
-def test_a_locked_database_is_one_line(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    sweep, _, _ = bench.small()
-    monkeypatch.setattr(mirror_store, "_PATIENCE", 0.1)
-    with closing(sqlite3.connect(bench.home.path / "mlflow.db")) as database:
-        database.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UserError, match=r"database is locked.*gaplab mirror"):
-            Mirror(bench.home).replay(bench.ledger, sweep)
-
-
-def events(bench: Any, trial: Any, epoch: int) -> EpochDone:
-    done = tuple(bench.ledger.evaluations(trial.id))
-    return EpochDone(trial.id, epoch, 3, {}, done, "", Cost())
-
-
-def test_the_thread_follows_a_sweep(bench: Any) -> None:
-    _, good, bad = bench.small()
-    late = bench.trial(3)
-    bench.add("late", good, bad, late)
-    thread = MirrorThread(bench.home, "late")
-    bench.start(late, "late")
-    thread.notify(Started(late.id, MACHINE, 0))
-    deadline = time.monotonic() + 60
-    while len(runs(bench)) < 4:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    bench.epoch(late, 1)
-    thread.notify(events(bench, late, 1))
-    bench.end(late, TrialState.SUCCEEDED)
-    assert thread.close() is None
-    assert Mirror(bench.home).replay(bench.ledger, "late") == 0
-    assert run_of(bench, late.id).info.status == "FINISHED"
-
-
-def test_the_thread_mirrors_on_close_what_it_never_heard_of(bench: Any) -> None:
-    sweep, _, _ = bench.small()
-    assert MirrorThread(bench.home, sweep).close() is None
-    assert len(runs(bench)) == 3
-
-
-def test_the_thread_says_in_one_line_that_mlflow_is_broken(bench: Any) -> None:
-    sweep, good, _ = bench.small()
-    spoil(bench.home.path / "mlflow.db")
-    thread = MirrorThread(bench.home, sweep)
-    thread.notify(Started(good.id, MACHINE, 0))
-    problem = thread.close()
-    assert problem is not None
-    assert "\n" not in problem
-    assert "file is not a database" in problem
-    assert f"gaplab mirror {sweep}" in problem
-
-
-def test_the_thread_says_that_the_ledger_is_gone(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sweep, _, _ = bench.small()
-    monkeypatch.setenv("GAPLAB_LEDGER", "mysql://nowhere/x")
-    assert "not a SQLite file or a PostgreSQL" in (MirrorThread(bench.home, sweep).close() or "")
-
-
-def test_the_end_waits_for_a_stuck_mirror_no_longer_than_asked(bench: Any) -> None:
-    sweep, good, _ = bench.small()
-    thread = MirrorThread(bench.home, sweep)
-    with (bench.home.path / "mlflow.lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        thread.notify(Started(good.id, MACHINE, 0))
-        problem = thread.close(0.2)
-        assert "not up to date after 0.2 s" in (problem or "")
-        assert f"gaplab mirror {sweep}" in (problem or "")
-    assert thread.close() is None
-    assert len(runs(bench)) == 3
-
-
-def test_the_database_is_made_whole_or_not_at_all(
-    bench: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = bench.home.path / "mlflow.db"
-    path.unlink()
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    sweep, _, _ = bench.small()
-    with pytest.raises(UserError, match="MLflow can't make it"):
-        Mirror(bench.home).replay(bench.ledger, sweep)
-    assert not path.exists()
+@pytest.mark.parametrize("state", [s for s in TrialState if s.ended])
+def test_a_trial_in_any_state_and_its_sweep(bench: LedgerBench, state: TrialState) -> None:
+    trial = bench.trial(1)
+    sweep = bench.add("s", trial)
+    bench.run(trial, sweep, 1, state)
+    Mirror(bench.home).replay(bench.ledger, sweep)
+    status = {"succeeded": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
+    assert run_of(bench, trial.id).info.status == status
+    assert run_of(bench, None).info.status == status

@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from gaplab.cli.doctor.network import listeners
-from gaplab.mirror.database import turn
+from gaplab.mirror.database import exclusive_access
 from gaplab.mirror.server import running_server
 from gaplab.storage.home import Home
 
@@ -82,6 +82,6 @@ def test_creating_the_database_imports_nothing_from_the_home(
     stand_in.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(stand_in))
     monkeypatch.chdir(home.path)
-    with turn(home):
+    with exclusive_access(home):
         assert (home.path / "mlflow.db").exists()
     assert not (tmp_path / "ran").exists()

@@ -1,0 +1,54 @@
+"""What MLflow should hold of a sweep: the status that follows from the states of its trials."""
+
+from itertools import chain, combinations
+
+import pytest
+
+from gaplab.mirror.content import STATUS, sweep_status
+from gaplab.states import TrialState
+
+RUNNING, FAILED, WAITING = TrialState.RUNNING, TrialState.FAILED, TrialState.WAITING
+SUCCEEDED, STOPPED = TrialState.SUCCEEDED, TrialState.STOPPED
+BROKEN_OFF = {TrialState.INTERRUPTED, TrialState.PREEMPTED, TrialState.CANCELLED}
+
+
+def subsets() -> list[tuple[TrialState, ...]]:
+    sizes = range(len(TrialState) + 1)
+    return list(chain.from_iterable(combinations(TrialState, size) for size in sizes))
+
+
+def expected(present: set[TrialState]) -> str:
+    """Derive the status of a sweep from the states that its trials are in, rule by rule."""
+    if RUNNING in present:
+        return "RUNNING"
+    if FAILED in present:
+        return "FAILED"
+    if present & BROKEN_OFF:
+        return "KILLED"
+    if WAITING in present:
+        return "SCHEDULED" if present == {WAITING} else "KILLED"
+    return "KILLED" if present == {STOPPED} else "FINISHED"
+
+
+def test_every_state_has_a_status() -> None:
+    assert set(STATUS) == set(TrialState)
+    assert set(STATUS.values()) == {"SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"}
+
+
+def test_every_combination_of_states_has_a_status() -> None:
+    found = subsets()
+    assert len(found) == 2 ** len(TrialState)
+    for present in found:
+        counts = {state: 2 if state in present else 0 for state in TrialState}
+        assert sweep_status(counts) == expected(set(present)), present
+        assert sweep_status(dict.fromkeys(present, 1)) == expected(set(present)), present
+
+
+@pytest.mark.parametrize("state", [STOPPED, *sorted(BROKEN_OFF)])
+def test_a_sweep_without_a_trial_that_succeeded_is_not_finished(state: TrialState) -> None:
+    assert sweep_status({state: 3}) == "KILLED"
+
+
+def test_a_sweep_that_stopped_some_trials_early_is_finished_with_the_others() -> None:
+    assert sweep_status({STOPPED: 6, SUCCEEDED: 3}) == "FINISHED"
+    assert sweep_status({STOPPED: 6, SUCCEEDED: 2, WAITING: 1}) == "KILLED"
