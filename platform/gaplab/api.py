@@ -4,13 +4,10 @@ from collections.abc import Callable
 
 from gaplab.launch import driver
 from gaplab.ledger import Ledger
-from gaplab.ledger.retry import RetryPolicy
+from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.records import Event, SweepRecord
 from gaplab.states import TrialState
 from gaplab.storage.home import Home, open_home
-
-OUTAGE_SECONDS = 900.0
-"""How long a running sweep waits for a ledger that does not answer."""
 
 
 def run_sweep(

@@ -208,10 +208,10 @@ def cancel_all(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
         ledger.cancel(sweep, None if trial is None else [trial])
         what = f"sweep {sweep}" if trial is None else f"trial {trial} of sweep {sweep}"
         drivers = sum(each.sweep == sweep for each in ledger.drivers())
-        who = "no driver is running the sweep"
+        result = "nothing to stop, no driver is running the sweep"
         if drivers:
-            who = f"{plural(drivers, 'driver')} will stop within seconds"
-        yield f"{what}: cancelled; {who}"
+            result = f"cancelled; {plural(drivers, 'driver')} will stop within seconds"
+        yield f"{what}: {result}"
 
 
 def _sweep_and_trial(ledger: Ledger, name: str) -> tuple[str, str | None]:

@@ -57,7 +57,8 @@ def mirror(
         copy = Mirror(folder)
         for view in views:
             written = copy.replay(ledger, view.id)
-            _print(f"{view.id}: MLflow updated: {plural(written, 'item')}")
+            result = f"updated: {plural(written, 'item')}" if written else "is up to date"
+            _print(f"{view.id}: MLflow {result}")
 
 
 def _newest(ledger: Ledger) -> str | None:

@@ -222,10 +222,10 @@ def _cost(cost: "Estimate") -> str:
     left_out = ""
     if cost.unknown:
         left_out = f"; without {plural(cost.unknown, 'trial')} that nothing can be compared with"
+    gpu = f" and {duration(cost.gpu_seconds)} of GPU time" if cost.gpu_seconds else ""
     return (
-        f"about {duration(cost.wall_seconds)} ({where}), {cost.cpu_seconds / 3600:.2f} CPU-hours, "
-        f"{cost.gpu_seconds / 3600:.2f} GPU-hours, estimated from "
-        f"{plural(cost.basis, 'earlier attempt')}{left_out}"
+        f"about {duration(cost.wall_seconds)} ({where}), {duration(cost.cpu_seconds)} of CPU time"
+        f"{gpu}, estimated from {plural(cost.basis, 'earlier attempt')}{left_out}"
     )
 
 

@@ -25,7 +25,7 @@ from gaplab.failures import Failure, group
 from gaplab.formatting import plural
 from gaplab.launch.rerun import match_trials, rerun
 from gaplab.ledger import Ledger
-from gaplab.ledger.retry import RetryPolicy
+from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.results.leaderboard import leaderboard
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 FAILED = 1
 """Exit code of a sweep with failed trials, and of one that a problem stopped."""
-OUTAGE_SECONDS = 900.0
-"""How long a driver retries while the ledger does not answer. Training goes on meanwhile."""
 
 
 def run(  # noqa: PLR0913 - every argument is an option of the command
@@ -167,13 +165,16 @@ class SweepRun:
 
     def _print_results(self, ledger: Ledger) -> None:
         rows = leaderboard(ledger, sweep=self.sweep.id)
-        best = rows[0].trial if rows else "TRIAL"
         self.console.print(leaderboard_table(rows), soft_wrap=False)
+        best = rows[0].trial if rows else "TRIAL"
+        commands = {
+            self._command("compare", "--by assignment"): "means and spread per assignment",
+            self._command("show", best): "details of one trial",
+            self._command("ui", ""): "the same runs in MLflow",
+        }
+        width = max(map(len, commands))
         self.console.print(
-            "Next:\n"
-            f"  {self._command('compare', '--by assignment')}   means and spread per assignment\n"
-            f"  {self._command('show', best)}   details of one trial\n"
-            f"  {self._command('ui', '')}   the same runs in MLflow"
+            "Next:", *(f"  {line:<{width}}  {what}" for line, what in commands.items()), sep="\n"
         )
 
     def _print_failures(self, ledger: Ledger, failed: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ _TRANSIENT = ("08", "40", "53", "55", "57")
 """Classes of PostgreSQL's SQLSTATE after which a retry may succeed: connection, transaction
 rollback, insufficient resources, object not in the required state, operator intervention."""
 _DISK_FULL = "53100"
+OUTAGE_SECONDS = 900.0
+"""How long a driver waits for a ledger that does not answer. Training goes on meanwhile."""
 
 
 def _ignore(message: str) -> None:

@@ -80,7 +80,7 @@ def test_an_unknown_name(gaplab: Gaplab, ledger: Ledger) -> None:
 def test_cancelling_without_a_driver(gaplab: Gaplab, ledger: Ledger) -> None:
     ledger.end_driver(DRIVER)
     assert gaplab("cancel", "small") == (
-        f"sweep {SWEEP.id}: cancelled; no driver is running the sweep\n"
+        f"sweep {SWEEP.id}: nothing to stop, no driver is running the sweep\n"
     )
     never_attempted = gaplab("cancel", TRIALS[2].id, code=2)
     assert "no driver runs it, so there is nothing to cancel" in never_attempted
