@@ -1,5 +1,7 @@
-"""A detector, batches and data small enough to train in a test. Run as a program it is one
-of several ranks: it joins a gloo group, computes what the tests compare, and saves it.
+"""A detector, batches and data small enough to train in a test.
+
+Run as a program it is one of several ranks: it joins a gloo group, computes what the tests compare,
+and saves it.
 """
 
 import io
@@ -32,7 +34,7 @@ from detectors.world import LocalWorld, TorchWorld, World
 
 CLASSES, SIDE = 3, 48
 SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)
-# Plain gradient descent: the new weights tell the gradient, and rounding stays rounding.
+# Plain gradient descent: the new weights show the gradient, and rounding errors stay small.
 DESCENT = Training(optimizer="sgd", momentum=0, weight_decay=0, lr=0.1, warmup_steps=0, clip_norm=5)
 BRISK = Training(lr=1e-3, warmup_steps=2, ema=0.9)
 TRUNK = SMALL.backbone
@@ -55,10 +57,10 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
     ),
     "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
 }
-"""Strategies with a detector each: what the table holds, and what else there is to combine."""
+"""A detector for each strategy of the table, and for combinations of their options."""
 SHAPES = Shapes(size=SIDE, val_images=5, max_side=30)
 TOPK = 300
-"""Candidates a level."""
+"""Candidates per level."""
 
 
 def detector(strategy: Strategy, options: DetectorOptions = SMALL) -> DenseDetector:
@@ -78,13 +80,13 @@ def learner(
 
 
 def set_up(name: str, training: Training) -> Learner:
-    """A learner of one of SETUPS."""
+    """Create a learner for one of SETUPS."""
     strategy, options = SETUPS[name]
     return learner(strategy, training, model=detector(strategy, options))
 
 
 def batch(counts: Sequence[int], seed: int = 0) -> Batch:
-    """Noise in which nothing is to be seen, with counts[i] objects in image i."""
+    """Create images of random noise with counts[i] random objects in image i."""
     rng = torch.Generator().manual_seed(seed)
     shape = (len(counts), 3, SIDE, SIDE)
     images = torch.randint(256, shape, generator=rng, dtype=torch.int64).to(torch.uint8)
@@ -113,13 +115,13 @@ def progress(step: int, steps: int = 8) -> Progress:
 
 
 def steps(of: Learner, first: int, last: int) -> list[dict[str, float]]:
-    """Train steps first to last - 1 of eight, each on a batch of its own; one has no objects."""
+    """Train steps `first` to `last` - 1 of eight, each with its own batch; one has no objects."""
     counts = [[2, 0], [1, 3], [0, 0], [4, 1]]
     return [train_step(of, batch(counts[n % 4], seed=n), progress(n)) for n in range(first, last)]
 
 
-def travelled(state: Any) -> Any:
-    """As in a checkpoint: nothing but tensors and plain values may be in it."""
+def saved_and_loaded(state: Any) -> Any:
+    """Save a state and load it as a checkpoint, which may hold only tensors and plain values."""
     file = io.BytesIO()
     torch.save(state, file)
     file.seek(0)
@@ -127,11 +129,11 @@ def travelled(state: Any) -> Any:
 
 
 UNEVEN = batch([3, 0, 2, 0, 1])
-"""On two ranks: three images with objects, and two without."""
+"""On two ranks, one has three images with objects and the other two without."""
 
 
 def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
-    """Loss parts, weights and positives after one step on this rank's share of UNEVEN."""
+    """Return loss parts, weights and positives after one step on this rank's share of UNEVEN."""
     strategy, options = SETUPS[name]
     model: nn.Module = detector(strategy, options)
     if size > 1:
@@ -147,8 +149,8 @@ def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
     }
 
 
-def diverged(rank: int) -> str:
-    """What rank `rank` says when only the last rank's weights are broken."""
+def error_of_diverged_weights(rank: int) -> str:
+    """Return the error of rank `rank` when only the last rank's weights are not finite."""
     strategy = ASSIGNERS["poto"]()
     mine = learner(strategy, DESCENT, TorchWorld())
     if rank == dist.get_world_size() - 1:
@@ -163,22 +165,23 @@ def diverged(rank: int) -> str:
 def predicted(
     world: World, model: nn.Module | None = None, batch: int = 1
 ) -> dict[str, Candidates]:
-    """Candidates of this rank's share of five images, by default one image at a time, so that sums
-    don't depend on the batch.
+    """Predict the candidates of this rank's share of five images.
+
+    A batch has one image by default, so that sums do not depend on the batch.
     """
     model = model or detector(ASSIGNERS["dual"]())
     return predict(model, SHAPES.load("val"), CandidateRequest(["o2o", "o2m"], TOPK, batch), world)
 
 
 def broken() -> DenseDetector:
-    """A detector whose boxes are not finite."""
+    """Build a detector whose boxes are not finite."""
     model = detector(ASSIGNERS["dual"]())
     model.get_parameter("head.scales").data.fill_(torch.nan)
     return model
 
 
-def unpredictable(rank: int) -> str:
-    """What rank `rank` says when only the last rank's predictions are broken."""
+def error_of_predictions(rank: int) -> str:
+    """Return the error of rank `rank` when only the last rank's predictions are not finite."""
     try:
         predicted(TorchWorld(), broken() if rank == dist.get_world_size() - 1 else None)
     except ValueError as error:
@@ -196,9 +199,9 @@ def main(rank: int, size: int, folder: Path) -> None:
         "mean": world.all_reduce_mean(value),
         "gathered": world.gather({"rank": rank}),
         "steps": {name: one_step(name, rank, size) for name in SETUPS},
-        "diverged": diverged(rank),
+        "diverged": error_of_diverged_weights(rank),
         "predicted": predicted(world),
-        "unpredictable": unpredictable(rank),
+        "unpredictable": error_of_predictions(rank),
     }
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

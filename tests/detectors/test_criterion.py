@@ -1,15 +1,17 @@
-"""Every part of the loss against a loop over points and classes; see `loss_cases.py`."""
+"""Compare every part of the loss with a loop over points and classes; see `loss_cases.py`."""
 
 import math
-from types import ModuleType
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
+from detectors.criterion import Loss
 from detectors.losses import ClsLoss, LossOptions
 from detectors.structures import Assignment, Predictions
+from tests.detectors import loss_cases
 from tests.examples import examples
 
 KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
@@ -36,10 +38,19 @@ batches = st.lists(st.integers(0, 4), min_size=1, max_size=4)
 kinds, seeds = st.sampled_from(KINDS), st.integers(0, 999)
 
 
+def part(loss: Loss, name: str) -> Tensor:
+    return loss.parts()[name]
+
+
+def gradient(values: Tensor | None) -> Tensor:
+    assert values is not None
+    assert values.grad is not None
+    return values.grad
+
+
 @examples(60)
 @given(batches, seeds, kinds, all_options, st.booleans())
 def test_equals_the_loop_over_points(
-    loss_cases: ModuleType,
     counts: list[int],
     seed: int,
     kind: ClsLoss,
@@ -55,7 +66,6 @@ def test_equals_the_loop_over_points(
 @examples(12)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=5), seeds, kinds, st.integers(2, 3))
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(
-    loss_cases: ModuleType,
     normalizer: str,
     box_by: str,
     counts: list[int],
@@ -72,10 +82,8 @@ def test_mean_over_ranks_is_the_loss_of_the_global_batch(
 
 
 @each_normalizer
-def test_positives_fewer_than_one_on_average_a_rank_are_not_rounded_up(
-    loss_cases: ModuleType, normalizer: str
-) -> None:
-    """One positive in a batch on two ranks: the global count is 1, the mean over ranks 0.5."""
+def test_less_than_one_positive_per_rank_is_not_rounded_up(normalizer: str) -> None:
+    """With one positive on two ranks the global count is 1 and the mean over ranks 0.5."""
     of = loss_cases.case([0, 1], seed=1, kind="focal")
     only = torch.tensor([0] + [-1] * (len(of.points) - 1))
     of.assignments[1] = Assignment(only, (only >= 0).double())
@@ -85,7 +93,7 @@ def test_positives_fewer_than_one_on_average_a_rank_are_not_rounded_up(
     assert {name: sum(r[name] for r in ranks) / 2 for name in whole} == pytest.approx(whole)
 
 
-def test_parts_are_those_there_are(loss_cases: ModuleType) -> None:
+def test_only_used_parts_are_returned() -> None:
     of = loss_cases.case([2], 0, "focal", centerness=False)
     assert list(of.loss(PLAIN).parts()) == ["cls", "box"]
     assert list(of.loss(LossOptions(l1_weight=0.1)).parts()) == ["cls", "box", "l1"]
@@ -97,48 +105,49 @@ def test_parts_are_those_there_are(loss_cases: ModuleType) -> None:
 @each_normalizer
 @pytest.mark.parametrize("box", ["giou", "iou", "deltas"])
 @pytest.mark.parametrize("counts", [[0], [0, 0, 0]])
-def test_batch_without_objects_trains_the_background_alone(
-    loss_cases: ModuleType, counts: list[int], box: str, normalizer: str, kind: ClsLoss
+def test_batch_without_objects_trains_only_the_background(
+    counts: list[int], box: str, normalizer: str, kind: ClsLoss
 ) -> None:
     of = loss_cases.case(counts, 2, kind)
     keys = {"normalizer": normalizer, "box": box, "l1_weight": 1.0}
     options = LossOptions.model_validate(keys)
-    parts = of.loss(options).parts()
-    assert {name: part.item() for name, part in parts.items() if name != "cls"} == {
+    loss = of.loss(options)
+    parts = loss.parts()
+    assert {name: value.item() for name, value in parts.items() if name != "cls"} == {
         "box": 0,
         "l1": 0,
         "centerness": 0,
     }
     assert parts["cls"].item() == pytest.approx(loss_cases.looped(of, options)["cls"])
-    sum(parts.values()).backward()
-    assert (of.predictions.logits.grad != 0).all()
+    torch.autograd.backward(loss.total())
+    assert gradient(of.predictions.logits).ne(0).all()
     for values in (of.predictions.boxes, of.predictions.centerness):
-        assert values.grad is not None
-        assert (values.grad == 0).all()
+        assert gradient(values).eq(0).all()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(
-    ("output", "part"), [("logits", "cls"), ("boxes", "box"), ("centerness", "centerness")]
+    ("output", "name"), [("logits", "cls"), ("boxes", "box"), ("centerness", "centerness")]
 )
 @each_kind
-def test_predictions_that_are_not_finite_make_their_part_nan_even_where_nothing_is_assigned(
-    loss_cases: ModuleType, bad: float, output: str, part: str, kind: ClsLoss
+def test_predictions_that_are_not_finite_make_their_part_nan_even_if_nothing_is_assigned(
+    bad: float, output: str, name: str, kind: ClsLoss
 ) -> None:
     of = loss_cases.case([0, 2], 3, kind)
     with torch.no_grad():
         getattr(of.predictions, output)[0, 5] = bad
-    assert [n for n, p in of.loss(PLAIN).parts().items() if p.isnan()] == [part]
+    assert [n for n, p in of.loss(PLAIN).parts().items() if p.isnan()] == [name]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [-1e4, 1e4])
 @each_kind
 def test_logits_of_any_size_have_finite_losses_and_gradients(
-    loss_cases: ModuleType, kind: ClsLoss, size: float, dtype: torch.dtype
+    kind: ClsLoss, size: float, dtype: torch.dtype
 ) -> None:
     of = loss_cases.case([2, 1], 6, kind)
     p = of.predictions
+    assert p.centerness is not None
     extreme = Predictions(
         torch.full_like(p.logits, size, dtype=dtype).requires_grad_(),
         p.boxes,
@@ -146,33 +155,29 @@ def test_logits_of_any_size_have_finite_losses_and_gradients(
         torch.full_like(p.centerness, size, dtype=dtype).requires_grad_(),
     )
     other = loss_cases.Case(of.points, extreme, of.assignments, of.targets, kind)
-    parts = other.loss(PLAIN).parts()
-    assert all(part.isfinite() for part in parts.values())
-    sum(parts.values()).backward()
+    loss = other.loss(PLAIN)
+    assert all(value.isfinite() for value in loss.parts().values())
+    torch.autograd.backward(loss.total())
     for values in (extreme.logits, extreme.centerness):
-        assert values is not None
-        assert values.grad is not None
-        assert values.grad.isfinite().all()
-    assert parts["cls"].item() > 1e3
+        assert gradient(values).isfinite().all()
+    assert part(loss, "cls").item() > 1e3
 
 
-def test_gradient_reaches_boxes_and_centerness_of_positive_points_only(
-    loss_cases: ModuleType,
-) -> None:
+def test_gradient_reaches_boxes_and_centerness_of_positive_points_only() -> None:
     of = loss_cases.case([2, 0], 4, "bce")
     loss = of.loss(LossOptions(l1_weight=1.0))
-    (loss.box + loss.l1 + loss.centerness).backward()
+    torch.autograd.backward([part(loss, name) for name in ("box", "l1", "centerness")])
     positive = torch.stack([a.object >= 0 for a in of.assignments])
-    assert torch.equal(of.predictions.boxes.grad.abs().sum(2) > 0, positive)
-    assert torch.equal(of.predictions.centerness.grad != 0, positive)
+    assert torch.equal(gradient(of.predictions.boxes).abs().sum(2) > 0, positive)
+    assert torch.equal(gradient(of.predictions.centerness).ne(0), positive)
 
 
 @pytest.mark.parametrize("box", ["giou", "iou", "deltas"])
-def test_perfect_boxes_cost_nothing(loss_cases: ModuleType, box: str) -> None:
+def test_perfect_boxes_cost_nothing(box: str) -> None:
     of = loss_cases.case([1], 5, "focal")
     same = of.targets[0].boxes.repeat(len(of.points), 1)[None]
     perfect = Predictions(of.predictions.logits, same)
     options = LossOptions.model_validate({"box": box, "l1_weight": 1.0})
     loss = loss_cases.Case(of.points, perfect, of.assignments, of.targets, "focal").loss(options)
-    assert loss.box.item() == pytest.approx(0, abs=1e-6)
-    assert loss.l1.item() == 0
+    assert part(loss, "box").item() == pytest.approx(0, abs=1e-6)
+    assert part(loss, "l1").item() == 0

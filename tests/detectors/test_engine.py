@@ -1,6 +1,5 @@
 from copy import deepcopy
 from math import sqrt
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,16 +11,19 @@ from detectors.engine import NonFiniteLossError, assign_batch, to_device, train_
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
+from tests.detectors import miniature as mini
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
 
 
 class TestTwoRanks:
-    def test_compute_what_one_rank_computes_of_the_whole_batch(
-        self, mini: ModuleType, two_ranks: list[dict[str, Any]], setup: str
+    def test_compute_what_one_rank_computes_from_the_whole_batch(
+        self, two_ranks: list[dict[str, Any]], setup: str
     ) -> None:
-        """With plain gradient descent, so equal weights mean equal gradients; sums are ordered
-        differently, hence 1e-6. One rank has all the objects."""
+        """With plain gradient descent equal weights mean equal gradients.
+
+        Sums are ordered differently, hence 1e-6. One rank has all the objects.
+        """
         alone = mini.one_step(setup, rank=0, size=1)
         start = mini.detector(*mini.SETUPS[setup]).state_dict()
         for rank in two_ranks:
@@ -34,13 +36,13 @@ class TestTwoRanks:
         assert max(moved) > 1e-2
 
     def test_stay_bit_identical_to_each_other(
-        self, mini: ModuleType, two_ranks: list[dict[str, Any]], setup: str
+        self, two_ranks: list[dict[str, Any]], setup: str
     ) -> None:
         torch.testing.assert_close(
             two_ranks[0]["steps"][setup], two_ranks[1]["steps"][setup], rtol=0, atol=0
         )
 
-    def test_all_stop_when_one_diverges(self, two_ranks: list[dict[str, Any]]) -> None:
+    def test_all_stop_if_one_diverges(self, two_ranks: list[dict[str, Any]]) -> None:
         messages = [rank["diverged"] for rank in two_ranks]
         assert messages[0] == messages[1]
         assert "o2o.cls=nan" in messages[0]
@@ -48,14 +50,12 @@ class TestTwoRanks:
 
 class TestDivergence:
     @each_strategy
-    def test_loss_that_is_not_finite_is_named_by_step_and_parts(
-        self, mini: ModuleType, name: str
-    ) -> None:
+    def test_error_names_the_step_and_the_parts_that_are_not_finite(self, name: str) -> None:
         strategy = ASSIGNERS[name]()
         learner = mini.learner(strategy, mini.BRISK)
         mini.steps(learner, 0, 3)
         with torch.no_grad():
-            learner.bare.head.towers["shared"].cls[0][0][0].weight.fill_(torch.nan)
+            learner.bare.get_parameter("head.towers.shared.cls.0.0.0.weight").fill_(torch.nan)
         before = deepcopy(learner.state())
         with pytest.raises(NonFiniteLossError, match=r"step 3 \(epoch 2\)") as caught:
             mini.steps(learner, 3, 4)
@@ -65,15 +65,13 @@ class TestDivergence:
         assert learner.step == 3
         torch.testing.assert_close(learner.state(), before, equal_nan=True, rtol=0, atol=0)
 
-    def test_absurd_learning_rate(self, mini: ModuleType) -> None:
+    def test_learning_rate_that_is_much_too_high(self) -> None:
         training = Training(lr=1e30, warmup_steps=0, clip_norm=0)
         with pytest.raises(NonFiniteLossError, match=r"lower training\.lr"):
             mini.steps(mini.learner(ASSIGNERS["poto"](), training), 0, 4)
 
     @pytest.mark.parametrize("output", ["logits", "boxes"])
-    def test_nothing_is_assigned_by_predictions_that_are_not_finite(
-        self, mini: ModuleType, output: str
-    ) -> None:
+    def test_predictions_that_are_not_finite_assign_nothing(self, output: str) -> None:
         points = pyramid_points([(2, 2)], [8], torch.device("cpu"))
         predictions = Predictions(
             torch.zeros(2, 4, 1), torch.tensor([0.0, 0, 9, 9]).repeat(2, 4, 1)
@@ -87,10 +85,8 @@ class TestDivergence:
 
 
 class TestStep:
-    def test_gradient_reaches_every_parameter_even_without_objects(
-        self, mini: ModuleType, setup: str
-    ) -> None:
-        """Or DDP would wait for it for ever."""
+    def test_gradient_reaches_every_parameter_even_without_objects(self, setup: str) -> None:
+        """DDP would wait for ever for a missing gradient."""
         for counts in ([2, 1], [0, 0]):
             learner = mini.set_up(setup, mini.BRISK)
             train_step(learner, mini.batch(counts), mini.progress(0))
@@ -101,13 +97,13 @@ class TestStep:
             ]
             assert missing == []
 
-    def test_learns_a_batch_by_heart(self, mini: ModuleType, setup: str) -> None:
+    def test_overfits_a_single_batch(self, setup: str) -> None:
         learner = mini.set_up(setup, Training(lr=1e-2, warmup_steps=0, weight_decay=0))
         batch = mini.batch([2, 1])
         parts = [train_step(learner, batch, mini.progress(0, 12)) for _ in range(12)]
         assert sum(parts[-1].values()) < 0.7 * sum(parts[0].values())
 
-    def test_learning_rate_follows_the_schedule(self, mini: ModuleType) -> None:
+    def test_learning_rate_follows_the_schedule(self) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)
         for n in range(4):
             mini.steps(learner, n, n + 1)
@@ -115,7 +111,7 @@ class TestStep:
             assert rates == {mini.BRISK.lr * lr_factor(mini.BRISK, n, 8)}
             assert learner.step == n + 1
 
-    def test_gradient_is_clipped_to_its_norm(self, mini: ModuleType) -> None:
+    def test_gradient_is_clipped_to_its_norm(self) -> None:
         def moved(clip_norm: float) -> float:
             training = mini.DESCENT.model_copy(update={"clip_norm": clip_norm, "lr": 1.0})
             learner = mini.learner(ASSIGNERS["poto"](), training)
@@ -135,7 +131,7 @@ class TestStep:
 
 
 class TestEpoch:
-    def test_is_its_steps_and_reports_their_mean(self, mini: ModuleType) -> None:
+    def test_runs_its_steps_and_returns_their_mean(self) -> None:
         batches = [mini.batch([2, 0], seed=n) for n in range(3)]
         by_epoch, by_step = (mini.learner(ASSIGNERS["o2f"](), mini.BRISK) for _ in range(2))
         mini.steps(by_epoch, 0, 4)

@@ -1,6 +1,5 @@
 from copy import deepcopy
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,13 +8,14 @@ from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
 from detectors.engine import assign_batch, to_device, train_epoch, train_step
+from tests.detectors import miniature as mini
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
 
 
 @dataclass
 class Twin:
-    """One of two ranks, of which the other holds `other`."""
+    """One of two ranks; the other one has the value `other`."""
 
     other: Tensor
     rank: int = 0
@@ -39,17 +39,19 @@ class TestPositives:
             ([0, 0, 0], [0, 0, 0], (0.0, 0.0)),
         ],
     )
-    def test_are_shares_of_the_objects_of_all_ranks(
-        self, mini: ModuleType, mine: list[float], other: list[float], expected: tuple[float, float]
+    def test_are_counted_per_object_of_all_ranks(
+        self, mine: list[float], other: list[float], expected: tuple[float, float]
     ) -> None:
         world = Twin(torch.tensor(other, dtype=torch.float64))
         learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, world)
         learner.tally["o2o"] = torch.tensor(mine, dtype=torch.float64)
         assert learner.positives("o2o") == expected
 
-    def test_are_those_of_the_assignments_trained_with(self, mini: ModuleType, setup: str) -> None:
-        """Counted object by object, before the weights of the step change; of all cascaded heads.
-        Those of an auxiliary assignment don't count."""
+    def test_are_those_of_the_assignments_trained_with(self, setup: str) -> None:
+        """Count them per object, in all cascaded heads, before the step changes the weights.
+
+        Positives of an auxiliary assignment are not counted.
+        """
         strategy, counts = mini.SETUPS[setup][0], (3, 0, 1)
         batch = mini.batch(counts)
         learner = mini.set_up(setup, mini.BRISK)
@@ -72,14 +74,14 @@ class TestPositives:
         assert {branch: learner.positives(branch) for branch in expected} == expected
         assert expected[next(iter(expected))][0] > 0
 
-    def test_of_one_to_one_are_one_an_object_over_all_steps(self, mini: ModuleType) -> None:
+    def test_of_one_to_one_are_one_per_object_in_all_steps(self) -> None:
         learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK)
         mini.steps(learner, 0, 4)
         assert learner.positives("o2o") == (1.0, 0.0)
         assert learner.tally["o2o"].tolist() == [11.0, 0.0, 11.0]
 
     @each_strategy
-    def test_count_from_zero_in_every_epoch(self, mini: ModuleType, name: str) -> None:
+    def test_are_counted_from_zero_in_every_epoch(self, name: str) -> None:
         many, one, none = mini.batch([4, 3]), mini.batch([1], seed=5), mini.batch([0, 0])
         learner = mini.learner(ASSIGNERS[name](), mini.BRISK)
         branches = list(ASSIGNERS[name]().branches())

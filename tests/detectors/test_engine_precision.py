@@ -1,6 +1,4 @@
-"""Training under bf16: the network runs under autocast, everything after it in float32."""
-
-from types import ModuleType
+"""Test training in bf16: the network runs under autocast, everything after it in float32."""
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from detectors.models.fcos import FcosOptions
 from detectors.structures import Output, Progress
 from detectors.training import Training
 from detectors.world import LocalWorld
+from tests.detectors import miniature as mini
 
 STEPS, CLASSES = 30, 4
 FIRST_STEP = 0.02
@@ -39,7 +38,7 @@ def first_step(name: str, precision: str, batch: Batch) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", ["centernet", "poto", "o2f", "mixture", "dual"])
 def test_the_laptop_recipe_trains_without_nan(name: str, batches: list[Batch]) -> None:
-    """A loss that is not finite would raise. One strategy of each kind of loss and of branches."""
+    """A loss that is not finite would raise. Each kind of loss and of branches has a strategy."""
     learner = laptop(name, "bf16")
     parts = [
         train_step(learner, batch, Progress(n, STEPS, 0, 1)) for n, batch in enumerate(batches)
@@ -60,7 +59,7 @@ def test_losses_of_the_first_step_are_nearly_those_of_float32(
     assert half == pytest.approx(full, rel=FIRST_STEP)
 
 
-def test_outputs_are_float32(mini: ModuleType, setup: str) -> None:
+def test_outputs_are_float32(setup: str) -> None:
     learner = mini.set_up(setup, mini.BRISK.model_copy(update={"precision": "bf16"}))
     seen: list[Output] = []
     learner.bare.register_forward_hook(lambda _, __, output: seen.append(output))

@@ -1,4 +1,3 @@
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,37 +8,38 @@ from detectors.assigners import ASSIGNERS
 from detectors.engine import train_epoch
 from detectors.optimizer import make_optimizer
 from detectors.training import Training, lr_factor
+from tests.detectors import miniature as mini
 
 
 class TestResume:
-    """Two steps, and two after a reload, are four."""
+    """Two steps and two after a reload equal four steps."""
 
-    def test_of_every_setup(self, mini: ModuleType, setup: str) -> None:
-        assert_resumes(mini, setup, mini.BRISK)
+    def test_every_setup(self, setup: str) -> None:
+        assert_resumes(setup, mini.BRISK)
 
     @pytest.mark.parametrize(
         "changes", [{"optimizer": "sgd"}, {"backbone_lr": 0.1}, {"precision": "bf16"}, {"ema": 0.0}]
     )
-    def test_of_every_kind_of_training(self, mini: ModuleType, changes: dict[str, Any]) -> None:
-        assert_resumes(mini, "dual with both", mini.BRISK.model_copy(update=changes))
+    def test_every_kind_of_training(self, changes: dict[str, Any]) -> None:
+        assert_resumes("dual with both", mini.BRISK.model_copy(update=changes))
 
 
-def assert_resumes(mini: ModuleType, setup: str, training: Training) -> None:
-    straight, broken_off, resumed = (mini.set_up(setup, training) for _ in range(3))
-    expected = mini.steps(straight, 0, 4)
-    found = mini.steps(broken_off, 0, 2)
+def assert_resumes(setup: str, training: Training) -> None:
+    uninterrupted, interrupted, resumed = (mini.set_up(setup, training) for _ in range(3))
+    expected = mini.steps(uninterrupted, 0, 4)
+    found = mini.steps(interrupted, 0, 2)
     with torch.no_grad():
         for weight in resumed.bare.parameters():
             weight.normal_()
-    resumed.load(mini.travelled(broken_off.state()))
+    resumed.load(mini.saved_and_loaded(interrupted.state()))
     found += mini.steps(resumed, 2, 4)
     assert found == expected
-    torch.testing.assert_close(resumed.state(), straight.state(), rtol=0, atol=0)
+    torch.testing.assert_close(resumed.state(), uninterrupted.state(), rtol=0, atol=0)
     assert resumed.step == 4
 
 
 class TestState:
-    def test_names_carry_no_wrapper(self, mini: ModuleType) -> None:
+    def test_names_do_not_contain_the_wrapper(self) -> None:
         strategy = ASSIGNERS["poto"]()
         bare = mini.learner(strategy, mini.BRISK)
         wrapped = mini.learner(strategy, mini.BRISK, model=Wrapper(mini.detector(strategy)))
@@ -49,14 +49,14 @@ class TestState:
         mini.steps(wrapped, 0, 1)
         torch.testing.assert_close(wrapped.state(), bare.state(), rtol=0, atol=0)
 
-    def test_of_another_detector_is_refused(self, mini: ModuleType) -> None:
+    def test_of_another_detector_is_refused(self) -> None:
         dual = mini.learner(ASSIGNERS["dual"](), mini.BRISK).state()
         with pytest.raises(RuntimeError, match=r"predictors\.o2m"):
             mini.learner(ASSIGNERS["poto"](), mini.BRISK).load(dual)
 
 
 class Wrapper(nn.Module):
-    """Shaped like DDP."""
+    """A wrapper with the structure of DDP."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Wrapper(nn.Module):
 
 class TestAverage:
     @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
-    def test_equals_the_recursion(self, mini: ModuleType, decay: float) -> None:
+    def test_equals_its_recursive_definition(self, decay: float) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": decay}))
         expected: dict[str, Tensor] = {}
         for n in range(6):
@@ -80,14 +80,14 @@ class TestAverage:
         for name, weight in learner.averaged.module.named_parameters():
             torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-7)
 
-    def test_without_decay_it_is_the_weights_themselves(self, mini: ModuleType) -> None:
+    def test_without_decay_it_equals_the_weights(self) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": 0.0}))
         mini.steps(learner, 0, 3)
         torch.testing.assert_close(
             learner.averaged.module.state_dict(), learner.bare.state_dict(), rtol=0, atol=0
         )
 
-    def test_is_not_trained(self, mini: ModuleType) -> None:
+    def test_is_not_trained(self) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)
         mini.steps(learner, 0, 1)
         assert not any(p.requires_grad for p in learner.averaged.parameters())
@@ -98,13 +98,11 @@ class TestAverage:
 class TestOptimizer:
     def model(self) -> nn.Module:
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Linear(8, 2))
-        model[2].bias.requires_grad_(False)
+        model.get_parameter("2.bias").requires_grad_(False)
         return model
 
     @pytest.mark.parametrize("kind", ["adamw", "sgd"])
-    def test_matrices_decay_norms_and_biases_do_not_frozen_parameters_are_left_out(
-        self, kind: str
-    ) -> None:
+    def test_only_matrices_decay_and_frozen_parameters_are_left_out(self, kind: str) -> None:
         training = Training.model_validate({"optimizer": kind, "weight_decay": 0.3, "lr": 0.1})
         model = self.model()
         groups = make_optimizer(model, training).param_groups
@@ -122,8 +120,8 @@ class TestOptimizer:
         adamw = make_optimizer(self.model(), Training(optimizer="adamw"))
         assert isinstance(adamw, torch.optim.AdamW)
 
-    def test_the_trunks_learning_rate_is_a_share_of_the_others(self, mini: ModuleType) -> None:
-        """Of every parameter below `backbone.`, decaying or not, at every step."""
+    def test_learning_rate_of_the_backbone_is_a_share_of_the_others(self) -> None:
+        """It applies to every parameter below `backbone.`, decaying or not, at every step."""
         training = mini.BRISK.model_copy(update={"backbone_lr": 0.1})
         learner = mini.learner(ASSIGNERS["dual"](), training)
         names = {id(p): name for name, p in learner.bare.named_parameters()}
@@ -139,9 +137,9 @@ class TestOptimizer:
                 share = 0.1 if name.startswith("backbone.") else 1.0
                 assert rate == pytest.approx(training.lr * lr_factor(training, n, 8) * share)
 
-    def test_a_trunk_of_rate_zero_stays_as_it_is(self, mini: ModuleType) -> None:
-        still = mini.DESCENT.model_copy(update={"backbone_lr": 0.0})
-        learner = mini.learner(ASSIGNERS["poto"](), still)
+    def test_a_backbone_of_rate_zero_does_not_change(self) -> None:
+        frozen = mini.DESCENT.model_copy(update={"backbone_lr": 0.0})
+        learner = mini.learner(ASSIGNERS["poto"](), frozen)
         before = {name: p.detach().clone() for name, p in learner.bare.named_parameters()}
         mini.steps(learner, 0, 2)
         for name, parameter in learner.bare.named_parameters():
@@ -149,7 +147,7 @@ class TestOptimizer:
 
 
 class PairWorld:
-    """Two ranks, of which the other one's values are all 10 and the loss parts equal."""
+    """Rank 0 of two. All values of the other rank are 10, and its loss parts are the same."""
 
     rank, size = 0, 2
 
@@ -160,9 +158,9 @@ class PairWorld:
         return [value, value]
 
 
-def test_ranks_share_their_running_statistics_after_an_epoch(mini: ModuleType) -> None:
-    """Both of the weights trained and of their average; counters stay whole numbers."""
-    learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, PairWorld(), normed(mini))
+def test_ranks_share_their_running_statistics_after_an_epoch() -> None:
+    """This holds for the trained weights and for their average; counters stay integers."""
+    learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, PairWorld(), normed())
     before = {name: buffer.clone() for name, buffer in learner.bare.named_buffers()}
     train_epoch(learner, [], mini.progress(0))
     for name, buffer in learner.bare.named_buffers():
@@ -173,8 +171,8 @@ def test_ranks_share_their_running_statistics_after_an_epoch(mini: ModuleType) -
     assert any(name.endswith("running_mean") for name in before)
 
 
-def normed(mini: ModuleType) -> nn.Module:
-    """A detector with batch norm in it."""
-    model: nn.Module = mini.detector(ASSIGNERS["poto"]())
+def normed() -> nn.Module:
+    """Build a detector that contains a batch norm."""
+    model = mini.detector(ASSIGNERS["poto"]())
     model.add_module("norm", nn.BatchNorm2d(4))
     return model

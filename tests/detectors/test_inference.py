@@ -1,7 +1,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,41 +8,49 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.inference import Halted, NonFinitePredictionsError, CandidateRequest, predict
+from detectors.inference import CandidateRequest, Halted, NonFinitePredictionsError, predict
 from detectors.models.onenet import OneNetOptions
 from detectors.structures import Candidates
+from detectors.world import LocalWorld, World
+from tests.detectors import miniature as mini
 
 IMAGES = 5
 DUAL = ASSIGNERS["dual"]()
 
 
-class Rendezvous:
-    """Rank `rank` of `size` threads. One that does not come leaves the others with an error."""
+class ThreadWorld:
+    """Rank `rank` of several threads, which wait for each other at a barrier."""
 
-    def __init__(self, rank: int, told: list[Tensor], barrier: Barrier) -> None:
+    def __init__(self, rank: int, values: list[Tensor], barrier: Barrier) -> None:
         self.rank, self.size = rank, barrier.parties
-        self.told, self.barrier = told, barrier
+        self.values, self.barrier = values, barrier
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        self.told.append(value)
-        self.barrier.wait(timeout=60)
-        assert len(self.told) == self.size, "all_reduce_mean was called more than once"
-        return torch.stack(self.told).mean(dim=0)
+        self.values.append(value)
+        self.barrier.wait()
+        assert len(self.values) == self.size, "all_reduce_mean was called more than once"
+        return torch.stack(self.values).mean(dim=0)
 
     def gather(self, value: Any) -> list[Any]:
         raise NotImplementedError
 
 
-def on_ranks(size: int, work: Callable[[Rendezvous], Any]) -> list[Any]:
-    """What every rank returns, or the ValueError that it raises."""
+def on_ranks(size: int, work: Callable[[ThreadWorld], Any]) -> list[Any]:
+    """Return the result of every rank, or the ValueError that it raised.
+
+    A rank that ends without a call of `all_reduce_mean` breaks the barrier: the others fail.
+    """
 
     def outcome(rank: int) -> Any:
         try:
-            return work(Rendezvous(rank, told, barrier))
+            return work(ThreadWorld(rank, values, barrier))
         except ValueError as error:
             return error
+        finally:
+            if len(values) < size:
+                barrier.abort()
 
-    told: list[Tensor] = []
+    values: list[Tensor] = []
     barrier = Barrier(size)
     with ThreadPoolExecutor(size) as threads:
         return list(threads.map(outcome, range(size)))
@@ -55,37 +62,33 @@ def assert_same(a: Candidates, b: Candidates) -> None:
 
 
 def assert_together(ranks: list[dict[str, Candidates]], alone: dict[str, Candidates]) -> None:
-    """Every image on one rank only, and all of them what one rank alone finds."""
+    """Check that each image is on one rank, and that all ranks find what a single one finds."""
     for branch in ("o2o", "o2m"):
         images = [set(rank[branch].image.tolist()) for rank in ranks]
         assert images == [set(range(IMAGES)[r :: len(ranks)]) for r in range(len(ranks))]
         assert_same(Candidates.join([rank[branch] for rank in ranks]), alone[branch])
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])  # 7: two ranks get no image at all
-def test_every_image_once_and_the_same_for_any_number_of_ranks(mini: ModuleType, size: int) -> None:
-    model = mini.detector(DUAL)  # one for all threads: drawing it isn't thread-safe
+@pytest.mark.parametrize("size", [1, 2, 3, 7])  # 7: two ranks get no image
+def test_every_image_once_and_the_same_for_any_number_of_ranks(size: int) -> None:
+    model = mini.detector(DUAL)  # shared: drawing its weights is not thread-safe
     ranks = on_ranks(size, lambda world: mini.predicted(world, model))
     assert all(list(rank) == ["o2o", "o2m"] for rank in ranks)
-    alone = mini.predicted(mini.LocalWorld())
-    assert len(alone["o2o"].image.unique()) == IMAGES
+    alone = mini.predicted(LocalWorld())
+    assert set(alone["o2o"].image.tolist()) == set(range(IMAGES))
     assert_together(ranks, alone)
 
 
-def test_two_real_ranks_find_what_one_finds(
-    mini: ModuleType, two_ranks: list[dict[str, Any]]
-) -> None:
-    assert_together([rank["predicted"] for rank in two_ranks], mini.predicted(mini.LocalWorld()))
+def test_two_processes_find_what_one_finds(two_ranks: list[dict[str, Any]]) -> None:
+    assert_together([rank["predicted"] for rank in two_ranks], mini.predicted(LocalWorld()))
 
 
 class TestNotFinite:
     @pytest.mark.parametrize(("size", "rank", "images"), [(2, 1, [1, 3]), (3, 0, [0, 3])])
-    def test_on_one_rank_stops_them_all(
-        self, mini: ModuleType, size: int, rank: int, images: list[int]
-    ) -> None:
+    def test_on_one_rank_stops_all(self, size: int, rank: int, images: list[int]) -> None:
         models = [mini.broken() if r == rank else mini.detector(DUAL) for r in range(size)]
 
-        def work(world: Rendezvous) -> Any:
+        def work(world: ThreadWorld) -> Any:
             return mini.predicted(world, models[world.rank], batch=2)
 
         for r, error in enumerate(on_ranks(size, work)):
@@ -95,30 +98,29 @@ class TestNotFinite:
             assert ("of another worker are not finite" in str(error)) == (r != rank)
             assert "lower lr" in str(error)
 
-    def test_in_a_late_batch_of_one_rank(self, mini: ModuleType) -> None:
-        """The others have fewer images, or more; all wait for each other once, at the end."""
-
+    def test_in_a_late_batch_of_one_rank(self) -> None:
+        """Ranks have different numbers of images and wait for each other once, at the end."""
         model = mini.detector(DUAL)
 
-        def work(world: Rendezvous) -> Any:
+        def work(world: ThreadWorld) -> Any:
             return mini.predicted(world, FailsAt(model, call=2) if world.rank == 0 else model)
 
         errors = on_ranks(4, work)
         assert all(isinstance(error, ValueError) for error in errors)
         assert "logits of images [4] are not finite" in str(errors[0])
 
-    def test_on_one_of_two_real_ranks(self, two_ranks: list[dict[str, Any]]) -> None:
+    def test_on_one_of_two_processes(self, two_ranks: list[dict[str, Any]]) -> None:
         first, last = (rank["unpredictable"] for rank in two_ranks)
         assert "predictions of another worker are not finite" in first
         assert "boxes of images [1] are not finite" in last
 
-    def test_without_other_ranks(self, mini: ModuleType) -> None:
+    def test_without_other_ranks(self) -> None:
         with pytest.raises(ValueError, match=r"boxes of images \[0, 1\] are not finite"):
-            mini.predicted(mini.LocalWorld(), mini.broken(), batch=2)
+            mini.predicted(LocalWorld(), mini.broken(), batch=2)
 
 
 class FailsAt(nn.Module):
-    """A detector whose logits are NaN at call number `call`."""
+    """A detector whose logits are NaN in call number `call`."""
 
     def __init__(self, model: nn.Module, call: int) -> None:
         super().__init__()
@@ -132,10 +134,10 @@ class FailsAt(nn.Module):
         return output
 
 
-def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleType) -> None:
-    """The best pairs of each level, by an argsort over all of them."""
+def test_candidates_are_the_models_best_pairs_in_original_pixels() -> None:
+    """Compare them with a sort over all pairs of each level."""
     model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
-    found = predict(model, data, CandidateRequest(["o2o"], 7, batch=2), mini.LocalWorld())["o2o"]
+    found = predict(model, data, CandidateRequest(["o2o"], 7, batch=2), LocalWorld())["o2o"]
     assert sorted(set(found.image.tolist())) == list(range(len(data)))
     assert (found.image.diff() >= 0).all()
     for index in range(len(data)):
@@ -154,53 +156,52 @@ def test_candidates_are_the_models_best_pairs_in_original_pixels(mini: ModuleTyp
         assert (candidates.scores.diff() <= 0).all()
 
 
-def test_centerness_has_its_share_in_the_scores(mini: ModuleType) -> None:
+def test_centerness_is_part_of_the_scores() -> None:
     options = mini.SMALL.model_copy(update={"centerness": True})
     torch.manual_seed(0)
     model, data = options.build(mini.CLASSES, ("o2m",)), mini.SHAPES.load("val")
-    found = predict(model, data, CandidateRequest(["o2m"], 5), mini.LocalWorld())["o2m"].scores
+    found = predict(model, data, CandidateRequest(["o2m"], 5), LocalWorld())["o2m"].scores
     with torch.no_grad():
         model.get_parameter("head.predictors.o2m.centerness.bias").fill_(-8)
-    lower = predict(model, data, CandidateRequest(["o2m"], 5), mini.LocalWorld())["o2m"].scores
+    lower = predict(model, data, CandidateRequest(["o2m"], 5), LocalWorld())["o2m"].scores
     share = (torch.tensor(-8.0).sigmoid() / torch.tensor(0.0).sigmoid()).sqrt()
     torch.testing.assert_close(lower / found, share.expand(len(found)), rtol=0.05, atol=0)
 
 
-def test_a_cascade_predicts_with_its_head_that_counts(mini: ModuleType) -> None:
+def test_a_cascade_predicts_only_with_its_inference_head() -> None:
     options = OneNetOptions(backbone=mini.SMALL.backbone, channels=16, heads=2)
     torch.manual_seed(0)
     model, data = options.build(mini.CLASSES, ("o2o",)), mini.SHAPES.load("val")
-    found = predict(model, data, CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"]
+    found = predict(model, data, CandidateRequest(["o2o"], mini.TOPK), LocalWorld())["o2o"]
     torch.nn.init.normal_(model.get_parameter("head.stages.1.weight"))
     assert_same(
-        predict(model, data, CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld())["o2o"], found
+        predict(model, data, CandidateRequest(["o2o"], mini.TOPK), LocalWorld())["o2o"], found
     )
 
 
-def test_size_of_the_batch_does_not_matter(mini: ModuleType) -> None:
+def test_candidates_do_not_depend_on_the_batch_size() -> None:
     def found(batch: int) -> Candidates:
-        candidates: Candidates = mini.predicted(mini.LocalWorld(), batch=batch)["o2o"]
-        return candidates
+        return mini.predicted(LocalWorld(), batch=batch)["o2o"]
 
     for batch in (3, 16):
         assert torch.equal(found(batch).image, found(1).image)
         torch.testing.assert_close(found(batch).scores, found(1).scores, rtol=1e-4, atol=1e-6)
 
 
-def test_weights_are_neither_changed_nor_given_gradients(mini: ModuleType) -> None:
+def test_weights_are_neither_changed_nor_given_gradients() -> None:
     model = mini.detector(ASSIGNERS["poto"]()).train()
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     found = predict(
-        model, mini.SHAPES.load("val"), CandidateRequest(["o2o"], mini.TOPK), mini.LocalWorld()
+        model, mini.SHAPES.load("val"), CandidateRequest(["o2o"], mini.TOPK), LocalWorld()
     )
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(column.requires_grad for column in vars(found["o2o"]).values())
 
 
-def test_averaged_weights_can_predict(mini: ModuleType) -> None:
+def test_averaged_weights_can_predict() -> None:
     learner = mini.learner(DUAL, mini.DESCENT)
-    data, world = mini.SHAPES.load("val"), mini.LocalWorld()
+    data, world = mini.SHAPES.load("val"), LocalWorld()
     averaged = predict(learner.averaged, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
     assert_same(
         averaged, predict(learner.bare, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
@@ -208,46 +209,46 @@ def test_averaged_weights_can_predict(mini: ModuleType) -> None:
 
 
 class TestHalt:
-    """Five images, one at a time."""
+    """Five images, in batches of one."""
 
-    def seen(self, mini: ModuleType, world: Any, halt_at: int) -> int:
-        """How many batches a rank sees that is asked to halt after `halt_at` of them."""
-        looks: list[int] = []
+    def batches_until_halt(self, world: World, halt_at: int) -> int:
+        """Count the batches of a rank that is asked to halt after `halt_at` of them."""
+        calls: list[int] = []
 
         def halt() -> bool:
-            looks.append(1)
-            return len(looks) >= halt_at
+            calls.append(1)
+            return len(calls) >= halt_at
 
-        data, wanted = mini.SHAPES.load("val"), CandidateRequest(["o2o"], 5, batch=1)
+        data, request = mini.SHAPES.load("val"), CandidateRequest(["o2o"], 5, batch=1)
         try:
-            predict(mini.detector(ASSIGNERS["poto"]()), data, wanted, world, halt)
+            predict(mini.detector(ASSIGNERS["poto"]()), data, request, world, halt)
         except Halted:
-            return len(looks)
-        raise AssertionError("it went on to the end")
+            return len(calls)
+        raise AssertionError("predict did not halt")
 
     @pytest.mark.parametrize("at", [1, 3, 5])
-    def test_breaks_off_after_the_batch(self, mini: ModuleType, at: int) -> None:
-        assert self.seen(mini, mini.LocalWorld(), at) == at
+    def test_stops_after_the_batch(self, at: int) -> None:
+        assert self.batches_until_halt(LocalWorld(), at) == at
 
-    def test_is_shared_by_all_ranks_at_the_end(self, mini: ModuleType) -> None:
-        """Nobody asks this rank, but the other one has halted: its own images come first."""
-        assert self.seen(mini, OtherRank([0.0, 1.0]), 99) == 3
+    def test_is_shared_by_all_ranks_at_the_end(self) -> None:
+        """This rank was not asked to halt, but the other one was: it finishes its images first."""
+        assert self.batches_until_halt(OtherRank([0.0, 1.0]), 99) == 3
 
-    def test_an_error_elsewhere_goes_first(self, mini: ModuleType) -> None:
+    def test_an_error_of_another_rank_takes_precedence(self) -> None:
         with pytest.raises(NonFinitePredictionsError, match="of another worker are not finite"):
-            self.seen(mini, OtherRank([1.0, 1.0]), 1)
+            self.batches_until_halt(OtherRank([1.0, 1.0]), 1)
 
 
 class OtherRank:
-    """Rank 0 of two; what the other says of problems and halting is given."""
+    """Rank 0 of two, with given values of the other one: whether it failed, whether it halts."""
 
     rank, size = 0, 2
 
-    def __init__(self, says: list[float]) -> None:
-        self._says = torch.tensor(says)
+    def __init__(self, values: list[float]) -> None:
+        self._values = torch.tensor(values)
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        return (value + self._says) / 2
+        return (value + self._values) / 2
 
     def gather(self, value: Any) -> list[Any]:
         return [value]

@@ -1,6 +1,7 @@
-"""A learner broken off in the middle of an epoch, and one that goes on for it."""
+"""Test a learner that is interrupted in the middle of an epoch, and one that continues it."""
 
-from types import ModuleType
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,59 +11,67 @@ from torch import Tensor
 from detectors import midway
 from detectors.assigners import ASSIGNERS
 from detectors.engine import Learner, train_epoch
+from tests.detectors import miniature as mini
+
+COUNTS = ([2, 0], [1, 3], [0, 0], [4, 1])
+BATCHES = [mini.batch(counts, seed=n) for n, counts in enumerate(COUNTS)]
 
 
-class BrokenOffError(Exception): ...
+class StoppedError(Exception): ...
 
 
-def broken_off_after(learner: Learner, batches: int) -> Any:
+def interruption(learner: Learner, batches: int) -> Callable[[], None]:
+    """Return a callback that raises after `batches` batches."""
+
     def after() -> None:
         if learner.batches == batches:
-            raise BrokenOffError
+            raise StoppedError
 
     return after
 
 
-def batches_of(mini: ModuleType) -> list[Any]:
-    return [mini.batch(counts, seed=n) for n, counts in enumerate([[2, 0], [1, 3], [0, 0], [4, 1]])]
+@cache
+def uninterrupted(setup: str) -> tuple[Learner, dict[str, float]]:
+    """Train an epoch without interruption; return the learner and its mean losses."""
+    learner = mini.set_up(setup, mini.BRISK)
+    return learner, train_epoch(learner, BATCHES, mini.progress(0))
 
 
 @pytest.mark.parametrize("at", [1, 2, 4])
-def test_goes_on_exactly(mini: ModuleType, setup: str, at: int) -> None:
-    straight, first, second = (mini.set_up(setup, mini.BRISK) for _ in range(3))
-    batches = batches_of(mini)
-    expected = train_epoch(straight, batches, mini.progress(0))
-    with pytest.raises(BrokenOffError):
-        train_epoch(first, batches, mini.progress(0), broken_off_after(first, at))
-    state = mini.travelled({"learner": first.state(), "middle": midway.state_of(first)})
+def test_continues_exactly(setup: str, at: int) -> None:
+    first, second = (mini.set_up(setup, mini.BRISK) for _ in range(2))
+    straight, expected = uninterrupted(setup)
+    with pytest.raises(StoppedError):
+        train_epoch(first, BATCHES, mini.progress(0), interruption(first, at))
+    state = mini.saved_and_loaded({"learner": first.state(), "middle": midway.state_of(first)})
     second.load(state["learner"])
     assert midway.exact(state["middle"], second.world)
     midway.load(second, state["middle"])
     assert (second.batches, second.step) == (at, at)
-    assert train_epoch(second, batches[at:], mini.progress(0)) == expected
+    assert train_epoch(second, BATCHES[at:], mini.progress(0)) == expected
     torch.testing.assert_close(second.state(), straight.state(), rtol=0, atol=0)
     torch.testing.assert_close(second.tally, straight.tally, rtol=0, atol=0)
     assert second.batches == straight.batches == 0
 
 
-def test_mean_losses_are_those_of_the_steps(mini: ModuleType) -> None:
+def test_mean_losses_are_those_of_the_steps() -> None:
     learner, again = (mini.learner(ASSIGNERS["poto"](), mini.BRISK) for _ in range(2))
-    found = train_epoch(learner, batches_of(mini), mini.progress(0))
+    found = train_epoch(learner, BATCHES, mini.progress(0))
     steps = mini.steps(again, 0, 4)
     for name, value in found.items():
         assert value == pytest.approx(sum(parts[name] for parts in steps) / 4)
 
 
-def test_the_next_epoch_counts_anew(mini: ModuleType) -> None:
+def test_the_next_epoch_counts_from_zero() -> None:
     learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK)
-    train_epoch(learner, batches_of(mini), mini.progress(0))
-    train_epoch(learner, batches_of(mini)[:1], mini.progress(4))
+    train_epoch(learner, BATCHES, mini.progress(0))
+    train_epoch(learner, BATCHES[:1], mini.progress(4))
     assert learner.tally["o2o"][2] == 2, "the objects of one batch"
     assert train_epoch(learner, [], mini.progress(5)) == {}
 
 
 class Ranks:
-    """Rank `rank` of `size`, which gathers what it was given of the others."""
+    """Rank `rank` of `size` that gathers the given values of the other ranks."""
 
     def __init__(self, rank: int, size: int, others: list[Any]) -> None:
         self.rank, self.size, self._others = rank, size, others
@@ -75,13 +84,13 @@ class Ranks:
 
 
 class TestRanks:
-    """Each has random numbers, statistics and counts of its own."""
+    """Each rank has its own random numbers, statistics and counts."""
 
-    def learner(self, mini: ModuleType, rank: int, size: int, others: list[Any]) -> Learner:
+    def learner(self, rank: int, size: int, others: list[Any]) -> Learner:
         model = mini.detector(ASSIGNERS["poto"]())
         model.add_module("norm", torch.nn.BatchNorm2d(2))
         world = Ranks(rank, size, others)
-        made: Learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK, world, model)
+        made = mini.learner(ASSIGNERS["poto"](), mini.BRISK, world, model)
         for number, module in enumerate((made.bare, made.averaged.module)):
             module.get_buffer("norm.running_mean").fill_(10.0 * rank + number + 1)
         made.tally = {"o2o": torch.full((3,), float(rank), dtype=torch.float64)}
@@ -89,16 +98,16 @@ class TestRanks:
         torch.manual_seed(rank)
         return made
 
-    def state(self, mini: ModuleType) -> Any:
-        own = midway._own(self.learner(mini, 1, 2, []))
-        state = midway.state_of(self.learner(mini, 0, 2, [own]))
-        assert midway.state_of(self.learner(mini, 1, 2, [])) is None
-        return mini.travelled(state)
+    def state(self) -> Any:
+        own = midway._own(self.learner(1, 2, []))
+        state = midway.state_of(self.learner(0, 2, [own]))
+        assert midway.state_of(self.learner(1, 2, [])) is None
+        return mini.saved_and_loaded(state)
 
     @pytest.mark.parametrize("rank", [0, 1])
-    def test_get_their_own_back(self, mini: ModuleType, rank: int) -> None:
-        state, learner = self.state(mini), self.learner(mini, 1 - rank, 2, [])
-        learner.world.rank = rank
+    def test_get_their_own_state_back(self, rank: int) -> None:
+        state, learner = self.state(), self.learner(1 - rank, 2, [])
+        learner.world = Ranks(rank, 2, [])
         assert midway.exact(state, learner.world)
         midway.load(learner, state)
         assert learner.bare.get_buffer("norm.running_mean").tolist() == [10 * rank + 1] * 2
@@ -110,10 +119,8 @@ class TestRanks:
         assert torch.equal(drawn, torch.rand(3))
 
     @pytest.mark.parametrize(("rank", "size"), [(0, 1), (2, 3)])
-    def test_of_another_number_get_those_of_rank_0(
-        self, mini: ModuleType, rank: int, size: int
-    ) -> None:
-        state, learner = self.state(mini), self.learner(mini, rank, size, [])
+    def test_of_another_number_get_the_state_of_rank_0(self, rank: int, size: int) -> None:
+        state, learner = self.state(), self.learner(rank, size, [])
         assert not midway.exact(state, learner.world)
         torch.manual_seed(99)
         midway.load(learner, state)

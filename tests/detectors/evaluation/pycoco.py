@@ -1,4 +1,4 @@
-"""What pycocotools says of detections, as an oracle."""
+"""Metrics by pycocotools, to compare with."""
 
 import contextlib
 import io
@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -15,7 +16,7 @@ from detectors.structures import Candidates
 
 
 def dataset(truth: GroundTruth) -> dict[str, Any]:
-    """Category ids are labels plus one."""
+    """Build a COCO data set; category ids are labels plus one."""
     rows = zip(*(column.tolist() for column in list(vars(truth).values())[3:]), strict=True)
     annotations = [
         {
@@ -37,7 +38,7 @@ def dataset(truth: GroundTruth) -> dict[str, Any]:
 
 
 def results_of(found: Candidates, image_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """An inverted box has no width or height: pycocotools would ignore a negative area."""
+    """Build COCO results. Negative sides become 0: pycocotools ignores negative areas."""
     columns = (c.tolist() for c in (found.image, found.boxes.double(), found.scores, found.labels))
     return [
         {
@@ -51,7 +52,7 @@ def results_of(found: Candidates, image_ids: Sequence[int]) -> list[dict[str, An
 
 
 def best_of_each_class(results: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """The `most` best results of every image and class, of equal scores the first."""
+    """Keep the `most` best results per image and class; of equal scores the first."""
     counts, kept = Counter[tuple[int, int]](), []
     for row in sorted(results, key=lambda row: -row["score"]):
         group = row["image_id"], row["category_id"]
@@ -62,7 +63,7 @@ def best_of_each_class(results: list[dict[str, Any]], most: int) -> list[dict[st
 
 
 def evaluated(data: dict[str, Any], results: list[dict[str, Any]], most: int) -> COCOeval:
-    """Accumulated at 1, 10 and `most` detections, in silence."""
+    """Evaluate at 1, 10 and `most` detections, without output."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = data
@@ -75,7 +76,7 @@ def evaluated(data: dict[str, Any], results: list[dict[str, Any]], most: int) ->
 
 
 def metrics_of(found: Candidates, truth: GroundTruth, max_dets: int) -> Metrics:
-    """Detections beyond `max_dets` are taken away first, so pycocotools has nothing to cut."""
+    """Compute all metrics. Detections beyond `max_dets` are removed before pycocotools."""
     results = best_of_each_class(results_of(found, truth.image_ids), max_dets)
     evaluator = evaluated(dataset(truth), results, max(100, max_dets))
     precision, recall = evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
@@ -97,13 +98,13 @@ def metrics_of(found: Candidates, truth: GroundTruth, max_dets: int) -> Metrics:
     return Metrics({name: mean_of(part) for name, part in values.items()}, per_class)
 
 
-def mean_of(values) -> float | None:
+def mean_of(values: NDArray[Any]) -> float | None:
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else None
 
 
 def differences(found: Metrics, expected: Metrics) -> dict[str, Any]:
-    """What of two Metrics differs by more than 1e-9."""
+    """Return the values of two Metrics that differ by more than 1e-9."""
     ours, theirs = (
         {**each.values, **{f"class {k}": ap for k, ap in enumerate(each.per_class)}}
         for each in (found, expected)
@@ -114,4 +115,4 @@ def differences(found: Metrics, expected: Metrics) -> dict[str, Any]:
 
 
 def same(a: float | None, b: float | None) -> bool:
-    return a == b if None in (a, b) else abs(a - b) <= 1e-9
+    return a == b if a is None or b is None else abs(a - b) <= 1e-9

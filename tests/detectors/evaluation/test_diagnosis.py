@@ -1,27 +1,38 @@
 import dataclasses
 import json
 import statistics
+from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any, Literal
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.evaluation.diagnosis import Diagnosis, diagnose
+from detectors.evaluation.diagnosis import Diagnosis, Duplicates, ScoreGap, diagnose
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
 from tests.builders import measure_gap
+from tests.examples import examples
 
 RECALLS = (0.25, 0.5, 0.75, 0.9)
 STEPS = ["within a level", "adjacent levels", "all levels", "other classes"]
 CLASSES, IMAGES = 3, 4
+Box = tuple[int, int, int, int]
+Object = tuple[int, Box, int, bool]
+"""Image, box, label, and whether it is a crowd region."""
+Row = tuple[int, Box, float, int, int]
+"""A candidate: image, box, score, label, level."""
+Claims = dict[int, list[float]]
+"""Falling scores of the candidates that claim each object, by its index."""
+Evaluator = Literal["coco", "crowd"]
 EVALUATORS = pytest.mark.parametrize("evaluator", ["coco", "crowd"])
 
 
-def make_truth(rows) -> GroundTruth:
-    """rows: (image, box, label, crowd), the images in order."""
+def make_truth(rows: Sequence[Object]) -> GroundTruth:
+    """Build the ground truth of all images; rows are sorted by image."""
     parts = []
     for image in range(IMAGES):
         own = [row for row in rows if row[0] == image]
@@ -33,8 +44,8 @@ def make_truth(rows) -> GroundTruth:
     return GroundTruth.of(parts, [str(label) for label in range(CLASSES)])
 
 
-def make_candidates(rows) -> Candidates:
-    """rows: (image, box, score, label, level), in any order."""
+def make_candidates(rows: Sequence[Row]) -> Candidates:
+    """Build candidates from rows in any order."""
     rows = sorted(rows, key=lambda row: (row[0], -row[2]))
     boxes = torch.tensor([row[1] for row in rows], dtype=torch.float32).reshape(-1, 4)
     scores = torch.tensor([row[2] for row in rows], dtype=torch.float32)
@@ -44,15 +55,15 @@ def make_candidates(rows) -> Candidates:
     return Candidates(image, boxes, scores, labels, levels, boxes[:, :2], scores * 0 + 1)
 
 
-def square(k: int) -> tuple[int, int, int, int]:
-    """Boxes that do not touch each other."""
+def square(k: int) -> Box:
+    """Build boxes that do not touch each other."""
     return (20 * k, 0, 20 * k + 10, 10)
 
 
-# The definitions once more, in plain loops and exact fractions.
+# The same definitions in plain loops and exact fractions.
 
 
-def iou(a, b):
+def iou(a: Box, b: Box) -> Fraction:
     width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
     height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
     areas = [max(0, c[2] - c[0]) * max(0, c[3] - c[1]) for c in (a, b)]
@@ -60,9 +71,9 @@ def iou(a, b):
     return Fraction(width * height, union) if union else Fraction(0)
 
 
-def by_protocol(rows, protocol, cut):
-    """Rows that the protocol admits, by image and falling score; with `cut`, as detections."""
-    kept = []
+def by_protocol(rows: Sequence[Row], protocol: Protocol, cut: bool) -> list[Row]:
+    """Select the rows that the protocol admits, sorted by image and score; `cut`: detections."""
+    kept: list[Row] = []
     for image in range(IMAGES):
         own = sorted((row for row in rows if row[0] == image), key=lambda row: -row[2])
         own = [row for row in own if row[2] > protocol.score_floor]
@@ -75,20 +86,20 @@ def by_protocol(rows, protocol, cut):
     return kept
 
 
-def claims_by_object(rows, objects):
-    """Scores of the candidates that claim each object, falling; by its index."""
-    claims: dict[int, list[float]] = {k: [] for k, row in enumerate(objects) if not row[3]}
+def claims_by_object(rows: Sequence[Row], objects: Sequence[Object]) -> Claims:
+    """Assign each candidate to the object that it claims."""
+    claims: Claims = {k: [] for k, row in enumerate(objects) if not row[3]}
     for image, box, score, label, _ in rows:
-        best, place = Fraction(0), None
+        best, claimed = Fraction(0), None
         for k in claims:
             if objects[k][0] == image and objects[k][2] == label and iou(box, objects[k][1]) > best:
-                best, place = iou(box, objects[k][1]), k
-        if place is not None and best >= Fraction(1, 2):
-            claims[place].append(score)
+                best, claimed = iou(box, objects[k][1]), k
+        if claimed is not None and best >= Fraction(1, 2):
+            claims[claimed].append(score)
     return {k: sorted(scores, reverse=True) for k, scores in claims.items()}
 
 
-def check_score_gap(found, claims):
+def check_score_gap(found: ScoreGap, claims: Claims) -> None:
     gaps = [s[0] - (s[1] if len(s) > 1 else 0) for s in claims.values() if s]
     counts = [len(s) for s in claims.values() if s]
     assert found.objects == len(claims)
@@ -106,7 +117,7 @@ def check_score_gap(found, claims):
     assert found.histogram == tuple(bins.count(b) for b in range(10))
 
 
-def check_duplicates(found, claims):
+def check_duplicates(found: Sequence[Duplicates], claims: Claims) -> None:
     assert [each.recall for each in found] == list(RECALLS)
     scores = sorted({score for s in claims.values() for score in s}, reverse=True)
     for each in found:
@@ -121,10 +132,22 @@ def check_duplicates(found, claims):
             assert (each.threshold, each.duplicates) == (None, None)
 
 
-def check_steps(found: Diagnosis, candidates, truth, protocol):
-    """Each step against the gap under a protocol of its own."""
-    free = {"suppression": "nms", "spatial_range": None, "level_range": None, "class_wise": True}
-    changes = [{"level_range": 0}, {"level_range": 1}, {}, {"class_wise": False}]
+def check_steps(
+    found: Diagnosis, candidates: Candidates, truth: GroundTruth, protocol: Protocol
+) -> None:
+    """Compare each step with the gap under its own protocol."""
+    free: dict[str, Any] = {
+        "suppression": "nms",
+        "spatial_range": None,
+        "level_range": None,
+        "class_wise": True,
+    }
+    changes: list[dict[str, Any]] = [
+        {"level_range": 0},
+        {"level_range": 1},
+        {},
+        {"class_wise": False},
+    ]
     gaps = [
         measure_gap(candidates, truth, protocol.model_copy(update=free | change)).metrics
         for change in changes
@@ -141,11 +164,8 @@ def check_steps(found: Diagnosis, candidates, truth, protocol):
 
 labels, levels, images = st.integers(0, 1), st.integers(0, 2), st.integers(0, 2)
 scores = st.integers(0, 16).map(lambda k: k / 16)
-boxes = st.builds(
-    lambda x, y, w, h: (x, y, x + w, y + h),
-    *[st.integers(0, 2)] * 2,
-    *[st.sampled_from([0, 2, 3, 4, 4])] * 2,
-)
+corner, side = st.integers(0, 2), st.sampled_from([0, 2, 3, 4, 4])
+boxes = st.tuples(corner, corner, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 rows = st.lists(st.tuples(images, boxes, scores, labels, levels), max_size=40)
 objects = st.lists(st.tuples(images, boxes, labels, st.booleans()), max_size=15)
 protocols = st.builds(
@@ -163,8 +183,11 @@ protocols = st.builds(
 )
 
 
+@examples(60)
 @given(rows, objects, protocols)
-def test_diagnosis_is_that_of_plain_loops(rows, objects, protocol):
+def test_diagnosis_is_that_of_plain_loops(
+    rows: list[Row], objects: list[Object], protocol: Protocol
+) -> None:
     objects = sorted([*objects, (2, (1, 1, 5, 5), 0, False)], key=lambda row: row[0])
     candidates, truth = make_candidates(rows), make_truth(objects)
     found = diagnose(candidates, truth, protocol)
@@ -174,11 +197,14 @@ def test_diagnosis_is_that_of_plain_loops(rows, objects, protocol):
     check_steps(found, candidates, truth, protocol)
 
 
-@given(st.lists(st.integers(1, 16), min_size=10, max_size=10), st.integers(1, 100))
-def test_recall_is_reached_at_the_first_score_that_finds_enough_objects(best, copies):
+@examples(30)
+@given(st.lists(st.integers(1, 16), min_size=10, max_size=10), st.integers(0, 2))
+def test_recall_is_reached_at_the_first_score_that_finds_enough_objects(
+    best: list[int], copies: int
+) -> None:
     objects = [(k % IMAGES, square(k // IMAGES), 0, False) for k in range(10)]
     rows = [(i, box, s / 16, 0, 0) for (i, box, _, _), s in zip(objects, best, strict=True)]
-    rows += [(i, box, 1 / 32, 0, 0) for i, box, _, _ in objects for _ in range(copies % 3)]
+    rows += [(i, box, 1 / 32, 0, 0) for i, box, _, _ in objects for _ in range(copies)]
     found = diagnose(make_candidates(rows), make_truth(sorted(objects)), Protocol())
     falling = sorted(best, reverse=True)
     expected = [falling[k - 1] / 16 for k in (3, 5, 8, 9)]
@@ -187,9 +213,9 @@ def test_recall_is_reached_at_the_first_score_that_finds_enough_objects(best, co
 
 
 def scene(level: int, label: int = 0) -> tuple[Candidates, GroundTruth]:
-    """Two objects found on level 0, and again, a little less surely, on `level` as `label`."""
+    """Build two objects found on level 0, and on `level` as `label` at a slightly lower score."""
     objects = [(i, square(i + k), k, False) for i in range(2) for k in range(2)]
-    rows = [(i, box, 0.9 - 0.4 * i, k, 0) for i, box, k, _ in objects]
+    rows: list[Row] = [(i, box, 0.9 - 0.4 * i, k, 0) for i, box, k, _ in objects]
     rows += [(i, box, s - 0.05, (k + label) % 2, level) for i, box, s, k, _ in rows]
     return make_candidates(rows), make_truth(objects)
 
@@ -199,7 +225,9 @@ def scene(level: int, label: int = 0) -> tuple[Candidates, GroundTruth]:
     ("level", "shares"),
     [(0, (1, 0, 0, 0)), (1, (0, 1, 0, 0)), (2, (0, 0, 1, 0)), (3, (0, 0, 1, 0))],
 )
-def test_the_gap_belongs_to_the_level_of_the_duplicates(level, shares, evaluator):
+def test_the_gap_belongs_to_the_level_of_the_duplicates(
+    level: int, shares: tuple[float, ...], evaluator: Evaluator
+) -> None:
     candidates, truth = scene(level)
     found = diagnose(candidates, truth, Protocol(evaluator=evaluator))
     assert [step.share for step in found.steps] == pytest.approx(shares)
@@ -211,7 +239,9 @@ def test_the_gap_belongs_to_the_level_of_the_duplicates(level, shares, evaluator
 
 
 @EVALUATORS
-def test_duplicates_in_another_class_count_where_the_protocol_suppresses_them(evaluator):
+def test_duplicates_in_another_class_count_if_the_protocol_suppresses_them(
+    evaluator: Evaluator,
+) -> None:
     candidates, truth = scene(0, label=1)
     across = diagnose(candidates, truth, Protocol(evaluator=evaluator, class_wise=False))
     within = diagnose(candidates, truth, Protocol(evaluator=evaluator))
@@ -226,16 +256,16 @@ def test_duplicates_in_another_class_count_where_the_protocol_suppresses_them(ev
     "rule",
     [{"spatial_range": 1}, {"level_range": 0}, {"suppression": "max_filter", "spatial_range": 3}],
 )
-def test_ranges_and_max_filter_of_the_protocol_are_set_aside(rule):
+def test_ranges_and_max_filter_of_the_protocol_are_ignored(rule: dict[str, Any]) -> None:
     candidates, truth = scene(1)
     apart = 100 * torch.arange(2.0 * len(candidates)).reshape(-1, 2)
-    candidates = dataclasses.replace(candidates, points=apart)  # nothing is near anything
+    candidates = dataclasses.replace(candidates, points=apart)  # no two are near each other
     assert measure_gap(candidates, truth, Protocol(**rule)).metrics["gap"] == 0
     assert diagnose(candidates, truth, Protocol(**rule)) == diagnose(candidates, truth, Protocol())
 
 
 @EVALUATORS
-def test_no_candidates(evaluator):
+def test_no_candidates(evaluator: Evaluator) -> None:
     truth = make_truth([(1, square(0), 1, False), (3, square(0), 2, True)])
     found = diagnose(Candidates.none(), truth, Protocol(evaluator=evaluator))
     assert found.score_gap == type(found.score_gap)(1, 1.0, None, None, None, (), (0,) * 10)
@@ -245,34 +275,34 @@ def test_no_candidates(evaluator):
 
 
 @EVALUATORS
-def test_no_object_is_refused(evaluator):
+def test_no_object_is_rejected(evaluator: Evaluator) -> None:
     candidates, _ = scene(0)
     with pytest.raises(ValueError, match="no object"):
         diagnose(candidates, make_truth([(0, square(0), 0, True)]), Protocol(evaluator=evaluator))
 
 
-def test_one_claimant_has_its_whole_score_as_gap():
+def test_score_gap_of_a_single_claimant_is_its_score() -> None:
     truth = make_truth([(0, square(0), 0, False), (0, square(1), 0, False)])
     rows = [(0, square(0), 0.75, 0, 0), (0, square(1), 0.5, 0, 0), (0, square(1), 0.25, 0, 0)]
     found = diagnose(make_candidates(rows), truth, Protocol()).score_gap
     assert (found.mean, found.single, found.claimants, found.unclaimed) == (0.5, 0.5, 1.5, 0)
 
 
-def test_a_candidate_claims_from_an_overlap_of_one_half_on():
+def test_a_candidate_claims_an_object_from_an_iou_of_one_half() -> None:
     truth = make_truth([(0, square(0), 0, False)])
     rows = [(0, (0, 0, 10, 5), 0.75, 0, 0), (0, (0, 0, 10, 4), 0.5, 0, 0)]
     assert diagnose(make_candidates(rows), truth, Protocol()).score_gap.claimants == 1
 
 
-def test_of_objects_overlapped_equally_the_first_is_claimed():
-    objects = [(0, (0, 0, 10, 10), 0, False), (0, (4, 0, 14, 10), 0, False)]
+def test_of_objects_with_equal_overlap_the_first_is_claimed() -> None:
+    objects: list[Object] = [(0, (0, 0, 10, 10), 0, False), (0, (4, 0, 14, 10), 0, False)]
     rows = [(0, (2, 0, 12, 10), 0.75, 0, 0), (0, (5, 0, 15, 10), 0.5, 0, 0)]
     both, truth = make_candidates(rows), make_truth(objects)
     assert diagnose(both, truth, Protocol()).score_gap.unclaimed == 0
     assert diagnose(both, make_truth(objects[::-1]), Protocol()).score_gap.unclaimed == 0.5
 
 
-def test_duplicates_are_those_among_the_detections_and_score_gaps_those_of_all_candidates():
+def test_duplicates_are_of_detections_and_score_gaps_of_all_candidates() -> None:
     truth = make_truth([(0, square(k), 0, False) for k in range(2)])
     rows = [(0, square(0), 0.75, 0, 0), (0, square(0), 0.5, 0, 0), (0, square(1), 0.25, 0, 0)]
     found = diagnose(make_candidates(rows), truth, Protocol(max_dets=2))
@@ -280,7 +310,7 @@ def test_duplicates_are_those_among_the_detections_and_score_gaps_those_of_all_c
     assert found.score_gap.unclaimed == 0
 
 
-def test_a_diagnosis_is_plain_data():
+def test_a_diagnosis_consists_of_plain_data() -> None:
     candidates, truth = scene(1)
     found = json.loads(json.dumps(dataclasses.asdict(diagnose(candidates, truth, Protocol()))))
     assert set(found) == {"score_gap", "duplicates", "ap", "gap", "steps"}

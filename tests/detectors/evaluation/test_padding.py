@@ -8,7 +8,7 @@ counts_of_images = st.lists(st.integers(0, 9), max_size=12)
 
 
 @given(counts_of_images, st.integers(0, 40))
-def test_every_position_once_in_its_images_row(counts, cells):
+def test_every_index_is_once_in_the_row_of_its_image(counts: list[int], cells: int) -> None:
     image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
     chunks = list(padded(image, len(counts), cells))
     rows = [row for chunk in chunks for row in chunk.tolist()]
@@ -21,7 +21,7 @@ def test_every_position_once_in_its_images_row(counts, cells):
         assert ((chunk[:, 1:] < 0) | (chunk[:, :-1] >= 0)).all()  # -1 at the end only
 
 
-def test_nothing_and_trailing_images_without_candidates():
+def test_no_images_and_trailing_images_without_candidates() -> None:
     none = torch.zeros(0, dtype=torch.int64)
     assert list(padded(none, 0, 100)) == []
     assert list(padded(none, 3, 100)) == []
@@ -29,7 +29,7 @@ def test_nothing_and_trailing_images_without_candidates():
     assert only.tolist() == [[0, 1]]
 
 
-def test_chunks_are_as_large_as_they_may_be():
+def test_chunks_are_as_large_as_allowed() -> None:
     image = torch.arange(10).repeat_interleave(4)
     assert [len(chunk) for chunk in padded(image, 10, 12)] == [3, 3, 3, 1]
     assert [len(chunk) for chunk in padded(image, 10, 11)] == [2] * 5
@@ -37,7 +37,7 @@ def test_chunks_are_as_large_as_they_may_be():
 
 
 @given(st.lists(st.integers(0, 5), max_size=30))
-def test_rank_in_group_counts_the_earlier_ones(group):
+def test_rank_in_group_counts_the_earlier_ones(group: list[int]) -> None:
     rank = rank_in_group(torch.tensor(group, dtype=torch.int64))
     assert rank.dtype == torch.int64
     assert rank.tolist() == [group[:n].count(g) for n, g in enumerate(group)]

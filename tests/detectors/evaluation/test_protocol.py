@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 
-# Floor, kept a level, NMS IoU, order, detections: what the released code of each paper does.
+# Score floor, candidates per level, NMS IoU, order and detections of each paper's released code.
 PRESETS = {
     "default": (0.0, 300, 0.6, "nms_then_cut", 100),
     "defcn": (0.05, 1000, 0.6, "nms_then_cut", 100),
@@ -14,7 +16,7 @@ PRESETS = {
 }
 
 
-def test_presets():
+def test_presets() -> None:
     found = {
         name: (p.score_floor, p.pre_nms_topk, p.nms_iou, p.order, p.max_dets)
         for name, p in PROTOCOLS.items()
@@ -28,7 +30,7 @@ def test_presets():
 
 
 @pytest.mark.parametrize("side", [1, 3, 99])
-def test_an_odd_window_is_accepted(side):
+def test_an_odd_window_is_accepted(side: int) -> None:
     assert Protocol(spatial_range=side).spatial_range == side
     assert Protocol(spatial_range=side, suppression="max_filter").suppression == "max_filter"
 
@@ -53,12 +55,16 @@ def test_an_odd_window_is_accepted(side):
         ({"nms_threshold": 0.6}, "Extra inputs are not permitted"),
     ],
 )
-def test_senseless_values_are_refused(values, message):
+def test_invalid_values_are_rejected(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Protocol.model_validate(values)
 
 
-def test_the_name_alone_stays_out_of_the_identity():
-    fields = Protocol.model_fields
-    marked = {n for n, f in fields.items() if (f.json_schema_extra or {}).get("identity") is False}
+def test_only_the_name_is_not_part_of_the_identity() -> None:
+    extras = {name: field.json_schema_extra for name, field in Protocol.model_fields.items()}
+    marked = {
+        name
+        for name, extra in extras.items()
+        if isinstance(extra, dict) and extra.get("identity") is False
+    }
     assert marked == {"preset"}

@@ -68,7 +68,7 @@ any_protocol = protocols(spatial_range=[None, 3]) | protocols(
 )
 
 
-@examples(200)
+@examples(100)
 @given(dumps, any_protocol, st.booleans())
 def test_follows_the_protocol_step_by_step(
     rows: list[Row], protocol: Protocol, suppress: bool

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from detectors.evaluation.truth import GroundTruth
+from tests.detectors.evaluation import cases
 
 BOX = [10.0, 20.0, 50.0, 40.0]
 
 
-def test_columns_of_images_in_order(cases):
+def test_columns_are_in_the_order_of_images() -> None:
     images = [
         cases.image_truth(9, [BOX, [0.0, 0.0, 5.0, 5.0]], [1, 0], [False, True]),
         cases.image_truth(4, []),
@@ -24,7 +25,7 @@ def test_columns_of_images_in_order(cases):
     assert truth.area.tolist() == [800.0, 25.0, 12.5]
 
 
-def test_images_without_any_object(cases):
+def test_images_without_any_object() -> None:
     truth = GroundTruth.of([cases.image_truth(n, []) for n in range(3)], ["cell"])
     assert len(truth) == 3
     assert truth.boxes.shape == (0, 4)
@@ -32,7 +33,7 @@ def test_images_without_any_object(cases):
     assert truth.crowd.dtype == torch.bool
 
 
-def test_no_images_and_repeated_ids_are_refused(cases):
+def test_no_images_and_repeated_ids_are_rejected() -> None:
     with pytest.raises(ValueError, match="no image in the ground truth"):
         GroundTruth.of([], ["cell"])
     with pytest.raises(ValueError, match="image ids repeat"):
