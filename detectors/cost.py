@@ -1,4 +1,4 @@
-"""What a detector costs to run, found without running it."""
+"""Count the parameters and multiply-adds of a detector without allocating it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,16 @@ from detectors.models.base import DetectorOptions
 
 @dataclass(frozen=True)
 class ModelCost:
-    """parameters: all weights; trainable: those that training changes (without frozen stages and
-    frozen batch norm, as mmdetection counts them); multiply_adds: of the convolutions and matrix
-    products of one image's forward pass (half of what others call FLOPs; norms, activations and
-    resizing are left out).
-    """
+    """The size of a detector and the cost of one forward pass."""
 
     parameters: int
+    """Number of all parameters."""
     trainable: int
+    """Number of parameters that are trained: without frozen stages and frozen batch norm, as
+    mmdetection counts them."""
     multiply_adds: int
+    """Multiply-adds of the convolutions and matrix products for one image (half of what others
+    call FLOPs; without norms, activations and resizing)."""
 
 
 def model_cost(
@@ -32,10 +33,16 @@ def model_cost(
     *,
     training: bool = False,
 ) -> ModelCost:
-    """The cost of a detector with all of `branches` on one image of size (height, width) pixels.
+    """Compute the cost of a detector for one image.
 
-    In training all cascaded heads count, else the one kept for inference. Built on torch's meta
-    device: no memory is taken, no weights file read.
+    The detector is built on PyTorch's meta device: no memory is allocated and no weights are read.
+
+    Args:
+        options: the detector.
+        num_classes: number of classes.
+        branches: the branches that are computed.
+        size: (height, width) of the image in pixels.
+        training: whether to count all cascaded heads, or only those used at inference.
     """
     with torch.device("meta"):
         model = without_weights(options).build(num_classes, branches).train(training)
@@ -50,7 +57,7 @@ def model_cost(
 
 
 def without_weights(options: DetectorOptions) -> DetectorOptions:
-    """The same detector, its trunk without the file its weights come from."""
+    """Return the options without the file of the backbone's weights."""
     backbone = getattr(options, "backbone", None)
     if backbone is None or "weights" not in type(backbone).model_fields:
         return options

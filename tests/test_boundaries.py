@@ -61,7 +61,7 @@ IMPORTERS = {
     "hotcoco": "detectors.evaluation.coco",
     "PIL": "detectors.data.images",
     "pyarrow": "gaplab.storage",
-    "timm": "detectors.models.timm_trunk",
+    "timm": "detectors.models.timm_backbone",
     "optuna": "gaplab.launch.search_optuna",
     "yaml": "gaplab.spec.yaml_text",
     "typer": "gaplab.cli",

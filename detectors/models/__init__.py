@@ -1,4 +1,4 @@
-"""Detectors by the name a spec uses."""
+"""Detectors. `DETECTORS` maps the name in a spec to the options of a detector."""
 
 from detectors.models.base import DetectorOptions
 from detectors.models.fcos import FcosOptions

@@ -1,4 +1,4 @@
-"""Anchor boxes of a cell as options."""
+"""Options of the anchor boxes per cell."""
 
 from pydantic import Field, field_validator
 
@@ -7,12 +7,12 @@ from detectors.options import Options
 
 
 class AnchorOptions(Options):
-    """Every scale with every ratio is an anchor of each cell; the defaults are RetinaNet's nine."""
+    """One anchor per cell for every pair of scale and ratio; the defaults are RetinaNet's nine."""
 
     scales: tuple[float, ...] = Field((4.0, 5.04, 6.35), strict=False, min_length=1)
-    """Square roots of the areas, in strides: 4 times 2^0, 2^(1/3), 2^(2/3)."""
+    """Square roots of the areas, in strides; by default 4 times 2^0, 2^(1/3) and 2^(2/3)."""
     ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), strict=False, min_length=1)
-    """Height over width."""
+    """Ratios of height to width."""
 
     @field_validator("scales", "ratios")
     @classmethod
@@ -22,5 +22,5 @@ class AnchorOptions(Options):
         return values
 
     def shapes(self) -> tuple[Shape, ...]:
-        """(width, height) of each anchor, in strides."""
+        """Return (width, height) of each anchor, in strides."""
         return anchor_shapes(self.scales, self.ratios)

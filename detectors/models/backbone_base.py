@@ -1,4 +1,4 @@
-"""What a trunk is: image in, feature maps out."""
+"""The base classes of backbones: networks that compute feature maps from images."""
 
 from abc import abstractmethod
 
@@ -8,22 +8,27 @@ from torch import Tensor, nn
 from detectors.options import Options
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-"""Of ImageNet's pixels, in 0..255 RGB."""
+"""Mean and standard deviation of ImageNet's pixels, RGB in 0..255."""
 
 
 class Backbone(nn.Module):
-    """A trunk. `channels` and `strides` describe the maps that `forward` returns, finest first."""
+    """A backbone.
+
+    Attributes:
+        channels: channels of the feature maps that `forward` returns, finest first.
+        strides: strides of these maps.
+    """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] RGB in 0..255 -> what `forward` takes: the same, about 0 and about 1."""
+        """Normalise images [B, 3, H, W] RGB in 0..255 for `forward`."""
         return (images.float() - 127.5) / 64.0
 
 
 class ImageNetBackbone(Backbone):
-    """A trunk whose published weights expect images normalised by ImageNet's pixels."""
+    """A backbone whose weights expect images normalised with ImageNet's mean and deviation."""
 
     _mean: Tensor
     _std: Tensor
@@ -34,18 +39,18 @@ class ImageNetBackbone(Backbone):
         self.register_buffer("_std", torch.tensor(STD).view(3, 1, 1), persistent=False)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """See `Backbone.normalise`: with ImageNet's mean and deviation of each channel."""
+        """Normalise images with ImageNet's mean and standard deviation per channel."""
         return (images.float() - self._mean) / self._std
 
 
 class BackboneOptions(Options):
-    """Options of one kind of trunk. `name` is its key in the table `BACKBONES`."""
+    """Options of one kind of backbone. `name` is its key in the table `BACKBONES`."""
 
     @property
     @abstractmethod
     def finest_stride(self) -> int:
-        """The first of the trunk's `strides`, known before it is built."""
+        """The first of the backbone's `strides`."""
 
     @abstractmethod
     def build(self) -> Backbone:
-        """A trunk ready to train. Raises DataError where its library or weights can't be used."""
+        """Build the backbone. Raises DataError if its library or its weights can't be used."""

@@ -1,4 +1,4 @@
-"""Trunks by the name a spec uses, and the smallest of them."""
+"""The table of backbones, and the smallest of them."""
 
 from typing import Literal
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 from detectors.models.backbone_base import Backbone, BackboneOptions
 from detectors.models.layers import conv_norm
 from detectors.models.resnet import ResNet
-from detectors.models.timm_trunk import Timm
+from detectors.models.timm_backbone import Timm
 
 GROUPS = 8
-"""Groups of the tiny trunk's group norm."""
+"""Groups of group norm in `TinyBackbone`."""
 
 
 class Tiny(BackboneOptions):
-    """A residual trunk for laptops: a stride-2 stem, then basic blocks for each stride."""
+    """A residual network for laptops: a stem with stride 2, then basic blocks for each stride."""
 
     name: Literal["tiny"] = "tiny"
     channels: tuple[int, ...] = Field((16, 32, 48), strict=False, min_length=2)
-    """Channels at strides 4, 8, 16, ...; multiples of 8."""
+    """Channels of the maps with strides 4, 8, 16, ...; multiples of 8."""
     blocks: int = Field(1, ge=1)
-    """Basic blocks for each stride: the first halves the size, further ones keep it."""
+    """Number of basic blocks per stride; the first one halves the size."""
 
     @field_validator("channels")
     @classmethod
@@ -37,10 +37,10 @@ class Tiny(BackboneOptions):
 
     def build(self) -> Backbone:
         """See `BackboneOptions.build`."""
-        return TinyTrunk(self.channels, self.blocks)
+        return TinyBackbone(self.channels, self.blocks)
 
 
-class TinyTrunk(Backbone):
+class TinyBackbone(Backbone):
     """See `Tiny`."""
 
     def __init__(self, channels: tuple[int, ...], blocks: int) -> None:
@@ -55,7 +55,7 @@ class TinyTrunk(Backbone):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...]."""
+        """Compute maps [B, channels[i], ceil(H / strides[i]), ...] of images [B, 3, H, W]."""
         features, maps = self.stem(images), []
         for block, further in zip(self.blocks, self.further, strict=True):
             features = further(block(features))
@@ -64,9 +64,9 @@ class TinyTrunk(Backbone):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut (ResNet's basic block), its stride in the first.
+    """The basic block of ResNet: two 3x3 convolutions, the first with the stride, and a shortcut.
 
-    With stride 1 the shortcut is the input itself, and `outputs` are as many as `inputs`.
+    With stride 1, the shortcut is the identity, and `outputs` must equal `inputs`.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -79,7 +79,7 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, outputs, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, inputs, H, W] to [B, outputs, ceil(H / stride), ceil(W / stride)]."""
         out: Tensor = self.relu(self.second(self.first(features)) + self.shortcut(features))
         return out
 

@@ -1,4 +1,4 @@
-"""What a detector is, for a spec: options that build a module."""
+"""The base class of a detector's options."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -14,4 +14,9 @@ class DetectorOptions(Options):
 
     @abstractmethod
     def build(self, num_classes: int, branches: Sequence[Branch]) -> nn.Module:
-        """A freshly initialised detector with one predictor for each branch."""
+        """Build a detector with one predictor per branch, with random or the backbone's weights.
+
+        Args:
+            num_classes: number of classes.
+            branches: names of the branches; the first one is kept for inference.
+        """

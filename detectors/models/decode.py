@@ -1,4 +1,4 @@
-"""From a head's raw regression output to boxes."""
+"""Decode boxes from the raw regression output of a head."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,39 +11,39 @@ from torch import Tensor
 from detectors.structures import Points
 
 BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas"]
-"""What the raw output means; see `DECODERS`."""
+"""The encoding of boxes; see `DECODERS`."""
 
 WIDEST = math.log(1000 / 16)
-"""Largest logarithm of a box's side in sides of its anchor, as in Detectron."""
+"""Maximum of log(side of the box / side of the anchor), as in Detectron."""
 
 
-def around(points: Points, ltrb: Tensor) -> Tensor:
-    """Boxes xyxy from distances to their sides: [..., N, 4] pixels -> [..., N, 4] pixels."""
+def from_distances(points: Points, ltrb: Tensor) -> Tensor:
+    """Return boxes xyxy [..., N, 4] from the distances of the points to their sides, in pixels."""
     return torch.cat([points.xy - ltrb[..., :2], points.xy + ltrb[..., 2:]], dim=-1)
 
 
 def softplus(raw: Tensor, points: Points) -> Tensor:
-    """Sides at log(1 + e^(x + 1)) strides: positive everywhere, 1.3 strides at initialisation."""
-    return around(points, F.softplus(raw + 1) * points.stride[:, None])
+    """Decode distances of log(1 + e^(x + 1)) strides: positive, and 1.3 strides for x = 0."""
+    return from_distances(points, F.softplus(raw + 1) * points.stride[:, None])
 
 
 def relu(raw: Tensor, points: Points) -> Tensor:
-    """Sides at max(x, 0) strides (DeFCN, o2f, DATE, OneNet's FCOS)."""
-    return around(points, raw.relu() * points.stride[:, None])
+    """Decode distances of max(x, 0) strides (DeFCN, o2f, DATE, OneNet's FCOS)."""
+    return from_distances(points, raw.relu() * points.stride[:, None])
 
 
 def exp(raw: Tensor, points: Points) -> Tensor:
-    """Sides at e^x pixels, whatever the stride (FCOS as first published)."""
-    return around(points, raw.exp())
+    """Decode distances of e^x pixels, independent of the stride (FCOS as first published)."""
+    return from_distances(points, raw.exp())
 
 
 def pixels(raw: Tensor, points: Points) -> Tensor:
-    """Sides at max(x, 0) pixels (OneNet)."""
-    return around(points, raw.relu())
+    """Decode distances of max(x, 0) pixels (OneNet)."""
+    return from_distances(points, raw.relu())
 
 
 def deltas(raw: Tensor, points: Points) -> Tensor:
-    """Centre shifts in sides of the anchor and logarithms of side ratios (RetinaNet)."""
+    """Decode shifts of the centre, in sides of the anchor, and logarithms of side ratios."""
     corner, far = points.anchors[:, :2], points.anchors[:, 2:]
     side = far - corner
     center = (corner + far) / 2 + raw[..., :2] * side
@@ -52,7 +52,7 @@ def deltas(raw: Tensor, points: Points) -> Tensor:
 
 
 def encode_deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """The inverse of `deltas`, [K, 4] twice -> [K, 4]; sides count as 0.001 pixels at least."""
+    """Encode boxes [K, 4] as deltas to anchors [K, 4]; sides are at least 0.001 pixels."""
     side, anchor_side = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
     side = side.clamp(min=1e-3)
     shift = (boxes[:, 2:] + boxes[:, :2] - anchors[:, 2:] - anchors[:, :2]) / 2 / anchor_side
@@ -66,4 +66,5 @@ DECODERS: Mapping[BoxCode, Callable[[Tensor, Points], Tensor]] = {
     "pixels": pixels,
     "deltas": deltas,
 }
-"""raw [B, N, 4], already scaled by its level's learned factor, and points -> boxes [B, N, 4]."""
+"""Functions that map the raw output [B, N, 4], already multiplied by the learned factors of the
+levels, and the points to boxes [B, N, 4]."""

@@ -1,4 +1,4 @@
-"""The neck of CenterNet: upsampling that is learnt."""
+"""The neck of CenterNet: learned upsampling with transposed convolutions."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,19 +7,22 @@ from torch import Tensor, nn
 
 Norm = Literal["batch", "group"]
 GROUPS = 8
-"""Groups of group norm; must divide `channels`."""
+"""Groups of group norm; must divide the channels."""
 
 
 class Deconv(nn.Module):
-    """From the trunk's last map to its finest, one block a halving of the stride (001, code).
+    """Upsamples the last map of the backbone to the size of its finest map (released code of 001).
 
-    A block is 3x3 convolution, norm, ReLU, then 4x4 transposed convolution of stride 2, norm, ReLU;
-    to its output comes a 1x1 lateral of the trunk's next finer map. Blocks halve their width down
-    to `channels` (256, 128, 64 for C5 to C2). A 3x3 convolution ends the neck.
-    Deviations: 001's text has a plain FPN here (`TopDown`); this is its released code. There the
-    3x3 of a block is deformable (DCNv2); ours is that code's variant without, which loses 3 AP
-    (32.7 against 35.7). All weights start Xavier-uniform, as there. The code has batch norm, whose
-    statistics are those of each worker's own share of a batch; `group` is for small batches.
+    There is one block per halving of the stride: 3x3 convolution, norm, ReLU, 4x4 transposed
+    convolution with stride 2, norm, ReLU. A 1x1 lateral convolution of the next finer map of the
+    backbone is added to its output. The channels are halved by each block, down to `channels`
+    (256, 128, 64 for C5 to C2). A 3x3 convolution follows the last block. Weights are initialised
+    Xavier-uniform.
+
+    Deviations: the text of 001 describes a plain FPN (`TopDown`). In its code, the 3x3 convolution
+    of a block is deformable (DCNv2); ours is the variant without, which loses 3 AP (32.7 instead of
+    35.7). The code has batch norm, with statistics over each worker's part of the batch; `group` is
+    for small batches.
     """
 
     def __init__(self, inputs: Sequence[int], channels: int, norm: Norm = "batch") -> None:
@@ -36,9 +39,9 @@ class Deconv(nn.Module):
             nn.init.xavier_uniform_(weight)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, inputs[i], h_i, w_i], finest first -> one map [B, channels, h_0, w_0].
+        """Merge maps [B, inputs[i], h_i, w_i], finest first, into one map [B, channels, h_0, w_0].
 
-        Each map is half as large as the one before it, rounded up (at least two maps).
+        There are at least two maps; each is half as large as the one before, rounded up.
         """
         merged, *finer = reversed(maps)
         for block, lateral, x in zip(self.blocks, self.laterals, finer, strict=True):
@@ -48,7 +51,7 @@ class Deconv(nn.Module):
 
 
 def _block(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
-    """[B, inputs, h, w] -> [B, outputs, 2 h, 2 w]."""
+    """Return a block that maps [B, inputs, h, w] to [B, outputs, 2 h, 2 w]."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False),
         _norm(outputs, norm),

@@ -1,4 +1,4 @@
-"""The dense detector: trunk, neck, head."""
+"""The dense detector: backbone, neck and head."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -12,19 +12,24 @@ from detectors.structures import Output, Points, Predictions
 
 
 class Head(Protocol):
-    """From a neck's maps to predictions of the branches asked for, at their points."""
+    """Computes predictions from the feature maps of the neck."""
 
     def __call__(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]
     ) -> dict[str, tuple[Predictions, ...]]:
-        """Predictions of every branch in `points`."""
+        """Return the predictions of every branch in `points`."""
         ...
 
 
 class DenseDetector(nn.Module):
-    """A fully convolutional detector. The first of `branches` is the one kept for inference.
+    """A fully convolutional detector.
 
-    `neck` turns the trunk's maps into those of `strides`; see `Head` for `head`.
+    Args:
+        backbone: computes feature maps from images.
+        neck: converts them to maps with the strides `strides`.
+        head: computes predictions from these maps.
+        strides: strides of the maps, finest first.
+        branches: shapes of the branches by name; the first one is kept for inference.
     """
 
     def __init__(
@@ -41,9 +46,11 @@ class DenseDetector(nn.Module):
         self.branches = dict(branches)
 
     def forward(self, images: Tensor, branches: Iterable[str] | None = None) -> Output:
-        """[B, 3, H, W] uint8 RGB -> predictions of `branches`, by default of all.
+        """Compute predictions for images [B, 3, H, W] uint8 RGB.
 
-        A branch that is not asked for costs nothing.
+        Args:
+            images: the batch.
+            branches: names of the branches to compute; None: all.
         """
         levels = self.neck(self.backbone(self.backbone.normalise(images)))
         sizes = [(x.shape[-2], x.shape[-1]) for x in levels]

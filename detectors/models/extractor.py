@@ -1,4 +1,4 @@
-"""Starting a detector from another one's feature extractor (004 Table 11)."""
+"""Initialise a detector with the feature extractor of another one (004 Table 11)."""
 
 from collections.abc import Mapping
 
@@ -6,25 +6,30 @@ from torch import Tensor, nn
 
 from detectors.models.weights import WeightsError, differences
 
-PRIVATE = "head.predictors."
-"""What a branch has for itself: its predictors and gate, which start anew."""
+PREDICTORS = "head.predictors."
+"""Prefix of the weights that are not copied: predictors and gates of the branches."""
 
 
 def load_extractor(detector: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy trunk, neck, towers and scales from another detector's state dict into `detector`.
+    """Copy backbone, neck, towers and scales from another detector's state dict into `detector`.
 
-    Raises WeightsError, in one line that names `source`, where names or shapes differ; the detector
-    is then as before.
+    Args:
+        detector: the detector to initialise.
+        weights: the state dict.
+        source: where it comes from, for messages.
+
+    Raises:
+        WeightsError: names or shapes differ; the detector is then unchanged.
     """
-    own = {key: value for key, value in detector.state_dict().items() if _shared(key)}
-    given = {key: value for key, value in weights.items() if _shared(key)}
+    own = {key: value for key, value in detector.state_dict().items() if _is_copied(key)}
+    given = {key: value for key, value in weights.items() if _is_copied(key)}
     if problems := differences(own, given):
-        said = "; ".join(problems)
+        found = "; ".join(problems)
         raise WeightsError(
-            [f"{source}: not the feature extractor of this detector: {said}; correct `init_from`"]
+            [f"{source}: not the feature extractor of this detector: {found}; correct `init_from`"]
         )
     detector.load_state_dict(given, strict=False)
 
 
-def _shared(key: str) -> bool:
-    return not key.startswith(PRIVATE)
+def _is_copied(key: str) -> bool:
+    return not key.startswith(PREDICTORS)

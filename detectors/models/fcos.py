@@ -1,4 +1,4 @@
-"""FCOS: one prediction at every point."""
+"""FCOS: one prediction per point."""
 
 from typing import Annotated, Literal, Self
 
@@ -12,34 +12,35 @@ from detectors.options import LATER, OneOf
 
 
 class FcosOptions(PyramidOptions):
-    """A fully convolutional detector with one prediction a point (FCOS; 002, 003, DATE-F, DATE-R).
+    """A fully convolutional detector with one prediction per point (FCOS; 002, 003, 004).
 
-    Its published shape: channels 256, tower_convs 4, extra_levels 2, groups 32, box relu (exp in
-    FCOS as first published and in DATE's one-to-many branch).
+    The published detector has channels 256, tower_convs 4, extra_levels 2, groups 32 and box relu
+    (exp in FCOS as first published and in the one-to-many branch of DATE).
     """
 
     name: Literal["fcos"] = "fcos"
     box: Literal["softplus", "relu", "exp"] = "softplus"
-    """From the raw output x to a side's distance: softplus(x + 1) or max(x, 0) strides, or e^x
-    pixels; x is scaled by a learned factor of its level, which all branches share."""
+    """How the raw output x encodes the distance to a side: softplus(x + 1) or max(x, 0) strides, or
+    e^x pixels. x is first multiplied by a learned factor per level, which all branches share."""
     gate: Annotated[GateOptions, OneOf(GATES)] = NoGate()
-    """A learned second factor of the score of one-to-one and one-to-few branches: o2f's centerness
-    path (002), 3D max filtering (003), or none."""
+    """A learned factor of the score of one-to-one and one-to-few branches: the centerness path of
+    o2f (002), 3D max filtering (003), or none."""
     centerness: bool = False
-    """One-to-many branches predict centerness, trained by itself; at inference the score is
-    sqrt(class score * centerness)."""
+    """Whether one-to-many branches predict centerness with a loss of its own; at inference, the
+    score is sqrt(class score * centerness)."""
     centerness_from: Literal["box", "cls"] = "box"
-    """The tower it is predicted from: `cls` in FCOS as first published and in DATE."""
+    """The tower that centerness is predicted from: `cls` in FCOS as first published and in DATE."""
     anchor_scale: float = Field(4.0, gt=0)
-    """Side in strides of the square anchor at every point, for assignments that need one (anchor,
-    atss, retinanet; 003 Table 1 has 4, ATSS 8). Nothing else looks at it."""
+    """Side, in strides, of the square anchor at every point, for the assignments that use one
+    (anchor, atss, retinanet; 4 in 003 Table 1, 8 in ATSS)."""
     o2m_code: Literal["same", "softplus", "relu", "exp"] = Field("same", json_schema_extra=LATER)
-    """The same for the one-to-many branch of points; `same`: as `box` (DATE has `exp` there)."""
+    """`box` of the one-to-many branch, if `o2m_box` is `point`; `same`: like `box` (`exp` in
+    DATE)."""
     o2m_box: Literal["point", "anchor"] = "point"
-    """`anchor`: the one-to-many branch is RetinaNet's, with `o2m_anchors` and box deltas (DATE-R).
-    """
+    """`anchor`: the one-to-many branch predicts box deltas to `o2m_anchors`, like RetinaNet
+    (DATE-R)."""
     o2m_anchors: AnchorOptions = AnchorOptions()
-    """Anchors of a cell where `o2m_box` is `anchor`."""
+    """Anchors per cell, if `o2m_box` is `anchor`."""
 
     @model_validator(mode="after")
     def _gate_fits(self) -> Self:

@@ -1,4 +1,4 @@
-"""Gates: a second factor of the score at every point, learned through the score alone."""
+"""Gates: a learned factor of the score at every point, without a loss of its own."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -18,13 +18,20 @@ class GateOptions(Options):
 
     @abstractmethod
     def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
-        """A module from the box tower's maps [B, channels, h, w] of all levels to logits
-        [B, anchors, h, w] of each; None where there is no gate.
+        """Build the gate; None: there is no gate.
+
+        It maps the box tower's maps [B, channels, h, w] of all levels to logits [B, anchors, h, w]
+        per level.
+
+        Args:
+            channels: channels of the maps.
+            groups: groups of group norm; 0: no norm.
+            anchors: number of anchors per cell.
         """
 
 
 class NoGate(GateOptions):
-    """The score is that of the class alone."""
+    """The score is the class score."""
 
     name: Literal["none"] = "none"
 
@@ -34,16 +41,16 @@ class NoGate(GateOptions):
 
 
 class Centerness(GateOptions):
-    """o2f's centerness path (002 Fig. 3): a few narrow convolutions, then one number a point.
+    """The centerness path of o2f (002 Fig. 3): narrow convolutions, then one logit per point.
 
-    It has no loss of its own, as in the released code; the paper doesn't say.
+    It has no loss of its own, as in the released code; the paper does not say whether it has one.
     """
 
     name: Literal["centerness"] = "centerness"
     convs: int = Field(3, ge=0)
-    """3x3 convolutions before the last one (002 Table 5 has 1, 2 and 3)."""
+    """Number of 3x3 convolutions before the last one (1, 2 or 3 in 002 Table 5)."""
     width: int = Field(64, ge=1)
-    """Their channels."""
+    """Channels of these convolutions."""
 
     def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
         """See `GateOptions.build`."""
@@ -54,15 +61,15 @@ class Centerness(GateOptions):
 
 
 class MaxFilter(GateOptions):
-    """3D max filtering (003 Eq. 6 and Fig. 4): what a point shows against its neighbours."""
+    """3D max filtering (003 Eq. 6 and Fig. 4): compares a point with its neighbours."""
 
     name: Literal["max_filter"] = "max_filter"
     tau: int = Field(2, ge=0)
-    """Levels looked at: tau / 2 finer and as many coarser ones; even."""
+    """Number of neighbouring levels: tau / 2 finer and tau / 2 coarser ones; even."""
     phi: int = Field(3, ge=1)
-    """Side in cells of the window; odd."""
+    """Side of the window, in cells; odd."""
     norm: bool = True
-    """Group norm after the filter (the released `wo_gn` variants leave it out)."""
+    """Whether group norm follows the filter (not in the released `wo_gn` variants)."""
 
     @field_validator("tau", "phi")
     @classmethod
@@ -79,21 +86,21 @@ class MaxFilter(GateOptions):
 
 
 class EachLevel(nn.Module):
-    """One module for every level."""
+    """Applies one module to the maps of all levels."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Maps -> what the module makes of each."""
+        """Return the module's output for each map."""
         return [self.module(x) for x in levels]
 
 
 def gated(logits: Tensor, gate: Tensor) -> Tensor:
-    """The logits of sigmoid(logits) * sigmoid(gate), safe for values of any size.
+    """Compute the logits of sigmoid(logits) * sigmoid(gate), without overflow.
 
-    p = 1 / ((1 + e^-x)(1 + e^-g)), so its logit is -log(e^-x + e^-g + e^(-x-g)).
+    The product is 1 / ((1 + e^-x)(1 + e^-g)), so its logit is -log(e^-x + e^-g + e^(-x-g)).
     """
     return -torch.logaddexp(torch.logaddexp(-logits, -gate), -logits - gate)
 
@@ -103,4 +110,5 @@ GATES: dict[str, type[GateOptions]] = {
     "centerness": Centerness,
     "max_filter": MaxFilter,
 }
-"""The explicit table: adding a gate is one class, one line here, one row in the tests."""
+"""Name in a spec -> options of a gate. A new gate needs a class, a line here and a row in the
+tests."""

@@ -1,4 +1,4 @@
-"""FCOS- and RetinaNet-shaped heads: two towers, and a predictor for each branch."""
+"""The head of FCOS and RetinaNet: two towers, and one predictor per branch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,19 +11,20 @@ from detectors.models.towers import tower
 from detectors.structures import Points, Predictions
 
 SHARED = "shared"
-"""Name of the towers where all branches share them."""
+"""Name of the towers that all branches share."""
 
 
 @dataclass(frozen=True)
 class TowerShape:
-    """channels, 3x3 convolutions a tower, groups of their group norm (0: no norm), and whether all
-    branches share both towers.
-    """
+    """The shape of the two towers."""
 
     channels: int
     convs: int
+    """Number of 3x3 convolutions per tower."""
     groups: int
+    """Groups of group norm; 0: no norm."""
     shared: bool = True
+    """Whether all branches share both towers."""
 
 
 class Towers(nn.Module):
@@ -36,14 +37,14 @@ class Towers(nn.Module):
         )
 
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """A map of each level -> the two towers' maps of it."""
+        """Return the maps of both towers for each level."""
         return [(self.cls(x), self.box(x)) for x in levels]
 
 
 class TowerHead(nn.Module):
-    """Towers for all levels, a predictor a branch, a learned scale a level for all branches.
+    """Towers for all levels, one predictor per branch, and one learned scale per level.
 
-    The first branch is built first: without the others its weights are the same.
+    The first branch is built first, so its initial weights don't depend on the other branches.
     """
 
     def __init__(
@@ -65,9 +66,7 @@ class TowerHead(nn.Module):
     def forward(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]
     ) -> dict[str, tuple[Predictions, ...]]:
-        """Pyramid maps -> predictions of every branch in `points`; a branch not asked for costs
-        nothing.
-        """
+        """Compute the predictions of every branch in `points` from the maps of the pyramid."""
         needed = dict.fromkeys(self._tower_of[name] for name in points)
         features = {name: self.towers[name](levels) for name in needed}
         return {

@@ -1,9 +1,9 @@
-"""Small building blocks."""
+"""Layers that several modules use."""
 
 from torch import nn
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    """Convolution without bias, then group norm with `groups` groups; size / stride, rounded up."""
+    """Return a convolution without bias and group norm; the output size is ceil(size / stride)."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
     return nn.Sequential(conv, nn.GroupNorm(groups, outputs))

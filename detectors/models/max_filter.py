@@ -1,4 +1,4 @@
-"""3D max filtering: a point against its neighbours in space and scale (003 section 3.3)."""
+"""3D max filtering: maxima over neighbours in space and scale (003 section 3.3)."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from detectors.models.towers import small_conv
 
 
 class MaxFilter3d(nn.Module):
-    """One 3x3 convolution, the maximum over a window of tau + 1 levels and phi x phi cells, the
-    input added again, group norm, ReLU (003 Eq. 6 and Fig. 4).
+    """A 3x3 convolution, the maximum over a window, a residual connection, group norm and ReLU.
 
-    Neighbouring levels are resized to a level bilinearly. The first and last levels see only the
-    neighbours there are. The residual skips the convolution, as in the released code. `groups` 0
-    leaves the norm out. With tau 0 and phi 1 no filter is left: convolution, residual, norm, ReLU.
+    The window has tau + 1 levels and phi x phi cells (003 Eq. 6 and Fig. 4). Neighbouring levels
+    are resized bilinearly; the first and the last level have fewer neighbours. The residual
+    connection skips the convolution, too, as in the released code. With `groups` 0 there is no
+    norm. With tau 0 and phi 1 the maximum has no effect.
     """
 
     def __init__(self, channels: int, tau: int, phi: int, groups: int) -> None:
@@ -25,12 +25,12 @@ class MaxFilter3d(nn.Module):
         self.norm = nn.GroupNorm(groups, channels) if groups else nn.Identity()
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, channels, h_i, w_i], finest first -> as many of the same sizes."""
+        """Filter maps [B, channels, h_i, w_i], finest first; the output has the same shapes."""
         filtered = self.filter([self.conv(x) for x in levels])
         return [F.relu(self.norm(y + x)) for y, x in zip(filtered, levels, strict=True)]
 
     def filter(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """The maximum alone."""
+        """Return the maximum over the window for each level."""
         return [self._window_maximum(levels, i) for i in range(len(levels))]
 
     def _window_maximum(self, levels: Sequence[Tensor], own: int) -> Tensor:

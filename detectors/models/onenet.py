@@ -1,4 +1,4 @@
-"""OneNet: a single level of stride 4, in the shape of CenterNet."""
+"""OneNet: a detector with a single level of stride 4, like CenterNet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, Self
@@ -22,33 +22,34 @@ from detectors.structures import Points, Predictions
 class OneNetOptions(DetectorOptions):
     """One 3x3 convolution and two predictors on one map of stride 4 (001 section 4; CenterNet).
 
-    The published shape: channels 64, neck deconv, box pixels. With `heads` above 1 prediction heads
-    are cascaded in training (001 section 4.1): head j sees the neck's map F_0 and the features
-    F_{j-1} of the one before (the first sees F_0 twice) through a convolution of its own; class and
-    box convolutions are shared. Multi-head training has no released code. Deviations: the
-    released neck has deformable convolutions, see `Deconv`; its heads start Xavier-uniform, these
-    as a plain convolution and small predictors do.
+    The published detector has channels 64, neck deconv and box pixels. With `heads` > 1, heads are
+    cascaded in training (001 section 4.1): head j has a convolution of its own, whose input is the
+    map F_0 of the neck and the features F_{j-1} of the head before (F_0 twice for the first head);
+    class and box convolutions are shared. There is no released code for several heads.
+
+    Deviations: the released neck has deformable convolutions, see `Deconv`. The released heads are
+    initialised Xavier-uniform, ours like a plain convolution and small predictors.
     """
 
     name: Literal["onenet"] = "onenet"
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
-    """Its finest map has stride 4: a ResNet needs `finest: 4`."""
+    """A backbone whose finest map has stride 4: a ResNet needs `finest: 4`."""
     neck: Literal["top_down", "deconv"] = "top_down"
-    """`deconv`: CenterNet's transposed convolutions; `top_down`: laterals and nearest upsampling,
-    as in a feature pyramid."""
+    """`deconv`: transposed convolutions, like CenterNet; `top_down`: lateral convolutions and
+    nearest upsampling, like a feature pyramid."""
     neck_norm: Literal["batch", "group"] = "batch"
-    """For `deconv`."""
+    """Norm of the neck `deconv`."""
     channels: int = Field(32, ge=8, multiple_of=8)
     """Channels of the neck's map and of the heads."""
     box: Literal["softplus", "relu", "pixels"] = "softplus"
-    """From the raw output x to a side's distance: softplus(x + 1) or max(x, 0) strides, or
+    """How the raw output x encodes the distance to a side: softplus(x + 1) or max(x, 0) strides, or
     max(x, 0) pixels."""
     heads: int = Field(1, ge=1, le=8)
-    """Cascaded heads in training."""
+    """Number of cascaded heads in training."""
     infer_head: int = Field(1, ge=1)
-    """The head whose predictions count, 1 the first: all later ones cost nothing then."""
+    """The head used at inference, counted from 1. Later heads are then not computed."""
     anchor_scale: float = Field(4.0, gt=0)
-    """Side in strides of the square anchor at every point; see the detector `fcos`."""
+    """Side, in strides, of the square anchor at every point; see the detector `fcos`."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -74,7 +75,7 @@ class OneNetOptions(DetectorOptions):
 
 
 class CascadeHead(nn.Module):
-    """See `OneNetOptions`: in training all heads, in eval mode those up to `infer_head`."""
+    """The cascaded heads of `OneNetOptions`: all in training, else those up to `infer_head`."""
 
     def __init__(
         self, options: OneNetOptions, branches: Mapping[str, BranchShape], num_classes: int
@@ -102,10 +103,10 @@ class CascadeHead(nn.Module):
         }
 
     def _features(self, base: Tensor) -> list[Tensor]:
-        """F_1, F_2, ...: in training of all heads, else up to the one that counts."""
+        """Return F_1, F_2, ... of all heads in training, otherwise up to `infer_head`."""
         stages = self.stages if self.training else self.stages[: self.infer_head]
         found = [base]
         for stage in stages:
-            given = base if len(self.stages) == 1 else torch.cat([base, found[-1]], 1)
-            found.append(F.relu(stage(given)))
+            inputs = base if len(self.stages) == 1 else torch.cat([base, found[-1]], 1)
+            found.append(F.relu(stage(inputs)))
         return found[1:]

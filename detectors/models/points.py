@@ -1,4 +1,4 @@
-"""Anchor points of a pyramid, and the anchor boxes at them."""
+"""Anchor points and anchor boxes of a feature pyramid."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Shape = tuple[float, float]
 
 
 def anchor_shapes(scales: Sequence[float], ratios: Sequence[float]) -> tuple[Shape, ...]:
-    """Boxes of area scale^2 and height / width ratio, for every ratio each scale; in strides."""
+    """Return anchors of area scale^2 and height / width = ratio, for every ratio and scale."""
     return tuple((s / math.sqrt(r), s * math.sqrt(r)) for r in ratios for s in scales)
 
 
@@ -23,9 +23,13 @@ def pyramid_points(
     device: torch.device,
     anchors: Sequence[Shape] = ((4.0, 4.0),),
 ) -> Points:
-    """Points at (i + 0.5) * stride for maps of `sizes` (height, width), row by row.
+    """Create the points of all levels, row by row, at (i + 0.5) * stride.
 
-    Every cell has one point for each of `anchors`, in their order.
+    Args:
+        sizes: (height, width) of the map of each level.
+        strides: strides of the levels.
+        device: where the tensors are created.
+        anchors: anchors per cell; every cell has one point for each, in this order.
     """
     grids = [_grid(h, w, stride, device) for (h, w), stride in zip(sizes, strides, strict=True)]
     counts = [len(grid) * len(anchors) for grid in grids]

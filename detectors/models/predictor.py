@@ -1,4 +1,4 @@
-"""The private last layers of one branch."""
+"""The last layers of one branch."""
 
 import math
 from collections.abc import Sequence
@@ -10,39 +10,41 @@ from torch import Tensor, nn
 from detectors.models.decode import DECODERS, BoxCode
 from detectors.models.gates import GateOptions, NoGate, gated
 from detectors.models.points import Shape
-from detectors.models.towers import small_conv, start_small
+from detectors.models.towers import init_small, small_conv
 from detectors.structures import Points, Predictions
 
 PRIOR = 0.01
-"""Score of every class at initialisation."""
+"""Initial score of every class."""
 NO_GATE = NoGate()
 SCALED: tuple[BoxCode, ...] = ("softplus", "relu", "exp")
-"""Codes whose raw output is multiplied by the level's learned factor."""
+"""Encodings whose raw output is multiplied by a learned factor per level."""
 
 
 @dataclass(frozen=True)
 class BranchShape:
-    """What one branch predicts: at which anchors of a cell (in strides), in which code of boxes,
-    with which gate, and whether with a centerness of its own (from which tower: `cls` or `box`).
-    """
+    """What one branch predicts."""
 
     anchors: tuple[Shape, ...]
+    """Anchors per cell, in strides."""
     box: BoxCode
+    """Encoding of boxes."""
     gate: GateOptions = NO_GATE
     centerness: bool = False
+    """Whether it predicts centerness with a loss of its own."""
     centerness_from: str = "box"
+    """The tower from which centerness is predicted: `cls` or `box`."""
 
 
 class Predictor(nn.Module):
-    """See `BranchShape`: 3x3 convolutions from both towers to scores and boxes."""
+    """3x3 convolutions that compute scores and boxes from both towers, see `BranchShape`."""
 
     def __init__(self, branch: BranchShape, channels: int, num_classes: int, groups: int) -> None:
         super().__init__()
         self.branch, count = branch, len(branch.anchors)
         self.cls = nn.Conv2d(channels, count * num_classes, 3, 1, 1)
         self.box = nn.Conv2d(channels, count * 4, 3, 1, 1)
-        start_small(self.cls)
-        start_small(self.box)
+        init_small(self.cls)
+        init_small(self.box)
         nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         self.centerness = small_conv(channels, count) if branch.centerness else None
         self.gate = branch.gate.build(channels, groups, count)
@@ -50,7 +52,7 @@ class Predictor(nn.Module):
     def forward(
         self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
     ) -> Predictions:
-        """Maps (cls, box) of all levels -> predictions at the N points, in float32 throughout."""
+        """Compute predictions at the N points from maps (cls, box) of all levels, in float32."""
         kind = scales.device.type
         with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
             return self._predict([(c.float(), b.float()) for c, b in towers], scales, points)
@@ -76,13 +78,13 @@ class Predictor(nn.Module):
         return self._flat([self.centerness(x) for x in features])[..., 0]
 
     def _flat(self, maps: Sequence[Tensor]) -> Tensor:
-        """[B, anchors * C, h, w] each -> [B, N, C] of all, an anchor of a cell after the other."""
+        """Concatenate maps [B, anchors * C, h, w] to [B, N, C]; a cell's anchors are adjacent."""
         count = len(self.branch.anchors)
         return torch.cat([by_point(x, count) for x in maps], 1)
 
 
 def by_point(maps: Tensor, anchors: int) -> Tensor:
-    """[B, anchors * C, h, w] -> [B, h * w * anchors, C]."""
+    """Reshape maps [B, anchors * C, h, w] to [B, h * w * anchors, C]."""
     batch, channels, height, width = maps.shape
     rows = maps.permute(0, 2, 3, 1)
     return rows.reshape(batch, height * width * anchors, channels // anchors)

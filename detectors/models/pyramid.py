@@ -1,4 +1,4 @@
-"""Top-down necks: a level sees what the coarser ones know."""
+"""Necks with a top-down path: each level receives the features of the coarser levels."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 
 class FeaturePyramid(nn.Module):
-    """FPN: 1x1 laterals, a top-down sum, a 3x3 convolution a level, then `extra` coarser levels.
+    """FPN: 1x1 lateral convolutions, a top-down sum, and one 3x3 convolution per level.
 
-    An extra level is a stride-2 convolution of the one before it, after a ReLU from the second on
-    (P7 from P6). The first (P6) is made from `source`: the last pyramid level `p5` (002, 003, 004)
-    or the trunk's last map `c5` (RetinaNet as in detectron2, and so in 001).
+    `extra` coarser levels follow. An extra level is a convolution with stride 2 of the level before
+    it, with a ReLU in between from the second on (P7 from P6). The first one (P6) is computed from
+    `source`: the last pyramid level `p5` (002, 003, 004) or the last map of the backbone `c5`
+    (RetinaNet in detectron2 and in 001).
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class FeaturePyramid(nn.Module):
         self.extras = nn.ModuleList(nn.Conv2d(c, channels, 3, 2, 1) for c in widths)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, inputs[i], h_i, w_i], finest first -> [B, channels, h_i, w_i] and the extras."""
+        """Map [B, inputs[i], h_i, w_i], finest first, to [B, channels, h_i, w_i] and the extras."""
         merged = _top_down(self.laterals, maps)
         levels = [output(x) for output, x in zip(self.outputs, merged, strict=True)]
         coarsest = levels[-1] if self.source == "p5" else maps[-1]
@@ -42,7 +43,7 @@ class FeaturePyramid(nn.Module):
 
 
 class TopDown(nn.Module):
-    """FPN's finest level alone: 1x1 laterals, a top-down sum, one 3x3 convolution (001)."""
+    """The finest level of an FPN: lateral convolutions, top-down sum, one 3x3 convolution (001)."""
 
     def __init__(self, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class TopDown(nn.Module):
         self.output = nn.Conv2d(channels, channels, 3, 1, 1)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Maps [B, inputs[i], h_i, w_i], finest first -> one map [B, channels, h_0, w_0]."""
+        """Merge maps [B, inputs[i], h_i, w_i], finest first, to one map [B, channels, h_0, w_0]."""
         return [self.output(_top_down(self.laterals, maps)[0])]
 
 
@@ -59,7 +60,7 @@ def _laterals(inputs: Sequence[int], channels: int) -> nn.ModuleList:
 
 
 def _top_down(laterals: nn.ModuleList, maps: Sequence[Tensor]) -> list[Tensor]:
-    """Each map's lateral plus, enlarged, the sum of all coarser ones; finest first."""
+    """Add to the lateral convolution of each map the upsampled sum of the coarser ones."""
     merged = [lateral(x) for lateral, x in zip(laterals, maps, strict=True)]
     for i in range(len(merged) - 1, 0, -1):
         size = merged[i - 1].shape[-2:]

@@ -1,4 +1,4 @@
-"""What FCOS and RetinaNet have in common: trunk, pyramid, two towers."""
+"""Options that FCOS and RetinaNet share: backbone, feature pyramid, two towers."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ class PyramidOptions(DetectorOptions):
     """A detector with the same head on every level of a feature pyramid."""
 
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
-    """The network whose maps the pyramid is built from."""
+    """The network that computes the maps for the pyramid."""
     channels: int = Field(32, ge=8, multiple_of=8)
-    """Channels of pyramid and towers."""
+    """Channels of the pyramid and the towers."""
     tower_convs: int = Field(2, ge=1)
-    """3x3 convolutions in each of the two towers."""
+    """Number of 3x3 convolutions per tower."""
     extra_levels: int = Field(0, ge=0, le=3)
-    """Pyramid levels coarser than the trunk's last map (P6, P7)."""
+    """Number of pyramid levels coarser than the last map of the backbone (P6, P7)."""
     extra_from: Literal["p5", "c5"] = "p5"
-    """Where the first extra level starts: the pyramid's coarsest map (DeFCN, o2f, DATE) or the
-    trunk's (RetinaNet of OneNet and Detectron2)."""
+    """Input of the first extra level: the coarsest map of the pyramid (DeFCN, o2f, DATE) or of the
+    backbone (RetinaNet in OneNet and Detectron2)."""
     groups: int = Field(8, ge=0)
-    """Groups of the towers' group norm; must divide `channels`. 0: no norm."""
+    """Groups of group norm in the towers; must divide `channels`. 0: no norm."""
     shared_towers: bool = True
-    """All branches share both towers; else each has its own (004 Table 9)."""
+    """Whether all branches share both towers, or each has its own (004 Table 9)."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -44,7 +44,7 @@ class PyramidOptions(DetectorOptions):
 
     @abstractmethod
     def branch(self, name: str) -> BranchShape:
-        """What the branch `name` (o2o, o2m, o2f) predicts."""
+        """Return what the branch `name` (o2o, o2m, o2f) predicts."""
 
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""

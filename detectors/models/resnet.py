@@ -1,4 +1,4 @@
-"""ResNet (He et al. 2016) and ResNeXt (Xie et al. 2017), so that torchvision's weights load."""
+"""ResNet (He et al. 2016) and ResNeXt (Xie et al. 2017), with torchvision's parameter names."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,59 +12,59 @@ from detectors.models.weights import load_weights
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PLANES, STRIDES = (64, 128, 256, 512), (4, 8, 16, 32)
-"""Of layer1 to layer4."""
+"""Planes and strides of layer1 to layer4."""
 
 
 class ResNet(BackboneOptions):
-    """ResNet up to C5, giving C3, C4 and C5 at strides 8, 16 and 32, or C2 (stride 4) as well.
+    """ResNet with maps C3, C4 and C5 at strides 8, 16 and 32, and optionally C2 at stride 4.
 
-    ResNeXt-101 32x8d is depth 101, groups 32, width_per_group 8; 64x4d has groups 64 and
-    width_per_group 4. The ResNeXt of 003 has deformable convolutions;
-    there are none here. Batch norm whose statistics are not fixed uses those of each worker's own
-    share of a batch.
+    ResNeXt-101 32x8d has depth 101, groups 32 and width_per_group 8; 64x4d has groups 64 and
+    width_per_group 4. The ResNeXt of 003 has deformable convolutions, this one does not. Batch norm
+    without fixed statistics uses those of each worker's part of a batch.
     """
 
     name: Literal["resnet"] = "resnet"
     depth: Literal[18, 34, 50, 101] = 50
     """Number of layers."""
     groups: int = Field(1, ge=1)
-    """Groups of a bottleneck's 3x3 convolution (ResNeXt's cardinality)."""
+    """Groups of the 3x3 convolution of a bottleneck (cardinality of ResNeXt)."""
     width_per_group: int = Field(64, ge=1)
-    """Channels of each of those groups in the first stage; later stages have 2, 4 and 8 times as
-    many."""
+    """Channels per group in the first stage; later stages have 2, 4 and 8 times as many."""
     stride_in: Literal["3x3", "1x1"] = "3x3"
-    """The convolution of a bottleneck that has its stride: torchvision's 3x3, or the first 1x1 of
-    the Caffe weights that DeFCN and DATE start from."""
+    """Which convolution of a bottleneck has the stride: the 3x3 (torchvision), or the first 1x1
+    (the Caffe weights that DeFCN and DATE use)."""
     finest: Literal[4, 8] = 8
-    """Stride of the finest map that is given out; 4 for detectors with a single level (OneNet)."""
+    """Stride of the finest map; 4 for detectors with a single level (OneNet)."""
     weights: str = ""
-    """A torchvision ResNet's state dict on disk, or nothing: random weights. A relative path starts
-    at the working directory. A trial's id counts this text, not the file's content: give other
-    weights another file name."""
+    """Path of a file with the state dict of a torchvision ResNet; empty: random weights. A relative
+    path starts at the working directory. A trial's id contains this text, not the content of the
+    file: give other weights another file name."""
     frozen_stages: int = Field(2, ge=0, le=5)
-    """Stages that keep their weights: 1 is the stem, 2 the stem and layer1, 5 everything."""
+    """Number of stages whose weights are not trained: 1 is the stem, 2 the stem and layer1, 5
+    everything."""
     bn: Literal["frozen", "statistics", "trained"] = "frozen"
-    """What batch norm keeps, in every stage. `frozen`: statistics, scale and shift (released code
-    of 003 and 004). `statistics`: these alone, scale and shift are trained (released code of 002).
-    `trained`: nothing (the CenterNet-style models of 001). Frozen stages keep all three."""
+    """What is fixed in batch norm. `frozen`: statistics, scale and shift (released code of 003 and
+    004). `statistics`: only the statistics, while scale and shift are trained (released code of
+    002). `trained`: nothing (CenterNet-style models of 001). In frozen stages all three are
+    fixed."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        said = []
+        problems = []
         if self.depth < 50 and (self.groups, self.width_per_group) != (1, 64):
-            said.append(
-                "groups and width_per_group are of bottlenecks: set depth: 50 or 101, "
+            problems.append(
+                "groups and width_per_group need bottlenecks: set depth: 50 or 101, "
                 f"got {self.depth}"
             )
         if self.bn != "trained" and not self.weights:
-            said.append(f"bn: {self.bn} needs weights: name a checkpoint or set bn: trained")
+            problems.append(f"bn: {self.bn} needs weights: name a checkpoint or set bn: trained")
         if self.frozen_stages and not self.weights:
-            said.append(
+            problems.append(
                 "frozen_stages needs weights: name a checkpoint or set frozen_stages: 0, "
                 f"got {self.frozen_stages}"
             )
-        if said:
-            raise ValueError("; ".join(said))
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     @property
@@ -74,14 +74,14 @@ class ResNet(BackboneOptions):
 
     def build(self) -> Backbone:
         """See `BackboneOptions.build`. Raises WeightsError."""
-        trunk = ResNetTrunk(self)
+        backbone = ResNetBackbone(self)
         if self.weights:
-            load_weights(trunk, self.weights, heads=("fc.",))
-        return trunk
+            load_weights(backbone, self.weights, heads=("fc.",))
+        return backbone
 
 
-class ResNetTrunk(ImageNetBackbone):
-    """See `ResNet`. Frozen parts get no gradient and stay in eval mode."""
+class ResNetBackbone(ImageNetBackbone):
+    """See `ResNet`. Frozen parts have no gradient and stay in eval mode."""
 
     def __init__(self, options: ResNet) -> None:
         super().__init__()
@@ -101,14 +101,14 @@ class ResNetTrunk(ImageNetBackbone):
         self.train()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised -> C2 or C3 to C5 [B, channels[i], ceil(H / strides[i]), ...]."""
+        """Compute C2 or C3 to C5 [B, channels[i], ceil(H / strides[i]), ...] of images."""
         c2 = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
         c3 = self.layer2(c2)
         c4 = self.layer3(c3)
         return [c2, c3, c4, self.layer4(c4)][self._skipped :]
 
     def train(self, mode: bool = True) -> Self:
-        """As for any module, but for the frozen parts and norms of fixed statistics."""
+        """Set the mode, except for frozen parts and norms with fixed statistics."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
@@ -134,7 +134,7 @@ class ResNetTrunk(ImageNetBackbone):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions and a shortcut."""
 
     expansion = 1
 
@@ -148,7 +148,7 @@ class BasicBlock(nn.Module):
         self.downsample = _downsample(inputs, planes, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, planes, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, inputs, H, W] to [B, planes, ceil(H / stride), ceil(W / stride)]."""
         out = self.relu(self.bn1(self.conv1(features)))
         out = self.bn2(self.conv2(out)) + self.downsample(features)
         result: Tensor = self.relu(out)
@@ -156,7 +156,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions around a shortcut; the 3x3 has the groups."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 convolution has groups."""
 
     expansion = 4
 
@@ -175,7 +175,7 @@ class Bottleneck(nn.Module):
         self.downsample = _downsample(inputs, outputs, stride)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, inputs, H, W] -> [B, 4 planes, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, inputs, H, W] to [B, 4 planes, ceil(H / stride), ceil(W / stride)]."""
         out = self.relu(self.bn1(self.conv1(features)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out)) + self.downsample(features)
@@ -184,7 +184,7 @@ class Bottleneck(nn.Module):
 
 
 def _downsample(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The shortcut: nothing where sizes agree, else a 1x1 convolution."""
+    """Return the shortcut: the identity if the shapes are equal, otherwise a 1x1 convolution."""
     if inputs == outputs and stride == 1:
         return nn.Sequential()
     conv = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
@@ -192,7 +192,7 @@ def _downsample(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def _layers(options: ResNet) -> Iterator[nn.Sequential]:
-    """layer1 to layer4."""
+    """Yield layer1 to layer4."""
     block: Callable[[int, int, int], BasicBlock | Bottleneck] = BasicBlock
     if options.depth >= 50:
         block = partial(Bottleneck, options=options)

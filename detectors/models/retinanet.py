@@ -1,4 +1,4 @@
-"""RetinaNet: a few anchors in every cell."""
+"""RetinaNet: several anchors per cell."""
 
 from typing import Literal
 
@@ -8,15 +8,15 @@ from detectors.models.pyramid_options import PyramidOptions
 
 
 class RetinaNetOptions(PyramidOptions):
-    """A prediction for every anchor, boxes as deltas to it (RetinaNet; 000 Tables 1 to 3).
+    """One prediction per anchor, with boxes as deltas to it (RetinaNet; 000 Tables 1 to 3).
 
-    Its published shape: channels 256, tower_convs 4, extra_levels 2, groups 0 (no norm). Every
-    branch has the same anchors.
+    The published detector has channels 256, tower_convs 4, extra_levels 2 and groups 0 (no norm).
+    All branches have the same anchors.
     """
 
     name: Literal["retinanet"] = "retinanet"
     anchors: AnchorOptions = AnchorOptions()
-    """Anchors of every cell."""
+    """Anchors per cell."""
 
     def branch(self, name: str) -> BranchShape:
         """See `PyramidOptions.branch`."""

@@ -1,4 +1,4 @@
-"""The convolutions that heads are made of."""
+"""The convolutions of heads."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from detectors.models.layers import conv_norm
 
 
 def tower(inputs: int, width: int, convs: int, groups: int) -> nn.Sequential:
-    """`convs` times 3x3 convolution, group norm (`groups` 0: none), ReLU; the size stays."""
+    """Return `convs` blocks of 3x3 convolution, group norm (none with `groups` 0) and ReLU."""
     widths = (inputs, *[width] * convs)
     return nn.Sequential(
         *(nn.Sequential(_conv(widths[i], width, groups), nn.ReLU()) for i in range(convs))
@@ -14,14 +14,14 @@ def tower(inputs: int, width: int, convs: int, groups: int) -> nn.Sequential:
 
 
 def small_conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """A 3x3 convolution whose output is near 0 at initialisation: weights N(0, 0.01), no bias."""
+    """Return a 3x3 convolution whose output is initially near 0, see `init_small`."""
     conv = nn.Conv2d(inputs, outputs, 3, 1, 1)
-    start_small(conv)
+    init_small(conv)
     return conv
 
 
-def start_small(conv: nn.Conv2d) -> None:
-    """Weights N(0, 0.01), bias 0."""
+def init_small(conv: nn.Conv2d) -> None:
+    """Initialise weights with N(0, 0.01) and the bias with 0."""
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
@@ -30,5 +30,5 @@ def _conv(inputs: int, outputs: int, groups: int) -> nn.Module:
     if groups:
         return conv_norm(inputs, outputs, 3, 1, groups)
     conv = nn.Conv2d(inputs, outputs, 3, 1, 1)
-    start_small(conv)
+    init_small(conv)
     return conv

@@ -1,4 +1,4 @@
-"""Weights from a file, checked name by name."""
+"""Load weights from a file, with a check of names and shapes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,32 +11,45 @@ from torch import Tensor, nn
 from detectors.data.base import DataError
 
 SHOWN = 5
+"""Maximum number of names in a message."""
 COUNTER = ".num_batches_tracked"
-"""Batch norm's step counter: not a weight, and absent from old checkpoints."""
+"""Step counter of batch norm, which is not a weight and is missing in old checkpoints."""
 
 
 class WeightsError(DataError):
-    """A checkpoint that can't be used."""
+    """A file of weights can't be used."""
 
 
 def load_weights(module: nn.Module, path: str, heads: tuple[str, ...] = ()) -> None:
-    """Copy a state dict's weights into `module`; names that start with one of `heads` are left out.
+    """Load a state dict from a file into a module.
 
-    The file is read as plain tensors (`weights_only`). Raises WeightsError, in one line, where it
-    can't be read, or where names or shapes are not exactly the module's; the module is then as
-    before.
+    Args:
+        module: the module to change.
+        path: the file, read as plain tensors (`weights_only`).
+        heads: prefixes of names to ignore.
+
+    Raises:
+        WeightsError: the file can't be read, or its names or shapes are not those of the module,
+            which is then unchanged.
     """
     weights = {key: value for key, value in read_weights(path).items() if not key.startswith(heads)}
     if problems := differences(module.state_dict(), weights):
-        said = "; ".join(problems)
-        raise WeightsError([f"{path}: not the weights of this trunk: {said}; correct `weights`"])
+        found = "; ".join(problems)
+        raise WeightsError(
+            [f"{path}: not the weights of this backbone: {found}; correct `weights`"]
+        )
     module.load_state_dict(weights, strict=False)
 
 
 def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
-    """The state dict in a file, read as plain tensors (`weights_only`).
+    """Read a state dict from a file as plain tensors (`weights_only`).
 
-    Raises WeightsError, which names the `option` to correct, where it can't be read.
+    Args:
+        path: the file.
+        option: name of the option that holds the path, for messages.
+
+    Raises:
+        WeightsError: the file can't be read or holds no state dict.
     """
     if not Path(path).is_file():
         raise WeightsError([f"{path}: no such file; correct `{option}`"])
@@ -57,7 +70,7 @@ def _is_state_dict(found: Any) -> bool:
 
 
 def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from being the weights of a module that has `own`; empty if nothing."""
+    """Describe how the state dict `given` differs from a module's `own` in names and shapes."""
     shapes = [
         f"{key} {list(given[key].shape)} not {list(own[key].shape)}"
         for key in own

@@ -57,7 +57,7 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
 
 
 def test_stride_in_the_3x3_costs_more(published: dict[str, dict[str, float]]) -> None:
-    """torchvision's trunk: why counts from other code bases differ by 4.7 G."""
+    """torchvision's backbone: why counts from other code bases differ by 4.7 G."""
     other = FCOS.model_copy(update={"backbone": TRUNK.model_copy(update={"stride_in": "3x3"})})
     costs = [model_cost(o, CLASSES, ("o2m",), SIZE) for o in (FCOS, other)]
     assert costs[0].parameters == costs[1].parameters
@@ -65,7 +65,7 @@ def test_stride_in_the_3x3_costs_more(published: dict[str, dict[str, float]]) ->
 
 
 def test_the_laptop_detector_by_hand() -> None:
-    """OneNet's shape on the tiny trunk: every convolution counted from its definition."""
+    """OneNet's shape on the tiny backbone: every convolution counted from its definition."""
     found = model_cost(OneNetOptions(), 4, ("o2o",), (96, 96))
 
     def conv(inputs: int, outputs: int, kernel: int, side: int) -> int:

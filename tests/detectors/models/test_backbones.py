@@ -8,7 +8,7 @@ from torch import Tensor
 from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.resnet import ResNet
-from detectors.models.timm_trunk import Timm
+from detectors.models.timm_backbone import Timm
 from tests.examples import examples
 
 KINDS: dict[str, BackboneOptions] = {
@@ -19,7 +19,7 @@ KINDS: dict[str, BackboneOptions] = {
         depth=50, groups=2, width_per_group=4, bn="trained", frozen_stages=0, finest=4
     ),
 }
-"""Those that build without a further library; for `timm` see test_timm_trunk."""
+"""Those that build without a further library; for `timm` see test_timm_backbone."""
 
 
 @examples(25)
@@ -32,13 +32,13 @@ KINDS: dict[str, BackboneOptions] = {
 def test_maps_of_any_size_are_rounded_up(
     height: int, width: int, channels: tuple[int, ...], blocks: int
 ) -> None:
-    trunk = Tiny(channels=channels, blocks=blocks).build()
-    maps = trunk(torch.zeros(2, 3, height, width))
-    assert trunk.channels == channels
-    assert trunk.strides == (4, 8, 16, 32)[: len(channels)]
+    backbone = Tiny(channels=channels, blocks=blocks).build()
+    maps = backbone(torch.zeros(2, 3, height, width))
+    assert backbone.channels == channels
+    assert backbone.strides == (4, 8, 16, 32)[: len(channels)]
     expected = [
         (2, c, -(-height // s), -(-width // s))
-        for c, s in zip(channels, trunk.strides, strict=True)
+        for c, s in zip(channels, backbone.strides, strict=True)
     ]
     assert [tuple(x.shape) for x in maps] == expected
 
@@ -55,7 +55,7 @@ def drawn(blocks: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
-def test_a_deeper_tiny_trunk_is_the_default_one_and_more(blocks: int) -> None:
+def test_a_deeper_tiny_backbone_is_the_default_one_and_more(blocks: int) -> None:
     plain, deeper = drawn(1), drawn(blocks)
     assert all(torch.equal(value, deeper[name]) for name, value in plain.items())
     more = deeper.keys() - plain.keys()
@@ -68,21 +68,21 @@ def test_a_deeper_tiny_trunk_is_the_default_one_and_more(blocks: int) -> None:
     assert sum(deeper[name].numel() for name in more) == expected
 
 
-def test_parameters_of_the_default_tiny_trunk() -> None:
+def test_parameters_of_the_default_tiny_backbone() -> None:
     assert list(drawn(1))[:3] == ["stem.0.0.weight", "stem.0.1.weight", "stem.0.1.bias"]
     assert "blocks.2.shortcut.0.weight" in drawn(1)
     assert not [name for name in drawn(1) if not name.startswith(("stem.", "blocks."))]
 
 
 def test_a_further_block_adds_to_what_it_is_given() -> None:
-    trunk = Tiny(channels=(8, 16), blocks=2).build()
-    for name, parameter in trunk.named_parameters():
+    backbone = Tiny(channels=(8, 16), blocks=2).build()
+    for name, parameter in backbone.named_parameters():
         if name.startswith("further") and ".second.1." in name:
             torch.nn.init.zeros_(parameter)
     shallow = Tiny(channels=(8, 16)).build()
-    shallow.load_state_dict(trunk.state_dict(), strict=False)
+    shallow.load_state_dict(backbone.state_dict(), strict=False)
     images = torch.randn(1, 3, 33, 20, generator=torch.Generator().manual_seed(0))
-    for deep, plain in zip(trunk(images), shallow(images), strict=True):
+    for deep, plain in zip(backbone(images), shallow(images), strict=True):
         assert torch.equal(deep, plain)
 
 
@@ -94,21 +94,21 @@ def test_the_table_is_tested_whole() -> None:
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 class TestEveryBackbone:
     def test_states_its_channels_and_strides(self, options: BackboneOptions) -> None:
-        trunk = options.build()
-        maps = trunk(torch.zeros(1, 3, 64, 128))
-        assert [x.shape[1] for x in maps] == list(trunk.channels)
+        backbone = options.build()
+        maps = backbone(torch.zeros(1, 3, 64, 128))
+        assert [x.shape[1] for x in maps] == list(backbone.channels)
         found = [(64 // x.shape[2], 128 // x.shape[3]) for x in maps]
-        assert found == [(s, s) for s in trunk.strides]
-        assert list(trunk.strides) == sorted(set(trunk.strides))
-        assert options.finest_stride == trunk.strides[0]
+        assert found == [(s, s) for s in backbone.strides]
+        assert list(backbone.strides) == sorted(set(backbone.strides))
+        assert options.finest_stride == backbone.strides[0]
 
     def test_gradients_reach_every_parameter(self, options: BackboneOptions) -> None:
         torch.manual_seed(0)
-        trunk = options.build()
-        maps = trunk(torch.randn(2, 3, 64, 64))
+        backbone = options.build()
+        maps = backbone(torch.randn(2, 3, 64, 64))
         loss = torch.stack([x.square().mean() for x in maps]).sum()
         loss.backward()  # type: ignore[no-untyped-call]
-        for name, parameter in trunk.named_parameters():
+        for name, parameter in backbone.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
 
@@ -122,7 +122,7 @@ class TestEveryBackbone:
 
     def test_images_of_a_batch_do_not_see_each_other(self, options: BackboneOptions) -> None:
         torch.manual_seed(0)
-        trunk, images = options.build().eval(), torch.randn(3, 3, 33, 47)
-        whole, alone = trunk(images), trunk(images[1:2])
+        backbone, images = options.build().eval(), torch.randn(3, 3, 33, 47)
+        whole, alone = backbone(images), backbone(images[1:2])
         for a, b in zip(whole, alone, strict=True):
             torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-5)

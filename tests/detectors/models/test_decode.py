@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.geometry import ltrb
-from detectors.models.decode import DECODERS, WIDEST, BoxCode, around, deltas, encode_deltas
+from detectors.models.decode import DECODERS, WIDEST, BoxCode, deltas, encode_deltas, from_distances
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Targets
 from tests.examples import examples
@@ -69,7 +69,9 @@ def test_around_undoes_the_distances_to_the_sides() -> None:
     points = pyramid_points([(4, 5), (2, 3)], (4, 8), CPU)
     boxes = torch.tensor([[1.0, 2.0, 9.0, 7.0], [-3.0, 0.5, 20.25, 16.0], [4.0, 4.0, 4.0, 4.0]])
     distances = ltrb(points, Targets(boxes, torch.zeros(3, dtype=torch.int64)))
-    assert torch.equal(around(points, distances), boxes[:, None].expand(-1, len(points), -1))
+    assert torch.equal(
+        from_distances(points, distances), boxes[:, None].expand(-1, len(points), -1)
+    )
 
 
 box = st.tuples(*[st.floats(-50, 50)] * 2, *[st.floats(0.5, 200)] * 2)

@@ -15,7 +15,7 @@ NORMS: Any = ("batch", "group")
 
 
 def halved(height: int, width: int, inputs: Sequence[int]) -> list[Tensor]:
-    """Maps of a trunk, finest first: sizes halved and rounded up."""
+    """Maps of a backbone, finest first: sizes halved and rounded up."""
     rng = torch.Generator().manual_seed(0)
     return [
         torch.randn(2, c, -(-height // 2**i), -(-width // 2**i), generator=rng)

@@ -1,4 +1,4 @@
-"""Starting from another detector's trunk, neck and towers."""
+"""Starting from another detector's backbone, neck and towers."""
 
 import pytest
 import torch

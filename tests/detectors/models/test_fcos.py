@@ -119,8 +119,10 @@ def test_memory_layout_of_the_images_does_not_matter() -> None:
 def test_backbone_is_chosen_by_name_and_an_unknown_one_is_refused() -> None:
     chosen = FcosOptions.model_validate({"backbone": {"name": "tiny", "channels": [8, 8]}})
     assert chosen.backbone == Tiny(channels=(8, 8))
-    trunk = {"name": "resnet", "depth": 18, "bn": "trained", "frozen_stages": 0}
-    assert FcosOptions.model_validate({"backbone": trunk}).backbone == ResNet.model_validate(trunk)
+    backbone = {"name": "resnet", "depth": 18, "bn": "trained", "frozen_stages": 0}
+    assert FcosOptions.model_validate({"backbone": backbone}).backbone == ResNet.model_validate(
+        backbone
+    )
     with pytest.raises(ValidationError, match="tiny"):
         FcosOptions.model_validate({"backbone": {"name": "huge"}})
 
@@ -132,8 +134,8 @@ def test_groups_must_divide_channels(groups: int) -> None:
 
 
 def test_a_resnet_gives_the_papers_strides() -> None:
-    trunk = ResNet(depth=18, bn="trained", frozen_stages=0)
-    detector = build(options=FcosOptions(backbone=trunk, extra_levels=2))
+    backbone = ResNet(depth=18, bn="trained", frozen_stages=0)
+    detector = build(options=FcosOptions(backbone=backbone, extra_levels=2))
     output = detector(images(65, 130))
     assert detector.strides == (8, 16, 32, 64, 128)
     counts = [-(-65 // s) * -(-130 // s) for s in detector.strides]

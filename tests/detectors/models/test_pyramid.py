@@ -99,7 +99,7 @@ def test_the_source_of_extra_levels_changes_neither_the_others_nor_their_first_w
     assert not torch.equal(levels[0][3], levels[1][3])
 
 
-def test_extra_levels_from_the_trunk_do_not_train_the_pyramid() -> None:
+def test_extra_levels_from_the_backbone_do_not_train_the_pyramid() -> None:
     pyramid, given = FeaturePyramid((4, 6, 8), 16, 1, "c5"), maps()
     pyramid(given)[3].square().sum().backward()
     trained = {name for name, p in pyramid.named_parameters() if p.grad is not None}

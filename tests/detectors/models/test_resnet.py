@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detectors.assigners.poto import Poto
 from detectors.engine import Learner
 from detectors.models.backbone_base import MEAN, STD
-from detectors.models.resnet import ResNet, ResNetTrunk
+from detectors.models.resnet import ResNet, ResNetBackbone
 from detectors.models.weights import WeightsError
 from detectors.optimizer import make_optimizer
 from detectors.training import Training
@@ -20,15 +20,15 @@ from detectors.world import LocalWorld
 Weights = dict[str, Tensor]
 
 
-def trunk(options: ResNet) -> ResNetTrunk:
+def backbone(options: ResNet) -> ResNetBackbone:
     built = options.build()
-    assert isinstance(built, ResNetTrunk)
+    assert isinstance(built, ResNetBackbone)
     return built
 
 
-def fresh(depth: Any = 18, **options: Any) -> ResNetTrunk:
+def fresh(depth: Any = 18, **options: Any) -> ResNetBackbone:
     torch.manual_seed(0)
-    return trunk(ResNet(depth=depth, bn="trained", frozen_stages=0, **options))
+    return backbone(ResNet(depth=depth, bn="trained", frozen_stages=0, **options))
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def norms(module: nn.Module) -> Iterator[tuple[str, nn.BatchNorm2d]]:
 @pytest.mark.parametrize("stages", range(6))
 def test_frozen_stages_learn_nothing(checkpoint: Path, stages: int) -> None:
     options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages, bn="trained")
-    built = trunk(options).train()
+    built = backbone(options).train()
     heads = tuple(part for stage in STAGES[:stages] for part in stage.split())
     expected = {n for n, _ in built.named_parameters() if n.split(".")[0] in heads}
     assert frozen(built) == expected
@@ -241,7 +241,7 @@ def test_frozen_stages_learn_nothing(checkpoint: Path, stages: int) -> None:
 @pytest.mark.parametrize("stages", [0, 2])
 def test_frozen_norms_keep_statistics_and_affine(checkpoint: Path, stages: int) -> None:
     options = ResNet(depth=18, weights=str(checkpoint), frozen_stages=stages)
-    built = trunk(options)
+    built = backbone(options)
     for mode in (True, False, True):
         built.train(mode)
         assert not any(module.training for _, module in norms(built))
@@ -257,7 +257,7 @@ def test_frozen_norms_keep_statistics_and_affine(checkpoint: Path, stages: int) 
 
 
 def test_norms_that_are_not_frozen_learn(checkpoint: Path) -> None:
-    built = trunk(ResNet(depth=18, weights=str(checkpoint), bn="trained")).train()
+    built = backbone(ResNet(depth=18, weights=str(checkpoint), bn="trained")).train()
     at = {name: module.training for name, module in norms(built)}
     assert at == {name: not name.startswith(("bn1", "layer1.")) for name in at}
 
@@ -267,7 +267,7 @@ def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stage
     options = ResNet(
         depth=18, weights=str(checkpoint), bn="statistics", frozen_stages=stages, finest=4
     )
-    built = trunk(options)
+    built = backbone(options)
     stems = tuple(part for stage in STAGES[:stages] for part in stage.split())
     assert frozen(built) == {n for n, _ in built.named_parameters() if n.split(".")[0] in stems}
     for mode in (True, False, True):
@@ -291,8 +291,8 @@ def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stage
         ({"bn": "statistics", "frozen_stages": 0}, "bn: statistics needs weights"),
         ({"bn": "trained"}, "frozen_stages needs weights.* got 2"),
         ({"bn": False, "weights": "x"}, "bn"),
-        ({"depth": 34, "groups": 32, "weights": "x"}, "are of bottlenecks: .* got 34"),
-        ({"depth": 18, "width_per_group": 4, "weights": "x"}, "are of bottlenecks: .* got 18"),
+        ({"depth": 34, "groups": 32, "weights": "x"}, "need bottlenecks: .* got 34"),
+        ({"depth": 18, "width_per_group": 4, "weights": "x"}, "need bottlenecks: .* got 18"),
         ({"groups": 0, "weights": "x"}, "groups"),
         ({"finest": 16, "weights": "x"}, "finest"),
         ({"frozen_stages": 6, "weights": "x"}, "frozen_stages"),
@@ -305,7 +305,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: s
 
 
 def test_an_average_of_weights_keeps_up_with_the_counters(checkpoint: Path) -> None:
-    built = trunk(ResNet(depth=18, weights=str(checkpoint), bn="trained"))
+    built = backbone(ResNet(depth=18, weights=str(checkpoint), bn="trained"))
     learner = Learner.create(built, Poto(), Training(ema=0.9), LocalWorld())
     for _ in range(3):
         built(torch.randn(2, 3, 32, 32))
@@ -376,7 +376,7 @@ def test_another_depth_is_refused(checkpoint: Path) -> None:
     assert "missing layer1.0.conv3.weight" in refusal(checkpoint, depth=50)
 
 
-def test_weights_of_a_trunk_with_groups_fit_that_trunk_alone(tmp_path: Path) -> None:
+def test_weights_of_a_backbone_with_groups_fit_that_backbone_alone(tmp_path: Path) -> None:
     shape = {"groups": 4, "width_per_group": 2}
     path = tmp_path / "resnext.pth"
     weights = fresh(50, **shape).state_dict()

@@ -25,7 +25,9 @@ def test_every_name_must_fit_where_there_is_no_head(tmp_path: Path) -> None:
     load_weights(target, saved(tmp_path / "a.pth", source.state_dict()))
     assert same(target.state_dict(), source.state_dict())
     more = source.state_dict() | {"fc.bias": torch.zeros(2)}
-    with pytest.raises(WeightsError, match=r"not the weights of this trunk: unexpected fc\.bias; "):
+    with pytest.raises(
+        WeightsError, match=r"not the weights of this backbone: unexpected fc\.bias; "
+    ):
         load_weights(target, saved(tmp_path / "b.pth", more))
 
 

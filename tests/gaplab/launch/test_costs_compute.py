@@ -59,7 +59,7 @@ def test_the_papers_fcos_on_coco_is_what_onenet_reports(tmp_path: Path) -> None:
     assert count / V100 / 3600 == pytest.approx(168, rel=0.15)
 
 
-def test_a_trunk_whose_library_is_missing_is_left_out(
+def test_a_backbone_whose_library_is_missing_is_left_out(
     write_spec: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)

@@ -1,4 +1,4 @@
-"""Trunks of the timm library (Swin and others). The only importer of timm."""
+"""Backbones of the timm library (Swin and others)."""
 
 from typing import Any, Literal
 
@@ -11,41 +11,42 @@ from detectors.models.backbone_base import Backbone, BackboneOptions, ImageNetBa
 from detectors.models.weights import load_weights
 
 COARSEST = 32
-"""Stride of the last map; images are padded to multiples of it."""
+"""Stride of the last map. Images are padded to multiples of it."""
 
 
 class Timm(BackboneOptions):
-    """A trunk that timm knows by name, giving maps at strides 8, 16 and 32; by default Swin-T.
+    """A model of timm with maps at strides 8, 16 and 32; by default Swin-T.
 
-    Nothing is downloaded. timm needs a torchvision of the same build as torch. Images of any size
-    are padded with ImageNet's mean, maps are cut back. As in Swin's detection code, the windows of
-    every stage shift, and each map that is given out of a trunk with channels last (Swin) goes
-    through a layer norm of its own, which is new. Stochastic depth is timm's default.
+    Nothing is downloaded. timm needs a torchvision of the same build as torch. Images are padded
+    with ImageNet's mean to multiples of 32, and maps are cropped. As in Swin's detection code, the
+    windows of every stage are shifted, and each map of a model with channels last (Swin) passes
+    through a layer norm, whose weights are not part of `weights`. Stochastic depth has timm's
+    default.
     """
 
     name: Literal["timm"] = "timm"
     model: str = "swin_tiny_patch4_window7_224"
-    """timm's name of a model with feature maps at strides 8, 16 and 32 for images of any size."""
+    """Name of a timm model with feature maps at strides 8, 16 and 32 for images of any size."""
     weights: str = ""
-    """A state dict on disk, or nothing: random weights. Its names are those of timm's
-    `create_model(model, features_only=True, out_indices=(-3, -2, -1))`; save that one's
-    `state_dict()` after `pretrained=True`. A relative path starts at the working directory. A
-    trial's id counts this text, not the file's content: give other weights another file name."""
+    """Path of a file with a state dict; empty: random weights. Save the `state_dict()` of timm's
+    `create_model(model, pretrained=True, features_only=True, out_indices=(-3, -2, -1))`. A relative
+    path starts at the working directory. A trial's id contains this text, not the content of the
+    file: give other weights another file name."""
 
     @property
     def finest_stride(self) -> int:
         """See `BackboneOptions.finest_stride`."""
-        return TimmTrunk.strides[0]
+        return TimmBackbone.strides[0]
 
     def build(self) -> Backbone:
         """See `BackboneOptions.build`."""
-        trunk = TimmTrunk(self.model)
+        backbone = TimmBackbone(self.model)
         if self.weights:
-            load_weights(trunk.net, self.weights)
-        return trunk
+            load_weights(backbone.net, self.weights)
+        return backbone
 
 
-class TimmTrunk(ImageNetBackbone):
+class TimmBackbone(ImageNetBackbone):
     """See `Timm`."""
 
     strides = (8, 16, 32)
@@ -59,7 +60,7 @@ class TimmTrunk(ImageNetBackbone):
         self.norms = nn.ModuleList(nn.LayerNorm(c) for c in normed)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] normalised -> maps [B, channels[i], ceil(H / strides[i]), ...]."""
+        """Compute maps [B, channels[i], ceil(H / strides[i]), ...] of images [B, 3, H, W]."""
         height, width = images.shape[-2:]
         maps = self.net(F.pad(images, (0, -width % COARSEST, 0, -height % COARSEST)))
         if self._channels_last:
@@ -70,24 +71,24 @@ class TimmTrunk(ImageNetBackbone):
 
 
 def _create(model: str) -> Any:
-    """A `features_only` model of timm with random weights and three maps, NCHW or NHWC."""
+    """Create a `features_only` model with random weights and three maps, NCHW or NHWC."""
     timm = _timm()
     if not timm.is_model(model):
-        raise _refused(model, "timm knows no such model")
-    # Swin takes only images of 224 x 224 unless it is told otherwise; others know no such option.
+        raise _refused(model, "timm has no such model")
+    # Without these options, which other models lack, Swin takes only images of 224 x 224.
     swin = {"strict_img_size": False, "always_partition": True} if model.startswith("swin") else {}
     try:
         net = timm.create_model(model, features_only=True, out_indices=(-3, -2, -1), **swin)
     except (AssertionError, LookupError, RuntimeError) as error:
-        raise _refused(model, f"it gives no three feature maps ({_line(error)})") from error
-    if (strides := tuple(net.feature_info.reduction())) != TimmTrunk.strides:
-        raise _refused(model, f"its last maps have strides {strides}, not {TimmTrunk.strides}")
-    _try_a_size(net, model)
+        raise _refused(model, f"it has no three feature maps ({_line(error)})") from error
+    if (strides := tuple(net.feature_info.reduction())) != TimmBackbone.strides:
+        raise _refused(model, f"its last maps have strides {strides}, not {TimmBackbone.strides}")
+    _check_size(net, model)
     return net
 
 
-def _try_a_size(net: nn.Module, model: str) -> None:
-    """Raises DataError where the model takes images of one size alone; that shows in forward."""
+def _check_size(net: nn.Module, model: str) -> None:
+    """Raise DataError if the model takes images of one size only, which its forward pass shows."""
     net.eval()
     try:
         with torch.no_grad():
@@ -105,9 +106,9 @@ def _timm() -> Any:
     try:
         import timm
     except (ImportError, AttributeError, OSError, RuntimeError) as error:
-        # A torchvision of another build than torch's fails with any of these.
-        said = f"timm can't be imported ({_line(error)}); pip install 'gaplab[timm]'"
-        raise DataError([f"backbone timm: {said}"]) from error
+        # A torchvision of another build than torch raises any of these.
+        problem = f"timm can't be imported ({_line(error)}); pip install 'gaplab[timm]'"
+        raise DataError([f"backbone timm: {problem}"]) from error
     return timm
 
 

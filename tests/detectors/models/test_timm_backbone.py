@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from detectors.data.base import DataError
-from detectors.models.timm_trunk import Timm, TimmTrunk
+from detectors.models.timm_backbone import Timm, TimmBackbone
 from tests.examples import examples
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -129,16 +129,16 @@ def test_swin_alone_is_told_to_take_any_size(asked: list[dict[str, Any]]) -> Non
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize("model", ["plain", "first", "swin_last"])
 def test_maps_are_padded_ordered_and_cut_back(model: str) -> None:
-    trunk = Timm(model=model).build()
-    assert trunk.training
-    assert (trunk.channels, trunk.strides) == ((3, 3, 3), (8, 16, 32))
+    backbone = Timm(model=model).build()
+    assert backbone.training
+    assert (backbone.channels, backbone.strides) == ((3, 3, 3), (8, 16, 32))
     images = torch.randn(2, 3, 33, 50, generator=torch.Generator().manual_seed(0))
-    maps = trunk(images)
+    maps = backbone(images)
     assert [x.shape for x in maps] == [(2, 3, 5, 7), (2, 3, 3, 4), (2, 3, 2, 2)]
     whole = F.avg_pool2d(images[..., :32, :48], 8)
     corner = F.pad(images, (0, 14, 0, 31))[..., 32:64, 32:64].sum((2, 3)) / 32**2
     if model == "swin_last":
-        assert [name for name, _ in trunk.named_parameters() if "norms.2" in name] == [
+        assert [name for name, _ in backbone.named_parameters() if "norms.2" in name] == [
             "norms.2.weight",
             "norms.2.bias",
         ]
@@ -152,14 +152,14 @@ def test_maps_are_padded_ordered_and_cut_back(model: str) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("nothing", "nothing: timm knows no such model"),
-        ("mixer", "mixer: it gives no three feature maps (features_only not implemented for Mi"),
-        ("few", "few: it gives no three feature maps (list index out of range)"),
+        ("nothing", "nothing: timm has no such model"),
+        ("mixer", "mixer: it has no three feature maps (features_only not implemented for Mi"),
+        ("few", "few: it has no three feature maps (list index out of range)"),
         ("coarse", "coarse: its last maps have strides (16, 16, 16), not (8, 16, 32)"),
         ("fixed", "fixed: it can't take images of any size (Input height doesn't match model (22"),
     ],
 )
-def test_models_that_cannot_be_a_trunk_are_refused(model: str, said: str) -> None:
+def test_models_that_cannot_be_a_backbone_are_refused(model: str, said: str) -> None:
     found = refusal(Timm(model=model))
     assert found.startswith(f"backbone timm: {said}")
     assert found.endswith("; correct `model`")
@@ -169,8 +169,8 @@ def test_models_that_cannot_be_a_trunk_are_refused(model: str, said: str) -> Non
 def test_weights_must_fit_exactly(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"gain": torch.tensor([3.0])}, path)
-    trunk = Timm(model="swin_last", weights=str(path)).build()
-    assert trunk.state_dict()["net.gain"].tolist() == [3.0]
+    backbone = Timm(model="swin_last", weights=str(path)).build()
+    assert backbone.state_dict()["net.gain"].tolist() == [3.0]
     torch.save({"layers.0.gain": torch.tensor([3.0])}, path)
     said = refusal(Timm(model="swin_last", weights=str(path)))
     assert "missing gain; unexpected layers.0.gain; correct `weights`" in said
@@ -198,7 +198,7 @@ class Stub(types.ModuleType):
 
 
 def stub_torchvision(patch: pytest.MonkeyPatch) -> None:
-    """What timm imports of torchvision at its start; its trunks use none of it."""
+    """What timm imports of torchvision at its start; its backbones use none of it."""
     for name in ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets"):
         module = Stub(f"torchvision{name}")
         patch.setitem(sys.modules, module.__name__, module)
@@ -229,14 +229,14 @@ def timm() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def swin(timm: Any) -> TimmTrunk:
+def swin(timm: Any) -> TimmBackbone:
     torch.manual_seed(0)
-    trunk = Timm(model=SWIN).build()
-    assert isinstance(trunk, TimmTrunk)
-    return trunk.eval()
+    backbone = Timm(model=SWIN).build()
+    assert isinstance(backbone, TimmBackbone)
+    return backbone.eval()
 
 
-def test_swin_t_has_the_published_size(swin: TimmTrunk) -> None:
+def test_swin_t_has_the_published_size(swin: TimmBackbone) -> None:
     """28,288,354 parameters, less the classifier and the norm before it."""
     expected = 28_288_354 - (768 * 1000 + 1000) - 2 * 768
     assert sum(p.numel() for p in swin.net.parameters()) == expected
@@ -245,7 +245,7 @@ def test_swin_t_has_the_published_size(swin: TimmTrunk) -> None:
 
 @examples(5)
 @given(height=st.integers(1, 130), width=st.integers(1, 130))
-def test_swin_takes_images_of_any_size(swin: TimmTrunk, height: int, width: int) -> None:
+def test_swin_takes_images_of_any_size(swin: TimmBackbone, height: int, width: int) -> None:
     with torch.no_grad():
         maps = swin(torch.randn(1, 3, height, width))
     sizes = [(-(-height // s), -(-width // s)) for s in (8, 16, 32)]
@@ -253,7 +253,7 @@ def test_swin_takes_images_of_any_size(swin: TimmTrunk, height: int, width: int)
     assert [tuple(x.shape) for x in maps] == expected
 
 
-def test_swin_equals_timms_own_of_that_size(timm: Any, swin: TimmTrunk) -> None:
+def test_swin_equals_timms_own_of_that_size(timm: Any, swin: TimmBackbone) -> None:
     fixed = timm.create_model(
         SWIN, features_only=True, img_size=(96, 128), always_partition=True
     ).eval()
@@ -266,7 +266,7 @@ def test_swin_equals_timms_own_of_that_size(timm: Any, swin: TimmTrunk) -> None:
         torch.testing.assert_close(a, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_reach_every_part_of_swin(swin: TimmTrunk) -> None:
+def test_gradients_reach_every_part_of_swin(swin: TimmBackbone) -> None:
     maps = swin(torch.randn(1, 3, 64, 64))
     loss = torch.stack([x[..., 0].square().mean() for x in maps]).sum()
     loss.backward()  # type: ignore[no-untyped-call]
@@ -289,15 +289,15 @@ def test_swin_weights_are_loaded_by_timms_names(timm: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize("model", ["resnet18", "convnext_atto", "swinv2_cr_tiny_224"])
 @pytest.mark.usefixtures("timm")
 def test_other_families_of_timm(model: str) -> None:
-    trunk = Timm(model=model).build().eval()
+    backbone = Timm(model=model).build().eval()
     with torch.no_grad():
-        maps = trunk(torch.randn(1, 3, 65, 97))
+        maps = backbone(torch.randn(1, 3, 65, 97))
     assert [x.shape[-2:] for x in maps] == [(9, 13), (5, 7), (3, 4)]
-    assert tuple(x.shape[1] for x in maps) == trunk.channels
+    assert tuple(x.shape[1] for x in maps) == backbone.channels
 
 
 @pytest.mark.usefixtures("timm")
-def test_timm_models_that_cannot_be_a_trunk_are_refused() -> None:
+def test_timm_models_that_cannot_be_a_backbone_are_refused() -> None:
     assert "strides (16, 16, 16)" in refusal(Timm(model="vit_tiny_patch16_224"))
     assert "images of any size" in refusal(Timm(model="coat_tiny"))
     assert "no such model" in refusal(Timm(model="hf-hub:timm/resnet18.a1_in1k"))
