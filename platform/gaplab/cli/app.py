@@ -6,11 +6,13 @@ it. A module of commands imports whatever needs torch inside the function that u
 """
 
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from gaplab import __version__
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"gaplab {metadata.version('gaplab')}")
+        typer.echo(f"gaplab {__version__}")
         raise typer.Exit
 
 
