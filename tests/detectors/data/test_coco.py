@@ -23,7 +23,7 @@ SIZES = {1: (40, 30), 2: (64, 48), 3: (50, 80)}  # image id -> width, height
 
 
 def document() -> Document:
-    """Three images: two objects (one of them a crowd), one object, none. Ids in no order."""
+    """Three images: two objects (one of them a crowd), one object, none. Ids are not sorted."""
     return {
         "images": [
             {"id": i, "file_name": f"{i}.jpg", "width": SIZES[i][0], "height": SIZES[i][1]}
@@ -63,7 +63,7 @@ def refused(options: Coco) -> list[str]:
     return caught.value.problems
 
 
-# What is read ------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def test_truth_is_the_file(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_portraits_turn_and_are_padded_to_multiples_of_32(tmp_path: Path) -> Non
     assert small.targets.boxes.tolist() == [pytest.approx(expected)]
 
 
-def test_the_order_of_height_and_width_says_nothing_when_images_turn(tmp_path: Path) -> None:
+def test_height_and_width_may_be_swapped_if_images_turn(tmp_path: Path) -> None:
     root = str(write(tmp_path))
     first = Coco(root=root, height=80, width=120, portrait="turn").load("train")
     second = Coco(root=root, height=120, width=80, portrait="turn").load("train")
@@ -142,9 +142,9 @@ def test_the_order_of_height_and_width_says_nothing_when_images_turn(tmp_path: P
         assert torch.equal(first[index].image, second[index].image)
 
 
-def test_the_cache_holds_what_it_may(tmp_path: Path) -> None:
+def test_the_cache_keeps_to_its_limit(tmp_path: Path) -> None:
     root = str(write(tmp_path))
-    data = Coco(root=root, height=512, width=512, cache_mib=1).load("train")  # 0.75 MiB an image
+    data = Coco(root=root, height=512, width=512, cache_mib=1).load("train")  # 0.75 MiB per image
     assert [data[i] is data[i] for i in (1, 0, 2)] == [True, False, False]
     assert data[1] is data[1]
 
@@ -219,7 +219,7 @@ def test_an_index_outside_is_refused(tmp_path: Path, index: int) -> None:
         coco(write(tmp_path)).load("train")[index]
 
 
-# What is wrong -----------------------------------------------------------------------------------
+# Invalid input -----------------------------------------------------------------------------------
 
 
 def test_a_missing_root_is_always_refused(tmp_path: Path) -> None:
@@ -229,10 +229,10 @@ def test_a_missing_root_is_always_refused(tmp_path: Path) -> None:
         assert "`root`" in problem
 
 
-def test_all_missing_places_are_named_at_once(tmp_path: Path) -> None:
+def test_all_missing_paths_are_named_at_once(tmp_path: Path) -> None:
     problems = refused(coco(tmp_path, on_bad="skip"))
     assert len(problems) == 4
-    for problem, (place, option) in zip(
+    for problem, (path, option) in zip(
         problems,
         [
             ("train.json", "train_json"),
@@ -242,7 +242,7 @@ def test_all_missing_places_are_named_at_once(tmp_path: Path) -> None:
         ],
         strict=True,
     ):
-        assert f"{tmp_path / place}: no such" in problem
+        assert f"{tmp_path / path}: no such" in problem
         assert f"`{option}`" in problem
 
 
@@ -259,7 +259,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on_bad", ["refuse", "skip"])
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "not COCO"),
         ("[]", "not COCO"),
@@ -268,11 +268,11 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         ('{"images": [1], "annotations": [], "categories": [{"id": 1}]}', "categories.0.name"),
     ],
 )
-def test_a_file_that_is_not_coco(tmp_path: Path, text: str, said: str, on_bad: Any) -> None:
+def test_a_file_that_is_not_coco(tmp_path: Path, text: str, message: str, on_bad: Any) -> None:
     root = write(tmp_path)
     (root / "train.json").write_text(text)
     (root / "val.json").write_text("nonsense")
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         coco(root, on_bad=on_bad).load("train")
     assert any("train.json" in problem for problem in caught.value.problems)
     assert any("val.json" in problem for problem in caught.value.problems)
@@ -285,7 +285,7 @@ def test_category_ids_that_repeat_are_refused(tmp_path: Path) -> None:
     assert "category ids repeat" in problem
 
 
-def test_both_splits_must_mean_the_same_by_a_label(tmp_path: Path) -> None:
+def test_both_splits_must_have_the_same_labels(tmp_path: Path) -> None:
     content = document()
     content["categories"][0]["name"] = "wolf"
     (problem,) = refused(coco(write(tmp_path, val=content), on_bad="skip"))
@@ -353,9 +353,9 @@ BAD_IMAGES = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_ANNOTATIONS + BAD_IMAGES)
+@pytest.mark.parametrize(("spoil", "message"), BAD_ANNOTATIONS + BAD_IMAGES)
 def test_bad_input_is_refused(
-    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+    tmp_path: Path, spoil: Callable[[Path, Document], None], message: str
 ) -> None:
     content = document()
     root = write(tmp_path)
@@ -363,27 +363,27 @@ def test_bad_input_is_refused(
     (root / "train.json").write_text(json.dumps(content))
     (problem,) = refused(coco(root))
     assert problem.startswith(f"{root / 'train.json'}: ")
-    assert said in problem
+    assert message in problem
     assert problem.endswith(", or set on_bad: skip")
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_ANNOTATIONS)
+@pytest.mark.parametrize(("spoil", "message"), BAD_ANNOTATIONS)
 def test_a_bad_annotation_is_left_out(
-    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+    tmp_path: Path, spoil: Callable[[Path, Document], None], message: str
 ) -> None:
     content = document()
     spoil(tmp_path, content)
     data = coco(write(tmp_path, train=content), on_bad="skip").load("train")
     (note,) = data.notes
-    assert said in note
+    assert message in note
     assert "left out" in note
     assert [len(t.boxes) for t in data.truth()] == [2, 0, 0]
     assert len(data[1].targets) == 0
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_IMAGES)
+@pytest.mark.parametrize(("spoil", "message"), BAD_IMAGES)
 def test_a_bad_image_is_left_out_with_its_annotations(
-    tmp_path: Path, spoil: Callable[[Path, Document], None], said: str
+    tmp_path: Path, spoil: Callable[[Path, Document], None], message: str
 ) -> None:
     content = document()
     root = write(tmp_path)
@@ -392,7 +392,7 @@ def test_a_bad_image_is_left_out_with_its_annotations(
     data = coco(root, on_bad="skip").load("train")
     assert [t.image_id for t in data.truth()] == [1, 3]
     about_image, about_annotations = data.notes
-    assert said in about_image
+    assert message in about_image
     assert "left out annotations of the images left out: 1 (11)" in about_annotations
 
 
@@ -444,7 +444,7 @@ def test_a_pixel_of_tolerance(tmp_path: Path) -> None:
     assert data.truth()[1].boxes.tolist() == [[-1, -1, 65, 49]]
 
 
-def test_everything_is_told_at_once_and_long_lists_are_cut(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once_and_long_lists_are_cut(tmp_path: Path) -> None:
     content = document()
     bad = {"id": 0, "image_id": 3, "category_id": 4, "bbox": [1, 1, 0, 5]}
     content["annotations"] += [{**bad, "id": 100 + i} for i in range(8)]
@@ -461,7 +461,7 @@ def test_everything_is_told_at_once_and_long_lists_are_cut(tmp_path: Path) -> No
     assert [t.image_id for t in data.truth()] == [1]
 
 
-def test_nothing_left_is_refused(tmp_path: Path) -> None:
+def test_a_split_without_a_valid_image_is_refused(tmp_path: Path) -> None:
     content = document()
     for entry in content["images"]:
         entry["width"] += 1
@@ -479,7 +479,7 @@ def test_headers_alone_do_not_show_damage(tmp_path: Path) -> None:
         data[1]
 
 
-def test_a_mended_file_is_read_again(tmp_path: Path) -> None:
+def test_a_repaired_file_is_read_again(tmp_path: Path) -> None:
     content = document()
     content["annotations"][0]["bbox"] = [0, 0, 0, 0]
     root = write(tmp_path, train=content)
@@ -488,10 +488,10 @@ def test_a_mended_file_is_read_again(tmp_path: Path) -> None:
     assert len(coco(root).load("train")) == 3
 
 
-# What it is --------------------------------------------------------------------------------------
+# Identity -----------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_the_content_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_content_not_on_paths(tmp_path: Path) -> None:
     here, there = write(tmp_path / "here"), write(tmp_path / "there")
     (there / "train.json").rename(there / "learn.json")
     moved = coco(there, train_json="learn.json", title="x", cache_mib=3)
@@ -507,7 +507,7 @@ def test_each_split_has_its_own_folder(tmp_path: Path) -> None:
     options = coco(apart, train_images="learn", val_images="check")
     assert options.fingerprint() == coco(shared).fingerprint()
     pixels(40, 30, 5).save(apart / "check" / "1.jpg", quality=50)  # the same name and size
-    with_other = coco(apart, train_images="learn", val_images="check", title="mended")
+    with_other = coco(apart, train_images="learn", val_images="check", title="other")
     assert with_other.fingerprint() != options.fingerprint()
     train, val = with_other.load("train"), with_other.load("val")
     assert torch.equal(train[0].image, coco(shared).load("train")[0].image)
@@ -528,7 +528,7 @@ def test_the_fingerprint_changes_with_the_content(tmp_path: Path) -> None:
     assert len({coco(root).fingerprint() for root in roots}) == 4
 
 
-def test_a_fingerprint_of_missing_things(tmp_path: Path) -> None:
+def test_a_fingerprint_with_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         coco(tmp_path / "nowhere").fingerprint()
     root, whole = write(tmp_path / "a"), write(tmp_path / "b")
@@ -538,7 +538,7 @@ def test_a_fingerprint_of_missing_things(tmp_path: Path) -> None:
     ) as caught:
         coco(root).fingerprint()
     assert len(caught.value.problems) == 2
-    skipping = [coco(place, on_bad="skip").fingerprint() for place in (root, whole)]
+    skipping = [coco(path, on_bad="skip").fingerprint() for path in (root, whole)]
     assert skipping[0] != skipping[1]
 
 
@@ -551,7 +551,7 @@ def test_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(Coco(root=".").load("train")) == 3
 
 
-def test_paths_and_memory_are_no_identity() -> None:
+def test_paths_and_memory_are_not_part_of_the_identity() -> None:
     apart = {n for n, f in Coco.model_fields.items() if f.json_schema_extra == NOT_IDENTITY}
     assert apart == {
         "root",
@@ -569,7 +569,7 @@ def test_paths_and_memory_are_no_identity() -> None:
 @pytest.mark.parametrize(
     "wrong", [{}, {"root": ""}, {"root": "a", "height": 31}, {"root": "a", "on_bad": "ignore"}]
 )
-def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Coco.model_validate(wrong)
 

@@ -22,7 +22,7 @@ FIRST, SECOND, THIRD = SIZES
 
 
 def person(fbox: list[float], tag: str = "person", **extra: int) -> dict[str, Any]:
-    """A box as CrowdHuman writes it."""
+    """Build a box in the format of CrowdHuman."""
     return {
         "tag": tag,
         "fbox": fbox,
@@ -34,7 +34,7 @@ def person(fbox: list[float], tag: str = "person", **extra: int) -> dict[str, An
 
 
 def lines() -> Lines:
-    """Three images: people of every kind; one that reaches out of the image; nobody."""
+    """Three images: people of every kind, one person partly outside the image, and nobody."""
     people = [
         person([10, 5, 8, 16.5]),
         person([30, 5, 8, 16], ignore=0),
@@ -75,7 +75,7 @@ def refused(options: CrowdHuman) -> list[str]:
     return caught.value.problems
 
 
-# What is read ------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mask_is_person", [False, True])
@@ -90,18 +90,18 @@ def test_truth_is_the_file(tmp_path: Path, mask_is_person: bool) -> None:
         width, height = SIZES[row["ID"]]
         assert (truth.image_id, truth.width, truth.height) == (number, width, height)
         assert len(truth.boxes) == len(row["gtboxes"])
-        for box, crowd, area, said in zip(
+        for box, crowd, area, written in zip(
             truth.boxes.tolist(), truth.crowd, truth.area, row["gtboxes"], strict=True
         ):
-            corner, sides = np.array(said["fbox"][:2]), np.array(said["fbox"][2:])
+            corner, sides = np.array(written["fbox"][:2]), np.array(written["fbox"][2:])
             low, high = np.clip([corner, corner + sides], 0, [width, height])
             assert box == [*low, *high]
             assert area == np.prod(high - low)
-            flag = said["extra"].get("ignore", 0)
+            flag = written["extra"].get("ignore", 0)
             if mask_is_person:
                 assert crowd == (flag == 1)
             else:
-                assert crowd == (said["tag"] != "person" or flag != 0)
+                assert crowd == (written["tag"] != "person" or flag != 0)
         assert truth.labels.tolist() == [0] * len(row["gtboxes"])
         assert (truth.boxes.dtype, truth.area.dtype) == (torch.float64, torch.float64)
 
@@ -140,7 +140,7 @@ def test_turned_portraits(tmp_path: Path) -> None:
     assert data[1].scale == (85 / 40, 128 / 60)
 
 
-# What is wrong -----------------------------------------------------------------------------------
+# Invalid input -----------------------------------------------------------------------------------
 
 
 def box(**changes: Any) -> Callable[[Lines], str]:
@@ -204,29 +204,31 @@ BAD_LINES = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_BOXES + BAD_LINES)
-def test_bad_input_is_refused(tmp_path: Path, spoil: Callable[[Lines], str], said: str) -> None:
+@pytest.mark.parametrize(("spoil", "message"), BAD_BOXES + BAD_LINES)
+def test_bad_input_is_refused(tmp_path: Path, spoil: Callable[[Lines], str], message: str) -> None:
     root = write(tmp_path, train=spoil(lines()))
     (problem,) = refused(crowdhuman(root))
     assert problem.startswith(f"{root / 'annotation_train.odgt'}: ")
-    assert said in problem
+    assert message in problem
     assert problem.endswith(", or set on_bad: skip")
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_BOXES)
-def test_a_bad_box_is_left_out(tmp_path: Path, spoil: Callable[[Lines], str], said: str) -> None:
+@pytest.mark.parametrize(("spoil", "message"), BAD_BOXES)
+def test_a_bad_box_is_left_out(tmp_path: Path, spoil: Callable[[Lines], str], message: str) -> None:
     data = crowdhuman(write(tmp_path, train=spoil(lines())), on_bad="skip").load("train")
     (note,) = data.notes
-    assert said in note
+    assert message in note
     assert "left out" in note
     assert [len(truth.boxes) for truth in data.truth()] == [6, 0, 0]
 
 
-@pytest.mark.parametrize(("spoil", "said"), BAD_LINES)
-def test_a_bad_line_is_left_out(tmp_path: Path, spoil: Callable[[Lines], str], said: str) -> None:
+@pytest.mark.parametrize(("spoil", "message"), BAD_LINES)
+def test_a_bad_line_is_left_out(
+    tmp_path: Path, spoil: Callable[[Lines], str], message: str
+) -> None:
     data = crowdhuman(write(tmp_path, train=spoil(lines())), on_bad="skip").load("train")
     (note,) = data.notes
-    assert said in note
+    assert message in note
     assert [truth.image_id for truth in data.truth()] == [1, 3]
 
 
@@ -276,14 +278,14 @@ def test_headers_alone_do_not_show_damage(tmp_path: Path) -> None:
         data[1]
 
 
-def test_everything_is_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     content = lines()
     content[0]["gtboxes"] += [person([1, 1, 0, 5])] * 7
     content[1]["gtboxes"][0]["fbox"] = [100, 1, 5, 5]
     root = write(tmp_path, train=text(content) + "{\n" + json.dumps(content[0]))
     damage(root, THIRD, "missing")
     problems = refused(crowdhuman(root))
-    for said in (
+    for message in (
         "width or height: 7 (line 1 gtboxes[6], line 1 gtboxes[7], ",
         ", and 2 more)",
         "wholly outside their image: 1 (line 2 gtboxes[0])",
@@ -291,7 +293,7 @@ def test_everything_is_told_at_once(tmp_path: Path) -> None:
         f"used before: 1 (line 5: {FIRST})",
         f"missing: 1 ({THIRD}.jpg)",
     ):
-        assert sum(said in problem for problem in problems) == 1
+        assert sum(message in problem for problem in problems) == 1
     assert len(problems) == 5
 
 
@@ -301,7 +303,7 @@ def test_a_file_without_images(tmp_path: Path, on_bad: str) -> None:
     assert "annotation_train.odgt: no image is left to use" in problem
 
 
-def test_all_missing_places_are_named_at_once(tmp_path: Path) -> None:
+def test_all_missing_paths_are_named_at_once(tmp_path: Path) -> None:
     (problem,) = refused(crowdhuman(tmp_path / "nowhere", on_bad="skip"))
     assert "nowhere: no such folder; set `root`" in problem
     problems = refused(crowdhuman(tmp_path, on_bad="skip"))
@@ -310,17 +312,17 @@ def test_all_missing_places_are_named_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_mended_file_is_read_again(tmp_path: Path) -> None:
+def test_a_repaired_file_is_read_again(tmp_path: Path) -> None:
     root = write(tmp_path, train="{")
     refused(crowdhuman(root))
     (root / "annotation_train.odgt").write_text(text(lines()))
     assert len(crowdhuman(root).load("train")) == 3
 
 
-# What it is --------------------------------------------------------------------------------------
+# Identity -----------------------------------------------------------------------------------------
 
 
-def test_the_fingerprint_is_the_content_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_content_not_on_paths(tmp_path: Path) -> None:
     here, there = write(tmp_path / "here"), write(tmp_path / "there")
     (there / "annotation_train.odgt").rename(there / "learn.odgt")
     (there / "Images").rename(there / "pictures")
@@ -335,17 +337,17 @@ def test_the_fingerprint_is_the_content_not_the_place(tmp_path: Path) -> None:
     assert len(prints) == 4
 
 
-def test_a_fingerprint_of_missing_images(tmp_path: Path) -> None:
+def test_a_fingerprint_with_missing_images(tmp_path: Path) -> None:
     root, whole = write(tmp_path / "a"), write(tmp_path / "b")
     damage(root, FIRST, "missing")
     with pytest.raises(DataError, match=rf"image files missing: 1 \({FIRST}\.jpg\)") as caught:
         crowdhuman(root).fingerprint()
     assert len(caught.value.problems) == 2
-    skipping = [crowdhuman(place, on_bad="skip").fingerprint() for place in (root, whole)]
+    skipping = [crowdhuman(path, on_bad="skip").fingerprint() for path in (root, whole)]
     assert skipping[0] != skipping[1]
 
 
-def test_paths_and_memory_are_no_identity() -> None:
+def test_paths_and_memory_are_not_part_of_the_identity() -> None:
     apart = {n for n, f in CrowdHuman.model_fields.items() if f.json_schema_extra == NOT_IDENTITY}
     assert apart == {
         "root",

@@ -45,7 +45,7 @@ def items(batch: Batch) -> list[tuple[int, bytes, list[list[float]]]]:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**32), st.integers(0, 1000))
-def test_an_epoch_is_a_permutation_without_its_rest(
+def test_an_epoch_is_a_permutation_without_its_incomplete_batch(
     n: int, batch: int, seed: int, epoch: int
 ) -> None:
     if n < batch:
@@ -85,7 +85,7 @@ def test_workers_together_see_what_one_sees(size: int, shape: tuple[int, int]) -
         assert sorted(together) == sorted(items(batch))
 
 
-def test_without_augmentation_images_are_as_they_are() -> None:
+def test_without_augmentation_images_do_not_change() -> None:
     data = Marked(10)
     for batch in train_batches(data, Training(batch=4, augment="none"), 0, 0, 0, 1):
         for id_, pixels, boxes in items(batch):
@@ -205,7 +205,7 @@ def test_workers_together_see_what_one_sees_at_many_sizes(size: int) -> None:
         assert together == shown(batch, data)
 
 
-def test_a_training_image_has_the_drawn_side_and_its_own_aspect() -> None:
+def test_a_training_image_has_the_drawn_side_and_keeps_its_aspect_ratio() -> None:
     data, sides = Photographs(8), set()
     for epoch in range(8):
         for batch in train_batches(data, MANY, 0, epoch, 0, 1):
@@ -228,7 +228,7 @@ def test_one_image_alone_is_padded_to_multiples_of_32() -> None:
 
 
 class Black(Photographs):
-    """The same, black on the grey of the padding."""
+    """The same with black images on the grey of the padding."""
 
     def __getitem__(self, index: int, /) -> Sample:
         sample = super().__getitem__(index)
@@ -265,8 +265,8 @@ class Bare(Photographs):
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 2, 8])
-def test_validation_images_share_a_batch_with_their_like_alone(batch: int, size: int) -> None:
-    """So no image is padded for another's sake, however many workers there are."""
+def test_validation_batches_hold_images_of_one_size(batch: int, size: int) -> None:
+    """No image is padded because of another one, for any number of workers."""
     data, seen = Bare(9), list[int]()
     for rank in range(size):
         for indices, images in val_batches(data, batch, rank, size):

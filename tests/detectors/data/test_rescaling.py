@@ -155,10 +155,10 @@ def test_a_sliver_of_a_box_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(400, 533), (600, 800), (400, 384), (900, 500)])
-def test_windows_reach_every_size_and_place_allowed(height: int, width: int) -> None:
+def test_windows_reach_every_size_and_position_allowed(height: int, width: int) -> None:
     rows = torch.arange(height)[:, None].expand(height, width)
     columns = torch.arange(width)[None].expand(height, width)
-    where = torch.stack([rows, columns, rows])  # int64 pixels that say where they are
+    where = torch.stack([rows, columns, rows])  # int64 pixels that hold their position
     empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     seen = []
     for seed in range(300):
@@ -182,7 +182,7 @@ def test_windows_reach_every_size_and_place_allowed(height: int, width: int) -> 
 
 
 @given(samples())
-def test_padding_is_at_the_right_and_bottom_and_comes_off_again(sample: Sample) -> None:
+def test_padding_is_at_the_right_and_bottom_and_can_be_removed(sample: Sample) -> None:
     after = padded(sample)
     height, width = sample.image.shape[1:]
     for side, before in zip(after.image.shape[1:], (height, width), strict=True):
@@ -239,7 +239,7 @@ def test_half_of_the_images_are_cropped() -> None:
     assert len(sizes) > 20
 
 
-def test_the_draw_is_the_generator_s() -> None:
+def test_random_choices_depend_only_on_the_generator() -> None:
     training = Training(train_sides=(40, 80), crop=True)
     for seed in range(5):
         first, second = (
@@ -249,7 +249,7 @@ def test_the_draw_is_the_generator_s() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"train_sides": [640, 800, 900], "side_range": True}, "two train_sides.*900"),
         ({"train_sides": [800, 640], "side_range": True}, "rising"),
@@ -260,8 +260,8 @@ def test_the_draw_is_the_generator_s() -> None:
         ({"train_sides": 640}, "train_sides"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_invalid_options_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Training.model_validate(wrong)
 
 

@@ -84,7 +84,7 @@ def test_transpose(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("transform", [flip_horizontal, flip_vertical, transpose])
-def test_twice_is_nothing_and_the_input_is_kept(transform: Transform) -> None:
+def test_applied_twice_it_changes_nothing_and_the_input_is_kept(transform: Transform) -> None:
     sample = painted(6, 6, [(1, 2, 3, 6)])
     image, boxes = sample.image.clone(), sample.targets.boxes.clone()
     twice = transform(transform(sample))
