@@ -1,8 +1,8 @@
-"""Trials that train nothing: what their driver hears of them, and such a driver in a process.
+"""Trials that train nothing: the events that they send, and a driver of such trials.
 
-`python noop.py URL SPEC` does to the ledger at URL what `gaplab run` does, and without SPEC what
-`gaplab resume` does. It says in a line each that it began, that it is ready for the first trial,
-and of every trial that it is over.
+`python noop.py URL SPEC` does to the ledger at URL what `gaplab run` does; without SPEC it does
+what `gaplab resume` does. It prints one line with the time when it begins, one when it is ready for
+the first trial, and one after each trial.
 """
 
 import sys
@@ -56,24 +56,26 @@ SUCCESS = AttemptEnd(TrialState.SUCCEEDED, "", COST)
 
 
 def provenance(trial: TrialRecord) -> dict[str, Any]:
-    """As long as that of a real trial."""
+    """Return provenance of the same size as that of a real trial."""
     experiment = Experiment.model_validate(trial.config)
-    return assemble(Code("0" * 16, "0" * 40, False), worker_provenance(experiment, torch.device("cpu")))
+    return assemble(
+        Code("0" * 16, "0" * 40, False), worker_provenance(experiment, torch.device("cpu"))
+    )
 
 
 def events(trial: str, about: dict[str, Any]) -> tuple[Started, EpochDone, Ended]:
-    """A trial of one epoch with one evaluation, from its start to its success."""
+    """Return the events of a trial of one epoch with one evaluation that succeeds."""
     state = f"file:///home/trials/{trial}/checkpoints/epoch=0001-step=0000004-{trial:0<16}.pt"
-    measured = EvaluationRecord(trial, 1, "o2o", True, "default", METRICS, CLASSES, rule=RULE)
+    evaluation = EvaluationRecord(trial, 1, "o2o", True, "default", METRICS, CLASSES, rule=RULE)
     return (
         Started(trial, Machine("node", "cpu", 1, 0.0), 0, about),
-        EpochDone(trial, 1, 1, {"total": 1.0}, (measured,), state, COST),
+        EpochDone(trial, 1, 1, {"total": 1.0}, (evaluation,), state, COST),
         Ended(trial, SUCCESS),
     )
 
 
 def record(queue: Queue, recorder: Recorder, about: dict[str, Any]) -> Iterator[str]:
-    """Take and record trials as the scheduler does, until none is due; each when it is over."""
+    """Claim and record trials as the scheduler does until none is due. Yields each when it ends."""
     while (claimed := queue.claim()) is not None:
         trial = claimed.trial.id
         recorder.add(claimed.attempt, trial)
@@ -84,29 +86,31 @@ def record(queue: Queue, recorder: Recorder, about: dict[str, Any]) -> Iterator[
 
 
 def driver(sweep: SweepRecord) -> DriverRecord:
+    """Return a driver in this process."""
     process, identity = vars(this_process()), uuid4().hex
     return DriverRecord(identity, sweep.id, node_name(), **process, cluster="noop", priority=0)
 
 
 def drive(ledger: Ledger, sweep: SweepRecord) -> None:
-    """What `run_sweep` does, without a cluster."""
-    todo, policy, own = ledger.unfinished(sweep), Policy(), driver(sweep)
-    check_sources(ledger, todo)
+    """Do what `run_sweep` does, without a cluster."""
+    trials, policy, own = ledger.unfinished(sweep), Policy(), driver(sweep)
+    check_sources(ledger, trials)
     ledger.add_sweep(sweep)
     with Heartbeat(ledger, own, policy.lease_seconds):
-        queue = Queue(ledger, own, policy, todo)
-        say("ready")
+        queue = Queue(ledger, own, policy, trials)
+        print_time("ready")
         for trial in record(queue, Recorder(ledger, []), provenance(sweep.trials[0])):
-            say(trial)
+            print_time(trial)
 
 
-def say(line: str) -> None:
-    sys.stdout.write(f"{time.monotonic()} {line}\n")
+def print_time(what: str) -> None:
+    """Print a line that the test reads: the time, and what happened."""
+    sys.stdout.write(f"{time.monotonic()} {what}\n")
     sys.stdout.flush()
 
 
 def main(url: str, spec: str | None = None) -> None:
-    say("began")
+    print_time("began")
     with Ledger.open(url) as ledger:
         drive(ledger, expand(load_spec(Path(spec))) if spec else ledger.stored_sweep())
 

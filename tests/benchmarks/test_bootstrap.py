@@ -58,7 +58,7 @@ def measure() -> dict[str, float]:
     return {"seconds": seconds, "mebibytes": peak, "spread": float(found.gap.std())}
 
 
-def test_a_thousand_resamples_of_five_thousand_images():
+def test_a_thousand_resamples_of_five_thousand_images() -> None:
     path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__]
     done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)

@@ -3,28 +3,30 @@
 import importlib.util
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou
-from detectors.evaluation.gap import measure_gap
 from detectors.evaluation.nms import survivors
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
+from tests.builders import measure_gap
 
 PROTOCOL = Protocol()
 PYCOCO = Path(__file__).parents[1] / "detectors" / "evaluation" / "pycoco.py"
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -74,7 +76,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 def greedy(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int | None) -> Tensor:
     """Greedy NMS of boxes by falling score: a Python loop over kept ones, a row of IoUs each."""
-    alive, kept = torch.ones(len(boxes), dtype=torch.bool), []
+    alive, kept = torch.ones(len(boxes), dtype=torch.bool), list[int]()
     for i in range(len(boxes)):
         if len(kept) == limit:
             break
@@ -91,32 +93,35 @@ def report(title: str, ours: float, theirs: float) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_gap_of_five_thousand_images_against_pycocotools(pycoco):
+def test_gap_of_five_thousand_images_against_pycocotools(pycoco: ModuleType) -> None:
     torch.manual_seed(0)
     truth = make_truth(5000, objects=7, classes=80)
     found = make_candidates(truth, 50)
-    gaps: list = []
+    gaps: list[Mapping[str, float | None]] = []
     ours = seconds(lambda: gaps.append(measure_gap(found, truth, PROTOCOL).metrics), 3)
 
     data, theirs = pycoco.dataset(truth), 0.0
     for suppress, name in ((False, "ap"), (True, "ap_nms")):
         detections = select(found, PROTOCOL, suppress)
-        results, evaluators = pycoco.results_of(detections, truth.image_ids), []
-        theirs += seconds(lambda r=results: evaluators.append(pycoco.evaluated(data, r, 100)), 1)  # noqa: B023
+        results, evaluators = pycoco.results_of(detections, truth.image_ids), list[Any]()
+        evaluate = partial(pycoco.evaluated, data, results, 100)
+        theirs += seconds(lambda: evaluators.append(evaluate()), 1)  # noqa: B023
         precision = evaluators[0].eval["precision"][..., 0, -1]
         assert gaps[0][name] == pytest.approx(100 * precision[precision > -1].mean(), abs=1e-9)
     report("5,000 images x 80 classes x 50: NMS + 2 evaluations / 2 of pycocotools", ours, theirs)
-    assert gaps[0]["gap"] < -1
+    gap = gaps[0]["gap"]
+    assert gap is not None
+    assert gap < -1
     assert theirs / ours >= 50
 
 
 @pytest.mark.parametrize("limit", [None, PROTOCOL.max_dets])
 @pytest.mark.parametrize("classes", [1, 20])
-def test_nms_against_a_loop_over_boxes(limit, classes):
+def test_nms_against_a_loop_over_boxes(limit: int | None, classes: int) -> None:
     torch.manual_seed(0)
     found = make_candidates(make_truth(64, objects=50, classes=classes), 1000)
     columns = found.boxes.reshape(64, 1000, 4), found.labels.reshape(64, 1000)
-    images, kept, expected = list(zip(*columns, strict=True)), [], []
+    images, kept, expected = list(zip(*columns, strict=True)), list[Tensor](), list[Tensor]()
 
     def loop() -> None:
         each = [

@@ -1,4 +1,4 @@
-"""How fast the ledger is. `pytest -s tests/benchmarks/test_ledger.py` prints a table."""
+"""The speed of the ledger. `pytest -s tests/benchmarks/test_ledger.py` prints a table."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +16,11 @@ from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.ledger import Ledger, claims
 from gaplab.ledger.models import Evaluation
 from gaplab.ledger.views import METRICS
-from gaplab.records import Claim, EvaluationRecord, Machine, SweepRecord, TrialRecord
+from gaplab.records import Claim, EvaluationRecord, Machine, TrialRecord
 from gaplab.results.compare import compare
 from gaplab.results.leaderboard import leaderboard
 from gaplab.spec.protocols import rule_of
+from tests.builders import evaluation_record, sweep_record, trial_record
 
 TRIALS, EPOCHS, RECORDS = 10_000, 12, 2_000
 SIZES = ("ap_small", "ap_medium", "ap_large", "ar1", "ar10", "ar_small", "ar_medium", "ar_large")
@@ -29,20 +30,21 @@ CLASSES = tuple(ClassGap(f"class {number}", 30.0, 31.0, -1.0) for number in rang
 
 
 def trial(number: int) -> TrialRecord:
+    """Build a trial with a configuration of the usual size."""
     alpha = number % 100 / 100
     config = {
         "assignment": {"name": "poto", "alpha": alpha},
-        "data": {"name": "shapes", **{f"option_{place}": place for place in range(12)}},
-        "training": {f"option_{place}": place / 2 for place in range(18)} | {"epochs": EPOCHS},
+        "data": {"name": "shapes", **{f"option_{index}": index for index in range(12)}},
+        "training": {f"option_{index}": index / 2 for index in range(18)} | {"epochs": EPOCHS},
         "seed": number,
     }
-    return TrialRecord(f"{number:012x}", config, "poto", "o2o", "shapes", number, EPOCHS, 1)
+    return trial_record(f"{number:012x}", config=config, seed=number, epochs=EPOCHS)
 
 
 def evaluation(trial: str, epoch: int) -> EvaluationRecord:
     metrics = {**dict.fromkeys(METRICS, float(epoch)), **MORE}
-    about = {"candidates": f"file:///c/{epoch}", "matches": f"file:///m/{epoch}", "rule": RULE}
-    return EvaluationRecord(trial, epoch, "o2o", True, "default", metrics, CLASSES, **about)
+    uris: Any = {"candidates": f"file:///c/{epoch}", "matches": f"file:///m/{epoch}"}
+    return evaluation_record(trial, epoch, metrics=metrics, classes=CLASSES, rule=RULE, **uris)
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_ten_thousand_trials(ledger: Ledger, tmp_path: Path) -> None:
 
     trials = tuple(trial(number) for number in range(TRIALS))
     ids = [each.id for each in trials]
-    sweep = SweepRecord("s1", "first", "", trials)
+    sweep = sweep_record("s1", *trials)
     timed("add_sweep", lambda: ledger.add_sweep(sweep))
     timed("add_sweep again", lambda: ledger.add_sweep(sweep))
     assert len(timed("states", lambda: ledger.states(ids))) == TRIALS
@@ -92,7 +94,7 @@ def count(found: Iterator[Any]) -> int:
 
 
 def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
-    """One attempt for each trial and two branches at every epoch, past the public methods."""
+    """Insert an attempt per trial and two evaluations per epoch without the public methods."""
     now, metrics = datetime.now(UTC), dict.fromkeys(METRICS, 30.0)
     classes = [dict(vars(each)) for each in CLASSES]
     with ledger._writing.begin() as connection:

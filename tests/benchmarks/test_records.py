@@ -1,8 +1,8 @@
-"""Trial records a second into the ledger, beside MLflow's own rate on the same machine.
+"""Trials recorded per second, in the ledger and in MLflow on the same machine.
 
-A record is all that a driver writes of a trial that trains nothing: claim, start, one epoch with
-its evaluation and checkpoint, end; of MLflow a run with the tags, params and metrics that our
-mirror gives it. `pytest -s tests/benchmarks/test_records.py` prints a table.
+A record is everything that a driver writes for a trial that trains nothing: claim, start, one epoch
+with its evaluation and checkpoint, end. In MLflow it is a run with the tags, params and metrics
+that the mirror writes. `pytest -s tests/benchmarks/test_records.py` prints a table.
 """
 
 import logging
@@ -32,7 +32,7 @@ from gaplab.spec.sweep import expand
 TURNS = 10
 COUNTS = {"SQLite": 2_000, "PostgreSQL": 2_000, "MLflow": 150}
 TRIALS = COUNTS["SQLite"] + COUNTS["MLflow"]
-LEAST = {"SQLite": 10.0, "PostgreSQL": 3.0}  # times MLflow's rate
+LEAST = {"SQLite": 10.0, "PostgreSQL": 3.0}  # multiples of MLflow's rate
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def sweep(write_spec: Callable[..., Path]) -> SweepRecord:
 
 
 def into_ledger(ledger: Ledger, sweep: SweepRecord, noop: ModuleType) -> Iterator[str]:
-    """Records one trial with each step."""
+    """Record one trial with each step of the iterator."""
     own = noop.driver(sweep)
     ledger.add_sweep(sweep)
     ledger.add_driver(own, 600.0)
@@ -52,7 +52,7 @@ def into_ledger(ledger: Ledger, sweep: SweepRecord, noop: ModuleType) -> Iterato
 
 
 def into_mlflow(uri: str, runs: Sequence[RunContent]) -> Iterator[str]:
-    """The same with MLflow's client, as a person would use it."""
+    """Record one run with each step, with MLflow's client as a person would use it."""
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
@@ -73,7 +73,7 @@ def log(client: Any, experiment: str, run: RunContent) -> str:
 
 
 def mirrored(ledger: Ledger, sweep: str, trials: Sequence[str]) -> list[RunContent]:
-    """What MLflow should hold of these trials."""
+    """Return what MLflow should hold of these trials."""
     found = {trial.id: trial for trial in ledger.trials(sweep)}
     return [
         trial_content(sweep, found[trial], ledger.attempts(trial), ledger.evaluations(trial))
@@ -82,7 +82,10 @@ def mirrored(ledger: Ledger, sweep: str, trials: Sequence[str]) -> list[RunConte
 
 
 def in_turns(writers: Mapping[str, Iterator[str]]) -> dict[str, float]:
-    """Records a second of each; they take turns, so that the machine's other work hits all."""
+    """Return the records per second of each writer.
+
+    They take turns, so that other work on the machine slows all of them down.
+    """
     spent, done = dict.fromkeys(writers, 0.0), Counter[str]()
     for _ in range(TURNS):
         for name, writer in writers.items():
@@ -94,13 +97,14 @@ def in_turns(writers: Mapping[str, Iterator[str]]) -> dict[str, float]:
 
 
 def setting(url: str, name: str) -> str:
+    """Return a setting of the PostgreSQL server."""
     with psycopg.connect(url.replace("+psycopg", "")) as connection:
         (found,) = connection.execute(f"SHOW {name}".encode()).fetchall()
     return str(found[0])
 
 
 def report(rates: Mapping[str, float]) -> None:
-    table = Table("into", "records/s", "of MLflow's", title="records of trials")
+    table = Table("into", "records/s", "times MLflow", title="trials recorded")
     for name, rate in rates.items():
         table.add_row(name, f"{rate:.1f}", f"{rate / rates['MLflow']:.1f}")
     Console().print(table)
@@ -109,7 +113,7 @@ def report(rates: Mapping[str, float]) -> None:
 @pytest.mark.timeout(600)
 # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
-def test_records_a_second(
+def test_records_per_second(
     ledger_url: Callable[[str], str], sweep: SweepRecord, noop: ModuleType, tmp_path: Path
 ) -> None:
     urls = {name: ledger_url(name) for name in ("SQLite", "PostgreSQL")}
