@@ -24,7 +24,7 @@ any_box = st.tuples(half, half, side, side).map(lambda b: (b[0], b[1], b[0] + b[
 
 
 def assign(anchor: Anchor, points: Points, boxes: list[Box]) -> dict[int, int]:
-    """The point of each object."""
+    """Return the point of each object."""
     predictions = Predictions(torch.zeros(len(points), 1), torch.zeros(len(points), 4))
     labels = torch.zeros(len(boxes), dtype=torch.int64)
     targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
@@ -51,7 +51,7 @@ def apart(points: Points, n: int, box: Box) -> float:
 
 
 def rank(boxes: list[Box], chosen: tuple[int, ...]) -> tuple[int, float]:
-    """How many objects have an anchor they overlap, then their total IoU less others' distance."""
+    """Count the objects with an anchor that they overlap; sum their IoU minus other distances."""
     everywhere = (apart(SMALL, n, b) for n in range(len(SMALL)) for b in boxes)
     worst = max(1.0, max(everywhere, default=0.0))
     ious = [overlap(SMALL, n, b) for n, b in zip(chosen, boxes, strict=True)]
@@ -72,7 +72,7 @@ def test_no_other_choice_overlaps_more(boxes: list[Box]) -> None:
 
 
 @pytest.mark.parametrize("solver", ["lsa", "argmax"])
-def test_a_lone_object_takes_the_anchor_of_its_place_size_and_shape(solver: str) -> None:
+def test_a_single_object_takes_the_anchor_of_its_position_size_and_shape(solver: str) -> None:
     box: Box = (10.0, 4.0, 18.0, 20.0)
     chosen = assign(Anchor.model_validate({"solver": solver}), NINE, [box])[0]
     assert overlap(NINE, chosen, box) == max(overlap(NINE, n, box) for n in range(len(NINE)))
@@ -80,7 +80,7 @@ def test_a_lone_object_takes_the_anchor_of_its_place_size_and_shape(solver: str)
     assert height / width == pytest.approx(2.0)
 
 
-def test_the_loser_of_an_anchor_takes_its_next_best_or_none() -> None:
+def test_an_object_that_loses_its_anchor_takes_the_next_best_or_none() -> None:
     boxes: list[Box] = [(0.0, 0.0, 4.5, 4.0), (0.0, 0.0, 4.0, 4.0)]
     contested = SMALL.xy.tolist().index([2.0, 2.0])
     exact = assign(Anchor(), SMALL, boxes)

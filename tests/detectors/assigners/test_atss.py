@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 
 STRIDES = (4, 8, 16)
 SQUARE: tuple[Shape, ...] = ((4.0, 4.0),)
-# Halves of small integers: products and sums are exact in float32, so ties are ties.
+# Halves of small integers: products and sums are exact in float32, so equal IoUs are equal bits.
 half = st.integers(-8, 80).map(lambda n: n / 2)
 side = st.integers(1, 90).map(lambda n: n / 2)
 boxes = st.lists(
@@ -55,7 +55,7 @@ def scalar_iou(a: Box, b: Box) -> float:
 
 
 def looped(points: Points, boxes: list[Box], topk: int) -> list[int]:
-    """ATSS's algorithm, object by object and level by level; the mean and deviation are exact."""
+    """Run ATSS in loops over objects and levels; the mean and the deviation are exact."""
     best, owner = [-inf] * len(points), [-1] * len(points)
     xy, anchors, levels = points.xy.tolist(), points.anchors.tolist(), points.level.tolist()
     for g, box in enumerate(boxes):
@@ -96,8 +96,8 @@ def test_any_number_of_levels_even_with_fewer_points_than_candidates(
     assert 1 in found or strides == (4, 8)
 
 
-def test_two_levels_can_leave_an_object_without_any_point() -> None:
-    """Nine good and nine poor candidates: mean + unbiased deviation is above the good ones."""
+def test_with_two_levels_an_object_may_have_no_point() -> None:
+    """Of nine good and nine poor candidates, mean + unbiased deviation is above all."""
     points = points_of(128, 128, (4, 8), ((8.0, 8.0),))
     assert set(assign(Atss(), points, [(0.0, 0.0, 127.0, 127.0)])) == {-1}
     assert 0 in assign(Atss(topk=1), points_of(128, 128, (8,)), [(0.0, 0.0, 127.0, 127.0)])
@@ -112,7 +112,7 @@ def test_anchors_of_one_cell_compete_as_points() -> None:
 
 
 def test_the_level_whose_anchors_fit_is_found() -> None:
-    """A box of exactly one anchor of the middle level: no other candidate comes near."""
+    """The box equals an anchor of the middle level; no other candidate is near its IoU."""
     points = points_of(64, 64)
     middle = next(n for n, xy in enumerate(points.xy.tolist()) if xy == [28.0, 28.0])
     assert points.level[middle] == 1
@@ -131,12 +131,12 @@ def test_a_contested_point_goes_to_the_higher_iou_not_to_the_smaller_object() ->
 
 
 def test_an_object_larger_than_all_anchors_keeps_its_equal_candidates() -> None:
-    """Nine anchors wholly inside have one IoU: none is above the others, and all are positive."""
+    """Nine anchors inside the box have the same IoU, so all are positive."""
     found = assign(Atss(), points_of(128, 128, (8,)), [(0.5, 3.0, 127.0, 126.5)])
     assert found.count(0) == 9
 
 
-def test_of_identical_objects_the_first_takes_all_points() -> None:
+def test_of_equal_objects_the_first_takes_all_points() -> None:
     assert set(assign(Atss(), points_of(64, 64), [(12.0, 12.0, 44.0, 44.0)] * 80)) == {-1, 0}
 
 

@@ -30,7 +30,7 @@ def targets(boxes: list[Box]) -> Targets:
 def assign(
     points: Points, boxes: list[Box], factor: float = 8.0, solver: Solver = "lsa"
 ) -> dict[int, int]:
-    """The point of each object."""
+    """Return the point of each object."""
     predictions = Predictions(torch.zeros(len(points), 1), torch.zeros(len(points), 4))
     center = Center(range_factor=factor, solver=solver)
     found = center.assign(points, predictions, targets(boxes), Progress(0, 1, 0, 1))
@@ -51,7 +51,7 @@ def apart(points: Points, n: int, box: Box) -> float:
 def rank(
     points: Points, boxes: list[Box], chosen: tuple[int, ...], factor: float
 ) -> tuple[int, float]:
-    """How many objects keep their level, and minus the total distance."""
+    """Count the objects on their own level; return it with minus the total distance."""
     levels = points.level.tolist()
     at_home = sum(levels[n] == own_level(b, factor) for n, b in zip(chosen, boxes, strict=True))
     return at_home, -sum(apart(points, n, b) for n, b in zip(chosen, boxes, strict=True))
@@ -71,7 +71,7 @@ def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], facto
 
 @examples(30)
 @given(any_box)
-def test_a_lone_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
+def test_a_single_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
     level = own_level(box, 8.0)
     of_level = [n for n, at in enumerate(LARGE.level.tolist()) if at == level]
     nearest = min(apart(LARGE, n, box) for n in of_level)
@@ -81,10 +81,10 @@ def test_a_lone_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
 
 
 def test_objects_that_do_not_fit_on_their_level_take_the_nearest_point_elsewhere() -> None:
-    """Both want the one point of the coarsest level; the next nearest is (6, 6) of the finest."""
+    """Both would take the point of the coarsest level; the next nearest is (6, 6) of the finest."""
     boxes: list[Box] = [(-72.0, -72.0, 88.0, 88.0)] * 2
-    places = [SMALL.xy[n].tolist() for n in assign(SMALL, boxes).values()]
-    assert sorted(places) == [[6.0, 6.0], [8.0, 8.0]]
+    spots = [SMALL.xy[n].tolist() for n in assign(SMALL, boxes).values()]
+    assert sorted(spots) == [[6.0, 6.0], [8.0, 8.0]]
 
 
 def test_level_holds_half_the_longer_side_up_to_its_end() -> None:
@@ -93,7 +93,7 @@ def test_level_holds_half_the_longer_side_up_to_its_end() -> None:
     assert level_of(SMALL, lengths[:0], 8.0).tolist() == []
 
 
-def test_identical_objects_share_out_the_points_around_their_centre() -> None:
+def test_equal_objects_take_the_points_around_their_centre() -> None:
     found = assign(LARGE, [(24.0, 24.0, 40.0, 40.0)] * 4)
     around = {tuple(LARGE.xy[n].tolist()) for n in found.values()}
     assert around == {(30.0, 30.0), (30.0, 34.0), (34.0, 30.0), (34.0, 34.0)}

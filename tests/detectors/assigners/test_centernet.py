@@ -34,7 +34,7 @@ def points_of(height: int, width: int, strides: tuple[int, ...]) -> Points:
 def assign(
     assigner: CenterNet, points: Points, boxes: list[Box], labels: list[int] | None = None
 ) -> tuple[Assignment, Tensor]:
-    """The assignment and its weight, [N, C]. Without `labels` the classes take turns."""
+    """Return the assignment and its weight, [N, C]. By default object g has class g modulo C."""
     predictions = Predictions(torch.zeros(len(points), CLASSES), torch.zeros(len(points), 4))
     named = torch.tensor([g % CLASSES for g in range(len(boxes))] if labels is None else labels)
     named = named.to(torch.int64)
@@ -48,7 +48,7 @@ def assign(
 
 
 def iou_of_moved(width: float, height: float, moves: tuple[float, ...]) -> float:
-    """IoU of a box with itself after its sides (x0, y0, x1, y1) move."""
+    """Compute the IoU of a box with itself after its sides (x0, y0, x1, y1) moved."""
     x0, y0, x1, y1 = moves[0], moves[1], width + moves[2], height + moves[3]
     if x1 <= x0 or y1 <= y0:
         return 0.0
@@ -57,7 +57,7 @@ def iou_of_moved(width: float, height: float, moves: tuple[float, ...]) -> float
 
 
 def searched_radius(width: float, height: float, overlap: float) -> float:
-    """By bisection: how far corners may move in any direction before the IoU is below."""
+    """Find by bisection how far corners may move in any direction at this IoU."""
     low, high = 0.0, (width + height) / 2
     for _ in range(60):
         r = (low + high) / 2
@@ -67,14 +67,14 @@ def searched_radius(width: float, height: float, overlap: float) -> float:
 
 
 def centre_cell(box: Box, level: int, strides: tuple[int, ...], size: tuple[int, int]) -> int:
-    """Index in row-major order on all levels, of the centre in cells, rounded down."""
+    """Return the index of the centre's cell (rounded down), row by row over all levels."""
     rows, columns = sizes_of(*size, strides)[level]
-    place = [
+    cell = [
         min(max(floor((box[axis] + box[axis + 2]) / 2 / strides[level]), 0), count - 1)
         for axis, count in ((0, columns), (1, rows))
     ]
     before = sum(h * w for h, w in sizes_of(*size, strides)[:level])
-    return before + place[1] * columns + place[0]
+    return before + cell[1] * columns + cell[0]
 
 
 def level_for(box: Box, strides: tuple[int, ...], factor: float) -> int:
@@ -86,7 +86,7 @@ def level_for(box: Box, strides: tuple[int, ...], factor: float) -> int:
 
 
 def owners(cells: list[int], boxes: list[Box], count: int) -> list[int]:
-    """The smallest object of every centre cell; the first of equals."""
+    """Return the smallest object of every centre cell; of equal ones the first."""
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     rivals = [[g for g, cell in enumerate(cells) if cell == n] for n in range(count)]
     return [min(some, key=lambda g: (areas[g], g), default=-1) for some in rivals]
@@ -95,7 +95,7 @@ def owners(cells: list[int], boxes: list[Box], count: int) -> list[int]:
 def looped(
     assigner: CenterNet, strides: tuple[int, ...], size: tuple[int, int], boxes: list[Box]
 ) -> tuple[list[int], list[list[float]], set[int]]:
-    """Owner and weights of every point; the points so near to a radius that rounding decides."""
+    """Return object and weights of each point, and the points where rounding may decide."""
     points = points_of(*size, strides)
     xy, close, cells = points.xy.tolist(), set(), []
     heat = [[0.0] * CLASSES for _ in xy]
@@ -166,7 +166,7 @@ def test_weights_by_hand() -> None:
     assert weight[:, :2].eq(1).all()
     xy = points.xy.tolist()
     cell, right, diagonal, far = (
-        xy.index(place) for place in ([60.0, 60.0], [68.0, 60.0], [76.0, 76.0], [84.0, 60.0])
+        xy.index(spot) for spot in ([60.0, 60.0], [68.0, 60.0], [76.0, 76.0], [84.0, 60.0])
     )
     assert [n for n, g in enumerate(found.object.tolist()) if g == 0] == [cell]
     sigma = 80 * (1 - 0.3**0.5) / 2 / 3
@@ -177,7 +177,7 @@ def test_weights_by_hand() -> None:
     assert weight[far, 2] == 1
 
 
-def test_a_higher_beta_forgives_more() -> None:
+def test_a_higher_beta_reduces_the_weights() -> None:
     points, of = points_of(64, 64, (4,)), [(4.0, 4.0, 60.0, 60.0)]
     mild, strong = (assign(CenterNet(beta=beta), points, of)[1] for beta in (2.0, 4.0))
     assert torch.allclose(mild.square(), strong)
@@ -203,18 +203,18 @@ def test_the_smaller_object_takes_a_shared_cell_and_the_others_class_is_not_puni
         assert weight[cell].tolist() == [0.0, 1.0, 1.0]
 
 
-def test_of_identical_objects_of_one_class_the_first_takes_the_cell() -> None:
+def test_of_equal_objects_the_first_takes_the_cell() -> None:
     points = points_of(16, 16, (4, 8))
     found, weight = assign(CenterNet(), points, [(2.0, 2.0, 14.0, 14.0)] * 30, [1] * 30)
     assert set(found.object.tolist()) == {-1, 0}
     assert weight[found.object.argmax(), 1] == 1
 
 
-def test_without_objects_every_class_is_punished_everywhere() -> None:
+def test_without_objects_all_weights_are_one() -> None:
     found, weight = assign(CenterNet(), points_of(32, 32, (4, 8)), [], [])
     assert set(found.object.tolist()) == {-1}
     assert (weight == 1).all()
 
 
-def test_it_asks_for_the_gaussian_loss() -> None:
+def test_its_loss_is_gaussian() -> None:
     assert CenterNet.loss == "gaussian"

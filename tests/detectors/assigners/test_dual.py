@@ -9,7 +9,7 @@ from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
 
 
-def test_the_one_to_one_branch_comes_first_for_it_is_kept_for_inference() -> None:
+def test_the_first_branch_is_the_one_to_one_branch_kept_for_inference() -> None:
     assert list(Dual().branches()) == ["o2o", "o2m"]
     assert Dual().auxiliary() == {}
 
@@ -36,7 +36,7 @@ def test_every_pair_of_the_tables_is_possible_by_name(o2o: str, o2m: str) -> Non
     assert Dual.model_validate_json(dual.model_dump_json()) == dual
 
 
-def test_options_of_a_part_are_its_own() -> None:
+def test_options_belong_to_their_part() -> None:
     spec = {"name": "dual", "o2o": {"name": "min_cost", "location": "points", "cls_weight": 1}}
     dual = Dual.model_validate(spec)
     assert dual.o2o == MinCost(location="points", cls_weight=1.0)

@@ -38,7 +38,7 @@ COMPETING: tuple[Assigner, ...] = (
     Center(solver="argmax"),
     Anchor(solver="argmax"),
 )
-"""Assigners where objects compete for a point and the loser gets no other one in its place."""
+"""Assigners where objects compete for a point and the loser gets no other one."""
 
 
 def predictions(seed: int) -> Predictions:
@@ -58,7 +58,7 @@ side = st.integers(1, 60).map(lambda n: n / 2)
 boxes = st.tuples(half, half, side, side).map(lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3]))
 kinds = st.lists(st.tuples(boxes, st.integers(0, CLASSES - 1)), min_size=1, max_size=4)
 crowds = kinds.flatmap(lambda some: st.lists(st.sampled_from(some), min_size=2, max_size=12))
-"""Lists of objects in which many are equal."""
+"""Lists of objects, many of them equal."""
 SMALL, FLAT = ((0.0, 0.0, 0.5, 0.5), 1), ((0.0, 11.0, 6.0, 12.5), 0)
 
 

@@ -39,13 +39,13 @@ def assign(assigner: Fcos, points: Points, boxes: list[Box]) -> list[int]:
 
 
 def ranges(strides: tuple[int, ...], factor: float) -> list[tuple[float, float]]:
-    """(above, up to) of every level: FCOS's table for strides 8 to 128, in strides."""
+    """Return the size range (above, up to) of every level, as in FCOS's table."""
     ends = [factor * s for s in strides[:-1]]
     return list(zip([-inf, *(factor * s / 2 for s in strides[1:])], [*ends, inf], strict=True))
 
 
 def looped(assigner: Fcos, points: Points, strides: tuple[int, ...], boxes: list[Box]) -> list[int]:
-    """The rule point by point, object by object."""
+    """Apply the rule in loops over points and objects."""
     chosen = []
     for (x, y), level in zip(points.xy.tolist(), points.level.tolist(), strict=True):
         least, owner = inf, -1
@@ -63,7 +63,7 @@ def looped(assigner: Fcos, points: Points, strides: tuple[int, ...], boxes: list
     return chosen
 
 
-def test_the_ranges_of_the_oracle_are_those_of_fcos() -> None:
+def test_ranges_of_the_loop_are_those_of_fcos() -> None:
     table = [(-inf, 64), (64, 128), (128, 256), (256, 512), (512, inf)]
     assert ranges((8, 16, 32, 64, 128), 8.0) == table
 
@@ -98,7 +98,7 @@ def test_any_number_of_levels(strides: tuple[int, ...]) -> None:
 
 
 def test_upper_end_of_a_range_belongs_to_the_level() -> None:
-    """A box whose centre is a point of both levels, with half a side of exactly 8 fine strides."""
+    """The centre of the box is a point of both levels; half its side is 8 fine strides."""
     xy, stride = torch.tensor([[36.0, 36.0], [36.0, 36.0]]), torch.tensor([4.0, 8.0])
     points = Points(xy, stride, torch.tensor([0, 1]), torch.cat([xy - 8, xy + 8], 1), (72.0, 72.0))
     assert assign(Fcos(range_factor=8.0), points, [(4.0, 4.0, 68.0, 68.0)]) == [0, -1]
@@ -122,8 +122,8 @@ def test_an_object_between_points_gets_none() -> None:
     assert set(assign(Fcos(), points_of(32, 32), [(3.5, 3.5, 4.5, 4.5)])) == {-1}
 
 
-def test_without_centre_sampling_every_point_of_the_box_counts() -> None:
-    """mmdetection's plain FCOS: on one level, nothing but the box decides."""
+def test_without_centre_sampling_every_point_in_the_box_is_positive() -> None:
+    """On a single level only the box decides, as in mmdetection's plain FCOS."""
     points, box = points_of(32, 32, (4,)), (2.0, 2.0, 31.0, 18.0)
     found = assign(Fcos(prior="box"), points, [box])
     xy: list[list[float]] = points.xy.tolist()

@@ -31,7 +31,7 @@ def predictions(points: Points, seed: int) -> Predictions:
 def assign(
     options: Foreground, points: Points, predicted: Predictions, boxes: list[Box]
 ) -> dict[int, int]:
-    """The point of each object; object g has class g modulo their number."""
+    """Return the point of each object; object g has class g modulo the number of classes."""
     labels = torch.arange(len(boxes)) % CLASSES
     targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
     found = options.assign(points, predicted, targets, Progress(0, 1, 0, 1))
@@ -47,7 +47,7 @@ def scalar_giou(a: Box, b: Box) -> float:
 
 
 def cost(options: Foreground, predicted: Predictions, g: int, n: int, box: Box) -> float:
-    """003 Eq. 2: focal loss class by class, 1 - GIoU of the box."""
+    """Compute 003 Eq. 2: focal loss class by class, and 1 - GIoU of the box."""
     total = 0.0
     for label, logit in enumerate(predicted.logits[n].tolist()):
         p, target = 1 / (1 + exp(-logit)), label == g % CLASSES
@@ -66,7 +66,7 @@ def inside(options: Foreground, points: Points, n: int, box: Box) -> bool:
 
 
 class Ranking:
-    """Objects in their squares first, then least cost there and least distance outside.
+    """Rank assignments: objects in their squares first, then cost there and distance outside.
 
     Cost and distance are measured on a scale from 0 to 1 of the image, so that they add up.
     """
@@ -74,20 +74,19 @@ class Ranking:
     def __init__(self, options: Foreground, predicted: Predictions, boxes: list[Box]) -> None:
         cells = [(g, n) for g in range(len(boxes)) for n in range(len(SMALL))]
         self.cost = {(g, n): cost(options, predicted, g, n, boxes[g]) for g, n in cells}
-        self.home = {(g, n) for g, n in cells if inside(options, SMALL, n, boxes[g])}
+        self.inside = {(g, n) for g, n in cells if inside(options, SMALL, n, boxes[g])}
         centre = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
-        places = [tuple(xy) for xy in SMALL.xy.tolist()]
+        xy = [tuple(xy) for xy in SMALL.xy.tolist()]
         self.away = {
-            (g, n): hypot(places[n][0] - centre[g][0], places[n][1] - centre[g][1])
-            for g, n in cells
+            (g, n): hypot(xy[n][0] - centre[g][0], xy[n][1] - centre[g][1]) for g, n in cells
         }
 
     def of(self, matching: dict[int, int]) -> tuple[int, float]:
-        kept = [self.cost[pair] for pair in matching.items() if pair in self.home]
-        homely = [self.cost[pair] for pair in self.home]
-        low, high = min(homely, default=0.0), max(homely, default=1.0)
+        kept = [self.cost[pair] for pair in matching.items() if pair in self.inside]
+        costs = [self.cost[pair] for pair in self.inside]
+        low, high = min(costs, default=0.0), max(costs, default=1.0)
         farthest = max(1.0, max(self.away.values(), default=0.0))
-        away = [self.away[pair] / farthest for pair in matching.items() if pair not in self.home]
+        away = [self.away[pair] / farthest for pair in matching.items() if pair not in self.inside]
         worth = sum((high - each) / max(high - low, 1e-30) for each in kept)
         return len(kept), worth - sum(away)
 
@@ -104,7 +103,7 @@ def test_no_permutation_has_less_loss(boxes: list[Box], seed: int, box_weight: f
     assert found[1] == pytest.approx(best[1], abs=1e-3)
 
 
-def test_a_lone_object_has_the_point_of_least_loss_in_its_square() -> None:
+def test_a_single_object_has_the_point_of_least_loss_in_its_square() -> None:
     options, predicted, box = Foreground(), predictions(LARGE, 1), (9.0, 11.0, 41.0, 37.0)
     costs = {
         n: cost(options, predicted, 0, n, box)
@@ -116,7 +115,7 @@ def test_a_lone_object_has_the_point_of_least_loss_in_its_square() -> None:
 
 
 def test_other_classes_count_against_a_point() -> None:
-    """POTO looks at the object's own class alone; here a point sure of another class loses."""
+    """Unlike POTO, where only the own class counts, a point sure of another class loses."""
     box: Box = (8.0, 8.0, 24.0, 24.0)
     boxes = torch.tensor([box]).repeat(len(LARGE), 1)
     sure, torn = (LARGE.xy.tolist().index(xy) for xy in ([14.0, 14.0], [18.0, 18.0]))

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.geometry import (
+    Combination,
     center_distance,
     centers,
     class_logits,
@@ -41,7 +42,7 @@ def targets(of: list[Box], labels: list[int] | None = None) -> Targets:
 
 
 def located(points: Points) -> list[tuple[float, float, float]]:
-    """(x, y, stride) of every point."""
+    """Return (x, y, stride) of every point."""
     rows: list[list[float]] = torch.cat([points.xy, points.stride[:, None]], dim=1).tolist()
     return [(x, y, stride) for x, y, stride in rows]
 
@@ -110,7 +111,7 @@ def test_priors_are_square_box_and_everywhere(of: list[Box]) -> None:
         (1e9, 32, 2, True),
     ],
 )
-def test_levels_fit_the_reaches_of_fcos(
+def test_levels_have_the_ranges_of_fcos(
     reach: float, stride: float, level: int, expected: bool
 ) -> None:
     points = pyramid_points([(1, 1)] * 3, (8, 16, 32), torch.device("cpu"))
@@ -122,7 +123,9 @@ def test_levels_fit_the_reaches_of_fcos(
 @pytest.mark.parametrize("combine", ["mul", "add"])
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.8, 1.0])
 @pytest.mark.parametrize("count", [0, 1, 4])
-def test_matching_quality_is_a_weighted_mean(alpha: float, count: int, combine: str) -> None:
+def test_matching_quality_is_a_weighted_mean(
+    alpha: float, count: int, combine: Combination
+) -> None:
     rng = torch.Generator().manual_seed(count)
     logits = 3 * torch.randn(len(POINTS), 3, generator=rng)
     corner = 16 * torch.rand(len(POINTS), 2, generator=rng)
@@ -130,7 +133,7 @@ def test_matching_quality_is_a_weighted_mean(alpha: float, count: int, combine: 
     of: list[Box] = [(2.0, 2.0, 9.0, 12.0), (0.0, 0.0, 20.0, 16.0), (5.0, 1.0, 6.0, 2.0)]
     of, labels = [*of, of[0]][:count], [0, 2, 1, 1][:count]
     predictions, found = Predictions(logits, predicted), targets(of, labels)
-    quality = matching_quality(predictions, found, alpha, combine)  # type: ignore[arg-type]
+    quality = matching_quality(predictions, found, alpha, combine)
     assert quality.shape == (count, len(POINTS))
     for g, (box, label) in enumerate(zip(of, labels, strict=True)):
         for n, (x0, y0, x1, y1) in enumerate(predicted.tolist()):
@@ -170,7 +173,7 @@ def test_giou_of_degenerate_boxes_is_finite() -> None:
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.5, 0.0), (1.0, 1.5)])
-def test_focal_loss_and_what_a_positive_changes(alpha: float, gamma: float) -> None:
+def test_focal_loss_and_its_change_by_a_positive(alpha: float, gamma: float) -> None:
     logits = torch.tensor([-6.0, -1.0, 0.0, 0.5, 4.0], dtype=torch.float64)
     for x, loss, change in zip(
         logits.tolist(),

@@ -19,8 +19,8 @@ PREDICTIONS = Predictions(
 TARGETS = Targets(torch.tensor([[2.0, 2.0, 20.0, 20.0]]), torch.tensor([1]))
 
 
-def teacher(hybrid: Hybrid, progress: Progress) -> type[Assigner]:
-    """Whose assignment it is; they differ here."""
+def used_assigner(hybrid: Hybrid, progress: Progress) -> type[Assigner]:
+    """Return the assigner whose assignment is used; the two assignments differ here."""
     found, first, then = (
         each.assign(POINTS, PREDICTIONS, TARGETS, progress).object
         for each in (hybrid, hybrid.first, hybrid.then)
@@ -33,21 +33,21 @@ def teacher(hybrid: Hybrid, progress: Progress) -> type[Assigner]:
     ("rho", "epochs", "first"),
     [(0.5, 4, 2), (0.5, 5, 3), (0.0, 4, 0), (1.0, 4, 4), (0.75, 12, 9), (0.2, 1, 1)],
 )
-def test_epochs_below_the_share_are_taught_by_the_first(
+def test_the_first_assigner_is_used_below_its_share_of_epochs(
     rho: float, epochs: int, first: int
 ) -> None:
     hybrid = Hybrid(rho=rho)
     stages = [Progress(3 * e + 1, 3 * epochs, e, epochs) for e in range(epochs)]
-    found = [teacher(hybrid, progress) for progress in stages]
+    found = [used_assigner(hybrid, progress) for progress in stages]
     assert found == [Fcos] * first + [Poto] * (epochs - first)
 
 
-def test_every_step_of_an_epoch_has_the_same_teacher() -> None:
-    found = [teacher(Hybrid(), Progress(step, 20, step // 10, 2)) for step in range(20)]
+def test_every_step_of_an_epoch_has_the_same_assigner() -> None:
+    found = [used_assigner(Hybrid(), Progress(step, 20, step // 10, 2)) for step in range(20)]
     assert found == [Fcos] * 10 + [Poto] * 10
 
 
-def test_is_one_branch_kept_for_inference() -> None:
+def test_there_is_one_branch_kept_for_inference() -> None:
     hybrid = Hybrid()
     (branch,) = hybrid.branches().items()
     assert branch[0] == "o2o"

@@ -15,12 +15,12 @@ seeds = st.integers(0, 10_000)
 
 
 def pairs(found: Assignment) -> list[tuple[int, int]]:
-    """(object, point) of every positive."""
+    """Return (object, point) of every positive."""
     return [(g, n) for n, g in enumerate(found.object.tolist()) if g >= 0]
 
 
 def all_matchings(g: int, n: int) -> list[list[tuple[int, int]]]:
-    """Every way to give each object its own point, or each point its own object if G > N."""
+    """List all ways to give each object a point, or each point an object if G > N."""
     if g <= n:
         return [list(enumerate(points)) for points in permutations(range(n), g)]
     return [[(obj, p) for p, obj in enumerate(objects)] for objects in permutations(range(g), n)]
@@ -53,7 +53,7 @@ def test_no_matching_has_a_larger_total(g: int, n: int, seed: int, tied: bool) -
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_quality_that_is_not_finite_is_refused(bad: float) -> None:
-    quality = torch.rand(2, 3)
+    quality = random_quality(2, 3, 0, "distinct")
     quality[1, 2] = bad
     with pytest.raises(ValueError, match="numeric"):
         one_to_one(quality)
@@ -63,7 +63,8 @@ def test_quality_that_is_not_finite_is_refused(bad: float) -> None:
 @given(st.integers(1, 4), st.integers(1, 5), seeds)
 def test_candidates_come_first_then_quality_then_nearness(g: int, n: int, seed: int) -> None:
     rng = torch.Generator().manual_seed(seed)
-    quality, distance = torch.rand(g, n, generator=rng).round(), 50 * torch.rand(g, n)
+    quality = torch.rand(g, n, generator=rng).round()
+    distance = 50 * torch.rand(g, n, generator=rng)
     candidate = torch.rand(g, n, generator=rng) < 0.4
     worst = max(1.0, distance.max().item())
 
@@ -78,7 +79,7 @@ def test_candidates_come_first_then_quality_then_nearness(g: int, n: int, seed: 
     assert found[1] == pytest.approx(best[1], abs=1e-5)
 
 
-def test_no_object_loses_its_only_candidate_to_better_two_others() -> None:
+def test_no_object_loses_its_only_candidate_to_improve_two_others() -> None:
     candidate = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
     quality = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
     distance = torch.tensor([[9.0, 9, 9, 1], [9, 9, 9, 9], [9, 9, 9, 9]])
@@ -92,7 +93,7 @@ def test_prefer_of_no_objects() -> None:
 
 
 def random_quality(g: int, n: int, seed: int, kind: str) -> Tensor:
-    """Distinct values, a few equal ones, the same for all objects, or mostly one plateau."""
+    """Draw distinct values, few different ones, equal ones for all objects, or mostly zeros."""
     rng = torch.Generator().manual_seed(seed)
     quality = torch.rand(g, n, generator=rng)
     if kind == "ties":
@@ -132,17 +133,17 @@ def test_reduced_problem_has_the_total_of_the_whole(
 
 @examples(30)
 @given(sizes, seeds, kinds, st.sampled_from([0.0, 0.003, 0.03, 1.0]))
-def test_so_has_the_one_reduced_to_candidates(
+def test_problem_reduced_to_candidates_has_the_total_of_the_whole(
     size: tuple[int, int], seed: int, kind: str, share: float
 ) -> None:
-    """Objects without candidates, objects that share too few, and as many as there are points."""
+    """Some objects have no candidates, share too few, or have all points as candidates."""
     rng = torch.Generator().manual_seed(seed + 1)
     candidate, distance = torch.rand(*size, generator=rng) < share, torch.rand(*size, generator=rng)
     quality = prefer(random_quality(*size, seed, kind), candidate, distance)
     check_against_dense(quality, one_to_one(quality, candidate))
 
 
-def test_homeless_objects_beside_a_crowd_that_shares_one_candidate() -> None:
+def test_objects_without_candidates_beside_several_that_share_one() -> None:
     candidate = torch.zeros(5, 200, dtype=torch.bool)
     candidate[:3, 17] = True
     rng = torch.Generator().manual_seed(0)
@@ -153,16 +154,16 @@ def test_homeless_objects_beside_a_crowd_that_shares_one_candidate() -> None:
     assert found.object[17].item() in (0, 1, 2)
 
 
-@pytest.mark.parametrize("places", [(3, 8, 40, 99), (0, 1, 2, 3), (64, 65)])
-def test_of_a_few_equal_points_an_object_takes_the_first(places: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("best", [(3, 8, 40, 99), (0, 1, 2, 3), (64, 65)])
+def test_of_a_few_equal_points_an_object_takes_the_first(best: tuple[int, ...]) -> None:
     quality = torch.linspace(0, 0.5, 100)[None]
-    quality[0, list(places)] = 1.0
-    assert pairs(one_to_one(quality)) == [(0, places[0])]
-    assert pairs(best_of_each(quality)) == [(0, places[0])]
+    quality[0, list(best)] = 1.0
+    assert pairs(one_to_one(quality)) == [(0, best[0])]
+    assert pairs(best_of_each(quality)) == [(0, best[0])]
 
 
 def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:
-    """The rule object by object: (object, point) sorted by point."""
+    """Apply the rule object by object; return (object, point) sorted by point."""
     owner: dict[int, int] = {}
     for g in range(len(quality)):
         mine = [n for n in range(quality.shape[1]) if candidate[g, n]]
@@ -189,7 +190,7 @@ def test_best_of_each_equals_the_rule_in_loops(
 
 @examples(30)
 @given(st.integers(1, 9), st.integers(1, 40), seeds)
-def test_argmax_is_never_better_and_equal_where_no_point_is_contested(
+def test_argmax_is_never_better_and_is_equal_if_no_point_is_contested(
     g: int, n: int, seed: int
 ) -> None:
     quality = torch.rand(g, n, generator=torch.Generator().manual_seed(seed))
@@ -199,7 +200,7 @@ def test_argmax_is_never_better_and_equal_where_no_point_is_contested(
         assert exact == greedy
 
 
-def test_solvers_differ_in_what_a_loser_gets() -> None:
+def test_solvers_differ_for_an_object_that_loses_its_point() -> None:
     quality = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
     everywhere, distance = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)
     assert pairs(match(quality, everywhere, distance, "argmax")) == [(0, 0)]
@@ -214,8 +215,8 @@ def test_without_candidates_argmax_has_none_and_lsa_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_argmax_refuses_what_is_not_finite_too(bad: float) -> None:
-    quality = torch.rand(2, 3)
+def test_argmax_refuses_quality_that_is_not_finite(bad: float) -> None:
+    quality = random_quality(2, 3, 0, "distinct")
     quality[1, 2] = bad
     with pytest.raises(ValueError, match="numeric"):
         best_of_each(quality)

@@ -44,7 +44,7 @@ def predictions(points: Points, seed: int) -> Predictions:
 def assign(
     min_cost: MinCost, points: Points, predicted: Predictions, boxes: list[Box]
 ) -> dict[int, int]:
-    """The point of each object; object g has class g modulo their number."""
+    """Return the point of each object; object g has class g modulo the number of classes."""
     labels = torch.arange(len(boxes)) % CLASSES
     targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
     found = min_cost.assign(points, predicted, targets, Progress(0, 1, 0, 1))
@@ -61,7 +61,7 @@ def scalar_giou(a: Box, b: Box) -> float:
 
 
 class Equation:
-    """001 Eq. 3 and the released code's predefined costs, pair by pair in plain Python."""
+    """001 Eq. 3 and the released code's predefined costs, per pair in plain Python."""
 
     def __init__(self, options: MinCost, points: Points, predicted: Predictions) -> None:
         self.options, self.points, self.predicted = options, points, predicted
@@ -78,7 +78,7 @@ class Equation:
     def location(self, n: int, box: Box) -> float:
         o, (width, height) = self.options, self.points.extent
         if o.location == "points":
-            x, y = self.place(n)
+            x, y = self.xy(n)
             l1 = abs(2 * x - box[0] - box[2]) / width + abs(2 * y - box[1] - box[3]) / height
             return o.l1_weight * l1 + (9999 if o.level_range and self.off_level(n, box) else 0)
         boxes = self.predicted.boxes if o.location == "predicted" else self.points.anchors
@@ -91,12 +91,12 @@ class Equation:
         l1 = float(sum(abs(difference) / extent for difference, extent in parts))
         return o.l1_weight * l1 - o.giou_weight * scalar_giou(box, (x0, y0, x1, y1))
 
-    def place(self, n: int) -> tuple[float, float]:
+    def xy(self, n: int) -> tuple[float, float]:
         x, y = self.points.xy[n].tolist()
         return float(x), float(y)
 
     def off_level(self, n: int, box: Box) -> bool:
-        x, y = self.place(n)
+        x, y = self.xy(n)
         left, top, right, bottom = x - box[0], y - box[1], box[2] - x, box[3] - y
         reach = max(left, bottom if self.options.compat_level_bug else top, right, bottom)
         ends = [-inf, *(self.options.range_factor * s for s in STRIDES[:-1]), inf]
@@ -137,8 +137,8 @@ def test_argmin_is_each_objects_own_minimum(name: str, boxes: list[Box], seed: i
         assert minima[g] & set(found.values())
 
 
-def test_a_prediction_that_fits_wins_wherever_its_point_is() -> None:
-    """No spatial prior: the best box may belong to a point far outside the object."""
+def test_the_best_prediction_is_chosen_wherever_its_point_is() -> None:
+    """Without a spatial prior the best box may belong to a point far outside the object."""
     box: Box = (4.0, 4.0, 12.0, 12.0)
     predicted = Predictions(torch.zeros(len(LARGE), CLASSES), predictions(LARGE, 3).boxes)
     far = LARGE.xy.tolist().index([46.0, 62.0])
@@ -147,7 +147,7 @@ def test_a_prediction_that_fits_wins_wherever_its_point_is() -> None:
     assert assign(MinCost(location="points"), LARGE, predicted, [box]) != {0: far}
 
 
-def test_without_classes_a_point_is_chosen_by_place_alone() -> None:
+def test_without_classes_a_point_is_chosen_by_its_position_alone() -> None:
     boxes: list[Box] = [(10.0, 10.0, 19.0, 19.0)]
     first, second = predictions(LARGE, 4), predictions(LARGE, 5)
     blind = MinCost(location="points", classification=False)
@@ -157,7 +157,7 @@ def test_without_classes_a_point_is_chosen_by_place_alone() -> None:
 
 
 def test_level_range_decides_the_level_and_the_bug_moves_a_low_object() -> None:
-    """From points near its lower side the object's top is farther than its level reaches."""
+    """From points near its lower side, the object's top is outside the range of its level."""
     box: Box = (20.0, 12.0, 26.0, 36.0)
     scores = Predictions(torch.full((len(LARGE), CLASSES), -9.0), torch.zeros(len(LARGE), 4))
     low = LARGE.xy.tolist().index([22.0, 34.0])
@@ -171,7 +171,7 @@ def test_level_range_decides_the_level_and_the_bug_moves_a_low_object() -> None:
 
 
 @pytest.mark.parametrize("scale", [60.0, 300.0])
-def test_extreme_logits_cost_no_infinities(scale: float) -> None:
+def test_extreme_logits_have_finite_costs(scale: float) -> None:
     predicted = predictions(LARGE, 6)
     sure = Predictions(predicted.logits.sign() * scale, predicted.boxes)
     boxes: list[Box] = [(4.0, 4.0, 12.0, 12.0), (20.0, 20.0, 40.0, 50.0)]

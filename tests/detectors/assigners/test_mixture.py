@@ -12,7 +12,7 @@ from detectors.assigners.poto import Poto
 from detectors.assigners.quality_atss import QualityAtss
 
 
-def test_by_default_it_is_that_of_the_paper() -> None:
+def test_defaults_are_those_of_the_paper() -> None:
     mixture = Mixture()
     (branch,) = mixture.branches().items()
     assert branch[0] == "o2o"

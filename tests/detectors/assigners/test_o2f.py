@@ -211,7 +211,7 @@ def test_k_that_includes_the_certain_point_is_one_ambiguous_point_less() -> None
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_static_soft_labels_are_equal_ends(epoch: int) -> None:
+def test_equal_ends_give_static_soft_labels(epoch: int) -> None:
     """002 Table 1: t = 0.2 throughout."""
     of: list[Box] = [(0.0, 0.0, 32.0, 32.0)]
     o2f = O2F(t_max=0.2, t_min=0.2)
@@ -223,7 +223,7 @@ def test_static_soft_labels_are_equal_ends(epoch: int) -> None:
 
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_one_to_two_is_one_ambiguous_point_of_degree_one(epoch: int) -> None:
-    """002 Table 1: a second, full positive for every object."""
+    """002 Table 1: every object has a second positive of degree 1."""
     of: list[Box] = [(0.0, 0.0, 14.0, 14.0), (14.0, 14.0, 32.0, 32.0)]
     o2f = O2F(k=1, t_max=1.0, t_min=1.0)
     found = assign(o2f, predictions(2), of, at_epoch(epoch, 4))
@@ -234,7 +234,7 @@ def test_one_to_two_is_one_ambiguous_point_of_degree_one(epoch: int) -> None:
 @examples(30)
 @given(boxes, seeds, st.integers(1, 9), st.integers(0, 4))
 def test_degrees_of_an_object(of: list[Box], seed: int, k: int, epoch: int) -> None:
-    """At most 1 + K points, one certain; the others in (0, T], the largest of them T exactly."""
+    """An object has at most 1 + K points: a certain one, others in (0, T], the largest being T."""
     o2f = O2F(k=k, t_max=0.9, t_min=0.1)
     found = assign(o2f, predictions(seed), of, at_epoch(epoch, 5))
     temperature = o2f.temperature(at_epoch(epoch, 5))
@@ -246,7 +246,7 @@ def test_degrees_of_an_object(of: list[Box], seed: int, k: int, epoch: int) -> N
         assert all(0 < degree < 1 for degree in degrees[1:])
 
 
-def test_contested_point_goes_to_the_higher_rating_and_the_loser_promotes_its_next_best() -> None:
+def test_contested_point_goes_to_the_higher_rating_and_the_loser_takes_its_next_best() -> None:
     of: list[Box] = [(4.0, 4.0, 20.0, 20.0), (6.0, 6.0, 22.0, 22.0)]
     spot = {tuple(xy): n for n, xy in enumerate(POINTS.xy[:64].tolist())}
     contested, second = spot[14.0, 14.0], spot[10.0, 10.0]

@@ -46,7 +46,7 @@ def scalar_iou(a: Box, b: Box) -> float:
 
 
 class Equations:
-    """003 Eq. 4 pair by pair in plain Python: quality inside the prior, distance, the prior."""
+    """003 Eq. 4 per pair in plain Python: quality inside the prior, distance, the prior."""
 
     def __init__(
         self, poto: Poto, points: Points, predicted: Predictions, boxes: list[Box]
@@ -72,7 +72,7 @@ class Equations:
                     self.quality[g, n] = (1 - poto.alpha) * score + poto.alpha * iou
 
     def rank(self, matching: Matching) -> tuple[int, float]:
-        """Objects inside their prior, then their total quality less the others' distance."""
+        """Count the objects inside their prior; sum their quality minus the others' distance."""
         worst = max(1.0, self.distance.max(initial=0.0))
         kept = [pair for pair in matching.items() if self.prior[pair]]
         away = [self.distance[pair] / worst for pair in matching.items() if not self.prior[pair]]
@@ -103,7 +103,7 @@ def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> 
 @pytest.mark.parametrize("prior", ["center", "box", "global"])
 @examples(10)
 @given(boxes=st.lists(any_box, max_size=4), seed=seeds)
-def test_nor_under_other_priors_and_qualities(
+def test_no_permutation_is_better_with_other_priors_and_qualities(
     prior: str, combine: str, boxes: list[Box], seed: int
 ) -> None:
     poto = Poto.model_validate({"alpha": 0.5, "prior": prior, "combine": combine, "radius": 1.0})
@@ -143,7 +143,7 @@ def test_argmax_gives_each_object_its_best_point_unless_another_rates_it_higher(
 @pytest.mark.parametrize("count", [1, 7, 25])
 @pytest.mark.parametrize("radius", [1.5, 100.0])
 def test_total_quality_equals_that_of_another_solver(count: int, radius: float) -> None:
-    """Every box here holds a point of its own, so that Eq. 3 alone decides."""
+    """Every box contains a point of its own, so that Eq. 3 alone decides."""
     poto, predicted = Poto(radius=radius), predictions(LARGE, count)
     rng = np.random.default_rng(count)
     corner = rng.uniform(0, 44, (count, 2))
@@ -158,7 +158,7 @@ def test_total_quality_equals_that_of_another_solver(count: int, radius: float) 
     assert quality == pytest.approx(inside[rows, columns].sum(), abs=1e-4)
 
 
-def test_an_object_between_all_points_gets_the_nearest_one_however_bad() -> None:
+def test_an_object_between_all_points_gets_the_nearest_one_of_any_quality() -> None:
     boxes: list[Box] = [(31.0, 31.0, 32.5, 32.5)]
     predicted = predictions(LARGE, 1)
     equations = Equations(Poto(), LARGE, predicted, boxes)
@@ -167,7 +167,7 @@ def test_an_object_between_all_points_gets_the_nearest_one_however_bad() -> None
     assert equations.distance[0, chosen] == pytest.approx(equations.distance[0].min())
 
 
-def test_objects_with_one_shared_point_settle_by_quality_and_the_loser_takes_the_nearest() -> None:
+def test_a_shared_point_goes_to_the_higher_quality_and_the_loser_takes_the_nearest() -> None:
     boxes: list[Box] = [(4.5, 4.5, 7.5, 7.5), (5.0, 5.0, 7.5, 7.5)]
     predicted = predictions(SMALL, 2)
     equations = Equations(Poto(), SMALL, predicted, boxes)

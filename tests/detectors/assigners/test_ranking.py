@@ -54,7 +54,7 @@ def test_best_of_every_level_by_itself(values: Rows, count: int) -> None:
         for _, group in groupby(range(len(POINTS)), key=POINTS.level.tolist().__getitem__):
             members = list(group)
             best = first_best([row[n] for n in members], count)
-            taken |= {members[place] for place in best}
+            taken |= {members[rank] for rank in best}
         expected.append(taken)
     assert chosen(best_per_level(matrix(values, len(POINTS)), POINTS, count)) == expected
 

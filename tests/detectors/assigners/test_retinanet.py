@@ -13,7 +13,7 @@ Box = tuple[float, float, float, float]
 
 STRIDES = (4, 8, 16)
 NINE = anchor_shapes((4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)), (0.5, 1.0, 2.0))
-# Halves of small integers: products and sums are exact in float32, so ties are ties.
+# Halves of small integers: products and sums are exact in float32, so equal IoUs are equal bits.
 half = st.integers(-8, 80).map(lambda n: n / 2)
 side = st.integers(1, 90).map(lambda n: n / 2)
 boxes = st.lists(
@@ -28,7 +28,7 @@ def points_of(height: int, width: int, anchors: tuple[Shape, ...] = ((4.0, 4.0),
 
 
 def anchors_at(*anchors: Box) -> Points:
-    """Points of one level with these reference boxes, wherever they are."""
+    """Build points of one level with the given reference boxes."""
     boxes = torch.tensor(anchors)
     n = len(boxes)
     xy, level = (boxes[:, :2] + boxes[:, 2:]) / 2, torch.zeros(n, dtype=torch.int64)
@@ -47,7 +47,7 @@ def assign(assigner: RetinaNetIou, points: Points, boxes: list[Box]) -> Assignme
 
 
 def kinds(found: Assignment) -> list[int]:
-    """The object of a positive anchor, -1 for a negative one, -2 for one that is ignored."""
+    """Return the object of a positive anchor, -1 for a negative and -2 for an ignored one."""
     assert found.weight is not None
     weights = found.weight[:, 0].tolist()
     assert set(weights) <= {0.0, 1.0}
@@ -63,7 +63,7 @@ def scalar_iou(a: Box, b: Box) -> np.float32:
 
 
 def looped(assigner: RetinaNetIou, points: Points, boxes: list[Box]) -> list[int]:
-    """Thresholds anchor by anchor, then the best anchors object by object."""
+    """Apply the thresholds per anchor, then find the best anchors per object."""
     table = [[scalar_iou(box, tuple(a)) for a in points.anchors.tolist()] for box in boxes]
     high, low = np.float32(assigner.positive_iou), np.float32(assigner.negative_iou)
     found = []
@@ -94,7 +94,7 @@ def test_equals_the_loop_over_anchors_and_objects(
     assert kinds(assign(assigner, points, of)) == looped(assigner, points, of)
 
 
-def test_nine_anchors_a_cell_are_as_many_points() -> None:
+def test_nine_anchors_per_cell_are_nine_points() -> None:
     points = points_of(64, 64, NINE)
     assert len(points) == 9 * (256 + 64 + 16)
     of: list[Box] = [(3.0, 5.0, 21.0, 17.0), (10.0, 20.0, 59.0, 50.0), (40.0, 2.0, 52.0, 31.0)]
@@ -133,11 +133,11 @@ def test_an_object_away_from_all_anchors_makes_none_positive(low_quality: bool) 
     assert set(kinds(found)) == {-1}
 
 
-def test_without_objects_every_anchor_teaches_that_nothing_is_there() -> None:
+def test_without_objects_every_anchor_is_negative() -> None:
     assert set(kinds(assign(RetinaNetIou(negative_iou=0.1), points_of(32, 32), []))) == {-1}
 
 
-def test_more_identical_objects_than_anchors() -> None:
+def test_more_equal_objects_than_anchors() -> None:
     points = anchors_at((0.0, 0.0, 10.0, 10.0), (20.0, 0.0, 30.0, 10.0))
     assert kinds(assign(RetinaNetIou(), points, [(0.0, 0.0, 10.0, 9.0)] * 5)) == [0, -1]
 
