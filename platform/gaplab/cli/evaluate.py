@@ -13,8 +13,9 @@ from rich.table import Table
 
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.cli.options import BranchOption, HomeOption, JsonOption
+from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import number, plain_table, text
-from gaplab.formatting import points, signed
+from gaplab.formatting import plural, points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView
 from gaplab.spec.protocols import parse_protocol, parse_protocols, rule_of
@@ -59,14 +60,13 @@ def reevaluate(
 
     folder = Home(home)
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
-    console = Console(stderr=True)
-    with Ledger.open(folder.ledger_url) as ledger, console.status("reading candidates") as status:
+    with Ledger.open(folder.ledger_url) as ledger, progress_line("reading candidates") as show:
         trials = find_trials(ledger, names)
         sources = find_sources(ledger, trials, epoch, branch)
         found = []
         for each in reevaluate(ledger, sources, protocols, Storage(str(folder.path))):
             found.append(each)
-            status.update(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
+            show(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
             if json:
                 _print(jsonlib.dumps(asdict(each), default=str))
     if not json:
@@ -191,8 +191,8 @@ def _duplicates(diagnosis: "Diagnosis") -> Table:
 
 def _print_score_gap(gap: "ScoreGap", console: Console) -> None:
     console.print(
-        f"{gap.objects} objects: {100 * gap.unclaimed:.1f} % have no candidate; the others have "
-        f"{gap.claimants or 0:.1f} on average"
+        f"{plural(gap.objects, 'object')}: {100 * gap.unclaimed:.1f} % have no candidate; the "
+        f"others have {gap.claimants or 0:.1f} on average"
     )
     if gap.mean is None:
         return

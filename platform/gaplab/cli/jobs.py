@@ -234,7 +234,7 @@ def _sweep_and_trial(ledger: Ledger, name: str) -> tuple[str, str | None]:
 
 def _running(found: Status) -> Table:
     columns = [
-        *(text(heading, wrap=heading != "trial") for heading in ("trial", "assignment")),
+        *(text("trial", wrap=False), text("assignment")),
         *(number(heading) for heading in ("seed", "epoch", "AP", "gap", "attempt")),
         text("node"),
         number("for"),

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from gaplab.cli.options import BranchOption, CsvOption, HomeOption, JsonOption, MetricOption
 from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
+from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural
@@ -119,8 +120,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             protocol=protocol,
             branch=branch,
         )
-    with Console(stderr=True).status("comparing trials") as status:
-        resampling = Resampling(resamples, status.update)
+    with progress_line("comparing trials") as show:
+        resampling = Resampling(resamples, show)
         groups = compare_groups(rows, keys, sort, resampling)
     for problem in resampling.problems():
         sys.stderr.write(f"gaplab: {problem}\n")

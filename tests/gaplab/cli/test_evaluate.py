@@ -108,6 +108,15 @@ def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any)
     assert json.loads(gaplab("protocols", "--json"))[key]["spatial_range"] == 3
 
 
+def test_progress_on_a_terminal_leaves_standard_output_alone(
+    gaplab: Gaplab, ids: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in `gaplab reevaluate TRIAL --json > FILE`, where only standard error is a terminal."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    found = evaluations(gaplab("reevaluate", ids["dual"], "--json", "--protocol", "onenet"))
+    assert {e["branch"] for e in found} == {"o2o", "o2m"}
+
+
 def test_table_of_new_evaluations(gaplab: Gaplab, ids: Any) -> None:
     output = gaplab("reevaluate", ids["dual"], "--protocol", "onenet", "--protocol", "crowdhuman")
     assert sum(" crowdhuman " in line for line in output.splitlines()) == 2

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,16 @@ def test_each_trial_is_resampled_and_reported_once(bench: Bench) -> None:
     assert resampling(row) is resampling(row)
     assert resampling.problems() == []
     assert reports == ["resampling the images of trial poto0xxx"]
+
+
+def test_slow_resampling_prints_nothing(
+    bench: Bench, gaplab: Gaplab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a script reads does not depend on how long the computation takes."""
+    bench.add("poto", 0.9)
+    hours = count(0, 3600)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(hours)))
+    assert gaplab("compare", "--resamples", 20, "--json")[1] == ""
 
 
 def test_no_trials(bench: Bench, gaplab: Gaplab) -> None:

@@ -38,10 +38,9 @@ def evaluation(epoch: int = 1, **changes: Any) -> EvaluationView:
 
 
 def raw(found: TrialDetails, width: int = 140) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, highlight=False)
-    print_details(found, console)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
+    file = io.StringIO()
+    print_details(found, Console(file=file, width=width, highlight=False, markup=False))
+    return file.getvalue().splitlines()
 
 
 def printed(*evaluations: EvaluationView, width: int = 140) -> list[str]:
