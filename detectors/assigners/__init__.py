@@ -1,4 +1,4 @@
-"""Label assignments by the name a spec uses."""
+"""Label assignments. `ASSIGNERS` maps the name in a spec to the options of an assignment."""
 
 from detectors.assigners.base import Strategy
 from detectors.assigners.dual import Dual
@@ -16,4 +16,4 @@ ASSIGNERS: dict[str, type[Strategy]] = {
     "mixture": Mixture,
     "dual": Dual,
 }
-"""The explicit table: adding an assignment is one file, one line here, one row in the tests."""
+"""Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

@@ -1,4 +1,4 @@
-"""Anchor: one-to-one by the overlap with anchor boxes."""
+"""Anchor: one-to-one assignment by the IoU of anchor boxes."""
 
 from typing import ClassVar, Literal
 
@@ -10,18 +10,19 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Anchor(Assigner):
-    """The anchor of highest IoU (003 Table 1, "Anchor"; 000 Table 1, RetinaNet one-to-one).
+    """Assigns the anchor with the highest IoU (003 Table 1, "Anchor"; 000 Table 1, RetinaNet o2o).
 
-    Objects that want the same anchor are settled by the one-to-one solution of largest total IoU,
-    an object that overlaps no anchor gets the nearest. Which anchors there are is the detector's
-    affair: 003's row has one square of four strides a point, 000's has RetinaNet's nine.
-    Deviation: 003's released code leaves an object without a positive where another one overlaps
+    The assignment is the one-to-one matching with the largest total IoU; an object that overlaps no
+    anchor gets the nearest one. The anchors are defined by the detector: one square of four strides
+    per point in 003, RetinaNet's nine in 000.
+
+    Deviation: in the released code of 003, an object gets no positive if another object overlaps
     its anchor more; see `solver`.
     """
 
     name: Literal["anchor"] = "anchor"
     solver: Solver = "lsa"
-    """`argmax` is 003's released code."""
+    """`argmax`: as in the released code of 003."""
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
@@ -29,6 +30,6 @@ class Anchor(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not looked at."""
+        """See `Assigner.assign`; predictions and progress are not used."""
         iou_GN = pairwise_iou(targets.boxes, points.anchors)
         return match(iou_GN, iou_GN > 0, center_distance(points, targets), self.solver)

@@ -1,4 +1,4 @@
-"""ATSS: one-to-many by overlap, with a threshold of each object's own."""
+"""ATSS: one-to-many assignment by IoU, with an adaptive threshold per object."""
 
 from typing import ClassVar, Literal
 
@@ -6,26 +6,30 @@ from pydantic import Field
 
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import center_distance, in_box
-from detectors.assigners.ranking import best_object, best_per_level, standing_out
+from detectors.assigners.ranking import above_threshold, best_object, best_per_level
 from detectors.boxes import pairwise_iou
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
 
 class Atss(Assigner):
-    """Points near the centre whose anchors overlap the object well (ATSS Alg. 1; 003 Table 9).
+    """Assigns points near the centre whose anchors have a high IoU (ATSS Alg. 1; 003 Table 9).
 
-    Candidates are the `topk` points of each level nearest to the object's centre. Positive are
-    those inside the box whose anchor has at least the IoU t = mean + standard deviation over all
-    its candidates. Of several objects the one of highest IoU takes the point. An object may end
-    without any point: with few levels no candidate may reach t.
-    ATSS has one square anchor of 8 strides a point (`detector.anchor_scale`). Several anchors of
-    one cell compete for the `topk` places. The deviation is unbiased, as in the released codes.
-    Deviation: a level of fewer than `topk` points has them all as candidates; 003's code fails.
+    Candidates are the `topk` points of each level nearest to the centre of the object. Those are
+    positive that lie inside the box and whose anchor has an IoU of at least t, the mean plus the
+    standard deviation over all candidates of the object. A point that is positive for several
+    objects is assigned to the one with the highest IoU. An object may get no point: with few
+    levels, it may be that no candidate reaches t.
+
+    ATSS has one square anchor of 8 strides per point (`detector.anchor_scale`). Several anchors per
+    cell compete for the `topk` candidates. The standard deviation is unbiased, as in the released
+    codes.
+
+    Deviation: if a level has fewer than `topk` points, all are candidates; the code of 003 fails.
     """
 
     name: Literal["atss"] = "atss"
     topk: int = Field(9, ge=1)
-    """Candidates of an object on each level."""
+    """Number of candidates per object and level."""
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
@@ -33,8 +37,8 @@ class Atss(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not looked at."""
+        """See `Assigner.assign`; predictions and progress are not used."""
         iou_GN = pairwise_iou(targets.boxes, points.anchors)
         near_GN = best_per_level(-center_distance(points, targets), points, self.topk)
         inside_GN = in_box(points, targets)
-        return best_object(iou_GN, standing_out(iou_GN, near_GN) & inside_GN)
+        return best_object(iou_GN, above_threshold(iou_GN, near_GN) & inside_GN)

@@ -1,4 +1,4 @@
-"""Center: one-to-one by place alone."""
+"""Center: one-to-one assignment by location only."""
 
 from typing import ClassVar, Literal
 
@@ -13,19 +13,21 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Center(Assigner):
-    """The point nearest to the object's centre, on the level of its size (003 Table 1, "Center").
+    """Assigns the point nearest to the centre, on the level for the size (003 Table 1, "Center").
 
-    The level is the one whose range, as in FCOS, holds half the longer side of the box. Objects
-    that want the same point are settled by the one-to-one solution of least total distance.
-    Deviation: the released code keeps the nearest point of every level whose size range fits and
-    gives a contested point to the smallest object, so an object may end without any point there.
+    The level is the one whose size range, as in FCOS, contains half of the longer side of the box.
+    The assignment is the one-to-one matching with the smallest total distance.
+
+    Deviation: the released code keeps the nearest point of every level whose size range fits, and
+    assigns a point that several objects compete for to the smallest one; an object may get no point
+    there.
     """
 
     name: Literal["center"] = "center"
     range_factor: float = Field(8.0, gt=0)
-    """Upper end of a level's size range in strides; the lower end is half of it."""
+    """Upper end of the size range of a level, in strides; the lower end is half of it."""
     solver: Solver = "lsa"
-    """`argmax`: the nearer object keeps a contested point and the other has none."""
+    """`argmax`: if objects compete for a point, the nearest one gets it, the others get none."""
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
@@ -33,7 +35,7 @@ class Center(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not looked at."""
+        """See `Assigner.assign`; predictions and progress are not used."""
         distance_GN = center_distance(points, targets)
         half_side = (targets.boxes[:, 2:] - targets.boxes[:, :2]).amax(1) / 2
         own_level_GN = level_of(points, half_side, self.range_factor)[:, None] == points.level
@@ -43,7 +45,7 @@ class Center(Assigner):
 
 
 def level_of(points: Points, length: Tensor, factor: float) -> Tensor:
-    """[G] int64: the level whose size range holds each `length` in pixels, 0 the finest."""
+    """Return the level whose size range contains each length [G] in pixels: [G] int64."""
     upper = torch.unique(points.stride)[:-1] * factor
     level: Tensor = (length[:, None] > upper).sum(1)
     return level

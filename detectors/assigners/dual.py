@@ -1,4 +1,4 @@
-"""DATE: one-to-one and one-to-many side by side."""
+"""DATE: a one-to-one and a one-to-many branch, trained together."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -13,23 +13,24 @@ from detectors.options import OneOf
 
 
 class Dual(Strategy):
-    """Two branches on shared towers; the one-to-many branch is dropped at inference (004 Eq. 1).
+    """Trains two branches on shared towers; only the one-to-one branch is used at inference.
 
-    l = lambda_o2o * l_o2o + lambda_o2m * l_o2m. Only the last convolutions are private. DATE-F has
-    POTO and FCOS, both of weight 1; DATE-R has POTO and RetinaNet, which weighs 2. 004's code for
-    CrowdHuman has the minimum cost in place of POTO.
-    What each branch predicts and which losses it has are options of detector and training. 004's
-    o2o loss is focal (2), L1 (5) and GIoU (2). DATE-F's o2m branch has centerness, the plain IoU
-    loss and boxes decoded by exp (`detector.o2m_code`), and its released code takes points from the
-    whole box, where `fcos` samples the centre square by default. As in that code, both share the
-    levels' scales.
+    The loss is lambda_o2o * l_o2o + lambda_o2m * l_o2m (004 Eq. 1). Only the last convolutions
+    differ between branches. DATE-F has POTO and FCOS, both with weight 1; DATE-R has POTO and
+    RetinaNet with weight 2. The code of 004 for CrowdHuman has minimum cost instead of POTO.
+
+    What each branch predicts, and its loss, are options of the detector and the training. The o2o
+    loss of 004 is focal loss (weight 2), L1 (5) and GIoU (2). The o2m branch of DATE-F has
+    centerness, the IoU loss and boxes encoded with exp (`detector.o2m_code`); its released code
+    takes points from the whole box, whereas `fcos` uses the centre square by default. As in that
+    code, both branches share the scales of the levels.
     """
 
     name: Literal["dual"] = "dual"
     o2o: Annotated[Assigner, OneOf(O2O)] = Poto()
-    """Teaches the branch that is kept for inference."""
+    """Assigner of the branch that is kept for inference."""
     o2m: Annotated[Assigner, OneOf(O2M)] = Fcos()
-    """Teaches the other one."""
+    """Assigner of the other branch."""
     lambda_o2o: float = Field(1.0, ge=0)
     """Weight of the loss of the one-to-one branch."""
     lambda_o2m: float = Field(1.0, ge=0)
@@ -38,7 +39,7 @@ class Dual(Strategy):
     family: ClassVar[Family] = "dual"
 
     def branches(self) -> dict[Branch, Supervision]:
-        """The one-to-one branch, kept for inference, and the one-to-many branch."""
+        """Return the one-to-one branch, kept for inference, and the one-to-many branch."""
         return {
             "o2o": Supervision(self.o2o, self.lambda_o2o),
             "o2m": Supervision(self.o2m, self.lambda_o2m),

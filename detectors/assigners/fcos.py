@@ -1,4 +1,4 @@
-"""FCOS: one-to-many by place and size alone."""
+"""FCOS: one-to-many assignment by location and size only."""
 
 from typing import ClassVar, Literal
 
@@ -12,22 +12,23 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Fcos(Assigner):
-    """Every point in an object's centre square on the level of its size (FCOS; o2m of 000-004).
+    """Assigns all points in the centre square, on the level for the size (FCOS; o2m of 000-004).
 
-    A point is positive for an object when it lies in the centre square (`radius` strides, clipped
-    to the box) and its largest distance to the box's sides is in its level's range:
-    (4s, 8s] for stride s, open below for the finest level and above for the coarsest. Of several
-    objects the smallest one takes the point. An object may end without any point.
-    Centerness is an option of the detector (`detector.centerness`).
+    A point is positive for an object if it lies in its centre square (`radius` strides, clipped to
+    the box) and its largest distance to the sides of the box is in the range of its level: (4s, 8s]
+    for stride s, without lower limit for the finest and without upper limit for the coarsest level.
+    A point that is positive for several objects is assigned to the smallest one. An object may get
+    no point. Centerness is an option of the detector (`detector.centerness`).
     """
 
     name: Literal["fcos"] = "fcos"
     radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides; only the prior `center` looks at it."""
+    """Half of the side of the centre square, in strides; used by the prior `center` only."""
     prior: Literal["center", "box"] = "center"
-    """`box`: the whole box, as in FCOS's first version, mmdetection and DATE's code (004)."""
+    """Where positive points may lie: in the centre square, or in the whole `box`, as in the first
+    version of FCOS, mmdetection and the code of DATE (004)."""
     range_factor: float = Field(8.0, gt=0)
-    """Upper end of a level's size range in strides; the lower end is half of it. FCOS has 8."""
+    """Upper end of the size range of a level, in strides; the lower end is half of it. FCOS: 8."""
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
@@ -35,7 +36,7 @@ class Fcos(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not looked at."""
+        """See `Assigner.assign`; predictions and progress are not used."""
         candidate_GN = in_prior(points, targets, self.prior, self.radius)
         reach_GN = ltrb(points, targets).amax(2)
         candidate_GN &= fits_level(points, reach_GN, self.range_factor)

@@ -1,4 +1,4 @@
-"""Foreground loss: one-to-one by the training loss itself."""
+"""Foreground loss: one-to-one assignment by the training loss."""
 
 from typing import ClassVar, Literal
 
@@ -20,14 +20,15 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Foreground(Assigner):
-    """The one-to-one assignment of least total foreground loss (003 Eq. 2, "Foreground loss").
+    """The one-to-one matching with the smallest total foreground loss (003 Eq. 2).
 
-    The loss of a pair is the focal loss of all classes at the point, were it the object's, plus
-    `box_weight` * (1 - GIoU) of its box. It is 003's foil to POTO: the point must be good at
-    everything, background classes included.
-    The paper leaves loss weights and prior open: both are the released code's. As with `poto`, an
-    object leaves its centre square only if no point is left there, and then gets the nearest one
-    (released code: an arbitrary one, by a cost of 1e8).
+    The loss of a pair is the focal loss of all classes at the point if it were assigned to the
+    object, plus `box_weight` * (1 - GIoU) of its box. 003 compares POTO with it ("Foreground
+    loss"): the point must be good at everything, background classes included.
+
+    The paper does not give loss weights and prior; both are those of the released code. As in
+    `poto`, an object gets a point outside of its centre square only if no point is left there: the
+    nearest one (released code: an arbitrary one, with a cost of 1e8).
     """
 
     name: Literal["foreground"] = "foreground"
@@ -36,9 +37,9 @@ class Foreground(Assigner):
     focal_gamma: float = Field(2.0, ge=0)
     """Exponent of the focal loss: larger values reduce the weight of easy points."""
     box_weight: float = Field(2.0, ge=0)
-    """Weight of the box's loss against that of its classes."""
+    """Weight of the box loss relative to the classification loss."""
     radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides."""
+    """Half of the side of the centre square, in strides."""
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
@@ -46,14 +47,17 @@ class Foreground(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not looked at."""
+        """See `Assigner.assign`; progress is not used."""
         cost_GN = equalize(self._cost(predictions, targets), targets)
         candidate_GN = in_center_square(points, targets, self.radius)
-        quality_GN = _goodness(cost_GN, candidate_GN)
+        quality_GN = _to_quality(cost_GN, candidate_GN)
         return match(quality_GN, candidate_GN, center_distance(points, targets), "lsa")
 
     def _cost(self, predictions: Predictions, targets: Targets) -> Tensor:
-        """[G, N] >= 0. The sum over classes is that of background, mended at the object's own."""
+        """Compute the cost of each pair: [G, N] >= 0.
+
+        The sum over classes is that of a background point, corrected for the object's class.
+        """
         alpha, gamma = self.focal_alpha, self.focal_gamma
         absent = torch.zeros_like(predictions.logits)
         background_N = sigmoid_focal(predictions.logits, absent, alpha, gamma).sum(1)
@@ -62,8 +66,8 @@ class Foreground(Assigner):
         return background_N + change_GN + self.box_weight * (1 - giou_GN)
 
 
-def _goodness(cost_GN: Tensor, candidate_GN: Tensor) -> Tensor:
-    """1 for the cheapest candidate of the image down to 0 for the dearest, evenly in between."""
+def _to_quality(cost_GN: Tensor, candidate_GN: Tensor) -> Tensor:
+    """Map costs linearly to qualities: 1 for the lowest cost of a candidate, 0 for the highest."""
     cost = cost_GN[candidate_GN].double()
     if not len(cost):
         return torch.zeros_like(cost_GN)

@@ -1,4 +1,4 @@
-"""Where anchor points lie relative to objects, and how well predictions fit objects.
+"""Location of anchor points relative to objects, and quality of predictions for objects.
 
 Matrices are object x point, [G, N].
 """
@@ -12,50 +12,49 @@ from detectors.boxes import pairwise_iou
 from detectors.structures import Points, Predictions, Targets
 
 Prior = Literal["center", "box", "global"]
-"""Which points may be positive for an object: those in its centre square, in its box, or all."""
+"""Points that may be positive for an object: those in its centre square, in its box, or all."""
 
 Combination = Literal["mul", "add"]
-"""How class score and IoU make a quality: p^(1 - alpha) * IoU^alpha or (1 - alpha) p + alpha IoU.
-"""
+"""How score p and IoU are combined: p^(1 - alpha) * IoU^alpha or (1 - alpha) p + alpha IoU."""
 
 
 def ltrb(points: Points, targets: Targets) -> Tensor:
-    """Distances in pixels from every point to every box's sides, [G, N, 4]; all > 0 inside."""
+    """Return distances from points to the sides of boxes, in pixels: [G, N, 4]; > 0 inside."""
     x, y = points.xy[None, :, 0], points.xy[None, :, 1]
     x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
     return torch.stack([x - x0, y - y0, x1 - x, y1 - y], dim=2)
 
 
 def centers(targets: Targets) -> Tensor:
-    """Box centres in pixels, [G, 2]."""
+    """Return the centres of the boxes, in pixels: [G, 2]."""
     return (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
 
 
 def center_distance(points: Points, targets: Targets) -> Tensor:
-    """Euclidean distance in pixels from box centres to points, [G, N]."""
+    """Return Euclidean distances from the centres of boxes to points, in pixels: [G, N]."""
     x, y = center_offset(points, targets)
     distance: Tensor = (x.square() + y.square()).sqrt()
     return distance
 
 
 def center_offset(points: Points, targets: Targets) -> tuple[Tensor, Tensor]:
-    """From every point to every box's centre in pixels: x [G, N] and y [G, N]."""
+    """Return offsets from points to the centres of boxes, in pixels: x [G, N] and y [G, N]."""
     x, y = points.xy.unbind(1)
     cx, cy = centers(targets).unbind(1)
     return cx[:, None] - x, cy[:, None] - y
 
 
 def in_box(points: Points, targets: Targets) -> Tensor:
-    """[G, N] bool: the point lies inside the box, not on its border."""
+    """Return whether a point lies inside the box, not on its border: [G, N] bool."""
     x, y = points.xy.unbind(1)
     x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
     return (x > x0) & (x < x1) & (y > y0) & (y < y1)
 
 
 def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
-    """[G, N] bool: the point lies inside the box and within `radius` strides of its centre.
+    """Return whether a point lies in the centre square of the box: [G, N] bool.
 
-    FCOS's centre sampling: a square of half side `radius * stride`, clipped to the box.
+    FCOS's centre sampling: the sides of the square are 2 * `radius` strides, clipped to the box.
     """
     x, y = center_offset(points, targets)
     reach = radius * points.stride
@@ -63,7 +62,7 @@ def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
 
 
 def in_prior(points: Points, targets: Targets, prior: Prior, radius: float) -> Tensor:
-    """[G, N] bool: the point may be positive for the object; `radius` matters for `center`."""
+    """Return whether the prior allows a point: [G, N] bool. `radius` is used by `center` only."""
     if prior == "center":
         return in_center_square(points, targets, radius)
     if prior == "box":
@@ -72,10 +71,11 @@ def in_prior(points: Points, targets: Targets, prior: Prior, radius: float) -> T
 
 
 def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
-    """[G, N] bool: the point's level is made for the reach, in pixels, that it would have to learn.
+    """Return whether the reach, in pixels, is in the range of the point's level: [G, N] bool.
 
-    FCOS's ranges: (factor / 2 * s, factor * s] for stride s, open below for the finest level and
-    above for the coarsest. The reach is a point's largest distance to the box's sides.
+    FCOS's ranges are (factor / 2 * s, factor * s] for stride s, without lower limit for the finest
+    and without upper limit for the coarsest level. The reach is the largest distance of the point
+    to the sides of the box.
     """
     upper = points.stride * factor
     lower = torch.where(points.level == points.level.amin(), -torch.inf, upper / 2)
@@ -84,12 +84,12 @@ def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
 
 
 def class_logits(predictions: Predictions, targets: Targets) -> Tensor:
-    """The logit of each object's own class at every point, [G, N]."""
+    """Return the logit of each object's class at every point: [G, N]."""
     return predictions.logits.T[targets.labels]
 
 
 def class_score(predictions: Predictions, targets: Targets) -> Tensor:
-    """The predicted score of each object's own class at every point, [G, N] in [0, 1]."""
+    """Return the predicted score of each object's class at every point: [G, N] in [0, 1]."""
     return class_logits(predictions, targets).sigmoid()
 
 
@@ -110,10 +110,11 @@ def equalize(value_GN: Tensor, targets: Targets) -> Tensor:
 def matching_quality(
     predictions: Predictions, targets: Targets, alpha: float, combine: Combination = "mul"
 ) -> Tensor:
-    """[G, N] in [0, 1]: 003 Eq. 4 and 002 Eq. 1 without the prior; `add` is 003 Table 4.
+    """Compute the quality of each pair of object and point: [G, N] in [0, 1].
 
-    p is the predicted score of the object's own class, IoU that of the predicted box. Objects of
-    the same box and class have exactly the same qualities.
+    003 Eq. 4 and 002 Eq. 1 without the prior; `add` is from 003 Table 4. p is the predicted score
+    of the object's class, IoU that of the predicted box. Objects with the same box and class have
+    exactly the same qualities.
     """
     score_GN = class_score(predictions, targets)
     iou_GN = pairwise_iou(targets.boxes, predictions.boxes)

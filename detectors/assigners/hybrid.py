@@ -1,4 +1,4 @@
-"""Hybrid epochs: one-to-many first, one-to-one after."""
+"""Hybrid epochs: one-to-many assignment in the first epochs, one-to-one in the others."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -14,41 +14,40 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Hybrid(Assigner):
-    """One branch that is taught by `first` for a share of the epochs, then by `then`.
+    """One branch, assigned by `first` in a part of the epochs and by `then` in the others.
 
-    H-DETR's hybrid epoch scheme on a dense detector, with which 002 section 4.3 compares itself.
-    Neither paper's code for it is released. 002 gives neither the share nor the one-to-many rule:
-    half of the epochs and FCOS's rule are guesses.
+    H-DETR's hybrid epoch scheme for a dense detector, to which 002 section 4.3 compares o2f. There
+    is no released code in either paper. 002 gives neither the number of epochs nor the one-to-many
+    rule: half of the epochs and the rule of FCOS are assumptions.
     """
 
     name: Literal["hybrid"] = "hybrid"
     first: Annotated[Assigner, OneOf(O2M)] = Fcos()
-    """Teaches the first epochs."""
+    """Assigner of the first epochs."""
     then: Annotated[Assigner, OneOf(O2O)] = Poto()
-    """Teaches the others."""
+    """Assigner of the other epochs."""
     rho: float = Field(0.5, ge=0, le=1)
-    """Share of the epochs taught by `first`: epoch e of E, from 0, is one of them if e < rho * E.
-    """
+    """Fraction of the epochs assigned by `first`: epoch e of E, from 0, is one if e < rho * E."""
 
     family: ClassVar[Family] = "hybrid"
     branch: ClassVar[Branch] = "o2o"
 
     @field_validator("first", "then")
     @classmethod
-    def _trains_alike(cls, assigner: Assigner) -> Assigner:
-        return need_focal(assigner)
+    def _uses_focal_loss(cls, assigner: Assigner) -> Assigner:
+        return require_focal_loss(assigner)
 
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
         """See `Assigner.assign`."""
-        teacher = self.first if progress.epoch < self.rho * progress.epochs else self.then
-        return teacher.assign(points, predictions, targets, progress)
+        assigner = self.first if progress.epoch < self.rho * progress.epochs else self.then
+        return assigner.assign(points, predictions, targets, progress)
 
 
-def need_focal(assigner: Assigner) -> Assigner:
-    """`assigner` itself. Raises ValueError unless it is trained by focal loss."""
+def require_focal_loss(assigner: Assigner) -> Assigner:
+    """Return `assigner`. Raises ValueError unless its loss is focal loss."""
     if assigner.loss != "focal":
         name = assigner.model_dump()["name"]
-        raise ValueError(f"must be trained by focal loss, {name} has {assigner.loss}: take another")
+        raise ValueError(f"must have focal loss, but {name} has {assigner.loss}; use another one")
     return assigner

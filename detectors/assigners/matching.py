@@ -1,4 +1,4 @@
-"""From a quality matrix to a one-to-one assignment."""
+"""One-to-one assignment from a matrix of qualities."""
 
 from typing import Literal
 
@@ -10,20 +10,21 @@ from torch import Tensor
 from detectors.structures import Assignment
 
 Solver = Literal["lsa", "argmax"]
-"""How objects share out the points: `lsa`, the linear sum assignment, finds the largest total
-quality and leaves no object without a point. `argmax` gives each object its best candidate; of
-several objects that want the same point the one of highest quality has it, and the others (and
-objects without a candidate) have none."""
+"""`lsa`: linear sum assignment, the matching with the largest total quality; every object gets a
+point. `argmax`: each object gets its best candidate; if several objects have the same one, the
+object with the highest quality gets it, and the others get none."""
 
 _BLOCK = 32
-"""Neighbouring points whose best is looked at first. Any size is exact, this one is fast."""
+"""Number of adjacent points whose maximum is computed first. The result is exact for any size; this
+one is fast."""
 
 _SPARE = 4
-"""Points looked at beyond need: of the four that can be nearest to a centre the first is taken."""
+"""Number of additional points. Up to four points are equally near to a centre, and the first of
+them is to be found."""
 
 
 def negatives(num_points: int, device: torch.device) -> Assignment:
-    """The assignment in which no point is responsible for anything."""
+    """Return the assignment in which all points are negative."""
     return Assignment(
         torch.full((num_points,), -1, dtype=torch.int64, device=device),
         torch.zeros(num_points, device=device),
@@ -33,10 +34,18 @@ def negatives(num_points: int, device: torch.device) -> Assignment:
 def match(
     quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor, solver: Solver
 ) -> Assignment:
-    """The one-to-one assignment among candidates; with `lsa` the others serve those without.
+    """Return the one-to-one assignment among candidates.
 
-    quality_GN: [G, N] in [0, 1]; distance_GN: [G, N] >= 0, orders the others (see `prefer`).
-    Raises ValueError where a candidate's quality is not finite.
+    With `lsa`, objects without a candidate of their own get other points, see `prefer`.
+
+    Args:
+        quality_GN: [G, N] in [0, 1].
+        candidate_GN: [G, N] bool.
+        distance_GN: [G, N] >= 0, the order of points that are not candidates.
+        solver: how to solve it.
+
+    Raises:
+        ValueError: the quality of a candidate is not finite.
     """
     if solver == "argmax":
         return best_of_each(quality_GN, candidate_GN)
@@ -44,15 +53,20 @@ def match(
 
 
 def one_to_one(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
-    """The one-to-one assignment of largest total quality (Hungarian, exact, on the CPU).
+    """Return the one-to-one assignment with the largest total quality (exact, on the CPU).
 
-    quality_GN: [G, N] finite. Each object gets one point and each point at most one object;
-    with more objects than points, the N best pairs that fit are assigned. candidate_GN: bool,
-    where `prefer` made the qualities; the solution is the same and found sooner.
-    Raises ValueError where a quality is not finite.
+    Each object gets one point, and each point at most one object. With more objects than points,
+    the assignment has N pairs. Only points among the G best of some object are considered: instead
+    of any other point, its object could get one of its G best, because the other objects use at
+    most G - 1 of them.
 
-    Only points among the G best of some object are looked at. Any other can be left: its object
-    has G points it likes as much, and the other objects hold G - 1 of them at most.
+    Args:
+        quality_GN: [G, N], finite.
+        candidate_GN: [G, N] bool, if the qualities come from `prefer`. The solution is the same,
+            but found faster.
+
+    Raises:
+        ValueError: a quality is not finite.
     """
     if not quality_GN.numel():
         return negatives(quality_GN.shape[1], quality_GN.device)
@@ -61,11 +75,17 @@ def one_to_one(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assign
 
 
 def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
-    """Each object's best candidate, which it loses to another object that rates it higher.
+    """Assign each object its best candidate, unless another object has a higher quality for it.
 
-    quality_GN: [G, N] finite. Of equal qualities for a point the first object keeps it, of equal
-    qualities for an object the first point is best. Raises ValueError where a candidate's quality
-    is not finite.
+    Among objects with equal qualities for a point, the first gets it. Among points with equal
+    qualities for an object, the first is its best.
+
+    Args:
+        quality_GN: [G, N], finite for candidates.
+        candidate_GN: [G, N] bool; None: all points are candidates.
+
+    Raises:
+        ValueError: the quality of a candidate is not finite.
     """
     if not quality_GN.numel():
         return negatives(quality_GN.shape[1], quality_GN.device)
@@ -81,11 +101,11 @@ def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assi
 
 
 def prefer(quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor) -> Tensor:
-    """`quality_GN` in [0, 1] among candidates; elsewhere at most -G, falling with distance.
+    """Return qualities in [0, 1] for candidates, and at most -G for others, lower with distance.
 
-    With it the one-to-one solution leaves the candidates only for an object that has none left
-    (a tiny object between points, or a crowd that shares a few), and then takes the nearest point.
-    A smaller step than G would give up one object's only candidate to better two others.
+    With these qualities, an object gets a point that is not a candidate only if it has no candidate
+    left (a tiny object between points, or many objects with few candidates), and then the nearest
+    one. With a smaller step than G, an object could lose its only candidate to improve two others.
     """
     worst = distance_GN.max().clamp(min=1.0) if distance_GN.numel() else 1.0
     return torch.where(candidate_GN, quality_GN, -len(quality_GN) - distance_GN / worst)
@@ -96,24 +116,24 @@ Pairs = tuple[Tensor, Tensor]
 
 
 def _among(quality_GN: Tensor, candidate_GN: Tensor) -> Pairs | None:
-    """The solution, if the candidates are few and all objects that have one can each get one.
+    """Return the solution if there are few candidates and each object that has one gets one.
 
-    Then no point matters but candidates and the best of objects that have none.
+    Then only candidates, and the best points of objects without candidates, need to be considered.
     """
     points = candidate_GN.view(torch.uint8).amax(0).nonzero()[:, 0]
     if len(points) > len(quality_GN) ** 2:
         return None
-    home_G = candidate_GN.index_select(1, points).any(1)
-    if not home_G.all():
-        points = torch.unique(torch.cat([points, _best_points(quality_GN, ~home_G)]))
+    has_candidate_G = candidate_GN.index_select(1, points).any(1)
+    if not has_candidate_G.all():
+        points = torch.unique(torch.cat([points, _best_points(quality_GN, ~has_candidate_G)]))
     pairs = _solve(quality_GN, points)
-    return pairs if candidate_GN[pairs].sum() == home_G.sum() else None
+    return pairs if candidate_GN[pairs].sum() == has_candidate_G.sum() else None
 
 
 def _best_points(quality_GN: Tensor, of: Tensor | slice = slice(None)) -> Tensor:
-    """[M] int64, rising: every point among the G best of an object in `of`, and a few more.
+    """Return all points among the G best of an object in `of`, and a few more: [M] int64, sorted.
 
-    As many blocks of points hold them all, so only the blocks of highest maxima are sorted.
+    The k best points are in the k blocks with the highest maxima, so only those are searched.
     """
     rows_GN, size = quality_GN[of], quality_GN.shape[1]
     count = min(len(quality_GN) + _SPARE, size)
@@ -127,13 +147,14 @@ def _best_points(quality_GN: Tensor, of: Tensor | slice = slice(None)) -> Tensor
 
 
 def _solve(quality_GN: Tensor, points: Tensor) -> Pairs:
-    """The exact solution of the problem in which there are no points but `points`."""
+    """Solve the problem restricted to `points`, exactly."""
     small = quality_GN.index_select(1, points).double().cpu().numpy()
     objects, chosen = (torch.from_numpy(index) for index in linear_sum_assignment(small, True))
     return objects.to(points.device), points[chosen.to(points.device)]
 
 
 def _assignment(pairs: Pairs, quality_GN: Tensor) -> Assignment:
+    """Return the assignment of the pairs, with degree 1."""
     objects, points = pairs
     assignment = negatives(quality_GN.shape[1], quality_GN.device)
     assignment.object[points] = objects

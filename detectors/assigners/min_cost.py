@@ -1,4 +1,4 @@
-"""Minimum cost: one-to-one by class and place, as OneNet has it."""
+"""Minimum cost: one-to-one assignment by class and location, as in OneNet."""
 
 from typing import ClassVar, Literal
 
@@ -14,25 +14,27 @@ from detectors.losses import focal_change
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 
 OFF_LEVEL = 9999.0
-"""Cost of a point on a level that is not made for the object."""
+"""Cost of a point whose level does not fit the size of the object."""
 
 
 class MinCost(Assigner):
-    """The point of least cost (001 Eq. 3; 000 Eq. 5 and Table 2), anywhere in the image.
+    """Assigns the point with the lowest cost in the image (001 Eq. 3; 000 Eq. 5 and Table 2).
 
-    C = cls_weight * C_cls + l1_weight * C_L1 - giou_weight * GIoU. C_cls is what the focal loss of
-    the object's class at that point gains by calling it positive. C_L1 sums the four differences of
-    two boxes in shares of the image's width and height. `location` says which boxes:
+    The cost is cls_weight * C_cls + l1_weight * C_L1 - giou_weight * GIoU. C_cls is the focal loss
+    of the object's class at the point as a positive minus that as a negative. C_L1 is the sum of
+    the four differences of two boxes, relative to the width and height of the image. `location`
+    selects the boxes:
 
-    - predicted: the predicted ones ("pred." in 000 Table 2; 001).
+    - predicted: the predicted boxes ("pred." in 000 Table 2; 001).
     - points: "pre-def." of CenterNet and FCOS. C_L1 compares twice the centres, there is no GIoU,
-      and points off the object's pyramid level cost 9999 (see `level_range`).
-    - anchors: "pre-def." of RetinaNet, the anchors in place of the predicted boxes.
+      and points of other levels than the object's cost 9999 (see `level_range`).
+    - anchors: "pre-def." of RetinaNet: anchors instead of predicted boxes.
 
-    Deviations: 001's Algorithm 1 takes each object's minimum and doesn't say who gets a point that
-    two objects want; its released code, and 000's text, solve the matching. See `solver`. 001 takes
-    C_L1 of centres and sides, the released code of corners; see `l1_of`. 000 chooses FCOS's points
-    on the pre-defined level only, in the released code that holds for `points` alone.
+    Deviations: Algorithm 1 of 001 takes the minimum of each object and does not say which object
+    gets a point that is the minimum of two; its released code, and the text of 000, solve the
+    matching; see `solver`. In 001, C_L1 is of centres and sides, in the released code of corners;
+    see `l1_of`. 000 uses only FCOS points of the predefined level; in the released code, this holds
+    for `points` only.
     """
 
     name: Literal["min_cost"] = "min_cost"
@@ -43,25 +45,27 @@ class MinCost(Assigner):
     giou_weight: float = Field(2.0, ge=0)
     """Weight of the GIoU cost."""
     location: Literal["predicted", "points", "anchors"] = "predicted"
-    """What is compared with the object's box."""
+    """The boxes that are compared with the object's box."""
     classification: bool = True
-    """False leaves C_cls out of the matching, not out of training (000 Table 2, first rows)."""
+    """Whether C_cls is part of the matching cost; without it, classes are still trained (000 Table
+    2, first rows)."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
     """Weight of the positive class in the focal classification cost."""
     focal_gamma: float = Field(2.0, ge=0)
     """Exponent of the focal classification cost."""
     l1_of: Literal["corners", "center_sides"] = "corners"
-    """What C_L1 compares: x1 y1 x2 y2 (released code) or centre, width and height (001's text)."""
+    """What C_L1 compares: the corners (released code), or centre, width and height (001)."""
     level_range: bool = True
-    """For `points`: a point should be on the level whose range holds its largest distance to the
-    box's sides. Without effect on a single level."""
+    """For `points`: whether a point on a level whose range does not contain its largest distance to
+    the sides of the box has a high cost. Without effect if there is only one level."""
     range_factor: float = Field(8.0, gt=0)
-    """Upper end of a level's size range in strides; the lower end is half of it."""
+    """Upper end of the size range of a level, in strides; the lower end is half of it."""
     compat_level_bug: bool = False
-    """The released code's level test, which forgets the distance to the top side."""
+    """Whether to ignore the distance to the top side, as the released code does."""
     solver: Literal["lsa", "argmin"] = "lsa"
-    """`lsa`: least total cost, every object has a point. `argmin` (001 Algorithm 1): each object's
-    own minimum; a contested point goes to the lower cost, the others get none."""
+    """`lsa`: lowest total cost, every object gets a point. `argmin` (001 Algorithm 1): the minimum
+    of each object; if several objects have the same point, the one with the lowest cost gets it,
+    and the others get none."""
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
@@ -69,7 +73,7 @@ class MinCost(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not looked at."""
+        """See `Assigner.assign`; progress is not used."""
         cost_GN = self._location_cost(points, predictions, targets)
         if self.classification:
             logits_GN = class_logits(predictions, targets)
@@ -78,23 +82,25 @@ class MinCost(Assigner):
         return one_to_one(-cost_GN) if self.solver == "lsa" else best_of_each(-cost_GN)
 
     def _location_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:
+        """Compute the cost without C_cls: [G, N]."""
         if self.location == "points":
             return self._point_cost(points, targets)
         boxes = predictions.boxes if self.location == "predicted" else points.anchors
         extent = targets.extent or points.extent
-        wanted, given = self._shares(targets.boxes, extent), self._shares(boxes, extent)
+        true, compared = self._relative(targets.boxes, extent), self._relative(boxes, extent)
         giou_GN = pairwise_giou(targets.boxes, boxes)
-        return self.l1_weight * torch.cdist(wanted, given, p=1) - self.giou_weight * giou_GN
+        return self.l1_weight * torch.cdist(true, compared, p=1) - self.giou_weight * giou_GN
 
-    def _shares(self, boxes: Tensor, extent: tuple[float, float]) -> Tensor:
-        """[K, 4] pixels -> what C_L1 compares, in shares of the image's (width, height)."""
-        shares = boxes / boxes.new_tensor(extent).repeat(2)
+    def _relative(self, boxes: Tensor, extent: tuple[float, float]) -> Tensor:
+        """Return what C_L1 compares of boxes [K, 4], relative to the image's (width, height)."""
+        relative = boxes / boxes.new_tensor(extent).repeat(2)
         if self.l1_of == "corners":
-            return shares
-        first, second = shares[:, :2], shares[:, 2:]
+            return relative
+        first, second = relative[:, :2], relative[:, 2:]
         return torch.cat([(first + second) / 2, second - first], 1)
 
     def _point_cost(self, points: Points, targets: Targets) -> Tensor:
+        """Compute the cost of the location `points`: [G, N]."""
         extent = points.xy.new_tensor(targets.extent or points.extent)
         twice_center = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / extent
         l1_GN = torch.cdist(twice_center, 2 * points.xy / extent, p=1)

@@ -1,4 +1,4 @@
-"""o2f: one-to-few, with soft labels that fade during training."""
+"""o2f: one-to-few assignment, with soft labels that decrease during training."""
 
 from typing import ClassVar, Literal, Self
 
@@ -20,53 +20,54 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class O2F(Assigner):
-    """One certain point an object and up to K ambiguous ones of degree t (002 section 3).
+    """One certain point and up to K ambiguous points of degree t per object (002 section 3).
 
-    Points are ranked by S = 1[in the prior] * p^(1 - alpha) * IoU^alpha (Eq. 1). The best is
-    certain, the next K are ambiguous with t_i = p_i / max_k p_k * T (Eq. 3), the maximum over the
-    object's ambiguous points. T falls linearly from `t_max` to `t_min`. The other rows of 002's
-    Table 1 are settings of the same: soft labels that stay are `t_max` = `t_min`, one-to-two is
-    `k` 1 with both at 1 (whether its static t is divided by max_k p_k, too, the paper leaves open).
+    Points are ranked by S = 1[in the prior] * p^(1 - alpha) * IoU^alpha (Eq. 1). The best one is
+    certain, the next K are ambiguous with t_i = p_i / max_k p_k * T (Eq. 3), where the maximum is
+    over the ambiguous points of the object. T decreases linearly from `t_max` to `t_min`. The other
+    rows of 002 Table 1 are special cases: constant soft labels have `t_max` = `t_min`, one-to-two
+    has `k` 1 and both at 1 (the paper does not say whether its static t is divided by max_k p_k).
 
-    A point ranked by several objects goes to the one that rates it highest, of equal ratings to the
-    first object; the loser's best remaining point is then certain. An object without a point of
-    positive quality gets none, and so does one that loses all its ranked points: ranks below K + 1
-    are not looked at.
-    Deviations: the other classes of a positive point keep the focal loss towards 0, of which Eq. 4
-    says nothing; Eq. 4 is a plain sum, and Eq. 5 weighs ambiguous boxes fully: what the sums are
-    divided by and how boxes weigh are options of training. The released code counts the certain
-    point among the K (`k_includes_certain`), weighs ambiguous points by 0.4 (`ambiguous_weight`),
-    and its score is the product with a predicted centerness, an option of the detector.
+    A point that several objects rank is assigned to the one with the highest quality, among equal
+    ones to the first; for the others, the best remaining point is then certain. An object without a
+    point of positive quality gets none. So does an object that loses all its ranked points, because
+    ranks below K + 1 are not considered.
+
+    Deviations: the other classes of a positive point have the focal loss with target 0, which Eq. 4
+    does not mention. Eq. 4 is a plain sum, and in Eq. 5 ambiguous boxes have full weight; divisors
+    and weights of boxes are options of the training. In the released code, the certain point is one
+    of the K (`k_includes_certain`), ambiguous points have weight 0.4 (`ambiguous_weight`), and the
+    score is the product with a predicted centerness, an option of the detector.
     """
 
     name: Literal["o2f"] = "o2f"
     alpha: float = Field(0.8, ge=0, le=1)
-    """Weight of the box's IoU against the class score in the ranking."""
+    """Weight of the IoU relative to the class score in the ranking."""
     k: int = Field(7, ge=1)
-    """Most ambiguous points an object, beside the certain one."""
+    """Maximum number of ambiguous points per object."""
     k_includes_certain: bool = False
-    """The certain point is one of the K, so K - 1 are ambiguous (released code)."""
+    """Whether the certain point is one of the K, so that K - 1 are ambiguous (released code)."""
     t_max: float = Field(0.6, ge=0, le=1)
     """T at the start of training."""
     t_min: float = Field(0.2, ge=0, le=1)
     """T at the end of training."""
     t_per: Literal["epoch", "step"] = "epoch"
-    """T changes after each epoch (002 Eq. 3) or after each step."""
+    """Whether T changes after each epoch (002 Eq. 3) or after each step."""
     ambiguous_weight: float = Field(1.0, ge=0)
-    """Factor of an ambiguous point's loss for its object's class. The released code has 0.4."""
+    """Weight of the loss of an ambiguous point for its object's class (released code: 0.4)."""
     prior: Prior = "center"
-    """Where an object's points may lie."""
+    """Where points of an object may lie."""
     radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides."""
+    """Half of the side of the centre square, in strides."""
     combine: Combination = "mul"
-    """How score and IoU make the quality (002 Table 4)."""
+    """How score and IoU are combined (002 Table 4)."""
 
     family: ClassVar[Family] = "o2f"
     branch: ClassVar[Branch] = "o2f"
     loss: ClassVar[ClsLoss] = "bce"
 
     @model_validator(mode="after")
-    def _t_falls(self) -> Self:
+    def _t_decreases(self) -> Self:
         if self.t_min > self.t_max:
             raise ValueError(f"t_min must not be above t_max, got {self.t_min} > {self.t_max}")
         return self
@@ -92,7 +93,7 @@ class O2F(Assigner):
         return Assignment(torch.where(degree > 0, index, -1), degree, weight)
 
     def temperature(self, progress: Progress) -> float:
-        """T of Eq. 3 in [t_min, t_max]; `t_max` throughout a training of one epoch or step."""
+        """Return T of Eq. 3 in [t_min, t_max]; `t_max` for a training of one epoch or step."""
         if self.t_per == "epoch":
             done, last = progress.epoch, progress.epochs - 1
         else:
@@ -100,6 +101,7 @@ class O2F(Assigner):
         return self.t_max + (self.t_min - self.t_max) * done / max(1, last)
 
     def _weight(self, ambiguous_GN: Tensor, targets: Targets, logits: Tensor) -> Tensor | None:
+        """Return the weights of the classification loss: [N, C], or None if all are 1."""
         if self.ambiguous_weight == 1:
             return None
         objects, points = ambiguous_GN.nonzero(as_tuple=True)
@@ -109,18 +111,18 @@ class O2F(Assigner):
 
 
 def soft_degrees(score_GN: Tensor, temperature: float) -> Tensor:
-    """Eq. 3: scores as shares of each object's highest, times T; 0 stays 0. [G, N]."""
+    """Divide scores by the highest of each object and multiply by T (Eq. 3): [G, N]; 0 stays 0."""
     highest = score_GN.amax(1, keepdim=True).clamp(min=torch.finfo(score_GN.dtype).tiny)
     return score_GN / highest * temperature
 
 
 def top_points(quality_GN: Tensor, count: int) -> Tensor:
-    """`quality_GN` with everything but each object's `count` best points set to 0."""
+    """Return the qualities of each object's `count` best points, 0 elsewhere: [G, N]."""
     values, index = quality_GN.topk(min(count, quality_GN.shape[1]), dim=1)
     return torch.zeros_like(quality_GN).scatter(1, index, values)
 
 
 def best_rated(quality_GN: Tensor) -> Tensor:
-    """`quality_GN` with each point kept only by the object that rates it highest, else 0."""
+    """Return the quality of each point for its best object, 0 for the others: [G, N]."""
     best = quality_GN.argmax(0, keepdim=True)
     return torch.zeros_like(quality_GN).scatter(0, best, quality_GN.gather(0, best))

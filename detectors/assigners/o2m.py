@@ -1,4 +1,4 @@
-"""One-to-many assigners by the name a spec uses."""
+"""The table of one-to-many assigners."""
 
 from detectors.assigners.atss import Atss
 from detectors.assigners.base import Assigner
@@ -18,4 +18,4 @@ O2M: dict[str, type[Assigner]] = {
     "quality_atss": QualityAtss,
     "quality_topk": QualityTopk,
 }
-"""The explicit table: adding an assignment is one file, one line here, one row in the tests."""
+"""Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

@@ -1,4 +1,4 @@
-"""One-to-one assigners by the name a spec uses."""
+"""The table of one-to-one assigners."""
 
 from detectors.assigners.anchor import Anchor
 from detectors.assigners.base import Assigner
@@ -14,4 +14,4 @@ O2O: dict[str, type[Assigner]] = {
     "min_cost": MinCost,
     "poto": Poto,
 }
-"""The explicit table: adding an assignment is one file, one line here, one row in the tests."""
+"""Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

@@ -1,4 +1,4 @@
-"""What the one-to-many rules by predicted quality share."""
+"""The base class of one-to-many assignments by predicted quality."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -13,23 +13,25 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class QualityRule(Assigner):
-    """Candidates by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4 without the prior); of several
-    objects the one of highest quality takes the point (003 section 3.2.3; Table 9).
+    """Selects points by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4 without the prior).
+
+    A point that several objects select is assigned to the one with the highest quality (003 section
+    3.2.3; Table 9).
     """
 
     alpha: float = Field(0.8, ge=0, le=1)
-    """Weight of the box's IoU against the class score in the quality."""
+    """Weight of the IoU relative to the class score in the quality."""
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
 
     @abstractmethod
     def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
-        """[G, N] bool: which points an object would have if it were alone."""
+        """Return the points of each object before objects compete for them: [G, N] bool."""
 
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not looked at."""
+        """See `Assigner.assign`; progress is not used."""
         quality_GN = matching_quality(predictions, targets, self.alpha)
         return best_object(quality_GN, self.candidates(quality_GN, points, targets))

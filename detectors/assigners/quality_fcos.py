@@ -1,4 +1,4 @@
-"""Quality-FCOS: one-to-many by place, on the level the predictions choose."""
+"""Quality-FCOS: one-to-many by location, on the level with the best prediction."""
 
 from typing import Literal
 
@@ -12,17 +12,18 @@ from detectors.structures import Points, Targets
 
 
 class QualityFcos(QualityRule):
-    """Every point in an object's centre square on the level of highest quality (003 Table 9).
+    """Assigns all points in the centre square, on the level of highest quality (003 Table 9).
 
-    FCOS's rule, but the level is chosen by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4), not
-    by the object's size. 003's supplement says no more and no code is released. Read here as: the
-    level of the best point over the centre squares of all levels; of several objects the one of
-    highest quality takes the point. An object whose squares hold no point gets none.
+    FCOS's rule, but the level is chosen by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4)
+    instead of the size of the object. The supplement of 003 gives no details, and there is no
+    released code. We take the level of the best point in the centre squares of all levels, and
+    assign a point that is positive for several objects to the one with the highest quality. An
+    object without a point in its centre squares gets none.
     """
 
     name: Literal["quality_fcos"] = "quality_fcos"
     radius: float = Field(1.5, gt=0)
-    """Half side of the centre square in strides."""
+    """Half of the side of the centre square, in strides."""
 
     def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
         """See `QualityRule.candidates`."""

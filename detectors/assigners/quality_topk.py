@@ -13,16 +13,16 @@ from detectors.structures import Points, Targets
 
 
 class QualityTopk(QualityRule):
-    """The `topk` points of highest quality p^(1 - alpha) * IoU^alpha over all levels (003 Table 9).
+    """Assigns the `topk` points of highest quality p^(1 - alpha) * IoU^alpha (003 Table 9).
 
-    003's supplement says no more and no code is released. Read here as: points inside the box are
-    ranked, as the released Quality-ATSS takes its positives from there; of several objects the one
-    of highest quality takes the point and the others have one less, with no other in its place.
+    They are taken from all levels. The supplement of 003 gives no details, and there is no released
+    code. We rank the points inside the box, like the released Quality-ATSS, and assign a point of
+    several objects to the one with the highest quality; the others get no other point instead.
     """
 
     name: Literal["quality_topk"] = "quality_topk"
     topk: int = Field(9, ge=1)
-    """Most points of an object."""
+    """Maximum number of points per object."""
 
     def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
         """See `QualityRule.candidates`."""

@@ -1,6 +1,6 @@
-"""Ranks of points for an object, and of objects for a point. Matrices are object x point, [G, N].
+"""Rank points for an object, and objects for a point. Matrices are object x point, [G, N].
 
-Of equal values the first is best, on every device.
+Among equal values the first one is best, on every device.
 """
 
 import torch
@@ -10,27 +10,27 @@ from detectors.structures import Assignment, Points
 
 
 def best_points(value_GN: Tensor, count: int) -> Tensor:
-    """[G, N] bool: the `count` (at least 1) highest values of each object; all where N is less."""
+    """Return the `count` highest values of each object: [G, N] bool; all if N is less."""
     count = min(count, value_GN.shape[1])
     last = value_GN.topk(count, dim=1).values[:, -1:]
     above_GN, equal_GN = value_GN > last, value_GN == last
-    room = count - above_GN.sum(1, keepdim=True)
-    return above_GN | (equal_GN & (equal_GN.cumsum(1) <= room))
+    left = count - above_GN.sum(1, keepdim=True)
+    return above_GN | (equal_GN & (equal_GN.cumsum(1) <= left))
 
 
 def best_per_level(value_GN: Tensor, points: Points, count: int) -> Tensor:
-    """[G, N] bool: the `count` highest values of each object on every level."""
+    """Return the `count` highest values of each object on every level: [G, N] bool."""
     sizes = torch.unique_consecutive(points.level, return_counts=True)[1]
     levels = torch.split(value_GN, sizes.tolist(), dim=1)
     return torch.cat([best_points(level, count) for level in levels], dim=1)
 
 
-def standing_out(value_GN: Tensor, candidate_GN: Tensor) -> Tensor:
-    """[G, N] bool: candidates of at least the mean plus the standard deviation over candidates.
+def above_threshold(value_GN: Tensor, candidate_GN: Tensor) -> Tensor:
+    """Return the candidates whose value is at least the threshold of ATSS: [G, N] bool.
 
-    The threshold of ATSS, one for each object. The deviation is the unbiased one, as in the
-    released codes, and 0 for a single candidate; both in float64, where the mean of equal values
-    is that value and not a rounded one above it.
+    The threshold of an object is the mean plus the standard deviation over its candidates. The
+    standard deviation is unbiased, as in the released codes, and 0 for a single candidate. Both are
+    computed in float64, in which the mean of equal values is not rounded up.
     """
     value_GN = torch.where(candidate_GN, value_GN.double(), 0.0)
     count = candidate_GN.sum(1, keepdim=True)
@@ -41,9 +41,11 @@ def standing_out(value_GN: Tensor, candidate_GN: Tensor) -> Tensor:
 
 
 def best_object(value_GN: Tensor, candidate_GN: Tensor) -> Assignment:
-    """Each point goes, with degree 1, to the object of highest finite value it is a candidate of.
+    """Assign each point, with degree 1, to the object with the highest finite value.
 
-    value_GN: [G, N], or [G, 1] where an object has one value for all points.
+    Args:
+        value_GN: [G, N], or [G, 1] if an object has the same value for all points.
+        candidate_GN: [G, N] bool, whether the point may be assigned to the object.
     """
     value_GN = torch.where(candidate_GN, value_GN, -torch.inf)
     if not len(value_GN):

@@ -1,4 +1,4 @@
-"""RetinaNet: one-to-many by overlap with anchor boxes."""
+"""RetinaNet: one-to-many assignment by the IoU of anchor boxes."""
 
 from typing import ClassVar, Literal, Self
 
@@ -12,23 +12,25 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class RetinaNetIou(Assigner):
-    """Anchors by IoU: high is positive, low negative, between ignored (RetinaNet section 4.1).
+    """Assigns anchors by IoU: high is positive, low is negative, others are ignored.
 
-    An anchor goes to the object it overlaps most. The best anchors of an object (all equal ones)
-    are positive however little they overlap it (`low_quality`, from detectron2); as there, such an
-    anchor goes to another object if it overlaps that one more.
-    Deviation: an object that overlaps no anchor at all gets none; detectron2 makes every anchor
-    with IoU 0 to it positive. Which anchors there are is the detector's affair.
+    RetinaNet section 4.1. An anchor is assigned to the object with the highest IoU. The best
+    anchors of an object (all with the same IoU) are positive at any IoU (`low_quality`, from
+    detectron2); as there, such an anchor is assigned to another object if its IoU with that one is
+    higher. The anchors are defined by the detector.
+
+    Deviation: an object that overlaps no anchor gets none; in detectron2, all anchors with IoU 0 to
+    it are positive.
     """
 
     name: Literal["retinanet"] = "retinanet"
     positive_iou: float = Field(0.5, gt=0, le=1)
-    """Least IoU of a positive anchor."""
+    """Minimum IoU of a positive anchor."""
     negative_iou: float = Field(0.4, ge=0, le=1)
-    """Anchors of less are negative; from here to `positive_iou` they teach classification nothing.
-    """
+    """Anchors with a lower IoU are negative. Those between this and `positive_iou` have no
+    classification loss."""
     low_quality: bool = True
-    """Each object's best anchors are positive at any IoU above 0. Off in RetinaNet's paper."""
+    """Whether the best anchors of an object are positive at any IoU above 0 (not in the paper)."""
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
@@ -43,7 +45,7 @@ class RetinaNetIou(Assigner):
     def assign(
         self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not looked at."""
+        """See `Assigner.assign`; predictions and progress are not used."""
         iou_GN = pairwise_iou(targets.boxes, points.anchors)
         best_N = torch.cat([iou_GN.new_zeros(1, len(points)), iou_GN]).amax(0)
         positive_N = best_N >= self.positive_iou

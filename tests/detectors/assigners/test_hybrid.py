@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from detectors.assigners.base import Assigner
 from detectors.assigners.fcos import Fcos
-from detectors.assigners.hybrid import Hybrid, need_focal
+from detectors.assigners.hybrid import Hybrid, require_focal_loss
 from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.poto import Poto
@@ -66,9 +66,9 @@ def test_parts_are_chosen_by_name_with_their_options() -> None:
 def test_refuses_parts_trained_by_another_loss() -> None:
     other = [name for name, cls in O2M.items() if cls.loss != "focal"]
     for name in other:
-        with pytest.raises(ValidationError, match=rf"focal loss, {name} has") as raised:
+        with pytest.raises(ValidationError, match=rf"focal loss, but {name} has") as raised:
             Hybrid.model_validate({"first": {"name": name}})
         assert [error["loc"] for error in raised.value.errors()] == [("first",)]
-    assert need_focal(Poto()) == Poto()
-    with pytest.raises(ValueError, match="must be trained by focal loss, o2f has bce"):
-        need_focal(O2F())
+    assert require_focal_loss(Poto()) == Poto()
+    with pytest.raises(ValueError, match="must have focal loss, but o2f has bce"):
+        require_focal_loss(O2F())

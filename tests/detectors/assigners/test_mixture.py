@@ -49,7 +49,7 @@ def test_options_of_the_parts_are_kept() -> None:
 def test_refuses_an_auxiliary_assigner_trained_by_another_loss() -> None:
     other = [name for name, cls in O2M.items() if cls.loss != "focal"]
     for name in other:
-        with pytest.raises(ValidationError, match=rf"focal loss, {name} has") as raised:
+        with pytest.raises(ValidationError, match=rf"focal loss, but {name} has") as raised:
             Mixture.model_validate({"aux": {"name": name}})
         assert [error["loc"] for error in raised.value.errors()] == [("aux",)]
     with pytest.raises(ValidationError, match="does not match any of the expected tags"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.assigners.ranking import best_object, best_per_level, best_points, standing_out
+from detectors.assigners.ranking import above_threshold, best_object, best_per_level, best_points
 from detectors.models.points import pyramid_points
 from tests.examples import examples
 
@@ -61,7 +61,7 @@ def test_best_of_every_level_by_itself(values: Rows, count: int) -> None:
 
 @examples(30)
 @given(rows(6), st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=4, max_size=4))
-def test_standing_out_is_a_mean_and_an_unbiased_deviation(
+def test_the_threshold_is_a_mean_and_an_unbiased_deviation(
     values: Rows, candidate: list[list[bool]]
 ) -> None:
     given_values = matrix(values, 6)
@@ -72,7 +72,7 @@ def test_standing_out_is_a_mean_and_an_unbiased_deviation(
         deviation = stdev(members) if len(members) > 1 else 0.0
         least = mean(members) + deviation if members else inf
         expected.append({n for n in range(6) if allowed[n] and row[n] >= least})
-    assert chosen(standing_out(given_values, mask)) == expected
+    assert chosen(above_threshold(given_values, mask)) == expected
 
 
 @pytest.mark.parametrize("count", [1, 3, 7, 45])
@@ -80,13 +80,13 @@ def test_equal_candidates_all_stand_out(count: int) -> None:
     """In float32 the mean of equal values may round above them."""
     rng = torch.Generator().manual_seed(0)
     values = torch.rand(200, 1, generator=rng).expand(200, count)
-    assert standing_out(values, torch.ones(200, count, dtype=torch.bool)).all()
+    assert above_threshold(values, torch.ones(200, count, dtype=torch.bool)).all()
 
 
 def test_a_lone_candidate_stands_out_and_none_of_no_candidates() -> None:
     values = torch.tensor([[0.1, 0.9], [0.0, 0.5], [0.3, 0.3]])
     candidate = torch.tensor([[True, False], [True, False], [False, False]])
-    assert torch.equal(standing_out(values, candidate), candidate)
+    assert torch.equal(above_threshold(values, candidate), candidate)
 
 
 @examples(30)
