@@ -16,6 +16,7 @@ from tests.detectors import miniature as mini
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
 
 
+@pytest.mark.slow
 class TestTwoRanks:
     def test_compute_what_one_rank_computes_from_the_whole_batch(
         self, two_ranks: list[dict[str, Any]], setup: str

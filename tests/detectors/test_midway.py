@@ -13,6 +13,8 @@ from detectors.assigners import ASSIGNERS
 from detectors.engine import Learner, train_epoch
 from tests.detectors import miniature as mini
 
+pytestmark = pytest.mark.slow
+
 COUNTS = ([2, 0], [1, 3], [0, 0], [4, 1])
 BATCHES = [mini.batch(counts, seed=n) for n, counts in enumerate(COUNTS)]
 

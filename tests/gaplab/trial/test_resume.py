@@ -21,6 +21,8 @@ from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 Ranks = Callable[[Path, Path], list[dict[str, Any]]]
 PROGRAM = Path(__file__).with_name("resuming.py")

@@ -14,6 +14,8 @@ from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import NO_CONTROL, Stop
 from gaplab.trial.watchdog import Watchdog, WatchedControl, clear_hangs, hang_reason, watch
 
+pytestmark = pytest.mark.slow
+
 TRIAL = "0123456789ab"
 
 PROGRAM = """
