@@ -1,5 +1,6 @@
-"""Batches that were assigned at random, and their loss by a loop over points and classes in plain
-Python floats.
+"""Batches with random assignments, and their loss in a loop over points and classes.
+
+The loop uses Python floats.
 """
 
 import itertools
@@ -24,16 +25,16 @@ Box = list[float]
 
 @dataclass
 class Rank:
-    """One of several ranks. Each tells the means it knows, and remembers what it was asked."""
+    """One of several ranks, with given means. It records the values it was asked to reduce."""
 
     size: int = 1
     means: list[Tensor] = field(default_factory=list)
-    asked: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
     rank: int = 0
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        self.asked.append(value.detach())
-        return self.means[len(self.asked) - 1] if self.means else value.detach()
+        self.values.append(value.detach())
+        return self.means[len(self.values) - 1] if self.means else value.detach()
 
     def gather(self, value: Any) -> list[Any]:
         raise NotImplementedError
@@ -41,7 +42,7 @@ class Rank:
 
 @dataclass(frozen=True)
 class Case:
-    """A batch, however it came to be assigned."""
+    """A batch with its assignments."""
 
     points: Points
     predictions: Predictions
@@ -55,20 +56,20 @@ class Case:
         )
 
     def share(self, rank: int, size: int) -> "Case":
-        """Every `size`-th image."""
+        """Return every `size`-th image."""
         p, mine = self.predictions, slice(rank, None, size)
         centerness = None if p.centerness is None else p.centerness[mine]
         shared = Predictions(p.logits[mine], p.boxes[mine], None, centerness)
         return Case(self.points, shared, self.assignments[mine], self.targets[mine], self.kind)
 
     def on_ranks(self, options: LossOptions, size: int) -> list[Loss]:
-        """The loss of each of `size` ranks, whose means are those of what all of them ask."""
+        """Compute the loss of each of `size` ranks, which reduce their values to means."""
         shares = [self.share(rank, size) for rank in range(size)]
         worlds = [Rank(size) for _ in shares]
         for share, world in zip(shares, worlds, strict=True):
             share.loss(options, world)
-        told = zip(*(world.asked for world in worlds), strict=True)
-        means = [torch.stack(values).mean(0) for values in told]
+        together = zip(*(world.values for world in worlds), strict=True)
+        means = [torch.stack(values).mean(0) for values in together]
         return [share.loss(options, Rank(size, means)) for share in shares]
 
 
@@ -79,7 +80,7 @@ def boxes(count: int, rng: torch.Generator) -> Tensor:
 
 
 def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -> Case:
-    """A batch of double precision with counts[i] objects in image i; points assigned at random."""
+    """Build a batch in double precision with counts[i] objects in image i, assigned at random."""
     rng = torch.Generator().manual_seed(seed)
 
     def drawn(*shape: int) -> Tensor:
@@ -88,10 +89,10 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
     xy = 32 * torch.rand(POINTS, 2, generator=rng, dtype=torch.float64)
     level = torch.zeros(POINTS, dtype=torch.int64)
     points = Points(xy, xy[:, 0], level, boxes(POINTS, rng), EXTENT)
-    placed = boxes(len(counts) * POINTS, rng).reshape(len(counts), POINTS, 4)
+    predicted = boxes(len(counts) * POINTS, rng).reshape(len(counts), POINTS, 4)
     predictions = Predictions(
         (3 * drawn(CLASSES)).requires_grad_(),
-        placed.requires_grad_(),
+        predicted.requires_grad_(),
         None,
         (2 * drawn()).requires_grad_() if centerness else None,
     )
@@ -105,7 +106,7 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
 
 
 def assigned(count: int, rng: torch.Generator, *, soft: bool) -> Assignment:
-    """At random; some assignments weigh no term, some points, some each class of a point."""
+    """Assign points at random, without weights or with weights per point or per class."""
     owner = torch.randint(-1, count, (POINTS,), generator=rng)
     degree = torch.rand(POINTS, generator=rng, dtype=torch.float64).clamp(min=0.1)
     degree = torch.where(degree < 0.4, 1.0, degree) if soft else torch.ones_like(degree)
@@ -114,7 +115,7 @@ def assigned(count: int, rng: torch.Generator, *, soft: bool) -> Assignment:
     return Assignment(owner, torch.where(owner >= 0, degree, 0.0), weight if columns else None)
 
 
-# --- the oracle -----------------------------------------------------------------------------
+# --- the loss in loops ----------------------------------------------------------------------
 
 
 def bce(logit: float, t: float) -> float:
@@ -132,7 +133,7 @@ def classified(logit: float, t: float, kind: ClsLoss, options: LossOptions) -> f
 
 
 def overlap(a: Box, b: Box) -> tuple[float, float]:
-    """IoU and generalised IoU."""
+    """Compute IoU and generalised IoU."""
     meet_x = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
     meet_y = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
     union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - meet_x * meet_y
@@ -150,19 +151,19 @@ def delta(box: Box, anchor: Box) -> Box:
     return [(x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah)]
 
 
-def boxed(box: Box, wanted: Box, anchor: Box, kind: str) -> float:
-    iou, giou = overlap(box, wanted)
+def boxed(box: Box, target: Box, anchor: Box, kind: str) -> float:
+    iou, giou = overlap(box, target)
     if kind == "giou":
         return 1 - giou
     if kind == "iou":
         return -math.log(max(iou, 1e-6))
-    pairs = zip(delta(box, anchor), delta(wanted, anchor), strict=True)
+    pairs = zip(delta(box, anchor), delta(target, anchor), strict=True)
     return sum(abs(a - b) for a, b in pairs)
 
 
-def in_shares(box: Box, wanted: Box, extent: tuple[float, float], of: str) -> float:
-    """L1 of centre and sides, or of corners, as shares of the image."""
-    both = (box, wanted) if of == "corners" else (center_form(box), center_form(wanted))
+def in_shares(box: Box, target: Box, extent: tuple[float, float], of: str) -> float:
+    """Compute the L1 distance of centre and sides, or of corners, in shares of the image."""
+    both = (box, target) if of == "corners" else (center_form(box), center_form(target))
     pairs = zip(*both, extent * 2, strict=True)
     return sum(abs(a - b) / side for a, b, side in pairs)
 
@@ -181,7 +182,7 @@ def center_of(point: list[float], box: Box) -> float:
 
 
 def class_terms(of: Case, options: LossOptions) -> float:
-    """Classification, summed over images, points and classes, each with its weight."""
+    """Sum the weighted classification loss over images, points and classes."""
     total = 0.0
     for i, (found, targets) in enumerate(zip(of.assignments, of.targets, strict=True)):
         for n, c in itertools.product(range(POINTS), range(CLASSES)):
@@ -196,18 +197,18 @@ def class_terms(of: Case, options: LossOptions) -> float:
 
 
 def looped(of: Case, options: LossOptions) -> dict[str, float]:
-    """Every part, normalised and weighted."""
+    """Compute every part of the loss, normalised and weighted."""
     box = l1 = centerness = degrees = weights = positives = 0.0
     for i, (found, targets) in enumerate(zip(of.assignments, of.targets, strict=True)):
         for n in (n for n in range(POINTS) if found.object[n] >= 0):
             g, degree = int(found.object[n]), float(found.degree[n])
-            wanted, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
-            place = center_of(of.points.xy[n].tolist(), wanted)
-            weight = {"degree": degree, "centerness": place, "equal": 1.0}[options.box_by]
-            box += weight * boxed(guess, wanted, of.points.anchors[n].tolist(), options.box)
-            l1 += weight * in_shares(guess, wanted, targets.extent or EXTENT, options.l1_of)
+            target, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
+            center = center_of(of.points.xy[n].tolist(), target)
+            weight = {"degree": degree, "centerness": center, "equal": 1.0}[options.box_by]
+            box += weight * boxed(guess, target, of.points.anchors[n].tolist(), options.box)
+            l1 += weight * in_shares(guess, target, targets.extent or EXTENT, options.l1_of)
             if of.predictions.centerness is not None:
-                centerness += bce(of.predictions.centerness[i, n].item(), place)
+                centerness += bce(of.predictions.centerness[i, n].item(), center)
             degrees, weights, positives = degrees + degree, weights + weight, positives + 1
     objects = float(sum(len(t) for t in of.targets))
     total = {"degrees": degrees, "positives": positives, "objects": objects}[options.normalizer]

@@ -56,7 +56,7 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
     assert 0.99 * gflops <= found.multiply_adds / 1e9 <= gflops
 
 
-def test_stride_in_the_3x3_costs_more(published: dict[str, dict[str, float]]) -> None:
+def test_a_stride_in_the_3x3_convolution_costs_more(published: dict[str, dict[str, float]]) -> None:
     """torchvision's backbone: why counts from other code bases differ by 4.7 G."""
     other = FCOS.model_copy(update={"backbone": TRUNK.model_copy(update={"stride_in": "3x3"})})
     costs = [model_cost(o, CLASSES, ("o2m",), SIZE) for o in (FCOS, other)]

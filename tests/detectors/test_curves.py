@@ -1,7 +1,7 @@
-"""The first steps of every strategy, loss by loss, as they were when last looked at.
+"""Compare the losses of the first steps of every strategy with stored values.
 
-A failure here means that a change altered results. If that was meant: raise
-`detectors.RESULTS_VERSION`, write `curves.json` anew, and say why in the log.
+A failure means that a change altered results. If that was intended, raise
+`detectors.RESULTS_VERSION`, write `curves.json` again, and give the reason in the log.
 
     GAPLAB_UPDATE_CURVES=1 pytest tests/detectors/test_curves.py
 """
@@ -28,14 +28,14 @@ CURVES = Path(__file__).with_name("curves.json")
 UPDATE = os.environ.get("GAPLAB_UPDATE_CURVES") == "1"
 EPOCHS, SEED = 5, 7
 ROUNDING = [5e-4] * 8 + [2e-2] * 12
-"""Relative, a step each. Processors round differently and steps build on each other: a change of
+"""Relative tolerance of each step. Processors round differently and errors accumulate: a change of
 all weights by 1e-7 grows to 4e-5 within 8 steps and to 2e-3 within 20."""
 
 Curve = dict[str, list[float]]
 
 
 def curve(name: str) -> Curve:
-    """Loss parts of 20 steps (5 epochs of 4) under the defaults of everything but the data."""
+    """Compute the loss parts of 20 steps (5 epochs of 4) with default options on small data."""
     strategy, training = ASSIGNERS[name](), Training(epochs=EPOCHS, batch=4)
     data = Shapes(size=64, train_images=16).load("train")
     torch.manual_seed(SEED)
@@ -51,7 +51,7 @@ def curve(name: str) -> Curve:
 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Any]:
-    """What `curves.json` holds; with GAPLAB_UPDATE_CURVES=1 it is written first."""
+    """Read `curves.json`; with GAPLAB_UPDATE_CURVES=1 it is written first."""
     if UPDATE:
         curves = {name: curve(name) for name in ASSIGNERS}
         content = {"results_version": RESULTS_VERSION, "curves": curves}
@@ -66,8 +66,8 @@ def test_losses_of_the_first_steps_are_unchanged(stored: dict[str, Any], name: s
     assert found.keys() == expected.keys()
     for part, losses in found.items():
         for step, values in enumerate(zip(losses, expected[part], ROUNDING, strict=True)):
-            loss, wanted, rounding = values
-            assert loss == pytest.approx(wanted, rel=rounding), f"{name} {part} step {step}"
+            loss, stored_loss, rounding = values
+            assert loss == pytest.approx(stored_loss, rel=rounding), f"{name} {part} step {step}"
 
 
 def test_curves_belong_to_this_version_and_these_strategies(stored: dict[str, Any]) -> None:

@@ -88,7 +88,7 @@ def test_extreme_logits_have_finite_losses_and_gradients(
     assert logits.grad.isfinite().all()
 
 
-def test_a_wrong_and_certain_prediction_costs_its_logit() -> None:
+def test_loss_of_a_wrong_and_certain_prediction_is_its_logit() -> None:
     """Where p_t vanishes, -log(p_t) is |logit|: nothing is cut off by a small epsilon."""
     logits, target = torch.tensor([100.0, -100.0]), torch.tensor([0.0, 1.0])
     assert sigmoid_focal(logits, target, 0.25, 2.0).tolist() == pytest.approx([75.0, 25.0])
@@ -122,7 +122,7 @@ class TestClassification:
         self.assert_is(degree, "bce", expected)
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_nothing_in_nothing_out(self, kind: ClsLoss) -> None:
+    def test_of_no_points_it_is_empty(self, kind: ClsLoss) -> None:
         nothing = torch.zeros(0, 3)
         assert classification(nothing, nothing, kind, LossOptions()).shape == (0, 3)
 

@@ -13,7 +13,7 @@ def test_scores_are_the_sigmoid_of_the_logits_in_float32() -> None:
     assert found.flatten().tolist() == pytest.approx([1 / (1 + math.exp(-v)) for v in (8, 9, 8.5)])
 
 
-def test_scores_are_geometric_means_with_a_centerness_trained_by_itself() -> None:
+def test_scores_are_geometric_means_with_a_separate_centerness() -> None:
     """FCOS's improved recipe: every class of a point shares its centerness."""
     logits = torch.tensor([[0.0, 2.0], [-3.0, 1.0]])
     centerness = torch.tensor([1.5, -200.0])
@@ -29,7 +29,7 @@ def test_scores_of_a_gate_are_those_of_the_product_alone() -> None:
     assert torch.equal(Predictions(logits, torch.zeros(1, 4), ungated).scores(), logits.sigmoid())
 
 
-def test_one_image_is_detached_and_holds_what_assignments_see() -> None:
+def test_one_image_is_detached_and_has_logits_and_boxes() -> None:
     values = [torch.rand(2, 3, n, requires_grad=True) for n in (5, 4, 5)]
     of = Predictions(values[0], values[1], values[2], torch.rand(2, 3))
     image = of.image(1)
@@ -39,7 +39,7 @@ def test_one_image_is_detached_and_holds_what_assignments_see() -> None:
     assert not image.boxes.requires_grad
 
 
-def test_the_classes_alone_are_the_logits_before_a_gate() -> None:
+def test_without_gate_the_logits_are_those_of_the_classes() -> None:
     logits, boxes, ungated = torch.rand(3, 2), torch.rand(3, 4), torch.rand(3, 2)
     plain = Predictions(logits, boxes, None, torch.rand(3)).without_gate()
     assert plain.logits is logits

@@ -1,5 +1,6 @@
 from typing import Any
 
+import pytest
 import torch
 
 from detectors.world import LocalWorld
@@ -18,16 +19,19 @@ class TestLocalWorld:
         assert not mean.requires_grad
 
 
+@pytest.mark.slow
 class TestTorchWorld:
     def test_rank_and_size(self, two_ranks: list[dict[str, Any]]) -> None:
         assert [rank["world"] for rank in two_ranks] == [(0, 2), (1, 2)]
 
-    def test_mean_is_the_same_everywhere_and_carries_no_gradient(
+    def test_mean_is_the_same_on_all_ranks_and_has_no_gradient(
         self, two_ranks: list[dict[str, Any]]
     ) -> None:
         for rank in two_ranks:
             assert rank["mean"].tolist() == [1.5, 15.0]
             assert not rank["mean"].requires_grad
 
-    def test_rank_0_alone_gathers_in_rank_order(self, two_ranks: list[dict[str, Any]]) -> None:
+    def test_only_rank_0_gathers_in_the_order_of_ranks(
+        self, two_ranks: list[dict[str, Any]]
+    ) -> None:
         assert [rank["gathered"] for rank in two_ranks] == [[{"rank": 0}, {"rank": 1}], []]

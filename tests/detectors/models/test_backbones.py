@@ -55,7 +55,7 @@ def drawn(blocks: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("blocks", [2, 4])
-def test_a_deeper_tiny_backbone_is_the_default_one_and_more(blocks: int) -> None:
+def test_a_deeper_tiny_backbone_contains_the_default_one(blocks: int) -> None:
     plain, deeper = drawn(1), drawn(blocks)
     assert all(torch.equal(value, deeper[name]) for name, value in plain.items())
     more = deeper.keys() - plain.keys()
@@ -63,7 +63,7 @@ def test_a_deeper_tiny_backbone_is_the_default_one_and_more(blocks: int) -> None
     assert {tuple(map(int, name.split(".")[1:3])) for name in more} == {
         (stage, block) for stage in range(3) for block in range(blocks - 1)
     }
-    # Two 3x3 convolutions and two norms a block; the shortcut is the input itself.
+    # Two 3x3 convolutions and two norms per block; the shortcut is the input.
     expected = sum(2 * 9 * c * c + 4 * c for c in (16, 32, 48)) * (blocks - 1)
     assert sum(deeper[name].numel() for name in more) == expected
 
@@ -74,7 +74,7 @@ def test_parameters_of_the_default_tiny_backbone() -> None:
     assert not [name for name in drawn(1) if not name.startswith(("stem.", "blocks."))]
 
 
-def test_a_further_block_adds_to_what_it_is_given() -> None:
+def test_an_extra_block_is_residual() -> None:
     backbone = Tiny(channels=(8, 16), blocks=2).build()
     for name, parameter in backbone.named_parameters():
         if name.startswith("further") and ".second.1." in name:
@@ -86,14 +86,14 @@ def test_a_further_block_adds_to_what_it_is_given() -> None:
         assert torch.equal(deep, plain)
 
 
-def test_the_table_is_tested_whole() -> None:
+def test_every_entry_of_the_table_is_tested() -> None:
     tested = {options.model_dump()["name"]: type(options) for options in (*KINDS.values(), Timm())}
     assert tested == BACKBONES
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
 class TestEveryBackbone:
-    def test_states_its_channels_and_strides(self, options: BackboneOptions) -> None:
+    def test_channels_and_strides_are_those_of_its_maps(self, options: BackboneOptions) -> None:
         backbone = options.build()
         maps = backbone(torch.zeros(1, 3, 64, 128))
         assert [x.shape[1] for x in maps] == list(backbone.channels)
@@ -120,7 +120,7 @@ class TestEveryBackbone:
         assert normalised.mean().abs() < 0.3
         assert 0.9 < normalised.std() < 1.5
 
-    def test_images_of_a_batch_do_not_see_each_other(self, options: BackboneOptions) -> None:
+    def test_images_of_a_batch_do_not_affect_each_other(self, options: BackboneOptions) -> None:
         torch.manual_seed(0)
         backbone, images = options.build().eval(), torch.randn(3, 3, 33, 47)
         whole, alone = backbone(images), backbone(images[1:2])

@@ -40,7 +40,9 @@ def shifted(raw: Numbers, anchor: Numbers) -> Numbers:
 @pytest.mark.parametrize("code", DECODERS)
 @examples(20)
 @given(raw=st.lists(st.floats(-6, 6), min_size=4, max_size=4), seed=st.integers(0, 99))
-def test_every_code_is_its_formula_at_every_point(code: BoxCode, raw: Numbers, seed: int) -> None:
+def test_every_code_equals_its_formula_at_every_point(
+    code: BoxCode, raw: Numbers, seed: int
+) -> None:
     rng = torch.Generator().manual_seed(seed)
     given = torch.tensor(raw) + torch.randn(2, len(POINTS), 4, generator=rng)
     found = DECODERS[code](given, POINTS)

@@ -44,7 +44,7 @@ def test_sizes_of_the_published_weights() -> None:
     assert sum(p.numel() for p in neck.parameters()) == blocks + laterals + output
 
 
-def test_equals_the_blocks_written_out() -> None:
+def test_equals_its_blocks_one_by_one() -> None:
     torch.manual_seed(0)
     inputs = (3, 4, 5)
     neck, (fine, middle, coarse) = Deconv(inputs, 8, "group"), halved(9, 6, inputs)
@@ -80,7 +80,7 @@ def transposed(x: Tensor, kernel: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm)])
-def test_the_norm_is_the_one_asked_for(
+def test_the_norm_is_that_of_the_options(
     norm: Literal["batch", "group"], kind: type[nn.Module]
 ) -> None:
     neck = Deconv((8, 8, 8), 16, norm)
@@ -114,7 +114,7 @@ def test_gradients_reach_all_parts(norm: Literal["batch", "group"]) -> None:
     assert all(x.grad is not None and x.grad.any() for x in given)
 
 
-def test_weights_start_uniform_within_xaviers_bound() -> None:
+def test_initial_weights_are_uniform_within_xaviers_bound() -> None:
     torch.manual_seed(0)
     for name, weight in Deconv((16, 32, 64), 16).named_parameters():
         if weight.dim() > 1:

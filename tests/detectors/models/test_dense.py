@@ -1,4 +1,4 @@
-"""What holds for all detectors of the table, and for detectors with two branches."""
+"""Tests of all detectors of the table, and of detectors with two branches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def images(height: int = 48, width: int = 40, count: int = 2) -> Tensor:
 
 
 def assert_same(a: Output, b: Output, branch: str = "o2o") -> None:
-    """Bit by bit, points and predictions."""
+    """Compare points and predictions bit by bit."""
     for x, y in zip(a.branches[branch], b.branches[branch], strict=True):
         for name, value in vars(x).items():
             other = getattr(y, name)
@@ -57,7 +57,7 @@ def assert_same(a: Output, b: Output, branch: str = "o2o") -> None:
 
 
 @each_dual
-def test_asking_for_one_branch_leaves_its_output_bit_identical(options: DetectorOptions) -> None:
+def test_output_of_one_requested_branch_is_bit_identical(options: DetectorOptions) -> None:
     detector = build(options, "o2o", "o2m")
     both = detector(images())
     assert list(both.branches) == list(both.points) == ["o2o", "o2m"]
@@ -68,10 +68,10 @@ def test_asking_for_one_branch_leaves_its_output_bit_identical(options: Detector
 
 
 @each_dual
-def test_a_detector_of_one_branch_is_the_dual_one_without_the_other(
+def test_a_detector_of_one_branch_equals_the_dual_one_without_the_other(
     options: DetectorOptions,
 ) -> None:
-    """Built from the same seed, and with weights that are the dual one's after training."""
+    """This holds for a new detector of the same seed, and for weights of a trained dual one."""
     dual, single = build(options, "o2o", "o2m"), build(options, "o2o")
     assert_same(dual(images()), single(images()))
     with torch.no_grad():
@@ -83,7 +83,7 @@ def test_a_detector_of_one_branch_is_the_dual_one_without_the_other(
 
 
 @each_dual
-def test_the_gradient_of_one_branch_leaves_the_others_parameters_alone(
+def test_the_gradient_of_one_branch_does_not_reach_parameters_of_the_other(
     options: DetectorOptions,
 ) -> None:
     detector = build(options, "o2o", "o2m")
@@ -94,8 +94,8 @@ def test_the_gradient_of_one_branch_leaves_the_others_parameters_alone(
 
 
 @each_dual
-def test_every_trainable_parameter_shapes_the_output_in_training(options: DetectorOptions) -> None:
-    """Or processes that train together would wait for its gradient for ever."""
+def test_every_trainable_parameter_affects_the_output_in_training(options: DetectorOptions) -> None:
+    """Otherwise processes that train together would wait for its gradient for ever."""
     detector = build(options, "o2o", "o2m").train()
     outputs = [
         value
@@ -118,7 +118,7 @@ def test_one_to_many_parts_can_be_dropped_after_training() -> None:
 
 
 def test_nine_anchors_beside_one() -> None:
-    """DATE-R: each branch has points of its own."""
+    """DATE-R: each branch has its own points."""
     detector = build(DUALS["date_r"], "o2o", "o2m")
     output = detector(images(48, 40))
     cells = 12 * 10 + 6 * 5

@@ -31,7 +31,7 @@ def test_everything_but_predictors_and_gates_is_copied() -> None:
     assert {"backbone.stem", "neck.laterals", "head.towers"} <= parts
 
 
-def test_single_level_detectors_too() -> None:
+def test_single_level_detectors_are_copied_too() -> None:
     source, detector = (built(OneNetOptions(), "o2o", seed=seed) for seed in (0, 1))
     load_extractor(detector, source.state_dict(), "there")
     stage = "head.stages.0.weight"
@@ -39,7 +39,7 @@ def test_single_level_detectors_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         (FcosOptions(channels=16), "of another shape neck.laterals.0.weight"),
         (FcosOptions(tower_convs=3), "unexpected head.towers.shared.cls.2.0.0.weight"),
@@ -47,7 +47,7 @@ def test_single_level_detectors_too() -> None:
     ],
 )
 def test_another_shape_is_refused_in_one_line_and_changes_nothing(
-    other: FcosOptions, said: str
+    other: FcosOptions, message: str
 ) -> None:
     detector = built(FcosOptions(), "o2o", seed=1)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
@@ -55,7 +55,7 @@ def test_another_shape_is_refused_in_one_line_and_changes_nothing(
         load_extractor(detector, built(other, "o2o", seed=0).state_dict(), "abc.pth")
     (line,) = raised.value.problems
     assert line.startswith("abc.pth: not the feature extractor of this detector: ")
-    assert said in line
+    assert message in line
     assert line.endswith("; correct `init_from`")
     assert "\n" not in line
     assert all(torch.equal(before[key], value) for key, value in detector.state_dict().items())

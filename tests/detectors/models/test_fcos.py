@@ -157,7 +157,9 @@ def test_what_each_branch_predicts() -> None:
 
 @pytest.mark.parametrize("branch", ["o2o", "o2f", "o2m"])
 @pytest.mark.parametrize("gate", [Centerness(width=8), MaxFilter()])
-def test_a_gate_is_built_where_it_belongs(gate: Centerness | MaxFilter, branch: Branch) -> None:
+def test_a_gate_is_built_for_its_branches_only(
+    gate: Centerness | MaxFilter, branch: Branch
+) -> None:
     detector = build((branch,), SMALL.model_copy(update={"gate": gate, "centerness": True}))
     (found,) = detector(images()).branches[branch]
     parts = {name.split(".")[3] for name in detector.state_dict() if "predictors" in name}

@@ -61,7 +61,7 @@ def test_gated_gradients_are_those_of_the_product() -> None:
     torch.testing.assert_close(found, log_odds)
 
 
-def test_an_open_gate_leaves_the_score_and_a_closed_one_none() -> None:
+def test_an_open_gate_keeps_the_score_and_a_closed_one_makes_it_zero() -> None:
     logits = torch.tensor([-3.0, 0.0, 4.0])
     torch.testing.assert_close(gated(logits, torch.full((3,), 60.0)), logits)
     assert (gated(logits, torch.full((3,), -200.0)).sigmoid() == 0).all()
@@ -79,7 +79,7 @@ def test_a_gate_has_a_logit_for_every_anchor_of_every_level(
 
 
 @pytest.mark.parametrize("options", [Centerness(width=8), MaxFilter()])
-def test_a_gate_starts_near_one_half_and_every_weight_of_it_counts(options: GateOptions) -> None:
+def test_a_gate_starts_near_one_half_and_every_weight_affects_it(options: GateOptions) -> None:
     gate = built(options, 1)
     found = gate(levels())
     assert max(x.abs().max().item() for x in found) < 1
@@ -89,7 +89,7 @@ def test_a_gate_starts_near_one_half_and_every_weight_of_it_counts(options: Gate
         assert parameter.grad.abs().sum() > 0, name
 
 
-def test_centerness_is_its_path_on_each_level_by_itself() -> None:
+def test_centerness_is_computed_on_each_level_separately() -> None:
     """002 Fig. 3: `convs` narrow ones, each with norm and ReLU, then one number."""
     gate, given = built(Centerness(convs=2, width=8), 1), levels()
     convs = [m for m in gate.modules() if isinstance(m, nn.Conv2d)]
@@ -117,6 +117,6 @@ def test_the_table_has_every_gate_under_its_name() -> None:
         ({"tau": -2}, "tau"),
     ],
 )
-def test_a_window_must_have_a_middle(wrong: dict[str, int], message: str) -> None:
+def test_a_window_must_be_odd(wrong: dict[str, int], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         MaxFilter.model_validate(wrong)

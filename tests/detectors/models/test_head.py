@@ -39,7 +39,7 @@ each_sharing = pytest.mark.parametrize("shared", [True, False])
 
 
 @each_sharing
-def test_shapes_for_each_branch_asked_for(shared: bool) -> None:
+def test_shapes_of_each_requested_branch(shared: bool) -> None:
     found = asked(head("o2o", "o2m", shared=shared), "o2m")
     assert list(found) == ["o2m"]
     assert found["o2m"].logits.shape == (2, 26, 3)
@@ -48,8 +48,8 @@ def test_shapes_for_each_branch_asked_for(shared: bool) -> None:
 
 @pytest.mark.parametrize("groups", [0, 4])
 @each_sharing
-def test_equals_towers_and_predictor_written_out(groups: int, shared: bool) -> None:
-    """Two convolutions a tower, each with its norm, if there is one, and ReLU."""
+def test_equals_towers_and_predictor_one_by_one(groups: int, shared: bool) -> None:
+    """A tower has two convolutions, each with its norm, if there is one, and ReLU."""
     built = head("o2o", "o2m", groups=groups, shared=shared)
     with torch.no_grad():
         built.scales.copy_(torch.tensor([0.5, 2.0]))
@@ -71,7 +71,7 @@ def test_equals_towers_and_predictor_written_out(groups: int, shared: bool) -> N
 
 
 @each_sharing
-def test_asking_for_one_branch_changes_nothing_about_it(shared: bool) -> None:
+def test_output_of_a_branch_does_not_depend_on_the_other_requested_ones(shared: bool) -> None:
     built = head("o2o", "o2m", shared=shared)
     both = asked(built, "o2o", "o2m")
     for branch in ("o2o", "o2m"):
@@ -79,7 +79,7 @@ def test_asking_for_one_branch_changes_nothing_about_it(shared: bool) -> None:
 
 
 @each_sharing
-def test_a_branch_not_asked_for_costs_nothing(shared: bool) -> None:
+def test_a_branch_that_is_not_requested_costs_nothing(shared: bool) -> None:
     """None of its modules runs, and its parameters get no gradient."""
     built = head("o2o", "o2m", shared=shared)
     ran: set[str] = set()
@@ -98,7 +98,7 @@ def test_a_branch_not_asked_for_costs_nothing(shared: bool) -> None:
         assert (parameter.grad is None) == ("o2m" in name), name
 
 
-def test_with_shared_towers_a_predictor_is_all_that_a_branch_has_of_its_own() -> None:
+def test_with_shared_towers_a_branch_owns_only_a_predictor() -> None:
     one, two = head("o2o").state_dict(), head("o2o", "o2m").state_dict()
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
     own = {
@@ -107,7 +107,7 @@ def test_with_shared_towers_a_predictor_is_all_that_a_branch_has_of_its_own() ->
     assert set(two) - set(one) == own
 
 
-def test_separate_towers_belong_to_the_branch_too_but_not_the_scales() -> None:
+def test_separate_towers_belong_to_the_branch_but_scales_do_not() -> None:
     one, two = (head(*of, shared=False).state_dict() for of in (["o2o"], ["o2o", "o2m"]))
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
     more = set(two) - set(one)
@@ -118,7 +118,9 @@ def test_separate_towers_belong_to_the_branch_too_but_not_the_scales() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 @each_sharing
-def test_a_head_without_the_other_branches_starts_alike(shared: bool, seed: int) -> None:
+def test_a_head_without_the_other_branches_has_the_same_initial_weights(
+    shared: bool, seed: int
+) -> None:
     dual = asked(head("o2o", "o2m", shared=shared, seed=seed), "o2o")["o2o"]
     assert same(asked(head("o2o", shared=shared, seed=seed), "o2o")["o2o"], dual)
 

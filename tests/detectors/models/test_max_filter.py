@@ -49,7 +49,7 @@ def test_is_the_maximum_over_neighbours_in_space_and_scale(
 
 
 @pytest.mark.parametrize("groups", [0, 2])
-def test_without_a_window_convolution_residual_norm_and_relu_are_left(groups: int) -> None:
+def test_without_a_window_it_is_convolution_residual_norm_and_relu(groups: int) -> None:
     """003 Table 6, tau 0 and phi 1."""
     module, given = MaxFilter3d(4, tau=0, phi=1, groups=groups), levels(3)
     norm = torch.nn.GroupNorm(groups, 4) if groups else torch.nn.Identity()
@@ -58,7 +58,7 @@ def test_without_a_window_convolution_residual_norm_and_relu_are_left(groups: in
 
 
 @pytest.mark.parametrize("groups", [0, 2])
-def test_the_whole_is_filter_of_convolution_plus_input_normed(groups: int) -> None:
+def test_it_is_the_normed_sum_of_input_and_filtered_convolution(groups: int) -> None:
     torch.manual_seed(0)
     module, given = MaxFilter3d(4, tau=2, phi=3, groups=groups), levels(4)
     if groups:

@@ -54,7 +54,7 @@ def written_out(detector: DenseDetector, heads: int) -> list[tuple[Tensor, Tenso
 
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("neck", ["top_down", "deconv"])
-def test_training_has_a_prediction_of_every_head(heads: int, neck: str) -> None:
+def test_training_returns_a_prediction_of_every_head(heads: int, neck: str) -> None:
     detector = build(heads=heads, neck=neck, neck_norm="group", box="pixels")
     assert isinstance(detector.neck, TopDown if neck == "top_down" else Deconv)
     found = stages(detector.train())
@@ -65,7 +65,7 @@ def test_training_has_a_prediction_of_every_head(heads: int, neck: str) -> None:
 
 
 @pytest.mark.parametrize("infer_head", [1, 2, 3])
-def test_eval_has_the_one_that_counts_and_later_ones_cost_nothing(infer_head: int) -> None:
+def test_eval_returns_the_inference_head_and_later_ones_cost_nothing(infer_head: int) -> None:
     detector = build(heads=3, infer_head=infer_head, box="pixels")
     wanted = stages(detector.train())[infer_head - 1]
     ran: list[int] = []
@@ -93,7 +93,7 @@ def test_heads_share_their_class_and_box_convolutions() -> None:
 
 
 @pytest.mark.parametrize("neck", ["top_down", "deconv"])
-def test_one_map_of_stride_four(neck: str) -> None:
+def test_there_is_one_map_of_stride_four(neck: str) -> None:
     detector = build(neck=neck, neck_norm="group")
     output = detector(images(33, 50))
     points = output.points["o2o"]

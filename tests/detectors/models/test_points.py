@@ -15,10 +15,10 @@ shapes = st.lists(st.tuples(st.sampled_from([1.0, 4.0, 5.5]), st.sampled_from([2
 
 @examples(30)
 @given(sizes, st.sampled_from([4, 7, 8]), shapes.filter(len))
-def test_points_stand_in_the_middle_of_their_cells_row_by_row_finest_first(
+def test_points_are_cell_centres_row_by_row_finest_level_first(
     of: list[tuple[int, int]], finest: int, anchors: list[tuple[float, float]]
 ) -> None:
-    """Every anchor of a cell is a point there, in the order of `anchors`."""
+    """Every anchor of a cell is a point at its centre, in the order of `anchors`."""
     strides = [finest * 2**level for level in range(len(of))]
     points = pyramid_points(of, strides, CPU, anchors)
     expected = [
@@ -40,7 +40,7 @@ def test_points_stand_in_the_middle_of_their_cells_row_by_row_finest_first(
     assert points.level.dtype == torch.int64
 
 
-def test_a_cell_has_one_square_of_four_strides_by_default() -> None:
+def test_by_default_a_cell_has_one_square_anchor_of_four_strides() -> None:
     points = pyramid_points([(2, 3), (1, 2)], [8, 16], CPU)
     assert len(points) == 8
     assert (points.anchors[:, 2:] - points.anchors[:, :2]).tolist() == [[32, 32]] * 6 + [
@@ -48,8 +48,8 @@ def test_a_cell_has_one_square_of_four_strides_by_default() -> None:
     ] * 2
 
 
-def test_extent_is_what_the_finest_cells_cover() -> None:
-    """As (width, height), whatever the coarser levels add by rounding up."""
+def test_extent_is_the_area_of_the_finest_cells() -> None:
+    """It is (width, height), without what coarser levels add by rounding up."""
     assert pyramid_points([(5, 3), (3, 2)], [8, 16], CPU).extent == (24.0, 40.0)
     assert pyramid_points([(1, 1)], [4], CPU).extent == (4.0, 4.0)
 

@@ -35,13 +35,13 @@ def predictions(module: Predictor, scales: tuple[float, float] = (1.0, 1.0)) -> 
 
 
 def only(p: Points, n: int) -> Points:
-    """Point `n` alone."""
+    """Return point `n` alone."""
     here = slice(n, n + 1)
     return Points(p.xy[here], p.stride[here], p.level[here], p.anchors[here], p.extent)
 
 
-def test_anchors_of_a_cell_follow_each_other_as_their_channels_do() -> None:
-    """Weights of 0 and biases that number the channels: the output says where it comes from."""
+def test_anchors_of_a_cell_are_in_the_order_of_their_channels() -> None:
+    """With weights of 0 and biases that number the channels, the output shows its channel."""
     branch = BranchShape(NINE, "deltas")
     module, points = predictor(branch), points_of(branch)
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_anchors_of_a_cell_follow_each_other_as_their_channels_do() -> None:
 
 
 @pytest.mark.parametrize("code", DECODERS)
-def test_equals_the_convolutions_written_out_cell_by_cell(code: BoxCode) -> None:
+def test_equals_the_convolutions_cell_by_cell(code: BoxCode) -> None:
     """Codes of distances in strides or by exp are scaled by their level first, others aren't."""
     branch = BranchShape(SQUARE, code)
     module, points, scales = predictor(branch), points_of(branch), (0.5, 2.0)
@@ -104,7 +104,7 @@ def test_boxes_start_at_their_anchors_with_deltas() -> None:
 
 
 @pytest.mark.parametrize("anchors", [SQUARE, NINE])
-def test_a_gate_is_part_of_the_logits_and_the_classes_alone_stay_at_hand(
+def test_a_gate_is_part_of_the_logits_and_class_logits_are_kept(
     anchors: tuple[Shape, ...],
 ) -> None:
     branch = BranchShape(anchors, "relu", Centerness(convs=1, width=8))
@@ -140,7 +140,7 @@ def test_centerness_is_a_convolution_of_its_tower(source: str, anchors: tuple[Sh
     assert found.without_gate().centerness is None
 
 
-def test_outputs_are_float32_whatever_the_features_are() -> None:
+def test_outputs_are_float32_for_features_of_any_type() -> None:
     branch = BranchShape(SQUARE, "softplus", Centerness(convs=1, width=8), centerness=True)
     module = predictor(branch)
     with torch.autocast("cpu", torch.bfloat16):

@@ -58,7 +58,7 @@ def enlarged(x: Tensor, height: int, width: int) -> Tensor:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_equals_the_sums_written_out(source: Literal["p5", "c5"]) -> None:
+def test_equals_its_sums_one_by_one(source: Literal["p5", "c5"]) -> None:
     torch.manual_seed(1)
     pyramid, (fine, middle, coarse) = FeaturePyramid((4, 6, 8), 16, 2, source), maps()
     lateral, output, extra = pyramid.laterals, pyramid.outputs, pyramid.extras
@@ -72,7 +72,7 @@ def test_equals_the_sums_written_out(source: Literal["p5", "c5"]) -> None:
         torch.testing.assert_close(found, wanted)
 
 
-def test_a_level_sees_coarser_maps_and_not_finer_ones() -> None:
+def test_a_level_depends_on_coarser_maps_and_not_on_finer_ones() -> None:
     given = maps()
     levels = FeaturePyramid((4, 6, 8), 16, 0)(given)
     for i, level in enumerate(levels):
@@ -90,7 +90,7 @@ def test_sizes_of_the_weights(source: Literal["p5", "c5"], more: int) -> None:
     assert alone == merging + outputs // 3
 
 
-def test_the_source_of_extra_levels_changes_neither_the_others_nor_their_first_weights() -> None:
+def test_the_source_of_extra_levels_changes_neither_the_others_nor_their_initial_weights() -> None:
     levels = []
     for source in SOURCES:
         torch.manual_seed(0)

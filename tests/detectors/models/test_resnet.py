@@ -32,8 +32,8 @@ def fresh(depth: Any = 18, **options: Any) -> ResNetBackbone:
 
 
 @pytest.fixture(scope="module")
-def lived_in() -> Weights:
-    """A state dict like torchvision's resnet18, in which batch norm does something."""
+def trained() -> Weights:
+    """Build a state dict like that of a trained torchvision resnet18."""
     rng = torch.Generator().manual_seed(1)
     weights = fresh().state_dict()
     for key, value in weights.items():
@@ -46,8 +46,8 @@ def lived_in() -> Weights:
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, lived_in: Weights) -> Path:
-    torch.save(lived_in, tmp_path / "resnet18.pth")
+def checkpoint(tmp_path: Path, trained: Weights) -> Path:
+    torch.save(trained, tmp_path / "resnet18.pth")
     return tmp_path / "resnet18.pth"
 
 
@@ -89,7 +89,7 @@ def test_sizes_with_groups_are_those_published_by_torchvision(
         built = fresh(depth, groups=groups, width_per_group=width)
     classifier = 2048 * 1000 + 1000
     assert sum(p.numel() for p in built.parameters()) == with_classifier - classifier
-    # As many entries as without groups: 18 a block, 6 a stem or downsampling.
+    # As many entries as without groups: 18 per block, 6 per stem or downsampling.
     assert len(built.state_dict()) == {50: 16, 101: 33}[depth] * 18 + 5 * 6
 
 
@@ -152,7 +152,7 @@ def norm(x: Tensor, w: Weights, name: str) -> Tensor:
 
 
 def by_hand(x: Tensor, w: Weights, counts: tuple[int, ...], convs: int) -> list[Tensor]:
-    """ResNet written out: `convs` of a block, the one with the stride being the one of size 3."""
+    """Compute ResNet step by step, with `convs` per block; the one of size 3 has the stride."""
     x = F.relu(norm(F.conv2d(x, w["conv1.weight"], stride=2, padding=3), w, "bn1"))
     x, maps = F.max_pool2d(x, 3, 2, 1), []
     for layer, count in enumerate(counts, start=1):
@@ -285,7 +285,7 @@ def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stage
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "bn: frozen needs weights: .* set bn: trained; frozen_stages needs weights"),
         ({"bn": "statistics", "frozen_stages": 0}, "bn: statistics needs weights"),
@@ -299,12 +299,12 @@ def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stage
         ({"depth": 152, "weights": "x"}, "depth"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         ResNet.model_validate(options)
 
 
-def test_an_average_of_weights_keeps_up_with_the_counters(checkpoint: Path) -> None:
+def test_an_average_of_weights_has_the_same_counters(checkpoint: Path) -> None:
     built = backbone(ResNet(depth=18, weights=str(checkpoint), bn="trained"))
     learner = Learner.create(built, Poto(), Training(ema=0.9), LocalWorld())
     for _ in range(3):
@@ -337,46 +337,46 @@ def refusal(path: Path, depth: Any = 18) -> str:
     return problem
 
 
-def test_weights_are_loaded_whole_without_the_classifier(
-    checkpoint: Path, lived_in: Weights
-) -> None:
+def test_all_weights_but_the_classifier_are_loaded(checkpoint: Path, trained: Weights) -> None:
     loaded = ResNet(depth=18, weights=str(checkpoint)).build().state_dict()
-    assert loaded.keys() == {key for key in lived_in if not key.startswith("fc.")}
-    assert all(torch.equal(value, lived_in[key]) for key, value in loaded.items())
+    assert loaded.keys() == {key for key in trained if not key.startswith("fc.")}
+    assert all(torch.equal(value, trained[key]) for key, value in loaded.items())
 
 
-def test_old_checkpoints_without_counters_load(tmp_path: Path, lived_in: Weights) -> None:
-    old = {k: v for k, v in lived_in.items() if not k.endswith("num_batches_tracked")}
+def test_old_checkpoints_without_counters_load(tmp_path: Path, trained: Weights) -> None:
+    old = {k: v for k, v in trained.items() if not k.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     loaded = ResNet(depth=18, weights=str(tmp_path / "old.pth")).build().state_dict()
     assert all(torch.equal(loaded[key], old[key]) for key in old if not key.startswith("fc."))
 
 
-def test_other_names_are_refused_the_first_five_by_name(tmp_path: Path, lived_in: Weights) -> None:
-    wrapped = {f"module.{key}": value for key, value in lived_in.items()}
+def test_other_names_are_refused_and_the_first_five_listed(
+    tmp_path: Path, trained: Weights
+) -> None:
+    wrapped = {f"module.{key}": value for key, value in trained.items()}
     torch.save(wrapped, tmp_path / "wrapped.pth")
-    said = refusal(tmp_path / "wrapped.pth")
+    message = refusal(tmp_path / "wrapped.pth")
     missing = "conv1.weight, bn1.weight, bn1.bias, bn1.running_mean, bn1.running_var"
-    assert f"missing {missing}, and {100 - 5} more; " in said
-    assert "unexpected module.conv1.weight, " in said
-    assert f", and {122 - 5} more; " in said
+    assert f"missing {missing}, and {100 - 5} more; " in message
+    assert "unexpected module.conv1.weight, " in message
+    assert f", and {122 - 5} more; " in message
 
 
-def test_a_single_difference_is_named(tmp_path: Path, lived_in: Weights) -> None:
-    weights = dict(lived_in)
+def test_a_single_difference_is_named(tmp_path: Path, trained: Weights) -> None:
+    weights = dict(trained)
     weights["extra"] = weights.pop("layer3.1.bn2.bias")
     weights["conv1.weight"] = weights["conv1.weight"][:, :1]
     torch.save(weights, tmp_path / "odd.pth")
-    said = refusal(tmp_path / "odd.pth")
-    assert "missing layer3.1.bn2.bias; unexpected extra; " in said
-    assert "of another shape conv1.weight [64, 1, 7, 7] not [64, 3, 7, 7]; " in said
+    message = refusal(tmp_path / "odd.pth")
+    assert "missing layer3.1.bn2.bias; unexpected extra; " in message
+    assert "of another shape conv1.weight [64, 1, 7, 7] not [64, 3, 7, 7]; " in message
 
 
 def test_another_depth_is_refused(checkpoint: Path) -> None:
     assert "missing layer1.0.conv3.weight" in refusal(checkpoint, depth=50)
 
 
-def test_weights_of_a_backbone_with_groups_fit_that_backbone_alone(tmp_path: Path) -> None:
+def test_weights_of_a_backbone_with_groups_fit_only_that_backbone(tmp_path: Path) -> None:
     shape = {"groups": 4, "width_per_group": 2}
     path = tmp_path / "resnext.pth"
     weights = fresh(50, **shape).state_dict()
@@ -384,13 +384,13 @@ def test_weights_of_a_backbone_with_groups_fit_that_backbone_alone(tmp_path: Pat
     loaded = ResNet.model_validate({"weights": str(path), **shape}).build().state_dict()
     assert loaded.keys() == weights.keys()
     assert all(torch.equal(value, weights[key]) for key, value in loaded.items())
-    said = refusal(path, depth=50)
-    assert "missing" not in said
-    assert "unexpected" not in said
-    assert "of another shape conv1" not in said
-    assert "of another shape layer1.0.conv1.weight [8, 64, 1, 1] not [64, 64, 1, 1], " in said
+    message = refusal(path, depth=50)
+    assert "missing" not in message
+    assert "unexpected" not in message
+    assert "of another shape conv1" not in message
+    assert "of another shape layer1.0.conv1.weight [8, 64, 1, 1] not [64, 64, 1, 1], " in message
     # The first two convolutions of a block and what the third takes: 3, and 2 norms of 4 each.
-    assert f", and {16 * (3 + 8) - 5} more; " in said
+    assert f", and {16 * (3 + 8) - 5} more; " in message
     path.unlink()
 
 

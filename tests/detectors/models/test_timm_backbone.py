@@ -31,11 +31,11 @@ def refusal(options: Timm) -> str:
 # Without timm ------------------------------------------------------------------------------------
 
 
-def test_a_missing_timm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_timm_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    said = refusal(Timm())
-    assert said.startswith("backbone timm: timm can't be imported (")
-    assert said.endswith("); pip install 'gaplab[timm]'")
+    message = refusal(Timm())
+    assert message.startswith("backbone timm: timm can't be imported (")
+    assert message.endswith("); pip install 'gaplab[timm]'")
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def test_a_missing_timm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ("import a_library_that_is_not_there", "No module named 'a_library_that_is_not_there'"),
     ],
 )
-def test_a_timm_that_fails_to_import_says_why(
+def test_a_timm_that_fails_to_import_is_an_error_with_its_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
     (tmp_path / "timm.py").write_text(code)
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    said = refusal(Timm())
-    assert said.startswith(f"backbone timm: timm can't be imported ({reason}")
-    assert "more" not in said
+    message = refusal(Timm())
+    assert message.startswith(f"backbone timm: timm can't be imported ({reason}")
+    assert "more" not in message
 
 
 # With a stand-in that has timm's interface -------------------------------------------------------
 
 
 class FakeNet(nn.Module):
-    """Averages of 8, 16 and 32 pixels, whose sizes are rounded down, as timm's CNNs may do."""
+    """Averages of 8, 16 and 32 pixels; sizes are rounded down, as in some of timm's CNNs."""
 
     def __init__(self, output_fmt: str | None, strides: tuple[int, ...]) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ FAKES: dict[str, Any] = {
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """A stand-in for timm is installed; the arguments it is called with."""
+    """Install a stand-in for timm; return the arguments of its calls."""
     calls: list[dict[str, Any]] = []
 
     def create_model(name: str, **options: Any) -> nn.Module:
@@ -119,7 +119,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def test_swin_alone_is_told_to_take_any_size(asked: list[dict[str, Any]]) -> None:
+def test_only_swin_is_asked_to_accept_any_size(asked: list[dict[str, Any]]) -> None:
     maps = {"features_only": True, "out_indices": (-3, -2, -1)}
     Timm(model="plain").build()
     Timm(model="swin_last").build()
@@ -150,7 +150,7 @@ def test_maps_are_padded_ordered_and_cut_back(model: str) -> None:
 
 @pytest.mark.usefixtures("asked")
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "message"),
     [
         ("nothing", "nothing: timm has no such model"),
         ("mixer", "mixer: it has no three feature maps (features_only not implemented for Mi"),
@@ -159,9 +159,9 @@ def test_maps_are_padded_ordered_and_cut_back(model: str) -> None:
         ("fixed", "fixed: it can't take images of any size (Input height doesn't match model (22"),
     ],
 )
-def test_models_that_cannot_be_a_backbone_are_refused(model: str, said: str) -> None:
+def test_models_that_cannot_be_a_backbone_are_refused(model: str, message: str) -> None:
     found = refusal(Timm(model=model))
-    assert found.startswith(f"backbone timm: {said}")
+    assert found.startswith(f"backbone timm: {message}")
     assert found.endswith("; correct `model`")
 
 
@@ -172,8 +172,8 @@ def test_weights_must_fit_exactly(tmp_path: Path) -> None:
     backbone = Timm(model="swin_last", weights=str(path)).build()
     assert backbone.state_dict()["net.gain"].tolist() == [3.0]
     torch.save({"layers.0.gain": torch.tensor([3.0])}, path)
-    said = refusal(Timm(model="swin_last", weights=str(path)))
-    assert "missing gain; unexpected layers.0.gain; correct `weights`" in said
+    message = refusal(Timm(model="swin_last", weights=str(path)))
+    assert "missing gain; unexpected layers.0.gain; correct `weights`" in message
 
 
 # With timm itself, where it is installed ---------------------------------------------------------
@@ -187,7 +187,7 @@ class Lenient(type):
 
 
 class Stub(types.ModuleType):
-    """A module with a class of every name."""
+    """A module that has a class of every name."""
 
     __path__: list[str] = []  # noqa: RUF012
 
@@ -198,7 +198,7 @@ class Stub(types.ModuleType):
 
 
 def stub_torchvision(patch: pytest.MonkeyPatch) -> None:
-    """What timm imports of torchvision at its start; its backbones use none of it."""
+    """Return stubs for what timm imports from torchvision; its backbones use none of it."""
     for name in ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets"):
         module = Stub(f"torchvision{name}")
         patch.setitem(sys.modules, module.__name__, module)
@@ -214,7 +214,7 @@ def forget_timm() -> None:
 
 @pytest.fixture(scope="module")
 def timm() -> Iterator[Any]:
-    """The real library; where torchvision can't be imported, a stub stands in for that."""
+    """Import timm, with a stub in place of torchvision if that cannot be imported."""
     if find_spec("timm") is None:
         pytest.skip("timm is not installed")
     with pytest.MonkeyPatch.context() as patch:
@@ -237,7 +237,7 @@ def swin(timm: Any) -> TimmBackbone:
 
 
 def test_swin_t_has_the_published_size(swin: TimmBackbone) -> None:
-    """28,288,354 parameters, less the classifier and the norm before it."""
+    """28,288,354 parameters, without the classifier and the norm before it."""
     expected = 28_288_354 - (768 * 1000 + 1000) - 2 * 768
     assert sum(p.numel() for p in swin.net.parameters()) == expected
     assert swin.channels == (192, 384, 768)

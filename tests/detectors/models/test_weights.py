@@ -20,7 +20,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(value, b[key]) for key, value in a.items())
 
 
-def test_every_name_must_fit_where_there_is_no_head(tmp_path: Path) -> None:
+def test_every_name_must_match_if_there_is_no_head(tmp_path: Path) -> None:
     source, target = module(), module()
     load_weights(target, saved(tmp_path / "a.pth", source.state_dict()))
     assert same(target.state_dict(), source.state_dict())
@@ -54,6 +54,6 @@ def test_a_refused_file_changes_nothing(tmp_path: Path) -> None:
     assert same(target.state_dict(), before)
 
 
-def test_an_empty_state_dict_misses_everything(tmp_path: Path) -> None:
+def test_an_empty_state_dict_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"missing 0\.weight, 0\.bias, .*, and 1 more; "):
         load_weights(module(), saved(tmp_path / "a.pth", {}))
