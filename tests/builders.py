@@ -8,12 +8,8 @@ from typing import Any
 import torch
 from sqlalchemy import select
 
-from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.metrics import ClassGap
-from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
-from detectors.structures import Candidates
 from gaplab.ledger import Ledger
 from gaplab.ledger.models import Checkpoint
 from gaplab.ledger.views import METRICS, AttemptView, EvaluationView, TrialView
@@ -189,11 +185,6 @@ def leaderboard_row(trial: str = "t1", **changes: Any) -> LeaderboardRow:
         chosen="last",
     )
     return replace(row, **{"gap": values["ap"] - values["ap_nms"], **changes})
-
-
-def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Gap:
-    """Measure the candidates of all images, without suppression and with it."""
-    return gap_between(select_both(candidates, protocol), truth, protocol)
 
 
 def row_ids(resolved: ResolvedSpec) -> dict[str, tuple[str, ...]]:

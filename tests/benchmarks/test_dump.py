@@ -106,7 +106,8 @@ def test_five_million_candidates_under_another_protocol(tmp_path: Path) -> None:
 
 
 def test_a_streamed_dump_gives_what_the_whole_gives(tmp_path: Path) -> None:
-    from tests.builders import measure_gap  # not in the process whose memory is measured
+    # Not imported in the process whose memory is measured.
+    from tests.detectors.evaluation.cases import measure_gap
 
     uri = write(tmp_path, 200)
     truth = make_truth(200)

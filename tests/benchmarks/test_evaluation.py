@@ -19,7 +19,7 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
-from tests.builders import measure_gap
+from tests.detectors.evaluation.cases import measure_gap
 
 PROTOCOL = Protocol()
 PYCOCO = Path(__file__).parents[1] / "detectors" / "evaluation" / "pycoco.py"

@@ -13,13 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
 
 Box = Sequence[float]
 Values = Tensor | NDArray[Any] | Sequence[Any] | float
 """One value for all rows, or one value per row."""
+
+
+def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Gap:
+    """Measure the candidates of all images, without suppression and with it."""
+    return gap_between(select_both(candidates, protocol), truth, protocol)
 
 
 def candidates(

@@ -14,7 +14,7 @@ from detectors.evaluation.diagnosis import Diagnosis, Duplicates, ScoreGap, diag
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
-from tests.builders import measure_gap
+from tests.detectors.evaluation.cases import measure_gap
 from tests.examples import examples
 
 RECALLS = (0.25, 0.5, 0.75, 0.9)

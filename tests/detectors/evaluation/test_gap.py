@@ -13,8 +13,8 @@ from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
-from tests.builders import measure_gap
 from tests.detectors.evaluation import cases
+from tests.detectors.evaluation.cases import measure_gap
 
 SIZES = ("small", "medium", "large")
 AP, AR = (tuple(f"{metric}_{size}" for size in SIZES) for metric in ("ap", "ar"))

@@ -23,7 +23,8 @@ from gaplab.spec.search import SearchOptions
 from gaplab.spec.sweep import expand, outline, to_mapping
 from gaplab.spec.validate import metrics
 from gaplab.spec.yaml_text import parse_yaml
-from tests.builders import SECTIONS, make_spec, measure_gap
+from tests.builders import SECTIONS, make_spec
+from tests.detectors.evaluation.cases import measure_gap
 
 SPACE: dict[str, Any] = {
     "assignment.name": {"choices": ["poto", "o2f"]},
