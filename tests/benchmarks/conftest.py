@@ -1,4 +1,4 @@
-"""What benches of the ledger share: databases that wait for the disk, and no-op trials."""
+"""Fixtures of the benchmarks: a ledger that waits for the disk, and trials that train nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 
 @pytest.fixture(scope="session")
 def noop(load: Callable[[Path], ModuleType]) -> ModuleType:
-    """`noop.py`: a driver of trials that train nothing."""
+    """Return the module `noop.py`: a driver of trials that train nothing."""
     return load(Path(__file__).with_name("noop.py"))
 
 
 @pytest.fixture
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
-    """The URL of an empty ledger in SQLite, or in a PostgreSQL that waits for its disk."""
+    """Return a function that gives the URL of an empty ledger; its database waits for the disk."""
 
     def url(database: str) -> str:
         if database == "SQLite":

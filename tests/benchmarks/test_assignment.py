@@ -1,7 +1,7 @@
-"""What assignment costs at COCO's size: against a training step, against dense SciPy (one thread).
+"""Measure assignment at COCO's size against a training step and dense SciPy, in one thread.
 
 800 x 1344 pixels, strides 8 to 128: 22,400 points. `pytest -s tests/benchmarks/test_assignment.py`
-prints the figures.
+prints the times.
 """
 
 import sys
@@ -45,7 +45,7 @@ def points() -> Points:
 
 
 def scene(points: Points, objects: int) -> tuple[Predictions, Targets]:
-    """Random boxes of 12 to 400 pixels, and predictions around every point."""
+    """Draw boxes of 12 to 400 pixels, and predictions around every point."""
     rng = torch.Generator().manual_seed(objects)
     size = torch.exp(2.5 + 3.5 * torch.rand(objects, 2, generator=rng))
     corner = torch.rand(objects, 2, generator=rng) * (torch.tensor([WIDTH, HEIGHT]) - size).clamp(0)
@@ -59,7 +59,7 @@ def scene(points: Points, objects: int) -> tuple[Predictions, Targets]:
 
 
 def seconds(functions: list[Callable[[], object]], repeats: int) -> list[float]:
-    """Median of each; they take turns, so that the machine's other work hits them alike."""
+    """Return the median time of each function; they alternate, so that other load affects all."""
     times: list[list[float]] = [[] for _ in functions]
     for _ in range(repeats):
         for function, spent in zip(functions, times, strict=True):
@@ -71,7 +71,7 @@ def seconds(functions: list[Callable[[], object]], repeats: int) -> list[float]:
 
 @pytest.fixture(scope="module")
 def step_seconds(points: Points) -> float:
-    """Forward and backward of one image: a step without its loss, its optimiser and its data."""
+    """Measure forward and backward pass of an image: a step without loss, optimiser and data."""
     backbone = ResNet(depth=50, bn="trained", frozen_stages=0)
     options = FcosOptions(backbone=backbone, channels=256, tower_convs=4, extra_levels=2, groups=32)
     model = options.build(CLASSES, ["o2o"]).train()
@@ -84,7 +84,7 @@ def step_seconds(points: Points) -> float:
         (predictions.logits.square().mean() + predictions.boxes.square().mean()).backward()
 
     (spent,) = seconds([step], 1)
-    sys.stdout.write(f"\nResNet-50 FCOS, {HEIGHT} x {WIDTH}: {spent:.1f} s a step and image\n")
+    sys.stdout.write(f"\nResNet-50 FCOS, {HEIGHT} x {WIDTH}: {spent:.1f} s per step and image\n")
     return spent
 
 
@@ -98,7 +98,7 @@ def test_assignment_against_a_training_step(name: str, points: Points, step_seco
         [lambda: found.append(assigner.assign(points, predictions, targets, progress))], 7
     )
     share = ours / step_seconds
-    sys.stdout.write(f"\n{name}: {1000 * ours:.1f} ms an image, {share:.2%} of a step\n")
+    sys.stdout.write(f"\n{name}: {1000 * ours:.1f} ms per image, {share:.2%} of a step\n")
     assert (found[0].object >= 0).any()
     assert share <= SHARE
 

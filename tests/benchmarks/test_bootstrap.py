@@ -1,4 +1,4 @@
-"""A thousand resamples of a COCO-sized evaluation: time and memory, in a process of its own."""
+"""Measure time and memory of 1,000 resamples of an evaluation of COCO's size, in a process."""
 
 import json
 import re
@@ -17,7 +17,7 @@ SECONDS, MEBIBYTES = 60, 4096
 
 
 def make_matches(seed: int, images: int = IMAGES) -> Matches:
-    """Detections of which seven objects in ten are found at IoU 0.5, fewer at higher ones."""
+    """Draw matches in which 7 of 10 objects are found at IoU 0.5, and fewer at higher ones."""
     random = np.random.default_rng(seed)
     owner = np.repeat(np.arange(images), OBJECTS)
     objects = np.random.default_rng(0).integers(CLASSES, size=len(owner))
@@ -45,7 +45,7 @@ def make_matches(seed: int, images: int = IMAGES) -> Matches:
 
 
 def peak_mebibytes() -> float:
-    """Of this process alone; getrusage would report the parent's peak if that was higher."""
+    """Return the peak of this process; getrusage would return the parent's if that is higher."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 

@@ -1,4 +1,4 @@
-"""Re-evaluating a large dump: time, and memory that doesn't grow with the dump."""
+"""Measure re-evaluation of a large dump; its memory must not grow with the dump."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def make_truth(images: int) -> GroundTruth:
 
 
 def make_candidates(truth: GroundTruth) -> Candidates:
-    """Noisy copies of each image's objects, by falling score; most scores are low."""
+    """Draw noisy copies of the objects of each image, by falling score; most scores are low."""
     image = torch.arange(len(truth)).repeat_interleave(CANDIDATES)
     object_ = image * OBJECTS + torch.randint(OBJECTS, (len(image),))
     scores = torch.rand(len(truth), CANDIDATES).pow(4).sort(dim=1, descending=True).values
@@ -64,12 +64,12 @@ def write(home: Path, images: int) -> str:
 
 
 def peak_mebibytes() -> float:
-    """Of this process alone; getrusage would report the parent's peak if that was higher."""
+    """Return the peak of this process; getrusage would return the parent's if that is higher."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 
 def reevaluate(uri: str, images: int) -> dict[str, float | None]:
-    """Stream the dump under `defcn`; what it cost and what came out."""
+    """Re-evaluate the dump under `defcn`; return time, memory and metrics."""
     torch.set_num_threads(1)
     truth, protocol = make_truth(images), PROTOCOLS["defcn"]
     start = time.perf_counter()
@@ -82,7 +82,7 @@ def reevaluate(uri: str, images: int) -> dict[str, float | None]:
 
 
 def in_a_process_of_its_own(uri: str, images: int) -> dict[str, float]:
-    """Peak memory is a process's, so each measurement gets one."""
+    """Measure in a new process, because peak memory belongs to a process."""
     command = [sys.executable, __file__, uri, str(images)]
     env_path = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env_path, capture_output=True, text=True, check=True)

@@ -1,12 +1,9 @@
-"""How fast evaluation is, against pycocotools and against NMS one box at a time (one thread)."""
+"""Measure evaluation against pycocotools and against NMS box by box, in one thread."""
 
-import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,10 +16,10 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
+from tests.detectors.evaluation import pycoco
 from tests.detectors.evaluation.cases import measure_gap
 
 PROTOCOL = Protocol()
-PYCOCO = Path(__file__).parents[1] / "detectors" / "evaluation" / "pycoco.py"
 
 
 @pytest.fixture(autouse=True)
@@ -31,16 +28,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture
-def pycoco() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pycoco", PYCOCO)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_truth(images: int, objects: int, classes: int) -> GroundTruth:
@@ -53,7 +40,7 @@ def make_truth(images: int, objects: int, classes: int) -> GroundTruth:
 
 
 def make_candidates(truth: GroundTruth, count: int) -> Candidates:
-    """`count` noisy copies of an image's objects, a tenth with another label."""
+    """Draw `count` noisy copies of the objects of an image, a tenth with another label."""
     images, objects = len(truth), len(truth.labels) // len(truth)
     image = torch.arange(images).repeat_interleave(count)
     which = image * objects + torch.randint(objects, (images * count,))
@@ -65,7 +52,7 @@ def make_candidates(truth: GroundTruth, count: int) -> Candidates:
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Best of `repeats`: the machine's other work only ever adds time."""
+    """Return the shortest time of `repeats`: other load of the machine only adds time."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -75,7 +62,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def greedy(boxes: Tensor, labels: Tensor, iou_threshold: float, limit: int | None) -> Tensor:
-    """Greedy NMS of boxes by falling score: a Python loop over kept ones, a row of IoUs each."""
+    """Apply greedy NMS to boxes by falling score, in a loop over the kept ones."""
     alive, kept = torch.ones(len(boxes), dtype=torch.bool), list[int]()
     for i in range(len(boxes)):
         if len(kept) == limit:
@@ -93,7 +80,7 @@ def report(title: str, ours: float, theirs: float) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_gap_of_five_thousand_images_against_pycocotools(pycoco: ModuleType) -> None:
+def test_gap_of_five_thousand_images_against_pycocotools() -> None:
     torch.manual_seed(0)
     truth = make_truth(5000, objects=7, classes=80)
     found = make_candidates(truth, 50)

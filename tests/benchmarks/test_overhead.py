@@ -1,4 +1,4 @@
-"""What Ray adds to a trial, alone or in a group of two workers, at first and once it is warm.
+"""Measure what Ray adds to a trial with one worker or two, for the first trial and later ones.
 
 `pytest -s tests/benchmarks/test_overhead.py` prints a table.
 """
@@ -23,12 +23,12 @@ from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 
-MOST = 2.0  # seconds a warm trial of one worker
+MOST = 2.0  # seconds added to a later trial of one worker
 TRIALS = 5
 
 
 def small_sweep(write_spec: Callable[..., Path], workers: int, epochs: int = 4) -> SweepRecord:
-    """Other epochs make other trials: workers are no part of what a trial is."""
+    """Build a sweep. The number of workers is not part of a trial's id, that of epochs is."""
     changes = {
         "grid": {"seed": list(range(TRIALS))},
         "training": {"epochs": epochs, "batch": 4, "warmup_steps": 4},
@@ -40,21 +40,23 @@ def small_sweep(write_spec: Callable[..., Path], workers: int, epochs: int = 4) 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds: from the command to the first trial's start, from its start to its end, between
-    the ends of the others, and what the attempts say they took.
-    """
+    """Times in seconds."""
 
     start: float
+    """From the command to the start of the first trial."""
     first: float
+    """From the start of the first trial to its end."""
     rest: list[float]
+    """Between the ends of the other trials."""
     wall: list[float]
+    """Duration of each attempt by its own record."""
 
 
 def through_tune(sweep: SweepRecord, home: Home) -> Times:
-    """One trial at a time."""
+    """Run a sweep on Ray, one trial at a time."""
     began, starts, ends, wall = time.monotonic(), list[float](), list[float](), list[float]()
 
-    def hear(event: Event) -> None:
+    def listen(event: Event) -> None:
         if isinstance(event, Started):
             starts.append(time.monotonic())
         if isinstance(event, Ended):
@@ -63,13 +65,13 @@ def through_tune(sweep: SweepRecord, home: Home) -> Times:
             wall.append(event.end.cost.wall_seconds or 0.0)
 
     with Ledger.open(home.ledger_url) as ledger:
-        assert run_sweep(home, ledger, sweep, "local", Listeners([hear])) is None
+        assert run_sweep(home, ledger, sweep, "local", Listeners([listen])) is None
     rest = [after - before for before, after in pairwise(ends)]
     return Times(starts[0] - began, ends[0] - starts[0], rest, wall)
 
 
 def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
-    """Seconds of each trial but the first."""
+    """Run a sweep without Ray; return the seconds of each trial but the first."""
     seconds = []
     for trial in sweep.trials:
         start = time.monotonic()
@@ -81,7 +83,7 @@ def in_this_process(sweep: SweepRecord, storage: Storage) -> list[float]:
 @pytest.mark.timeout(600)
 def test_overhead_of_a_trial(write_spec: Callable[..., Path], tmp_path: Path) -> None:
     table = Table("workers", "command to first step", "trial", "alone", "added", title="seconds")
-    alone, home = small_sweep(write_spec, 1), Home(tmp_path / "home")  # one token a process
+    alone, home = small_sweep(write_spec, 1), Home(tmp_path / "home")  # one token per process
     one = through_tune(alone, home)
     bare = median(in_this_process(alone, Storage(str(tmp_path / "bare"))))
     two = through_tune(small_sweep(write_spec, 2, epochs=5), home)

@@ -1,6 +1,6 @@
-"""What it costs to plan 10,000 trials: read the file, check every trial, name each one.
+"""Measure planning 10,000 trials: read the file, check every trial and compute its id.
 
-Counted in CPU seconds of this process, so that a busy machine gives the same figure.
+Times are CPU seconds of this process, so that they do not depend on other load of the machine.
 """
 
 import time
