@@ -1,4 +1,4 @@
-"""Data sets by the name a spec uses for them."""
+"""Data sets. `DATASETS` maps the name in a spec to the options of a data set."""
 
 from detectors.data.base import DataOptions
 from detectors.data.coco import Coco
@@ -6,4 +6,4 @@ from detectors.data.crowdhuman import CrowdHuman
 from detectors.data.shapes import Shapes
 
 DATASETS: dict[str, type[DataOptions]] = {"shapes": Shapes, "coco": Coco, "crowdhuman": CrowdHuman}
-"""To add one: its file, a line here, and its row in the tests."""
+"""Name in a spec -> options. A new data set needs a file, a line here and a row in the tests."""

@@ -1,4 +1,4 @@
-"""What a data set is: options that can be loaded, and a sequence of samples with their truth."""
+"""The base classes of data sets: options that load a split, and a sequence of samples."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -11,46 +11,48 @@ Split = Literal["train", "val"]
 
 
 class DataError(ValueError):
-    """Data that can't be used as it is; `problems` holds one line each (what, where, remedy)."""
+    """Data can't be used. `problems` has one line per problem: where, what and the remedy."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
 
     def __reduce__(self) -> tuple[type[Self], tuple[list[str]]]:
-        """The problems travel, when it is pickled on its way from another process."""
+        """Keep `problems` when the error is pickled, to be raised in another process."""
         return type(self), (self.problems,)
 
 
 class Dataset(Protocol):
-    """A finite sequence of samples; index i is the same sample in every process."""
+    """A finite sequence of samples. Index i is the same sample in every process."""
 
     classes: tuple[str, ...]
     """Names of the classes, in label order."""
     notes: tuple[str, ...]
-    """One line for each kind of thing left out while loading (counted and named); often empty."""
+    """What was left out while loading, one line per kind, with numbers and names; often empty."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Sample:
-        """Sample `index` in [0, len); without augmentation."""
+        """Return sample `index` in [0, len), without augmentation."""
         ...
 
     def truth(self) -> list[ImageTruth]:
-        """Ground truth of all samples, in index order, in original pixels."""
+        """Return the ground truth of all samples, in index order, in pixels of the originals."""
         ...
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Training data as a plan sees it, without reading it: images (0: unknown), classes, and the
-    height and width in pixels of what a detector sees.
-    """
+    """What is known about a training split without reading it."""
 
     images: int
+    """Number of images; 0: unknown."""
     classes: int
+    """Number of classes."""
     height: int
+    """Height of the input of a detector, in pixels."""
     width: int
+    """Width of the input of a detector, in pixels."""
 
 
 class DataOptions(Options):
@@ -59,16 +61,16 @@ class DataOptions(Options):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What tables call this data set."""
+        """The name shown in tables."""
 
     @abstractmethod
     def expected(self) -> Expected:
-        """What the training split will be like."""
+        """Return what is known about the training split without reading it."""
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:
-        """Open one split. Raises DataError naming every problem, unless the options say skip."""
+        """Load one split. Raises DataError with every problem that the options don't skip."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hex digest of what the data *is* (content, not place); part of every trial's id."""
+        """Return a hex digest of the content of the data; it is part of a trial's id."""

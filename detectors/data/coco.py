@@ -1,4 +1,4 @@
-"""Any detection data set in COCO's format: a JSON file for each split, and its folder of images."""
+"""Data sets in COCO's format: one JSON file and one folder of images per split."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +10,7 @@ from detectors.data import problems as kinds
 from detectors.data.base import DataError, Dataset, Split
 from detectors.data.coco_index import Index, read_index
 from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
-from detectors.data.photos import PhotoDataset, Photos, admitted
+from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.data.problems import Problems
 from detectors.options import NOT_IDENTITY
 
@@ -18,33 +18,37 @@ from detectors.options import NOT_IDENTITY
 class Coco(Photos):
     """Photographs with boxes, from COCO JSON files.
 
-    Labels follow the order of category ids, samples that of image ids. Crowd regions are in the
-    truth and not in the training targets. An EXIF orientation is not applied, as in COCO's tools.
+    Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
+    part of the ground truth, but not of the training targets. EXIF orientations are not applied, as
+    in COCO's tools.
     """
 
     name: Literal["coco"] = "coco"
     train_json: str = Field("train.json", json_schema_extra=NOT_IDENTITY)
-    """The training split's file, relative to `root`."""
+    """File of the training split, relative to `root`."""
     val_json: str = Field("val.json", json_schema_extra=NOT_IDENTITY)
-    """The validation split's file, relative to `root`."""
+    """File of the validation split, relative to `root`."""
     train_images: str = Field("images", json_schema_extra=NOT_IDENTITY)
-    """The folder that `file_name` starts from in the training split, relative to `root`."""
+    """Folder of the training images, relative to `root`; `file_name` is relative to it."""
     val_images: str = Field("images", json_schema_extra=NOT_IDENTITY)
-    """The same for the validation split."""
+    """Folder of the validation images, relative to `root`."""
 
     def load(self, split: Split) -> Dataset:
-        """The split; shared by everything in this process that asks for it with equal options.
+        """Return the split; calls with equal options return the same object.
 
-        Raises DataError with every problem of the split; with `on_bad: skip` only where a file or
-        folder is missing, is not COCO, or holds no image that can be used.
+        Raises:
+            DataError: with every problem of the split. With `on_bad: skip`, only if a file or
+                folder is missing, a file is not COCO, or there is no valid image.
         """
         return _load(self, self._files(), split)
 
     def fingerprint(self) -> str:
-        """SHA-256 of both JSON files and of the names and sizes of their images, in hex.
+        """Return the SHA-256 of both JSON files and the names and sizes of their images, in hex.
 
-        Read once in a process. Raises DataError where a file is missing; with `on_bad: skip` a
-        missing image is part of the fingerprint instead.
+        It is computed once per process.
+
+        Raises:
+            DataError: a file is missing. With `on_bad: skip`, images may be missing.
         """
         return _fingerprint(self, self._files())
 
@@ -66,7 +70,7 @@ def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     kept = {entry.truth.image_id for entry in usable}
     lost = [place for e in index.entries if e.truth.image_id not in kept for place in e.places]
     problems = index.problems.merged(found).merged(_other_sizes(index, sizes))
-    notes = admitted(options, str(paths.annotations), usable, problems, lost)
+    notes = check_split(options, str(paths.annotations), usable, problems, lost)
     classes = tuple(name for _, name in index.categories)
     return PhotoDataset(options, paths.images, classes, usable, notes)
 
@@ -81,7 +85,7 @@ def _fingerprint(options: Coco, files: Files) -> str:
 
 
 def _indices(files: Files) -> dict[Split, Index]:
-    """Both splits. Raises DataError where one is missing, isn't COCO, or has other categories."""
+    """Read both splits. Raises DataError if one is missing, not COCO, or has other categories."""
     indices = read_both(files, read_index)
     train, val = indices["train"], indices["val"]
     if train.categories != val.categories:
@@ -95,13 +99,13 @@ def _indices(files: Files) -> dict[Split, Index]:
 
 
 def _other_sizes(index: Index, sizes: dict[str, tuple[int, int]]) -> Problems:
-    """The images that are not of the size the JSON says."""
+    """Return a problem for each image whose size differs from that in the JSON file."""
     problems = Problems()
     for entry in index.entries:
-        said = (entry.truth.width, entry.truth.height)
-        size = sizes.get(entry.file_name, said)
-        if size != said:
-            difference = f"{entry.file_name}: {size[0]}x{size[1]}, not {said[0]}x{said[1]}"
+        expected = (entry.truth.width, entry.truth.height)
+        size = sizes.get(entry.file_name, expected)
+        if size != expected:
+            difference = f"{entry.file_name}: {size[0]}x{size[1]}, not {expected[0]}x{expected[1]}"
             problems.add(kinds.OTHER_SIZE, [difference])
     return problems
 

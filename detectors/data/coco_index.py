@@ -1,4 +1,4 @@
-"""A COCO JSON file as ground truth of each image, with everything that is wrong with it."""
+"""Read a COCO JSON file: the ground truth of each image, and all problems of the file."""
 
 import math
 from collections import defaultdict
@@ -15,7 +15,7 @@ from detectors.data.base import DataError
 from detectors.data.entries import THINNEST, Box, Entry, clipped, entry, outside
 from detectors.data.problems import Kind, Problems
 
-TOLERANCE = 1.0  # pixels a box may reach out of its image
+TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
 
 Size = Annotated[int, Gt(0)]
 
@@ -43,7 +43,7 @@ class _Annotation(_Strict):
 class _Category(_Strict):
     id: int
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-    """Without control characters: it stands in tables, on terminals and in names of metrics."""
+    """Without control characters, because it is printed and used in names of metrics."""
 
 
 class _Document(_Strict):
@@ -54,18 +54,18 @@ class _Document(_Strict):
 
 @dataclass(frozen=True)
 class Index:
-    """What a file says: images by rising id without its bad annotations, which are `problems`.
-
-    categories: (id, name) by rising id; a label is the position in it.
-    """
+    """The content of a file."""
 
     categories: tuple[tuple[int, str], ...]
+    """(id, name), sorted by id; a label is a position in it."""
     entries: tuple[Entry, ...]
+    """Images, sorted by id, with their valid annotations."""
     problems: Problems
+    """Problems of the other images and annotations."""
 
 
 def read_index(path: Path) -> Index:
-    """Read and check one file. Raises DataError where it isn't COCO at all."""
+    """Read and check one file. Raises DataError if it is not COCO."""
     document = _read(path)
     problems = Problems()
     images = _images(document.images, problems)
@@ -101,7 +101,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def _valid(model: type[Model], raw: Sequence[Any], key: str, problems: Problems) -> list[Model]:
-    """The entries that have the keys and types of `model`; the others become problems."""
+    """Return the entries with the keys and types of `model`; the others are added to `problems`."""
     valid = []
     for position, each in enumerate(raw):
         try:
@@ -130,7 +130,7 @@ def _images(raw: Sequence[Any], problems: Problems) -> dict[int, _Image]:
 def _box(
     annotation: _Annotation, image: _Image | None, labels: dict[int, int], problems: Problems
 ) -> Box | None:
-    """The annotation's box, clipped where it reaches out too far; None if it can't be used."""
+    """Return the box of an annotation, clipped if necessary; None if it is not valid."""
     found = [kinds.UNKNOWN_IMAGE] if image is None else []
     if annotation.category_id not in labels:
         found.append(kinds.UNKNOWN_CATEGORY)

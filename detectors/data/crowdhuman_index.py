@@ -1,4 +1,4 @@
-"""An .odgt file (a JSON object a line) as people of each image, with everything wrong with it."""
+"""Read an .odgt file (one JSON object per line): the people of each image, and all problems."""
 
 import json
 import math
@@ -36,23 +36,24 @@ class _Line(_Strict):
 
 @dataclass(frozen=True)
 class Person:
-    """One box: its place in the file, its full-body box in original pixels (it may reach out of the
-    image), its tag and `extra.ignore`.
-    """
+    """One person."""
 
     place: str
+    """Position in the file, for messages."""
     xyxy: Xyxy
+    """Full-body box in pixels of the original image; it may extend beyond the image."""
     tag: str
     ignore: int
+    """The value of `extra.ignore`."""
 
     def ignored(self, *, mask_is_person: bool) -> bool:
-        """Whether a detection there is neither right nor wrong, and training leaves it out."""
+        """Return whether the box is a crowd region: no training target, and detections ignored."""
         return self.ignore == 1 if mask_is_person else self.tag != "person" or self.ignore != 0
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the file, counted from 1, without its bad boxes."""
+    """One line of the file, numbered from 1, with its valid boxes."""
 
     line: int
     file_name: str
@@ -61,14 +62,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Index:
-    """What a file says, in its order, without its bad lines and boxes, which are `problems`."""
+    """The content of a file in its order, and the problems of its other lines and boxes."""
 
     records: tuple[Record, ...]
     problems: Problems
 
 
 def read_index(path: Path) -> Index:
-    """Read and check one file; empty lines count, and say nothing."""
+    """Read and check one file. Empty lines are counted, but ignored."""
     problems = Problems()
     records: dict[str, Record] = {}
     for number, line in _lines(path, problems):
@@ -83,9 +84,14 @@ def read_index(path: Path) -> Index:
 def entries(
     index: Index, sizes: Mapping[str, tuple[int, int]], *, mask_is_person: bool
 ) -> tuple[list[Entry], Problems]:
-    """The images in `sizes` with boxes clipped to them, and the boxes that have nothing inside.
+    """Return the images in `sizes` with clipped boxes, and the problems of boxes outside.
 
-    An entry's `image_id` is its line; `area` is that of the clipped box.
+    `image_id` is the line number, and `area` that of the clipped box.
+
+    Args:
+        index: the content of the file.
+        sizes: (width, height) of the valid images by file name.
+        mask_is_person: see `CrowdHuman`.
     """
     found, problems = [], Problems()
     for record in index.records:

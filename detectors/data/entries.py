@@ -1,4 +1,4 @@
-"""One image of an annotation file with its usable boxes, whatever format the file has."""
+"""An image of an annotation file with its valid boxes, independent of the file's format."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,18 @@ import torch
 
 from detectors.structures import ImageTruth
 
-THINNEST = 1e-3  # pixels; below this a box has no width left in float32
+THINNEST = 1e-3  # pixels; a smaller width may be 0 in float32
 
 Xyxy = tuple[float, float, float, float]
 
 
 class Box(NamedTuple):
-    """A usable annotation: its place in the file, xyxy and area in original pixels, its label."""
+    """A valid annotation."""
 
     place: str
+    """Its position in the file, for messages."""
     xyxy: Xyxy
+    """Pixels of the original image."""
     area: float
     label: int
     crowd: bool
@@ -25,15 +27,16 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One image of the file; `places` are those of the annotations behind the rows of `truth`."""
+    """One image of the file."""
 
     file_name: str
     truth: ImageTruth
     places: tuple[str, ...]
+    """Position in the file of each object of `truth`, for messages."""
 
 
 def entry(file_name: str, image_id: int, size: tuple[int, int], boxes: Sequence[Box]) -> Entry:
-    """An image of `size` (width, height) with its boxes, float64 as in the file."""
+    """Create an image of `size` (width, height) with its boxes in float64, as in the file."""
     truth = ImageTruth(
         image_id=image_id,
         width=size[0],
@@ -47,12 +50,12 @@ def entry(file_name: str, image_id: int, size: tuple[int, int], boxes: Sequence[
 
 
 def clipped(xyxy: Xyxy, width: int, height: int) -> Xyxy:
-    """The part of a box inside its image; x2 <= x1 or y2 <= y1 where there is none."""
+    """Return the part of a box inside its image; x2 <= x1 or y2 <= y1 if there is none."""
     x1, y1, x2, y2 = xyxy
     return max(0.0, x1), max(0.0, y1), min(x2, width), min(y2, height)
 
 
 def outside(xyxy: Xyxy, width: int, height: int) -> bool:
-    """Whether nothing of a box with sides is inside its image."""
+    """Return whether no part of a box is inside its image."""
     x1, y1, x2, y2 = xyxy
     return min(x2, y2, width - x1, height - y1) < THINNEST

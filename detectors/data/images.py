@@ -1,4 +1,4 @@
-"""Image files as tensors; the only importer of Pillow."""
+"""Read image files as tensors, with Pillow."""
 
 from pathlib import Path
 
@@ -11,19 +11,24 @@ from detectors.data.sizes import PAD, fitted_size, rounded_up, turned_size
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000", "AVIF")
-"""Those that hold photographs. Pillow knows more by a file's content, whatever its name; some start
-other programs (EPS runs Ghostscript), and none of them is a photograph's."""
+"""Formats of photographs. Pillow detects others from the content of a file, whatever its name; some
+start other programs (EPS runs Ghostscript)."""
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
 class ImageError(ValueError):
-    """An image file that can't be used; the message says why, without the file's name."""
+    """An image file can't be used. The message gives the reason, without the name of the file."""
 
 
 def read_size(path: Path, *, decode: bool) -> tuple[int, int]:
-    """(width, height) in pixels; with `decode` only if every pixel can be read.
+    """Return (width, height) of an image in pixels.
 
-    Raises ImageError when it can't, or when pixels have more than 8 bits.
+    Args:
+        path: the file.
+        decode: whether to decode all pixels, to find damaged files.
+
+    Raises:
+        ImageError: the image can't be read, or has more than 8 bits per channel.
     """
     with _open(path) as image:
         if decode:
@@ -34,13 +39,23 @@ def read_size(path: Path, *, decode: bool) -> tuple[int, int]:
 def read_fitted(
     path: Path, height: int, width: int, *, turn: bool = False
 ) -> tuple[Tensor, tuple[float, float]]:
-    """An image resized to fit inside height x width, aspect kept, padded at the right and bottom.
+    """Read an image, resized to fit inside height x width and padded at the right and bottom.
 
-    With `turn` the smaller of the two limits the image's shorter side and the larger its longer
-    one, and each side is padded to the next multiple of 32 only.
+    The aspect ratio is kept. Grey, palette and CMYK images are converted, transparency is dropped,
+    and an EXIF orientation is not applied.
 
-    Returns [3, height, width] uint8 RGB and the (x, y) factors. Grey, palette and CMYK images are
-    converted, transparency is dropped, an EXIF orientation is not applied. Raises ImageError.
+    Args:
+        path: the file.
+        height: maximum height.
+        width: maximum width.
+        turn: whether the smaller of the two limits the shorter side of the image and the larger its
+            longer side; each side is then only padded to the next multiple of 32.
+
+    Returns:
+        [3, height, width] uint8 RGB, and the (x, y) factors of the resizing.
+
+    Raises:
+        ImageError: the image can't be read.
     """
     with _open(path) as image:
         _load(image)

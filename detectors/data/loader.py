@@ -1,8 +1,9 @@
-"""Batches for one worker of many; which images and how augmented doesn't depend on their number.
+"""Batches of images for one of several workers.
 
-Image decoding and augmentation happen in the calling process. Only the padding of training images
-of different sizes, and with it what group norm makes of them, depends on which of them share a
-worker's batch.
+The images of a global batch and their augmentation don't depend on the number of workers. Only the
+padding of training images of different sizes, and thereby the statistics of group norm, depends on
+which of them are in the batch of one worker. Images are decoded and augmented in the calling
+process.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,23 +23,25 @@ from detectors.training import Training
 
 @dataclass(frozen=True)
 class Batch:
-    """Images padded to one size: images [B, 3, H, W] uint8, and for each its objects, its id and
-    its scale (x, y) from original pixels to these.
-    """
+    """B images, padded to the same size."""
 
     images: Tensor
+    """[B, 3, H, W] uint8."""
     targets: tuple[Targets, ...]
+    """Objects of each image."""
     image_ids: tuple[int, ...]
     scales: tuple[tuple[float, float], ...]
+    """(x, y) factors of each image from pixels of the original to pixels of `images`."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
 
 
 def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """The global batches of one epoch: a permutation of n images without its incomplete rest.
+    """Return the global batches of one epoch: a permutation of n images, without the remainder.
 
-    Raises DataError when there are fewer images than one batch.
+    Raises:
+        DataError: there are fewer images than one batch.
     """
     if n < batch:
         raise DataError(
@@ -49,17 +52,18 @@ def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
 
 
 def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
-    """What `rank` of `size` workers takes of a global batch; shares differ by at most one."""
+    """Return the part of a global batch for `rank` of `size` workers; sizes differ by at most 1."""
     return list(batch_indices[rank::size])
 
 
 @dataclass(frozen=True)
 class Batches:
-    """One worker's share of every global batch of an epoch; each is made when its turn comes."""
+    """The batches of one worker in an epoch. Each is created when it is needed."""
 
     shares: tuple[tuple[int, ...], ...]
-    """The indices of the images of each batch."""
+    """Indices of the images of each batch."""
     prepare: Callable[[int], Sample]
+    """Returns the augmented sample of an index."""
 
     def __len__(self) -> int:
         return len(self.shares)
@@ -68,17 +72,25 @@ class Batches:
         return self.after(0)
 
     def after(self, done: int) -> Iterator[Batch]:
-        """All but the first `done` batches, which are not even loaded."""
+        """Return the batches after the first `done`, whose images are not loaded."""
         return (collate([self.prepare(i) for i in share]) for share in self.shares[done:])
 
 
 def train_batches(
     dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
 ) -> Batches:
-    """One worker's share of every global batch of an epoch, resized by `training.train_sides` and
-    `crop`, then augmented by `augment`.
+    """Return the batches of one worker for an epoch, resized, cropped and augmented.
 
-    Raises DataError, before the first batch, when a batch can't be filled or shared out.
+    Args:
+        dataset: the training split.
+        training: size of the global batch, resizing (`train_sides`, `crop`) and `augment`.
+        seed: together with the epoch, determines the order and the augmentation.
+        epoch: number of the epoch, from 0.
+        rank: the worker.
+        size: number of workers.
+
+    Raises:
+        DataError: there are fewer images than one batch, or fewer in a batch than workers.
     """
     if training.batch < size:
         raise DataError(
@@ -93,7 +105,7 @@ def train_batches(
 def _preparation(
     dataset: Dataset, training: Training
 ) -> Callable[[int, np.random.Generator], Sample]:
-    """What makes a training image of an index and a generator."""
+    """Return a function that creates a training sample from an index and a generator."""
     augment = AUGMENTATIONS[training.augment]
     if not training.train_sides:
         return lambda index, rng: augment(dataset[index], rng)
@@ -109,20 +121,20 @@ def _preparation(
 def val_batches(
     dataset: Dataset, batch: int, rank: int, size: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """One worker's images in batches of at most `batch`, each with its indices.
+    """Yield batches of at most `batch` images of one worker, each with its indices.
 
-    Over all ranks every index occurs exactly once; a rank may get nothing. Only images of one size
-    share a batch, so that what a detector sees of an image doesn't depend on its neighbours.
+    Over all ranks, every index occurs exactly once; a rank may get none. A batch has images of one
+    size only, so that the input of an image doesn't depend on the others.
     """
-    waiting: dict[torch.Size, list[tuple[int, Sample]]] = {}
+    pending: dict[torch.Size, list[tuple[int, Sample]]] = {}
     for index in range(rank, len(dataset), size):
         sample = dataset[index]
-        alike = waiting.setdefault(sample.image.shape, [])
-        alike.append((index, sample))
-        if len(alike) == batch:
-            yield _indexed(waiting.pop(sample.image.shape))
-    for alike in waiting.values():
-        yield _indexed(alike)
+        same_size = pending.setdefault(sample.image.shape, [])
+        same_size.append((index, sample))
+        if len(same_size) == batch:
+            yield _indexed(pending.pop(sample.image.shape))
+    for same_size in pending.values():
+        yield _indexed(same_size)
 
 
 def _indexed(samples: Sequence[tuple[int, Sample]]) -> tuple[list[int], Batch]:
@@ -132,8 +144,8 @@ def _indexed(samples: Sequence[tuple[int, Sample]]) -> tuple[list[int], Batch]:
 def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples (at least one).
 
-    Where their sizes differ, each is padded at the right and bottom to the largest height and width
-    among them, rounded up to multiples of 32; points there are ordinary negatives.
+    If their sizes differ, all are padded at the right and bottom to the largest height and width
+    among them, rounded up to multiples of 32. Points in the padding are negatives like others.
     """
     images = [sample.image for sample in samples]
     if len({image.shape for image in images}) > 1:

@@ -1,4 +1,4 @@
-"""The files of a data set of photographs: are they all there, and what do they hold."""
+"""The files of a data set of photographs: check that they exist, and read their content."""
 
 import hashlib
 import json
@@ -21,14 +21,12 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """Absolute paths of one split's annotation file and folder of images.
-
-    options: the names of the options that say so, for remedies.
-    """
+    """Absolute paths of the annotation file and the folder of images of a split."""
 
     annotations: Path
     images: Path
     options: tuple[str, str]
+    """Names of the options that set these paths, for messages."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,14 @@ class Files:
     val: SplitFiles
 
     def of(self, split: Split) -> SplitFiles:
-        """The files of one split."""
+        """Return the files of one split."""
         return self.train if split == "train" else self.val
 
-    def hold(self, split: Split, name: str) -> bool:
-        """Whether an image of this name stays below the root or the split's own folder of images.
+    def contain(self, split: Split, name: str) -> bool:
+        """Return whether an image of this name is below the root or the split's image folder.
 
-        An annotation file may come from anywhere and must not name other files of this machine.
-        Links are not followed: those in the folders are their owner's.
+        Annotation files may be untrusted, and must not name other files of this machine. Symbolic
+        links in the folders are allowed, because the user has made them.
         """
         folder = os.path.normpath(self.of(split).images)
         path = Path(os.path.normpath(os.path.join(folder, name)))
@@ -55,9 +53,14 @@ class Files:
 
 
 def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Content]:
-    """`read` of both annotation files; read again only when a file has changed.
+    """Return the contents of both annotation files. A file is read again only if it has changed.
 
-    Raises DataError where a file or folder is missing, and with the problems of both files.
+    Args:
+        files: the files of both splits.
+        read: reads an annotation file.
+
+    Raises:
+        DataError: a file or folder is missing, or `read` raises it; with the problems of both.
     """
     _require(files)
     contents: dict[Split, Content] = {}
@@ -65,7 +68,7 @@ def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Cont
     for split in SPLITS:
         path = files.of(split).annotations
         try:
-            contents[split] = _kept(read, path, path.stat().st_mtime_ns, path.stat().st_size)
+            contents[split] = _cached(read, path, path.stat().st_mtime_ns, path.stat().st_size)
         except DataError as error:
             problems += error.problems
     if problems:
@@ -76,18 +79,22 @@ def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Cont
 def image_sizes(
     names: Iterable[str], files: Files, split: Split, *, decode: bool
 ) -> tuple[dict[str, tuple[int, int]], Problems]:
-    """(width, height) of the images that are there and whole, and what is wrong with the others.
+    """Return (width, height) of the valid images, and the problems of the others.
 
-    Without `decode` only the headers are read.
+    Args:
+        names: names of the image files.
+        files: the files of both splits.
+        split: the split.
+        decode: whether to decode the images, or to read only their headers.
     """
     sizes: dict[str, tuple[int, int]] = {}
     problems = Problems()
     for name in names:
         path = files.of(split).images / name
-        if not files.hold(split, name):
-            problems.add(kinds.ASTRAY, [name])
+        if not files.contain(split, name):
+            problems.add(kinds.OUTSIDE_DATA, [name])
             continue
-        if not os.path.isfile(path):  # unlike Path's, False where a name can't be one
+        if not os.path.isfile(path):  # unlike Path.is_file, False for an invalid name
             problems.add(kinds.MISSING_FILE, [name])
             continue
         try:
@@ -98,19 +105,24 @@ def image_sizes(
 
 
 def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_missing: bool) -> str:
-    """SHA-256, in hex, of both splits: the annotation file and the `names` and sizes of its images.
+    """Return the SHA-256 of both splits, in hex: annotation files, names and sizes of images.
 
-    Raises DataError where an image is missing or outside; with `skip_missing` it counts as one of
-    no size.
+    Args:
+        files: the files of both splits.
+        names: names of the image files of each split.
+        skip_missing: whether missing images are allowed; they then have no size.
+
+    Raises:
+        DataError: an image is missing, or outside of the data set.
     """
     content, problems = [], []
     for split in SPLITS:
         path, folder = files.of(split).annotations, files.of(split).images
-        held = {name: files.hold(split, name) for name in names[split]}
-        sizes = {name: _bytes(folder / name) if held[name] else None for name in names[split]}
+        inside = {name: files.contain(split, name) for name in names[split]}
+        sizes = {name: _bytes(folder / name) if inside[name] else None for name in names[split]}
         bad = Problems()
-        bad.add(kinds.ASTRAY, [name for name in sizes if not held[name]])
-        bad.add(kinds.MISSING_FILE, [n for n, size in sizes.items() if held[n] and size is None])
+        bad.add(kinds.OUTSIDE_DATA, [name for name in sizes if not inside[name]])
+        bad.add(kinds.MISSING_FILE, [n for n, size in sizes.items() if inside[n] and size is None])
         problems += bad.refusals(str(path))
         content.append((hashlib.sha256(path.read_bytes()).hexdigest(), sorted(sizes.items())))
     if problems and not skip_missing:
@@ -119,7 +131,7 @@ def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_miss
 
 
 def _require(files: Files) -> None:
-    """Raise DataError unless root, both annotation files and folders with images are there."""
+    """Raise DataError unless root, both annotation files and folders with images exist."""
     if not files.root.is_dir():
         raise DataError([f"{files.root}: no such folder; set `root` to the data set's folder"])
     missing = [line for split in SPLITS for line in _missing(files.of(split))]
@@ -138,7 +150,7 @@ def _missing(files: SplitFiles) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _kept(read: Callable[[Path], Any], path: Path, mtime_ns: int, size: int) -> Any:
+def _cached(read: Callable[[Path], Any], path: Path, mtime_ns: int, size: int) -> Any:
     del mtime_ns, size
     return read(path)
 

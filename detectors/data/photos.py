@@ -1,4 +1,4 @@
-"""What data sets of photographs share: their options, and samples read from image files."""
+"""The base of data sets of photographs: common options, and samples read from image files."""
 
 import os
 from collections.abc import Sequence
@@ -18,41 +18,44 @@ from detectors.structures import ImageTruth, Sample, Targets
 
 
 class Photos(DataOptions):
-    """Options of every data set of image files; an EXIF orientation is never applied."""
+    """Options of all data sets of image files. EXIF orientations are not applied."""
 
     root: str = Field(min_length=1, json_schema_extra=NOT_IDENTITY)
-    """The data set's folder. A relative path starts at the working directory and is made absolute
-    at once, because workers have other working directories."""
+    """Folder of the data set. A relative path starts at the working directory; it is made absolute
+    immediately, because workers have other working directories."""
     title: str = Field("", json_schema_extra=NOT_IDENTITY)
-    """What tables call the data set; if empty, the name of the root folder."""
+    """Name shown in tables; if empty, the name of the root folder."""
     height: int = Field(480, ge=32, le=4096)
-    """Pixels the detector sees: images are resized to fit inside, then padded to this size."""
+    """Height of the detector's input, in pixels. Images are resized to fit inside height x width,
+    then padded to this size."""
     width: int = Field(640, ge=32, le=4096)
-    """Pixels the detector sees; see `height`."""
+    """Width of the detector's input, in pixels; see `height`."""
     portrait: Literal["fit", "turn"] = "fit"
-    """`fit`: every image is fitted into `height` x `width` and padded to it. `turn`: the smaller of
-    the two limits the image's shorter side and the larger its longer side, whichever way it stands
-    (detectron's rule: 800 and 1333), and each side is padded to the next multiple of 32 only;
-    images of a batch are then padded to the largest of them."""
+    """`fit`: every image is resized to fit inside `height` x `width` and padded to it. `turn`: the
+    smaller of the two limits the shorter side of an image and the larger its longer side (the rule
+    of Detectron: 800 and 1333), and each side is only padded to the next multiple of 32; images of
+    a batch are then padded to the largest of them."""
     on_bad: Literal["refuse", "skip"] = "refuse"
-    """What to do about images and annotations that can't be used: stop, or leave out and say so."""
+    """What to do with images and annotations that can't be used: raise an error, or leave them out
+    and report it."""
     verify: Literal["decode", "header"] = "decode"
-    """Loading decodes every image, or only reads its size (fast; damage shows in training)."""
+    """Whether loading decodes every image, or only reads its size (fast, but damaged images are
+    found in training only)."""
     cache_mib: int = Field(512, ge=0, json_schema_extra=NOT_IDENTITY)
-    """MiB of resized images that each split keeps in memory."""
+    """Memory for resized images per split, in MiB."""
     planned_images: int = Field(0, ge=0, json_schema_extra=NOT_IDENTITY)
-    """Training images, for plans made before the data was read; 0: unknown."""
+    """Number of training images, for plans without reading the data; 0: unknown."""
     planned_classes: int = Field(80, ge=1, json_schema_extra=NOT_IDENTITY)
-    """Classes, for the same."""
+    """Number of classes, for plans without reading the data."""
 
     @field_validator("root")
     @classmethod
     def _absolute(cls, root: str) -> str:
-        return os.path.abspath(root)  # keeps links, so their names stay in messages
+        return os.path.abspath(root)  # does not resolve links, so messages have the user's names
 
     @property
     def label(self) -> str:
-        """What tables call this data set."""
+        """See `DataOptions.label`."""
         return self.title or Path(self.root).name
 
     def expected(self) -> Expected:
@@ -61,7 +64,7 @@ class Photos(DataOptions):
 
 
 class PhotoDataset:
-    """One split, ready to read."""
+    """One split."""
 
     def __init__(
         self,
@@ -76,26 +79,26 @@ class PhotoDataset:
         self._options = options
         self._folder = folder
         self._entries = entries
-        self._kept: dict[int, Sample] = {}
-        self._room = options.cache_mib * 2**20
+        self._cache: dict[int, Sample] = {}
+        self._free_bytes = options.cache_mib * 2**20
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __getitem__(self, index: int, /) -> Sample:
-        """Sample `index`. Raises IndexError outside [0, len), DataError for a damaged image."""
+        """Return a sample. Raises IndexError outside of [0, len), DataError for a damaged image."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        if index in self._kept:
-            return self._kept[index]
+        if index in self._cache:
+            return self._cache[index]
         sample = self._read(self._entries[index])
-        if sample.image.nbytes <= self._room:
-            self._room -= sample.image.nbytes
-            self._kept[index] = sample
+        if sample.image.nbytes <= self._free_bytes:
+            self._free_bytes -= sample.image.nbytes
+            self._cache[index] = sample
         return sample
 
     def truth(self) -> list[ImageTruth]:
-        """Ground truth in index order, boxes and areas float64 as in the annotation file."""
+        """Return the ground truth in index order; boxes and areas are float64, as in the file."""
         return [entry.truth for entry in self._entries]
 
     def _read(self, entry: Entry) -> Sample:
@@ -111,13 +114,20 @@ class PhotoDataset:
         return Sample(truth.image_id, image, targets, scale)
 
 
-def admitted(
+def check_split(
     options: Photos, where: str, usable: Sequence[Entry], problems: Problems, lost: Sequence[str]
 ) -> tuple[str, ...]:
-    """The notes of a split that may be used, `problems` and `lost` left out.
+    """Check the problems of a split and return its notes.
 
-    lost: the places of good annotations whose image is not usable. Raises DataError where there are
-    problems and the options refuse them, or where no image is usable.
+    Args:
+        options: what to do with problems.
+        where: the annotation file, for messages.
+        usable: the valid images.
+        problems: problems of images and annotations.
+        lost: places of valid annotations whose image is not valid.
+
+    Raises:
+        DataError: there are problems and `options` refuse them, or there is no valid image.
     """
     if problems and options.on_bad == "refuse":
         raise DataError(problems.refusals(where))

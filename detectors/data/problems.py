@@ -1,22 +1,22 @@
-"""What can be wrong with a data set: collected by kind, and told all at once."""
+"""Problems of a data set, collected by kind and reported together."""
 
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NAMED = 5  # places named before the rest is only counted
+NAMED = 5  # maximum number of places named in a message; others are counted
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One way an entry, image or annotation can be bad.
-
-    what: a plural; remedy: what to change in the data; skipped: what `on_bad: skip` does about it.
-    """
+    """A kind of problem with an entry, image or annotation."""
 
     what: str
+    """The affected things, in plural."""
     remedy: str
+    """What to change in the data."""
     skipped: str = "left out"
+    """What `on_bad: skip` does with them."""
 
 
 MALFORMED = Kind("entries that are not COCO", "give each the keys and types of COCO")
@@ -25,7 +25,9 @@ NOT_CROWDHUMAN = Kind(
 )
 REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
 MISSING_FILE = Kind("image files missing", "add them, or correct their names or folder")
-ASTRAY = Kind("image files outside the data set", "bring them below `root` and correct their names")
+OUTSIDE_DATA = Kind(
+    "image files outside the data set", "bring them below `root` and correct their names"
+)
 UNREADABLE = Kind("image files unreadable", "replace them with whole 8-bit images")
 OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
 UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")
@@ -34,11 +36,11 @@ BAD_NUMBER = Kind("annotations with a non-finite number or negative area", "corr
 DEGENERATE = Kind("boxes without width or height", "correct or drop them")
 OUTSIDE = Kind("boxes wholly outside their image", "correct or drop them")
 PARTLY_OUTSIDE = Kind("boxes more than 1 px out of their image", "clip them", "clipped")
-WITH_IMAGE = Kind("annotations of the images left out", "mend the images")
+WITH_IMAGE = Kind("annotations of the images left out", "repair the images")
 
 
 class Problems:
-    """The places (ids or file names) of everything bad, for each kind."""
+    """The places (ids or file names) of all problems, by kind."""
 
     def __init__(self) -> None:
         self._places: defaultdict[Kind, list[str]] = defaultdict(list)
@@ -47,12 +49,12 @@ class Problems:
         return bool(self._places)
 
     def add(self, kind: Kind, places: Iterable[str]) -> None:
-        """Note more places of one kind; each is told on one line."""
+        """Add places of one kind; line breaks in them become spaces."""
         for place in places:
             self._places[kind].append(" ".join(place.splitlines()))
 
     def merged(self, other: "Problems") -> "Problems":
-        """Those of both, as a new record."""
+        """Return the problems of both, as a new object."""
         both = Problems()
         for problems in (self, other):
             for kind, places in problems._places.items():
@@ -60,21 +62,22 @@ class Problems:
         return both
 
     def refusals(self, where: str) -> list[str]:
-        """One line a kind: where, what, how many, which, and the remedy."""
+        """Return an error per kind: where, what, how many, which, and the remedy."""
         return [
-            f"{where}: {_told(kind, places)}: {kind.remedy}, or set on_bad: skip"
+            f"{where}: {_summary(kind, places)}: {kind.remedy}, or set on_bad: skip"
             for kind, places in self._places.items()
         ]
 
     def notes(self, where: str) -> tuple[str, ...]:
-        """One line a kind: what was left out or changed."""
+        """Return a note per kind: what was left out or changed."""
         return tuple(
-            f"{where}: {kind.skipped} {_told(kind, places)}"
+            f"{where}: {kind.skipped} {_summary(kind, places)}"
             for kind, places in self._places.items()
         )
 
 
-def _told(kind: Kind, places: list[str]) -> str:
+def _summary(kind: Kind, places: list[str]) -> str:
+    """Return kind, number and first places of its problems."""
     more = len(places) - NAMED
     rest = f", and {more} more" if more > 0 else ""
     return f"{kind.what}: {len(places)} ({', '.join(places[:NAMED])}{rest})"

@@ -1,6 +1,6 @@
-"""Images of many sizes in training: resized, cropped and padded, from a sample to a sample.
+"""Resize, crop and pad training samples to various sizes.
 
-A sample that a data set has already fitted into its box is resized once more, from that size.
+Samples have been resized by the data set before, and are resized again from that size.
 """
 
 import math
@@ -16,16 +16,16 @@ from detectors.structures import Sample, Targets
 from detectors.training import Training
 
 CROP_SIDES = (400, 500, 600)
-"""Shorter sides, in pixels, that an image is resized to before it is cropped; DETR's."""
+"""Shorter sides, in pixels, to which an image is resized before it is cropped (as in DETR)."""
 
 CROP_WINDOW = (384, 600)
-"""Least and greatest side of the window, in pixels; DETR's."""
+"""Minimum and maximum of the sides of the window, in pixels (as in DETR)."""
 
 
 def rescaled(sample: Sample, training: Training, rng: np.random.Generator) -> Sample:
-    """The image cropped for half of the draws if `training.crop`, then resized to a drawn side.
+    """Resize a sample to a random side; with `training.crop`, crop it with probability 0.5 before.
 
-    The sample must be without padding (see `unpadded`).
+    The sample must have no padding (see `unpadded`).
     """
     if training.crop and rng.random() < 0.5:
         sample = random_window(resized(sample, int(rng.choice(CROP_SIDES)), math.inf), rng)
@@ -33,7 +33,7 @@ def rescaled(sample: Sample, training: Training, rng: np.random.Generator) -> Sa
 
 
 def resized(sample: Sample, shorter: int, longer: float) -> Sample:
-    """The shorter side becomes `shorter`, or less where the longer one would exceed `longer`."""
+    """Resize the shorter side to `shorter`, or less if the longer one would exceed `longer`."""
     height, width = sample.image.shape[1:]
     new_width, new_height = turned_size(width, height, shorter, longer)
     x, y = new_width / width, new_height / height
@@ -47,10 +47,10 @@ def resized(sample: Sample, shorter: int, longer: float) -> Sample:
 
 
 def random_window(sample: Sample, rng: np.random.Generator) -> Sample:
-    """A window whose sides are drawn from 384 to 600 pixels, or to the image's side if less.
+    """Crop a random window with sides of 384 to 600 pixels, at most those of the image.
 
-    Width, height, top and left are drawn in this order, each uniformly. The image has no side under
-    384 pixels.
+    Width, height, top and left are drawn in this order, each uniformly. The sides of the image must
+    have at least 384 pixels.
     """
     height, width = sample.image.shape[1:]
     least, most = CROP_WINDOW
@@ -62,9 +62,9 @@ def random_window(sample: Sample, rng: np.random.Generator) -> Sample:
 
 
 def cropped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
-    """What is inside `window` (xyxy, integers, within the image).
+    """Crop a sample to `window` (xyxy, integers, inside the image).
 
-    Boxes are clipped to it; those with no area left (a side under 1e-3 px) are dropped, as in DETR.
+    Boxes are clipped; those without area (a side below 1e-3 px) are removed, as in DETR.
     """
     x1, y1, x2, y2 = window
     corner = sample.targets.boxes.new_tensor([x1, y1])
@@ -77,26 +77,27 @@ def cropped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
 
 
 def unpadded(sample: Sample, size: tuple[int, int]) -> Sample:
-    """The sample without the padding at its right and bottom; `size`: original (width, height)."""
+    """Remove the padding at the right and bottom; `size` is (width, height) of the original."""
     width, height = (round(side * factor) for side, factor in zip(size, sample.scale, strict=True))
     image = sample.image[:, :height, :width]
     return Sample(sample.image_id, image, sample.targets, sample.scale)
 
 
 def padded(sample: Sample) -> Sample:
-    """The sample with each side padded, at the right and bottom, to the next multiple of 32."""
+    """Pad each side, at the right and bottom, to the next multiple of 32."""
     height, width = (rounded_up(side) for side in sample.image.shape[1:])
     image = pad(sample.image, height, width)
     return Sample(sample.image_id, image, sample.targets, sample.scale)
 
 
 def pad(image: Tensor, height: int, width: int) -> Tensor:
-    """An image [3, H, W] with H <= height and W <= width, grey at the right and bottom."""
+    """Pad an image [3, H, W] with grey at the right and bottom to height x width."""
     below, beside = height - image.shape[1], width - image.shape[2]
     return functional.pad(image, (0, beside, 0, below), value=PAD)
 
 
 def _side(training: Training, rng: np.random.Generator) -> int:
+    """Draw the shorter side."""
     sides = training.train_sides
     if training.side_range:
         return int(rng.integers(sides[0], sides[1], endpoint=True))
@@ -104,7 +105,7 @@ def _side(training: Training, rng: np.random.Generator) -> int:
 
 
 def _interpolated(image: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear with antialiasing: [3, H, W] uint8 -> [3, height, width] uint8."""
+    """Resize [3, H, W] uint8 to [3, height, width], bilinearly with antialiasing."""
     if image.shape[1:] == (height, width):
         return image
     smooth = functional.interpolate(

@@ -1,8 +1,8 @@
-"""The procedural data set: coloured shapes, crowded enough that label assignments differ.
+"""A procedural data set of coloured shapes, crowded enough that label assignments differ.
 
-Ellipses, rectangles, triangles and crosses at any angle, in hues that only hint at the class,
-plain, striped or checked, partly hidden behind each other, over a smooth background with lines
-that are no objects. Every image is a pure function of the options and its index.
+Ellipses, rectangles, triangles and crosses at any angle, plain, striped or checked, partly hidden
+behind each other, over a smooth background with distractor lines. The hue is only a weak cue of the
+class. Every image is a pure function of the options and its index.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from detectors.data.shapes_options import ShapesOptions
 from detectors.structures import ImageTruth, Sample, Targets
 
 GENERATOR_VERSION = 1
-"""Goes up when the same options give other pixels or boxes; part of the fingerprint."""
+"""Part of the fingerprint. It is increased when the same options give other pixels or boxes."""
 
 
 class Shapes(ShapesOptions):
@@ -27,7 +27,7 @@ class Shapes(ShapesOptions):
 
     @property
     def label(self) -> str:
-        """What tables call this data set."""
+        """See `DataOptions.label`."""
         return "shapes"
 
     def expected(self) -> Expected:
@@ -35,17 +35,17 @@ class Shapes(ShapesOptions):
         return Expected(self.train_images, self.classes, self.size, self.size)
 
     def load(self, split: Split) -> Dataset:
-        """The split; shared by everything in this process that asks for it with equal options."""
+        """Return the split; calls with equal options return the same object."""
         return _load(self, split)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the options and the generator's version, in hex."""
+        """Return the SHA-256 of the options and the generator's version, in hex."""
         meaning = {"options": self.model_dump(mode="json"), "generator": GENERATOR_VERSION}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
 
 class ShapesDataset:
-    """One split. An image is drawn when first asked for, and kept. `image_id` is its index."""
+    """One split. Images are drawn when they are first used, and cached. `image_id` is the index."""
 
     def __init__(self, options: Shapes, split: Split) -> None:
         self.classes = NAMES[: options.classes]
@@ -59,7 +59,7 @@ class ShapesDataset:
         return len(self._samples)
 
     def __getitem__(self, index: int, /) -> Sample:
-        """Sample `index`; raises IndexError outside [0, len)."""
+        """Return sample `index`. Raises IndexError outside of [0, len)."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         sample = self._samples[index] or draw(self._options, self._seed, index)
@@ -67,12 +67,12 @@ class ShapesDataset:
         return sample
 
     def truth(self) -> list[ImageTruth]:
-        """Ground truth in index order; `area` is that of the box. Draws what isn't drawn yet."""
+        """Return the ground truth in index order; `area` is that of the box. Draws all images."""
         return [_truth(self[index]) for index in range(len(self))]
 
 
 def draw(options: Shapes, seed: int, index: int) -> Sample:
-    """Image `index` of the stream `seed`; depends on nothing else."""
+    """Draw image `index` of the stream `seed`; it depends on nothing else."""
     rng = np.random.default_rng([seed, index])
     things = layout(options, rng)
     image = torch.from_numpy(render(options, things, rng))

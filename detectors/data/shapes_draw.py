@@ -1,4 +1,4 @@
-"""How one image of the procedural data set is drawn from its layout: numpy alone, one generator."""
+"""Draw an image of the procedural data set from its layout, with NumPy and one generator."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from detectors.data.shapes_options import ShapesOptions
 
 HUE_JITTER = 0.35  # standard deviation of the hue, in distances between two classes
 SHADE = 0.55  # brightness of the darker stripes and checks
-OCTAVES = ((4, 0.15), (8, 0.105))  # background: cells a side, amplitude
+OCTAVES = ((4, 0.15), (8, 0.105))  # background: cells per side, amplitude
 
 Image = NDArray[np.uint8]
 
@@ -31,7 +31,7 @@ def render(options: ShapesOptions, things: Sequence[Thing], rng: np.random.Gener
 
 
 def _background(size: int, rng: np.random.Generator) -> Floats:
-    """Smooth random colours around mid-grey: [3, S, S]."""
+    """Return smooth random colours around mid-grey: [3, S, S]."""
     pixels = np.full((3, size, size), 0.5)
     for cells, amplitude in OCTAVES:
         knots = rng.uniform(-amplitude, amplitude, (3, cells + 1, cells + 1))
@@ -44,7 +44,7 @@ def _background(size: int, rng: np.random.Generator) -> Floats:
 
 
 def _line(size: int, rng: np.random.Generator) -> Mask:
-    """A straight line 1 to 2.5 px wide between two random points."""
+    """Return the pixels of a line of width 1 to 2.5 px between two random points."""
     ends = rng.uniform(0, size, (2, 2))
     dx, dy = ends[1] - ends[0]
     half = np.array([-dy, dx]) / max(np.hypot(dx, dy), 1e-9) * rng.uniform(0.5, 1.25)
@@ -53,7 +53,7 @@ def _line(size: int, rng: np.random.Generator) -> Mask:
 
 
 def _pattern(mask: Mask, rng: np.random.Generator) -> Mask:
-    """Which of the pixels of `mask` (in row order) are dark: none, stripes or checks."""
+    """Return which pixels of `mask` (in row order) are dark: none, stripes or checks."""
     kind = int(rng.integers(3))
     angle, period = rng.uniform(0, np.pi), snap(rng.uniform(3, 8, 1))[0]
     cos, sin = snap(np.array([np.cos(angle), np.sin(angle)]))

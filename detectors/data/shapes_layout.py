@@ -1,7 +1,7 @@
-"""Where the objects of one image of the procedural data set are: numpy alone, one generator.
+"""Place the objects of an image of the procedural data set, with NumPy and one generator.
 
-Coordinates are rounded to 1/64 px before anything is decided or drawn, so a last-bit difference in
-some machine's sine can't move an object. A pixel belongs to a polygon when its centre is inside.
+Coordinates are rounded to 1/64 px before they are used, so results don't depend on the last bit of
+a machine's sine. A pixel belongs to a polygon if its centre is inside.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ Box = tuple[int, int, int, int]
 
 NAMES = ("ellipse", "rectangle", "triangle", "cross")
 
-GRID = 64  # steps of a pixel that coordinates are rounded to
+GRID = 64  # coordinates are rounded to 1 / GRID pixels
 TRIES = 40  # proposals for one object before it is left out
-VISIBLE = 0.7  # least share of a box inside the image
-COVERED = 0.7  # largest share of an object's pixels hidden behind later objects
-SAME_CLASS = 0.7  # share of crowded objects that take their neighbour's class
+VISIBLE = 0.7  # minimum fraction of a box inside the image
+COVERED = 0.7  # maximum fraction of an object's pixels hidden behind later objects
+SAME_CLASS = 0.7  # fraction of crowded objects that have their neighbour's class
 DISTANCE = (0.5, 1.1)  # of a crowded object's centre from its neighbour's, in short sides
-ASPECT = 0.4  # largest |log| of width over height before rotation
-ARM = 0.36  # half the width of a cross's arms; 1 is half the width of the cross
+ASPECT = 0.4  # maximum |log(width / height)| before rotation
+ARM = 0.36  # half of the width of a cross's arms; 1 is half of the width of the cross
 
 TURN = np.arange(24) * (2 * np.pi / 24)
 OUTLINES: tuple[Floats, ...] = (
@@ -43,21 +43,19 @@ OUTLINES: tuple[Floats, ...] = (
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its label, the pixels of its whole outline, and the tight box of those pixels.
-
-    mask: [S, S] bool, what falls inside the image, also where a later object hides it.
-    box: xyxy in pixels, integers.
-    """
+    """One object."""
 
     label: int
     mask: Mask
+    """[S, S] bool, its pixels inside the image, including those that later objects hide."""
     box: Box
+    """The tight box of these pixels, xyxy, integers."""
 
 
 def layout(options: ShapesOptions, rng: np.random.Generator) -> list[Thing]:
     """Place the objects of one image, back to front.
 
-    An object that finds no place in 40 tries is left out, so a full image may hold fewer than
+    An object that can't be placed in 40 tries is left out, so an image may have fewer than
     `min_objects`.
     """
     things: list[Thing] = []
@@ -72,7 +70,7 @@ def layout(options: ShapesOptions, rng: np.random.Generator) -> list[Thing]:
 
 
 def fill(polygon: Floats, size: int) -> Mask:
-    """Pixels whose centre is inside a polygon (even-odd rule): [V, 2] xy in pixels -> [S, S]."""
+    """Return the pixels [S, S] whose centre is inside a polygon [V, 2] xy (even-odd rule)."""
     x0, y0 = polygon.T
     x1, y1 = np.concatenate([polygon[1:], polygon[:1]]).T
     top, bottom = np.clip([np.floor(y0.min()), np.ceil(y0.max())], 0, size).astype(np.int64)
@@ -87,14 +85,14 @@ def fill(polygon: Floats, size: int) -> Mask:
 
 
 def snap(values: Floats) -> Floats:
-    """Round to 1/64."""
+    """Round to multiples of 1/64."""
     return np.rint(values * GRID) / GRID
 
 
 def _propose(
     options: ShapesOptions, rng: np.random.Generator, neighbours: Sequence[Thing]
 ) -> Thing | None:
-    """An object at random, or beside one of `neighbours`; None when too much falls outside."""
+    """Propose a random object, near one of `neighbours` if any; None if too little is visible."""
     near = neighbours[int(rng.integers(len(neighbours)))] if neighbours else None
     label = int(rng.integers(options.classes))
     if near is not None and rng.random() < SAME_CLASS:
@@ -114,7 +112,7 @@ def _propose(
 
 
 def _outline(label: int, options: ShapesOptions, rng: np.random.Generator) -> Floats:
-    """A polygon of random aspect, rotation and size; `side` is the long side of its box."""
+    """Return a polygon with random aspect, rotation and size (long side of its box)."""
     stretch = np.exp(rng.uniform(-ASPECT, ASPECT) / 2)
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -126,7 +124,7 @@ def _outline(label: int, options: ShapesOptions, rng: np.random.Generator) -> Fl
 
 
 def _beside(near: Thing, rng: np.random.Generator) -> Floats:
-    """A centre .5 to 1.1 short sides of `near`'s box from its centre, in any direction."""
+    """Return a centre at a distance of 0.5 to 1.1 short sides of `near` from its centre."""
     x1, y1, x2, y2 = near.box
     angle = rng.uniform(0, 2 * np.pi)
     step = rng.uniform(*DISTANCE) * min(x2 - x1, y2 - y1)
@@ -152,7 +150,7 @@ def _iou(a: Box, b: Box) -> float:
 
 
 def _fits(thing: Thing, things: Sequence[Thing], max_overlap: float) -> bool:
-    """Whether boxes stay apart enough and every earlier object stays visible enough."""
+    """Return whether the boxes overlap little enough and earlier objects stay visible."""
     if any(_iou(thing.box, other.box) > max_overlap for other in things):
         return False
     cover = thing.mask.copy()

@@ -8,7 +8,7 @@ from detectors.data.base import DataOptions
 
 
 class ShapesOptions(DataOptions):
-    """How images of the procedural data set are laid out and drawn."""
+    """Options of the layout and the drawing of images."""
 
     name: Literal["shapes"] = "shapes"
     size: int = Field(96, ge=32, le=1024)
@@ -18,27 +18,27 @@ class ShapesOptions(DataOptions):
     val_images: int = Field(200, ge=1)
     """Images drawn for validation."""
     classes: int = Field(4, ge=1, le=4)
-    """The first so many of ellipse, rectangle, triangle, cross."""
+    """Number of classes: the first of ellipse, rectangle, triangle, cross."""
     min_objects: int = Field(2, ge=0, le=100)
-    """Fewest objects aimed at in an image; fewer when they find no place."""
+    """Minimum number of objects per image; there may be fewer if they can't be placed."""
     max_objects: int = Field(6, ge=0, le=100)
-    """Most objects in an image."""
+    """Maximum number of objects per image."""
     min_side: float = Field(10.0, ge=6, le=1024)
-    """Shortest long side of a whole object's box, in pixels; sides are log-uniform."""
+    """Minimum of the long side of an object's box, in pixels; sides are log-uniform."""
     max_side: float = Field(56.0, ge=6, le=1024)
-    """Longest long side of a whole object's box, in pixels."""
+    """Maximum of the long side of an object's box, in pixels."""
     crowding: float = Field(0.35, ge=0, le=1)
-    """Share of objects that are placed beside, or partly over, an earlier one."""
+    """Fraction of the objects that are placed beside or partly over an earlier one."""
     max_overlap: float = Field(0.55, ge=0, le=0.9)
-    """Largest IoU of two boxes in an image."""
+    """Maximum IoU of two boxes in an image."""
     clutter: int = Field(3, ge=0, le=20)
-    """Most distractor lines behind the objects of an image."""
+    """Maximum number of distractor lines per image."""
     noise: float = Field(0.03, ge=0, le=1)
     """Standard deviation of the Gaussian pixel noise; 1 is the range from black to white."""
     contrast: float = Field(0.45, gt=0, le=0.5)
-    """How far an object's colour departs from mid-grey; 1 is the range from black to white."""
+    """Distance of an object's colour from mid-grey; 1 is the range from black to white."""
     seed: int = Field(1, ge=0, lt=2**32)
-    """Of the training images; validation images use the next one."""
+    """Seed of the training images; validation images use the next integer."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -1,16 +1,16 @@
-"""How large images get, in pixels: fitted into a box, turned or not, and padded."""
+"""Compute the sizes of resized and padded images, in pixels."""
 
 PAD = 114
 """Grey level of the padding, close to the mean of photographs."""
 
 MULTIPLE = 32
-"""Sides are padded to a multiple of this where images have sizes of their own."""
+"""Sides are padded to a multiple of this, if images have different sizes."""
 
 
 def fitted_size(
     original_width: int, original_height: int, height: float, width: float
 ) -> tuple[int, int]:
-    """(width, height) of the largest image of that aspect inside height x width, rounded."""
+    """Return (width, height) of the largest image with this aspect inside height x width."""
     factor = min(width / original_width, height / original_height)
     return max(1, round(original_width * factor)), max(1, round(original_height * factor))
 
@@ -18,10 +18,10 @@ def fitted_size(
 def turned_size(
     original_width: int, original_height: int, shorter: float, longer: float
 ) -> tuple[int, int]:
-    """(width, height) of the largest image of that aspect, rounded, with these limits on its sides.
+    """Return (width, height) of the largest image with this aspect and these limits of its sides.
 
-    The rule of detectron's code: the shorter side becomes `shorter`, or less where the longer one
-    would exceed `longer`, whichever way the image stands.
+    The rule of Detectron: the shorter side becomes `shorter`, or less if the longer side would
+    exceed `longer`, for landscape and portrait images.
     """
     if original_width >= original_height:
         return fitted_size(original_width, original_height, shorter, longer)
@@ -29,5 +29,5 @@ def turned_size(
 
 
 def rounded_up(side: int) -> int:
-    """The next multiple of 32."""
+    """Return the next multiple of 32."""
     return -(-side // MULTIPLE) * MULTIPLE

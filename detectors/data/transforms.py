@@ -1,4 +1,4 @@
-"""Augmentation: pure functions from a sample to a sample. Boxes stay xyxy and inside the image."""
+"""Augmentation: pure functions of samples. Boxes stay xyxy and inside the image."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,7 +10,7 @@ from detectors.structures import Sample
 
 
 def flip_horizontal(sample: Sample) -> Sample:
-    """Mirror left and right."""
+    """Flip left and right."""
     width = sample.image.shape[2]
     x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
@@ -18,7 +18,7 @@ def flip_horizontal(sample: Sample) -> Sample:
 
 
 def flip_vertical(sample: Sample) -> Sample:
-    """Mirror top and bottom."""
+    """Flip top and bottom."""
     height = sample.image.shape[1]
     x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
     boxes = torch.stack([x1, height - y2, x2, height - y1], dim=1)
@@ -26,7 +26,7 @@ def flip_vertical(sample: Sample) -> Sample:
 
 
 def transpose(sample: Sample) -> Sample:
-    """Swap x and y. Raises ValueError where the image is not square: its size would change."""
+    """Swap x and y. Raises ValueError if the image is not square, because its size would change."""
     height, width = sample.image.shape[1:]
     if height != width:
         raise ValueError(f"transpose needs a square image, not {height} x {width}")
@@ -36,20 +36,20 @@ def transpose(sample: Sample) -> Sample:
 
 
 def keep(sample: Sample, rng: np.random.Generator) -> Sample:
-    """The sample as it is; nothing is drawn."""
+    """Return the sample unchanged; no random number is drawn."""
     del rng
     return sample
 
 
 def random_mirror(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Mirror left and right with probability one half."""
+    """Flip left and right with probability 0.5."""
     return flip_horizontal(sample) if rng.random() < 0.5 else sample
 
 
 def random_dihedral(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Flip each way and transpose (square images only), each with probability one half.
+    """Flip each way and transpose (square images only), each with probability 0.5.
 
-    Three numbers are drawn whatever the size, so the flips don't depend on it.
+    Three numbers are always drawn, so the flips don't depend on the size of the image.
     """
     horizontal, vertical, swapped = rng.random(3) < 0.5
     if horizontal:
@@ -72,4 +72,4 @@ AUGMENTATIONS: Mapping[str, Callable[[Sample, np.random.Generator], Sample]] = {
     "hflip": random_mirror,
     "dihedral": random_dihedral,
 }
-"""By their names in `Training.augment`."""
+"""`Training.augment` -> function."""
