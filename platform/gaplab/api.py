@@ -18,8 +18,9 @@ def run_sweep(
 ) -> dict[str, TrialState]:
     """Train the unfinished trials of a sweep, each from its last checkpoint.
 
-    The call returns when all trials have ended, or after Ctrl-C or SIGTERM. Results stay in the
-    ledger, and another call continues. Nothing is copied to MLflow: `gaplab mirror` does that.
+    The call returns when all trials have ended, or after Ctrl-C or SIGTERM, which it handles (so
+    call it from the main thread). Results stay in the ledger, and another call continues. Nothing
+    is copied to MLflow: `gaplab mirror` does that.
 
     Args:
         sweep: the sweep, as `expand` returns it.

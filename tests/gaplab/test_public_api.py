@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 import gaplab
+from gaplab.records import Claim
+from gaplab.states import TrialState
+from tests.builders import MACHINE, attempt_end, sweep_record, trial_record
 from tests.doctests import check_public_names, run_examples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,3 +50,16 @@ def test_examples_that_train_nothing(folder: Path) -> None:
     """The other functions have examples that run a sweep: `tests/sweeps/test_examples.py`."""
     for subject in (gaplab, gaplab.load_spec, gaplab.expand, gaplab.open_home, gaplab.Ledger):
         assert run_examples(subject) > 0
+
+
+def test_a_finished_sweep_is_not_run_again(folder: Path) -> None:
+    """It needs no cluster, and its id and states are in the ledger afterwards."""
+    trial, sweep = trial_record(), sweep_record("s1", trial_record())
+    home = gaplab.open_home()
+    with gaplab.Ledger.open(home.ledger_url) as ledger:
+        ledger.add_sweep(sweep_record("before", trial))
+        attempt = ledger.start_attempt(Claim(trial.id, "before", machine=MACHINE))
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+    assert gaplab.run_sweep(sweep) == {trial.id: TrialState.SUCCEEDED}
+    with gaplab.Ledger.open(home.ledger_url) as ledger:
+        assert ledger.find_sweep("s1").total == 1
