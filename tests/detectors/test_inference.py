@@ -79,6 +79,7 @@ def test_every_image_once_and_the_same_for_any_number_of_ranks(size: int) -> Non
     assert_together(ranks, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(two_ranks: list[dict[str, Any]]) -> None:
     assert_together([rank["predicted"] for rank in two_ranks], mini.predicted(LocalWorld()))
 
@@ -109,6 +110,7 @@ class TestNotFinite:
         assert all(isinstance(error, ValueError) for error in errors)
         assert "logits of images [4] are not finite" in str(errors[0])
 
+    @pytest.mark.slow
     def test_on_one_of_two_processes(self, two_ranks: list[dict[str, Any]]) -> None:
         first, last = (rank["unpredictable"] for rank in two_ranks)
         assert "predictions of another worker are not finite" in first
