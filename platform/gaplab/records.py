@@ -174,7 +174,7 @@ class Claim:
     """Id of the driver. Empty for a claim without a lease, which the next driver marks as lost."""
     machine: Machine = NOWHERE
     after: int | None = None
-    """Number of the latest attempt that the driver knows, 0 for none. If there is a later one, the
+    """Id of the latest attempt that the driver knows, 0 for none. If there is a later one, the
     claim is rejected, so that the driver can decide again. None: don't check."""
     token: str = field(default_factory=lambda: uuid4().hex)
 

@@ -125,7 +125,7 @@ class TestFinding:
 
     def test_no_or_several_sweeps(self, ledger: Ledger) -> None:
         for wanted, message in (
-            ("aa", "'aa': begins several ids (aa11, aa22); give more of it"),
+            ("aa", "'aa': several ids begin with it (aa11, aa22); type more of the id"),
             ("tabel-3", "'tabel-3': not in the ledger; did you mean table-3?"),
             ("%", "'%': not in the ledger; there are Größe, aa11, aa22, b%33, table-3"),
             ("", "'': not in the ledger; there are Größe, aa11, aa22, b%33, table-3"),
@@ -137,7 +137,7 @@ class TestFinding:
     def test_a_trial_by_the_start_of_its_id(self, ledger: Ledger) -> None:
         assert ledger.find_trial("be").id == "beef"
         assert ledger.find_trial("f0_").id == "f0_x"
-        with pytest.raises(UserError, match=r"begins several ids \(f00d, f0_x\)"):
+        with pytest.raises(UserError, match=r"several ids begin with it \(f00d, f0_x\)"):
             ledger.find_trial("f0")
         with pytest.raises(UserError, match="did you mean beef"):
             ledger.find_trial("beff")

@@ -36,7 +36,8 @@ _END_RUNNING = _UPDATE_RUNNING.values(ended_at=Clock()).returning(_ATTEMPTS.c.tr
 class ClaimError(ValueError):
     """A trial that cannot be claimed, or an attempt that has ended.
 
-    state: the state that the trial or the attempt is in; None if it is unknown.
+    Attributes:
+        state: the state that the trial or the attempt is in; None if there is no such id.
     """
 
     def __init__(self, text: str, state: TrialState | None) -> None:

@@ -59,4 +59,4 @@ def _lookup_error(kind: str, text: str, found: Sequence[str], known: Sequence[st
     if not found:
         return UserError(f"{kind} {text!r}: not in the ledger; {suggestion(text, known)}")
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
-    return UserError(f"{kind} {text!r}: begins several ids ({shown}); give more of it")
+    return UserError(f"{kind} {text!r}: several ids begin with it ({shown}); type more of the id")

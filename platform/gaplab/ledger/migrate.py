@@ -49,7 +49,7 @@ def open_engine(url: str) -> Engine:
     """Connect to the ledger at `url` and upgrade it. Creates a SQLite file and its folder.
 
     Raises:
-        UserError: The URL is malformed, the database cannot be reached or is not a database, or it
+        UserError: the URL is malformed, the database cannot be reached or is not a database, or it
             was written by a newer gaplab.
     """
     where = _parse_url(url)

@@ -47,11 +47,11 @@ class Reader:
 
         Args:
             url: `sqlite:////folder/ledger.db` or `postgresql+psycopg://user@host/database`.
-            retry: How long later calls are retried while the database does not answer; by default
+            retry: how long later calls are retried while the database does not answer; by default
                 not at all.
 
         Raises:
-            UserError: The URL is malformed, the database cannot be reached or is not a database,
+            UserError: the URL is malformed, the database cannot be reached or is not a database,
                 or it was written by a newer gaplab.
         """
         return cls(open_engine(url), retry)
@@ -90,7 +90,7 @@ class Reader:
         """Find a sweep by its id, its name (the newest of that name) or the beginning of its id.
 
         Raises:
-            UserError: There is no such sweep (the error suggests similar names), or several ids
+            UserError: there is no such sweep (the error suggests similar names), or several ids
                 begin with `text` (the error lists them).
         """
         return self.sweep(self._read(lambda c: lookup.find_sweep(c, text)))
@@ -115,10 +115,10 @@ class Reader:
         """Return a sweep and its trials as they were added.
 
         Args:
-            text: A name or id as for `find_sweep`; None: the newest sweep.
+            text: a name or id as for `find_sweep`; None: the newest sweep.
 
         Raises:
-            UserError: There is no such sweep, or none at all.
+            UserError: there is no such sweep, or none at all.
         """
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:

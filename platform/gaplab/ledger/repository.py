@@ -82,7 +82,7 @@ class Ledger(Reader):
         Does nothing if the sweep is stored with the same trials or more.
 
         Raises:
-            ValueError: A sweep with this id is stored and lacks one of these trials.
+            ValueError: a sweep with this id is stored and lacks one of these trials.
         """
         self._write(writes.add_sweep, sweep)
 
@@ -90,9 +90,9 @@ class Ledger(Reader):
         """Append trials to a sweep, unless another driver has appended some first.
 
         Args:
-            sweep: The id of a stored sweep.
-            known: The ids of all trials that the sweep has, as far as the caller knows.
-            more: The trials to append.
+            sweep: the id of a stored sweep.
+            known: the ids of all trials that the sweep has, as far as the caller knows.
+            more: the trials to append.
 
         Returns:
             Whether the trials were appended: False if the sweep holds other trials than `known`.
@@ -106,9 +106,9 @@ class Ledger(Reader):
             The id of the new attempt, or of the existing one if this claim was already accepted.
 
         Raises:
-            ClaimError: The trial is unknown, running or succeeded, or has had an attempt later
+            ClaimError: the trial is unknown, running or succeeded, or has had an attempt later
                 than `claim.after`; the error holds the state that the trial is in.
-            ValueError: The trial is not in the sweep.
+            ValueError: the trial is not in the sweep.
         """
         return self._write(claims.start_attempt, claim)
 
@@ -116,7 +116,7 @@ class Ledger(Reader):
         """Record where and with what code, packages and data a claimed attempt runs.
 
         Raises:
-            ClaimError: The attempt has ended or is unknown.
+            ClaimError: the attempt has ended or is unknown.
         """
         self._write(claims.begin_attempt, attempt, started)
 
@@ -139,9 +139,9 @@ class Ledger(Reader):
         before it. A later checkpoint of the same epoch replaces the URI of the earlier one.
 
         Raises:
-            ClaimError: The attempt has ended or is unknown: the driver was considered lost, and
+            ClaimError: the attempt has ended or is unknown: the driver was considered lost, and
                 another one may have claimed the trial.
-            ValueError: As for `record`, or a cost is not finite.
+            ValueError: as for `record`, or a cost is not finite.
         """
         self._write(self._record_epoch, done, attempt)
 
@@ -160,8 +160,8 @@ class Ledger(Reader):
         Does nothing if the attempt has already ended in this state.
 
         Raises:
-            ClaimError: The attempt is unknown or has ended in another state.
-            ValueError: A cost is not finite.
+            ClaimError: the attempt is unknown or has ended in another state.
+            ValueError: a cost is not finite.
         """
         self._write(claims.end_attempt, attempt, end)
 
@@ -183,10 +183,10 @@ class Ledger(Reader):
         """Renew the lease of a driver, also one that has run out, and publish its demand.
 
         Args:
-            driver: The id of the driver.
-            lease: How many seconds from now the lease lasts.
-            demand: How many trials the driver would run now, running ones included.
-            waits_for: What it waits for, in words; empty if it does not wait.
+            driver: the id of the driver.
+            lease: how many seconds from now the lease lasts.
+            demand: how many trials the driver would run now, running ones included.
+            waits_for: what it waits for, in words; empty if it does not wait.
 
         Returns:
             The ids of the attempts that the driver still holds. An attempt that is missing here
@@ -207,8 +207,8 @@ class Ledger(Reader):
         Does nothing if the driver has renewed its lease since `driver` was read.
 
         Args:
-            driver: The driver as `drivers` returned it.
-            reason: Why it is considered lost; becomes the reason of the interrupted attempts.
+            driver: the driver as `drivers` returned it.
+            reason: why it is considered lost; becomes the reason of the interrupted attempts.
 
         Returns:
             The ids of the trials whose attempts were interrupted.
@@ -229,8 +229,8 @@ class Ledger(Reader):
         Only drivers that are running now receive the request, see `cancelled`.
 
         Args:
-            sweep: The id of the sweep.
-            trials: The ids of the trials, or None for the whole sweep.
+            sweep: the id of the sweep.
+            trials: the ids of the trials, or None for the whole sweep.
         """
         self._write(drivers.cancel, sweep, trials)
 

@@ -27,10 +27,11 @@ def _ignore(message: str) -> None:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How long a transaction is retried, and who is told about an outage.
+    """How long a transaction is retried while the database does not answer.
 
-    seconds: how long to retry after the first failure; 0 disables retries.
-    report: called with one line when an outage begins, and with one when it ends.
+    Attributes:
+        seconds: how long to retry after the first failure; 0 disables retries.
+        report: called with one line when an outage begins, and with one when it ends.
     """
 
     seconds: float = 0.0
@@ -43,9 +44,9 @@ class RetryPolicy:
             What `action` returns.
 
         Raises:
-            StorageError: The disk of the database is full.
-            UserError: The database has not answered for `seconds`.
-            DBAPIError: The error would not go away, or retries are disabled.
+            StorageError: the disk of the database is full.
+            UserError: the database has not answered for `seconds`.
+            DBAPIError: the error would not go away, or retries are disabled.
         """
         began, failures = time.monotonic(), 0
         while True:

@@ -13,17 +13,19 @@ from gaplab.states import TrialState
 
 @dataclass(frozen=True, kw_only=True)
 class SweepView:
-    """A sweep and the number of its trials in each state; every state has an entry."""
+    """A submitted spec and the states of its trials."""
 
     id: str
     name: str
     spec: str
+    """The spec as YAML, with files, profile and overrides merged."""
     created_at: datetime
     counts: dict[TrialState, int]
+    """How many trials are in each state; every state has an entry."""
 
     @property
     def total(self) -> int:
-        """Number of trials."""
+        """The number of trials."""
         return sum(self.counts.values())
 
 
@@ -41,14 +43,22 @@ class TrialView(TrialRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptView:
-    """One execution of a trial. While it runs, costs are those up to its last recorded epoch."""
+    """One execution of a trial.
+
+    node, device, workers and gpus are those of `records.Machine`, the costs those of
+    `records.Cost`. While an attempt is running, its costs are those up to the last recorded epoch.
+    """
 
     id: int
+    """Unique in the ledger; later attempts have larger ids."""
     trial: str
     sweep: str
+    """The id of the sweep for which it was claimed."""
     number: int
+    """1 for the first attempt at the trial."""
     state: TrialState
     reason: str
+    """Why it ended, in one line; empty if it succeeded or is running."""
     started_at: datetime
     ended_at: datetime | None
     node: str
@@ -60,25 +70,29 @@ class AttemptView:
     wall_seconds: float | None
     peak_memory_mib: float | None
     driver: str
+    """The id of the driver that claimed it."""
     token: str
+    """The token of its claim."""
     fault: Fault
     notes: list[str]
+    """Remarks for the user, one line each."""
     provenance: dict[str, Any]
+    """With which code, packages and data it runs, as plain JSON; empty if unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriverView(DriverRecord):
-    """A process that runs a sweep, or did.
-
-    demand: how many trials it would run now, running ones included; waits_for: what it waits for,
-    in words, empty if it does not wait.
-    """
+    """A process that runs a sweep, or did."""
 
     demand: int
+    """How many trials it would run now, running ones included."""
     waits_for: str
+    """What it waits for, in words; empty if it does not wait."""
     started_at: datetime
     lease_until: datetime
+    """When other drivers may consider it lost, unless it renews its lease."""
     ended_at: datetime | None
+    """When it ended or was marked as lost; None while it is running."""
 
     def lease(self) -> Lease:
         """Return the driver's lease."""
@@ -89,12 +103,10 @@ class DriverView(DriverRecord):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationView(EvaluationRecord):
-    """An evaluation, the id of the attempt that measured it, and when it was stored.
-
-    `rule` is that of its protocol, even if this evaluation was recorded without one.
-    """
+    """A stored evaluation. Its `rule` is that of the protocol, even if it was recorded without."""
 
     attempt: int
+    """The id of the attempt that measured it."""
     created_at: datetime
 
 

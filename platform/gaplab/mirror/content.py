@@ -58,7 +58,9 @@ class Point(NamedTuple):
 class RunContent:
     """Everything that one run of MLflow should hold.
 
-    started, ended: in milliseconds since 1970; files: texts by file name.
+    Attributes:
+        started: in milliseconds since 1970, like `ended`.
+        files: texts by file name.
     """
 
     tags: dict[str, str]
@@ -105,10 +107,10 @@ def trial_content(
     """Return the content of a trial's run, without the tag that names the parent run.
 
     Args:
-        sweep: The id of the sweep.
-        trial: The trial.
-        attempts: Its attempts, first to last; at least one.
-        evaluations: Its evaluations, sorted by epoch.
+        sweep: the id of the sweep.
+        trial: the trial.
+        attempts: its attempts, first to last; at least one.
+        evaluations: its evaluations, sorted by epoch.
     """
     own = trial.config["evaluation"]["protocol"]["preset"]
     files = {"trial.yaml": dump_yaml(trial.config)}

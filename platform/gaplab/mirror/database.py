@@ -22,11 +22,11 @@ def exclusive_access(home: Home, sweep: str = "") -> Iterator[None]:
     Waits for a process that holds the lock.
 
     Args:
-        home: The home folder.
-        sweep: The sweep to name in the command that an error suggests; empty: all sweeps.
+        home: the home folder.
+        sweep: the sweep to name in the command that an error suggests; empty: all sweeps.
 
     Raises:
-        UserError: The database cannot be created, is not a database, is read-only, or has been
+        UserError: the database cannot be created, is not a database, is read-only, or has been
             locked by another program for more than ten seconds.
     """
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ import logging
 import sys
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from queue import SimpleQueue
 from types import ModuleType
@@ -45,15 +45,15 @@ class Mirror:
         logged twice.
 
         Args:
-            ledger: An open ledger.
-            sweep: The id of the sweep.
-            only: The only trials to look at; the sweep's own run is then left as it is. None: all.
+            ledger: an open ledger.
+            sweep: the id of the sweep.
+            only: the only trials to look at; the sweep's own run is then left as it is. None: all.
 
         Returns:
             The number of items (runs, tags, params, metrics, files, ends) that were written.
 
         Raises:
-            UserError: The sweep is unknown, or MLflow or its database fails.
+            UserError: the sweep is unknown, or MLflow or its database fails.
         """
         view = ledger.sweep(sweep)
         with self._access(view.id) as mlflow:
@@ -63,8 +63,8 @@ class Mirror:
         """Return the URL of the page with the runs of a sweep.
 
         Args:
-            base_url: The URL of a running server.
-            sweep_name: The name of the sweep; None, or a name without runs: all experiments.
+            base_url: the URL of a running server.
+            sweep_name: the name of the sweep; None, or a name without runs: all experiments.
 
         Raises:
             UserError: MLflow or its database fails.
@@ -155,7 +155,7 @@ class MirrorThread:
             One line that says why MLflow is not up to date; None if it is.
         """
         self._closing.set()
-        self._changed.put("")
+        self._changed.put("")  # no trial: only wakes the thread up
         self._start()
         self._thread.join(timeout)
         if self._thread.is_alive():
@@ -214,8 +214,8 @@ def _silent_mlflow() -> Iterator[ModuleType]:
 
 
 def _import_mlflow() -> ModuleType:
-    """Import MLflow. It decides on import whether it sends telemetry from this process."""
-    if "mlflow" not in sys.modules:
-        with settings_of_mlflow(OWN_SETTINGS):
-            import mlflow.exceptions  # noqa: F401  (and `mlflow` with it)
+    """Import MLflow. On import it decides whether it sends telemetry from this process."""
+    imported = "mlflow" in sys.modules  # or another thread is importing it: then wait for it
+    with nullcontext() if imported else settings_of_mlflow(OWN_SETTINGS):
+        import mlflow  # noqa: F401
     return sys.modules["mlflow"]

@@ -32,7 +32,7 @@ def running_server(home: Home, port: int) -> Iterator[str]:
         The base URL of the server.
 
     Raises:
-        UserError: The port is in use, or the server does not start.
+        UserError: the port is in use, or the server does not start.
     """
     _check_port(port)
     with exclusive_access(home):

@@ -48,14 +48,67 @@ assert get_telemetry_client() is None
 """
 
 
+IMPORTING = """
+import importlib.abc, sys, threading, time
+from pathlib import Path
+from gaplab.ledger import Ledger
+from gaplab.mirror.replay import Mirror
+from gaplab.storage.home import Home
+
+class Pause(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "mlflow.version":
+            half.set()
+            go_on.wait()
+
+def is_importing(thread):
+    frame, names = sys._current_frames().get(thread.ident), []
+    while frame is not None:
+        names.append(frame.f_code.co_filename)
+        frame = frame.f_back
+    return names[:1] == ["<frozen importlib._bootstrap>"]
+
+def replay():
+    home = Home(Path(sys.argv[1]))
+    with Ledger.open(home.ledger_url) as ledger:
+        written.append(Mirror(home).replay(ledger, sys.argv[2]))
+
+half, go_on, written = threading.Event(), threading.Event(), []
+sys.meta_path.insert(0, Pause())
+person = threading.Thread(target=lambda: __import__("mlflow"))
+person.start()
+half.wait()
+mirror = threading.Thread(target=replay)
+mirror.start()
+while mirror.is_alive() and not is_importing(mirror):
+    time.sleep(0.01)
+go_on.set()
+person.join()
+mirror.join()
+assert written and written[0] > 0
+"""
+
+
+def run_program(code: str, bench: LedgerBench, sweep: str, folder: Path) -> None:
+    """Run code in a process with a person's settings; it must succeed without any output."""
+    command = [sys.executable, "-c", code, str(bench.home.path), sweep]
+    env = os.environ | SETTINGS
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_process_that_is_just_importing_mlflow(bench: LedgerBench, tmp_path: Path) -> None:
+    """The mirror waits for an import in another thread, instead of using half a module."""
+    sweep, _, _ = bench.small()
+    run_program(IMPORTING, bench, sweep, tmp_path)
+    assert len(runs(bench)) == 3
+
+
 def test_a_process_with_a_person_s_settings(bench: LedgerBench, tmp_path: Path) -> None:
     """Nothing leaks into the mirror, nothing changes in the process, and nothing is printed."""
     sweep, _, _ = bench.small()
     (elsewhere := tmp_path / "elsewhere").mkdir()
-    command = [sys.executable, "-c", PROGRAM, str(bench.home.path), sweep]
-    env = os.environ | SETTINGS
-    done = subprocess.run(command, cwd=elsewhere, env=env, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    run_program(PROGRAM, bench, sweep, elsewhere)
     assert list(elsewhere.iterdir()) == []
     assert len(runs(bench)) == 3
 
