@@ -10,6 +10,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
@@ -121,13 +122,24 @@ def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
         ranks = [
             subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) for line in lines
         ]
-        try:
-            errors = [rank.communicate()[1] for rank in ranks]
-        finally:
+
+        def error(rank: "subprocess.Popen[str]") -> str:
+            """Wait for a rank. If it fails, end the others, which would wait for it."""
+            found = rank.communicate()[1]
+            if rank.returncode:
+                kill()
+            return found if rank.returncode else ""
+
+        def kill() -> None:
             for rank in ranks:
                 rank.kill()
-        for rank, error in zip(ranks, errors, strict=True):
-            assert rank.returncode == 0, error
+
+        with ThreadPoolExecutor(len(ranks)) as threads:
+            try:
+                errors = "\n".join(threads.map(error, ranks))
+            finally:
+                kill()
+        assert not any(rank.returncode for rank in ranks), errors
         return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
     return run
