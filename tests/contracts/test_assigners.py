@@ -1,4 +1,4 @@
-"""What `detectors.assigners.base` promises, for every assigner of every table and its options."""
+"""The contract of `detectors.assigners.base`, for every assigner and its options."""
 
 from copy import deepcopy
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ PROGRESS = Progress(step=3, steps=12, epoch=1, epochs=4)
 
 
 def named(*assigners: Assigner) -> dict[str, Assigner]:
-    """By a readable id: the name and the options that are not the default."""
+    """Return assigners by a readable id: their name and the options that are not the default."""
     found = {}
     for each in assigners:
         options = each.model_dump(exclude_defaults=True)
-        said = (f"{key}={value}" for key, value in options.items())
-        found[" ".join([each.model_dump()["name"], *said])] = each
+        words = (f"{key}={value}" for key, value in options.items())
+        found[" ".join([each.model_dump()["name"], *words])] = each
     return found
 
 
@@ -50,7 +50,7 @@ EXACT = named(
     MinCost(l1_of="center_sides", classification=False),
     Hybrid(rho=0.0),
 )
-"""One positive point an object while points last."""
+"""One positive point per object, as long as there are enough points."""
 
 GREEDY = named(
     Poto(solver="argmax"),
@@ -60,10 +60,10 @@ GREEDY = named(
     MinCost(solver="argmin"),
     MinCost(solver="argmin", location="points"),
 )
-"""At most one positive point an object."""
+"""At most one positive point per object."""
 
 MANY = named(*(entry() for entry in O2M.values()), Hybrid(rho=1.0))
-"""Any number of positive points an object."""
+"""Any number of positive points per object."""
 
 FEW = named(
     O2F(),
@@ -72,16 +72,19 @@ FEW = named(
     O2F(prior="global", combine="add", alpha=0.5),
     O2F(ambiguous_weight=0.4, t_max=0.9, t_min=0.0),
 )
-"""One certain point an object and a few ambiguous ones."""
+"""One certain point per object and a few ambiguous ones."""
 
 
 def over(*cases: dict[str, Assigner]) -> pytest.MarkDecorator:
+    """Run a test for each of these assigners."""
     found = {key: value for each in cases for key, value in each.items()}
     return pytest.mark.parametrize("assigner", found.values(), ids=list(found))
 
 
 @dataclass(frozen=True)
 class Scene:
+    """The inputs of an assigner for one image."""
+
     points: Points
     predictions: Predictions
     targets: Targets
@@ -91,7 +94,7 @@ class Scene:
 
 
 def scene(height: int, width: int, boxes: list[tuple[float, ...]], seed: int) -> Scene:
-    """An image with objects of random class at `boxes` and random predictions at its points."""
+    """Make an image with objects of random classes at `boxes` and random predictions."""
     sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
     points = pyramid_points(sizes, STRIDES, torch.device("cpu"))
     rng = torch.Generator().manual_seed(seed)
@@ -104,14 +107,14 @@ def scene(height: int, width: int, boxes: list[tuple[float, ...]], seed: int) ->
 
 
 def crowd(count: int, seed: int = 0) -> list[tuple[float, ...]]:
-    """`count` boxes of all sizes in a 32 x 32 image."""
+    """Return `count` boxes of all sizes in an image of 32 x 32 pixels."""
     rng = torch.Generator().manual_seed(seed)
     corner = 24 * torch.rand(count, 2, generator=rng)
     far = corner + 0.5 + (31.5 - corner) * torch.rand(count, 2, generator=rng)
     return [tuple(box) for box in torch.cat([corner, far], dim=1).tolist()]
 
 
-ODDITIES: dict[str, list[tuple[float, ...]]] = {
+UNUSUAL_BOXES: dict[str, list[tuple[float, ...]]] = {
     "identical": [(3.0, 3.0, 20.0, 20.0)] * 5,
     "tiny between points": [(3.5, 3.5, 4.5, 4.5), (15.9, 15.9, 16.1, 16.1)],
     "touching the border": [(0.0, 0.0, 32.0, 32.0), (0.0, 30.0, 2.0, 32.0), (28.0, 0.0, 32.0, 4.0)],
@@ -131,16 +134,17 @@ scenes = st.builds(
     st.lists(any_box, max_size=12),
     st.integers(0, 99),
 )
-examples = settings(deadline=None, max_examples=12)
+examples = settings(max_examples=12)
 
 
 def degrees_of(assignment: Assignment, index: int) -> list[float]:
+    """Return the degrees of the points that are assigned to an object."""
     degrees: list[float] = assignment.degree[assignment.object == index].tolist()
     return degrees
 
 
 def check_form(found: Assignment, of: Scene) -> None:
-    """The record's own rules: see `structures.Assignment`."""
+    """Assert shapes, types and ranges as `structures.Assignment` defines them."""
     n, g = len(of.points), len(of.targets)
     assert found.object.shape == (n,)
     assert found.object.dtype == torch.int64
@@ -167,8 +171,8 @@ def same(a: Assignment, b: Assignment) -> bool:
 
 def tensors(of: Scene) -> list[Tensor]:
     p, t = of.points, of.targets
-    places = [p.xy, p.stride, p.level, p.anchors]
-    return [*places, of.predictions.logits, of.predictions.boxes, t.boxes, t.labels]
+    points = [p.xy, p.stride, p.level, p.anchors]
+    return [*points, of.predictions.logits, of.predictions.boxes, t.boxes, t.labels]
 
 
 @over(EXACT, GREEDY, MANY, FEW)
@@ -178,9 +182,9 @@ class TestEveryAssigner:
     def test_form(self, assigner: Assigner, of: Scene) -> None:
         check_form(of.assign(assigner), of)
 
-    @pytest.mark.parametrize("name", ODDITIES)
-    def test_form_for_odd_boxes(self, assigner: Assigner, name: str) -> None:
-        of = scene(32, 32, ODDITIES[name], seed=1)
+    @pytest.mark.parametrize("name", UNUSUAL_BOXES)
+    def test_form_for_unusual_boxes(self, assigner: Assigner, name: str) -> None:
+        of = scene(32, 32, UNUSUAL_BOXES[name], seed=1)
         check_form(of.assign(assigner), of)
 
     @pytest.mark.parametrize(("height", "width"), [(32, 32), (1, 1), (5, 33)])
@@ -192,7 +196,7 @@ class TestEveryAssigner:
         check_form(found, of)
         assert (found.object == -1).all()
 
-    def test_single_point_at_the_very_centre(self, assigner: Assigner) -> None:
+    def test_a_single_point_at_the_centre_of_an_object(self, assigner: Assigner) -> None:
         points = pyramid_points([(1, 1)], (8,), torch.device("cpu"), anchors=((0.5, 0.5),))
         predictions = Predictions(torch.zeros(1, CLASSES), torch.tensor([[1.0, 1.0, 7.0, 7.0]]))
         targets = Targets(torch.tensor([[2.0, 2.0, 6.0, 6.0]]), torch.tensor([1]))
@@ -202,7 +206,7 @@ class TestEveryAssigner:
 
     @examples
     @given(of=scenes)
-    def test_pure(self, assigner: Assigner, of: Scene) -> None:
+    def test_it_is_a_pure_function(self, assigner: Assigner, of: Scene) -> None:
         before = deepcopy(tensors(of))
         assert same(of.assign(assigner), of.assign(deepcopy(assigner)))
         assert all(torch.equal(a, b) for a, b in zip(before, tensors(of), strict=True))
@@ -217,15 +221,15 @@ class TestEveryAssigner:
         shuffled = Targets(of.targets.boxes[order], of.targets.labels[order])
         found = of.assign(assigner)
         again = Scene(of.points, of.predictions, shuffled).assign(assigner)
-        named = torch.where(again.object >= 0, order[again.object.clamp(min=0)], -1)
-        assert torch.equal(named, found.object)
+        original = torch.where(again.object >= 0, order[again.object.clamp(min=0)], -1)
+        assert torch.equal(original, found.object)
         assert torch.equal(again.degree, found.degree)
 
 
 @over(EXACT)
 class TestOneToOne:
     @pytest.mark.parametrize("count", [0, 1, 2, 7, 84, 90])
-    def test_each_object_has_one_point_while_points_last(
+    def test_each_object_has_one_point_as_long_as_there_are_enough(
         self, assigner: Assigner, count: int
     ) -> None:
         of = scene(32, 32, crowd(count), seed=5)
@@ -234,12 +238,12 @@ class TestOneToOne:
 
     @examples
     @given(of=scenes)
-    def test_whatever_the_boxes(self, assigner: Assigner, of: Scene) -> None:
+    def test_any_boxes(self, assigner: Assigner, of: Scene) -> None:
         self.check(of.assign(assigner), of)
 
-    @pytest.mark.parametrize("name", ODDITIES)
-    def test_odd_boxes(self, assigner: Assigner, name: str) -> None:
-        of = scene(32, 32, ODDITIES[name], seed=6)
+    @pytest.mark.parametrize("name", UNUSUAL_BOXES)
+    def test_unusual_boxes(self, assigner: Assigner, name: str) -> None:
+        of = scene(32, 32, UNUSUAL_BOXES[name], seed=6)
         self.check(of.assign(assigner), of)
 
     @staticmethod
@@ -250,7 +254,7 @@ class TestOneToOne:
 
 
 @over(GREEDY)
-class TestOneToOneByEachObjectsBest:
+class TestGreedyOneToOne:
     @examples
     @given(of=scenes)
     def test_an_object_has_a_point_or_none(self, assigner: Assigner, of: Scene) -> None:
@@ -258,11 +262,12 @@ class TestOneToOneByEachObjectsBest:
         for index in range(len(of.targets)):
             assert degrees_of(found, index) in ([], [1.0])
 
-    def test_of_identical_objects_one_has_the_point(self, assigner: Assigner) -> None:
-        crowded = scene(32, 32, ODDITIES["identical"], seed=6)
+    def test_one_of_several_identical_objects_has_the_point(self, assigner: Assigner) -> None:
+        crowded = scene(32, 32, UNUSUAL_BOXES["identical"], seed=6)
         labels = torch.zeros_like(crowded.targets.labels)
-        alike = Scene(crowded.points, crowded.predictions, Targets(crowded.targets.boxes, labels))
-        assert (alike.assign(assigner).object >= 0).sum() == 1
+        identical = Targets(crowded.targets.boxes, labels)
+        of = Scene(crowded.points, crowded.predictions, identical)
+        assert (of.assign(assigner).object >= 0).sum() == 1
 
     def test_objects_far_apart_have_one_each(self, assigner: Assigner) -> None:
         boxes: list[tuple[float, ...]] = [(0.0, 0.0, 9.0, 9.0), (22.0, 22.0, 32.0, 32.0)]
@@ -278,7 +283,7 @@ class TestOneToMany:
         found = of.assign(assigner)
         assert set(found.degree.tolist()) <= {0.0, 1.0}
 
-    def test_an_object_may_have_several_points_or_softens_those_around(
+    def test_an_object_has_several_points_or_softens_its_neighbours(
         self, assigner: Assigner
     ) -> None:
         of = scene(64, 64, [(0.0, 0.0, 64.0, 64.0)], seed=7)
@@ -291,7 +296,7 @@ class TestOneToMany:
 class TestOneToFew:
     @examples
     @given(of=scenes)
-    def test_at_most_one_certain_point_and_only_beside_it_ambiguous_ones(
+    def test_one_certain_point_and_ambiguous_ones_only_beside_it(
         self, assigner: O2F, of: Scene
     ) -> None:
         found = of.assign(assigner)
@@ -307,7 +312,9 @@ class TestOneToFew:
         assert len(degrees_of(of.assign(assigner), 0)) > 1
 
     @pytest.mark.parametrize("epochs", [1, 2, 12])
-    def test_degrees_fall_from_first_to_last_epoch(self, assigner: O2F, epochs: int) -> None:
+    def test_degrees_decrease_over_the_epochs(
+        self, assigner: O2F, epochs: int
+    ) -> None:
         of = scene(32, 32, crowd(5), seed=9)
         stages = [Progress(2 * e, 2 * epochs, e, epochs) for e in range(epochs)]
         stages.append(Progress(2 * epochs - 1, 2 * epochs, epochs - 1, epochs))
@@ -319,8 +326,8 @@ class TestOneToFew:
 
 
 @over(EXACT, GREEDY, MANY, FEW)
-def test_resumed_in_the_middle_the_schedule_goes_on(assigner: Assigner) -> None:
-    """Every stage of training asked in order, and each asked of a new assigner from the spec."""
+def test_the_schedule_continues_after_a_resume(assigner: Assigner) -> None:
+    """At every stage, an assigner built anew from the spec does the same as one used so far."""
     of = scene(32, 32, crowd(5), seed=10)
     stages = [Progress(step, 12, step // 3, 4) for step in range(12)]
     in_order = [of.assign(assigner, progress) for progress in stages]
@@ -330,7 +337,7 @@ def test_resumed_in_the_middle_the_schedule_goes_on(assigner: Assigner) -> None:
 
 
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_every_entry_carries_its_name_family_and_branches(name: str) -> None:
+def test_every_entry_has_its_name_family_and_branches(name: str) -> None:
     built = ASSIGNERS[name]()
     assert built.model_dump()["name"] == name
     branches = built.branches()
@@ -343,7 +350,7 @@ def test_every_entry_carries_its_name_family_and_branches(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ASSIGNERS)
-def test_every_entry_survives_a_round_trip_through_a_file(name: str) -> None:
+def test_every_entry_is_the_same_after_a_round_trip_through_json(name: str) -> None:
     built = ASSIGNERS[name]()
     assert ASSIGNERS[name].model_validate(built.model_dump(mode="json")) == built
     assert ASSIGNERS[name].model_validate_json(built.model_dump_json()) == built
@@ -351,5 +358,5 @@ def test_every_entry_survives_a_round_trip_through_a_file(name: str) -> None:
 
 
 @over(EXACT, GREEDY, MANY, FEW)
-def test_so_do_options(assigner: Assigner) -> None:
+def test_options_are_the_same_after_a_round_trip_through_json(assigner: Assigner) -> None:
     assert type(assigner).model_validate(assigner.model_dump(mode="json")) == assigner

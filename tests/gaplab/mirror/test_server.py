@@ -32,7 +32,7 @@ from tests.gaplab.mirror.mlflow_runs import damage_database
 pytestmark = [
     # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(1800),
 ]
 
 CHROMIUM = shutil.which("chromium")
