@@ -312,9 +312,7 @@ class TestOneToFew:
         assert len(degrees_of(of.assign(assigner), 0)) > 1
 
     @pytest.mark.parametrize("epochs", [1, 2, 12])
-    def test_degrees_decrease_over_the_epochs(
-        self, assigner: O2F, epochs: int
-    ) -> None:
+    def test_degrees_decrease_over_the_epochs(self, assigner: O2F, epochs: int) -> None:
         of = scene(32, 32, crowd(5), seed=9)
         stages = [Progress(2 * e, 2 * epochs, e, epochs) for e in range(epochs)]
         stages.append(Progress(2 * epochs - 1, 2 * epochs, epochs - 1, epochs))
