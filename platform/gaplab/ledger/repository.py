@@ -55,8 +55,8 @@ class Ledger(Reader):
 
     **Leases.** An attempt belongs to the driver that claimed it. Each driver has a lease in the
     ledger and renews it regularly. When other drivers consider it lost, `mark_lost` interrupts its
-    running attempts, and everything that it still tries to write for them raises ClaimError. If
-    two drivers believe that they run the same trial, only one of them can record results.
+    running attempts; later calls of `begin_attempt`, `record_epoch` and `end_attempt` for them
+    raise ClaimError. So if two drivers run the same trial, only one of them can record epochs.
 
     **Errors.** UserError for what a person can correct: the URL, an unknown sweep or trial, a
     database that does not answer. Its subclass StorageError for a full disk. ClaimError for a
