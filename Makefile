@@ -31,6 +31,7 @@ lint: $(VENV)/.ready-dev  ## check style and formatting (ruff)
 
 types: $(VENV)/.ready-dev  ## check types (mypy, strict)
 	$(RUN)/mypy
+	$(RUN)/mypy docs/reference_pages.py
 
 unit: $(VENV)/.ready-dev  ## every test that starts no sweep
 	$(PYTEST) -n 2 $(addprefix --ignore ,$(SWEEPS) $(NODES))
