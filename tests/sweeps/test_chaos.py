@@ -1,70 +1,85 @@
-"""Faults put into running sweeps. `make chaos` puts in many (CHAOS=full), `make test` one kind.
+"""Many faults in running sweeps, for `make chaos`.
 
-The other kinds have their short form where they cost no cluster: a ledger that is locked, restarts
-or fills its disk in contracts/test_patience.py, several drivers and their deaths in test_leases.py
-and test_trialqueue.py, damaged checkpoints in test_checkpoints.py and test_resume.py, hangs in
-test_watchdog.py and test_group.py, MLflow that is down in test_mirror.py.
+`make test` has one of each kind: killed drivers and workers in test_sweeps.py, and without a
+cluster a ledger that is locked, restarts or has a full disk in contracts/test_retry.py, several
+drivers and their deaths in contracts/test_leases.py and launch/test_queue.py, damaged checkpoints
+in trial/test_checkpoints.py and trial/test_resume.py, hangs in trial/test_watchdog.py, MLflow that
+is down in mirror/.
 
-Whatever happens: every evaluation exactly once and equal, digit by digit, to those of the same
-trials trained undisturbed; attempts numbered without a gap; no trial trained twice.
+Whatever happens, every evaluation is there once and equal, digit by digit, to that of the same
+trials trained undisturbed; attempts are numbered without a gap, and no trial is trained twice.
 """
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-FULL = os.environ.get("CHAOS") == "full"
+from tests.sweeps.bench import FULL, TIMEOUT, Bench, Metrics, TwoNodes
+
+if TYPE_CHECKING:
+    from tests.conftest import Postgres
+
 Write = Callable[..., Path]
-pytestmark = pytest.mark.timeout(3600 if FULL else 300)
-full = pytest.mark.skipif(not FULL, reason="a fault of `make chaos`")
+Undisturbed = Callable[[Path], Metrics]
+Report = Callable[[str, int, Bench, int], None]
+pytestmark = [
+    pytest.mark.timeout(TIMEOUT),
+    pytest.mark.skipif(not FULL, reason="part of `make chaos`"),
+]
 
 
 @pytest.fixture
 def sweep(write_spec: Write) -> Path:
-    """Trials for a few minutes of trouble, or one."""
+    """Twelve trials, which take some minutes."""
     return write_spec(
-        grid={"assignment.name": ["center", "fcos"], "seed": list(range(6 if FULL else 1))},
+        grid={"assignment.name": ["center", "fcos"], "seed": list(range(6))},
         assignment={"name": "center"},
         training={"epochs": 6, "batch": 4, "warmup_steps": 4},
         run={"retries": 50, "backoff_seconds": 0.2, "lease_seconds": 5},
     )
 
 
-def check(bench: Any, wanted: Any) -> None:
-    """The sweep is complete, and what it measured is right."""
+def check(bench: Bench, expected: Metrics) -> None:
+    """Assert that the sweep is complete and its evaluations are right."""
     assert set(bench.states()) == {"succeeded"}
-    assert bench.metrics() == wanted
+    assert bench.metrics() == expected
     bench.attempts()
 
 
-def test_killed_workers(sweep: Path, either: Any, undisturbed: Any, dice: Any, report: Any) -> None:
-    kills, wanted = 20 if FULL else 2, undisturbed(sweep)
+def test_killed_workers(
+    sweep: Path,
+    either: Bench,
+    undisturbed: Undisturbed,
+    dice: random.Random,
+    report: Report,
+) -> None:
+    expected, done = undisturbed(sweep), 0
     with either.start("run", sweep) as driver:
-        done = 0
         either.wait_for(lambda: either.workers(driver), driver)
-        while done < kills and driver.poll() is None:
+        while done < 20 and driver.poll() is None:
             time.sleep(dice.uniform(0.2, 2.0))
             if alive := either.workers(driver):
                 os.kill(dice.choice(alive), signal.SIGKILL)
                 done += 1
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode == 0, out + err
     assert "Traceback" not in out + err
     assert "(raylet)" not in out + err
-    check(either, wanted)
+    check(either, expected)
     lost = [each for each in either.attempts() if each.state == "failed"]
     assert lost
     assert {each.fault for each in lost} == {"lost"}
-    report("a training worker killed at a random moment", done, either, len(wanted))
+    report("a training worker killed at a random moment", done, either, len(expected))
 
 
 DRIVER = """
@@ -72,7 +87,7 @@ import os, signal, sys
 from gaplab.ledger import Ledger
 
 point, when, write = int(sys.argv.pop(1)), sys.argv.pop(1), Ledger._write
-count, heartbeat = 0, ("renew", "bury", "bury_strangers")
+count, heartbeat = 0, ("renew_lease", "mark_lost", "mark_orphaned_lost")
 
 def counted(self, action, *given):
     global count
@@ -90,66 +105,74 @@ Ledger._write = counted
 from gaplab.cli import main
 main()
 """
-"""The command, killed before or after its n-th write to the ledger, heartbeats aside."""
+"""The command, killed before or after its n-th write to the ledger, heartbeats not counted."""
 
 
-@full
 def test_a_driver_killed_at_a_write(
-    sweep: Path, either: Any, undisturbed: Any, report: Any
+    sweep: Path, either: Bench, undisturbed: Undisturbed, report: Report
 ) -> None:
-    wanted, killed, point = undisturbed(sweep), 0, 0
+    expected, killed, point = undisturbed(sweep), 0, 0
     step = 1
     while True:
         point += step
         when = "before" if killed % 2 else "after"
         command = (sys.executable, "-c", DRIVER, str(point), when)
         with either.start("run", sweep, command=command) as driver:
-            out, err = driver.communicate(timeout=280)
+            out, err = driver.communicate()
         if driver.returncode != -signal.SIGKILL:
             break
         killed += 1
     assert driver.returncode == 0, out + err
     assert killed
-    check(either, wanted)
-    report("the driver killed at a write to the ledger", killed, either, len(wanted))
+    check(either, expected)
+    report("the driver killed at a write to the ledger", killed, either, len(expected))
 
 
-@full
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_drivers(
-    sweep: Path, either: Any, undisturbed: Any, dice: Any, report: Any, count: int
+    sweep: Path,
+    either: Bench,
+    undisturbed: Undisturbed,
+    dice: random.Random,
+    report: Report,
+    count: int,
 ) -> None:
-    wanted = undisturbed(sweep)
-    drivers = [either.start("run", sweep) for _ in range(count)]
-    either.wait_for(lambda: either.ready() and either.evaluations())
-    time.sleep(dice.uniform(0.0, 1.0))
-    os.kill(drivers[0].pid, signal.SIGKILL)
-    for driver in drivers:
-        out, err = driver.communicate(timeout=280)
-        assert driver is drivers[0] or driver.returncode == 0, out + err
-    check(either, wanted)
-    report(f"one of {count} drivers on one sweep killed", 1, either, len(wanted))
+    expected = undisturbed(sweep)
+    with ExitStack() as stack:
+        drivers = [stack.enter_context(either.start("run", sweep)) for _ in range(count)]
+        either.wait_for_evaluations(1)
+        time.sleep(dice.uniform(0.0, 1.0))
+        drivers[0].kill()
+        for driver in drivers:
+            out, err = driver.communicate()
+            assert driver is drivers[0] or driver.returncode == 0, out + err
+    check(either, expected)
+    report(f"one of {count} drivers on one sweep killed", 1, either, len(expected))
 
 
-def damage(file: Path, dice: Any, flip: bool) -> None:
-    """Cut a file short, or turn over one of its bits."""
+def damage(file: Path, dice: random.Random, flip: bool) -> None:
+    """Flip one bit of a file, or cut it short."""
     data = bytearray(file.read_bytes())
-    place = dice.randrange(len(data))
+    position = dice.randrange(len(data))
     if flip:
-        data[place] ^= 1 << dice.randrange(8)
-    file.write_bytes(data if flip else data[:place])
+        data[position] ^= 1 << dice.randrange(8)
+    file.write_bytes(data if flip else data[:position])
 
 
-@full
 @pytest.mark.parametrize("flip", [True, False])
 def test_damaged_checkpoints(
-    sweep: Path, bench: Any, undisturbed: Any, dice: Any, report: Any, flip: bool
+    sweep: Path,
+    bench: Bench,
+    undisturbed: Undisturbed,
+    dice: random.Random,
+    report: Report,
+    flip: bool,
 ) -> None:
-    wanted = undisturbed(sweep)
+    expected = undisturbed(sweep)
     with bench.start("run", sweep) as driver:
         bench.wait_for_evaluations(4, driver)
-        orphans = bench.workers(driver)  # they go on for a moment, and save
-        os.kill(driver.pid, signal.SIGKILL)
+        orphans = bench.workers(driver)  # they continue for a moment, and save
+        driver.kill()
         driver.communicate()
     bench.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
     folders = list((bench.home / "trials").glob("*/checkpoints"))
@@ -158,9 +181,9 @@ def test_damaged_checkpoints(
         damage(file, dice, flip)
     said = bench.gaplab("resume")
     assert "damaged checkpoint" in said
-    check(bench, wanted)
-    kind = "with a bit turned over" if flip else "cut short"
-    report(f"newest checkpoints {kind}", len(newest), bench, len(wanted))
+    check(bench, expected)
+    kind = "with one bit flipped" if flip else "cut short"
+    report(f"newest checkpoints {kind}", len(newest), bench, len(expected))
 
 
 FAULTY = """
@@ -179,7 +202,7 @@ class Late(importlib.abc.MetaPathFinder):
             step = module.train_step
             def faulty(learner, batch, progress):
                 if learner.training.lr == 0.0011 and progress.step == 6:
-                    ctypes.PyDLL(None).pause()  # holds the interpreter's lock for ever
+                    ctypes.PyDLL(None).pause()  # holds the interpreter's lock forever
                 if learner.training.lr == 0.0012 and progress.step == 6:
                     module.torch.empty(10**15)
                 return step(learner, batch, progress)
@@ -192,11 +215,10 @@ sys.meta_path.insert(0, Late())
 """Makes two learning rates fatal: one hangs in C code, one asks for a petabyte."""
 
 
-@full
-def test_a_hang_nan_and_too_little_memory_hurt_nobody_else(
-    write_spec: Write, bench: Any, tmp_path: Path, undisturbed: Any, report: Any
+def test_a_hang_a_loss_that_is_nan_and_too_little_memory_affect_no_other_trial(
+    write_spec: Write, bench: Bench, tmp_path: Path, undisturbed: Undisturbed, report: Report
 ) -> None:
-    rates = {"well": 0.001, "nan": 1e30, "hang": 0.0011, "memory": 0.0012, "well too": 0.002}
+    rates = {"good": 0.001, "nan": 1e30, "hang": 0.0011, "memory": 0.0012, "good too": 0.002}
     spec = write_spec(
         rows={name: {"training.lr": rate} for name, rate in rates.items()},
         training={"epochs": 4, "batch": 4, "warmup_steps": 0, "clip_norm": 0.0},
@@ -205,7 +227,7 @@ def test_a_hang_nan_and_too_little_memory_hurt_nobody_else(
     )
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTY)
-    bench.more["PYTHONPATH"] = str(tmp_path / "faults")
+    bench.environment["PYTHONPATH"] = str(tmp_path / "faults")
     said = bench.gaplab("run", spec, code=1)
     ends = {a.fault: a.reason for a in bench.attempts() if a.state == "failed"}
     assert set(ends) == {"input", "hang", "memory"}
@@ -214,30 +236,31 @@ def test_a_hang_nan_and_too_little_memory_hurt_nobody_else(
     assert "stuck in faulty" in ends["hang"]
     assert ends["hang"] in said
     assert bench.states() == {"succeeded": 2, "failed": 3}
-    wanted = 2 * 4 + 2 * 1  # the sixth step is in the second epoch; the loss is bad from the start
-    assert len(bench.evaluations()) == wanted
-    report("a hang, a loss that is not finite, too little memory", 3, bench, wanted)
+    expected = (
+        2 * 4 + 2 * 1
+    )  # the sixth step is in the second epoch; the loss is bad from the start
+    assert len(bench.evaluations()) == expected
+    report("a hang, a loss that is not finite, too little memory", 3, bench, expected)
 
 
-@full
 def test_mlflow_down_for_the_whole_sweep(
-    sweep: Path, bench: Any, undisturbed: Any, report: Any
+    sweep: Path, bench: Bench, undisturbed: Undisturbed, report: Report
 ) -> None:
-    wanted = undisturbed(sweep)
+    expected = undisturbed(sweep)
     bench.home.mkdir()
     (bench.home / "mlflow.db").mkdir()  # no database can be there
     said = bench.gaplab("run", sweep)
     assert "gaplab mirror" in said
-    check(bench, wanted)
+    check(bench, expected)
     (bench.home / "mlflow.db").rmdir()
     bench.gaplab("mirror")
-    last = {trial: metrics["ap"] for (trial, epoch, _), metrics in wanted.items() if epoch == 6}
+    last = {trial: metrics["ap"] for (trial, epoch, _), metrics in expected.items() if epoch == 6}
     assert mirrored(bench.home) == last
-    report("MLflow down for the whole sweep", 1, bench, len(wanted))
+    report("MLflow down for the whole sweep", 1, bench, len(expected))
 
 
 def mirrored(home: Path) -> dict[str, float]:
-    """The last AP of each trial in MLflow's database, read past MLflow."""
+    """Return the last AP of each trial in MLflow's database, read without MLflow."""
     query = """
         SELECT t.value, m.value FROM latest_metrics m JOIN tags t ON t.run_uuid = m.run_uuid
         WHERE t.key = 'gaplab.trial' AND m.key = 'ap'
@@ -246,30 +269,28 @@ def mirrored(home: Path) -> dict[str, float]:
         return dict(database.execute(query).fetchall())
 
 
-@full
 def test_a_ledger_that_is_locked_for_long(
-    sweep: Path, bench: Any, undisturbed: Any, report: Any
+    sweep: Path, bench: Bench, undisturbed: Undisturbed, report: Report
 ) -> None:
-    """Longer than SQLite waits by itself."""
-    wanted = undisturbed(sweep)
+    """For longer than SQLite waits by itself."""
+    expected = undisturbed(sweep)
     with bench.start("run", sweep) as driver:
         bench.wait_for_evaluations(1, driver)
         with closing(sqlite3.connect(bench.home / "ledger.db", timeout=30)) as other:
             other.execute("BEGIN IMMEDIATE")
             time.sleep(45)
             other.rollback()
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode == 0, out + err
-    check(bench, wanted)
+    check(bench, expected)
     assert not [each for each in bench.attempts() if each.number > 1]
-    report("the ledger locked for 45 s", 1, bench, len(wanted))
+    report("the ledger locked for 45 s", 1, bench, len(expected))
 
 
-@full
 def test_a_ledger_that_restarts(
-    sweep: Path, bench: Any, undisturbed: Any, own_postgres: Any, report: Any
+    sweep: Path, bench: Bench, undisturbed: Undisturbed, own_postgres: "Postgres", report: Report
 ) -> None:
-    wanted, restarts = undisturbed(sweep), 3
+    expected, restarts = undisturbed(sweep), 3
     bench.ledger = own_postgres.url
     with bench.start("run", sweep) as driver:
         bench.wait_for_evaluations(1, driver)
@@ -278,11 +299,11 @@ def test_a_ledger_that_restarts(
             time.sleep(10)
             own_postgres.start()
             time.sleep(3)
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode == 0, out + err
     assert "the ledger doesn't answer" in out
-    check(bench, wanted)
-    report("PostgreSQL restarted", restarts, bench, len(wanted))
+    check(bench, expected)
+    report("PostgreSQL restarted", restarts, bench, len(expected))
 
 
 @pytest.fixture
@@ -297,11 +318,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@full
 def test_a_full_disk(
-    sweep: Path, small_disk: Path, undisturbed: Any, bench: Any, report: Any
+    sweep: Path, small_disk: Path, undisturbed: Undisturbed, bench: Bench, report: Report
 ) -> None:
-    wanted, bench.home = undisturbed(sweep), small_disk / "home"
+    expected, bench.home = undisturbed(sweep), small_disk / "home"
     bench.ledger = f"sqlite:///{bench.home}/ledger.db"
     ballast = small_disk / "ballast"
     with bench.start("run", sweep) as driver:
@@ -310,31 +330,30 @@ def test_a_full_disk(
             while True:
                 file.write(bytes(4096))
                 file.flush()
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode in (1, 2), out + err
     assert "Traceback" not in out + err
     assert "No space left" in out + err or "disk is full" in out + err
     ballast.unlink()
     bench.gaplab("resume")
-    check(bench, wanted)
-    report("the disk of the home folder full", 1, bench, len(wanted))
+    check(bench, expected)
+    report("the disk of the home folder full", 1, bench, len(expected))
 
 
-@full
-def test_a_node_goes_away_and_another_joins(
-    sweep: Path, either: Any, undisturbed: Any, two_nodes: Any, report: Any
+def test_a_node_is_lost_and_another_added(
+    sweep: Path, either: Bench, undisturbed: Undisturbed, two_nodes: TwoNodes, report: Report
 ) -> None:
-    wanted = undisturbed(sweep)
-    either.more |= two_nodes.environment
+    expected = undisturbed(sweep)
+    either.environment |= two_nodes.environment
     with either.start("run", sweep, "--address", two_nodes.address) as driver:
         either.wait_for_evaluations(2, driver)
         two_nodes("kill", "second")
         time.sleep(2)
         two_nodes("add", "third")
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode == 0, out + err
-    check(either, wanted)
-    report("a node of two killed, another joined", 1, either, len(wanted))
+    check(either, expected)
+    report("a node of two killed, another added", 1, either, len(expected))
 
 
 DRAIN = """
@@ -348,26 +367,26 @@ why += ["--deadline-remaining-seconds=60"]
 sys.argv = ["ray", "drain-node", f"--address={address}", f"--node-id={node}", *why]
 main()
 """
-"""What an autoscaler does when a cloud gives notice: it asks Ray to empty the node."""
+"""Does what an autoscaler does at the notice of a cloud: it asks Ray to drain the node."""
 
 
-@full
-def test_a_node_that_is_about_to_be_taken_away(
-    write_spec: Write, bench: Any, undisturbed: Any, two_nodes: Any, report: Any
+def test_a_node_that_is_drained(
+    write_spec: Write, bench: Bench, undisturbed: Undisturbed, two_nodes: TwoNodes, report: Report
 ) -> None:
-    """Trials long enough to be there still when the word has got round."""
+    """The trials are long enough to be running when the notice arrives."""
     sweep = write_spec(grid={"seed": [0, 1, 2]}, training={"epochs": 60, "batch": 4})
-    wanted, bench.more = undisturbed(sweep), bench.more | two_nodes.environment
+    expected = undisturbed(sweep)
+    bench.environment |= two_nodes.environment
     with bench.start("run", sweep, "--address", two_nodes.address) as driver:
         bench.wait_for_evaluations(2, driver)
         drain = [sys.executable, "-W", "ignore", "-c", DRAIN, two_nodes.address, "second"]
-        subprocess.run(drain, env=bench.environment(), check=True, capture_output=True)
+        subprocess.run(drain, env=bench.variables(), check=True, capture_output=True)
         bench.wait_for(lambda: {a.state for a in bench.attempts()} >= {"preempted"}, driver)
         two_nodes("kill", "second")
-        out, err = driver.communicate(timeout=280)
+        out, err = driver.communicate()
     assert driver.returncode == 0, out + err
     assert "Traceback" not in out + err
-    check(bench, wanted)
+    check(bench, expected)
     ends = {each.state: each.reason for each in bench.attempts()}
     assert ends == {"succeeded": "", "preempted": "its machine is about to be taken away"}
-    report("a node of two emptied, then killed", 1, bench, len(wanted))
+    report("a node of two drained, then killed", 1, bench, len(expected))

@@ -1,30 +1,34 @@
-"""Which trial a driver claims next, over a real ledger; time is ours."""
+"""Which trial a driver claims next, with a real ledger and a clock of the test."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.launch import queue as trialqueue
-from gaplab.launch.queue import ClaimedTrial, Queue
+from gaplab.launch.queue import POLL, ClaimedTrial, Queue
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, CancelRequest, Claim, Cost, Fault, SweepRecord, TrialRecord
+from gaplab.records import AttemptEnd, CancelRequest, Claim, Cost, Fault, TrialRecord
 from gaplab.spec.models import Policy
 from gaplab.states import TrialState
-from tests.builders import driver_record
+from tests.builders import driver_record, sweep_record, trial_record
+
+ALL = CancelRequest(all_trials=True)
 
 
 def record(number: int, init_from: int | None = None) -> TrialRecord:
     source = "" if init_from is None else name(init_from)
-    config = {"training": {"init_from": source}}
-    return TrialRecord(name(number), config, "poto", "o2o", "shapes", 0, 1, 1)
+    return trial_record(name(number), config={"training": {"init_from": source}}, epochs=1)
 
 
 def name(number: int) -> str:
     return f"{number:012x}"
+
+
+def only(*numbers: int) -> CancelRequest:
+    return CancelRequest(trials=frozenset(map(name, numbers)))
 
 
 def end(state: TrialState, fault: Fault = "") -> AttemptEnd:
@@ -32,6 +36,8 @@ def end(state: TrialState, fault: Fault = "") -> AttemptEnd:
 
 
 class Clock:
+    """A clock that the test sets."""
+
     def __init__(self) -> None:
         self.now = 1000.0
 
@@ -39,15 +45,16 @@ class Clock:
         return self.now
 
 
-class Room:
-    """A ledger with drivers, whose queues share one clock."""
+class Bench:
+    """A ledger with drivers whose queues share one clock."""
 
     def __init__(self, path: Path) -> None:
         self.ledger, self.clock = Ledger.open(f"sqlite:///{path}/ledger.db"), Clock()
         self.drivers = 0
 
     def queue(self, *trials: TrialRecord, sweep: str = "s1", **policy: object) -> Queue:
-        self.ledger.add_sweep(SweepRecord(sweep, sweep, "name: s", trials))
+        """Build the queue of a new driver."""
+        self.ledger.add_sweep(sweep_record(sweep, *trials))
         self.drivers += 1
         driver = driver_record(f"d{self.drivers}", sweep)
         self.ledger.add_driver(driver, 900.0)
@@ -55,183 +62,194 @@ class Room:
         return Queue(self.ledger, driver, chosen, trials, self.clock)
 
     def end(self, queue: Queue, claimed: ClaimedTrial, how: AttemptEnd) -> None:
-        """What a scheduler does when an attempt ends."""
+        """Do what a scheduler does when an attempt ends."""
         self.ledger.end_attempt(claimed.attempt, how)
         queue.handle_end(claimed.trial.id, how)
 
-    def wait(self, seconds: float = trialqueue.POLL) -> None:
+    def wait(self, seconds: float = POLL) -> None:
+        """Let time pass."""
         self.clock.now += seconds
 
-    def states(self, *numbers: int) -> list[str]:
+    def states(self, *numbers: int) -> list[TrialState]:
+        """Read the states of trials."""
         found = self.ledger.states([name(each) for each in numbers])
         return [found[name(each)] for each in numbers]
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[Room]:
-    made = Room(tmp_path)
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
     yield made
     made.ledger.close()
 
 
-def taken(queue: Queue) -> list[str]:
-    """All that can be claimed now."""
+def claim(queue: Queue) -> ClaimedTrial:
+    """Claim the next trial, which must be due."""
+    found = queue.claim()
+    assert found is not None
+    return found
+
+
+def claim_all(queue: Queue) -> list[str]:
+    """Claim all trials that are due."""
     return [each.trial.id for each in iter(queue.claim, None)]
 
 
 class TestOneDriver:
-    def test_nothing_to_do(self, room: Room) -> None:
-        queue = room.queue()
+    def test_nothing_to_do(self, bench: Bench) -> None:
+        queue = bench.queue()
         assert (queue.finished, queue.running, queue.demand, queue.waits_for) == (True, 0, 0, "")
         assert queue.claim() is None
 
-    def test_in_order_each_once(self, room: Room) -> None:
-        queue = room.queue(*(record(n) for n in (3, 1, 2)))
+    def test_trials_are_claimed_in_order_and_once(self, bench: Bench) -> None:
+        queue = bench.queue(*(record(n) for n in (3, 1, 2)))
         assert queue.demand == 3
-        claims = [queue.claim() for _ in range(4)]
-        assert [each and each.trial.id for each in claims] == [name(3), name(1), name(2), None]
+        claimed = [claim(queue) for _ in range(3)]
+        assert [each.trial.id for each in claimed] == [name(3), name(1), name(2)]
+        assert queue.claim() is None
         assert (queue.running, queue.demand, queue.finished) == (3, 3, False)
-        for each in claims[:3]:
-            assert each is not None
-            [attempt] = room.ledger.attempts(each.trial.id)
-            assert (attempt.id, attempt.driver, attempt.state) == (
-                each.attempt,
-                "d1",
-                TrialState.RUNNING,
-            )
-            room.end(queue, each, end(TrialState.SUCCEEDED))
+        for each in claimed:
+            [attempt] = bench.ledger.attempts(each.trial.id)
+            found = (attempt.id, attempt.driver, attempt.state)
+            assert found == (each.attempt, "d1", TrialState.RUNNING)
+            bench.end(queue, each, end(TrialState.SUCCEEDED))
         assert (queue.running, queue.demand, queue.finished) == (0, 0, True)
 
     @pytest.mark.parametrize("state", [TrialState.INTERRUPTED, TrialState.PREEMPTED])
-    def test_what_was_taken_away_is_due_at_once(self, room: Room, state: TrialState) -> None:
-        queue = room.queue(record(1), record(2))
-        first = queue.claim()
-        room.end(queue, first, end(state))
-        assert taken(queue) == [name(2), name(1)]
+    def test_a_lost_attempt_is_retried_at_once(self, bench: Bench, state: TrialState) -> None:
+        queue = bench.queue(record(1), record(2))
+        bench.end(queue, claim(queue), end(state))
+        assert claim_all(queue) == [name(2), name(1)]
         assert not queue.failures
 
     @pytest.mark.parametrize(
         "state", [TrialState.STOPPED, TrialState.CANCELLED, TrialState.SUCCEEDED]
     )
-    def test_what_is_over_is_settled(self, room: Room, state: TrialState) -> None:
-        queue = room.queue(record(1))
-        room.end(queue, queue.claim(), end(state))
+    def test_a_trial_that_is_done_is_settled(self, bench: Bench, state: TrialState) -> None:
+        queue = bench.queue(record(1))
+        bench.end(queue, claim(queue), end(state))
         assert queue.finished
         assert not queue.failures
 
-    def test_a_failure_is_tried_again_later_and_later(self, room: Room) -> None:
-        queue = room.queue(record(1), retries=2)
+    def test_each_retry_of_a_failure_waits_longer(self, bench: Bench) -> None:
+        queue = bench.queue(record(1), retries=2)
         for wait in (10.0, 20.0):
-            room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
-            assert (
-                queue.waits_for == f"waiting for 1 trial to be retried, the first in {wait:.0f} s"
-            )
+            bench.end(queue, claim(queue), end(TrialState.FAILED, "lost"))
+            text = f"waiting for 1 trial to be retried, the first in {wait:.0f} s"
+            assert queue.waits_for == text
             assert (queue.demand, queue.finished) == (0, False)
-            room.wait(wait - 0.5)
+            bench.wait(wait - 0.5)
             assert queue.claim() is None
-            room.wait(0.5)
-        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
+            bench.wait(0.5)
+        bench.end(queue, claim(queue), end(TrialState.FAILED, "lost"))
         assert queue.finished
         assert [(each.trial, each.fault, each.reason) for each in queue.failures] == [
             (name(1), "lost", "why")
         ]
-        assert len(room.ledger.attempts(name(1))) == 3
+        assert len(bench.ledger.attempts(name(1))) == 3
 
     @pytest.mark.parametrize("fault", ["input", "storage"])
-    def test_what_would_fail_again_is_not_tried_again(self, room: Room, fault: Fault) -> None:
-        queue = room.queue(record(1))
-        room.end(queue, queue.claim(), end(TrialState.FAILED, fault))
+    def test_a_failure_that_would_repeat_is_not_retried(self, bench: Bench, fault: Fault) -> None:
+        queue = bench.queue(record(1))
+        bench.end(queue, claim(queue), end(TrialState.FAILED, fault))
         assert queue.finished
         assert len(queue.failures) == 1
 
-    def test_others_go_on_while_one_waits(self, room: Room) -> None:
-        queue = room.queue(record(1), record(2), retries=1)
-        room.end(queue, queue.claim(), end(TrialState.FAILED, "memory"))
-        second = queue.claim()
-        assert second.trial.id == name(2)
+    def test_other_trials_start_while_one_waits_for_its_retry(self, bench: Bench) -> None:
+        queue = bench.queue(record(1), record(2), retries=1)
+        bench.end(queue, claim(queue), end(TrialState.FAILED, "memory"))
+        assert claim(queue).trial.id == name(2)
         assert queue.waits_for == ""
-        room.wait(10.0)
-        assert taken(queue) == [name(1)]
+        bench.wait(10.0)
+        assert claim_all(queue) == [name(1)]
 
-    def test_more_may_be_added(self, room: Room) -> None:
-        queue = room.queue(record(1), record(2), record(3, 1))
-        room.end(queue, queue.claim(), end(TrialState.SUCCEEDED))
-        assert taken(queue) == [name(2), name(3)]
+    def test_trials_may_be_added(self, bench: Bench) -> None:
+        queue = bench.queue(record(1), record(2), record(3, 1))
+        bench.end(queue, claim(queue), end(TrialState.SUCCEEDED))
+        assert claim_all(queue) == [name(2), name(3)]
         assert not queue.finished
-        room.ledger.add_sweep(SweepRecord("s1", "s1", "name: s", (record(1), record(2), record(3))))
+        known = [name(each) for each in (1, 2, 3)]
+        assert bench.ledger.extend_sweep("s1", known, [record(4)])
         queue.add([])
         assert queue.claim() is None
+        queue.add([record(4)])
+        assert claim_all(queue) == [name(4)]
 
 
-class TestHeirs:
-    def test_they_wait_for_the_trial_they_start_from(self, room: Room) -> None:
-        """A chain and two heirs of one, given backwards; one starts from a trial not of here."""
-        queue = room.queue(record(3, 2), record(4, 1), record(2, 1), record(1), record(5, 99))
-        first = queue.claim()
+class TestDependents:
+    def test_wait_for_the_trial_that_they_start_from(self, bench: Bench) -> None:
+        """A chain and two dependents of one trial, in reverse; one starts from a foreign trial."""
+        queue = bench.queue(record(3, 2), record(4, 1), record(2, 1), record(1), record(5, 99))
+        first = claim(queue)
         assert first.trial.id == name(1)
-        assert taken(queue) == [name(5)]
+        assert claim_all(queue) == [name(5)]
         assert queue.demand == 2
-        room.end(queue, first, end(TrialState.SUCCEEDED))
-        second, third = queue.claim(), queue.claim()
+        bench.end(queue, first, end(TrialState.SUCCEEDED))
+        second, third = claim(queue), claim(queue)
         assert [second.trial.id, third.trial.id] == [name(4), name(2)]
         assert queue.claim() is None
-        room.end(queue, third, end(TrialState.SUCCEEDED))
-        assert taken(queue) == [name(3)]
+        bench.end(queue, third, end(TrialState.SUCCEEDED))
+        assert claim_all(queue) == [name(3)]
 
-    def test_they_wait_through_retries_and_come_when_it_failed_for_good(self, room: Room) -> None:
-        queue = room.queue(record(1), record(2, 1), retries=1)
-        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
+    def test_wait_through_retries_and_start_after_the_last_failure(self, bench: Bench) -> None:
+        queue = bench.queue(record(1), record(2, 1), retries=1)
+        bench.end(queue, claim(queue), end(TrialState.FAILED, "lost"))
         assert queue.claim() is None
-        room.wait(10.0)
-        room.end(queue, queue.claim(), end(TrialState.FAILED, "lost"))
-        assert taken(queue) == [name(2)]
+        bench.wait(10.0)
+        bench.end(queue, claim(queue), end(TrialState.FAILED, "lost"))
+        assert claim_all(queue) == [name(2)]
 
-    def test_they_wait_for_one_that_runs_elsewhere(self, room: Room) -> None:
+    def test_wait_for_a_trial_that_another_driver_runs(self, bench: Bench) -> None:
         trials = (record(1), record(2, 1))
-        one, two = room.queue(*trials), room.queue(*trials)
-        first = one.claim()
+        one, two = bench.queue(*trials), bench.queue(*trials)
+        first = claim(one)
         assert two.claim() is None
-        room.end(one, first, end(TrialState.SUCCEEDED))
-        room.wait()
-        assert taken(two) == [name(2)]
+        bench.end(one, first, end(TrialState.SUCCEEDED))
+        bench.wait()
+        assert claim_all(two) == [name(2)]
         assert one.claim() is None
-        assert not one.finished  # it runs elsewhere
+        assert not one.finished, "the other driver runs it"
 
 
-class TestLeaving:
-    def test_one(self, room: Room) -> None:
-        queue = room.queue(*(record(n) for n in range(3)))
-        running = queue.claim()
-        queue.cancel(CancelRequest(trials=frozenset({name(0), name(1), name(9)})))
-        assert queue.demand == 2  # the one that runs, and the one that is left to do
-        assert taken(queue) == [name(2)]
-        room.end(queue, running, end(TrialState.CANCELLED))
-        assert room.states(0, 1, 2) == [
+class TestCancelling:
+    def test_some_trials(self, bench: Bench) -> None:
+        queue = bench.queue(*(record(n) for n in range(3)))
+        running = claim(queue)
+        queue.cancel(only(0, 1, 9))
+        assert queue.demand == 2, "the one that runs, and the one that is left"
+        assert claim_all(queue) == [name(2)]
+        bench.end(queue, running, end(TrialState.CANCELLED))
+        assert bench.states(0, 1, 2) == [
             TrialState.CANCELLED,
             TrialState.WAITING,
             TrialState.RUNNING,
         ]
 
-    def test_all(self, room: Room) -> None:
-        queue = room.queue(record(0), record(1), record(2, 0), record(3, 1), retries=5)
-        running, failed = queue.claim(), queue.claim()
-        room.end(queue, failed, end(TrialState.FAILED, "lost"))
-        queue.cancel(CancelRequest(all_trials=True))
+    def test_all_trials(self, bench: Bench) -> None:
+        queue = bench.queue(record(0), record(1), record(2, 0), record(3, 1), retries=5)
+        running, failed = claim(queue), claim(queue)
+        bench.end(queue, failed, end(TrialState.FAILED, "lost"))
+        queue.cancel(ALL)
         assert (queue.demand, queue.waits_for, queue.finished) == (1, "", False)
         assert queue.claim() is None
-        room.end(queue, running, end(TrialState.INTERRUPTED))  # it died before it heard
-        queue.cancel(CancelRequest(all_trials=True))
-        room.wait(1000.0)
+        bench.end(queue, running, end(TrialState.INTERRUPTED))  # it died before it was told
+        queue.cancel(ALL)
+        bench.wait(1000.0)
         assert queue.claim() is None
         assert queue.finished
         assert queue.demand == 0
 
-    def test_one_that_runs_elsewhere(self, room: Room) -> None:
-        one, two = room.queue(record(1)), room.queue(record(1))
-        one.claim()
+    def test_no_trial(self, bench: Bench) -> None:
+        queue = bench.queue(record(0))
+        queue.cancel(CancelRequest())
+        assert claim_all(queue) == [name(0)]
+
+    def test_a_trial_that_another_driver_runs(self, bench: Bench) -> None:
+        one, two = bench.queue(record(1)), bench.queue(record(1))
+        claim(one)
         assert two.claim() is None
         assert two.waits_for == "waiting for 1 trial that another driver runs"
-        two.cancel(CancelRequest(trials=frozenset({name(1)})))
+        two.cancel(only(1))
         assert two.finished
         assert two.waits_for == ""
 
@@ -243,12 +261,12 @@ class TestTwoDrivers:
         fail=st.floats(0, 0.6),
     )
     @settings(max_examples=15)
-    def test_every_trial_is_taken_exactly_once_at_a_time(
+    def test_no_trial_runs_twice_at_once(
         self, tmp_path_factory: pytest.TempPathFactory, trials: int, seed: int, fail: float
     ) -> None:
-        room, chance = Room(tmp_path_factory.mktemp("room")), random.Random(seed)
+        bench, chance = Bench(tmp_path_factory.mktemp("bench")), random.Random(seed)
         todo = [record(n) for n in range(trials)]
-        queues = [room.queue(*chance.sample(todo, trials), retries=100) for _ in range(2)]
+        queues = [bench.queue(*chance.sample(todo, trials), retries=100) for _ in range(2)]
         running: list[tuple[Queue, ClaimedTrial]] = []
         for _ in range(400):
             if all(each.finished for each in queues):
@@ -262,120 +280,126 @@ class TestTwoDrivers:
                 bad = chance.choice(
                     [TrialState.FAILED, TrialState.INTERRUPTED, TrialState.PREEMPTED]
                 )
-                room.end(who, which, end(bad if chance.random() < fail else TrialState.SUCCEEDED))
-            room.wait(chance.choice([0.0, 1.0, 100.0]))
+                bench.end(who, which, end(bad if chance.random() < fail else TrialState.SUCCEEDED))
+            bench.wait(chance.choice([0.0, 1.0, 100.0]))
         assert all(each.finished for each in queues)
-        assert room.states(*range(trials)) == [TrialState.SUCCEEDED] * trials
+        assert bench.states(*range(trials)) == [TrialState.SUCCEEDED] * trials
         for each in todo:
-            found = room.ledger.attempts(each.id)
+            found = bench.ledger.attempts(each.id)
             assert [a.number for a in found] == list(range(1, len(found) + 1))
             assert [a.state for a in found].count(TrialState.SUCCEEDED) == 1
-        room.ledger.close()
+        bench.ledger.close()
 
-    def test_what_the_other_finished_is_settled(self, room: Room) -> None:
-        one, two = room.queue(record(1), record(2)), room.queue(record(1), record(2))
-        room.end(one, one.claim(), end(TrialState.SUCCEEDED))
-        assert taken(two) == [name(2)]
+    def test_a_trial_that_the_other_finished_is_settled(self, bench: Bench) -> None:
+        one, two = bench.queue(record(1), record(2)), bench.queue(record(1), record(2))
+        bench.end(one, claim(one), end(TrialState.SUCCEEDED))
+        assert claim_all(two) == [name(2)]
         assert two.demand == 1
 
-    def test_looks_are_rare(self, room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-        one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.claim()
+    def test_the_ledger_is_not_read_at_every_call(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        one, two = bench.queue(record(1)), bench.queue(record(1))
+        claimed = claim(one)
         assert two.claim() is None
-        asked: list[list[str]] = []
-        states = room.ledger.states
-        monkeypatch.setattr(room.ledger, "states", lambda t: asked.append(t) or states(t))
+        asked: list[Sequence[str]] = []
+        states = bench.ledger.states
+
+        def counted(trials: Sequence[str]) -> dict[str, TrialState]:
+            asked.append(trials)
+            return states(trials)
+
+        monkeypatch.setattr(bench.ledger, "states", counted)
         for _ in range(20):
-            room.wait(trialqueue.POLL / 4)
+            bench.wait(POLL / 4)
             two.claim()
         assert 4 <= len(asked) <= 6
-        room.end(one, claimed, end(TrialState.SUCCEEDED))
-        room.wait()
+        bench.end(one, claimed, end(TrialState.SUCCEEDED))
+        bench.wait()
         two.refresh()
         assert two.finished
 
-    def test_one_that_was_interrupted_elsewhere_is_ours(self, room: Room) -> None:
-        one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.claim()
+    def test_an_interrupted_trial_of_the_other_is_taken_over(self, bench: Bench) -> None:
+        one, two = bench.queue(record(1)), bench.queue(record(1))
+        claimed = claim(one)
         assert two.claim() is None
-        room.ledger.end_attempt(claimed.attempt, end(TrialState.INTERRUPTED))
+        bench.ledger.end_attempt(claimed.attempt, end(TrialState.INTERRUPTED))
         assert two.claim() is None
-        room.wait()
-        assert taken(two) == [name(1)]
+        bench.wait()
+        assert claim_all(two) == [name(1)]
 
-    def test_failures_elsewhere_count(self, room: Room) -> None:
-        """Together they try it as often as one driver would."""
-        one, two = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
-        claimed = one.claim()
+    def test_failures_of_the_other_count(self, bench: Bench) -> None:
+        """Together they retry a trial as often as one driver would."""
+        one, two = bench.queue(record(1), retries=1), bench.queue(record(1), retries=1)
+        claimed = claim(one)
         assert two.claim() is None
-        room.end(one, claimed, end(TrialState.FAILED, "lost"))
-        room.wait(10.0)
-        again = one.claim()
-        room.end(one, again, end(TrialState.FAILED, "lost"))
+        bench.end(one, claimed, end(TrialState.FAILED, "lost"))
+        bench.wait(10.0)
+        bench.end(one, claim(one), end(TrialState.FAILED, "lost"))
         assert one.finished
-        room.wait()
+        bench.wait()
         assert two.claim() is None
         assert two.finished
-        assert not two.failures  # it failed there
+        assert not two.failures, "it failed in the other driver"
 
-    def test_failures_before_the_driver_began_don_t_count(self, room: Room) -> None:
-        early = room.queue(record(1), retries=1)
-        room.end(early, early.claim(), end(TrialState.FAILED, "input"))
+    def test_failures_before_the_driver_started_do_not_count(self, bench: Bench) -> None:
+        early = bench.queue(record(1), retries=1)
+        bench.end(early, claim(early), end(TrialState.FAILED, "input"))
         assert early.finished
-        late, other = room.queue(record(1), retries=1), room.queue(record(1), retries=1)
-        claimed = other.claim()
+        late, other = bench.queue(record(1), retries=1), bench.queue(record(1), retries=1)
+        claimed = claim(other)
         assert late.claim() is None
-        room.end(other, claimed, end(TrialState.FAILED, "lost"))
-        room.wait()
+        bench.end(other, claimed, end(TrialState.FAILED, "lost"))
+        bench.wait()
         assert late.claim() is None
         assert not late.finished
-        room.wait(10.0)
-        assert taken(late) == [name(1)]
+        bench.wait(10.0)
+        assert claim_all(late) == [name(1)]
 
     @pytest.mark.parametrize("state", [TrialState.CANCELLED, TrialState.STOPPED])
-    def test_what_another_sweep_left_alone_is_still_wanted_here(
-        self, room: Room, state: TrialState
+    def test_a_trial_that_ended_so_in_another_sweep_is_due(
+        self, bench: Bench, state: TrialState
     ) -> None:
-        one, two = room.queue(record(1)), room.queue(record(1), sweep="s2")
-        claimed = one.claim()
+        one, two = bench.queue(record(1)), bench.queue(record(1), sweep="s2")
+        claimed = claim(one)
         assert two.claim() is None
-        room.ledger.cancel("s1")
-        room.end(one, claimed, end(state))
-        room.wait()
-        assert taken(two) == [name(1)]
+        bench.ledger.cancel("s1")
+        bench.end(one, claimed, end(state))
+        bench.wait()
+        assert claim_all(two) == [name(1)]
 
-    def test_a_sweep_resumed_while_its_cancelled_driver_still_ends(self, room: Room) -> None:
-        old = room.queue(record(1))
-        claimed = old.claim()
-        room.ledger.cancel("s1")
-        new = room.queue(record(1))
+    def test_a_sweep_resumed_while_its_cancelled_driver_is_ending(self, bench: Bench) -> None:
+        old = bench.queue(record(1))
+        claimed = claim(old)
+        bench.ledger.cancel("s1")
+        new = bench.queue(record(1))
         assert new.claim() is None
-        room.end(old, claimed, end(TrialState.CANCELLED))
-        room.wait()
-        assert taken(new) == [name(1)]
+        bench.end(old, claimed, end(TrialState.CANCELLED))
+        bench.wait()
+        assert claim_all(new) == [name(1)]
 
-    def test_what_was_cancelled_for_both_stays_so(self, room: Room) -> None:
-        one, two = room.queue(record(1)), room.queue(record(1))
-        claimed = one.claim()
+    def test_a_trial_that_was_cancelled_for_both_is_settled(self, bench: Bench) -> None:
+        one, two = bench.queue(record(1)), bench.queue(record(1))
+        claimed = claim(one)
         assert two.claim() is None
-        room.ledger.cancel("s1", [name(1)])
-        room.end(one, claimed, end(TrialState.CANCELLED))
-        room.wait()
+        bench.ledger.cancel("s1", [name(1)])
+        bench.end(one, claimed, end(TrialState.CANCELLED))
+        bench.wait()
         assert two.claim() is None
         assert two.finished
 
-    def test_a_lost_one_comes_back_or_is_settled(self, room: Room) -> None:
-        queue = room.queue(record(1), record(2))
-        first, second = queue.claim(), queue.claim()
-        for each in (first, second):
+    def test_trials_of_a_driver_that_was_considered_lost(self, bench: Bench) -> None:
+        """They come back, or are settled by the driver that took them over."""
+        queue = bench.queue(record(1), record(2))
+        for each in (claim(queue), claim(queue)):
             queue.handle_loss(each.trial.id)
-            room.ledger.end_attempt(each.attempt, end(TrialState.INTERRUPTED))
-        other = room.ledger.start_attempt(Claim(name(2), "s1", "d9"))
+            bench.ledger.end_attempt(each.attempt, end(TrialState.INTERRUPTED))
+        other = bench.ledger.start_attempt(Claim(name(2), "s1", "d9"))
         assert (queue.running, queue.demand) == (0, 0)
         assert queue.waits_for == "waiting for 2 trials that other drivers run"
-        room.wait()
-        assert taken(queue) == [name(1)]
-        room.ledger.end_attempt(other, end(TrialState.SUCCEEDED))
-        room.wait()
+        bench.wait()
+        assert claim_all(queue) == [name(1)]
+        bench.ledger.end_attempt(other, end(TrialState.SUCCEEDED))
+        bench.wait()
         assert queue.claim() is None
         assert queue.demand == 1

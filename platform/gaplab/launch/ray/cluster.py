@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,7 +12,12 @@ from pathlib import Path
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
 from gaplab.launch.process import machine_id
-from gaplab.launch.ray.private import LOOPBACK, draining_nodes, silent_worker_deaths
+from gaplab.launch.ray.private import (
+    LOOPBACK,
+    draining_nodes,
+    reload_settings,
+    silent_worker_deaths,
+)
 
 LOCAL = "local"
 """The address that stands for a new cluster on this machine."""
@@ -29,6 +35,8 @@ _DEFAULTS = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 """Settings for Ray; a value that the environment already has stays."""
+_WRITTEN_BY_RAY = ("PYTHONBREAKPOINT",)
+"""Variables that Ray sets while it is connected."""
 _ONE_MACHINE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Unless this is 0, Ray replaces 127.0.0.1 by the machine's own address and listens on that."""
 
@@ -49,9 +57,10 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
         The alive nodes of the cluster.
 
     Raises:
-        UserError: if there is nothing to connect to.
+        UserError: if there is nothing to connect to, or this process is already connected.
     """
-    with changed_environment(_settings(address, home)):
+    _check_not_connected(address)
+    with _settings(address, home):
         import ray  # only now: it reads some of its settings when it is imported
 
         _connect(address)
@@ -96,9 +105,30 @@ def cluster_id(address: str) -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _settings(address: str, home: Path) -> dict[str, str]:
+def _check_not_connected(address: str) -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UserError(
+            f"--address {address}: this process is connected to a Ray cluster already; call "
+            "ray.shutdown() first"
+        )
+
+
+@contextmanager
+def _settings(address: str, home: Path) -> Iterator[None]:
+    """Set the environment variables for a cluster, and restore them on exit."""
+    try:
+        with changed_environment(_variables(address, home)):
+            reload_settings()
+            yield
+    finally:
+        reload_settings()
+
+
+def _variables(address: str, home: Path) -> dict[str, str | None]:
     """Return the environment variables to set for a cluster; creates the token of a local one."""
-    settings = {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
+    settings = {name: os.environ.get(name) for name in _WRITTEN_BY_RAY}
+    settings |= {name: value for name, value in _DEFAULTS.items() if name not in os.environ}
     if address == LOCAL:
         token = _own_token(home / "ray.token")
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}

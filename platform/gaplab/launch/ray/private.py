@@ -9,6 +9,11 @@ Ray may change these names in any release, so pyproject.toml pins Ray to one min
 - `ray._private.state.state.get_draining_nodes` returns the nodes that are about to be taken away;
   the public `ray.nodes()` doesn't tell. Without it trials would run on such a node until it is gone
   and then be retried.
+- `ray._raylet.Config.initialize` and `ray._raylet.AuthenticationTokenLoader` read the settings of
+  authentication again; Ray reads them once, when it is imported. Without them a process that has
+  imported Ray before could neither start a cluster with a token, nor use Ray without it afterwards.
+- `ray._private.ray_constants.ENABLE_RAY_CLUSTER` is read when Ray is imported, too. Without it such
+  a process would start clusters that listen on all addresses.
 - The resource `node:__internal_head__` exists once, on the head node. Without it no trial with
   several workers could start.
 - The argument `_node_ip_address` of `ray.init` makes a local cluster listen on loopback only.
@@ -40,11 +45,30 @@ def draining_nodes() -> frozenset[str]:
     return frozenset(ray._private.state.state.get_draining_nodes())
 
 
+def reload_settings() -> None:
+    """Let Ray read settings from the environment again. To be called while it is not connected.
+
+    They are RAY_AUTH_MODE with the token, and RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER. Others that Ray
+    reads when it is imported stay as they were.
+    """
+    import ray
+
+    # In this order: a thread of an old connection that is still ending must not look for the token
+    # after the mode has changed.
+    ray._raylet.Config.initialize("")
+    ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
+    constants = ray._private.ray_constants
+    constants.ENABLE_RAY_CLUSTER = constants.env_bool(
+        constants.ENABLE_RAY_CLUSTERS_ENV_VAR, not constants.IS_WINDOWS_OR_OSX
+    )
+
+
 @contextmanager
 def silent_worker_deaths() -> Iterator[None]:
     """Keep Ray from printing messages about workers that died; gaplab reports them itself."""
-    from ray._private import worker
+    import ray
 
+    worker = ray._private.worker
     original = worker.print_to_stdstream
     worker.print_to_stdstream = _print_nothing
     try:

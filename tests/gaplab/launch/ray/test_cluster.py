@@ -29,14 +29,23 @@ class FakeRay:
     arguments: dict[str, Any] = field(default_factory=dict)
     at_init: dict[str, str] = field(default_factory=dict)
     at_shutdown: list[dict[str, str]] = field(default_factory=list)
+    reloads: list[dict[str, str]] = field(default_factory=list)
+    connected: bool = False
 
     def init(self, **arguments: Any) -> None:
         self.arguments, self.at_init = arguments, environment()
+        os.environ["PYTHONBREAKPOINT"] = "ray.util.rpdb.set_trace"
         if self.error is not None:
             raise self.error
 
     def shutdown(self) -> None:
         self.at_shutdown.append(environment())
+
+    def is_initialized(self) -> bool:
+        return self.connected
+
+    def reload(self) -> None:
+        self.reloads.append(environment())
 
     def nodes(self) -> list[dict[str, Any]]:
         alive = {"Alive": True, "NodeID": "a", "Resources": {"CPU": 2.0}}
@@ -46,8 +55,9 @@ class FakeRay:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     made = FakeRay()
-    for name in ("init", "shutdown", "nodes"):
+    for name in ("init", "shutdown", "nodes", "is_initialized"):
         monkeypatch.setattr(ray, name, getattr(made, name))
+    monkeypatch.setattr(module, "reload_settings", made.reload)
     monkeypatch.setattr(module, "draining_nodes", lambda: frozenset({"leaving"}))
     return made
 
@@ -77,19 +87,29 @@ def test_the_environment_is_restored(
     assert environment() == before
     assert nodes == (Node(2.0, 0.0),)
     assert fake.at_shutdown == [inside], "settings stay until Ray has shut down"
-    assert inside == fake.at_init | {k: v for k, v in before.items() if k == "GAPLAB_LEDGER"}
-    assert "GAPLAB_LEDGER" not in fake.at_init, "it may hold a password"
+    set_by_ray = {"PYTHONBREAKPOINT"}
+    settings = {name: value for name, value in inside.items() if name not in set_by_ray}
+    assert fake.reloads == [settings, before], "Ray reads its token again, before and after"
+    secret = {"GAPLAB_LEDGER"}
+    assert fake.at_init == {name: v for name, v in settings.items() if name not in secret}
+
+
+@pytest.mark.parametrize("address", [LOCAL, "127.0.0.1:6379", "head:6379"])
+def test_the_settings_of_a_session(
+    fake: FakeRay, before: dict[str, str], tmp_path: Path, address: str
+) -> None:
+    with cluster(address, tmp_path):
+        inside = environment()
     assert inside["RAY_DEDUP_LOGS"] == before.get("RAY_DEDUP_LOGS", "0"), "a given value counts"
     token = tmp_path / "ray.token"
     assert token.exists() == (address == LOCAL)
+    expected = {name: value for name, value in before.items() if name.startswith("RAY_AUTH")}
     if address == LOCAL:
-        own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    else:
-        own = {name: value for name, value in before.items() if name.startswith("RAY_AUTH")}
-    assert {name: value for name, value in inside.items() if name.startswith("RAY_AUTH")} == own
+        expected = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    assert {name: value for name, value in inside.items() if "RAY_AUTH" in name} == expected
     one_machine = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    wanted = before.get(one_machine) if address == "head:6379" else "0"
-    assert inside.get(one_machine) == wanted
+    given = before.get(one_machine)
+    assert inside.get(one_machine) == (given if address == "head:6379" else "0")
 
 
 @pytest.mark.parametrize("error", [ConnectionError("nobody there"), RuntimeError("called twice")])
@@ -102,7 +122,21 @@ def test_an_error_of_ray_is_one_line_and_restores_the_environment(
     (line,) = raised.value.problems
     assert line.startswith(f"--address local: can't connect to a Ray cluster ({error})")
     assert environment() == before
-    assert fake.at_shutdown == [], "a Ray that somebody else has started goes on"
+    assert fake.reloads[-1] == before
+    assert fake.at_shutdown == []
+
+
+def test_a_connection_that_somebody_else_has_opened_is_left_alone(
+    fake: FakeRay, before: dict[str, str], tmp_path: Path
+) -> None:
+    fake.connected = True
+    with (
+        pytest.raises(UserError, match="connected to a Ray cluster already"),
+        cluster(LOCAL, tmp_path),
+    ):
+        pass
+    assert (fake.arguments, fake.reloads, fake.at_shutdown) == ({}, [], [])
+    assert environment() == before
 
 
 def test_an_error_of_the_sweep_restores_the_environment(

@@ -1,11 +1,12 @@
 """The installed Ray has every private name that gaplab uses."""
 
 import logging
+from pathlib import Path
 
 import pytest
 import ray
 from ray._common.constants import HEAD_NODE_RESOURCE_NAME
-from ray._private import worker
+from ray._private import ray_constants, services, worker
 from ray._private.runtime_env import packaging
 from ray.dashboard.modules import dashboard_sdk
 
@@ -14,6 +15,8 @@ from gaplab.launch.ray import private
 
 def test_names_that_are_read() -> None:
     assert callable(ray._private.state.state.get_draining_nodes)
+    assert callable(ray._raylet.Config.initialize)
+    assert callable(ray._raylet.AuthenticationTokenLoader.instance().reset_cache)
     assert private.HEAD_RESOURCE == HEAD_NODE_RESOURCE_NAME
     assert {dashboard_sdk.logger.name, packaging.default_logger.name} == set(private.UPLOAD_LOGGERS)
 
@@ -35,6 +38,45 @@ def test_messages_about_dead_workers_are_suppressed_and_then_restored(
         worker.print_to_stdstream(message, ignore_prefix=False)
     assert capsys.readouterr().out == ""
     assert worker.print_to_stdstream is original
+
+
+def test_authentication_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without that Ray keeps what it has read when it was imported."""
+
+    def headers() -> dict[str, str]:
+        private.reload_settings()
+        loader = ray._raylet.AuthenticationTokenLoader.instance()
+        found: dict[str, str] = loader.get_token_for_http_header()
+        return found
+
+    try:
+        for token in ("0" * 64, "1" * 64):
+            (tmp_path / token).write_text(token)
+            monkeypatch.setenv("RAY_AUTH_MODE", "token")
+            monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / token))
+            assert token in str(headers())
+        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+        assert headers() == {}
+    finally:
+        monkeypatch.undo()
+        private.reload_settings()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
+def test_clusters_on_one_machine_use_loopback(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Without that Ray replaces the address by one that other machines can reach."""
+    try:
+        monkeypatch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+        private.reload_settings()
+        assert services.resolve_ip_for_localhost(address) == "127.0.0.1"
+        monkeypatch.delenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR)
+        private.reload_settings()
+        assert ray_constants.ENABLE_RAY_CLUSTER
+    finally:
+        monkeypatch.undo()
+        private.reload_settings()
 
 
 def test_log_levels_are_restored() -> None:

@@ -1,0 +1,87 @@
+"""What a driver checks before anything starts. The cluster is replaced by a list of nodes."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gaplab.cli import main
+from gaplab.errors import UserError
+from gaplab.launch import driver
+from gaplab.launch.capacity import Node
+from gaplab.launch.driver import SIGNALS, Listeners, run_sweep
+from gaplab.ledger import Ledger
+from gaplab.spec.files import load_spec
+from gaplab.spec.sweep import expand
+from gaplab.storage.home import Home
+
+Write = Callable[..., Path]
+LARGE = ("resources.workers=64", "training.batch=64")
+NEVER = "0123456789ab"
+
+
+@pytest.fixture(autouse=True)
+def small_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster of one node with two CPUs; nothing can be started on it."""
+
+    @contextmanager
+    def cluster(address: str, home: Path) -> Iterator[Sequence[Node]]:
+        yield (Node(2.0, 0.0),)
+
+    monkeypatch.setattr(driver, "cluster", cluster)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+def refused(spec: Path, home: Home, overrides: Sequence[str]) -> tuple[str, ...]:
+    """Run a sweep that is refused; return the problems. The ledger must stay empty."""
+    sweep = expand(load_spec(spec, None, overrides))
+    with Ledger.open(home.ledger_url) as ledger:
+        with pytest.raises(UserError) as raised:
+            run_sweep(home, ledger, sweep, "local", Listeners([]))
+        assert list(ledger.all_trials()) == []
+        assert ledger.drivers() == []
+    return raised.value.problems
+
+
+def test_a_sweep_that_cannot_fit(write_spec: Write, home: Home) -> None:
+    (line,) = refused(write_spec(), home, LARGE)
+    assert line.startswith("resources: 64 workers x 1 CPU can't run here: the cluster (1 node, 2")
+
+
+def test_a_sweep_that_starts_from_a_trial_that_does_not_exist(
+    write_spec: Write, home: Home
+) -> None:
+    (line,) = refused(write_spec(), home, [f"training.init_from={NEVER}"])
+    assert line == f"training.init_from: trial {NEVER} has not succeeded here; run it first"
+
+
+def test_the_command_prints_one_line_and_exits_with_2(
+    write_spec: Write,
+    home: Home,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    settings = [word for each in LARGE for word in ("--set", each)]
+    command = ["gaplab", "run", str(write_spec()), "--home", str(home.path), *settings]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert "resources: 64 workers x 1 CPU can't run here" in error
+    assert len(error.splitlines()) == 1
+    with Ledger.open(home.ledger_url) as ledger:
+        assert list(ledger.all_evaluations()) == []
+
+
+def test_signals_have_their_number_and_a_state_in_which_trials_continue() -> None:
+    for number, stop in SIGNALS.items():
+        assert stop.signal == number
+        assert stop.state.open
