@@ -58,7 +58,8 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
     "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
 }
 """A detector for each strategy of the table, and for combinations of their options."""
-SHAPES = Shapes(size=SIDE, val_images=5, max_side=30)
+IMAGES = 5
+SHAPES = Shapes(size=SIDE, val_images=IMAGES, max_side=30)
 TOPK = 300
 """Candidates per level."""
 
@@ -171,6 +172,19 @@ def predicted(
     """
     model = model or detector(ASSIGNERS["dual"]())
     return predict(model, SHAPES.load("val"), CandidateRequest(["o2o", "o2m"], TOPK, batch), world)
+
+
+def assert_same(a: Candidates, b: Candidates) -> None:
+    for name, column in vars(a).items():
+        assert torch.equal(column, getattr(b, name)), name
+
+
+def assert_together(ranks: list[dict[str, Candidates]], alone: dict[str, Candidates]) -> None:
+    """Check that each image is on one rank, and that all ranks find what a single one finds."""
+    for branch in ("o2o", "o2m"):
+        images = [set(rank[branch].image.tolist()) for rank in ranks]
+        assert images == [set(range(IMAGES)[r :: len(ranks)]) for r in range(len(ranks))]
+        assert_same(Candidates.join([rank[branch] for rank in ranks]), alone[branch])
 
 
 def broken() -> DenseDetector:

@@ -1,6 +1,5 @@
 from copy import deepcopy
 from math import sqrt
-from typing import Any
 
 import pytest
 import torch
@@ -14,39 +13,6 @@ from detectors.training import Training, lr_factor
 from tests.detectors import miniature as mini
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
-
-
-@pytest.mark.slow
-class TestTwoRanks:
-    def test_compute_what_one_rank_computes_from_the_whole_batch(
-        self, two_ranks: list[dict[str, Any]], setup: str
-    ) -> None:
-        """With plain gradient descent equal weights mean equal gradients.
-
-        Sums are ordered differently, hence 1e-6. One rank has all the objects.
-        """
-        alone = mini.one_step(setup, rank=0, size=1)
-        start = mini.detector(*mini.SETUPS[setup]).state_dict()
-        for rank in two_ranks:
-            found = rank["steps"][setup]
-            assert found["parts"] == pytest.approx(alone["parts"], rel=1e-5)
-            for part in ("model", "averaged"):
-                torch.testing.assert_close(found[part], alone[part], rtol=0, atol=1e-6)
-            assert found["positives"] == alone["positives"]
-        moved = [(alone["model"][key] - start[key]).abs().max().item() for key in start]
-        assert max(moved) > 1e-2
-
-    def test_stay_bit_identical_to_each_other(
-        self, two_ranks: list[dict[str, Any]], setup: str
-    ) -> None:
-        torch.testing.assert_close(
-            two_ranks[0]["steps"][setup], two_ranks[1]["steps"][setup], rtol=0, atol=0
-        )
-
-    def test_all_stop_if_one_diverges(self, two_ranks: list[dict[str, Any]]) -> None:
-        messages = [rank["diverged"] for rank in two_ranks]
-        assert messages[0] == messages[1]
-        assert "o2o.cls=nan" in messages[0]
 
 
 class TestDivergence:

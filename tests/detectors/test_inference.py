@@ -14,7 +14,6 @@ from detectors.structures import Candidates
 from detectors.world import LocalWorld, World
 from tests.detectors import miniature as mini
 
-IMAGES = 5
 DUAL = ASSIGNERS["dual"]()
 
 
@@ -56,32 +55,14 @@ def on_ranks(size: int, work: Callable[[ThreadWorld], Any]) -> list[Any]:
         return list(threads.map(outcome, range(size)))
 
 
-def assert_same(a: Candidates, b: Candidates) -> None:
-    for name, column in vars(a).items():
-        assert torch.equal(column, getattr(b, name)), name
-
-
-def assert_together(ranks: list[dict[str, Candidates]], alone: dict[str, Candidates]) -> None:
-    """Check that each image is on one rank, and that all ranks find what a single one finds."""
-    for branch in ("o2o", "o2m"):
-        images = [set(rank[branch].image.tolist()) for rank in ranks]
-        assert images == [set(range(IMAGES)[r :: len(ranks)]) for r in range(len(ranks))]
-        assert_same(Candidates.join([rank[branch] for rank in ranks]), alone[branch])
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 7])  # 7: two ranks get no image
 def test_every_image_once_and_the_same_for_any_number_of_ranks(size: int) -> None:
     model = mini.detector(DUAL)  # shared: drawing its weights is not thread-safe
     ranks = on_ranks(size, lambda world: mini.predicted(world, model))
     assert all(list(rank) == ["o2o", "o2m"] for rank in ranks)
     alone = mini.predicted(LocalWorld())
-    assert set(alone["o2o"].image.tolist()) == set(range(IMAGES))
-    assert_together(ranks, alone)
-
-
-@pytest.mark.slow
-def test_two_processes_find_what_one_finds(two_ranks: list[dict[str, Any]]) -> None:
-    assert_together([rank["predicted"] for rank in two_ranks], mini.predicted(LocalWorld()))
+    assert set(alone["o2o"].image.tolist()) == set(range(mini.IMAGES))
+    mini.assert_together(ranks, alone)
 
 
 class TestNotFinite:
@@ -109,12 +90,6 @@ class TestNotFinite:
         errors = on_ranks(4, work)
         assert all(isinstance(error, ValueError) for error in errors)
         assert "logits of images [4] are not finite" in str(errors[0])
-
-    @pytest.mark.slow
-    def test_on_one_of_two_processes(self, two_ranks: list[dict[str, Any]]) -> None:
-        first, last = (rank["unpredictable"] for rank in two_ranks)
-        assert "predictions of another worker are not finite" in first
-        assert "boxes of images [1] are not finite" in last
 
     def test_without_other_ranks(self) -> None:
         with pytest.raises(ValueError, match=r"boxes of images \[0, 1\] are not finite"):
@@ -176,7 +151,7 @@ def test_a_cascade_predicts_only_with_its_inference_head() -> None:
     model, data = options.build(mini.CLASSES, ("o2o",)), mini.SHAPES.load("val")
     found = predict(model, data, CandidateRequest(["o2o"], mini.TOPK), LocalWorld())["o2o"]
     torch.nn.init.normal_(model.get_parameter("head.stages.1.weight"))
-    assert_same(
+    mini.assert_same(
         predict(model, data, CandidateRequest(["o2o"], mini.TOPK), LocalWorld())["o2o"], found
     )
 
@@ -205,7 +180,7 @@ def test_averaged_weights_can_predict() -> None:
     learner = mini.learner(DUAL, mini.DESCENT)
     data, world = mini.SHAPES.load("val"), LocalWorld()
     averaged = predict(learner.averaged, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
-    assert_same(
+    mini.assert_same(
         averaged, predict(learner.bare, data, CandidateRequest(["o2o"], mini.TOPK), world)["o2o"]
     )
 
