@@ -23,7 +23,7 @@ demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
 test: lint types unit sweeps docs  ## everything that CI runs
 
 test-fast: $(VENV)/.ready-dev  ## unit tests that start no server, in under two minutes
-	$(PYTEST) -n 2 -m "not slow" $(addprefix --ignore ,$(SWEEPS) $(SERVERS))
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(addprefix --ignore ,$(SWEEPS) $(SERVERS))
 
 lint: $(VENV)/.ready-dev  ## check style and formatting (ruff)
 	$(RUN)/ruff check .
@@ -34,7 +34,7 @@ types: $(VENV)/.ready-dev  ## check types (mypy, strict)
 	$(RUN)/mypy docs/reference_pages.py
 
 unit: $(VENV)/.ready-dev  ## every test that starts no sweep
-	$(PYTEST) -n 2 $(addprefix --ignore ,$(SWEEPS) $(NODES))
+	$(PYTEST) -n 2 --dist loadfile $(addprefix --ignore ,$(SWEEPS) $(NODES))
 
 sweeps: $(VENV)/.ready-dev  ## tests that run sweeps on Ray
 	$(PYTEST) $(SWEEPS)
@@ -43,7 +43,7 @@ docs: $(VENV)/.ready-dev  ## build the documentation into build/docs; a warning 
 	$(RUN)/mkdocs build --strict --quiet
 
 fuzz: $(VENV)/.ready-dev  ## property tests with new random examples
-	GAPLAB_FUZZ=1 $(PYTEST) -n 2 -m hypothesis $(addprefix --ignore ,$(SWEEPS) $(NODES))
+	GAPLAB_FUZZ=1 $(PYTEST) -n 2 --dist loadfile -m hypothesis $(addprefix --ignore ,$(SWEEPS) $(NODES))
 
 chaos: $(VENV)/.ready-dev  ## many faults in running sweeps; takes over an hour
 	CHAOS=full $(PYTEST) $(SWEEPS) $(NODES)
