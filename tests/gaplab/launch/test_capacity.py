@@ -1,4 +1,4 @@
-"""Capacity against brute force: put workers on nodes one by one until none fits."""
+"""Capacity against a loop that puts workers on nodes one by one until none fits."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ def test_workers_that_fit(nodes: list[Node], need: Resources) -> None:
 
 
 @given(nodes, st.lists(needs, min_size=1, max_size=3))
-def test_all_trials_that_run_at_once_fit_whatever_they_need(
+def test_trials_that_run_at_once_fit_whatever_they_need(
     nodes: list[Node], needs: list[Resources]
 ) -> None:
     at_once = concurrency(nodes, needs)
@@ -41,7 +41,7 @@ def test_all_trials_that_run_at_once_fit_whatever_they_need(
     assert (at_once == 0) == bool(misfits(nodes, needs))
 
 
-def test_a_misfit_is_named_once_with_what_there_is() -> None:
+def test_a_misfit_is_reported_once_with_what_the_cluster_has() -> None:
     need = Resources(workers=8, gpus_per_worker=1.0)
     (line,) = misfits([Node(2, 0)], [need, need])
     assert line == (
@@ -50,6 +50,6 @@ def test_a_misfit_is_named_once_with_what_there_is() -> None:
     )
 
 
-def test_nothing_to_run_needs_no_room() -> None:
+def test_no_trials_need_no_resources() -> None:
     assert concurrency([Node(2, 0)], []) == 0
     assert misfits([], []) == []

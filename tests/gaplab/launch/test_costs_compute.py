@@ -1,4 +1,4 @@
-"""The cost of trials in arithmetic."""
+"""The cost of trials by arithmetic."""
 
 import sys
 from collections.abc import Callable
@@ -21,17 +21,17 @@ def trials(spec: Path, **changes: object) -> tuple[TrialRecord, ...]:
     return outline(load_spec(spec, None, overrides)).sweep.trials
 
 
-def test_three_forward_passes_for_every_image_of_every_epoch(write_spec: Write) -> None:
+def test_a_step_costs_three_forward_passes_per_image(write_spec: Write) -> None:
     (trial,) = expand(load_spec(write_spec())).trials
     experiment = experiment_of(trial)
     data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
     once = model_cost(experiment.detector, data.classes, branches, (data.height, data.width))
     images = len(experiment.data.load("train"))
-    wanted = 6 * once.multiply_adds * images * experiment.training.epochs
-    assert training_operations(experiment) == wanted
+    expected = 6 * once.multiply_adds * images * experiment.training.epochs
+    assert training_operations(experiment) == expected
 
 
-def test_hours_are_those_of_the_hardware_asked_for(write_spec: Write) -> None:
+def test_the_time_is_that_of_the_hardware_that_trials_ask_for(write_spec: Write) -> None:
     spec = write_spec(data={"name": "coco", "root": "nowhere", "planned_images": 10**6})
     (on_cpu,) = trials(spec)
     (on_gpu,) = trials(spec, **{"resources.gpus_per_worker": 1})
@@ -42,7 +42,16 @@ def test_hours_are_those_of_the_hardware_asked_for(write_spec: Write) -> None:
     assert compute_line([on_gpu]) == text.format(count, duration(count / V100), "V100")
 
 
-def test_data_of_unknown_size_is_left_out_and_said(write_spec: Write) -> None:
+def test_a_short_time_is_under_a_minute(write_spec: Write) -> None:
+    (trial,) = trials(write_spec())
+    count = training_operations(experiment_of(trial))
+    assert count is not None
+    assert count / CORE < 60
+    expected = f"by arithmetic: {count:.1e} operations, under a minute on one CPU core"
+    assert compute_line([trial]) == expected
+
+
+def test_data_of_unknown_size_is_left_out_and_reported(write_spec: Write) -> None:
     (unknown,) = trials(write_spec(data={"name": "coco", "root": "nowhere"}))
     assert training_operations(experiment_of(unknown)) is None
     assert str(compute_line([unknown])).startswith("by arithmetic: 1 trial left out (")

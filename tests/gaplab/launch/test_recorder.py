@@ -1,4 +1,4 @@
-"""The driver's pen: every event once in the ledger, before anybody hears of it."""
+"""Every event is written to the ledger once, before listeners receive it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,21 +56,21 @@ def claim(ledger: Ledger, recorder: Recorder) -> int:
     return attempt
 
 
-def test_repeated_evaluations_are_kept_once_and_listeners_hear_after_the_ledger(
+def test_evaluations_are_stored_once_and_listeners_are_called_afterwards(
     ledger: Ledger,
 ) -> None:
-    heard: list[tuple[Event, int]] = []
-    recorder = Recorder(ledger, [lambda e: heard.append((e, len(ledger.evaluations(TRIAL.id))))])
+    received: list[tuple[Event, int]] = []
+    recorder = Recorder(ledger, [lambda e: received.append((e, len(ledger.evaluations(TRIAL.id))))])
     attempt = claim(ledger, recorder)
-    events = [START, epoch(1, 1), epoch(2, 2), epoch(2, 1, 2), SUCCESS]
+    events: list[Event] = [START, epoch(1, 1), epoch(2, 2), epoch(2, 1, 2), SUCCESS]
     assert [recorder.handle(attempt, event) for event in events] == [True] * 5
-    assert heard == list(zip(events, [0, 1, 2, 2, 2], strict=True))
+    assert received == list(zip(events, [0, 1, 2, 2, 2], strict=True))
     assert ledger.states([TRIAL.id]) == {TRIAL.id: "succeeded"}
     [found] = ledger.attempts(TRIAL.id)
     assert (found.node, found.state, found.wall_seconds) == ("here", "succeeded", 3.0)
 
 
-def test_it_knows_what_is_open_and_where(ledger: Ledger) -> None:
+def test_open_attempts_and_their_nodes(ledger: Ledger) -> None:
     recorder = Recorder(ledger, [])
     attempt = claim(ledger, recorder)
     assert (recorder.open, recorder.nodes) == ({attempt: TRIAL.id}, {})
@@ -80,57 +80,57 @@ def test_it_knows_what_is_open_and_where(ledger: Ledger) -> None:
     assert (recorder.open, recorder.nodes) == ({}, {})
 
 
-def test_after_the_end_nothing_is_written_or_said(ledger: Ledger) -> None:
-    heard: list[Event] = []
-    recorder = Recorder(ledger, [heard.append])
+def test_nothing_is_written_or_passed_on_after_the_end(ledger: Ledger) -> None:
+    received: list[Event] = []
+    recorder = Recorder(ledger, [received.append])
     attempt = claim(ledger, recorder)
     recorder.handle(attempt, SUCCESS)
     for late in (START, epoch(3, 3), SUCCESS, Ended(TRIAL.id, DEAD)):
         assert recorder.handle(attempt, late) is False
     assert recorder.end(attempt, DEAD) is None
-    assert heard == [SUCCESS]
+    assert received == [SUCCESS]
     assert ledger.evaluations(TRIAL.id) == []
     assert ledger.states([TRIAL.id]) == {TRIAL.id: "succeeded"}
 
 
 @pytest.mark.parametrize("late", [START, epoch(2, 2), SUCCESS])
-def test_a_fenced_attempt_is_dropped(ledger: Ledger, late: Event) -> None:
-    heard: list[Event] = []
-    recorder = Recorder(ledger, [heard.append])
+def test_an_attempt_of_a_lost_driver_is_dropped(ledger: Ledger, late: Event) -> None:
+    received: list[Event] = []
+    recorder = Recorder(ledger, [received.append])
     attempt = claim(ledger, recorder)
     recorder.handle(attempt, epoch(1, 1))
     assert ledger.mark_orphaned_lost("its driver is not known") == [TRIAL.id]
     assert recorder.handle(attempt, late) is False
     assert recorder.open == {}
-    assert heard == [epoch(1, 1)]
+    assert received == [epoch(1, 1)]
     assert [e.epoch for e in ledger.evaluations(TRIAL.id)] == [1]
     assert ledger.states([TRIAL.id]) == {TRIAL.id: "interrupted"}
 
 
-def test_what_dies_keeps_what_it_had_cost(ledger: Ledger) -> None:
-    heard: list[Event] = []
-    recorder = Recorder(ledger, [heard.append])
+def test_a_dead_attempt_keeps_its_last_cost(ledger: Ledger) -> None:
+    received: list[Event] = []
+    recorder = Recorder(ledger, [received.append])
     attempt = claim(ledger, recorder)
     recorder.handle(attempt, epoch(1, 1))
-    wanted = Ended(TRIAL.id, AttemptEnd(DEAD.state, DEAD.reason, COST, "lost"))
-    assert recorder.end(attempt, DEAD) == wanted
-    assert heard[-1] == wanted
+    expected = Ended(TRIAL.id, AttemptEnd(DEAD.state, DEAD.reason, COST, "lost"))
+    assert recorder.end(attempt, DEAD) == expected
+    assert received[-1] == expected
     [found] = ledger.attempts(TRIAL.id)
     assert (found.state, found.reason, found.fault) == ("failed", DEAD.reason, "lost")
     assert found.cpu_seconds == COST.cpu_seconds
 
 
-@pytest.mark.parametrize("said", [[], [START]])
-def test_what_dies_early_has_cost_nothing_known(ledger: Ledger, said: list[Event]) -> None:
+@pytest.mark.parametrize("events", [[], [START]])
+def test_an_attempt_that_dies_early_has_no_known_cost(ledger: Ledger, events: list[Event]) -> None:
     recorder = Recorder(ledger, [])
     attempt = claim(ledger, recorder)
-    for event in said:
+    for event in events:
         recorder.handle(attempt, event)
     assert recorder.end(attempt, DEAD) == Ended(TRIAL.id, DEAD)
     assert [a.wall_seconds for a in ledger.attempts(TRIAL.id)] == [0.0]
 
 
-def test_the_death_of_a_fenced_attempt_is_not_said(ledger: Ledger) -> None:
+def test_the_death_of_an_attempt_of_a_lost_driver_is_not_passed_on(ledger: Ledger) -> None:
     recorder = Recorder(ledger, [])
     attempt = claim(ledger, recorder)
     ledger.mark_orphaned_lost("its driver is not known")
@@ -146,13 +146,13 @@ def test_an_unknown_attempt(ledger: Ledger) -> None:
     recorder.drop(7)
 
 
-def test_a_reason_can_t_steer_a_terminal(ledger: Ledger) -> None:
-    heard: list[Event] = []
-    recorder = Recorder(ledger, [heard.append])
+def test_a_reason_cannot_control_a_terminal(ledger: Ledger) -> None:
+    received: list[Event] = []
+    recorder = Recorder(ledger, [received.append])
     attempt = claim(ledger, recorder)
     recorder.end(
         attempt, AttemptEnd(TrialState.FAILED, "no \x1b[2Jimage\n \u202egpj.a", Cost(), "input")
     )
-    [said], wanted = heard, r"no \x1b[2Jimage \u202egpj.a"
-    assert isinstance(said, Ended)
-    assert said.end.reason == ledger.attempts(TRIAL.id)[0].reason == wanted
+    [event], expected = received, r"no \x1b[2Jimage \u202egpj.a"
+    assert isinstance(event, Ended)
+    assert event.end.reason == ledger.attempts(TRIAL.id)[0].reason == expected

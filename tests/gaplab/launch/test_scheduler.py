@@ -145,6 +145,10 @@ class Driver:
         """End an attempt with an event."""
         self.scheduler.handle(claimed.attempt, Ended(claimed.trial.id, how))
 
+    def finished(self) -> bool:
+        """Return whether the driver may end."""
+        return self.scheduler.finished
+
     def stop_reason(self) -> Stop:
         """Return the order that ended the sweep early; there must be one."""
         assert self.scheduler.stopped is not None
@@ -338,9 +342,9 @@ class TestStopping:
         driver.scheduler.stop(Stop(TrialState.PREEMPTED, "SIGTERM"))
         driver.end(first, end(TrialState.PREEMPTED))
         clock.now += 29.9
-        assert not driver.scheduler.finished
+        assert not driver.finished()
         clock.now += 0.2
-        assert driver.scheduler.finished
+        assert driver.finished()
         driver.scheduler.close("the driver was stopped")
         assert ledger.states(["a", "b"]) == {"a": "preempted", "b": "preempted"}
         assert [a.reason for a in ledger.attempts("b")] == ["the driver was stopped"]
@@ -385,13 +389,13 @@ class TestStopping:
         monkeypatch.setattr(ledger, "record_epoch", refuse)
         driver.scheduler.handle(first.attempt, epoch("a"))
         assert driver.scheduler.error is full
-        assert not driver.scheduler.finished
+        assert not driver.finished()
         assert driver.start() == []
         orders = {key: [each.reason for each in sent] for key, sent in driver.orders.orders.items()}
         assert orders == {each.attempt: [str(full)] for each in (first, second)}
         for each in (first, second):
             driver.end(each, end(TrialState.INTERRUPTED))
-        assert driver.scheduler.finished
+        assert driver.finished()
         with pytest.raises(StorageError, match="the disk is full"):
             driver.scheduler.close("the driver was stopped")
 

@@ -1,4 +1,4 @@
-"""Searches that propose trials: nothing twice, nothing kept, the same for the same history."""
+"""Adaptive searches: no trial twice, no state, and the same proposals for the same results."""
 
 import importlib.util
 import json
@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import pstdev
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
@@ -60,7 +60,7 @@ MIXED_WHEN: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _with_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What happens before Optuna is asked, is tested without it, too."""
+    """Accept specs with Optuna where it isn't installed: much happens before it is used."""
     monkeypatch.setattr(check, "find_spec", lambda name: object())
 
 
@@ -77,7 +77,7 @@ def opened(found: Spec) -> Search:
 
 
 def score(trial: TrialRecord) -> dict[str, float]:
-    """Best at alpha 0.7 and lr 0.01, the gap at alpha 0.2."""
+    """Return an AP that is best at alpha 0.7 and lr 0.01, and a gap that is best at alpha 0.2."""
     alpha, lr = trial.config["assignment"]["alpha"], trial.config["training"]["lr"]
     off = (alpha - 0.7) ** 2 + (math.log10(lr) + 2) ** 2 / 9
     return {"ap": 40 - 30 * off + trial.seed / 100, "gap": -20 * (alpha - 0.2) ** 2}
@@ -89,18 +89,18 @@ Ending = Callable[[TrialRecord], TrialState]
 def simulate(
     found: Spec, at_once: int = 1, ending: Ending = lambda _: TrialState.SUCCEEDED, order: int = 0
 ) -> list[TrialResult]:
-    """What a driver does: trials end in some order, and as many as fit are open."""
-    search, luck = opened(found), random.Random(order)
+    """Do what a driver does: as many trials as fit are open, and they end in random order."""
+    search, chance = opened(found), random.Random(order)
     known = [TrialResult(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
-    over = False
+    finished = False
     while True:
         waiting = [i for i, each in enumerate(known) if each.state == "waiting"]
-        if not over and len(waiting) < at_once:
+        if not finished and len(waiting) < at_once:
             more = search.propose(known)
-            over = more is None
+            finished = more is None
             known += [TrialResult(trial, TrialState.WAITING) for trial in more or ()]
         elif waiting:
-            which = luck.choice(waiting[:at_once])
+            which = chance.choice(waiting[:at_once])
             trial = known[which].trial
             known[which] = TrialResult(trial, ending(trial), trial.epochs, score(trial))
         else:
@@ -111,10 +111,10 @@ def ids(known: Sequence[TrialResult]) -> list[str]:
     return [each.trial.id for each in known]
 
 
-# --- what a trial says about its sample ----------------------------------------------------
+# --- the sample of a trial ----------------------------------------------------
 
 
-def test_a_spec_without_proposals_has_no_search() -> None:
+def test_a_spec_that_proposes_nothing_has_no_search() -> None:
     assert open_search(Spec.model_validate({"name": "test", "base": BASE})) is None
     drawn = {"trials": 3, "space": ALPHA}
     assert open_search(Spec.model_validate({"name": "t", "base": BASE, "search": drawn})) is None
@@ -140,7 +140,7 @@ def test_a_sample_is_read_back_from_its_trials(seed: int) -> None:
             assert reader.sample(stored) == expected
 
 
-def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
+def test_the_result_of_a_sample_is_the_mean_over_its_trials() -> None:
     found = spec(3, startup=3, grid={"seed": [0, 1, 2]}, objective=["ap", "gap"])
     first, second, third = (
         [
@@ -158,7 +158,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
     read = SampleReader(found).outcomes([*first, *second, *third])
     assert [each.state for each in read] == ["done", "done", "failed"]
     assert read[0].objective == (30.0, -3.0)
-    assert read[1].objective == pytest.approx((2.0, -0.2))  # of those that got there
+    assert read[1].objective == pytest.approx((2.0, -0.2))  # of the trials that succeeded
     assert read[2].objective is None
 
 
@@ -178,7 +178,7 @@ def test_what_a_sample_came_to_is_the_mean_over_its_trials() -> None:
             (TrialState.SUCCEEDED, TrialState.STOPPED),
             None,
             "open",
-        ),  # nothing here stops it: it is trained on
+        ),  # no rule of this sweep stops it: it is trained on
     ],
 )
 def test_states_of_a_sample(
@@ -205,8 +205,8 @@ def evaluation(trial: TrialRecord, epoch: int, protocol: str, primary: bool) -> 
     return EvaluationRecord(trial.id, epoch, branch, primary, protocol, metrics, ())
 
 
-def test_what_the_ledger_knows(tmp_path: Path) -> None:
-    """The last evaluation on the branch kept at inference, under the trial's own protocol."""
+def test_results_from_the_ledger(tmp_path: Path) -> None:
+    """They are those of the last evaluation of the primary branch under the trial's protocol."""
     sweep = expand(resolve(spec(3, startup=3, space={"evaluation.protocol": PROTOCOLS})))
     first, second, third = sweep.trials
     with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
@@ -225,8 +225,8 @@ def test_what_the_ledger_knows(tmp_path: Path) -> None:
     assert [each.state for each in found] == ["succeeded", TrialState.RUNNING, "waiting"]
     assert [each.epoch for each in found] == [2, 2, 0]
     own = first.config["evaluation"]["protocol"]["preset"]
-    wanted = evaluation(first, 2, own, primary=True).metrics
-    assert {key: each for key, each in found[0].metrics.items() if each is not None} == wanted
+    expected = evaluation(first, 2, own, primary=True).metrics
+    assert {key: each for key, each in found[0].metrics.items() if each is not None} == expected
     assert found[2].metrics == {}
 
 
@@ -249,25 +249,25 @@ def test_a_plan_shows_what_was_proposed_before(tmp_path: Path) -> None:
 # --- proposals -----------------------------------------------------------------------------
 
 
-def test_until_enough_have_ended_samples_are_drawn() -> None:
-    """So many open ones that Optuna knows nothing yet; it isn't even asked."""
+def test_samples_are_drawn_at_random_until_enough_have_ended() -> None:
+    """While all samples are open Optuna isn't used."""
     found = spec(12, startup=4)
     search, known = opened(found), list[TrialResult]()
     while (more := search.propose(known)) is not None:
         known += [TrialResult(trial, TrialState.RUNNING) for trial in more]
-    random_ones = {"trials": 12, "space": ALPHA}
-    drawn = Spec.model_validate({"name": "test", "base": BASE, "search": random_ones})
+    drawn_at_random = {"trials": 12, "space": ALPHA}
+    drawn = Spec.model_validate({"name": "test", "base": BASE, "search": drawn_at_random})
     assert ids(known) == [trial.id for trial in expand(resolve(drawn)).trials]
     assert [trial.id for trial in outline(resolve(found)).sweep.trials] == ids(known)[:4]
     assert not search.notes
 
 
-def test_failed_samples_count_and_end() -> None:
+def test_failed_samples_count() -> None:
     known = simulate(spec(8, startup=3), ending=lambda _: TrialState.FAILED)
     assert len(set(ids(known))) == len(known) == 8
 
 
-def test_left_counts_samples_not_trials() -> None:
+def test_remaining_counts_samples_not_trials() -> None:
     found = spec(8, startup=3, grid={"seed": [0, 1]})
     known = [TrialResult(trial, TrialState.WAITING) for trial in expand(resolve(found)).trials]
     assert (len(known), opened(found).remaining(known)) == (6, 5)
@@ -290,7 +290,7 @@ def test_an_exhausted_space_ends_the_search() -> None:
     ]
 
 
-def test_samples_that_cannot_be_are_left_out_and_said() -> None:
+def test_invalid_samples_are_left_out_and_reported() -> None:
     space = {"assignment.t_min": {"choices": [0.1, 0.9]}, "assignment.k": {"low": 1, "high": 2}}
     base = BASE | {"assignment": {"name": "o2f", "t_max": 0.5}}
     search, known = opened(spec(4, space, startup=1, base=base)), list[TrialResult]()
@@ -305,17 +305,15 @@ def test_samples_that_cannot_be_are_left_out_and_said() -> None:
 @needs_optuna
 @pytest.mark.parametrize("objective", [["ap"], ["ap", "gap"]])
 @pytest.mark.parametrize("at_once", [1, 5])
-def test_a_search_runs_to_its_end_without_repeating_itself(
-    objective: list[str], at_once: int
-) -> None:
+def test_a_search_proposes_no_trial_twice(objective: list[str], at_once: int) -> None:
     known = simulate(spec(20, startup=5, objective=objective), at_once)
     assert len(set(ids(known))) == len(known) == 20
     assert all(each.state == TrialState.SUCCEEDED for each in known)
 
 
 @needs_optuna
-def test_proposals_follow_from_the_history_alone() -> None:
-    """Another process at every step, with the ledger's rows only, proposes the same."""
+def test_proposals_depend_on_the_results_alone() -> None:
+    """A new process at every step that has only the rows of the ledger proposes the same."""
     found = spec(14, startup=4, grid={"seed": [0, 1]}, objective=["ap", "gap"])
     whole = simulate(found, at_once=4)
     for cut in range(8, len(whole), 2):
@@ -329,8 +327,8 @@ def test_proposals_follow_from_the_history_alone() -> None:
 
 
 @needs_optuna
-def test_open_samples_keep_parallel_proposals_apart() -> None:
-    """Twenty proposals while nothing ends, against as many that know nothing of each other."""
+def test_open_samples_spread_out_parallel_proposals() -> None:
+    """Twenty proposals while no sample ends, against as many for samples that have failed."""
     space = {"assignment.alpha": {"low": 0, "high": 1}}
     start = simulate(spec(20, startup=10, space=space))
 
@@ -340,17 +338,17 @@ def test_open_samples_keep_parallel_proposals_apart() -> None:
             known += [TrialResult(trial, state) for trial in more]
         new = [each.trial.config["assignment"]["alpha"] for each in known[20:]]
         assert len(set(new)) == len(new) == 20
-        return pstdev(new)
+        return float(pstdev(new))
 
     assert spread(TrialState.RUNNING) > 2 * spread(TrialState.FAILED)
 
 
 @needs_optuna
-def test_it_learns() -> None:
-    """Mean of the later half against random draws of the same number, over five seeds."""
+def test_a_search_is_better_than_random_samples() -> None:
+    """Mean of the later half against as many random samples, over five seeds."""
 
     def later(known: Sequence[TrialResult]) -> float:
-        return sum(score(each.trial)["ap"] for each in known[20:]) / len(known[20:])
+        return fmean(score(each.trial)["ap"] for each in known[20:])
 
     learned, drawn = list[float](), list[float]()
     for seed in range(5):
@@ -361,8 +359,8 @@ def test_it_learns() -> None:
 
 
 @needs_optuna
-def test_two_objectives_look_at_both_ends() -> None:
-    """AP is best at alpha 0.7, the gap at 0.2: the later half lies between, on both sides."""
+def test_two_objectives_are_traded_off() -> None:
+    """AP is best at alpha 0.7, the gap at 0.2: the later half lies in between, near both ends."""
     known = simulate(spec(60, startup=10, objective=["ap", "gap"]))
     alphas = [each.trial.config["assignment"]["alpha"] for each in known[30:]]
     assert sum(0.15 < alpha < 0.75 for alpha in alphas) > 0.8 * len(alphas)
@@ -394,8 +392,8 @@ def test_conditional_keys_whole_sections_failures_and_stops(objective: list[str]
 
 
 @needs_optuna
-def test_a_small_space_is_searched_whole() -> None:
-    """Optuna proposes what is there already, again and again; then samples are drawn."""
+def test_a_small_space_is_searched_completely() -> None:
+    """Optuna repeats samples; then others are drawn at random."""
     space = {"assignment.k": {"low": 1, "high": 4}, "detector.box": {"choices": ["relu", "exp"]}}
     found = spec(30, space, startup=2, base=BASE | {"assignment": {"name": "o2f", "alpha": 0.5}})
     known = simulate(found)
@@ -406,7 +404,7 @@ def test_a_small_space_is_searched_whole() -> None:
 
 
 @needs_optuna
-def test_a_persons_own_verbosity_of_optuna_stays() -> None:
+def test_the_verbosity_of_optuna_is_restored() -> None:
     import optuna
 
     from gaplab.launch.search_optuna import Proposer

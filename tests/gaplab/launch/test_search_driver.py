@@ -1,4 +1,4 @@
-"""A search that fills its sweep while it runs: one driver, two, and what it has to say."""
+"""A search adds trials to its sweep while the sweep runs, with one driver and with two."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,30 +30,30 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def spec(write_spec: Write) -> Spec:
-    """Three samples, each crossed with two seeds; the first is there from the start, and while none
-    has ended the others are drawn.
+    """Three samples, each crossed with two seeds. The first is in the sweep from the start, and the
+    others are drawn at random, since no sample has ended.
     """
     space = {"assignment.alpha": {"low": 0.2, "high": 0.8}}
     search = {"method": "optuna", "trials": 3, "startup": 1, "space": space}
     return load_spec(write_spec(search=search, grid={"seed": [0, 1]})).spec
 
 
-def driver(ledger: Ledger, spec: Spec, said: list[str] | None = None) -> Proposals:
+def proposals_of(ledger: Ledger, spec: Spec, messages: list[str] | None = None) -> Proposals:
     sweep, search = expand(resolve(spec)), open_search(spec)
     ledger.add_sweep(sweep)
     assert search is not None
     known = ledger.stored_sweep(sweep.id).trials
-    return Proposals(ledger, sweep.id, search, known, (said if said is not None else []).append)
+    return Proposals(
+        ledger, sweep.id, search, known, (messages if messages is not None else []).append
+    )
 
 
 def ids(trials: Any) -> list[str]:
     return [trial.id for trial in trials]
 
 
-def test_one_driver_adds_sample_after_sample_until_there_are_enough(
-    ledger: Ledger, spec: Spec
-) -> None:
-    proposals, given = driver(ledger, spec), ids(ledger.stored_sweep().trials)
+def test_one_driver_adds_samples_until_there_are_enough(ledger: Ledger, spec: Spec) -> None:
+    proposals, given = proposals_of(ledger, spec), ids(ledger.stored_sweep().trials)
     assert len(given) == 2
     while not proposals.finished:
         given += ids(proposals.next_trials())
@@ -64,28 +64,28 @@ def test_one_driver_adds_sample_after_sample_until_there_are_enough(
     assert proposals.next_trials() == []
 
 
-def test_two_drivers_are_given_the_same_trials(ledger: Ledger, spec: Spec) -> None:
-    one, two = driver(ledger, spec), driver(ledger, spec)
+def test_two_drivers_get_the_same_trials(ledger: Ledger, spec: Spec) -> None:
+    one, two = proposals_of(ledger, spec), proposals_of(ledger, spec)
     first = ids(one.next_trials())
     assert ids(two.next_trials()) == first
     second = ids(two.next_trials())
     assert not {*first} & {*second}
     assert ids(one.next_trials()) == second
-    third = driver(ledger, spec)  # a resume knows what is there
+    third = proposals_of(ledger, spec)  # as after a resume
     assert third.next_trials() == []
     assert third.finished
     assert len(ledger.stored_sweep().trials) == 6
 
 
-def test_of_two_that_propose_at_once_one_adds(
+def test_of_two_proposals_at_the_same_moment_one_is_added(
     ledger: Ledger, spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = driver(ledger, spec), driver(ledger, spec)
+    one, two = proposals_of(ledger, spec), proposals_of(ledger, spec)
     extend = Ledger.extend_sweep
 
     def late(self: Ledger, *given: Any) -> bool:
         monkeypatch.setattr(Ledger, "extend_sweep", extend)
-        two.next_trials()  # between our look and our word
+        two.next_trials()  # after the first driver has read the sweep, before it adds to it
         return extend(self, *given)
 
     monkeypatch.setattr(Ledger, "extend_sweep", late)
@@ -94,18 +94,20 @@ def test_of_two_that_propose_at_once_one_adds(
     assert len(ledger.stored_sweep().trials) == 4
 
 
-def test_what_it_has_to_say_is_said_once(ledger: Ledger, write_spec: Write) -> None:
+def test_messages_are_passed_on_once(ledger: Ledger, write_spec: Write) -> None:
     space = {"assignment.alpha": {"choices": [0.2, 0.8]}}
     search = {"method": "optuna", "trials": 9, "startup": 100, "space": space}
-    said: list[str] = []
-    proposals = driver(ledger, load_spec(write_spec(search=search)).spec, said)
+    messages: list[str] = []
+    proposals = proposals_of(ledger, load_spec(write_spec(search=search)).spec, messages)
     for _ in range(5):
         proposals.next_trials()
     assert proposals.finished
-    assert said == ["search: the space has only 2 different samples; no more are proposed"]
+    assert messages == ["search: the space has only 2 different samples; no more are proposed"]
 
 
-def test_the_referee_hears_of_other_drivers(ledger: Ledger, write_spec: Write) -> None:
+def test_the_stopping_rule_reads_evaluations_of_other_drivers(
+    ledger: Ledger, write_spec: Write
+) -> None:
     sweep = expand(load_spec(write_spec(grid={"seed": [0, 1, 2]})))
     ledger.add_sweep(sweep)
     rule = StopOptions(rule="asha", after=1, keep=2)

@@ -1,4 +1,4 @@
-"""Trials that start from another trial's weights: in which order they run, and from what."""
+"""Trials that start from the weights of another trial, or from a file."""
 
 import shutil
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def ledger(tmp_path: Path) -> Ledger:
     return Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
 
 
-def test_missing_parents_and_files_are_refused_together(ledger: Ledger, tmp_path: Path) -> None:
+def test_missing_parents_and_files_are_reported_together(ledger: Ledger, tmp_path: Path) -> None:
     there = tmp_path / "there.pth"
     there.touch()
     trials = [record(1), record(2, name(1)), record(3, name(9)), record(4, "gone.pth")]
@@ -62,7 +62,7 @@ def test_missing_parents_and_files_are_refused_together(ledger: Ledger, tmp_path
     ]
 
 
-def trained(spec: Path, home: Path) -> tuple[TrialRecord, list[Event]]:
+def train(spec: Path, home: Path) -> tuple[TrialRecord, list[Event]]:
     (trial,) = expand(load_spec(spec)).trials
     events: list[Event] = []
     run_attempt(trial, Storage(str(home)), events.append, run_in_process)
@@ -72,11 +72,11 @@ def trained(spec: Path, home: Path) -> tuple[TrialRecord, list[Event]]:
 def test_a_trial_starts_from_the_average_of_a_finished_one(
     write_spec: Write, tmp_path: Path
 ) -> None:
-    """With a learning rate of almost nothing its own first epoch ends where the parent's did."""
-    parent, _ = trained(write_spec(assignment={"name": "fcos"}), tmp_path)
+    """With a learning rate of nearly 0 its first epoch ends with the weights of the parent."""
+    parent, _ = train(write_spec(assignment={"name": "fcos"}), tmp_path)
     given = initial_weights(parent.id, Storage(str(tmp_path)))
     still = {"epochs": 1, "batch": 4, "lr": 1e-12, "ema": 0.0, "init_from": parent.id}
-    child, events = trained(write_spec(training=still), tmp_path)
+    child, events = train(write_spec(training=still), tmp_path)
     assert any(isinstance(event, EpochDone) for event in events)
     found = initial_weights(child.id, Storage(str(tmp_path)))
     shared = [key for key in found if not key.startswith("head.predictors.")]
@@ -85,14 +85,16 @@ def test_a_trial_starts_from_the_average_of_a_finished_one(
         assert torch.allclose(found[key], given[key], atol=1e-6), key
 
 
-def test_a_state_dict_in_a_file_is_as_good(write_spec: Write, tmp_path: Path) -> None:
-    parent, _ = trained(write_spec(assignment={"name": "fcos"}), tmp_path)
+def test_a_file_with_the_same_weights_gives_the_same_result(
+    write_spec: Write, tmp_path: Path
+) -> None:
+    parent, _ = train(write_spec(assignment={"name": "fcos"}), tmp_path)
     path = tmp_path / "fcos.pth"
     torch.save(dict(initial_weights(parent.id, Storage(str(tmp_path)))), path)
     once: dict[str, Any] = {"epochs": 1, "batch": 4}
     ends = []
     for source in (parent.id, str(path)):
-        child, _ = trained(write_spec(training=once | {"init_from": source}), tmp_path)
+        child, _ = train(write_spec(training=once | {"init_from": source}), tmp_path)
         ends.append(initial_weights(child.id, Storage(str(tmp_path))))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
@@ -106,17 +108,17 @@ def test_an_unfinished_parent_fails_the_trial_in_one_line(
         event = f'{{"epoch": {epoch}, "epochs": 2}}'
         writer = CheckpointWriter(storage, name(7), CheckpointOptions(), 4)
         writer.save({"event": event, "learner": {}}, epoch, 4, 0)
-    _, events = trained(write_spec(training={"epochs": 1, "init_from": name(7)}), tmp_path)
+    _, events = train(write_spec(training={"epochs": 1, "init_from": name(7)}), tmp_path)
     last = events[-1]
     assert isinstance(last, Ended)
     assert last.end.state == "failed"
     assert f"training.init_from: trial {name(7)} is not finished in {tmp_path}" in last.end.reason
 
 
-def test_a_single_checkpoint_of_an_earlier_version_is_as_good(
+def test_a_checkpoint_of_an_old_home_gives_the_same_weights(
     write_spec: Write, tmp_path: Path
 ) -> None:
-    parent, _ = trained(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
+    parent, _ = train(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
     storage = Storage(str(tmp_path))
     given, state = initial_weights(parent.id, storage), load_newest(storage, parent.id).state
     assert state is not None
@@ -129,10 +131,10 @@ def test_a_single_checkpoint_of_an_earlier_version_is_as_good(
     assert all(torch.equal(found[key], given[key]) for key in found)
 
 
-def test_a_parent_whose_last_checkpoint_is_damaged_is_refused_with_the_reason(
+def test_a_parent_whose_last_checkpoint_is_damaged_is_not_used(
     write_spec: Write, tmp_path: Path
 ) -> None:
-    parent, _ = trained(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
+    parent, _ = train(write_spec(training={"epochs": 1, "batch": 4}), tmp_path)
     last = sorted((tmp_path / "trials" / parent.id / "checkpoints").iterdir())[-1]
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"not finished in [^\n]+\n.*{last.name}: damaged"):

@@ -1,5 +1,5 @@
-"""A trial whose detector draws random numbers and keeps running statistics, broken off by orders
-after so many looks, and gone on with. Run as a program it is one of several ranks of a gloo group.
+"""A trial that is stopped by orders and resumed. Its detector draws random numbers and has running
+statistics. Run as a program, this file is one of several ranks of a gloo group.
 """
 
 import sys
@@ -24,15 +24,15 @@ from gaplab.trial.control import Stop, Stopped
 from gaplab.trial.run import TrialContext, run_trial
 
 MACHINE = Machine("here", "cpu", 1, 0.0)
-RUNS: dict[str, list[int | None]] = {"whole": [None], "broken": [2, 3, 1, 3, None], "left": [2]}
-"""What befalls the ranks' trial of two epochs, each of four steps and an evaluation: nothing; an
-order after the second step, one during the evaluation, one there again, one in the second epoch;
-and one after the second step, with nobody to go on."""
+RUNS: dict[str, list[int | None]] = {"whole": [None], "stopped": [2, 3, 1, 3, None], "left": [2]}
+"""When attempts at the trial of two epochs, each of four steps and an evaluation, get an order:
+never; after the second step, twice during the evaluation, and in the second epoch; after the second
+step, without another attempt."""
 CANCELLED = Stop(TrialState.CANCELLED, "enough")
 
 
-class Restless(nn.Module):
-    """A detector behind noise and a norm that remembers: both differ from rank to rank."""
+class NoisyDetector(nn.Module):
+    """A detector behind noise and a norm with running statistics; both differ between ranks."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -40,24 +40,24 @@ class Restless(nn.Module):
         self.norm = nn.BatchNorm2d(3)
 
     def forward(self, images: Tensor, **more: Any) -> Any:
-        seen = self.norm(images.float() / 255)
+        inputs = self.norm(images.float() / 255)
         if self.training:
-            seen = seen + 0.1 * torch.randn_like(seen)
-        return self.inner(128 + 64 * seen, **more)
+            inputs = inputs + 0.1 * torch.randn_like(inputs)
+        return self.inner(128 + 64 * inputs, **more)
 
 
 @dataclass
-class After:
-    """Orders a stop at the look of this number; never where there is none."""
+class StopAfter:
+    """Gives an order at call number `calls` of `order`; never if that is None."""
 
-    looks: int | None = None
+    calls: int | None = None
     stop: Stop = CANCELLED
-    looked: int = 0
+    called: int = 0
     beats: int = 0
 
     def order(self) -> Stop | None:
-        self.looked += 1
-        return self.stop if self.looks is not None and self.looked >= self.looks else None
+        self.called += 1
+        return self.stop if self.calls is not None and self.called >= self.calls else None
 
     def beat(self) -> None:
         self.beats += 1
@@ -67,15 +67,15 @@ class After:
 
 
 @dataclass
-class Told:
-    """What one trial said over all its attempts, and how each ended."""
+class Course:
+    """The events of one trial over all its attempts, and the orders that ended them."""
 
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     evaluations: dict[tuple[int, str], Any] = field(default_factory=dict)
     starts: list[Started] = field(default_factory=list)
     stops: list[Stopped] = field(default_factory=list)
 
-    def hear(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         if isinstance(event, Started):
             self.starts.append(event)
         if isinstance(event, EpochDone):
@@ -87,10 +87,10 @@ class Told:
                 assert self.evaluations.setdefault((each.epoch, each.branch), plain) == plain
 
 
-def place_of(world: World, home: Path, control: Any) -> TrialContext:
+def context_of(world: World, home: Path, control: Any) -> TrialContext:
     def wrap(module: nn.Module) -> nn.Module:
-        restless = Restless(module)
-        return DistributedDataParallel(restless) if world.size > 1 else restless
+        noisy = NoisyDetector(module)
+        return DistributedDataParallel(noisy) if world.size > 1 else noisy
 
     return TrialContext(world, torch.device("cpu"), Storage(str(home)), MACHINE, wrap, control)
 
@@ -98,24 +98,24 @@ def place_of(world: World, home: Path, control: Any) -> TrialContext:
 def attempts(
     trial: TrialRecord,
     home: Path,
-    looks: Iterable[int | None],
+    calls: Iterable[int | None],
     world: World | None = None,
-    control: Callable[[int | None], Any] = After,
-) -> Told:
-    """One attempt for each of `looks`, until the trial is finished."""
-    told = Told()
-    for each in looks:
-        place = place_of(world or LocalWorld(), home, control(each))
+    control: Callable[[int | None], Any] = StopAfter,
+) -> Course:
+    """Make one attempt for each of `calls`, see `StopAfter`, until the trial is finished."""
+    course = Course()
+    for each in calls:
+        context = context_of(world or LocalWorld(), home, control(each))
         try:
-            run_trial(trial, place, told.hear)
-            return told
+            run_trial(trial, context, course.add)
+            return course
         except Stopped as stopped:
-            told.stops.append(stopped)
-    return told
+            course.stops.append(stopped)
+    return course
 
 
 def saved(trial: TrialRecord, home: Path) -> dict[str, Any]:
-    """What the last checkpoint holds, but for costs and addresses."""
+    """Return what the last checkpoint holds, without costs and URIs."""
     state = load_newest(Storage(str(home)), trial.id).state
     assert state is not None
     return {"learner": state["learner"], "middle": state["middle"]}
@@ -127,21 +127,21 @@ def only_trial(spec: Path) -> TrialRecord:
 
 
 def main(rank: int, size: int, folder: Path) -> None:
-    """Undisturbed, and broken off by orders that only one rank hears each time."""
+    """Run the trial undisturbed, and stopped by orders that only one rank gets each time."""
     dist.init_process_group("gloo", f"file://{folder / 'store'}", rank=rank, world_size=size)
     torch.set_num_threads(1)
     trial, found = only_trial(folder / "small.yaml"), {}
-    for name, looks in RUNS.items():
-        heard = [each if number % 2 == rank else None for number, each in enumerate(looks)]
-        told = attempts(trial, folder / name, heard, TorchWorld())
+    for name, calls in RUNS.items():
+        own = [each if number % 2 == rank else None for number, each in enumerate(calls)]
+        course = attempts(trial, folder / name, own, TorchWorld())
         dist.barrier()
         state = saved(trial, folder / name)
         found[name] = {
             "state": state,
-            "losses": told.losses,
-            "evaluations": told.evaluations,
-            "stops": [stopped.stop for stopped in told.stops],
-            "epochs": [start.epoch for start in told.starts],
+            "losses": course.losses,
+            "evaluations": course.evaluations,
+            "stops": [stopped.stop for stopped in course.stops],
+            "epochs": [start.epoch for start in course.starts],
         }
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()

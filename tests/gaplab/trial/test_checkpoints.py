@@ -1,4 +1,4 @@
-"""Checkpoints: damage is seen wherever it is, and the last good one is never deleted."""
+"""Damage of a checkpoint is always detected, and the last undamaged one is never deleted."""
 
 import hashlib
 import pickle
@@ -23,12 +23,12 @@ LAST_TWO = CheckpointOptions(best=False)
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """A new one for each test; `folder` makes more of them for each example."""
+    """A new home folder for each test."""
     with TemporaryDirectory() as made:
         yield Path(made)
 
 
-def writer(home: Path, options: CheckpointOptions = LAST_TWO) -> CheckpointWriter:
+def writer_of(home: Path, options: CheckpointOptions = LAST_TWO) -> CheckpointWriter:
     return CheckpointWriter(Storage(str(home)), TRIAL, options, STEPS)
 
 
@@ -49,11 +49,11 @@ def found_step(home: Path) -> int | None:
     return None if found.state is None else found.state["step"]
 
 
-def test_the_newest_is_found_with_what_was_saved(home: Path) -> None:
+def test_the_newest_is_loaded_as_it_was_saved(home: Path) -> None:
     storage = Storage(str(home))
     assert load_newest(storage, TRIAL).state is None
     assert load_newest(storage, TRIAL).notes == ()
-    uris = [writer(home).save(state(step), step // STEPS, step, 0) for step in (4, 6, 8)]
+    uris = [writer_of(home).save(state(step), step // STEPS, step, 0) for step in (4, 6, 8)]
     found = load_newest(storage, TRIAL)
     assert found.state is not None
     assert torch.equal(found.state["weight"], torch.full((50,), 8.0))
@@ -62,18 +62,18 @@ def test_the_newest_is_found_with_what_was_saved(home: Path) -> None:
     assert names(home)[0].startswith("epoch=0001-step=0000006-")
 
 
-def test_numbers_count_not_letters(home: Path) -> None:
-    """Beyond the zeros in front, too."""
-    saver = writer(home, CheckpointOptions(last=9, best=False))
+def test_numbers_are_compared_as_numbers(home: Path) -> None:
+    """Also where they have more digits than the format."""
+    saver = writer_of(home, CheckpointOptions(last=9, best=False))
     for epoch, step in ((9999, 10**7 - 1), (10000, 10**7), (2, 3)):
         saver.save(state(step), epoch, step, 0)
     assert found_step(home) == 10**7
 
 
 def two_saved(home: Path) -> Path:
-    """The path of the second."""
+    """Save two checkpoints; return the path of the second."""
     for step in (4, 8):
-        uri = writer(home).save(state(step), step // STEPS, step, 0)
+        uri = writer_of(home).save(state(step), step // STEPS, step, 0)
     return Path(uri)
 
 
@@ -100,8 +100,8 @@ def test_a_flipped_bit_or_a_cut_is_detected_everywhere(data: st.DataObject) -> N
         assert found.damaged == (str(path.relative_to(made)),)
 
 
-def test_every_byte_region_counts(home: Path) -> None:
-    """Not left to chance: each 64 bytes from the first to the last byte, flipped and cut."""
+def test_damage_in_every_part_is_detected(home: Path) -> None:
+    """Every 64th byte and the last one, each flipped, and the file cut there."""
     path = two_saved(home)
     whole = path.read_bytes()
     for at in [*range(0, len(whole), 64), len(whole) - 1]:
@@ -110,7 +110,7 @@ def test_every_byte_region_counts(home: Path) -> None:
             assert found_step(home) == 4
 
 
-def test_none_left_is_said(home: Path) -> None:
+def test_a_note_says_that_none_is_left(home: Path) -> None:
     two_saved(home)
     for path in folder(home).iterdir():
         path.write_bytes(b"")
@@ -120,18 +120,18 @@ def test_none_left_is_said(home: Path) -> None:
     assert found.notes[-1] == "no undamaged checkpoint is left: starting from epoch 0"
 
 
-def test_what_cannot_be_read_is_passed_over_too(home: Path) -> None:
+def test_files_that_cannot_be_read_are_skipped(home: Path) -> None:
     path = two_saved(home)
     path.unlink()
     path.mkdir()
     (path / "x").touch()
     assert found_step(home) == 4, "a folder is no checkpoint"
-    path.with_name("epoch=0009-step=0000001-nonsense.pt").write_bytes(b"no name of ours")
+    path.with_name("epoch=0009-step=0000001-nonsense.pt").write_bytes(b"not a checkpoint")
     assert found_step(home) == 4
 
 
-def test_right_by_name_but_no_checkpoint(home: Path) -> None:
-    """Foreign pickles are not executed, whatever their name says."""
+def test_files_with_a_right_name_that_are_no_checkpoints(home: Path) -> None:
+    """Code in foreign pickles is not executed, whatever their name is."""
 
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[Path]]:
@@ -163,7 +163,7 @@ class Died(BaseException):
 
 
 class DyingDisk:
-    """A file system on which renaming kills the process: nothing is tidied up afterwards."""
+    """A file system on which renaming kills the process, so that nothing is cleaned up."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -174,7 +174,7 @@ class DyingDisk:
         return getattr(self._inner, name)
 
 
-def test_a_death_between_writing_and_renaming_leaves_the_earlier_one(home: Path) -> None:
+def test_after_a_death_between_writing_and_renaming_the_earlier_one_is_left(home: Path) -> None:
     storage = Storage(str(home))
     saver = CheckpointWriter(storage, TRIAL, CheckpointOptions(last=1, best=False), STEPS)
     saver.save(state(4), 1, 4, 0)
@@ -183,26 +183,30 @@ def test_a_death_between_writing_and_renaming_leaves_the_earlier_one(home: Path)
         saver.save(state(8), 2, 8, 0)
     assert [name.endswith(".part") for name in names(home)] == [False, True]
     assert found_step(home) == 4
-    writer(home, CheckpointOptions(last=1, best=False)).save(state(8), 2, 8, 0)
-    assert [name[:24] for name in names(home)] == ["epoch=0002-step=0000008-"], "and the rest goes"
+    writer_of(home, CheckpointOptions(last=1, best=False)).save(state(8), 2, 8, 0)
+    assert [name[:24] for name in names(home)] == ["epoch=0002-step=0000008-"], (
+        "and the partial file is deleted"
+    )
 
 
-def test_a_full_disk_leaves_the_earlier_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_full_disk_the_earlier_ones_are_left(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     two_saved(home)
     before = names(home)
 
     def full(*_: object) -> None:
         raise StorageError("can't be written (No space left on device)")
 
-    saver = writer(home)
+    saver = writer_of(home)
     monkeypatch.setattr(saver._storage, "save_bytes", full)
     with pytest.raises(StorageError):
         saver.save(state(12), 3, 12, 0)
     assert names(home) == before
 
 
-class TestSingle:
-    """Homes of an earlier version hold one `checkpoint.pt` a trial."""
+class TestOldHomes:
+    """They hold one `checkpoint.pt` per trial."""
 
     def single(self, home: Path) -> Path:
         path = home / "trials" / TRIAL / "checkpoint.pt"
@@ -210,12 +214,12 @@ class TestSingle:
         torch.save(state(4), path)
         return path
 
-    def test_is_read_and_goes_when_it_is_replaced(self, home: Path) -> None:
+    def test_the_file_is_read_and_deleted_when_it_is_replaced(self, home: Path) -> None:
         path = self.single(home)
         assert found_step(home) == 4
-        saver = writer(home)
+        saver = writer_of(home)
         saver.save(state(6), 1, 6, 0)
-        assert path.exists(), "it is the one before"
+        assert path.exists(), "it is the second newest"
         assert found_step(home) == 6
         saver.save(state(8), 2, 8, 0)
         assert not path.exists()
@@ -223,8 +227,8 @@ class TestSingle:
 
     @settings(max_examples=30)
     @given(st.integers(0, 3000), st.one_of(st.none(), st.integers(0, 7)))
-    def test_damaged_it_is_passed_over(self, at: int, bit: int | None) -> None:
-        """It carries no digest: a bit may flip unseen, but no error comes of it."""
+    def test_a_damaged_file_is_skipped(self, at: int, bit: int | None) -> None:
+        """It has no digest, so a flipped bit may not be detected, but it never raises an error."""
         with TemporaryDirectory() as made:
             path = self.single(Path(made))
             whole = path.read_bytes()
@@ -253,14 +257,14 @@ OPTIONS = st.builds(
 
 class TestRetention:
     @given(FILES, st.integers(0, 40), OPTIONS, st.integers(0, 10))
-    def test_what_goes_and_what_stays(
+    def test_which_files_are_deleted(
         self, files: list[CheckpointFile], step: int, options: CheckpointOptions, best: int
     ) -> None:
         new = CheckpointFile(step // STEPS, step, "f" * 16)
-        gone = files_to_delete(files, new, options, STEPS, best)
-        left = set(files) - set(gone)
-        assert new not in gone
-        assert gone == sorted(set(gone))
+        deleted = files_to_delete(files, new, options, STEPS, best)
+        left = set(files) - set(deleted)
+        assert new not in deleted
+        assert deleted == sorted(set(deleted))
         after = sorted({*files, new})[-options.last :]
         assert set(after) <= {*left, new}, "the newest stay"
         ends = {file for file in files if file.epoch and file.step == STEPS * file.epoch}
@@ -280,26 +284,25 @@ class TestRetention:
 
     @settings(max_examples=25)
     @given(st.lists(st.tuples(st.integers(1, 4), st.booleans()), max_size=5), OPTIONS)
-    def test_the_only_good_one_is_never_deleted(
-        self, lives: list[tuple[int, bool]], options: CheckpointOptions
+    def test_the_only_undamaged_one_is_never_deleted(
+        self, attempts: list[tuple[int, bool]], options: CheckpointOptions
     ) -> None:
-        """Attempt by attempt: go on from the newest whole one, save some, and then the newest may
-        be damaged. What is found next is exactly the newest that was saved and not damaged, or an
-        older one that had to be kept.
+        """Each attempt continues from the newest undamaged one and saves some, and then the newest
+        may be damaged. The next attempt finds the newest that is not damaged.
         """
         with TemporaryDirectory() as made:
             home = Path(made)
-            for saves, damage in lives:
+            for saves, damage in attempts:
                 found = load_newest(Storage(made), TRIAL)
                 done = found.state["step"] if found.state else 0
-                saver = writer(home, options)
+                saver = writer_of(home, options)
                 saver.damaged = found.damaged
                 saved = []
                 for step in range(done + 1, done + saves + 1):
                     saved.append(Path(saver.save(state(step), step // STEPS, step, 0)))
                     assert found_step(home) == step, "what was just saved can be loaded"
                     for path in folder(home).iterdir():
-                        assert digest(path.read_bytes()) in path.name, "damaged ones are gone"
+                        assert digest(path.read_bytes()) in path.name, "damaged ones are deleted"
                 if damage:
                     saved[-1].write_bytes(b"")
                     kept = options.last > 1 and (saves > 1 or found.state is not None)

@@ -1,4 +1,4 @@
-"""Orders to stop: from a control, and from SIGTERM."""
+"""Orders to stop, and how ranks agree on them."""
 
 import pickle
 from typing import Any
@@ -16,14 +16,14 @@ CPU = torch.device("cpu")
 DONE = EpochDone("0123456789ab", 1, 2, {}, (), "", Cost())
 
 
-def test_a_free_trial_goes_on() -> None:
+def test_a_trial_without_control_continues() -> None:
     assert NO_CONTROL.order() is None
     assert NO_CONTROL.order() is None
     assert NO_CONTROL.may_continue(DONE)
     NO_CONTROL.beat()
 
 
-def test_an_order_travels_pickled() -> None:
+def test_an_order_can_be_pickled() -> None:
     order = Stopped(Stop(TrialState.PREEMPTED, "spot"), Cost(1.0, 2.0, 3.0, 4.0))
     again = pickle.loads(pickle.dumps(order))
     assert (again.stop, again.cost) == (order.stop, order.cost)
@@ -31,7 +31,7 @@ def test_an_order_travels_pickled() -> None:
 
 
 class ThreeRanks:
-    """Rank `rank` of three; the others' flags are given, and so are their orders."""
+    """Rank `rank` of three; the flags and orders of the others are given."""
 
     size = 3
 
@@ -49,7 +49,7 @@ class ThreeRanks:
 
 @pytest.mark.parametrize("mine", [(False, False), (True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("others", [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (2.0, 1.0)])
-def test_ranks_agree_on_what_any_of_them_wants(
+def test_a_flag_of_any_rank_is_true_for_all(
     mine: tuple[bool, bool], others: tuple[float, float]
 ) -> None:
     world = ThreeRanks(1, torch.tensor(others), [])
@@ -57,7 +57,7 @@ def test_ranks_agree_on_what_any_of_them_wants(
     assert any_rank(world, CPU, *mine) == expected
 
 
-def test_one_rank_asks_nobody() -> None:
+def test_a_single_rank_exchanges_nothing() -> None:
     class Alone(LocalWorld):
         def all_reduce_mean(self, value: Tensor) -> Tensor:
             raise AssertionError("nothing to share")
@@ -78,7 +78,7 @@ A, B = Stop(TrialState.CANCELLED, "a"), Stop(TrialState.PREEMPTED, "b")
         (1, A, [B, None], A),
     ],
 )
-def test_the_first_order_counts_on_rank_0(
+def test_rank_0_obeys_the_order_of_the_lowest_rank(
     rank: int, mine: Stop | None, others: list[Stop | None], expected: Stop
 ) -> None:
     assert first_order(ThreeRanks(rank, torch.zeros(1), others), mine) == expected

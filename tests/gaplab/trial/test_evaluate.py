@@ -1,4 +1,4 @@
-"""Evaluation by several ranks: each image once, the same numbers for any number of them."""
+"""Evaluation on several ranks: each image once, and the same numbers for any number of ranks."""
 
 import threading
 from collections.abc import Callable
@@ -28,50 +28,52 @@ Write = Callable[..., Path]
 
 @dataclass
 class Meeting:
-    """Where threads that play the ranks of one world meet."""
+    """Exchanges values between threads that stand for the ranks of one world."""
 
     size: int
     slots: list[Any] = field(init=False)
     barrier: threading.Barrier = field(init=False)
 
     def __post_init__(self) -> None:
-        self.slots, self.barrier = [None] * self.size, threading.Barrier(self.size, timeout=60)
+        self.slots, self.barrier = [None] * self.size, threading.Barrier(self.size)
 
     def swap(self, rank: int, value: Any) -> list[Any]:
         self.slots[rank] = value
         self.barrier.wait()
-        seen = list(self.slots)
+        values = list(self.slots)
         self.barrier.wait()
-        return seen
+        return values
 
 
 @dataclass
 class ThreadWorld:
+    """One of several ranks, each in a thread of this process."""
+
     meeting: Meeting
     rank: int
+    size: int = field(init=False)
 
-    @property
-    def size(self) -> int:
-        return self.meeting.size
+    def __post_init__(self) -> None:
+        self.size = self.meeting.size
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
         return torch.stack(self.meeting.swap(self.rank, value.detach())).mean(dim=0)
 
     def gather(self, value: Any) -> list[Any]:
-        seen = self.meeting.swap(self.rank, value)
-        return seen if self.rank == 0 else []
+        values = self.meeting.swap(self.rank, value)
+        return values if self.rank == 0 else []
 
 
 @pytest.fixture
 def experiment(small: dict[str, Any], write_spec: Write) -> Experiment:
-    """Dual assignment (two branches) on seven images; only random weights, no training."""
+    """Dual assignment (two branches) on seven images, without training."""
     data = small["data"] | {"train_images": 4, "val_images": 7}
     spec = write_spec(assignment={"name": "dual"}, data=data)
     return experiment_of(expand(load_spec(spec, None, [])).trials[0])
 
 
 def model_of(experiment: Experiment) -> nn.Module:
-    """Its boxes are random, so spread scores out to give both AP and a gap something to say."""
+    """Build a detector with random weights whose scores differ enough for AP and a gap."""
     torch.manual_seed(3)
     model = experiment.detector.build(
         len(experiment.data.load("val").classes), tuple(experiment.assignment.branches())
@@ -83,7 +85,7 @@ def model_of(experiment: Experiment) -> nn.Module:
 
 
 def evaluate(experiment: Experiment, home: Path, size: int, epoch: int) -> list[EvaluationRecord]:
-    """What rank 0 of `size` ranks returns; the others must return nothing."""
+    """Evaluate on `size` ranks; return what rank 0 does. The others must return nothing."""
     meeting, data, model = Meeting(size), experiment.data.load("val"), model_of(experiment)
 
     def play(rank: int) -> tuple[EvaluationRecord, ...]:
@@ -91,7 +93,11 @@ def evaluate(experiment: Experiment, home: Path, size: int, epoch: int) -> list[
         world = ThreadWorld(meeting, rank)
         evaluator = Evaluator("trial", experiment, data, world, storage)
         positives = dict.fromkeys(evaluator.branches, (1.0, 0.25))
-        return evaluator.evaluate(model, epoch, positives)
+        try:
+            return evaluator.evaluate(model, epoch, positives)
+        except BaseException:
+            meeting.barrier.abort()  # the other ranks would wait forever
+            raise
 
     with ThreadPoolExecutor(size) as pool:
         first, *others = pool.map(play, range(size))
@@ -107,7 +113,7 @@ def assert_same(one: EvaluationRecord, other: EvaluationRecord) -> None:
 
 
 def stream(record: EvaluationRecord, experiment: Experiment) -> list[Tensor]:
-    """All candidates by place and class: scores that all but tie may come in another order."""
+    """Return all candidates by location and class; nearly equal scores may change their order."""
     data = experiment.data.load("val")
     ids = [image.image_id for image in data.truth()]
     chunks = list(Dump.open(record.candidates).stream(ids, data.classes))
@@ -136,7 +142,7 @@ def test_the_same_numbers_for_any_number_of_ranks(
 
 
 def assert_same_matches(one: Matches, other: Matches) -> None:
-    """Order aside: scores that all but tie may come in another order from another batch."""
+    """Compare regardless of order: nearly equal scores may change theirs with the batch."""
     assert (one.images, one.classes) == (other.images, other.classes)
     for name in ("image", "label", "object_image", "object_label"):
         assert (getattr(one, name) == getattr(other, name)).all(), name
@@ -144,7 +150,7 @@ def assert_same_matches(one: Matches, other: Matches) -> None:
     assert (one.hit.sum(axis=1) == other.hit.sum(axis=1)).all()
 
 
-def test_what_training_knows_is_among_the_metrics(experiment: Experiment, tmp_path: Path) -> None:
+def test_metrics_of_training_are_stored(experiment: Experiment, tmp_path: Path) -> None:
     [first, _] = evaluate(experiment, tmp_path, 1, 1)
     assert first.metrics["positives_per_object"] == 1.0
     assert first.metrics["objects_unassigned"] == 25.0
@@ -155,7 +161,7 @@ def test_what_training_knows_is_among_the_metrics(experiment: Experiment, tmp_pa
     ("option", "epoch", "kept"),
     [("last", 1, False), ("last", 3, True), ("every", 1, True), ("none", 3, False)],
 )
-def test_candidates_are_kept_as_asked(
+def test_candidates_are_stored_as_the_options_say(
     experiment: Experiment, tmp_path: Path, option: Any, epoch: int, kept: bool
 ) -> None:
     options = experiment.evaluation.model_copy(update={"candidates": option})
@@ -164,13 +170,13 @@ def test_candidates_are_kept_as_asked(
     assert (tmp_path / "trials").exists() == kept
 
 
-def test_keeping_candidates_changes_no_number(experiment: Experiment, tmp_path: Path) -> None:
+def test_storing_candidates_changes_no_metric(experiment: Experiment, tmp_path: Path) -> None:
     kept, not_kept = (evaluate(experiment, tmp_path, 1, epoch) for epoch in (3, 1))
     for one, other in zip(kept, not_kept, strict=True):
         assert_same(one, replace(other, epoch=3))
 
 
-def test_fewer_ranks_after_a_restart_leave_no_stale_parts(
+def test_no_old_part_is_left_after_a_restart_with_fewer_ranks(
     experiment: Experiment, tmp_path: Path
 ) -> None:
     evaluate(experiment, tmp_path, 3, 3)

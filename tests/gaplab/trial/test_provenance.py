@@ -1,3 +1,5 @@
+"""The provenance of an attempt: the code of the driver, and the surroundings of the worker."""
+
 import json
 import os
 import shutil
@@ -30,7 +32,7 @@ Git = Callable[..., str]
 
 @pytest.fixture
 def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Git:
-    """Runs git in tmp_path/repo, untouched by this machine's settings."""
+    """Runs git in tmp_path/repo, independent of the settings of this machine."""
     for name in [key for key in os.environ if key.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
@@ -58,19 +60,24 @@ def package(tmp_path: Path, git: Git) -> Path:
     return folder
 
 
+def code_in(folder: Path) -> Code:
+    """Read the code of a package, with all the time that git needs on a busy machine."""
+    return read_code([folder], seconds=600)
+
+
 def tree(folder: Path) -> dict[str, bytes]:
     files = (p for p in folder.rglob("*") if p.is_file() and ".git" not in p.parts)
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 def test_a_clean_checkout(package: Path, git: Git) -> None:
-    code = read_code([package])
+    code = code_in(package)
     assert (code.commit, code.dirty) == (git("rev-parse", "HEAD"), False)
     assert (code.digest, code.changes, code.left_out, code.note) == ("", "", (), "")
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_what_differs_can_be_applied_again(
+def test_changes_can_be_applied_again(
     tmp_path: Path, package: Path, git: Git, staged: bool
 ) -> None:
     top = tmp_path / "repo"
@@ -79,7 +86,7 @@ def test_what_differs_can_be_applied_again(
     if staged:
         (package / "new.py").write_text("B = 1\n")
         git("add", "-A")
-    code = read_code([package])
+    code = code_in(package)
     patch = tmp_path / "changes.diff"
     patch.write_text(code.changes)
     git("clone", "-q", str(top), str(tmp_path / "copy"))
@@ -88,15 +95,15 @@ def test_what_differs_can_be_applied_again(
     assert tree(tmp_path / "copy") == tree(top)
 
 
-def test_settings_of_a_person_change_no_digest(package: Path, git: Git) -> None:
+def test_settings_of_git_do_not_change_the_digest(package: Path, git: Git) -> None:
     (package / "__init__.py").write_text("A = 2\n")
-    before = read_code([package])
+    before = code_in(package)
     for key, value in (
         *(("diff.noprefix", "true"), ("color.ui", "always"), ("diff.external", "false")),
         *(("core.abbrev", "5"), ("diff.relative", "true"), ("core.pager", "false")),
     ):
         git("config", key, value)
-    assert read_code([package]) == before
+    assert code_in(package) == before
 
 
 def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) -> None:
@@ -104,7 +111,7 @@ def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) 
     for name in ("new.py", "src/pack/spec.yaml", "notes.md", "ignored/other.py"):
         (top / name).parent.mkdir(exist_ok=True)
         (top / name).write_text(name)
-    code = read_code([package])
+    code = code_in(package)
     for name in ("new.py", "src/pack/spec.yaml"):
         line = f"# untracked: {name} sha256={sha256(name.encode()).hexdigest()}\n"
         assert line in code.changes
@@ -112,13 +119,13 @@ def test_untracked_code_is_named_with_its_digest(tmp_path: Path, package: Path) 
     assert "notes" not in code.changes
     assert "other" not in code.changes
     (top / "new.py").write_text("other")
-    assert read_code([package]).digest != code.digest
+    assert code_in(package).digest != code.digest
 
 
 def test_too_many_untracked_files(tmp_path: Path, package: Path) -> None:
     for number in range(MAX_UNTRACKED + 2):
         (tmp_path / "repo" / f"{number}.py").touch()
-    code = read_code([package])
+    code = code_in(package)
     assert code.note == "2 more untracked files"
     assert code.changes.count("untracked") == MAX_UNTRACKED
 
@@ -134,7 +141,7 @@ def test_secrets_are_left_out(tmp_path: Path, package: Path, git: Git, name: str
     git("commit", "-q", "-m", "a secret")
     secret.write_text("hush")
     (package / "__init__.py").write_text("A = 2\n")
-    code = read_code([package])
+    code = code_in(package)
     assert code.left_out == (name,)
     assert "A = 2" in code.changes
     assert not {"hush", "before", sha256(b"hush").hexdigest()} & set(code.changes.split())
@@ -142,13 +149,13 @@ def test_secrets_are_left_out(tmp_path: Path, package: Path, git: Git, name: str
     assert f"left out because it may hold secrets: {name}\n" in code.changes
 
 
-def test_an_untracked_secret_is_not_even_named(tmp_path: Path, package: Path) -> None:
+def test_an_untracked_secret_is_not_named(tmp_path: Path, package: Path) -> None:
     (tmp_path / "repo" / "credentials.yaml").write_text("hush")
     (tmp_path / "repo" / ".env").write_text("hush")
-    assert read_code([package]).dirty is False
+    assert code_in(package).dirty is False
 
 
-def test_a_long_diff_is_cut_and_its_digest_is_of_the_whole(
+def test_a_long_diff_is_cut_and_its_digest_is_that_of_the_whole(
     tmp_path: Path, package: Path, git: Git
 ) -> None:
     last = tmp_path / "repo" / "z.py"
@@ -157,24 +164,24 @@ def test_a_long_diff_is_cut_and_its_digest_is_of_the_whole(
     git("commit", "-q", "-m", "second")
     (package / "__init__.py").write_text("".join(f"A{n} = {n}\n" for n in range(100_000)))
     last.write_text("x = 1\n")
-    code = read_code([package])
+    code = code_in(package)
     assert len(code.changes.encode()) < MAX_BYTES + 100
-    said = code.changes.splitlines()[-1]
-    assert said.startswith("# cut here: ")
-    assert said.endswith(" bytes more")
+    last_line = code.changes.splitlines()[-1]
+    assert last_line.startswith("# cut here: ")
+    assert last_line.endswith(" bytes more")
     last.write_text("x = 2\n")
-    other = read_code([package])
+    other = code_in(package)
     assert other.changes == code.changes
     assert other.digest != code.digest
 
 
-def test_binary_changes_count_by_content(tmp_path: Path, package: Path, git: Git) -> None:
+def test_binary_changes_count_by_their_content(tmp_path: Path, package: Path, git: Git) -> None:
     weights = tmp_path / "repo" / "w.bin"
     digests = set()
     for content in (b"\0a", b"\0b", b"\0c"):
         weights.write_bytes(content)
         git("add", "-N", ".")
-        digests.add(read_code([package]).digest)
+        digests.add(code_in(package).digest)
     assert len(digests) == 3
 
 
@@ -182,7 +189,7 @@ def test_names_and_text_that_are_not_unicode(tmp_path: Path, package: Path, git:
     path = os.fsencode(tmp_path / "repo") + b"/caf\xe9 \n x.py"
     Path(os.fsdecode(path)).write_bytes(b"\xff = 1\n")
     (package / "__init__.py").write_bytes(b"# \xff\n")
-    code = save_changes(read_code([package]), Storage(str(tmp_path / "home")))
+    code = save_changes(code_in(package), Storage(str(tmp_path / "home")))
     assert "caf\ufffd x.py sha256=" in " ".join(code.changes.split())
     json.dumps(assemble(code, {})).encode()
 
@@ -193,7 +200,7 @@ def nothing_known(code: Code) -> bool:
 
 def test_no_git(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    code = read_code([package])
+    code = code_in(package)
     assert nothing_known(code)
     assert code.note == "git can't be run (No such file or directory)"
     assert len(code.sources) == 16
@@ -201,7 +208,7 @@ def test_no_git(package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_no_repository(tmp_path: Path, package: Path, git: Git) -> None:
     shutil.rmtree(tmp_path / "repo" / ".git")
-    code = read_code([package])
+    code = code_in(package)
     assert nothing_known(code)
     assert code.note.startswith("not a git repository")
 
@@ -209,15 +216,15 @@ def test_no_repository(tmp_path: Path, package: Path, git: Git) -> None:
 def test_a_wheel_installed_inside_another_repository(tmp_path: Path, package: Path) -> None:
     installed = tmp_path / "repo" / "ignored" / "site-packages" / "pack"
     shutil.copytree(package, installed)
-    code = read_code([installed])
+    code = code_in(installed)
     assert nothing_known(code)
     assert code.note == f"{installed}: not tracked by git"
-    assert code.sources == read_code([package]).sources
+    assert code.sources == code_in(package).sources
 
 
 def test_a_checkout_of_another_user(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    code = read_code([package])
+    code = code_in(package)
     assert nothing_known(code)
     assert code.note.startswith("detected dubious ownership in repository at ")
 
@@ -249,14 +256,20 @@ def test_a_git_that_does_not_answer(
 
 
 def test_a_tree_too_big_to_compare(
-    package: Path, git: Git, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    package: Path, git: Git, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, real = git("rev-parse", "HEAD"), shutil.which("git")
-    fake_git(tmp_path / "bin", f'case "$*" in *diff*) exec sleep 60;; *) exec {real} "$@";; esac')
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    code = read_code([package], seconds=2)
+    """Git answers in time but for `git diff`."""
+    commit, run = git("rev-parse", "HEAD"), subprocess.run
+
+    def slow_diff(command: list[str], **more: Any) -> Any:
+        if "diff" in command:
+            raise subprocess.TimeoutExpired(command, more["timeout"])
+        return run(command, **more)
+
+    monkeypatch.setattr("gaplab.trial.git.subprocess.run", slow_diff)
+    code = read_code([package], seconds=600)
     assert (code.commit, code.dirty, code.digest) == (commit, None, "")
-    assert code.note == "git took longer than 2 s"
+    assert code.note == "git took longer than 600 s"
 
 
 def test_the_environment_of_a_hook_names_no_other_repository(
@@ -267,13 +280,15 @@ def test_the_environment_of_a_hook_names_no_other_repository(
     git("init", "-q", at=tmp_path / "other")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other" / ".git"))
     monkeypatch.setenv("GIT_LITERAL_PATHSPECS", "1")
-    assert read_code([package]).commit == commit
+    assert code_in(package).commit == commit
 
 
-def test_while_somebody_commits(tmp_path: Path, package: Path) -> None:
+def test_a_locked_index(tmp_path: Path, package: Path) -> None:
     (tmp_path / "repo" / ".git" / "index.lock").touch()
-    os.utime(tmp_path / "repo" / "README", (1, 1))  # git would note that it is the same
-    assert read_code([package]).dirty is False
+    os.utime(
+        tmp_path / "repo" / "README", (1, 1)
+    )  # git would write into the index that the file is the same
+    assert code_in(package).dirty is False
 
 
 def test_the_digest_of_modules(tmp_path: Path) -> None:
@@ -291,7 +306,7 @@ def test_the_digest_of_modules(tmp_path: Path) -> None:
     assert len({first, *digests}) == 4
 
 
-def test_a_broken_link_of_an_editor_is_no_module(tmp_path: Path) -> None:
+def test_a_broken_link_of_an_editor_is_ignored(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (tmp_path / name / "pack").mkdir(parents=True)
         (tmp_path / name / "pack" / "a.py").touch()
@@ -299,7 +314,7 @@ def test_a_broken_link_of_an_editor_is_no_module(tmp_path: Path) -> None:
     assert sources_digest((tmp_path / "x/pack",)) == sources_digest((tmp_path / "y/pack",))
 
 
-def test_changes_are_kept_once_a_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_changes_are_stored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = Storage(str(tmp_path))
     code = Code("s", commit="c", dirty=True, digest="0123", changes="é\n")
     kept = save_changes(code, storage)
@@ -310,7 +325,7 @@ def test_changes_are_kept_once_a_content(tmp_path: Path, monkeypatch: pytest.Mon
     assert save_changes(Code("s", commit="c", dirty=False), storage).uri == ""
 
 
-# The worker's half.
+# The half of the worker
 
 
 def experiment(**data: Any) -> Any:
@@ -326,7 +341,7 @@ def experiment(**data: Any) -> Any:
     )
 
 
-def test_surroundings_of_this_process() -> None:
+def test_the_worker_half_describes_this_process() -> None:
     import numpy
 
     import detectors
@@ -342,7 +357,7 @@ def test_surroundings_of_this_process() -> None:
     assert found["data"] == experiment().data.fingerprint()
 
 
-def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "PACKAGES", ("torch", "no-such-distribution"))
     worker._versions.cache_clear()
     try:
@@ -353,7 +368,7 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "driver"),
+    ("line", "driver"),
     [
         ("NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024", "550.54.15"),
         ("NVIDIA UNIX Open Kernel Module for x86_64  580.65  Release Build", "580.65"),
@@ -361,13 +376,13 @@ def test_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, driver: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str | None, driver: str | None
 ) -> None:
     class Facts:
         name, total_memory = "NVIDIA H200", 3 * 2**30
 
-    if said:
-        (tmp_path / "v").write_text(f"NVRM version: {said}\nGCC version:  gcc 12\n")
+    if line:
+        (tmp_path / "v").write_text(f"NVRM version: {line}\nGCC version:  gcc 12\n")
     monkeypatch.setattr(worker, "_DRIVER", tmp_path / "v")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Facts)
     found = worker_provenance(experiment(), torch.device("cuda", 0))["gpu"]
@@ -393,16 +408,16 @@ def test_data_that_is_loaded_is_not_parsed_again(
     loaded = experiment(name="coco", root=str(tmp_path))
     for split in ("train", "val"):
         loaded.data.load(split)
-    monkeypatch.setattr(coco_index, "_Document", None)  # what parses
+    monkeypatch.setattr(coco_index, "_Document", None)  # it parses
     first = worker_provenance(loaded, torch.device("cpu"))["data"]
     monkeypatch.setattr(Path, "read_bytes", None)
     assert worker_provenance(loaded, torch.device("cpu"))["data"] == first
     assert len(first) == 64
 
 
-def test_the_whole_is_plain_json_in_a_stable_order(package: Path) -> None:
+def test_provenance_is_plain_json_in_a_stable_order(package: Path) -> None:
     (package / "__init__.py").write_text("A = 2\n")
-    whole = assemble(read_code([package]), worker_provenance(experiment(), torch.device("cpu")))
+    whole = assemble(code_in(package), worker_provenance(experiment(), torch.device("cpu")))
     assert json.loads(json.dumps(whole)) == whole
     assert list(whole) == [
         *("code", "sources", "results_version", "python", "packages", "machine", "gpu", "torch"),
@@ -416,5 +431,5 @@ def test_the_whole_is_plain_json_in_a_stable_order(package: Path) -> None:
     assert from_text(to_text(started)) == started
 
 
-def test_a_worker_that_died_unheard() -> None:
+def test_a_worker_that_died_before_it_reported() -> None:
     assert list(assemble(Code("s"), {})) == ["code"]

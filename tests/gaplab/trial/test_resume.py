@@ -1,4 +1,4 @@
-"""Broken off anywhere, any number of times: a trial ends with the same bits."""
+"""A trial that is stopped anywhere, any number of times, ends with the same bits."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -30,7 +30,7 @@ PROGRAM = Path(__file__).with_name("resuming.py")
 
 @pytest.fixture(scope="module")
 def resuming(load: Callable[[Path], ModuleType]) -> ModuleType:
-    """`resuming.py`: a trial that is broken off and gone on with."""
+    """`resuming.py`: a trial that is stopped and resumed."""
     return load(PROGRAM)
 
 
@@ -49,24 +49,24 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def undisturbed(resuming: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What trials end with that nothing befell, by id: filled by the first who asks."""
+    """Ends of undisturbed trials, by id; `whole` adds them."""
     return {}
 
 
 def whole(resuming: ModuleType, trial: TrialRecord, known: dict[str, Any]) -> tuple[Any, Any]:
     if trial.id not in known:
         with TemporaryDirectory() as made:
-            told = resuming.attempts(trial, Path(made), [None])
-            known[trial.id] = told, resuming.saved(trial, Path(made))
-    told, state = known[trial.id]
-    return told, state
+            course = resuming.attempts(trial, Path(made), [None])
+            known[trial.id] = course, resuming.saved(trial, Path(made))
+    course, state = known[trial.id]
+    return course, state
 
 
 def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
     resuming: ModuleType, trial: TrialRecord, undisturbed: dict[str, Any]
 ) -> None:
-    """14 looks in all: 12 steps and 2 evaluations. Weights, average, optimiser, evaluations and
-    mean losses.
+    """`order` is called 14 times: for 12 steps and 2 evaluations. Compared are weights, average,
+    optimiser, evaluations and mean losses.
     """
     expected, end = whole(resuming, trial, undisturbed)
 
@@ -74,20 +74,20 @@ def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
     @given(st.lists(st.integers(1, 9), max_size=4))
     @example([1, 1, 1, 1, 1])
     @example([8, 1, 1, 4])
-    def check(looks: list[int]) -> None:
+    def check(calls: list[int]) -> None:
         with TemporaryDirectory() as made:
-            told = resuming.attempts(trial, Path(made), [*looks, None])
+            course = resuming.attempts(trial, Path(made), [*calls, None])
             torch.testing.assert_close(resuming.saved(trial, Path(made)), end, rtol=0, atol=0)
-            assert told.evaluations == expected.evaluations
-            assert told.losses == expected.losses
-            assert all(stopped.stop == resuming.CANCELLED for stopped in told.stops)
-            assert all(stopped.cost.wall_seconds > 0 for stopped in told.stops)
-            assert all(start.notes == () for start in told.starts)
+            assert course.evaluations == expected.evaluations
+            assert course.losses == expected.losses
+            assert all(stopped.stop == resuming.CANCELLED for stopped in course.stops)
+            assert all(stopped.cost.wall_seconds > 0 for stopped in course.stops)
+            assert all(start.notes == () for start in course.starts)
 
     check()
 
 
-def test_the_noise_and_the_statistics_count(
+def test_random_numbers_are_restored(
     resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
 ) -> None:
     """The test above would fail if random numbers were not restored."""
@@ -104,7 +104,7 @@ def test_the_noise_and_the_statistics_count(
     assert not all(torch.equal(changed[key], end["learner"]["model"][key]) for key in changed)
 
 
-def test_steps_before_the_stop_are_not_made_again_nor_loaded(
+def test_batches_before_the_stop_are_not_loaded_again(
     resuming: ModuleType, trial: TrialRecord, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resuming.attempts(trial, home, [3])
@@ -126,20 +126,20 @@ def test_steps_before_the_stop_are_not_made_again_nor_loaded(
     assert len(loaded) == 4, "one batch of four images, the last of the epoch"
 
 
-def test_an_order_during_an_evaluation_loses_no_step(
+def test_no_step_is_lost_by_an_order_during_an_evaluation(
     resuming: ModuleType, trial: TrialRecord, home: Path
 ) -> None:
-    """Looks 1 to 8 are steps, the 9th is the evaluation's."""
-    told = resuming.attempts(trial, home, [9])
-    assert len(told.stops) == 1
-    assert list(told.losses) == [1], "the second epoch isn't over before it is evaluated"
+    """Calls 1 to 8 follow steps, the 9th is in the evaluation."""
+    course = resuming.attempts(trial, home, [9])
+    assert len(course.stops) == 1
+    assert list(course.losses) == [1], "the second epoch has not ended before it is evaluated"
     found = load_newest(Storage(str(home)), trial.id)
     assert found.state is not None
     assert found.state["learner"]["step"] == 8
-    after = resuming.After(None)
+    after = resuming.StopAfter(None)
     resuming.attempts(trial, home, [None], control=lambda _: after)
-    assert after.looked == 1 + 4 + 1, "both evaluations, and the steps of the third epoch"
-    assert after.beats == after.looked
+    assert after.called == 1 + 4 + 1, "both evaluations, and the steps of the third epoch"
+    assert after.beats == after.called
 
 
 def test_the_rule_ends_a_trial_after_its_checkpoint(
@@ -147,17 +147,17 @@ def test_the_rule_ends_a_trial_after_its_checkpoint(
 ) -> None:
     asked: list[EpochDone] = []
 
-    class Rule(resuming.After):  # type: ignore[name-defined, misc]
+    class Rule(resuming.StopAfter):  # type: ignore[name-defined, misc]
         def may_continue(self, done: EpochDone) -> bool:
             asked.append(done)
             return False
 
-    told = resuming.attempts(trial, home, [None], control=lambda _: Rule())
-    (stopped,) = told.stops
+    course = resuming.attempts(trial, home, [None], control=lambda _: Rule())
+    (stopped,) = course.stops
     assert stopped.stop == Stop(TrialState.STOPPED, "the stopping rule ended it after epoch 2 of 3")
     assert [done.epoch for done in asked] == [2], "not after the first, which isn't evaluated"
     assert len(asked[0].evaluations) == 1
-    assert list(told.losses) == [1, 2], "the epoch was said before"
+    assert list(course.losses) == [1, 2], "the event of the epoch came before"
     again = resuming.attempts(trial, home, [None], control=lambda _: Rule())
     assert [start.epoch for start in again.starts] == [2]
     assert again.stops == []
@@ -187,38 +187,38 @@ class TestDamage:
     def files(self, trial: TrialRecord, home: Path) -> list[Path]:
         return sorted((home / "trials" / trial.id / "checkpoints").iterdir())
 
-    def test_the_one_before_is_used_and_said(
+    def test_the_one_before_is_used_and_a_note_says_so(
         self, resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
     ) -> None:
         expected, end = whole(resuming, trial, undisturbed)
         resuming.attempts(trial, home, [7])
         first, last = self.files(trial, home)
         last.write_bytes(last.read_bytes()[:-100])
-        told = resuming.attempts(trial, home, [None])
-        (start,) = told.starts
+        course = resuming.attempts(trial, home, [None])
+        (start,) = course.starts
         assert start.epoch == 1
         assert len(start.notes) == 2
         assert start.notes[0].startswith(f"{last}: damaged checkpoint")
         assert start.notes[1] == f"continuing from {first}"
-        assert told.evaluations == expected.evaluations
+        assert course.evaluations == expected.evaluations
         torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
         assert last not in self.files(trial, home)
 
-    def test_none_left_means_zero(
+    def test_without_any_the_trial_starts_from_zero(
         self, resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
     ) -> None:
         _, end = whole(resuming, trial, undisturbed)
         resuming.attempts(trial, home, [7])
         for path in self.files(trial, home):
             path.write_bytes(b"")
-        (start,) = (told := resuming.attempts(trial, home, [None])).starts
+        (start,) = (course := resuming.attempts(trial, home, [None])).starts
         assert start.epoch == 0
         assert start.notes[-1] == "no undamaged checkpoint is left: starting from epoch 0"
-        assert list(told.losses) == [1, 2, 3]
+        assert list(course.losses) == [1, 2, 3]
         torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
 
 
-def test_the_single_checkpoint_of_an_earlier_version_goes_on(
+def test_a_checkpoint_of_an_old_home_is_resumed(
     resuming: ModuleType, trial: TrialRecord, home: Path, undisturbed: dict[str, Any]
 ) -> None:
     """It holds the event and the learner after a whole epoch, and nothing else."""
@@ -242,8 +242,9 @@ class TestRetention:
     def kept(
         self, resuming: ModuleType, write_spec: Write, home: Path, **checkpoints: Any
     ) -> list[tuple[int, int]]:
-        """Epoch and step of what is left of five epochs of four steps, of which 2 and 4 and 5 are
-        evaluated; whose AP is highest after epoch 2.
+        """Return epoch and step of the checkpoints left after five epochs of four steps.
+
+        Epochs 2, 4 and 5 are evaluated, and the AP is highest after epoch 2.
         """
         training = {"epochs": 5, "batch": 4}
         spec = write_spec(training=training, evaluation={"every": 2}, checkpoints=checkpoints)
@@ -254,12 +255,12 @@ class TestRetention:
 
     @pytest.fixture(autouse=True)
     def aps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Of epochs 2, 4 and 5: the second branch's would mislead."""
-        told = {2: 30.0, 4: 20.0, 5: 30.0}
+        """The APs of epochs 2, 4 and 5; those of the other branch don't count."""
+        values = {2: 30.0, 4: 20.0, 5: 30.0}
 
         def best(history: Any) -> int:
             changed = [
-                type(each)(**{**vars(each), "metrics": {"ap": told[each.epoch]}})
+                type(each)(**{**vars(each), "metrics": {"ap": values[each.epoch]}})
                 for each in history
             ]
             other = [
@@ -289,7 +290,7 @@ class TestRetention:
         home: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A clock that goes on one second at each look: after so many steps one is due."""
+        """The clock advances by one second at each look, so one is due after so many steps."""
         ticks = count()
         monkeypatch.setattr("gaplab.trial.run.time.monotonic", lambda: float(next(ticks)))
         found = self.kept(resuming, write_spec, home, last=99, best=False, minutes=2 / 60)
@@ -305,7 +306,7 @@ class TestRetention:
 def two_ranks(
     small: dict[str, Any], run_ranks: Ranks, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
-    """What `resuming.main` saved in each of two real processes of one gloo group."""
+    """What `resuming.main` has saved in each of two real processes of one gloo group."""
     folder = tmp_path_factory.mktemp("ranks")
     pair = small | {"training": small["training"] | {"epochs": 2}}
     (folder / "small.yaml").write_text(yaml.safe_dump(pair))
@@ -316,35 +317,35 @@ class TestTwoWorkers:
     def test_end_with_the_same_bits(self, two_ranks: tuple[Path, list[dict[str, Any]]]) -> None:
         _, (first, second) = two_ranks
         torch.testing.assert_close(
-            first["broken"]["state"], first["whole"]["state"], rtol=0, atol=0
+            first["stopped"]["state"], first["whole"]["state"], rtol=0, atol=0
         )
         for rank in (first, second):
-            assert rank["broken"]["losses"] == rank["whole"]["losses"]
-        assert first["broken"]["evaluations"] == first["whole"]["evaluations"]
+            assert rank["stopped"]["losses"] == rank["whole"]["losses"]
+        assert first["stopped"]["evaluations"] == first["whole"]["evaluations"]
         assert first["whole"]["evaluations"].keys() == {(1, "o2o"), (2, "o2o")}
-        assert second["whole"]["evaluations"] == {}, "rank 0 alone measures"
+        assert second["whole"]["evaluations"] == {}, "rank 0 alone evaluates"
 
-    def test_stop_together_though_only_one_hears_the_order(
+    def test_stop_together_though_only_one_gets_the_order(
         self, two_ranks: tuple[Path, list[dict[str, Any]]]
     ) -> None:
         _, ranks = two_ranks
         assert [rank["whole"]["stops"] for rank in ranks] == [[], []]
-        assert [stop.reason for stop in ranks[0]["broken"]["stops"]] == ["enough"] * 4
+        assert [stop.reason for stop in ranks[0]["stopped"]["stops"]] == ["enough"] * 4
         other = "another worker received an order to stop"
-        assert [stop.reason for stop in ranks[1]["broken"]["stops"]] == [other, "enough"] * 2
-        assert [rank["broken"]["epochs"] for rank in ranks] == [[0, 0, 0, 0, 1]] * 2
+        assert [stop.reason for stop in ranks[1]["stopped"]["stops"]] == [other, "enough"] * 2
+        assert [rank["stopped"]["epochs"] for rank in ranks] == [[0, 0, 0, 0, 1]] * 2
 
-    def test_broken_off_their_trial_goes_on_with_one_and_says_so(
+    def test_their_stopped_trial_is_resumed_by_one_with_a_note(
         self, resuming: ModuleType, two_ranks: tuple[Path, list[dict[str, Any]]]
     ) -> None:
         folder, ranks = two_ranks
         trial = resuming.only_trial(folder / "small.yaml")
         state = ranks[0]["left"]["state"]
         held = [rank["model"]["norm.running_mean"] for rank in state["middle"]["ranks"]]
-        assert not torch.equal(held[0], held[1]), "they saw different images"
-        told = resuming.attempts(trial, folder / "left", [None])
-        (start,) = told.starts
+        assert not torch.equal(held[0], held[1]), "they had different images"
+        course = resuming.attempts(trial, folder / "left", [None])
+        (start,) = course.starts
         assert len(start.notes) == 1
         assert "in the middle of an epoch with 1 instead of 2 workers" in start.notes[0]
-        assert list(told.losses) == [1, 2]
+        assert list(course.losses) == [1, 2]
         assert resuming.saved(trial, folder / "left")["learner"]["step"] == 8

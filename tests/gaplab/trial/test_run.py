@@ -1,4 +1,4 @@
-"""A trial in this process: what it says and remembers, and that a killed one goes on exactly."""
+"""A trial in this process: its events and checkpoints, and that a killed one resumes exactly."""
 
 import contextlib
 import errno
@@ -39,7 +39,7 @@ Write = Callable[..., Path]
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it."""
+    """Stands for SIGKILL: no handler catches it."""
 
 
 def only_trial(spec: Path) -> TrialRecord:
@@ -48,7 +48,7 @@ def only_trial(spec: Path) -> TrialRecord:
 
 
 def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[Event]:
-    """Events of one attempt, which dies right after emitting epoch `stop_after`."""
+    """Run one attempt, which dies just after it emits epoch `stop_after`; return its events."""
     events: list[Event] = []
 
     def emit(event: Event) -> None:
@@ -62,21 +62,21 @@ def run(trial: TrialRecord, home: Path, stop_after: int | None = None) -> list[E
 
 
 def evaluations(events: list[Event]) -> dict[tuple[int, str], EvaluationRecord]:
-    said = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
-    return {(e.epoch, e.branch): e for e in said}
+    found = [e for event in events if isinstance(event, EpochDone) for e in event.evaluations]
+    return {(e.epoch, e.branch): e for e in found}
 
 
-def placed(
-    said: dict[tuple[int, str], EvaluationRecord], home: Path
+def relative(
+    found: dict[tuple[int, str], EvaluationRecord], home: Path
 ) -> dict[tuple[int, str], EvaluationRecord]:
-    """The same with addresses below `home`."""
+    """Return evaluations with URIs relative to `home`."""
 
     def below(uri: str) -> str:
         return uri.removeprefix(str(home))
 
     return {
         key: replace(each, candidates=below(each.candidates), matches=below(each.matches))
-        for key, each in said.items()
+        for key, each in found.items()
     }
 
 
@@ -107,7 +107,7 @@ def test_events_of_an_undisturbed_trial(write_spec: Write, tmp_path: Path) -> No
     assert ended.end.cost == done[-1].cost
 
 
-def test_dual_is_evaluated_on_both_branches_and_keeps_the_first(
+def test_dual_is_evaluated_on_both_branches_and_the_first_is_primary(
     write_spec: Write, tmp_path: Path
 ) -> None:
     trial = only_trial(write_spec(assignment={"name": "dual"}, training={"epochs": 1, "batch": 4}))
@@ -125,14 +125,14 @@ def test_a_killed_trial_ends_with_the_same_bits(
     second = run(trial, tmp_path / "killed", stop_after=2)
     third = run(trial, tmp_path / "killed")
     assert [e.epoch for e in (second[0], third[0]) if isinstance(e, Started)] == [1, 2]
-    said = placed(evaluations(whole), tmp_path / "whole")
-    assert placed(evaluations(first + second + third), tmp_path / "killed") == said
-    again = placed(evaluations(third), tmp_path / "killed")
-    assert again == said, "a resumed attempt says everything again"
-    parts = [sorted((tmp_path / place).rglob("*.parquet")) for place in ("killed", "whole")]
+    expected = relative(evaluations(whole), tmp_path / "whole")
+    assert relative(evaluations(first + second + third), tmp_path / "killed") == expected
+    again = relative(evaluations(third), tmp_path / "killed")
+    assert again == expected, "a resumed attempt replays all evaluations"
+    parts = [sorted((tmp_path / folder).rglob("*.parquet")) for folder in ("killed", "whole")]
     assert len(parts[0]) == 2 * len(experiment_of(trial).assignment.branches())
     assert [p.read_bytes() for p in parts[0]] == [p.read_bytes() for p in parts[1]]
-    mine, theirs = (weights(trial, tmp_path / place) for place in ("killed", "whole"))
+    mine, theirs = (weights(trial, tmp_path / folder) for folder in ("killed", "whole"))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
@@ -160,7 +160,7 @@ def test_a_loss_that_explodes_names_step_and_parts(write_spec: Write, tmp_path: 
 
 
 def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEnd:
-    """How an attempt ends whose body raises `error`."""
+    """Return the end of an attempt whose body raises `error`."""
 
     def body(*_: object) -> None:
         if error is not None:
@@ -173,7 +173,7 @@ def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEn
     return ended.end
 
 
-def test_an_unexpected_error_keeps_its_traceback(write_spec: Write, tmp_path: Path) -> None:
+def test_the_traceback_of_an_unexpected_error_is_stored(write_spec: Write, tmp_path: Path) -> None:
     trial = only_trial(write_spec())
     end = end_of(trial, tmp_path, ZeroDivisionError("by zero"))
     path = tmp_path / "trials" / trial.id / "traceback.txt"
@@ -182,7 +182,7 @@ def test_an_unexpected_error_keeps_its_traceback(write_spec: Write, tmp_path: Pa
     assert "raise error" in path.read_text()
 
 
-def test_a_traceback_that_cannot_be_written_hides_no_reason(
+def test_a_traceback_that_cannot_be_written_does_not_hide_the_reason(
     write_spec: Write, tmp_path: Path
 ) -> None:
     (tmp_path / "trials").write_text("a file where a folder should be")
@@ -233,13 +233,13 @@ def test_faults(error: Exception, fault: str) -> None:
     assert fault_of(error) == fault
 
 
-def test_memory_that_really_runs_out(write_spec: Write, tmp_path: Path) -> None:
+def test_an_allocation_that_really_fails(write_spec: Write, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as raised:
         torch.empty(2**50, dtype=torch.uint8)
     assert end_of(only_trial(write_spec()), tmp_path, raised.value).fault == "memory"
 
 
-def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
+def test_an_order_is_not_a_failure(write_spec: Write, tmp_path: Path) -> None:
     cost = Cost(1.0, 2.0, 3.0, 4.0)
     error = Stopped(Stop(TrialState.CANCELLED, "cancelled by a user"), cost)
     end = end_of(only_trial(write_spec()), tmp_path, error)
@@ -249,7 +249,7 @@ def test_an_order_is_no_failure(write_spec: Write, tmp_path: Path) -> None:
     )
 
 
-def test_a_lost_process_is_no_unexpected_error(write_spec: Write, tmp_path: Path) -> None:
+def test_a_lost_process_is_not_an_unexpected_error(write_spec: Write, tmp_path: Path) -> None:
     end = end_of(only_trial(write_spec()), tmp_path, LostError("The actor died.\nexit code 137"))
     assert (end.state, end.fault) == ("failed", "lost")
     assert end.reason.endswith("exit code 137")
@@ -258,12 +258,12 @@ def test_a_lost_process_is_no_unexpected_error(write_spec: Write, tmp_path: Path
 @pytest.mark.parametrize(
     "error", [DataError(["a", "b"]), UserError("a", "b"), StorageError("a", "b")]
 )
-def test_errors_survive_the_way_between_processes(error: Any) -> None:
+def test_errors_can_be_pickled(error: Any) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is type(error)
     assert str(again) == str(error)
 
 
-def test_last_words_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
+def test_the_final_event_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint of trial \w+ there"):
         final_event(only_trial(write_spec()), Storage(str(tmp_path)))

@@ -1,11 +1,11 @@
-"""The board of orders and verdicts, asked by many at once. No cluster."""
+"""The order board with many concurrent questions. No cluster."""
 
 import asyncio
 from typing import Any
 
 import pytest
 
-from gaplab.launch.ray import orders as orders
+from gaplab.launch.ray import orders as module
 from gaplab.launch.ray.orders import OrderBoard
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
@@ -18,7 +18,7 @@ def run(scene: Any) -> Any:
     return asyncio.run(scene(OrderBoard()))
 
 
-def test_who_asks_waits_for_the_answer_and_the_first_one_stays() -> None:
+def test_questions_wait_for_their_answer_and_the_first_answer_stays() -> None:
     async def scene(board: OrderBoard) -> list[Any]:
         asking = [asyncio.create_task(board.ask(each)) for each in (ORDER, ORDER, VERDICT)]
         await asyncio.sleep(0)
@@ -30,7 +30,7 @@ def test_who_asks_waits_for_the_answer_and_the_first_one_stays() -> None:
     assert run(scene) == [(ORDER, STOP), (ORDER, STOP), (VERDICT, False), (ORDER, STOP)]
 
 
-def test_of_several_questions_the_first_answer_counts() -> None:
+def test_the_first_answer_to_one_of_several_questions() -> None:
     async def scene(board: OrderBoard) -> list[Any]:
         asking = [asyncio.create_task(board.ask(("order", n), NODE)) for n in (1, 2)]
         await asyncio.sleep(0)
@@ -42,12 +42,12 @@ def test_of_several_questions_the_first_answer_counts() -> None:
     assert run(scene) == [(("order", 2), OTHER), (NODE, STOP), (NODE, STOP)]
 
 
-def test_nothing_is_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orders, "TIMEOUT", 0.01)
+def test_a_question_without_an_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.01)
     assert run(lambda board: board.ask(ORDER, NODE)) == (None, None)
 
 
-def test_an_attempt_that_is_over_keeps_its_order_and_no_verdict() -> None:
+def test_an_attempt_that_has_ended_keeps_its_order_and_no_verdict() -> None:
     async def scene(board: OrderBoard) -> list[Any]:
         await board.put(ORDER, STOP)
         await board.put(VERDICT, True)
@@ -61,7 +61,7 @@ def test_an_attempt_that_is_over_keeps_its_order_and_no_verdict() -> None:
     assert run(scene) == [(late[0], None), (ORDER, STOP), (VERDICT, None), (late[1], None)]
 
 
-def test_an_attempt_that_is_over_without_an_order_waits_for_none() -> None:
+def test_an_attempt_that_has_ended_without_an_order_gets_none() -> None:
     async def scene(board: OrderBoard) -> list[Any]:
         asking = asyncio.create_task(board.ask(ORDER))
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Why a group of workers failed, of what became of each."""
+"""Which failure of a worker explains the failure of its group."""
 
 import pytest
 from ray.exceptions import ActorDiedError
@@ -22,7 +22,7 @@ WRONG, DIVERGED = DataError(["no such file"]), NonFiniteLossError("loss is not f
         ([MemoryError(), DEAD], MemoryError),
     ],
 )
-def test_what_says_what_is_wrong_goes_first(
+def test_a_known_fault_comes_first(
     failures: list[Exception], expected: Exception | type[Exception]
 ) -> None:
     found = find_cause(failures)
