@@ -4,15 +4,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import pytest
+
+from tests.sweeps.bench import TIMEOUT, Bench
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_sweep_is_run_and_its_results_are_read(tmp_path: Path, bench: Any) -> None:
+def test_a_sweep_is_run_and_its_results_are_read(tmp_path: Path, bench: Bench) -> None:
     """The examples of `leaderboard` and `compare` read what the example of `run_sweep` trained."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    environment = bench.environment() | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = bench.variables() | {"PYTHONPATH": os.pathsep.join(sys.path)}
     environment.pop("GAPLAB_LEDGER")
     names = ("gaplab.run_sweep", "gaplab.leaderboard", "gaplab.compare")
     done = subprocess.run(
