@@ -179,8 +179,8 @@ def test_damaged_checkpoints(
     newest = [max(folder.glob("*.pt")) for folder in folders]
     for file in newest:
         damage(file, dice, flip)
-    said = bench.gaplab("resume")
-    assert "damaged checkpoint" in said
+    output = bench.gaplab("resume")
+    assert "damaged checkpoint" in output
     check(bench, expected)
     kind = "with one bit flipped" if flip else "cut short"
     report(f"newest checkpoints {kind}", len(newest), bench, len(expected))
@@ -228,13 +228,13 @@ def test_a_hang_a_loss_that_is_nan_and_too_little_memory_affect_no_other_trial(
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "sitecustomize.py").write_text(FAULTY)
     bench.environment["PYTHONPATH"] = str(tmp_path / "faults")
-    said = bench.gaplab("run", spec, code=1)
+    output = bench.gaplab("run", spec, code=1)
     ends = {a.fault: a.reason for a in bench.attempts() if a.state == "failed"}
     assert set(ends) == {"input", "hang", "memory"}
     assert "loss is not finite" in ends["input"]
     assert "no step within 20 s" in ends["hang"]
     assert "stuck in faulty" in ends["hang"]
-    assert ends["hang"] in said
+    assert ends["hang"] in output
     assert bench.states() == {"succeeded": 2, "failed": 3}
     expected = (
         2 * 4 + 2 * 1
@@ -249,8 +249,8 @@ def test_mlflow_down_for_the_whole_sweep(
     expected = undisturbed(sweep)
     bench.home.mkdir()
     (bench.home / "mlflow.db").mkdir()  # no database can be there
-    said = bench.gaplab("run", sweep)
-    assert "gaplab mirror" in said
+    output = bench.gaplab("run", sweep)
+    assert "gaplab mirror" in output
     check(bench, expected)
     (bench.home / "mlflow.db").rmdir()
     bench.gaplab("mirror")

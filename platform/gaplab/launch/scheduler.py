@@ -1,6 +1,6 @@
 """The scheduler of a driver: decides what starts next, what must stop, and when a sweep ends.
 
-It knows nothing of Ray. Ray Tune asks it for trials and passes it the events of attempts, a
+It is independent of Ray: Ray Tune gets trials from it and passes it the events of attempts, a
 heartbeat passes it reports, and it sends orders to running attempts.
 """
 

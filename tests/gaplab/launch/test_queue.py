@@ -232,7 +232,7 @@ class TestCancelling:
         queue.cancel(ALL)
         assert (queue.demand, queue.waits_for, queue.finished) == (1, "", False)
         assert queue.claim() is None
-        bench.end(queue, running, end(TrialState.INTERRUPTED))  # it died before it was told
+        bench.end(queue, running, end(TrialState.INTERRUPTED))  # it died before the order came
         queue.cancel(ALL)
         bench.wait(1000.0)
         assert queue.claim() is None

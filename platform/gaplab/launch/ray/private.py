@@ -1,13 +1,13 @@
 """All private names of Ray that gaplab uses, in one place. Nothing else may reach into Ray.
 
 Ray may change these names in any release, so pyproject.toml pins Ray to one minor version, and
-`tests/gaplab/launch/ray/test_private.py` fails where an installed Ray lacks one of them:
+`tests/gaplab/launch/ray/test_private.py` fails where an installed Ray lacks one of them. A function
+below raises AttributeError then. The names, and what gaplab could not do without them:
 
 - `ray._private.worker.print_to_stdstream` prints messages about workers that died to standard
-  output, whatever the logging settings, where `--json` prints its lines. Without the name the
-  messages would be printed.
+  output, whatever the logging settings. Without it they would stand among the lines of `--json`.
 - `ray._private.state.state.get_draining_nodes` returns the nodes that are about to be taken away;
-  the public `ray.nodes()` doesn't tell. Without it trials would run on such a node until it is gone
+  the public `ray.nodes()` doesn't. Without it trials would run on such a node until it is lost
   and then be retried.
 - `ray._raylet.Config.initialize` and `ray._raylet.AuthenticationTokenLoader` read the settings of
   authentication again; Ray reads them once, when it is imported. Without them a process that has

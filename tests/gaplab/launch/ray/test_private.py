@@ -1,6 +1,7 @@
 """The installed Ray has every private name that gaplab uses."""
 
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ def test_names_that_are_read() -> None:
     assert callable(ray._raylet.AuthenticationTokenLoader.instance().reset_cache)
     assert private.HEAD_RESOURCE == HEAD_NODE_RESOURCE_NAME
     assert {dashboard_sdk.logger.name, packaging.default_logger.name} == set(private.UPLOAD_LOGGERS)
+
+
+def test_no_other_module_reaches_into_ray() -> None:
+    package = Path(private.__file__).parents[2]
+    private_name = re.compile(r"\bray\.(\w+\.)*_[a-z]|from ray\.(\w+\.)*_")
+    found = {p.name for p in package.rglob("*.py") if private_name.search(p.read_text())}
+    assert found == {"private.py"}
 
 
 def test_the_argument_for_loopback() -> None:
