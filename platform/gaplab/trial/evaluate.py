@@ -26,7 +26,7 @@ from gaplab.storage.candidates import Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
 
-KEPT = 1000
+CANDIDATES_PER_LEVEL = 1000
 """Candidates stored per feature level: as many as any preset's protocol uses."""
 
 
@@ -128,7 +128,7 @@ class Evaluator:
             Halted, NonFinitePredictionsError: see `predict`.
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
-        topk = max(topk, KEPT) if self._stores(epoch) else topk
+        topk = max(topk, CANDIDATES_PER_LEVEL) if self._stores(epoch) else topk
         request = CandidateRequest(self.branches, topk)
         shares = predict(model, self._data, request, self._world, halt)
         uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
