@@ -356,15 +356,17 @@ def test_the_ceiling_clips_objects_to_the_image() -> None:
 
 @examples(50)
 @given(truths, st.sampled_from([0.3, 0.5, 0.75]), st.integers(1, 8), st.booleans())
+@example([(2, (0, 2, 6, 8), 0, False)], 0.3, 2, False)  # an IoU of exactly 0.3
 def test_ceiling_is_the_recall_of_what_greedy_suppression_keeps(
     objects: list[Object], nms_iou: float, max_dets: int, wise: bool
 ) -> None:
     objects = sorted([*objects, (2, (1, 1, 5, 5), 0, False)], key=lambda row: row[0])
+    threshold = Fraction(str(nms_iou))
     kept: list[Row] = []
     for image, box, label, region in objects:
         rivals = [row for row in kept if row[0] == image]
         free = all(
-            iou(clipped(box), row[1]) <= nms_iou or (wise and row[3] != label) for row in rivals
+            iou(clipped(box), row[1]) <= threshold or (wise and row[3] != label) for row in rivals
         )
         if free and not region and len(rivals) < max_dets:
             kept.append((image, clipped(box), 1.0, label))
