@@ -39,8 +39,18 @@ def uninterrupted(setup: str) -> tuple[Learner, dict[str, float]]:
     return learner, train_epoch(learner, BATCHES, mini.progress(0))
 
 
-@pytest.mark.parametrize("at", [1, 2, 4])
-def test_continues_exactly(setup: str, at: int) -> None:
+def test_every_setup_continues_exactly(setup: str) -> None:
+    check_continues(setup, 2)
+
+
+@pytest.mark.parametrize("at", [1, 3, 4])
+@pytest.mark.parametrize("name", ["o2f", "dual with both", "cascade"])
+def test_continues_exactly_after_any_batch(name: str, at: int) -> None:
+    check_continues(name, at)
+
+
+def check_continues(setup: str, at: int) -> None:
+    """Interrupt an epoch after `at` of its four batches, and continue it from its saved state."""
     first, second = (mini.set_up(setup, mini.BRISK) for _ in range(2))
     straight, expected = uninterrupted(setup)
     with pytest.raises(StoppedError):
