@@ -50,9 +50,9 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
     """
     options, branches, row, suffix = CASES[name]
     found = model_cost(options, CLASSES, branches, SIZE)
-    wanted = published[row]
-    assert round(found.trainable / 1e6, 1) == wanted[f"params{suffix}_m"]
-    gflops = 338 if name == "DATE-R, separate towers" else wanted[f"gflops{suffix}"]
+    figures = published[row]
+    assert round(found.trainable / 1e6, 1) == figures[f"params{suffix}_m"]
+    gflops = 338 if name == "DATE-R, separate towers" else figures[f"gflops{suffix}"]
     assert 0.99 * gflops <= found.multiply_adds / 1e9 <= gflops
 
 

@@ -46,9 +46,9 @@ def images(draw: st.DrawFn) -> tuple[list[int], int]:
 def test_of_a_batch_is_the_sum_over_its_images(batch: list[tuple[list[int], int]]) -> None:
     pairs = [hand_made(*image) for image in batch]
     found = count_positives([a for a, _ in pairs], [t for _, t in pairs]).tolist()
-    taught = [set(objects) - {-1} for objects, _ in batch]
+    with_positives = [set(objects) - {-1} for objects, _ in batch]
     assert found == [
         sum(g >= 0 for objects, _ in batch for g in objects),
-        sum(count for _, count in batch) - sum(map(len, taught)),
+        sum(count for _, count in batch) - sum(map(len, with_positives)),
         sum(count for _, count in batch),
     ]

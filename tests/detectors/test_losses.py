@@ -67,8 +67,8 @@ def test_focal_without_focus_is_weighted_cross_entropy() -> None:
 @pytest.mark.parametrize("target", [0.0, 1.0])
 def test_focal_gradient_equals_finite_differences(gamma: float, target: float) -> None:
     logits = torch.linspace(-9, 9, 13, dtype=torch.float64, requires_grad=True)
-    wanted = torch.full_like(logits, target)
-    assert torch.autograd.gradcheck(lambda x: sigmoid_focal(x, wanted, 0.25, gamma), (logits,))
+    reference = torch.full_like(logits, target)
+    assert torch.autograd.gradcheck(lambda x: sigmoid_focal(x, reference, 0.25, gamma), (logits,))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -156,8 +156,8 @@ class TestCenterness:
 
 def test_l1_counts_centre_and_sides_in_shares_of_the_image_by_hand() -> None:
     """100 x 50 pixels: centres differ by (10, 5), sides by (20, 10)."""
-    found, wanted = torch.tensor([[[10.0, 10.0, 30.0, 20.0]], [[10.0, 10.0, 50.0, 30.0]]])
-    found = l1_of_image(found, wanted, torch.tensor([[100.0, 50.0]]), "center_sides")
+    found, reference = torch.tensor([[[10.0, 10.0, 30.0, 20.0]], [[10.0, 10.0, 50.0, 30.0]]])
+    found = l1_of_image(found, reference, torch.tensor([[100.0, 50.0]]), "center_sides")
     assert found.tolist() == pytest.approx([10 / 100 + 5 / 50 + 20 / 100 + 10 / 50])
     assert l1_of_image(
         torch.zeros(0, 4), torch.zeros(0, 4), torch.zeros(0, 2), "corners"

@@ -66,9 +66,9 @@ def test_equals_its_blocks_one_by_one() -> None:
 
     merged = block(0, coarse)[:, :, :5, :3] + lateral(0, middle)
     merged = block(1, merged)[:, :, :9, :6] + lateral(1, fine)
-    wanted = F.conv2d(merged, weights["output.weight"], weights["output.bias"], padding=1)
+    reference = F.conv2d(merged, weights["output.weight"], weights["output.bias"], padding=1)
     (found,) = neck([fine, middle, coarse])
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-4)
 
 
 def transposed(x: Tensor, kernel: Tensor) -> Tensor:

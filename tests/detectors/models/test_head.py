@@ -64,8 +64,8 @@ def test_equals_towers_and_predictor_one_by_one(groups: int, shared: bool) -> No
                     y = built.get_submodule(f"{prefix}.{tower}.{i}.0")(y).relu()
                 pair.append(y)
             maps.append((pair[0], pair[1]))
-        wanted = built.predictors[branch](maps, built.scales, POINTS)
-        assert same(found, wanted)
+        reference = built.predictors[branch](maps, built.scales, POINTS)
+        assert same(found, reference)
     norms = [m for m in built.modules() if isinstance(m, nn.GroupNorm)]
     assert len(norms) == (0 if not groups else 4 if shared else 8)
 

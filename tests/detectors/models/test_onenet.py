@@ -67,15 +67,15 @@ def test_training_returns_a_prediction_of_every_head(heads: int, neck: str) -> N
 @pytest.mark.parametrize("infer_head", [1, 2, 3])
 def test_eval_returns_the_inference_head_and_later_ones_cost_nothing(infer_head: int) -> None:
     detector = build(heads=3, infer_head=infer_head, box="pixels")
-    wanted = stages(detector.train())[infer_head - 1]
+    reference = stages(detector.train())[infer_head - 1]
     ran: list[int] = []
     for j in range(3):
         detector.head.get_submodule(f"stages.{j}").register_forward_hook(
             lambda *_, j=j: ran.append(j)
         )
     (found,) = stages(detector.eval())
-    assert torch.equal(found.logits, wanted.logits)
-    assert torch.equal(found.boxes, wanted.boxes)
+    assert torch.equal(found.logits, reference.logits)
+    assert torch.equal(found.boxes, reference.boxes)
     assert ran == list(range(infer_head))
     (found.logits.sum() + found.boxes.sum()).backward()  # type: ignore[no-untyped-call]
     for j in range(3):

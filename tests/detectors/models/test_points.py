@@ -71,9 +71,9 @@ def test_anchor_shapes_have_the_area_of_their_scale_and_the_ratio_of_their_sides
     scales: list[float], ratios: list[float]
 ) -> None:
     found = anchor_shapes(scales, ratios)
-    wanted = [(scale, ratio) for ratio in ratios for scale in scales]
-    assert len(found) == len(wanted)
-    for (width, height), (scale, ratio) in zip(found, wanted, strict=True):
+    pairs = [(scale, ratio) for ratio in ratios for scale in scales]
+    assert len(found) == len(pairs)
+    for (width, height), (scale, ratio) in zip(found, pairs, strict=True):
         assert width * height == pytest.approx(scale**2)
         assert height / width == pytest.approx(ratio)
 

@@ -57,8 +57,8 @@ def test_anchors_of_a_cell_are_in_the_order_of_their_channels() -> None:
         shift = torch.full((1, 4), n % 9 / 10)
         torch.testing.assert_close(found.boxes[0, n], DECODERS["deltas"](shift, only(points, n))[0])
         width, height = (points.anchors[n, 2:] - points.anchors[n, :2]).tolist()
-        wanted = torch.tensor(NINE[n % 9]) * points.stride[n]
-        assert (width, height) == pytest.approx(tuple(wanted.tolist()))
+        reference = torch.tensor(NINE[n % 9]) * points.stride[n]
+        assert (width, height) == pytest.approx(tuple(reference.tolist()))
 
 
 @pytest.mark.parametrize("code", DECODERS)
@@ -74,8 +74,8 @@ def test_equals_the_convolutions_cell_by_cell(code: BoxCode) -> None:
         for y in range(SIZES[level][0]):
             for x in range(SIZES[level][1]):
                 torch.testing.assert_close(found.logits[:, n], scores[:, :, y, x])
-                wanted = DECODERS[code](raw[:, None, :, y, x], only(points, n))[:, 0]
-                torch.testing.assert_close(found.boxes[:, n], wanted)
+                reference = DECODERS[code](raw[:, None, :, y, x], only(points, n))[:, 0]
+                torch.testing.assert_close(found.boxes[:, n], reference)
                 n += 1
     assert n == found.logits.shape[1] == len(points)
 
@@ -132,10 +132,10 @@ def test_centerness_is_a_convolution_of_its_tower(source: str, anchors: tuple[Sh
     found = predictions(module)
     assert module.centerness is not None
     assert found.centerness is not None
-    wanted = [
+    reference = [
         module.centerness(pair[source == "box"]).permute(0, 2, 3, 1).flatten(1) for pair in towers()
     ]
-    torch.testing.assert_close(found.centerness, torch.cat(wanted, 1))
+    torch.testing.assert_close(found.centerness, torch.cat(reference, 1))
     assert found.centerness.shape == found.logits.shape[:2]
     assert found.without_gate().centerness is None
 

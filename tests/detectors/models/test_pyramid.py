@@ -68,8 +68,8 @@ def test_equals_its_sums_one_by_one(source: Literal["p5", "c5"]) -> None:
     p3 = output[2](m3)
     p4 = extra[0](p3 if source == "p5" else coarse)
     expected = [output[0](m1), output[1](m2), p3, p4, extra[1](F.relu(p4))]
-    for found, wanted in zip(pyramid([fine, middle, coarse]), expected, strict=True):
-        torch.testing.assert_close(found, wanted)
+    for found, reference in zip(pyramid([fine, middle, coarse]), expected, strict=True):
+        torch.testing.assert_close(found, reference)
 
 
 def test_a_level_depends_on_coarser_maps_and_not_on_finer_ones() -> None:

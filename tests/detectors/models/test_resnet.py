@@ -128,11 +128,13 @@ def test_names_and_shapes_are_torchvisions() -> None:
         assert grouped[key].shape == shape
 
 
-@pytest.mark.parametrize(("place", "strided_conv"), [("3x3", "conv2"), ("1x1", "conv1")])
-def test_the_stride_of_a_bottleneck_is_in_one_convolution(place: Any, strided_conv: str) -> None:
+@pytest.mark.parametrize(("stride_in", "strided_conv"), [("3x3", "conv2"), ("1x1", "conv1")])
+def test_the_stride_of_a_bottleneck_is_in_one_convolution(
+    stride_in: Any, strided_conv: str
+) -> None:
     strided = {
         name
-        for name, module in fresh(50, stride_in=place).named_modules()
+        for name, module in fresh(50, stride_in=stride_in).named_modules()
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
     }
     layers = (2, 3, 4)
@@ -195,8 +197,8 @@ def test_maps_are_those_of_the_formula(
     assert [m.shape[-2:] for m in maps] == [(17, 25), (9, 13), (5, 7), (3, 4)][skipped:]
     assert built.strides == (4, 8, 16, 32)[skipped:]
     assert built.channels == tuple(m.shape[1] for m in expected)
-    for found, wanted in zip(maps, expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    for found, reference in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found, reference, rtol=1e-4, atol=1e-4)
 
 
 def test_pixels_are_normalised_as_torchvisions_weights_expect() -> None:

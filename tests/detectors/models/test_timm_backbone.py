@@ -262,8 +262,8 @@ def test_swin_equals_timms_own_of_that_size(timm: Any, swin: TimmBackbone) -> No
     with torch.no_grad():
         found, expected = swin(images), fixed(images)[1:]
     for a, b in zip(found, expected, strict=True):
-        wanted = F.layer_norm(b, b.shape[-1:]).permute(0, 3, 1, 2)
-        torch.testing.assert_close(a, wanted, rtol=1e-3, atol=1e-4)
+        reference = F.layer_norm(b, b.shape[-1:]).permute(0, 3, 1, 2)
+        torch.testing.assert_close(a, reference, rtol=1e-3, atol=1e-4)
 
 
 def test_gradients_reach_every_part_of_swin(swin: TimmBackbone) -> None:
