@@ -37,6 +37,11 @@ class TrialRecord:
     results_version: int
     """`detectors.RESULTS_VERSION` when the id was computed."""
 
+    @property
+    def protocol(self) -> str:
+        """The key of the trial's own protocol: the one it is evaluated under while it trains."""
+        return str(self.config["evaluation"]["protocol"]["preset"])
+
 
 @dataclass(frozen=True)
 class SweepRecord:

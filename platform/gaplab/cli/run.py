@@ -26,6 +26,7 @@ from gaplab.formatting import plural
 from gaplab.launch.rerun import match_trials, rerun
 from gaplab.ledger import Ledger
 from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
+from gaplab.ledger.views import RowFilter
 from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.results.leaderboard import leaderboard
@@ -164,11 +165,14 @@ class SweepRun:
         return FAILED if failed else 0
 
     def _print_results(self, ledger: Ledger) -> None:
-        rows = leaderboard(ledger, sweep=self.sweep.id)
-        self.console.print(leaderboard_table(rows), soft_wrap=False)
-        best = rows[0].trial if rows else "TRIAL"
+        protocols = _own_protocols(ledger, self.sweep.id)
+        tables = [leaderboard(ledger, sweep=self.sweep.id, protocol=each) for each in protocols]
+        for rows in tables or [[]]:
+            self.console.print(leaderboard_table(rows), soft_wrap=False)
+        best = tables[0][0].trial if tables else "TRIAL"
+        other = f" --protocol {protocols[0]}" if protocols[:1] not in ([], ["default"]) else ""
         commands = {
-            self._command("compare", "--by assignment"): "means and spread per assignment",
+            self._command("compare", f"--by assignment{other}"): "means and spread per assignment",
             self._command("show", best): "details of one trial",
             self._command("ui", ""): "the same runs in MLflow",
         }
@@ -187,3 +191,9 @@ class SweepRun:
     def _command(self, name: str, rest: str | None = None) -> str:
         """Return a command line for this home folder, by default about this sweep."""
         return self.home.command(name, self.sweep.id if rest is None else rest)
+
+
+def _own_protocols(ledger: Ledger, sweep: str) -> list[str]:
+    """Return the own protocols of a sweep's trials under which one of its trials was measured."""
+    measured = {each.protocol for each in ledger.coverage(RowFilter(sweep=sweep))}
+    return [p for p in dict.fromkeys(t.protocol for t in ledger.trials(sweep)) if p in measured]

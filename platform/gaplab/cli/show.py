@@ -268,7 +268,7 @@ def _group(attempts: Sequence[AttemptView], key: Callable[[AttemptView], str]) -
 
 def _last(found: TrialDetails) -> EvaluationView:
     """Return the last evaluation, if possible of the primary branch and the trial's protocol."""
-    own = found.trial.config["evaluation"]["protocol"]["preset"]
+    own = found.trial.protocol
     return max(found.evaluations, key=lambda e: (e.primary, e.protocol == own, e.epoch))
 
 

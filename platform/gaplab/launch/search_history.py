@@ -60,7 +60,7 @@ class Outcome:
 def trial_results(ledger: Ledger, sweep: str) -> list[TrialResult]:
     """Return the trials of a sweep in its order; none if the ledger has no such sweep."""
     trials = ledger.trials(sweep)
-    protocols = {trial.config["evaluation"]["protocol"]["preset"] for trial in trials}
+    protocols = {trial.protocol for trial in trials}
     rows = {
         (row.trial, row.protocol): row
         for protocol in sorted(protocols)
@@ -68,7 +68,7 @@ def trial_results(ledger: Ledger, sweep: str) -> list[TrialResult]:
     }
     found = list[TrialResult]()
     for trial in trials:
-        row = rows.get((trial.id, trial.config["evaluation"]["protocol"]["preset"]))
+        row = rows.get((trial.id, trial.protocol))
         if row is None:
             found.append(TrialResult(trial.record(), trial.state))
         else:

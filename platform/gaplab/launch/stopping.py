@@ -138,14 +138,10 @@ class Judge:
         """
         if epoch >= trial.epochs:
             return ""
-        like = (trial.dataset, _protocol(trial))
-        ids = {trial.id, *(each.id for each in peers if (each.dataset, _protocol(each)) == like)}
+        like = (trial.dataset, trial.protocol)
+        ids = {trial.id, *(each.id for each in peers if (each.dataset, each.protocol) == like)}
         history = {each: self._curves.get(_key(each, like[1]), {}) for each in ids}
         return stop_reason(self._rule, history, trial.id, epoch)
-
-
-def _protocol(trial: TrialRecord) -> str:
-    return str(trial.config["evaluation"]["protocol"]["preset"])
 
 
 def _key(trial: str, protocol: str) -> str:

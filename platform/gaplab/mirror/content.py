@@ -112,7 +112,7 @@ def trial_content(
         attempts: its attempts, first to last; at least one.
         evaluations: its evaluations, sorted by epoch.
     """
-    own = trial.config["evaluation"]["protocol"]["preset"]
+    own = trial.protocol
     files = {"trial.yaml": dump_yaml(trial.config)}
     if table := [each for each in evaluations if each.primary and each.protocol == own]:
         files[_TABLE] = _per_class(table[-1])

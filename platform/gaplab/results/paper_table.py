@@ -190,7 +190,7 @@ def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:
 def _line_of(row: str, settings: Mapping[str, Any], trials: tuple[TrialRecord, ...]) -> Line:
     """Return a line without results."""
     reading = Reading.of(settings)
-    own = dict.fromkeys(trial.config["evaluation"]["protocol"]["preset"] for trial in trials)
+    own = dict.fromkeys(trial.protocol for trial in trials)
     protocols = (reading.protocol.preset,) if reading.protocol else tuple(own)
     return Line(row, reading, protocols, trials)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.ledger import Ledger
 from gaplab.records import Claim, SweepRecord
 from gaplab.states import TrialState
@@ -15,6 +16,7 @@ from gaplab.storage.home import Home
 from gaplab.trial.control import Stop
 from tests.builders import MACHINE, attempt_end, evaluation_record
 
+ONENET: dict[str, Any] = {"evaluation": {"protocol": "onenet"}}
 Gaplab = Callable[..., str]
 Write = Callable[..., Path]
 Sweeps = list[SweepRecord]
@@ -39,7 +41,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweeps]:
     """
     monkeypatch.setattr("gaplab.cli.run.MirrorThread", NoMirror)
 
-    def replace(state: TrialState = TrialState.SUCCEEDED, stop: Stop | None = None) -> Sweeps:
+    def replace(
+        state: TrialState = TrialState.SUCCEEDED, stop: Stop | None = None, measure: bool = True
+    ) -> Sweeps:
         trained: Sweeps = []
 
         def run_sweep(_: Home, ledger: Ledger, sweep: SweepRecord, *__: Any) -> Stop | None:
@@ -47,7 +51,9 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Sweeps]:
             ledger.add_sweep(sweep)
             for trial in () if stop else ledger.unfinished(sweep):
                 attempt = ledger.start_attempt(Claim(trial.id, sweep.id, machine=MACHINE))
-                ledger.record(evaluation_record(trial.id, trial.epochs), attempt)
+                record = evaluation_record(trial.id, trial.epochs, protocol=trial.protocol)
+                if measure:
+                    ledger.record(record, attempt)
                 ledger.end_attempt(attempt, attempt_end(state, "loss is not finite"))
             return stop
 
@@ -69,6 +75,33 @@ def test_a_sweep_is_trained_once(
     for again in (gaplab("run", spec), gaplab("resume")):
         assert ": 2 trials, 2 already done, nothing to train\n" in again
     assert len(trained) == 1
+
+
+@pytest.mark.parametrize("protocols", [[name] for name in PROTOCOLS] + [["onenet", "defcn"]])
+def test_results_are_those_of_the_sweep_s_own_protocols(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], protocols: list[str]
+) -> None:
+    train()
+    shown = gaplab("run", write_spec(grid={"evaluation.protocol": protocols}))
+    tables = [name for name in PROTOCOLS if f"protocol {name}" in shown]
+    assert sorted(tables) == sorted(protocols)
+    assert shown.count(" poto ") == len(protocols)
+    other = "" if protocols == ["default"] else f" --protocol {protocols[0]}"
+    assert f"gaplab compare --by assignment{other} " in shown
+
+
+def test_a_sweep_without_evaluations_has_an_empty_table(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    train(TrialState.CANCELLED, measure=False)
+    assert "nothing yet" in gaplab("run", write_spec(**ONENET))
+
+
+def test_failures_are_shown_under_any_protocol(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    train(TrialState.FAILED, measure=False)
+    assert gaplab("run", write_spec(**ONENET), code=1) == "", "no error about a protocol"
 
 
 def test_one_trial_is_written_in_the_singular(
