@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Gt, Len
+from annotated_types import Ge, Gt, Len, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from detectors.data import problems as kinds
@@ -18,6 +18,8 @@ from detectors.data.problems import Kind, Problems
 TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
 
 Size = Annotated[int, Gt(0)]
+ImageId = Annotated[int, Ge(-(2**63)), Lt(2**63)]
+"""Ids are stored in files and tables as integers of 64 bits."""
 
 
 class _Strict(BaseModel):
@@ -25,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class _Image(_Strict):
-    id: int
+    id: ImageId
     file_name: Annotated[str, Len(1)]
     width: Size
     height: Size

@@ -52,7 +52,7 @@ def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
 def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matches:
     """Match detections as COCO does, for all object sizes together."""
     evaluator = _evaluated(_ground_truth(truth), detections, truth, [max_dets], ["all"])
-    index_of = {image_id: i for i, image_id in enumerate(truth.image_ids)}
+    index_of = np.argsort(_positions(truth))
     with _no_collection():
         found = [each for each in evaluator.eval_imgs if each and each["dtScores"]]
     found.sort(key=lambda each: (each["category_id"], each["image_id"]))
@@ -120,11 +120,12 @@ def _ground_truth(truth: GroundTruth) -> Any:
             f"no object in {len(truth)} images of ground truth: AP is undefined; "
             "evaluate on a split with objects"
         )
-    sizes = zip(truth.image_ids, truth.sizes, strict=True)
+    positions = _positions(truth)
+    sizes = zip(positions.tolist(), truth.sizes, strict=True)
     return COCO.from_arrays(
-        [{"id": image_id, "width": width, "height": height} for image_id, (width, height) in sizes],
+        [{"id": position, "width": width, "height": height} for position, (width, height) in sizes],
         [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
-        _ids(truth.image, truth),
+        positions[truth.image.numpy()],
         truth.labels.numpy(),
         _xywh(truth.boxes),
         area=truth.area.double().numpy(),
@@ -133,9 +134,9 @@ def _ground_truth(truth: GroundTruth) -> Any:
 
 
 def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
-    """Return hotcoco's rows [M, 7]: image id, x, y, width, height, score, category id."""
+    """Return hotcoco's rows [M, 7]: image, x, y, width, height, score, category id."""
     columns = [
-        _ids(detections.image, truth),
+        _positions(truth)[detections.image.numpy()],
         _xywh(detections.boxes),
         detections.scores.double().numpy(),
         detections.labels.numpy(),
@@ -143,9 +144,14 @@ def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
     return np.column_stack(columns)
 
 
-def _ids(image: Tensor, truth: GroundTruth) -> NDArray[np.int64]:
-    ids: NDArray[np.int64] = np.array(truth.image_ids, dtype=np.int64)[image.numpy()]
-    return ids
+def _positions(truth: GroundTruth) -> NDArray[np.int64]:
+    """Return the position [I] of each image among all, sorted by id.
+
+    hotcoco gets positions as ids: its rows are floats, in which ids above 2^53 would be rounded,
+    and it takes no negative ones. Sorted, because it processes images in the order of ids.
+    """
+    ids = np.array(truth.image_ids, dtype=np.int64)
+    return np.argsort(np.argsort(ids, kind="stable"), kind="stable")
 
 
 def _xywh(boxes: Tensor) -> Floats:

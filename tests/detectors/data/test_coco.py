@@ -403,6 +403,26 @@ def test_an_image_entry_that_is_not_coco(tmp_path: Path) -> None:
     assert "(images[0].width: Field required)" in problems[0]
 
 
+@pytest.mark.parametrize("image_id", [2**63, -(2**63) - 1, 10**30])
+def test_an_image_id_of_more_than_64_bits_is_refused(tmp_path: Path, image_id: int) -> None:
+    content = document()
+    content["images"][0]["id"] = image_id
+    problems = refused(coco(write(tmp_path, train=content)))
+    assert "(images[0].id: Input should be " in problems[0]
+
+
+@pytest.mark.parametrize("image_id", [2**63 - 1, -(2**63), 0])
+def test_any_image_id_of_64_bits_is_accepted(tmp_path: Path, image_id: int) -> None:
+    content = document()
+    before = content["images"][0]["id"]
+    content["images"][0]["id"] = image_id
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == before:
+            annotation["image_id"] = image_id
+    data = coco(write(tmp_path, train=content)).load("train")
+    assert image_id in [each.image_id for each in data.truth()]
+
+
 def test_an_image_id_used_twice(tmp_path: Path) -> None:
     content = document()
     repeated(tmp_path, content)

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,28 @@ def test_random_data_sets_equal_pycocotools(max_dets: int) -> None:
         aps.append(known(metrics.values["ap"]))
     assert min(aps) >= 0
     assert 0.1 < np.mean(aps) < 0.9
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        range(1, 9),
+        range(2**53, 2**53 + 8),
+        range(2**62 + 1, 2**62 + 9),
+        sorted(hash((7, n)) >> 1 for n in range(8)),
+        range(-8, 0),
+        [-(2**63), -(2**62), -1, 0, 1, 2**53 + 1, 2**62, 2**63 - 1],
+    ],
+    ids=["usual", "above 2^53", "above 2^62", "hashes", "negative", "the whole range"],
+)
+def test_image_ids_do_not_change_the_metrics(ids: Sequence[int]) -> None:
+    """Ids of 64 bits are no floats, and may be negative."""
+    found, truth = cases.random_case(3)
+    positions = replace(truth, image_ids=tuple(range(len(truth))))
+    renamed = replace(truth, image_ids=tuple(ids))
+    assert coco_metrics([found], renamed, 100) == coco_metrics([found], positions, 100)
+    for name, column in vars(coco_matches(found, positions, 100)).items():
+        np.testing.assert_array_equal(getattr(coco_matches(found, renamed, 100), name), column)
 
 
 @pytest.mark.parametrize("max_dets", [1, 5, 20, 100, 300])
