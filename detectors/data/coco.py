@@ -72,7 +72,7 @@ def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     problems = index.problems.merged(found).merged(_other_sizes(index, sizes))
     notes = check_split(options, str(paths.annotations), usable, problems, lost)
     classes = tuple(name for _, name in index.categories)
-    return PhotoDataset(options, paths.images, classes, usable, notes)
+    return PhotoDataset(options, paths.images, classes, usable, (*index.notes, *notes))
 
 
 @lru_cache(maxsize=8)

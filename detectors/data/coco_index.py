@@ -46,6 +46,7 @@ class _Category(_Strict):
     id: int
     name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
     """Without control characters, because it is printed and used in names of metrics."""
+    supercategory: Any = None
 
 
 class _Document(_Strict):
@@ -64,6 +65,8 @@ class Index:
     """Images, sorted by id, with their valid annotations."""
     problems: Problems
     """Problems of the other images and annotations."""
+    notes: tuple[str, ...] = ()
+    """What else was left out, one line each."""
 
 
 def read_index(path: Path) -> Index:
@@ -71,7 +74,9 @@ def read_index(path: Path) -> Index:
     document = _read(path)
     problems = Problems()
     images = _images(document.images, problems)
-    categories = tuple(sorted((c.id, c.name) for c in document.categories))
+    groups = _unused_groups(document)
+    categories = tuple(sorted((c.id, c.name) for c in document.categories if c not in groups))
+    _check_names(path, categories)
     labels = {id_: label for label, (id_, _) in enumerate(categories)}
     boxes: defaultdict[int, list[Box]] = defaultdict(list)
     for annotation in _valid(_Annotation, document.annotations, "annotations", problems):
@@ -82,7 +87,11 @@ def read_index(path: Path) -> Index:
         entry(image.file_name, id_, (image.width, image.height), boxes[id_])
         for id_, image in sorted(images.items())
     )
-    return Index(categories, entries, problems)
+    notes = tuple(
+        f"{path}: left out category {c.id} ({c.name}): it only groups others, one of the same name"
+        for c in groups
+    )
+    return Index(categories, entries, problems, notes)
 
 
 def _read(path: Path) -> _Document:
@@ -97,6 +106,28 @@ def _read(path: Path) -> _Document:
     if len(set(ids)) < len(ids):
         raise DataError([f"{path}: category ids repeat: {ids}; give every category its own id"])
     return document
+
+
+def _unused_groups(document: _Document) -> list[_Category]:
+    """Return the categories that only group others: without annotations, and a supercategory.
+
+    Only those that share their name with another category, as some tools export it.
+    """
+    names = [category.name for category in document.categories]
+    groups = [category.supercategory for category in document.categories]
+    found = [c for c in document.categories if names.count(c.name) > 1 and c.name in groups]
+    if not found:
+        return []
+    used = [each.get("category_id") for each in document.annotations if isinstance(each, dict)]
+    return [category for category in found if category.id not in used]
+
+
+def _check_names(path: Path, categories: Sequence[tuple[int, str]]) -> None:
+    """Raise DataError where two categories have one name: results are stored by name."""
+    names = [name for _, name in categories]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        ids = ", ".join(f"{id_} ({name})" for id_, name in categories if name in repeated)
+        raise DataError([f"{path}: category names repeat: {ids}; give every category its own name"])
 
 
 Model = TypeVar("Model", bound=BaseModel)

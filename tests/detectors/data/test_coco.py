@@ -285,6 +285,30 @@ def test_category_ids_that_repeat_are_refused(tmp_path: Path) -> None:
     assert "category ids repeat" in problem
 
 
+def test_category_names_that_repeat_are_refused(tmp_path: Path) -> None:
+    content = document()
+    content["categories"].append({"id": 2, "name": "cat"})
+    for supercategory in ("cat", "none", None):  # as a group it would have no annotations
+        content["categories"][1]["supercategory"] = supercategory
+        content["annotations"].append(content["annotations"][1] | {"id": 14, "category_id": 2})
+        root = write(tmp_path / str(supercategory), train=content, val=content)
+        problem = refused(coco(root, on_bad="skip"))[0]
+        assert "category names repeat: 2 (cat), 4 (cat); give every" in problem
+
+
+@pytest.mark.parametrize("group", [0, 20])
+def test_a_category_that_only_groups_others_is_left_out(tmp_path: Path, group: int) -> None:
+    """Some tools export the name of the data set as a category, above one of the same name."""
+    content = document()
+    for category in content["categories"]:
+        category["supercategory"] = "cat"
+    content["categories"].append({"id": group, "name": "cat", "supercategory": {"not": "a name"}})
+    content["annotations"].append(content["annotations"][1] | {"id": 14, "category_id": []})
+    data = coco(write(tmp_path, train=content, val=content), on_bad="skip").load("train")
+    assert data.classes == ("cat", "dog")
+    assert f"left out category {group} (cat)" in data.notes[0]
+
+
 def test_both_splits_must_have_the_same_labels(tmp_path: Path) -> None:
     content = document()
     content["categories"][0]["name"] = "wolf"
