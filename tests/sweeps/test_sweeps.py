@@ -115,12 +115,18 @@ class History:
         self.outputs[name], self.errors[name] = driver.communicate()
         self.codes[name] = driver.returncode
 
-    def running(self, driver: Driver) -> int:
-        """Count the attempts of a driver that have started and not ended."""
+    def is_waiting(self, driver: Driver) -> bool:
+        """Return whether only trials that wait at the gate, or will soon, are left in a driver.
+
+        The trial that diverges has failed in this driver then, so nothing ends by itself.
+        """
+        if not self.bench.ready():
+            return False
         with Ledger.open(self.bench.ledger) as ledger:
             drivers = {each.id for each in ledger.drivers() if each.pid == driver.pid}
         attempts = [each for each in self.bench.attempts() if each.driver in drivers]
-        return sum(each.state == "running" and each.node != "" for each in attempts)
+        running = sum(each.state == "running" and each.node != "" for each in attempts)
+        return running == 2 and any(each.fault == "input" for each in attempts)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +154,7 @@ def kill_a_driver(found: History) -> None:
     """Kill the first driver while two trials wait at the gate, each after one epoch."""
     with found.bench.start("run", found.spec) as driver:
         found.bench.wait_for_evaluations(3, driver)
+        found.bench.wait_for(lambda: found.is_waiting(driver), driver)
         assert_closed(found.bench, driver)
         driver.kill()
         found.end("killed", driver)
@@ -168,7 +175,7 @@ def assert_closed(bench: Bench, driver: Driver) -> None:
 def stop_a_driver(found: History) -> None:
     """Stop the second driver by Ctrl-C while both trials wait at the gate."""
     with found.bench.start("resume") as driver:
-        found.bench.wait_for(lambda: found.running(driver) == 2, driver)
+        found.bench.wait_for(lambda: found.is_waiting(driver), driver)
         driver.send_signal(signal.SIGINT)
         found.end("stopped", driver)
     found.stopped = found.bench.attempts()
@@ -181,7 +188,7 @@ def kill_workers_and_finish(found: History, gate: Path) -> None:
         return sum(each.fault == "lost" for each in found.bench.attempts())
 
     with found.bench.start("resume", command=(sys.executable, "-c", COMPARED)) as driver:
-        found.bench.wait_for(lambda: found.running(driver) == 2, driver)
+        found.bench.wait_for(lambda: found.is_waiting(driver), driver)
         for worker in found.bench.workers(driver):
             os.kill(worker, signal.SIGKILL)
             found.killed_workers += 1
