@@ -18,7 +18,7 @@ from gaplab.errors import UserError
 from gaplab.formatting import plural
 from gaplab.ledger import Ledger
 from gaplab.results.compare import compare as compare_groups
-from gaplab.results.intervals import Resampled
+from gaplab.results.intervals import MIN_IMAGES, Resampled
 from gaplab.results.leaderboard import LeaderboardRow, unknown_keys
 from gaplab.results.leaderboard import leaderboard as find_rows
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -107,7 +107,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
 ) -> None:
     """Compare groups of trials: means, spread, 95 % intervals.
 
-    Intervals are over seeds where a group has several, else over images (paired bootstrap).
+    Intervals are over seeds where a group has several, else over at least 20 images (paired
+    bootstrap).
     """
     at, keys = _epoch(epoch), by or ["assignment"]
     with Ledger.open(Home(home).ledger_url) as ledger:
@@ -146,6 +147,7 @@ class Resampling:
         self._without: dict[str, LeaderboardRow] = {}
         self._unread: list[str] = []
         self._images: dict[str, set[str]] = defaultdict(set)
+        self._few: dict[str, int] = {}
 
     def __call__(self, row: LeaderboardRow) -> Resampled | None:
         """Return the AP of `row` on the resamples.
@@ -172,6 +174,11 @@ class Resampling:
                 f"{plural(len(self._without), 'trial')} without a match file ({why}): "
                 "no interval over images"
             )
+        lines += [
+            f"{dataset}: intervals need at least {MIN_IMAGES} validation images, this data set has "
+            f"{images}"
+            for dataset, images in self._few.items()
+        ]
         for dataset, digests in self._images.items():
             if len(digests) > 1:
                 lines.append(
@@ -191,8 +198,11 @@ class Resampling:
             self._unread += [f"{problem}; no interval over images" for problem in error.problems]
             return None
         self._images[row.dataset].add(about.images)
+        if about.count < MIN_IMAGES:
+            self._few[row.dataset] = about.count
         self._report(f"resampling the images of trial {row.trial[:8]}")
-        return Resampled(about.images, replicates(without, with_nms, self._resamples))
+        made = replicates(without, with_nms, self._resamples)
+        return Resampled(about.images, about.count, made)
 
 
 def _epoch(value: str) -> Literal["last", "best"] | int:

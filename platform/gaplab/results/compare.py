@@ -95,7 +95,8 @@ def compare(
     difference of a group to it is the mean over the seeds that both have, with an interval over
     seeds if they share several, else over images. Two groups of one trial each are paired whatever
     their seeds. If they share no seed, or trials of one group differ in more than their seed, it is
-    the difference of the means, without an interval.
+    the difference of the means, without an interval. Nor is there an interval over seeds that give
+    equal values, or over fewer than `intervals.MIN_IMAGES` images.
 
     Args:
         rows: rows of `leaderboard`.
@@ -218,9 +219,11 @@ def _intervals(
 ) -> tuple[Over | None, Mapping[Metric, Interval | None]]:
     """Return what is resampled for intervals of the means, and the intervals."""
     if group.n == 1 and (found := resampled(group.trials[0])):
-        return "images", found.intervals()
+        over_images = found.intervals()
+        return ("images" if over_images else None), over_images
     if group.n > 1 and _by_seed(group):
-        return "seeds", {m: mean_interval(_values(group.trials, m)) for m in METRICS}
+        over_seeds = {m: mean_interval(_values(group.trials, m)) for m in METRICS}
+        return ("seeds" if any(over_seeds.values()) else None), over_seeds
     return None, {}
 
 
@@ -232,7 +235,8 @@ def _differences(
     columns = {metric: (_values(mine, metric), _values(theirs, metric)) for metric in METRICS}
     columns = {metric: both for metric, both in columns.items() if all(both)}
     if len(pairs) > 1:
-        return "seeds", {metric: paired(*both) for metric, both in columns.items()}
+        found = {metric: paired(*both) for metric, both in columns.items()}
+        return ("seeds" if any(each.interval for each in found.values()) else None), found
     intervals: dict[Metric, Interval] = {}
     if pairs and (a := resampled(mine[0])) and (b := resampled(theirs[0])):
         intervals = a.intervals(less=b)

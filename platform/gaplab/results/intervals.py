@@ -6,7 +6,7 @@ faster.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
@@ -22,6 +22,9 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 _ON_IMAGES: tuple[Metric, ...] = tuple(each for each in METRICS if each in names_of("ap"))
 """The metrics that a bootstrap over images measures."""
 
+MIN_IMAGES = 20
+"""Number of images below which there is no interval over images: resamples of a few images are too
+much alike, and those of a single one are all the same."""
 _ROUNDING = 1e-9
 """Largest difference, in percent points, that may come from rounding alone."""
 
@@ -45,7 +48,7 @@ class Difference:
     mean: float
     interval: Interval | None = None
     p: float | None = None
-    """p value of the two-sided paired t-test over seeds; None for an interval over images."""
+    """p value of the two-sided paired t-test over seeds; None without an interval over seeds."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,19 @@ class Resampled:
 
     images: str
     """A digest of the images. Replicates of two evaluations with the same digest are paired."""
+    count: int
+    """Number of images."""
     replicates: "Replicates"
 
     def intervals(self, less: "Resampled | None" = None) -> dict[Metric, Interval]:
         """Return the percentile interval of each metric, or of its difference to that of `less`.
 
-        Empty if `less` was measured on other images.
+        Empty for fewer than `MIN_IMAGES` images, and if `less` was measured on other images.
         """
         from detectors.evaluation.bootstrap import interval
 
+        if self.count < MIN_IMAGES:
+            return {}
         if less is None:
             return {m: Interval(*interval(getattr(self.replicates, m))) for m in _ON_IMAGES}
         if less.images != self.images:
@@ -72,8 +79,11 @@ class Resampled:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Return the t interval of the mean; None for fewer than two values."""
-    if len(values) < 2:
+    """Return the t interval of the mean.
+
+    None for fewer than two values, and for equal ones, whose spread says nothing about other seeds.
+    """
+    if len(values) < 2 or max(values) - min(values) <= _ROUNDING:
         return None
     from scipy.special import stdtrit
 
@@ -84,12 +94,13 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 def paired(mine: Sequence[float], theirs: Sequence[float]) -> Difference:
     """Return the mean difference of two or more pairs, with its t interval and p value.
 
-    If all differences are equal, the interval has no width, and p is 0, or 1 if they are 0.
+    Both are None if all differences are equal.
     """
     from scipy.special import stdtr
 
     differences = [a - b for a, b in zip(mine, theirs, strict=True)]
-    mean, error = fmean(differences), stdev(differences) / sqrt(len(differences))
-    beyond = abs(mean) / error if error else inf if mean else 0.0
-    p = 2 * float(stdtr(len(differences) - 1, -beyond))
-    return Difference(mean, mean_interval(differences), p)
+    mean, interval = fmean(differences), mean_interval(differences)
+    if interval is None:
+        return Difference(mean)
+    error = stdev(differences) / sqrt(len(differences))
+    return Difference(mean, interval, 2 * float(stdtr(len(differences) - 1, -abs(mean) / error)))

@@ -34,25 +34,25 @@ IMAGES = 40
 COCO = ("ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap", "ap_small")
 
 
-def truth(first_id: int = 1) -> GroundTruth:
+def truth(first_id: int = 1, count: int = IMAGES) -> GroundTruth:
     """One object in every image."""
     box, none = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.zeros(1, dtype=torch.int64)
     images = [
         ImageTruth(first_id + i, 50, 50, box, none, none.bool(), torch.tensor([81.0]))
-        for i in range(IMAGES)
+        for i in range(count)
     ]
     return GroundTruth.of(images, ["cell"])
 
 
-def matches(seed: int, quality: float) -> Matches:
+def matches(seed: int, quality: float, count: int = IMAGES) -> Matches:
     """Two detections per image; the better one is correct with probability `quality`."""
     rng = np.random.default_rng(seed)
-    image, label = np.arange(IMAGES), np.zeros(2 * IMAGES, dtype=np.int64)
-    score = np.sort(rng.random((IMAGES, 2)))[:, ::-1].ravel()
-    hit = np.stack([rng.random(IMAGES) < quality, np.zeros(IMAGES, dtype=bool)], axis=1).ravel()
+    image, label = np.arange(count), np.zeros(2 * count, dtype=np.int64)
+    score = np.sort(rng.random((count, 2)))[:, ::-1].ravel()
+    hit = np.stack([rng.random(count) < quality, np.zeros(count, dtype=bool)], axis=1).ravel()
     hits = np.tile(hit, (10, 1))
     return Matches(
-        IMAGES, 1, np.repeat(image, 2), label, score, hits, hits & False, image, label[:IMAGES]
+        count, 1, np.repeat(image, 2), label, score, hits, hits & False, image, label[:count]
     )
 
 
@@ -65,14 +65,16 @@ class Bench:
         self.ledger = Ledger.open(self.home.ledger_url)
         self.pairs: dict[str, tuple[Matches, Matches]] = {}
 
-    def add(self, name: str, quality: float, seed: int = 0, first_id: int = 1) -> None:
+    def add(
+        self, name: str, quality: float, seed: int = 0, first_id: int = 1, images: int = IMAGES
+    ) -> None:
         """Add a trial with a match file, whose AP is that of the matches."""
-        pair = matches(seed, quality), matches(seed + 50, quality)
+        pair = matches(seed, quality, images), matches(seed + 50, quality, images)
         self.pairs[name] = pair
         ap, ap_nms = (float(replicates(each, each, 200).ap.mean()) for each in pair)
         metrics = {**dict.fromkeys(COCO, 50.0), "ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms}
         made = evaluation_record(f"{name}{seed}".ljust(12, "x"), 3, metrics=metrics)
-        uri = write_matches(self.storage, made, truth(first_id), *pair)
+        uri = write_matches(self.storage, made, truth(first_id, images), *pair)
         self.record(replace(made, matches=uri), name, seed)
 
     def add_crowd(self, name: str, ap: float) -> None:
@@ -138,6 +140,30 @@ def test_differences_over_images(bench: Bench, gaplab: Gaplab) -> None:
     [line] = [line for line in out.splitlines() if "fcos" in line]
     assert line.rstrip().endswith("]*")
     assert "intervals over images" in out
+
+
+@pytest.mark.parametrize("images", [1, 6, 19])
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_few_images_give_no_interval(
+    bench: Bench, gaplab: Gaplab, images: int, form: list[str]
+) -> None:
+    """The line is on standard error, so that it is in no file."""
+    bench.add("poto", 1.0, images=images)
+    bench.add("fcos", 0.0, images=images)
+    out, err = gaplab("compare", "--resamples", 20, *form)
+    assert err == (
+        "gaplab: shapes: intervals need at least 20 validation images, "
+        f"this data set has {images}\n"
+    )
+    if not form:
+        assert "interval" not in out
+        assert not {"*", "["} & set(out)
+        return
+    rows = json.loads(out) if form == ["--json"] else list(csv.DictReader(io.StringIO(out)))
+    limits = {k: v for row in rows for k, v in row.items() if k.endswith(("over", "low", "high"))}
+    assert len(limits) == 2 + 4 * 4
+    assert set(limits.values()) == {None if form == ["--json"] else ""}
+    assert float(rows[1]["ap_to_best"]) < -50
 
 
 def test_no_resamples(bench: Bench, gaplab: Gaplab) -> None:

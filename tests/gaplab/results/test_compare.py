@@ -227,6 +227,7 @@ class TestIntervals:
     """Intervals of trials whose replicates are their AP plus known noise."""
 
     noise = np.linspace(-2, 2, 41)
+    images = 20
 
     def resampled(self, row: LeaderboardRow) -> Resampled | None:
         """All trials have the same noise, which cancels in differences, except for FCOS."""
@@ -234,7 +235,7 @@ class TestIntervals:
         own = self.noise[::-1] if row.assignment == "fcos" else self.noise
         if not row.matches:
             return None
-        return Resampled(row.matches, Replicates(row.ap + own, row.ap_nms + 0 * own))
+        return Resampled(row.matches, self.images, Replicates(row.ap + own, row.ap_nms + 0 * own))
 
     def compare(self, *rows: LeaderboardRow, metric: Metric = "ap") -> list[Group]:
         self.resampled_trials: list[str] = []
@@ -301,6 +302,24 @@ class TestIntervals:
         assert (other.to_best_over, other.pairs) == (None, 1)
         assert to_best(other)["ap"] == -5.0
         assert all(difference_to_best(other, metric).interval is None for metric in other.stats)
+
+    @pytest.mark.parametrize("images", [1, 2, 6, 19])
+    def test_no_interval_over_few_images(self, images: int) -> None:
+        self.images = images
+        best, other = self.compare(row(matches="a"), row("fcos", ap=25.0, matches="a"))
+        assert (best.over, other.over, other.to_best_over, other.pairs) == (None, None, None, 1)
+        assert all(
+            stat.interval is None for group in (best, other) for stat in group.stats.values()
+        )
+        assert difference_to_best(other) == Difference(-5.0)
+
+    def test_no_interval_over_seeds_with_equal_values(self) -> None:
+        rows = [row(seed=seed, ap=1.0, ap_nms=2.0) for seed in (0, 1)]
+        rows += [row("fcos", seed, ap=0.0, ap_nms=0.0) for seed in (0, 1)]
+        best, other = self.compare(*rows)
+        assert (best.over, other.over, other.to_best_over, other.pairs) == (None, None, None, 2)
+        assert best.stats["ap"].interval is None
+        assert difference_to_best(other) == Difference(-1.0)
 
     def test_no_shared_seed(self) -> None:
         rows = [row(seed=seed, ap=30.0 + seed, matches="a") for seed in (0, 1)]

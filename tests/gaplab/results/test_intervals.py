@@ -36,10 +36,16 @@ def test_no_interval_of_one_value() -> None:
     assert mean_interval([]) is mean_interval([3.0]) is None
 
 
-def test_equal_differences() -> None:
-    assert paired([1.0, 2.0], [0.5, 1.5]).p == 0.0
-    assert paired([1.0, 2.0], [0.5, 1.5]).interval == (0.5, 0.5)
-    assert paired([1.0, 2.0], [1.0, 2.0]).p == 1.0
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_no_interval_of_equal_values(value: float) -> None:
+    assert mean_interval([value] * 3) is None
+
+
+@pytest.mark.parametrize("theirs", [[0.5, 1.5], [1.0, 2.0], [0.9 + 1e-12, 1.9]])
+def test_no_interval_and_no_p_of_equal_differences(theirs: list[float]) -> None:
+    found = paired([1.0, 2.0], theirs)
+    assert found.mean == pytest.approx(1.0 - theirs[0])
+    assert (found.interval, found.p) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,7 @@ def test_rounding_errors_are_no_difference() -> None:
 
 def test_over_images() -> None:
     steps = np.linspace(0, 10, 201)
-    mine = Resampled("a", Replicates(50 + steps, 40 + steps[::-1]))
+    mine = Resampled("a", 20, Replicates(50 + steps, 40 + steps[::-1]))
     found = mine.intervals()
     assert found["ap"] == pytest.approx((50.25, 59.75))
     assert found["ap_nms"] == pytest.approx((40.25, 49.75))
@@ -67,13 +73,21 @@ def test_over_images() -> None:
 
 def test_differences_over_images_are_paired() -> None:
     steps = np.linspace(0, 10, 201)
-    mine = Resampled("a", Replicates(50 + steps, 40 + steps))
-    other = Resampled("a", Replicates(20 + steps, 60 - steps))
+    mine = Resampled("a", 20, Replicates(50 + steps, 40 + steps))
+    other = Resampled("a", 20, Replicates(20 + steps, 60 - steps))
     found = mine.intervals(less=other)
     assert found["ap"] == pytest.approx((30.0, 30.0))
     assert found["ap_nms"] == pytest.approx((-19.5, -0.5))
     assert found["gap"] == pytest.approx((30.5, 49.5))
-    assert mine.intervals(less=Resampled("b", other.replicates)) == {}
+    assert mine.intervals(less=Resampled("b", 20, other.replicates)) == {}
+
+
+@pytest.mark.parametrize("images", [1, 6, 19])
+def test_few_images_give_no_interval(images: int) -> None:
+    replicates = Replicates(np.linspace(50, 60, 201), np.linspace(40, 50, 201))
+    few, enough = Resampled("a", images, replicates), Resampled("a", 20, replicates)
+    assert few.intervals() == few.intervals(less=few) == {}
+    assert enough.intervals().keys() == {"ap", "ap_nms", "gap"}
 
 
 def test_the_module_is_imported_without_numpy() -> None:

@@ -76,7 +76,7 @@ CROWD = replace(
 
 def resampled(row: LeaderboardRow) -> Resampled:
     noise = np.linspace(-2, 2, 41)
-    return Resampled("a", Replicates(row.ap + noise, row.ap_nms - 0.1 * noise))
+    return Resampled("a", 100, Replicates(row.ap + noise, row.ap_nms - 0.1 * noise))
 
 
 def drawn(table: Table, width: int) -> str:
@@ -243,12 +243,14 @@ class TestCompareTable:
         return [re.sub(r" +", " ", line.strip()) for line in text.splitlines() if line.strip()]
 
     def test_over_seeds(self) -> None:
-        rows = [ROW, replace(ROW, seed=1, ap=31.123456), RUNNING]
-        rows += [replace(row, assignment="fcos", ap=row.ap - 9.0, gap=-11.0) for row in rows[:2]]
+        rows = [ROW, replace(ROW, seed=1, ap=31.123456, gap=-0.976544), RUNNING]
+        for row in rows[:2]:
+            ap, gap = row.ap - 9.0 - 0.2 * row.seed, -11.0 - 0.2 * row.seed
+            rows.append(replace(row, assignment="fcos", ap=ap, gap=gap))
         found = self.lines(rows)
         assert found[3:5] == [
-            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-0.9, -0.9]* 45.2±0.0 +0.0 1",
-            "fcos 12/12 2 21.6±0.7 31.0±0.0 -11.0 [-11.0, -11.0]* 45.2±0.0 -9.0 [-9.0, -9.0]*",
+            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-1.6, -0.3]* 45.2±0.0 +0.0 1",
+            "fcos 12/12 2 21.5±0.6 31.0±0.0 -11.1 [-12.4, -9.8]* 45.2±0.0 -9.1 [-10.4, -7.8]*",
         ]
         legend = " ".join(found[5:])
         assert "[95 % interval], * if it excludes 0" in legend
@@ -265,7 +267,7 @@ class TestCompareTable:
         assert "intervals over images" in " ".join(found[5:])
 
     def test_over_one_or_the_other(self) -> None:
-        rows = [replace(ROW, ap=40.0), replace(ROW, seed=1)]
+        rows = [replace(ROW, ap=40.0, gap=-1.0), replace(ROW, seed=1)]
         found = self.lines([*rows, replace(ROW, assignment="fcos", ap=20.0)])
         assert [line.split()[-1] for line in found[3:5]] == ["seeds", "images"]
         rows += [replace(row, assignment="fcos", seed=row.seed + 1, ap=20.0) for row in rows]
@@ -313,11 +315,11 @@ class TestCompareTable:
 
     @pytest.mark.parametrize("width", [80, 100, 120])
     def test_numbers_are_never_cut(self, width: int) -> None:
-        rows: list[Any] = [replace(WIDEST, ap=0.0, seed=0), WIDEST, RUNNING, STALE]
+        rows: list[Any] = [replace(WIDEST, ap=0.0, gap=-100.02, seed=0), WIDEST, RUNNING, STALE]
         rows += [replace(row, assignment="fcos", ap=row.ap / 2) for row in rows[:2]]
         groups = compare(rows, ["assignment"])
         text = drawn(compare_table(groups, width=width), width)
-        spreads = (r"50\.0", "±70\\.7", r"100\.0", r"±0\.0", r"-100\.0", r"\[-100\.0, -100\.0\]\*")
+        spreads = (r"50\.0", "±70\\.7", r"100\.0", r"±0\.0", r"-100\.0", r"\[-100\.1, -99\.9\]\*")
         for number in (r"150/300 +2", *spreads, r"\[-342\.7, \+292\.7\]"):
             assert re.search(number, text), number
         assert "…" not in text
