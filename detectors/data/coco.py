@@ -8,7 +8,7 @@ from pydantic import Field
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Dataset, Split
-from detectors.data.coco_index import Index, read_index
+from detectors.data.coco_index import Index, read_index, with_sizes
 from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.data.problems import Problems
@@ -19,7 +19,8 @@ class Coco(Photos):
     """Photographs with boxes, from COCO JSON files.
 
     Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
-    part of the ground truth, but not of the training targets. EXIF orientations are not applied, as
+    part of the ground truth, but not of the training targets. An image without `width` and `height`
+    in the file has the size of its picture. EXIF orientations are not applied, as
     in COCO's tools.
     """
 
@@ -66,6 +67,7 @@ def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     index, paths = _indices(files)[split], files.of(split)
     decode = options.verify == "decode"
     sizes, found = image_sizes([e.file_name for e in index.entries], files, split, decode=decode)
+    index = with_sizes(index, sizes)
     usable = [e for e in index.entries if sizes.get(e.file_name) == (e.truth.width, e.truth.height)]
     kept = {entry.truth.image_id for entry in usable}
     lost = [place for e in index.entries if e.truth.image_id not in kept for place in e.places]

@@ -2,8 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -29,8 +29,14 @@ class _Strict(BaseModel):
 class _Image(_Strict):
     id: ImageId
     file_name: Annotated[str, Len(1)]
-    width: Size
-    height: Size
+    width: Size | None = None
+    height: Size | None = None
+    """The size of the picture, if the file has none."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Width and height; infinity where unknown."""
+        return self.width or math.inf, self.height or math.inf
 
 
 class _Annotation(_Strict):
@@ -62,11 +68,13 @@ class Index:
     categories: tuple[tuple[int, str], ...]
     """(id, name), sorted by id; a label is a position in it."""
     entries: tuple[Entry, ...]
-    """Images, sorted by id, with their valid annotations."""
+    """Images, sorted by id, with their valid annotations. See `with_sizes` for those of size 0."""
     problems: Problems
     """Problems of the other images and annotations."""
     notes: tuple[str, ...] = ()
     """What else was left out, one line each."""
+    unsized: Mapping[int, tuple[_Image, Sequence[_Annotation]]] = field(default_factory=dict)
+    """Images without `width` or `height` by id, with annotations that are not checked yet."""
 
 
 def read_index(path: Path) -> Index:
@@ -79,19 +87,45 @@ def read_index(path: Path) -> Index:
     _check_names(path, categories)
     labels = {id_: label for label, (id_, _) in enumerate(categories)}
     boxes: defaultdict[int, list[Box]] = defaultdict(list)
+    unsized = {id_: (i, list[_Annotation]()) for id_, i in images.items() if math.inf in i.bounds}
     for annotation in _valid(_Annotation, document.annotations, "annotations", problems):
+        if annotation.image_id in unsized:
+            unsized[annotation.image_id][1].append(annotation)
+            continue
         box = _box(annotation, images.get(annotation.image_id), labels, problems)
         if box is not None:
             boxes[annotation.image_id].append(box)
-    entries = tuple(
-        entry(image.file_name, id_, (image.width, image.height), boxes[id_])
-        for id_, image in sorted(images.items())
-    )
+    entries = tuple(_entry(image, boxes[id_]) for id_, image in sorted(images.items()))
     notes = tuple(
         f"{path}: left out category {c.id} ({c.name}): it only groups others, one of the same name"
         for c in groups
     )
-    return Index(categories, entries, problems, notes)
+    return Index(categories, entries, problems, notes, unsized)
+
+
+def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
+    """Return the index with the size of the picture for images whose size the file lacks.
+
+    Args:
+        index: the content of a file.
+        sizes: (width, height) of the valid pictures by file name. The boxes of the others are
+            checked as far as possible without a size.
+    """
+    problems = index.problems.merged(Problems())
+    labels = {id_: label for label, (id_, _) in enumerate(index.categories)}
+    found = {}
+    for id_, (image, annotations) in index.unsized.items():
+        width, height = sizes.get(image.file_name, (None, None))
+        size = {"width": image.width or width, "height": image.height or height}
+        whole = image.model_copy(update=size)
+        boxes = [_box(annotation, whole, labels, problems) for annotation in annotations]
+        found[id_] = _entry(whole, [box for box in boxes if box is not None])
+    entries = tuple(found.get(each.truth.image_id, each) for each in index.entries)
+    return replace(index, entries=entries, problems=problems, unsized={})
+
+
+def _entry(image: _Image, boxes: Sequence[Box]) -> Entry:
+    return entry(image.file_name, image.id, (image.width or 0, image.height or 0), boxes)
 
 
 def _read(path: Path) -> _Document:
@@ -176,7 +210,7 @@ def _box(
     x, y, w, h = annotation.bbox
     xyxy, area = (x, y, x + w, y + h), w * h if annotation.area is None else annotation.area
     if wrong:
-        xyxy = clipped(xyxy, image.width, image.height)
+        xyxy = clipped(xyxy, *image.bounds)
         area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
     label = labels[annotation.category_id]
     return Box(str(annotation.id), xyxy, area, label, bool(annotation.iscrowd))
@@ -191,7 +225,8 @@ def _box_problem(annotation: _Annotation, image: _Image | None) -> Kind | None:
         return kinds.DEGENERATE
     if image is None:
         return None
-    if outside((x, y, x + w, y + h), image.width, image.height):
+    width, height = image.bounds
+    if outside((x, y, x + w, y + h), width, height):
         return kinds.OUTSIDE
-    beyond = max(-x, -y, x + w - image.width, y + h - image.height)
+    beyond = max(-x, -y, x + w - width, y + h - height)
     return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None

@@ -49,13 +49,13 @@ def entry(file_name: str, image_id: int, size: tuple[int, int], boxes: Sequence[
     return Entry(file_name, truth, tuple(b.place for b in boxes))
 
 
-def clipped(xyxy: Xyxy, width: int, height: int) -> Xyxy:
+def clipped(xyxy: Xyxy, width: float, height: float) -> Xyxy:
     """Return the part of a box inside its image; x2 <= x1 or y2 <= y1 if there is none."""
     x1, y1, x2, y2 = xyxy
     return max(0.0, x1), max(0.0, y1), min(x2, width), min(y2, height)
 
 
-def outside(xyxy: Xyxy, width: int, height: int) -> bool:
+def outside(xyxy: Xyxy, width: float, height: float) -> bool:
     """Return whether no part of a box is inside its image."""
     x1, y1, x2, y2 = xyxy
     return min(x2, y2, width - x1, height - y1) < THINNEST

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -391,12 +391,15 @@ def test_bad_input_is_refused(
     assert problem.endswith(", or set on_bad: skip")
 
 
+@pytest.mark.parametrize("sizes", ["in the file", "of the pictures"])
 @pytest.mark.parametrize(("spoil", "message"), BAD_ANNOTATIONS)
 def test_a_bad_annotation_is_left_out(
-    tmp_path: Path, spoil: Callable[[Path, Document], None], message: str
+    tmp_path: Path, spoil: Callable[[Path, Document], None], message: str, sizes: str
 ) -> None:
     content = document()
     spoil(tmp_path, content)
+    if sizes == "of the pictures":
+        unsized(content, ["width", "height"], False)
     data = coco(write(tmp_path, train=content), on_bad="skip").load("train")
     (note,) = data.notes
     assert message in note
@@ -422,9 +425,43 @@ def test_a_bad_image_is_left_out_with_its_annotations(
 
 def test_an_image_entry_that_is_not_coco(tmp_path: Path) -> None:
     content = document()
-    del content["images"][0]["width"]
+    content["images"][0]["width"] = 0
     problems = refused(coco(write(tmp_path, train=content)))
-    assert "(images[0].width: Field required)" in problems[0]
+    assert "(images[0].width: Input should be greater than 0)" in problems[0]
+
+
+def unsized(content: Document, keys: Sequence[str], null: bool) -> Document:
+    """Remove the size of every image, or set it to null."""
+    for each in content["images"]:
+        for key in keys:
+            each.pop(key)
+            each.update({key: None} if null else {})
+    return content
+
+
+@pytest.mark.parametrize("null", [False, True])
+@pytest.mark.parametrize("keys", [["width", "height"], ["width"], ["height"]])
+def test_a_size_that_the_file_lacks_is_that_of_the_picture(
+    tmp_path: Path, keys: list[str], null: bool
+) -> None:
+    with_size = coco(write(tmp_path / "with")).load("train")
+    content = unsized(document(), keys, null)
+    without_size = coco(write(tmp_path / "without", train=content)).load("train")
+    assert without_size.notes == ()
+    for a, b in zip(with_size.truth(), without_size.truth(), strict=True):
+        assert (a.image_id, a.width, a.height) == (b.image_id, b.width, b.height)
+        assert (a.boxes.tolist(), a.area.tolist()) == (b.boxes.tolist(), b.area.tolist())
+        assert (a.labels.tolist(), a.crowd.tolist()) == (b.labels.tolist(), b.crowd.tolist())
+    for index in range(3):
+        assert torch.equal(with_size[index].image, without_size[index].image)
+        assert torch.equal(with_size[index].targets.boxes, without_size[index].targets.boxes)
+
+
+def test_one_side_in_the_file_must_be_that_of_the_picture(tmp_path: Path) -> None:
+    content = unsized(document(), ["height"], False)
+    content["images"][2]["width"] = 48
+    (problem,) = refused(coco(write(tmp_path, train=content)))
+    assert "another size than the JSON says: 1 (2.jpg: 64x48, not 48x48)" in problem
 
 
 @pytest.mark.parametrize("image_id", [2**63, -(2**63) - 1, 10**30])
@@ -457,6 +494,7 @@ def test_an_image_id_used_twice(tmp_path: Path) -> None:
     assert "image ids used before" in data.notes[0]
 
 
+@pytest.mark.parametrize("sizes", ["in the file", "of the pictures"])
 @pytest.mark.parametrize(
     ("bbox", "clipped"),
     [
@@ -466,9 +504,13 @@ def test_an_image_id_used_twice(tmp_path: Path) -> None:
         ([4, 30, 20, 30.5], [4, 30, 24, 48]),
     ],
 )
-def test_a_box_partly_outside(tmp_path: Path, bbox: list[float], clipped: list[float]) -> None:
+def test_a_box_partly_outside(
+    tmp_path: Path, bbox: list[float], clipped: list[float], sizes: str
+) -> None:
     content = document()
     content["annotations"][0]["bbox"] = bbox
+    if sizes == "of the pictures":
+        unsized(content, ["width", "height"], True)
     root = write(tmp_path, train=content)
     (problem,) = refused(coco(root))
     assert "boxes more than 1 px out of their image: 1 (11)" in problem
@@ -479,6 +521,18 @@ def test_a_box_partly_outside(tmp_path: Path, bbox: list[float], clipped: list[f
     assert truth.boxes.tolist() == [clipped]
     assert truth.area.tolist() == [99.5]
     assert data[1].targets.boxes.tolist() == [[2 * v for v in clipped]]
+
+
+def test_annotations_of_a_missing_picture_without_a_size_are_checked_too(tmp_path: Path) -> None:
+    content = unsized(document(), ["width", "height"], False)
+    content["annotations"][0]["bbox"] = [-9, 6, 5, 30]
+    root = write(tmp_path, train=content)
+    no_file(root, content)
+    problems = refused(coco(root))
+    assert any("image files missing" in problem for problem in problems)
+    assert any("boxes wholly outside their image: 1 (11)" in problem for problem in problems)
+    notes = coco(root, on_bad="skip").load("train").notes
+    assert len(notes) == 2
 
 
 def test_a_pixel_of_tolerance(tmp_path: Path) -> None:
