@@ -1,11 +1,13 @@
 """Whether the trials of a sweep fit a cluster, and how many of them at once. Arithmetic only."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from gaplab.formatting import plural
 from gaplab.spec.models import Resources
+
+_UNITS = 10_000
+"""Units of Ray per CPU or GPU."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,20 @@ def misfits(nodes: Iterable[Node], needs: Iterable[Resources]) -> list[str]:
 
 
 def _on_node(node: Node, need: Resources) -> int:
-    by_cpu = node.cpus / need.cpus_per_worker
-    by_gpu = node.gpus / need.gpus_per_worker if need.gpus_per_worker else math.inf
-    return math.floor(min(by_cpu, by_gpu))
+    by_cpu = _units(node.cpus) // _units(need.cpus_per_worker)
+    return by_cpu if not need.gpus_per_worker else min(by_cpu, _on_gpus(int(node.gpus), need))
+
+
+def _on_gpus(gpus: int, need: Resources) -> int:
+    """Return how many workers `gpus` GPUs hold: a fraction of a GPU lies on one GPU."""
+    if need.gpus_per_worker < 1:
+        return gpus * (_UNITS // _units(need.gpus_per_worker))
+    return gpus // int(need.gpus_per_worker)
+
+
+def _units(amount: float) -> int:
+    """Return an amount as Ray counts it: in units of 0.0001, the rest cut off."""
+    return int(amount * _UNITS)
 
 
 def _describe(need: Resources) -> str:

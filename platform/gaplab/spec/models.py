@@ -24,6 +24,8 @@ from gaplab.spec.search import SearchOptions, StopOptions
 
 MAX_BACKOFF = 300.0
 """Longest wait before a retry, in seconds."""
+SMALLEST_PART = 0.0001
+"""The smallest part of a GPU that Ray reserves."""
 
 
 class EvaluationOptions(Options):
@@ -41,6 +43,16 @@ class EvaluationOptions(Options):
     `preset`."""
 
 
+def _check_gpus(gpus: float) -> float:
+    if gpus > 1 and not gpus.is_integer():
+        raise ValueError(
+            f"must be at most 1 or a whole number (a fraction is of one GPU), got {gpus:g}"
+        )
+    if 0 < gpus < SMALLEST_PART:
+        raise ValueError(f"must be 0 or at least {SMALLEST_PART}, got {gpus:g}")
+    return gpus
+
+
 class Resources(Options):
     """What a trial runs on. Never part of its id."""
 
@@ -48,8 +60,11 @@ class Resources(Options):
     """Number of processes that train one trial together. Every batch is split among them."""
     cpus_per_worker: int = Field(1, ge=1, json_schema_extra=NOT_IDENTITY)
     """CPU cores reserved for each worker."""
-    gpus_per_worker: float = Field(0.0, ge=0, json_schema_extra=NOT_IDENTITY)
-    """GPUs reserved for each worker. With a fraction, trials share a GPU."""
+    gpus_per_worker: Annotated[float, AfterValidator(_check_gpus)] = Field(
+        0.0, ge=0, json_schema_extra=NOT_IDENTITY
+    )
+    """GPUs reserved for each worker: a whole number, or a fraction of one GPU, which workers then
+    share. Two workers of 0.6 need two GPUs."""
     hang_seconds: float = Field(1800.0, gt=0, json_schema_extra=NOT_IDENTITY)
     """A worker that needs longer than this for one training step, or for one batch of an
     evaluation, is considered hung: its stack is saved and the worker is killed."""

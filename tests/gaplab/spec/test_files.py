@@ -91,6 +91,15 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ("seed: -1", "seed: must be at least 0, got -1"),
         ("resources: {workers: 0}", "resources.workers: must be at least 1, got 0"),
         (
+            "resources: {gpus_per_worker: 1.5}",
+            "resources.gpus_per_worker: must be at most 1 or a whole number (a fraction is of one "
+            "GPU), got 1.5",
+        ),
+        (
+            "resources: {gpus_per_worker: 0.00009}",
+            "resources.gpus_per_worker: must be 0 or at least 0.0001, got 9e-05",
+        ),
+        (
             "resources: {workers: 9}",
             "training.batch: must be at least resources.workers (9), got 8",
         ),
