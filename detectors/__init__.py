@@ -22,6 +22,8 @@ Examples:
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from detectors.instructions import limit_instructions
+
 __all__ = [
     "ASSIGNERS",
     "DATASETS",
@@ -36,6 +38,8 @@ __all__ = [
     "evaluate",
     "train",
 ]
+
+limit_instructions()
 
 RESULTS_VERSION = 1
 """Part of every trial's id. It goes up when a change alters results; old rows are marked stale."""

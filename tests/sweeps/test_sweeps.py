@@ -67,7 +67,7 @@ sys.meta_path.insert(0, Finder())
 
 COMPARED = """
 import os, sys
-import ray  # sets a variable when it is imported
+import detectors, ray  # set variables when they are imported
 before = dict(os.environ)
 from gaplab.cli import main
 try:

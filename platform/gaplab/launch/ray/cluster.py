@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from detectors.instructions import SWITCH
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
 from gaplab.launch.process import machine_id
@@ -144,7 +145,7 @@ def _connect(address: str) -> None:
         "address": address,
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}},
+        "runtime_env": {"env_vars": _worker_variables()},
     }
     if address == LOCAL:
         arguments |= {"include_dashboard": False, **LOOPBACK}
@@ -159,6 +160,12 @@ def _connect(address: str) -> None:
             f"--address {address}: can't connect to a Ray cluster ({first}); start one with `ray "
             "start --head`, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here if it needs a token"
         ) from error
+
+
+def _worker_variables() -> dict[str, str]:
+    """Return the environment variables that workers on every machine get."""
+    forwarded = {SWITCH: os.environ[SWITCH]} if SWITCH in os.environ else {}
+    return {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", **forwarded}
 
 
 def _own_token(path: Path) -> Path:
