@@ -35,7 +35,11 @@ from gaplab.storage.parquet import Layout, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "detectors").rglob("*.py"), *(ROOT / "platform").rglob("*.py")])
-OUTSIDE = ["../../outside.jpg", "sub/../../../outside.jpg", "/etc/passwd", "../../../../etc/passwd"]
+OUTSIDE = [
+    *("../../outside.jpg", "sub/../../../outside.jpg", "/etc/passwd", "../../../../etc/passwd"),
+    *("..\\..\\outside.jpg", "%2e%2e/%2e%2e/outside.jpg", "..%5C..%5Coutside.jpg", "%2Fetc/passwd"),
+    *("../../\u00e9.jpg", "..\\..\\e\u0301.jpg"),
+]
 
 # Part one: rules for every source file.
 
@@ -306,6 +310,8 @@ def test_an_annotation_file_cannot_name_files_outside_its_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, name: str
 ) -> None:
     photo(tmp_path / "outside.jpg")
+    photo(tmp_path / "e\u0301.jpg")
+    photo(tmp_path / "\u00e9.jpg")
     raw = make(tmp_path / "data", name)
     opened: list[Path] = []
 

@@ -30,6 +30,10 @@ class CrowdHuman(Photos):
     """File of the validation split, relative to `root`."""
     images: str = Field("Images", json_schema_extra=NOT_IDENTITY)
     """Folder of the images of both splits, named ID.jpg, relative to `root`."""
+    train_images: str = Field("", json_schema_extra=NOT_IDENTITY)
+    """Folder of the training images, relative to `root`; if empty, `images`."""
+    val_images: str = Field("", json_schema_extra=NOT_IDENTITY)
+    """Folder of the validation images, relative to `root`; if empty, `images`."""
     height: int = Field(800, ge=32, le=4096)
     """Height of the detector's input, in pixels. Images are resized to fit inside height x width,
     then padded to this size."""
@@ -61,9 +65,17 @@ class CrowdHuman(Photos):
 
     def _files(self) -> Files:
         root = Path(self.root)
+        rows = (
+            ("train", self.train_odgt, self.train_images),
+            ("val", self.val_odgt, self.val_images),
+        )
         train, val = (
-            SplitFiles(root / place, root / self.images, (option, "images"))
-            for place, option in ((self.train_odgt, "train_odgt"), (self.val_odgt, "val_odgt"))
+            SplitFiles(
+                root / odgt,
+                root / (images or self.images),
+                (f"{split}_odgt", f"{split}_images" if images else "images"),
+            )
+            for split, odgt, images in rows
         )
         return Files(root, train, val)
 

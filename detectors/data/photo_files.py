@@ -1,8 +1,8 @@
 """The files of a data set of photographs: check that they exist, and read their content."""
 
 import hashlib
+import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.images import ImageError, read_size
+from detectors.data.names import Finder
 from detectors.data.problems import Problems
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -41,15 +42,16 @@ class Files:
         """Return the files of one split."""
         return self.train if split == "train" else self.val
 
-    def contain(self, split: Split, name: str) -> bool:
-        """Return whether an image of this name is below the root or the split's image folder.
-
-        Annotation files may be untrusted, and must not name other files of this machine. Symbolic
-        links in the folders are allowed, because the user has made them.
-        """
-        folder = os.path.normpath(self.of(split).images)
-        path = Path(os.path.normpath(os.path.join(folder, name)))
-        return path.is_relative_to(folder) or path.is_relative_to(self.root)
+    def find(self, split: Split, names: Iterable[str]) -> tuple[dict[str, Path], Problems]:
+        """Return the paths of the images of a split by name, and the problems of the others."""
+        paths, problems = self.of(split), Problems()
+        finder = Finder(paths.images, self.root)
+        missing = kinds.missing_file(paths.images, paths.options[1])
+        found = {name: finder.find(name) for name in names}
+        lost = [name for name, path in found.items() if path is None]
+        problems.add(kinds.OUTSIDE_DATA, filter(finder.is_outside, lost))
+        problems.add(missing, itertools.filterfalse(finder.is_outside, lost))
+        return {name: path for name, path in found.items() if path is not None}, problems
 
 
 def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Content]:
@@ -88,15 +90,8 @@ def image_sizes(
         decode: whether to decode the images, or to read only their headers.
     """
     sizes: dict[str, tuple[int, int]] = {}
-    problems = Problems()
-    for name in names:
-        path = files.of(split).images / name
-        if not files.contain(split, name):
-            problems.add(kinds.OUTSIDE_DATA, [name])
-            continue
-        if not os.path.isfile(path):  # unlike Path.is_file, False for an invalid name
-            problems.add(kinds.MISSING_FILE, [name])
-            continue
+    found, problems = files.find(split, names)
+    for name, path in found.items():
         try:
             sizes[name] = read_size(path, decode=decode)
         except ImageError as error:
@@ -117,12 +112,9 @@ def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_miss
     """
     content, problems = [], []
     for split in SPLITS:
-        path, folder = files.of(split).annotations, files.of(split).images
-        inside = {name: files.contain(split, name) for name in names[split]}
-        sizes = {name: _bytes(folder / name) if inside[name] else None for name in names[split]}
-        bad = Problems()
-        bad.add(kinds.OUTSIDE_DATA, [name for name in sizes if not inside[name]])
-        bad.add(kinds.MISSING_FILE, [n for n, size in sizes.items() if inside[n] and size is None])
+        path = files.of(split).annotations
+        found, bad = files.find(split, names[split])
+        sizes = {n: found[n].stat().st_size if n in found else None for n in names[split]}
         problems += bad.refusals(str(path))
         content.append((hashlib.sha256(path.read_bytes()).hexdigest(), sorted(sizes.items())))
     if problems and not skip_missing:
@@ -153,7 +145,3 @@ def _missing(files: SplitFiles) -> list[str]:
 def _cached(read: Callable[[Path], Any], path: Path, mtime_ns: int, size: int) -> Any:
     del mtime_ns, size
     return read(path)
-
-
-def _bytes(path: Path) -> int | None:
-    return path.stat().st_size if os.path.isfile(path) else None

@@ -12,6 +12,7 @@ from detectors.data import problems as kinds
 from detectors.data.base import DataError, DataOptions, Expected
 from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
+from detectors.data.names import Finder
 from detectors.data.problems import Problems
 from detectors.options import NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
@@ -78,6 +79,7 @@ class PhotoDataset:
         self.notes = notes
         self._options = options
         self._folder = folder
+        self._finder = Finder(folder, Path(options.root))
         self._entries = entries
         self._cache: dict[int, Sample] = {}
         self._free_bytes = options.cache_mib * 2**20
@@ -102,7 +104,8 @@ class PhotoDataset:
         return [entry.truth for entry in self._entries]
 
     def _read(self, entry: Entry) -> Sample:
-        path, truth, options = self._folder / entry.file_name, entry.truth, self._options
+        truth, options = entry.truth, self._options
+        path = self._finder.find(entry.file_name) or self._folder / entry.file_name
         turn = options.portrait == "turn"
         try:
             image, scale = read_fitted(path, options.height, options.width, turn=turn)

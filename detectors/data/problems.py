@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 NAMED = 5  # maximum number of places named in a message; others are counted
 
@@ -24,7 +25,6 @@ NOT_CROWDHUMAN = Kind(
     "entries that are not CrowdHuman's", "give each the keys and types of CrowdHuman"
 )
 REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
-MISSING_FILE = Kind("image files missing", "add them, or correct their names or folder")
 OUTSIDE_DATA = Kind(
     "image files outside the data set", "bring them below `root` and correct their names"
 )
@@ -37,6 +37,12 @@ DEGENERATE = Kind("boxes without width or height", "correct or drop them")
 OUTSIDE = Kind("boxes wholly outside their image", "correct or drop them")
 PARTLY_OUTSIDE = Kind("boxes more than 1 px out of their image", "clip them", "clipped")
 WITH_IMAGE = Kind("annotations of the images left out", "repair the images")
+
+
+def missing_file(folder: Path, option: str) -> Kind:
+    """Return the kind of images that `folder` lacks; `option` sets that folder."""
+    what, remedy = "image files missing in", "add them, or correct their names or"
+    return Kind(f"{what} {folder} ({option})", f"{remedy} `{option}`")
 
 
 class Problems:

@@ -369,7 +369,7 @@ BAD_ANNOTATIONS = [
     (without("annotations", "bbox", 0), "not COCO: 1 (annotations[0].bbox: Field required)"),
 ]
 BAD_IMAGES = [
-    (no_file, "image files missing: 1 (2.jpg)"),
+    (no_file, "/images (train_images): 1 (2.jpg)"),
     (truncated, "image files unreadable: 1 (2.jpg: image file is truncated"),
     (no_image, "image files unreadable: 1 (2.jpg: cannot identify image file '2.jpg')"),
     (deep, "image files unreadable: 1 (2.jpg: pixels of mode I;16, not 8 bits"),
@@ -613,7 +613,9 @@ def test_each_split_has_its_own_folder(tmp_path: Path) -> None:
     (apart / "check" / "2.jpg").unlink()
     options = coco(apart, train_images="learn", val_images="check", cache_mib=1)
     assert len(options.load("train")) == 3
-    with pytest.raises(DataError, match=r"val\.json: image files missing: 1 \(2\.jpg\)"):
+    with pytest.raises(
+        DataError, match=r"val\.json: image files missing in .*/check \(val_images\): 1 \("
+    ):
         options.load("val")
 
 
@@ -632,7 +634,7 @@ def test_a_fingerprint_with_missing_files(tmp_path: Path) -> None:
     root, whole = write(tmp_path / "a"), write(tmp_path / "b")
     no_file(root, document())
     with pytest.raises(
-        DataError, match=r"train\.json: image files missing: 1 \(2\.jpg\)"
+        DataError, match=r"train\.json: image files missing in \S+ \(train_images\): 1 \(2"
     ) as caught:
         coco(root).fingerprint()
     assert len(caught.value.problems) == 2

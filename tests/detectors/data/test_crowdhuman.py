@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,8 @@ def test_a_bad_image(tmp_path: Path, kind: str) -> None:
     root = write(tmp_path)
     damage(root, SECOND, kind)
     (problem,) = refused(crowdhuman(root))
-    assert f"annotation_train.odgt: image files {kind}: 1 ({SECOND}.jpg" in problem
+    where = f" in {root / 'Images'} (images)" if kind == "missing" else ""
+    assert f"annotation_train.odgt: image files {kind}{where}: 1 ({SECOND}.jpg" in problem
     data = crowdhuman(root, on_bad="skip").load("train")
     about_image, about_boxes = data.notes
     assert f"left out image files {kind}" in about_image
@@ -265,7 +267,7 @@ def test_a_bad_image(tmp_path: Path, kind: str) -> None:
 def test_an_id_that_no_file_can_have(tmp_path: Path, id_: str) -> None:
     root = write(tmp_path, train=text([*lines(), {"ID": id_, "gtboxes": []}]))
     for use in (lambda: crowdhuman(root).load("train"), crowdhuman(root).fingerprint):
-        with pytest.raises(DataError, match="image files missing: 1") as caught:
+        with pytest.raises(DataError, match=r"image files missing in \S+ \(images\): 1") as caught:
             use()
         assert "\n" not in str(caught.value)
 
@@ -291,7 +293,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
         "wholly outside their image: 1 (line 2 gtboxes[0])",
         "(line 4: not JSON: ",
         f"used before: 1 (line 5: {FIRST})",
-        f"missing: 1 ({THIRD}.jpg)",
+        f"(images): 1 ({THIRD}.jpg)",
     ):
         assert sum(message in problem for problem in problems) == 1
     assert len(problems) == 5
@@ -309,6 +311,10 @@ def test_all_missing_paths_are_named_at_once(tmp_path: Path) -> None:
     problems = refused(crowdhuman(tmp_path, on_bad="skip"))
     assert [problem.split("; ")[1] for problem in problems] == [
         f"correct `{option}`" for option in ("train_odgt", "images", "val_odgt")
+    ]
+    problems = refused(crowdhuman(tmp_path, train_images="learn", val_images="check"))
+    assert [problem.split("; ")[1] for problem in problems] == [
+        f"correct `{split}_{kind}`" for split in ("train", "val") for kind in ("odgt", "images")
     ]
 
 
@@ -337,10 +343,45 @@ def test_the_fingerprint_depends_on_content_not_on_paths(tmp_path: Path) -> None
     assert len(prints) == 4
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_images": "learn/Images", "val_images": "check/Images"},
+        {"images": "learn/Images", "val_images": "check/Images"},
+        {"images": "check/Images", "train_images": "learn/Images"},
+    ],
+)
+def test_each_split_may_have_its_own_folder(tmp_path: Path, options: dict[str, str]) -> None:
+    shared, apart = write(tmp_path / "shared"), write(tmp_path / "apart")
+    shutil.copytree(apart / "Images", apart / "check" / "Images")
+    (apart / "learn").mkdir()
+    (apart / "Images").rename(apart / "learn" / "Images")
+    for folder in ("learn", "check"):  # the only picture in which they differ
+        Image.new("RGB", SIZES[FIRST], "white" if folder == "learn" else "black").save(
+            apart / folder / "Images" / f"{FIRST}.jpg"
+        )
+    train, val = (crowdhuman(apart, **options).load(split) for split in ("train", "val"))
+    assert train[0].image.float().mean() > 250
+    assert val[0].image.float().mean() < 5
+    assert torch.equal(train[1].image, crowdhuman(shared).load("train")[1].image)
+    damage(apart / "check", THIRD, "missing")
+    option = "val_images" if "val_images" in options else "images"
+    with pytest.raises(DataError, match=rf"check/Images \({option}\): 1 \({THIRD}\.jpg\)"):
+        crowdhuman(apart, **options, title="read again").load("val")
+
+
+def test_one_folder_or_two_are_one_fingerprint(tmp_path: Path) -> None:
+    shared, apart = write(tmp_path / "shared"), write(tmp_path / "apart")
+    shutil.copytree(apart / "Images", apart / "Images_val")
+    assert (
+        crowdhuman(shared).fingerprint() == crowdhuman(apart, val_images="Images_val").fingerprint()
+    )
+
+
 def test_a_fingerprint_with_missing_images(tmp_path: Path) -> None:
     root, whole = write(tmp_path / "a"), write(tmp_path / "b")
     damage(root, FIRST, "missing")
-    with pytest.raises(DataError, match=rf"image files missing: 1 \({FIRST}\.jpg\)") as caught:
+    with pytest.raises(DataError, match=rf"\(images\): 1 \({FIRST}\.jpg\)") as caught:
         crowdhuman(root).fingerprint()
     assert len(caught.value.problems) == 2
     skipping = [crowdhuman(path, on_bad="skip").fingerprint() for path in (root, whole)]
@@ -354,6 +395,8 @@ def test_paths_and_memory_are_not_part_of_the_identity() -> None:
         "train_odgt",
         "val_odgt",
         "images",
+        "train_images",
+        "val_images",
         "title",
         "cache_mib",
         "planned_images",

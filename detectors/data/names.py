@@ -1,0 +1,75 @@
+"""Find image files by their names in an annotation file, also names written on other systems."""
+
+import os
+from pathlib import Path
+from unicodedata import normalize
+from urllib.parse import unquote
+
+
+class Finder:
+    """Finds the images of one split."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        """Create a finder.
+
+        Args:
+            folder: absolute path of the folder to which names are relative.
+            root: absolute path of the data set's folder.
+        """
+        self._folder = Path(os.path.normpath(folder))
+        self._root = root
+        self._listed: dict[Path, dict[str, str]] = {}
+
+    def find(self, name: str) -> Path | None:
+        """Return the path of an image; None if the data set has no such file.
+
+        A file of exactly this name is preferred. Otherwise backslashes separate folders, `%20` and
+        the like are decoded, and letters with accents may be composed or decomposed.
+        """
+        inside = [form for form in _forms(name) if self._contains(form)]
+        for form in inside:
+            path = self._folder / form
+            if os.path.isfile(path):  # unlike Path.is_file, False for an invalid name
+                return path
+        spelled = [self._spelled(form) for form in inside if not form.isascii()]
+        return next((path for path in spelled if path is not None and os.path.isfile(path)), None)
+
+    def is_outside(self, name: str) -> bool:
+        """Return whether a name, in one of the forms that `find` tries, leaves the data set.
+
+        Annotation files may be untrusted, and must not name other files of this machine. Symbolic
+        links in the folders are allowed, because the user has made them.
+        """
+        return not all(map(self._contains, _forms(name)))
+
+    def _contains(self, name: str) -> bool:
+        path = Path(os.path.normpath(self._folder / name))
+        return path.is_relative_to(self._folder) or path.is_relative_to(self._root)
+
+    def _spelled(self, name: str) -> Path | None:
+        """Return the path whose parts are equal to those of a name in Unicode's composed form."""
+        path = Path(os.path.normpath(self._folder / name))
+        base = self._folder if path.is_relative_to(self._folder) else self._root
+        for part in path.relative_to(base).parts:
+            exact = os.path.exists(base / part)
+            spelled = part if exact else self._listing(base).get(normalize("NFC", part))
+            if spelled is None:
+                return None
+            base /= spelled
+        return base
+
+    def _listing(self, folder: Path) -> dict[str, str]:
+        """Return the names in a folder by their composed form. Each folder is listed once."""
+        if folder not in self._listed:
+            try:
+                names = sorted(os.listdir(folder))
+            except (OSError, ValueError):
+                names = []
+            self._listed[folder] = {normalize("NFC", name): name for name in names}
+        return self._listed[folder]
+
+
+def _forms(name: str) -> list[str]:
+    """Return a name and what it may mean: with slashes for backslashes, without URL quotes."""
+    forms = [form for plain in (name, unquote(name)) for form in (plain, plain.replace("\\", "/"))]
+    return list(dict.fromkeys(forms))
