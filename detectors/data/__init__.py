@@ -4,6 +4,14 @@ from detectors.data.base import DataOptions
 from detectors.data.coco import Coco
 from detectors.data.crowdhuman import CrowdHuman
 from detectors.data.shapes import Shapes
+from detectors.data.voc import Voc
+from detectors.data.yolo import Yolo
 
-DATASETS: dict[str, type[DataOptions]] = {"shapes": Shapes, "coco": Coco, "crowdhuman": CrowdHuman}
+DATASETS: dict[str, type[DataOptions]] = {
+    "shapes": Shapes,
+    "coco": Coco,
+    "crowdhuman": CrowdHuman,
+    "yolo": Yolo,
+    "voc": Voc,
+}
 """Name in a spec -> options. A new data set needs a file, a line here and a row in the tests."""

@@ -99,13 +99,20 @@ def image_sizes(
     return sizes, problems
 
 
-def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_missing: bool) -> str:
+def fingerprint(
+    files: Files,
+    names: Mapping[Split, Sequence[str]],
+    *,
+    skip_missing: bool,
+    contents: Mapping[Split, str] | None = None,
+) -> str:
     """Return the SHA-256 of both splits, in hex: annotation files, names and sizes of images.
 
     Args:
         files: the files of both splits.
         names: names of the image files of each split.
         skip_missing: whether missing images are allowed; they then have no size.
+        contents: SHA-256 of the annotations of each split, in hex; None: of the annotation files.
 
     Raises:
         DataError: an image is missing, or outside of the data set.
@@ -116,7 +123,8 @@ def fingerprint(files: Files, names: Mapping[Split, Sequence[str]], *, skip_miss
         found, bad = files.find(split, names[split])
         sizes = {n: found[n].stat().st_size if n in found else None for n in names[split]}
         problems += bad.refusals(str(path))
-        content.append((hashlib.sha256(path.read_bytes()).hexdigest(), sorted(sizes.items())))
+        whole = contents[split] if contents else hashlib.sha256(path.read_bytes()).hexdigest()
+        content.append((whole, sorted(sizes.items())))
     if problems and not skip_missing:
         raise DataError(problems)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

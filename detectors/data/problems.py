@@ -24,6 +24,18 @@ MALFORMED = Kind("entries that are not COCO", "give each the keys and types of C
 NOT_CROWDHUMAN = Kind(
     "entries that are not CrowdHuman's", "give each the keys and types of CrowdHuman"
 )
+NOT_YOLO = Kind(
+    "lines that are not YOLO labels",
+    "write class, centre x, centre y, width and height, or class and the corners of a polygon",
+)
+NOT_NORMALISED = Kind(
+    "YOLO labels with coordinates above 1",
+    "divide pixels by the width and height of the image",
+)
+NO_LABELS = Kind("images without a label file", "add them", "kept, without objects,")
+NOT_VOC = Kind("XML files or objects that are not Pascal VOC", "give each the elements of VOC")
+NO_ANNOTATION = Kind("annotation files missing", "add them, or correct their names or folder")
+REPEATED_NAME = Kind("images listed before", "list every image once")
 REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
 OUTSIDE_DATA = Kind(
     "image files outside the data set", "bring them below `root` and correct their names"

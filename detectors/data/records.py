@@ -1,0 +1,235 @@
+"""Formats with one annotation file per image: from listed files to a data set."""
+
+import hashlib
+import json
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple, TypeGuard
+
+from detectors.data import problems as kinds
+from detectors.data.base import Dataset, Split
+from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.photo_files import SPLITS, Files, SplitFiles, fingerprint, image_sizes
+from detectors.data.photos import PhotoDataset, Photos, check_split
+from detectors.data.problems import Kind, Problems
+
+TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of one split, before they are read."""
+
+    where: Path
+    """The file that lists the images, for messages."""
+    images: tuple[str, ...]
+    """Names of the image files relative to the data set's root, in the order of image ids."""
+    annotations: tuple[Path | None, ...]
+    """The annotation file of each image, which need not exist; None for an image outside of the
+    root."""
+    notes: tuple[str, ...] = ()
+    """Remarks about the files, one line each."""
+    repeated: tuple[str, ...] = ()
+    """Names that are listed again."""
+
+
+Listings = Mapping[Split, Listing]
+
+
+class Drawn(NamedTuple):
+    """An annotation as it is written."""
+
+    place: str
+    """Its position, for messages."""
+    xyxy: Xyxy
+    """Pixels, or fractions of the image's width and height (see `Index.relative`)."""
+    label: int
+    crowd: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image with its annotations."""
+
+    image_id: int
+    file_name: str
+    boxes: tuple[Drawn, ...]
+    size: tuple[int, int] | None = None
+    """(width, height) that the annotation file says; None if it says nothing."""
+
+
+@dataclass(frozen=True)
+class Index:
+    """The annotations of one split."""
+
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+    problems: Problems
+    notes: tuple[str, ...] = ()
+    relative: bool = False
+    """Whether boxes are fractions of the image's width and height."""
+
+
+class Recorded(Photos):
+    """Options of a format with one annotation file per image."""
+
+    @abstractmethod
+    def listings(self) -> dict[Split, Listing]:
+        """Find the files of both splits. Raises DataError with all problems."""
+
+    @abstractmethod
+    def read(self, listings: Listings) -> dict[Split, Index]:
+        """Read both splits. Raises DataError if they can't be used with any `on_bad`."""
+
+    def load(self, split: Split) -> Dataset:
+        """Return the split; calls with equal options return the same object.
+
+        Raises:
+            DataError: with every problem of the split. With `on_bad: skip`, only if files or
+                folders of a whole split are missing, or there is no valid image.
+        """
+        return _load(self, split)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.
+
+        It is computed once per process.
+
+        Raises:
+            DataError: a file is missing. With `on_bad: skip`, images may be missing.
+        """
+        return _fingerprint(self)
+
+
+@lru_cache(maxsize=4)
+def _load(options: Recorded, split: Split) -> PhotoDataset:
+    listings = options.listings()
+    index, where = _indices(options, listings)[split], listings[split].where
+    names = [record.file_name for record in index.records]
+    files = _files(options, listings)
+    sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
+    usable, bad_boxes = entries(index, sizes)
+    kept = {each.truth.image_id for each in usable}
+    lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]
+    problems = index.problems.merged(bad_images).merged(bad_boxes)
+    notes = check_split(options, str(where), usable, problems, lost)
+    notes = (*listings[split].notes, *index.notes, *notes)
+    return PhotoDataset(options, Path(options.root), index.classes, usable, notes)
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(options: Recorded) -> str:
+    listings = options.listings()
+    indices = _indices(options, listings)
+    names = {split: [r.file_name for r in indices[split].records] for split in SPLITS}
+    contents = {split: _digest(indices[split], listings[split]) for split in SPLITS}
+    skip = options.on_bad == "skip"
+    return fingerprint(_files(options, listings), names, skip_missing=skip, contents=contents)
+
+
+def _digest(index: Index, listing: Listing) -> str:
+    """Return the SHA-256 of the classes and of all annotation files, in hex."""
+    files = [
+        (name, hashlib.sha256(path.read_bytes()).hexdigest() if exists(path) else None)
+        for name, path in zip(listing.images, listing.annotations, strict=True)
+    ]
+    return hashlib.sha256(json.dumps([index.classes, files]).encode()).hexdigest()
+
+
+def _files(options: Recorded, listings: Listings) -> Files:
+    """Return the places of both splits; names of images are relative to the root."""
+    root, none = Path(options.root), ("root", "root")
+    train, val = (SplitFiles(listings[split].where, root, none) for split in SPLITS)
+    return Files(root, train, val)
+
+
+def _indices(options: Recorded, listings: dict[Split, Listing]) -> dict[Split, Index]:
+    """Read both splits, again only if a file has changed."""
+    items = tuple(listings.items())
+    return _cached(
+        options, items, _stamp(p for _, each in items for p in (each.where, *each.annotations))
+    )
+
+
+@lru_cache(maxsize=2)
+def _cached(
+    options: Recorded, listings: tuple[tuple[Split, Listing], ...], stamp: str
+) -> dict[Split, Index]:
+    del stamp
+    return options.read(dict(listings))
+
+
+def exists(path: Path | None) -> TypeGuard[Path]:
+    """Return whether an annotation file exists; False for a name that is not valid."""
+    return path is not None and os.path.isfile(path)
+
+
+def _stamp(paths: Iterable[Path | None]) -> str:
+    """Return a digest of the times and sizes of files."""
+    whole = hashlib.sha256()
+    for path in paths:
+        found = path.stat() if exists(path) else None
+        whole.update(repr(found and (found.st_mtime_ns, found.st_size)).encode())
+    return whole.hexdigest()
+
+
+def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[Entry], Problems]:
+    """Return the images in `sizes` with their valid boxes, and the problems of the others.
+
+    `area` is that of the box.
+
+    Args:
+        index: the annotations.
+        sizes: (width, height) of the valid images by file name.
+    """
+    found, problems = [], Problems()
+    for record in index.records:
+        size = sizes.get(record.file_name)
+        if size is None:
+            continue
+        if record.size not in (None, size):
+            problems.add(kinds.OTHER_SIZE, [_difference(record, size)])
+            continue
+        scale = size if index.relative else (1, 1)
+        boxes = [_box(drawn, scale, size, problems) for drawn in record.boxes]
+        held = [box for box in boxes if box is not None]
+        found.append(entry(record.file_name, record.image_id, size, held))
+    return found, problems
+
+
+def _difference(record: Record, size: tuple[int, int]) -> str:
+    width, height = record.size or size
+    return f"{record.file_name}: {size[0]}x{size[1]}, not {width}x{height}"
+
+
+def _box(
+    drawn: Drawn, scale: tuple[int, int], size: tuple[int, int], problems: Problems
+) -> Box | None:
+    """Return an annotation in pixels, clipped if necessary; None if it is not valid."""
+    x1, y1, x2, y2 = drawn.xyxy
+    xyxy = (x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1])
+    wrong = _box_problem(xyxy, size)
+    if wrong is not None:
+        problems.add(wrong, [drawn.place])
+        if wrong is not kinds.PARTLY_OUTSIDE:
+            return None
+        xyxy = clipped(xyxy, *size)
+    area = (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1])
+    return Box(drawn.place, xyxy, area, drawn.label, drawn.crowd)
+
+
+def _box_problem(xyxy: Xyxy, size: tuple[int, int]) -> Kind | None:
+    x1, y1, x2, y2 = xyxy
+    if not all(map(math.isfinite, xyxy)):
+        return kinds.BAD_NUMBER
+    if min(x2 - x1, y2 - y1) < THINNEST:
+        return kinds.DEGENERATE
+    if outside(xyxy, *size):
+        return kinds.OUTSIDE
+    beyond = max(-x1, -y1, x2 - size[0], y2 - size[1])
+    return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None

@@ -1,0 +1,235 @@
+"""Read a data.yaml in the layout of Ultralytics YOLO, and find the images of its splits."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Len
+from pydantic import BaseModel, Field, ValidationError
+
+from detectors.data.base import DataError, Split
+from detectors.data.photo_files import SPLITS
+from detectors.data.records import Listing, exists
+
+IMAGES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "dng", "gif", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "pfm", "pgm"),
+        *("png", "ppm", "tif", "tiff", "webp"),
+    )
+)
+"""Suffixes of files that are images. Some can't be read, which is then a problem of the image."""
+MAX_BYTES = 2**22
+
+ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Places = str | Annotated[list[str], Len(1)]
+
+
+class _Document(BaseModel):
+    """The keys of a data.yaml that are used. All its values are text."""
+
+    names: Annotated[list[ClassName], Len(1)] | Annotated[dict[int, ClassName], Len(1)]
+    train: Places
+    val: Places
+    path: str = ""
+    nc: int | None = None
+    kpt_shape: list[int] = []
+
+
+@dataclass(frozen=True)
+class Config:
+    """The content of a data.yaml."""
+
+    path: Path
+    classes: tuple[str, ...]
+    splits: dict[Split, tuple[str, ...]]
+    """Folders and list files of each split, as written."""
+    folder: str
+    """The key `path`, as written."""
+    keypoints: int
+    """Number of values of a label's keypoints, which follow its box."""
+
+
+def read_config(path: Path) -> Config:
+    """Read a data.yaml. Raises DataError with all of its problems."""
+    try:
+        document = _Document.model_validate(_parse(path))
+    except ValidationError as error:
+        wrong = [(".".join(map(str, each["loc"][:1])), each["msg"]) for each in error.errors()]
+        lines = [f"{key}: {message}" for key, message in dict(wrong).items()]
+        raise DataError(
+            [f"{path}: not a data.yaml of YOLO: {line}; correct the key" for line in lines]
+        ) from None
+    splits = {split: _tuple(getattr(document, split)) for split in SPLITS}
+    classes = _classes(path, document)
+    return Config(path, classes, splits, document.path, prod(document.kpt_shape or [0]))
+
+
+def find_files(root: Path, name: str) -> dict[Split, Listing]:
+    """Find the images of both splits and the places of their labels.
+
+    Args:
+        root: the folder that holds all images.
+        name: path of data.yaml, relative to `root`.
+
+    Raises:
+        DataError: data.yaml or a place that it names is missing or outside of `root`, or a split
+            has no images or no label file; with the problems of both splits.
+    """
+    if not root.is_dir():
+        raise DataError([f"{root}: no such folder; set `root` to the data set's folder"])
+    config = read_config(root / name)
+    base, notes = _base(root, config)
+    listings: dict[Split, Listing] = {}
+    problems: list[str] = []
+    for split in SPLITS:
+        try:
+            listings[split] = _listing(root, base, config, split, notes)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return listings
+
+
+# --- data.yaml ------------------------------------------------------------------------------------
+
+
+def _parse(path: Path) -> Any:
+    """Parse YAML; every scalar is text, so that a class may be called `no` or `1`."""
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise DataError([f"{path}: {error.strerror}; correct `data_yaml`"]) from None
+    if len(text) > MAX_BYTES:
+        raise DataError([f"{path}: larger than {MAX_BYTES} bytes, not a data.yaml of YOLO"])
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506  (text, lists and mappings only)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError([f"{path}: not YAML: {reason}; correct it"]) from None
+
+
+def _tuple(places: str | list[str]) -> tuple[str, ...]:
+    return (places,) if isinstance(places, str) else tuple(places)
+
+
+def _classes(path: Path, document: _Document) -> tuple[str, ...]:
+    """Return the names in label order. Raises DataError unless they are 0 to n - 1 and differ."""
+    names = document.names
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            keys = ", ".join(map(str, names))
+            raise DataError([f"{path}: names: keys must be 0 to {len(names) - 1}, got {keys}"])
+        names = [names[label] for label in sorted(names)]
+    problems = []
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        line = f"{path}: names repeat: {', '.join(repeated)}; give every class its own name"
+        problems.append(line)
+    if document.nc not in (None, len(names)):
+        problems.append(
+            f"{path}: nc is {document.nc}, but there are {len(names)} names; correct nc"
+        )
+    if problems:
+        raise DataError(problems)
+    return tuple(names)
+
+
+# --- images and labels ----------------------------------------------------------------------------
+
+
+def _base(root: Path, config: Config) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that the places of splits are relative to, and a note if it is another."""
+    own = config.path.parent
+    for start in (own, root):
+        if config.folder and (start / config.folder).is_dir():
+            return start / config.folder, ()
+    note = f"{config.path}: path {config.folder} is not a folder here; its own folder is used"
+    return own, (note,) if config.folder else ()
+
+
+def _listing(
+    root: Path, base: Path, config: Config, split: Split, notes: tuple[str, ...]
+) -> Listing:
+    names: list[str] = []
+    problems: list[str] = []
+    for place in config.splits[split]:
+        try:
+            names += _names(root, _existing(base, place, config, split))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    images = tuple(sorted(set(names)))
+    labels = tuple(None if os.path.isabs(name) else root / label_name(name) for name in images)
+    if not any(map(exists, labels)):
+        wanted = f"such as {labels[0]}" if labels else "and no image"
+        what = f"{config.path}: {split}: no label file, {wanted}"
+        raise DataError([f"{what}; add them, or correct `{split}` in the file"])
+    repeated = tuple(name for name, count in sorted(Counter(names).items()) if count > 1)
+    return Listing(config.path, images, labels, notes, repeated)
+
+
+def _existing(base: Path, place: str, config: Config, split: Split) -> Path:
+    """Return the path of a folder or a list of images.
+
+    Exports of Roboflow name `../train/images` for the folder beside data.yaml.
+    """
+    wanted = base / place
+    if not wanted.exists() and place.startswith("../") and (base / place[3:]).exists():
+        return base / place[3:]
+    if not wanted.exists():
+        raise DataError(
+            [f"{config.path}: {split}: {wanted}: no such folder or file; correct `{split}` in it"]
+        )
+    return wanted
+
+
+def _names(root: Path, place: Path) -> list[str]:
+    """Return the names of images, relative to root. Names outside of it are left absolute."""
+    inside = os.path.normpath(place)
+    if not Path(inside).is_relative_to(root):
+        raise DataError([f"{place}: is outside of {root}; set `root` to a folder that holds it"])
+    paths = _listed(place) if place.is_file() else _found(place)
+    return [_name(root, path) for path in paths]
+
+
+def _name(root: Path, path: Path) -> str:
+    normal = Path(os.path.normpath(path))
+    inside = normal.is_relative_to(root)
+    return (normal.relative_to(root) if inside else normal).as_posix()
+
+
+def _found(folder: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        yield from (Path(path, name) for name in files if Path(name).suffix.lower() in IMAGES)
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    """Yield the images that a text file lists, one per line, relative to its folder."""
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
+        raise DataError([f"{path}: {reason}; list one image per line"]) from None
+    return (path.parent / line.strip() for line in lines if line.strip())
+
+
+def label_name(image: str) -> str:
+    """Return the name of the label file of an image: the last folder `images` becomes `labels`.
+
+    Examples:
+        >>> label_name("images/train/a.jpg")
+        'labels/train/a.txt'
+    """
+    path = PurePosixPath(image)
+    parts = [*path.parent.parts]
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return str(PurePosixPath(*parts, f"{path.stem}.txt"))
