@@ -58,7 +58,7 @@ def reevaluate(
     """
     from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
 
-    folder = Home(home)
+    folder = Home(home).check().check_ledger()
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
     with Ledger.open(folder.ledger_url) as ledger, progress_line("reading candidates") as show:
         trials = find_trials(ledger, names)
@@ -91,7 +91,7 @@ def explain(
     from gaplab.results.explain import explain
 
     rule = parse_protocol(protocol)
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         found = explain(ledger, name, rule, epoch, branch)
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))

@@ -22,6 +22,6 @@ def export(
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
     """Write trials, evaluations and AP per class as Parquet files."""
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         for path, rows in write_files(ledger, folder, sweep, force).items():
             sys.stdout.write(f"{path}: {plural(rows, 'row')}\n")

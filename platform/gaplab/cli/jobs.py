@@ -23,7 +23,7 @@ from gaplab.ledger.views import SweepView, TrialView
 from gaplab.results.status import Running, Status
 from gaplab.results.status import status as find_status
 from gaplab.storage.filesystem import Storage
-from gaplab.storage.home import DEFAULT_HOME, Home
+from gaplab.storage.home import DEFAULT_HOME, Home, check_is_path
 
 if TYPE_CHECKING:
     from gaplab.launch.ray.jobs import Job, Jobs
@@ -59,6 +59,7 @@ def submit(
 
     The spec and the installed code of gaplab are sent to the cluster.
     """
+    check_is_path(cluster_home, "--cluster-home")
     from gaplab.launch.ray.jobs import JobRequest
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import to_mapping
@@ -97,7 +98,7 @@ def status(
         jobs = _jobs(address)
         print_jobs([jobs.find(name)] if name else jobs.all(), console, json)
         return
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         print_status(find_status(ledger, name), console, json)
 
 
@@ -125,7 +126,7 @@ def logs(
             sys.stdout.write(output)
             sys.stdout.flush()
         return
-    folder = Home(home)
+    folder = Home(home).check_ledger()
     with Ledger.open(folder.ledger_url) as ledger:
         sys.stdout.write(trial_log(ledger, ledger.find_trial(name), Storage(str(folder.path))))
 
@@ -149,7 +150,7 @@ def cancel(
             result = "stopping" if jobs.stop(job) else f"has already ended ({job.state})"
             sys.stdout.write(f"{job.id}: {result}\n")
         return
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         for line in cancel_all(ledger, names):
             sys.stdout.write(f"{line}\n")
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from gaplab.cli.environment import print_ignored
 from gaplab.cli.options import HomeOption
 from gaplab.formatting import plural
 from gaplab.ledger import Ledger
@@ -29,7 +30,8 @@ def ui(
     MLflow is updated from the ledger first. The printed link leads to the runs of the sweep.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server, too
-    folder = Home(home)
+    folder = Home(home).check().check_ledger()
+    print_ignored(folder)
     with Ledger.open(folder.ledger_url) as ledger:
         name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
         copy = Mirror(folder)
@@ -51,7 +53,8 @@ def mirror(
 
     The ledger is complete without MLflow, so MLflow's data may be deleted and copied again.
     """
-    folder = Home(home)
+    folder = Home(home).check().check_ledger()
+    print_ignored(folder)
     with Ledger.open(folder.ledger_url) as ledger:
         views = [ledger.find_sweep(sweep)] if sweep else ledger.sweeps()
         copy = Mirror(folder)

@@ -5,11 +5,22 @@ from typing import Annotated
 
 import typer
 
+from gaplab.storage.home import check_is_path
+
+
+def _home(value: str | Path) -> Path:
+    """Return the path as given: `Path` would turn `s3://bucket` into a folder `s3:`."""
+    check_is_path(str(value))
+    return Path(value)
+
+
 HomeOption = Annotated[
     Path,
     typer.Option(
         "--home",
         envvar="GAPLAB_HOME",
+        metavar="PATH",
+        parser=_home,
         help="Folder of the ledger, checkpoints and MLflow's data.",
     ),
 ]

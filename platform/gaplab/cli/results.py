@@ -62,7 +62,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     less the detector needs NMS.
     """
     at = _epoch(epoch)
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         rows = find_rows(
             ledger,
             sort=sort,
@@ -111,7 +111,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     bootstrap).
     """
     at, keys = _epoch(epoch), by or ["assignment"]
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         rows = find_rows(
             ledger,
             sweep=sweep,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from gaplab.cli.environment import print_ignored
 from gaplab.cli.options import (
     AddressOption,
     HomeOption,
@@ -59,7 +60,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
     from gaplab.spec.sweep import expand
 
     sweep = expand(load_spec(spec, profile, overrides or []))
-    raise typer.Exit(SweepRun(sweep, Home(home), address, json).execute(rerun or []))
+    raise typer.Exit(SweepRun(sweep, Home(home).create(), address, json).execute(rerun or []))
 
 
 def resume(
@@ -75,7 +76,7 @@ def resume(
     """Continue a sweep: train its unfinished trials from checkpoints."""
     from gaplab.spec.sweep import check_unchanged
 
-    folder = Home(home)
+    folder = Home(home).check().check_ledger()
     with Ledger.open(folder.ledger_url) as ledger:
         stored = ledger.stored_sweep(sweep)
         check_unchanged(ledger.unfinished(stored))
@@ -101,6 +102,7 @@ class SweepRun:
         """
         from gaplab.spec.sweep import inspect_data
 
+        print_ignored(self.home, self.address)
         once_more = match_trials(again, [trial.id for trial in self.sweep.trials])
         with ExitStack() as stack:
             retry = RetryPolicy(OUTAGE_SECONDS, self.console.print)
@@ -148,9 +150,8 @@ class SweepRun:
         return LiveTable(todo, self.console) if self.console.is_terminal else Lines(todo)
 
     def _stopped(self, stop: "Stop") -> int:
-        self.console.print(
-            f"stopped: {stop.reason}; progress is saved. Continue with: {self._command('resume')}"
-        )
+        command = self.home.command("resume", self.sweep.id)
+        self.console.print(f"stopped: {stop.reason}; progress is saved. Continue with: {command}")
         return FAILED if stop.signal is None else 128 + stop.signal
 
     def _conclude(self, ledger: Ledger) -> int:
@@ -170,11 +171,13 @@ class SweepRun:
         for rows in tables or [[]]:
             self.console.print(leaderboard_table(rows), soft_wrap=False)
         best = tables[0][0].trial if tables else "TRIAL"
-        other = f" --protocol {protocols[0]}" if protocols[:1] not in ([], ["default"]) else ""
+        other = ["--protocol", protocols[0]] if protocols[:1] not in ([], ["default"]) else []
         commands = {
-            self._command("compare", f"--by assignment{other}"): "means and spread per assignment",
-            self._command("show", best): "details of one trial",
-            self._command("ui", ""): "the same runs in MLflow",
+            self.home.command(
+                "compare", "--by", "assignment", *other
+            ): "means and spread per assignment",
+            self.home.command("show", best): "details of one trial",
+            self.home.command("ui"): "the same runs in MLflow",
         }
         width = max(map(len, commands))
         self.console.print(
@@ -186,11 +189,7 @@ class SweepRun:
         for each in group([Failure(a.trial, a.fault, a.reason, a.node) for a in last]):
             self.console.print(each.line(), style="red")
         if failed:
-            self.console.print(f"Retry with: {self._command('resume')}")
-
-    def _command(self, name: str, rest: str | None = None) -> str:
-        """Return a command line for this home folder, by default about this sweep."""
-        return self.home.command(name, self.sweep.id if rest is None else rest)
+            self.console.print(f"Retry with: {self.home.command('resume', self.sweep.id)}")
 
 
 def _own_protocols(ledger: Ledger, sweep: str) -> list[str]:

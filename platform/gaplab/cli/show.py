@@ -62,7 +62,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show everything stored about a trial or a sweep."""
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         found = ledger.sweeps() if name is None else details(ledger, name)
     console = Console(highlight=False, markup=False)
     if json:

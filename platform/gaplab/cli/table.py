@@ -1,7 +1,6 @@
 """`gaplab table`: the rows of a spec beside the numbers of a paper's table."""
 
 import json as jsonlib
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,7 +164,7 @@ def notes(made: PaperTable, query: TableQuery, home: Home) -> list[str]:
         total = len({trial.id for line in made.lines for trial in line.trials})
         words = [str(query.spec), *(("--profile", query.profile) if query.profile else ())]
         words += [word for each in query.overrides for word in ("--set", each)]
-        command = home.command("run", shlex.join(words))
+        command = home.command("run", *words)
         found.append(
             f"{len(missing)} of {plural(total, 'trial')} {'is' if len(missing) == 1 else 'are'} "
             f"missing, in {rows} of {plural(len(made.lines), 'row')}; to train them: {command}"
@@ -182,8 +181,8 @@ def _unmeasured(line: "Line", home: Home) -> str:
     note = f"{line.row}: {trials} not measured as the row needs it ({what})"
     if reading.protocol is None:
         return note
-    words = shlex.join([*line.unmeasured, "--protocol", _written(reading.protocol)])
-    return f"{note}; to measure: {home.command('reevaluate', words)}"
+    words = ("reevaluate", *line.unmeasured, "--protocol", _written(reading.protocol))
+    return f"{note}; to measure: {home.command(*words)}"
 
 
 def _written(protocol: Protocol) -> str:

@@ -19,14 +19,14 @@ from sqlalchemy import (
     event,
     func,
     inspect,
-    make_url,
     select,
     table,
 )
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
 from gaplab.errors import UserError
+from gaplab.ledger.address import SQLITE, masked, parse_url, shown
 from gaplab.ledger.clock import add_clock
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ WRITE = "gaplab_write"
 MIGRATE = "migrate"
 """Value of WRITE for connections that migrate. They switch foreign keys off: to change a table,
 SQLite rebuilds it, which would delete the rows that refer to it."""
-_FORMS = "sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
 _BUSY_SECONDS = 30.0  # how long SQLite waits for another program's transaction
 _MIGRATION_LOCK = 0x6761706C  # any number, the same in every release of gaplab
 
@@ -52,8 +51,8 @@ def open_engine(url: str) -> Engine:
         UserError: the URL is malformed, the database cannot be reached or is not a database, or it
             was written by a newer gaplab.
     """
-    where = _parse_url(url)
-    sqlite = where.get_backend_name() == "sqlite"
+    where = parse_url(url)
+    sqlite = where.drivername == SQLITE
     engine = _sqlite_engine(where) if sqlite else _postgresql_engine(where)
     try:
         with engine.connect() as connection:
@@ -62,12 +61,13 @@ def open_engine(url: str) -> Engine:
             with engine.execution_options(**{WRITE: MIGRATE}).begin() as connection:
                 _upgrade(connection)
             engine.dispose()  # its connection does not check foreign keys
-    except DBAPIError as error:
+    except (DBAPIError, UnicodeError) as error:  # the latter for a name that no host can have
         engine.dispose()
-        cause = str(error.orig).strip().splitlines()[0]
+        said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
+        cause = masked((said or type(error).__name__).splitlines()[0], where)
         raise UserError(
-            f"ledger {where.render_as_string()}: {cause}; give the URL of a gaplab ledger, or of "
-            "an empty database for a new one"
+            f"ledger {shown(where)}: {cause}; give the URL of a gaplab ledger, or of an empty "
+            "database for a new one"
         ) from error
     except UserError:
         engine.dispose()
@@ -100,7 +100,7 @@ def _upgrade(connection: Connection) -> None:
     known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
     if current is not None and current not in known:
         raise UserError(
-            f"ledger {connection.engine.url.render_as_string()}: written by a newer gaplab "
+            f"ledger {shown(connection.engine.url)}: written by a newer gaplab "
             f"(version {current}, this one knows up to {HEAD}); upgrade gaplab"
         )
     command.upgrade(config, "head")
@@ -120,20 +120,6 @@ def _version(connection: Connection) -> str | None:
         return None
     version: ColumnClause[str] = column("version_num", Text)
     return connection.execute(select(version).select_from(table(VERSION_TABLE))).scalar()
-
-
-def _parse_url(url: str) -> URL:
-    try:
-        where = make_url(url)
-    except ArgumentError:
-        raise UserError(f"ledger: its address is not a database URL; write {_FORMS}") from None
-    backend = where.get_backend_name()
-    if backend == "sqlite" and where.database and where.database != ":memory:":
-        return where.set(drivername="sqlite")
-    if backend == "postgresql":
-        return where.set(drivername="postgresql+psycopg")
-    shown = where.render_as_string()
-    raise UserError(f"ledger {shown}: not a SQLite file or a PostgreSQL; write {_FORMS}")
 
 
 def _postgresql_engine(where: URL) -> Engine:
@@ -167,7 +153,10 @@ def _sqlite_engine(where: URL) -> Engine:
     try:
         Path(where.database or "").parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"ledger {where}: {error}; choose a folder you can write to") from error
+        raise UserError(
+            f"ledger {shown(where)}: its folder can't be created ({error.strerror}); choose a "
+            "folder you can write to"
+        ) from error
     engine = create_engine(where, connect_args={"timeout": _BUSY_SECONDS})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gaplab.errors import UserError
 from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
-from gaplab.storage.home import Home
+from gaplab.storage.home import Home, sqlite_url
 
 _BUSY_SECONDS = 10.0  # how long to wait for another program's transaction
 
@@ -33,7 +33,7 @@ def exclusive_access(home: Home, sweep: str = "") -> Iterator[None]:
         try:
             file = stack.enter_context((home.path / "mlflow.lock").open("a"))
             fcntl.flock(file, fcntl.LOCK_EX)
-            _ensure_database(Path(home.mlflow_uri.removeprefix("sqlite:///")))
+            _ensure_database(home.mlflow_path)
         except (sqlite3.Error, OSError, _MigrationError) as error:
             raise mirror_error(home, str(error), sweep) from error
         yield
@@ -42,8 +42,8 @@ def exclusive_access(home: Home, sweep: str = "") -> Iterator[None]:
 def mirror_error(home: Home, why: str, sweep: str) -> UserError:
     """Return the error for a failure of MLflow or its database: one line that says what to do."""
     return UserError(
-        f"{home.mlflow_uri}: {' '.join(why.split()):.300}; it is only a copy of the ledger: repair "
-        f"or delete it, then run `{home.command('mirror', sweep)}`"
+        f"{home.mlflow_path}: {' '.join(why.split()):.300}; it is only a copy of the ledger: "
+        f"repair or delete it, then run `{home.command('mirror', sweep)}`"
     )
 
 
@@ -65,7 +65,7 @@ def _create(path: Path) -> None:
     new = path.with_name(f"{path.name}.new")
     for leftover in (new, new.with_name(f"{new.name}-journal")):
         leftover.unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", f"sqlite:///{new}"]
+    command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_url(new)]
     environment = clean_environment()
     done = subprocess.run(
         command, env=environment, cwd=WORKING_DIRECTORY, capture_output=True, text=True

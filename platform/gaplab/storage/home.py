@@ -1,68 +1,165 @@
 """The home folder, which holds the ledger, checkpoints and MLflow's database."""
 
 import os
+import re
+import shlex
 import shutil
+import stat
 import sys
 from pathlib import Path
+from typing import Self
+from urllib.parse import quote
 
 from gaplab.errors import UserError
 
 DEFAULT_HOME = ".gaplab"
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""The start of `s3://bucket`, of which `Path` keeps only one slash."""
 
 
 def default_path() -> Path:
     """Return the path in the environment variable GAPLAB_HOME, or else `.gaplab`."""
-    return Path(os.environ.get("GAPLAB_HOME", DEFAULT_HOME))
+    return Path(os.environ.get("GAPLAB_HOME") or DEFAULT_HOME)
 
 
 class Home:
-    """Names of the files in the home folder. Creating an instance creates the folder.
+    """Names of the files in the home folder. Creating an instance touches no file.
+
+    Args:
+        path: the folder; a local one, such as a mounted network file system.
 
     Raises:
-        UserError: if the folder can't be created.
+        UserError: the path is an address such as `s3://bucket/folder`.
     """
 
     def __init__(self, path: Path) -> None:
+        check_is_path(str(path))
+        self._given = Path(os.path.abspath(path.expanduser()))
         self.path = path.expanduser().resolve()
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"--home {path}: can't be created ({error.strerror})") from error
 
-    def command(self, name: str, rest: str = "") -> str:
-        """Return a command line that the user can type, with `--home` if it is needed."""
+    def create(self) -> Self:
+        """Create the folder if it does not exist.
+
+        Raises:
+            UserError: the folder can't be created.
+        """
+        try:
+            self._check_link()
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise UserError(f"--home {self._given}: is a file; give a folder") from error
+        except OSError as error:
+            raise UserError(
+                f"--home {self._given}: can't be created ({error.strerror}); choose a folder that "
+                "you can write to"
+            ) from error
+        return self
+
+    def check(self) -> Self:
+        """Check that the folder exists and may be read.
+
+        Raises:
+            UserError: it does not, or is no folder.
+        """
+        try:
+            self._check_link()
+            is_folder = stat.S_ISDIR(self.path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._nothing("no such folder") from error
+        except OSError as error:
+            raise self._unreadable(error.strerror or "unreadable") from error
+        if not is_folder:
+            raise UserError(f"--home {self._given}: is a file; give the folder that holds a ledger")
+        if not os.access(self.path, os.R_OK | os.X_OK):
+            raise self._unreadable("Permission denied")
+        return self
+
+    def check_ledger(self) -> Self:
+        """Check that there is a ledger: in the folder, or at the URL in GAPLAB_LEDGER.
+
+        Raises:
+            UserError: the folder can't be read, or holds no ledger.
+        """
+        if not os.environ.get("GAPLAB_LEDGER"):
+            self.check()
+            if not self.ledger_path.exists():
+                raise self._nothing("holds no ledger")
+        return self
+
+    @property
+    def missing(self) -> bool:
+        """Whether there is nothing at the path, not even a file or a link."""
+        return not os.path.lexists(self._given)
+
+    def command(self, *words: str) -> str:
+        """Return a command line that the user can type, with `--home` if it is needed.
+
+        Args:
+            words: the name of the command and its arguments; empty ones are left out.
+        """
         is_default = self.path == default_path().expanduser().resolve()
-        words = (_program(), name, rest, "" if is_default else f"--home {self.path}")
-        return " ".join(word for word in words if word)
+        home = () if is_default else ("--home", str(self.path))
+        return shlex.join([_program(), *(word for word in words if word), *home])
+
+    @property
+    def ledger_path(self) -> Path:
+        """The file of the ledger, unless GAPLAB_LEDGER names another database."""
+        return self.path / "ledger.db"
 
     @property
     def ledger_url(self) -> str:
         """SQLAlchemy URL of the ledger: GAPLAB_LEDGER, or else a SQLite file in this folder."""
-        return os.environ.get("GAPLAB_LEDGER") or f"sqlite:///{self.path / 'ledger.db'}"
+        return os.environ.get("GAPLAB_LEDGER") or sqlite_url(self.ledger_path)
+
+    @property
+    def mlflow_path(self) -> Path:
+        """MLflow's database. It is a mirror, so it may be deleted."""
+        return self.path / "mlflow.db"
 
     @property
     def mlflow_uri(self) -> str:
-        """SQLAlchemy URL of MLflow's database. It is a mirror, so it may be deleted."""
-        return f"sqlite:///{self.path / 'mlflow.db'}"
+        """SQLAlchemy URL of MLflow's database."""
+        return sqlite_url(self.mlflow_path)
 
     @property
     def mlflow_artifacts(self) -> Path:
         """Folder for MLflow's artifacts."""
         return self.path / "mlflow-artifacts"
 
+    def _check_link(self) -> None:
+        """Raise UserError for a link to nothing: its target, such as a disk, may come back."""
+        if self._given.is_symlink() and not self._given.exists():
+            raise UserError(
+                f"--home {self._given}: is a link to {self.path}, which does not exist; create "
+                "that folder or correct the link"
+            )
 
-def open_home(path: str | os.PathLike[str] | None = None) -> Home:
+    def _nothing(self, what: str) -> UserError:
+        command = f"gaplab run SPEC --home {shlex.quote(str(self._given))}"
+        return UserError(
+            f"--home {self._given}: {what}; correct the path, or start a sweep there with: "
+            f"{command}"
+        )
+
+    def _unreadable(self, why: str) -> UserError:
+        return UserError(
+            f"--home {self._given}: can't be read ({why}); ask its owner for the permission"
+        )
+
+
+def open_home(path: str | os.PathLike[str] | None = None, create: bool = True) -> Home:
     """Open the folder that holds the ledger, checkpoints and MLflow's data.
 
     Args:
-        path: the folder, created if it does not exist. None: the environment variable
-            GAPLAB_HOME, or else `.gaplab` in the working directory.
+        path: the folder. None: the environment variable GAPLAB_HOME, or else `.gaplab` in the
+            working directory.
+        create: whether to create the folder if it does not exist.
 
     Returns:
         The home folder. `Ledger.open(home.ledger_url)` opens its ledger.
 
     Raises:
-        UserError: the folder can't be created.
+        UserError: the folder can't be created; or, without `create`, it holds no ledger.
 
     Examples:
         >>> import gaplab
@@ -70,7 +167,26 @@ def open_home(path: str | os.PathLike[str] | None = None) -> Home:
         >>> home.path.name
         'first'
     """
-    return Home(default_path() if path is None else Path(path))
+    if path is not None:
+        check_is_path(os.fspath(path))
+    home = Home(default_path() if path is None else Path(path))
+    return home.create() if create else home.check_ledger()
+
+
+def check_is_path(home: str, option: str = "--home") -> None:
+    """Raise UserError if a home folder is given as nothing or as an address such as `s3://x`."""
+    if not home:
+        raise UserError(f"{option}: is empty; give the path of a folder")
+    if _ADDRESS.match(home):
+        raise UserError(
+            f"{option} {home}: is an address, but a home is a folder; mount the storage and give "
+            "the path of a folder there"
+        )
+
+
+def sqlite_url(path: Path) -> str:
+    """Return SQLAlchemy's URL of a SQLite file; special characters of the path are escaped."""
+    return f"sqlite:///{quote(str(path))}"
 
 
 def _program() -> str:

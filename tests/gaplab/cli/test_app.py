@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
+from pathlib import Path
 
 import pytest
 
 from gaplab.cli.app import COMMANDS, GROUPS, Command, load
+from gaplab.ledger import Ledger
+from gaplab.storage.home import Home
 
 Gaplab = Callable[..., str]
 each_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
@@ -119,9 +122,10 @@ def test_help_of_a_command_imports_no_torch() -> None:
     assert imported(CALL.format(calls=calls), "torch", "ray", "mlflow") == []
 
 
-def test_readers_import_no_torch(home: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_import_no_torch(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAPLAB_HOME", str(home))
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    Ledger.open(Home(home).ledger_url).close()
     assert imported(CALL.format(calls=[[name] for name in READERS]), "torch", "ray") == []
 
 
@@ -138,11 +142,13 @@ def test_readers_import_no_torch(home: object, monkeypatch: pytest.MonkeyPatch) 
         (("plan",), "Missing argument 'SPEC'"),
     ],
 )
-def test_wrong_arguments(gaplab: Gaplab, words: tuple[str, ...], line: str) -> None:
+def test_wrong_arguments(gaplab: Gaplab, home: Path, words: tuple[str, ...], line: str) -> None:
+    Ledger.open(Home(home).ledger_url).close()
     assert line in gaplab(*words, code=2)
 
 
-def test_an_empty_ledger_is_no_error(gaplab: Gaplab) -> None:
+def test_an_empty_ledger_is_no_error(gaplab: Gaplab, home: Path) -> None:
+    Ledger.open(Home(home).ledger_url).close()
     assert json.loads(gaplab("leaderboard", "--json")) == []
     assert json.loads(gaplab("compare", "--json")) == []
     assert gaplab("leaderboard", "--csv").startswith("trial,sweep,")

@@ -37,6 +37,7 @@ from gaplab.cli.doctor.packages import check_packages, installed
 from gaplab.cli.doctor.ray import Access, check_access, inspect_access
 from gaplab.ledger import Ledger
 from gaplab.ledger.migrate import HEAD, VERSION_TABLE
+from gaplab.storage.home import Home
 
 SOUND = Machine("3.12.1", "CUDA 13.0", True, "/dev/nvidia0", 8, None)
 HOME = Path("/data/home")
@@ -155,7 +156,9 @@ def test_the_facts_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({}, []),
         ({"exists": False}, []),
-        ({"writable": False}, ["problem home: cannot write to /data/home"]),
+        ({"error": "--home /x: is a file; give a folder"}, ["problem home: --home /x: is a file"]),
+        ({"writable": False, "exists": False}, ["problem home: you cannot write to /data/home"]),
+        ({"writable": False}, ["warn    home: you cannot write to /data/home"]),
         ({"free": 5 * GIB}, ["warn    disk: 5.0 GiB free"]),
         ({"free": GIB // 2}, ["problem disk: 0.5 GiB free"]),
         ({"mode": 0o755}, []),
@@ -184,7 +187,7 @@ def test_the_facts_of_a_real_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
     (tmp_path / "ray.token").write_text("x")
     (tmp_path / "ray.token").chmod(0o644)
-    here = inspect_home(tmp_path)
+    here = inspect_home(Home(tmp_path))
     assert (here.exists, here.writable, here.mode, here.files) == (
         True,
         True,
@@ -192,11 +195,11 @@ def test_the_facts_of_a_real_folder(tmp_path: Path) -> None:
         {"ray.token": 0o644},
     )
     assert levels(check_home(here))["token"] == "problem"
-    away = inspect_home(tmp_path / "a" / "b")
+    away = inspect_home(Home(tmp_path / "a" / "b"))
     assert (away.exists, away.writable) == (False, True)
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").touch()
-    assert levels(check_home(inspect_home(tmp_path / "file")))["home"] == "problem"
+    assert levels(check_home(inspect_home(Home(tmp_path / "file"))))["home"] == "problem"
 
 
 # Ledger
@@ -248,23 +251,23 @@ def test_the_facts_of_real_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
     path = tmp_path / "ledger.db"
     assert not inspect_sqlite(path).exists
-    assert bad(check_ledger(tmp_path)) == []
+    assert bad(check_ledger(Home(tmp_path))) == []
     assert not path.exists()
     Ledger.open(f"sqlite:///{path}").close()
     assert inspect_sqlite(path).version == HEAD
-    assert levels(check_ledger(tmp_path))["ledger"] == "ok"
+    assert levels(check_ledger(Home(tmp_path)))["ledger"] == "ok"
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
-    assert levels(check_ledger(tmp_path))["ledger"] == "problem"
+    assert levels(check_ledger(Home(tmp_path)))["ledger"] == "problem"
     path.write_bytes(b"this is no database, " * 100)
     assert "not a database" in inspect_sqlite(path).error
     monkeypatch.setenv("GAPLAB_LEDGER", f"sqlite:///{tmp_path}/other.db")
-    assert "other.db does not exist yet" in check_ledger(tmp_path)[0].what
+    assert "other.db does not exist yet" in check_ledger(Home(tmp_path))[0].what
     with closing(sqlite3.connect(tmp_path / "other.db")) as database:
         database.execute("VACUUM")
-    assert "other.db is empty" in check_ledger(tmp_path)[0].what
+    assert "other.db is empty" in check_ledger(Home(tmp_path))[0].what
     monkeypatch.setenv("GAPLAB_LEDGER", "mysql://host/x")
-    assert levels(check_ledger(tmp_path)) == {"ledger": "problem"}
+    assert levels(check_ledger(Home(tmp_path))) == {"ledger": "problem"}
 
 
 REMOTE = Postgres("db.example", password=False, sslmode="verify-full", tls=True, version=HEAD)
@@ -306,7 +309,7 @@ def test_the_facts_of_a_real_postgresql(
     assert abs(here.skew) <= 60 + time.time() - before
     assert here.sslmode == "prefer"
     monkeypatch.setenv("GAPLAB_LEDGER", postgres_schema)
-    assert levels(check_ledger(tmp_path))["ledger"] == "ok"
+    assert levels(check_ledger(Home(tmp_path)))["ledger"] == "ok"
     assert inspect_postgres(postgres_schema).version is None, "it must not create tables"
     Ledger.open(postgres_schema).close()
     assert inspect_postgres(postgres_schema).version == HEAD
@@ -333,7 +336,7 @@ def test_an_unreachable_postgresql_does_not_show_its_password() -> None:
     assert here.password
     assert here.error
     assert "hunter2" not in "".join(map(str, check_postgres(here)))
-    assert inspect_postgres("postgresql://[").error
+    assert inspect_postgres("postgresql://127.0.0.1:1/x?nonsense=1").error
 
 
 # Ray

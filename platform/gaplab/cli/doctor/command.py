@@ -18,7 +18,7 @@ from gaplab.cli.doctor.packages import check_packages, installed
 from gaplab.cli.doctor.ray import check_access, inspect_access
 from gaplab.cli.options import AddressOption, HomeOption, JsonOption
 from gaplab.formatting import printable
-from gaplab.storage.home import DEFAULT_HOME
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 PROBLEM = 1
 """Exit code when at least one finding is a problem."""
@@ -48,13 +48,13 @@ def examine(home: Path, address: str) -> list[Finding]:
         home: The home folder, which need not exist.
         address: A Ray address as `gaplab run --address` takes it.
     """
-    folder = home.expanduser().resolve()
+    named = Home(home)
     return [
         *check_machine(inspect_machine()),
         *check_packages(installed()),
-        *check_home(inspect_home(folder)),
-        *check_ledger(folder),
+        *check_home(inspect_home(named)),
+        *check_ledger(named),
         *check_access(inspect_access(address, os.environ)),
         *check_ports(listeners()),
-        *check_mlflow(os.environ, f"sqlite:///{folder / 'mlflow.db'}"),
+        *check_mlflow(os.environ, named.mlflow_uri),
     ]

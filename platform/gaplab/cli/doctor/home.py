@@ -6,8 +6,11 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 from gaplab.cli.doctor.finding import Finding, ok, problem, warn
+from gaplab.errors import UserError
+from gaplab.storage.home import Home
 
 _TOKEN = "ray.token"
 _FILES = (_TOKEN, "ledger.db", "mlflow.db")
@@ -25,14 +28,21 @@ class HomeFolder:
     free: int  # bytes
     mode: int = 0o700  # permission bits
     files: Mapping[str, int] = field(default_factory=dict)  # permission bits of known files
+    error: str = ""  # why it can't be read
 
 
-def inspect_home(path: Path) -> HomeFolder:
+def inspect_home(home: Home) -> HomeFolder:
     """Return the facts about the folder without creating it."""
-    nearest = next(each for each in (path, *path.parents) if each.is_dir())
+    path = home.path
+    nearest = next(each for each in (path, *path.parents) if os.path.isdir(each))
     writable, free = os.access(nearest, os.W_OK | os.X_OK), shutil.disk_usage(nearest).free
+    if not home.missing:
+        try:
+            home.check()
+        except UserError as error:
+            return HomeFolder(path, False, writable, free, error=str(error))
     if nearest != path:
-        return HomeFolder(path, False, writable and not path.exists(), free)
+        return HomeFolder(path, False, writable, free)
     files = {name: permissions(path / name) for name in _FILES if (path / name).exists()}
     return HomeFolder(path, True, writable, free, permissions(path), files)
 
@@ -58,7 +68,7 @@ def check_secret(check: str, path: Path, mode: int) -> Finding:
     """Return a finding about a file that only its owner may read."""
     if mode & 0o077:
         what = f"other users can access {path} (mode {mode:04o})"
-        return problem(check, what, f"chmod 600 {path}, then create a new token")
+        return problem(check, what, f"chmod 600 {quote(str(path))}, then create a new token")
     return ok(check, f"{path}, accessible to this user only")
 
 
@@ -66,18 +76,22 @@ def _writers(check: str, path: Path, mode: int) -> Finding:
     """Return a finding about something that others may read but not change."""
     if mode & stat.S_IWOTH:
         what = f"every user can write to {path} (mode {mode:04o})"
-        return problem(check, what, f"chmod o-w {path}")
+        return problem(check, what, f"chmod o-w {quote(str(path))}")
     if mode & stat.S_IWGRP:
         what = f"the group can write to {path} (mode {mode:04o})"
-        return warn(check, what, f"chmod g-w {path} unless you trust the group")
+        return warn(check, what, f"chmod g-w {quote(str(path))} unless you trust the group")
     return ok(check, f"other users cannot write to {path}")
 
 
 def _folder(home: HomeFolder) -> Finding:
+    if home.error:
+        what, _, remedy = home.error.partition("; ")
+        return problem("home", what, remedy)
     if not home.writable:
-        remedy = "allow writing there, or use another --home"
-        return problem("home", f"cannot write to {home.path}", remedy)
-    later = "" if home.exists else " does not exist yet; the first command that needs it creates it"
+        what = f"you cannot write to {home.path}: results there can be read, but no sweep can run"
+        remedy = "ask its owner, or use another --home"
+        return (warn if home.exists else problem)("home", what, remedy)
+    later = "" if home.exists else " does not exist yet; `gaplab run` creates it"
     return ok("home", f"{home.path}{later}")
 
 

@@ -4,7 +4,6 @@ A ledger in SQLite must lie on a local disk; a connection to PostgreSQL must be 
 clocks must agree.
 """
 
-import os
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -19,9 +18,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from gaplab.cli.doctor.finding import Finding, ok, problem, warn
 from gaplab.cli.doctor.network import is_loopback
+from gaplab.errors import UserError
+from gaplab.ledger.address import SQLITE, masked, parse_url
 from gaplab.ledger.migrate import HEAD
+from gaplab.storage.home import Home
 
-_SQLITE = "sqlite:///"
 _TIMEOUT = 5  # seconds to wait for a lock or a connection
 _SKEW = 5.0  # seconds
 _SHARED = frozenset(
@@ -58,18 +59,16 @@ class Postgres:
     error: str = ""  # why the server cannot be reached
 
 
-def check_ledger(home: Path) -> list[Finding]:
-    """Inspect and check the ledger that commands use with this home folder.
-
-    The URL is that of `Home.ledger_url`, without creating the folder.
-    """
-    url = os.environ.get("GAPLAB_LEDGER") or f"{_SQLITE}{home / 'ledger.db'}"
-    if url.startswith(_SQLITE):
-        return check_sqlite(inspect_sqlite(Path(url.removeprefix(_SQLITE)).absolute()))
-    if url.startswith("postgresql"):
-        return check_postgres(inspect_postgres(url))
-    remedy = "write sqlite:////folder/ledger.db or postgresql+psycopg://user@host/database"
-    return [problem("ledger", "GAPLAB_LEDGER is not the URL of a ledger", remedy)]
+def check_ledger(home: Home) -> list[Finding]:
+    """Inspect and check the ledger that commands use with this home folder."""
+    try:
+        where = parse_url(home.ledger_url)
+    except UserError as error:
+        what, _, remedy = str(error).removeprefix("ledger: ").partition("; ")
+        return [problem("ledger", f"{what} (GAPLAB_LEDGER)", remedy)]
+    if where.drivername == SQLITE:
+        return check_sqlite(inspect_sqlite(Path(where.database or "")))
+    return check_postgres(inspect_postgres(home.ledger_url))
 
 
 def inspect_sqlite(path: Path) -> Sqlite:
@@ -142,7 +141,8 @@ def _check_version(where: str, version: str | None) -> Finding:
 
 
 def inspect_postgres(url: str) -> Postgres:
-    """Connect and return the facts without changing anything."""
+    """Connect and return the facts without changing anything. Raises UserError as `parse_url`."""
+    where = parse_url(url)
     scheme, _, rest = url.partition("://")
     dsn = f"{scheme.partition('+')[0]}://{rest}"  # without SQLAlchemy's name of the driver
     host, password = "", False
@@ -152,8 +152,9 @@ def inspect_postgres(url: str) -> Postgres:
         dsn = make_conninfo(dsn, connect_timeout=_TIMEOUT)
         with psycopg.connect(dsn, autocommit=True) as connection:
             return _connected(connection, host, password)
-    except psycopg.Error as error:
-        return Postgres(host, password, error=(str(error).strip() or "no reason").splitlines()[0])
+    except (psycopg.Error, UnicodeError) as error:  # the latter for a name that no host can have
+        said = (str(error).strip() or "no reason").splitlines()[0]
+        return Postgres(host, password, error=masked(said, where))
 
 
 def _connected(connection: psycopg.Connection[Any], host: str, password: bool) -> Postgres:
