@@ -141,6 +141,7 @@ def attempt_view(trial: str = "t1", **changes: Any) -> AttemptView:
         fault="",
         notes=[],
         provenance={},
+        config={},
     )
     return replace(view, **changes)
 

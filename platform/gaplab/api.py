@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from gaplab.launch import driver
+from gaplab.launch.search import with_proposed
 from gaplab.ledger import Ledger
 from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.records import Event, SweepRecord
@@ -20,7 +21,8 @@ def run_sweep(
 
     The call returns when all trials have ended, or after Ctrl-C or SIGTERM, which it handles (so
     call it from the main thread). Results stay in the ledger, and another call continues. Nothing
-    is copied to MLflow: `gaplab mirror` does that.
+    is copied to MLflow: `gaplab mirror` does that. The settings of `sweep` (what is no part of the
+    trials' ids, such as resources) replace those that the ledger has for it.
 
     Args:
         sweep: the sweep, as `expand` returns it.
@@ -46,6 +48,8 @@ def run_sweep(
     """
     home = home or open_home()
     with Ledger.open(home.ledger_url, RetryPolicy(OUTAGE_SECONDS, print)) as ledger:
+        if not sweep.from_ledger and (before := ledger.known_sweep(sweep.id)) is not None:
+            sweep = with_proposed(sweep, before, ledger)
         if ledger.unfinished(sweep):
             driver.run_sweep(home, ledger, sweep, address, driver.Listeners([on_event]))
         else:

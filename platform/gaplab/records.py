@@ -52,6 +52,8 @@ class SweepRecord:
     spec: str
     """The spec as YAML, with files, profile and overrides merged."""
     trials: tuple[TrialRecord, ...]
+    from_ledger: bool = field(default=False, compare=False)
+    """Whether it was read from the ledger. Adding it again changes no settings then."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,8 @@ class Claim:
     """Id of the latest attempt that the driver knows, 0 for none. If there is a later one, the
     claim is rejected, so that the driver can decide again. None: don't check."""
     token: str = field(default_factory=lambda: uuid4().hex)
+    config: dict[str, Any] | None = None
+    """The configuration that the trial will run with; None: that of the trial in the ledger."""
 
 
 @dataclass(frozen=True)

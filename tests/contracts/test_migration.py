@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from alembic import command
@@ -359,3 +359,25 @@ class TestThirdVersion:
             connection.execute(insert(table).values(**driver, **times, wants=0, waits_for=""))
         with Ledger.open(url) as ledger:
             assert ledger.cancelled("s1", "d1") == CancelRequest(all_trials=True)
+
+
+class TestFourthVersion:
+    """From version 0004, in which attempts and sweeps had no settings of their own, and back."""
+
+    CONFIG: ClassVar[dict[str, Any]] = {"resources": {"workers": 2}}
+
+    def test_settings_are_those_of_the_trial(self, url: str, engine: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+            ledger.add_sweep(sweep_record("s1", trial_record("t1", config=self.CONFIG)))
+            attempt = ledger.start_attempt(Claim("t1", "s1", config=self.CONFIG))
+            ledger.record(evaluation_record("t1"), attempt)
+        downgrade(engine, "0004")
+        tables = tables_of(engine)
+        assert not {"config"} & {*tables["sweep_trial"].c.keys(), *tables["attempt"].c.keys()}
+        with Ledger.open(url) as ledger:
+            first = trial_record("t1").config
+            assert [each.config for each in ledger.trials("s1")] == [first]
+            assert [each.config for each in ledger.attempts("t1")] == [first]
+            assert [each.config for each in ledger.rows(RowFilter())] == [first]
+            assert ledger.attempts("t1")[0].id == attempt

@@ -72,7 +72,7 @@ class TestSweeps:
     def test_a_trial_of_two_sweeps_keeps_its_row(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
         ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
-        other = sweep_record("s2", trial_record("t3"), trial_record("t1", config={}), name="second")
+        other = sweep_record("s2", trial_record("t3"), trial_record("t1"), name="second")
         ledger.add_sweep(other)
         assert [(v.id, v.state) for v in ledger.trials("s2")] == [
             ("t3", "waiting"),

@@ -18,6 +18,7 @@ from gaplab.cli.options import (
     ProfileOption,
     RerunOption,
     SetOption,
+    SettingOption,
     SpecArgument,
 )
 from gaplab.cli.render.tables import leaderboard_table
@@ -68,18 +69,26 @@ def resume(
         str | None,
         typer.Argument(metavar="SWEEP", help="Id or name of a sweep [default: the newest]."),
     ] = None,
+    overrides: SettingOption = None,
     rerun: RerunOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
     address: AddressOption = "local",
     json: JsonOption = False,
 ) -> None:
-    """Continue a sweep: train its unfinished trials from checkpoints."""
+    """Continue a sweep: train its unfinished trials from checkpoints.
+
+    The settings are those of its last `gaplab run` or `gaplab resume --set`.
+    """
+    from gaplab.spec.settings import with_settings
     from gaplab.spec.sweep import check_unchanged
 
     folder = Home(home).check().check_ledger()
     with Ledger.open(folder.ledger_url) as ledger:
         stored = ledger.stored_sweep(sweep)
-        check_unchanged(ledger.unfinished(stored))
+        if overrides:
+            stored = with_settings(stored, overrides)
+        else:
+            check_unchanged(ledger.unfinished(stored))
     raise typer.Exit(SweepRun(stored, folder, address, json).execute(rerun or []))
 
 
@@ -107,6 +116,7 @@ class SweepRun:
         with ExitStack() as stack:
             retry = RetryPolicy(OUTAGE_SECONDS, self.console.print)
             ledger = stack.enter_context(Ledger.open(self.home.ledger_url, retry))
+            self._complete(ledger)
             if once_more:
                 self._rerun(ledger, once_more)
             todo = ledger.unfinished(self.sweep)
@@ -117,6 +127,17 @@ class SweepRun:
                 return self._stopped(stop)
             ledger.add_sweep(self.sweep)
             return self._conclude(ledger)
+
+    def _complete(self, ledger: Ledger) -> None:
+        """Add what a search proposed earlier, and print the settings that are to change."""
+        from gaplab.launch.search import with_proposed
+        from gaplab.spec.settings import changes
+
+        before = None if self.sweep.from_ledger else ledger.known_sweep(self.sweep.id)
+        if before is not None:
+            self.sweep = with_proposed(self.sweep, before, ledger)
+            for line in changes(before, self.sweep):
+                self.console.print(line)
 
     def _rerun(self, ledger: Ledger, trials: Sequence[str]) -> None:
         reset = rerun(ledger, Storage(str(self.home.path)), trials)

@@ -78,7 +78,10 @@ def details(ledger: Ledger, name: str) -> Details:
     found = ledger.find(name)
     if isinstance(found, SweepView):
         return SweepDetails(found, ledger.trials(found.id))
-    return TrialDetails(found, ledger.attempts(found.id), ledger.evaluations(found.id))
+    attempts = ledger.attempts(found.id)
+    if attempts:  # the settings with which it ran, which a sweep may have replaced since
+        found = dataclasses.replace(found, config=attempts[-1].config)
+    return TrialDetails(found, attempts, ledger.evaluations(found.id))
 
 
 def details_json(found: Details | list[SweepView]) -> str:
@@ -248,14 +251,27 @@ def _differences(attempts: Sequence[AttemptView]) -> list[str]:
     Attempts that ended before they reported any are not compared.
     """
     reported = [a for a in attempts if "packages" in a.provenance]
-    facts = {a.id: flat({k: v for k, v in a.provenance.items() if k != "code"}) for a in reported}
-    keys = dict.fromkeys(key for each in facts.values() for key in each if key != "sources")
+    facts = [
+        {k: v for k, v in a.provenance.items() if k not in ("code", "sources")} for a in reported
+    ]
+    lines = _unequal(attempts, [a.config for a in attempts]) + _unequal(reported, facts)
+    return ["not the same in all attempts:", *(f"  {line}" for line in lines)] if lines else []
+
+
+def _unequal(attempts: Sequence[AttemptView], facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line per key of `facts`, one for each attempt, whose values are not all the same."""
+    known = {a.id: flat(each) for a, each in zip(attempts, facts, strict=True)}
     lines = []
-    for key in keys:
-        values = _group(reported, lambda a, key=key: str(facts[a.id].get(key, "-")))  # type: ignore[misc]
+    for key in dict.fromkeys(key for each in known.values() for key in each):
+        values = _group(attempts, lambda a, key=key: _text(known[a.id].get(key, "-")))  # type: ignore[misc]
         if len(values) > 1:
             lines.append(f"{key}: " + ", ".join(f"{v} ({n})" for v, n in values.items()))
-    return ["not the same in all attempts:", *(f"  {line}" for line in lines)] if lines else []
+    return lines
+
+
+def _text(value: Any) -> str:
+    """Return text as it is, and any other value as JSON."""
+    return value if isinstance(value, str) else jsonlib.dumps(value)
 
 
 def _group(attempts: Sequence[AttemptView], key: Callable[[AttemptView], str]) -> dict[str, str]:

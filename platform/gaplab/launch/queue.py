@@ -160,8 +160,9 @@ class Queue:
                 self._apply(trial, ending, None)
 
     def _claim(self, trial: TrialRecord) -> ClaimedTrial | None:
+        known = self._known.get(trial.id, 0)
         claim = Claim(
-            trial.id, self._driver.sweep, self._driver.id, after=self._known.get(trial.id, 0)
+            trial.id, self._driver.sweep, self._driver.id, after=known, config=trial.config
         )
         try:
             attempt = self._ledger.start_attempt(claim)

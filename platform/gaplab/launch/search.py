@@ -13,13 +13,15 @@ trials.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from gaplab.errors import UserError
 from gaplab.formatting import plural
 from gaplab.identity import canonical
 from gaplab.launch.search_history import Outcome, SampleReader, TrialResult, trial_results
 from gaplab.ledger import Ledger
-from gaplab.records import TrialRecord
+from gaplab.records import SweepRecord, TrialRecord
+from gaplab.spec.files import stored_spec
 from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sampling import Sample, draws
@@ -72,6 +74,15 @@ class Search:
         self._note(f"search: the space has only {count}; no more are proposed")
         return None
 
+    def renewed(self, known: Sequence[TrialResult]) -> list[TrialRecord]:
+        """Return the trials of a sweep with the settings of the spec, in their order.
+
+        Trials that can't be proposed any more stay as they are.
+        """
+        samples = [each.sample for each in self._reader.outcomes(known)]
+        found = {trial.id: trial for sample in samples for trial in self._trials(sample)}
+        return [found.get(each.trial.id, each.trial) for each in known]
+
     def _candidates(self, outcomes: Sequence[Outcome]) -> Iterator[Sample]:
         """Yield samples in the order in which they are tried: proposed ones, then random ones."""
         ended = sum(each.objective is not None for each in outcomes)
@@ -107,6 +118,20 @@ def with_sample(spec: Spec, sample: Sample) -> Spec:
     groups = [spec.zip] if isinstance(spec.zip, dict) else spec.zip
     fixed = {key: [value] for key, value in sample.items()}
     return spec.model_copy(update={"search": None, "zip": [fixed, *(g for g in groups if g)]})
+
+
+def with_proposed(sweep: SweepRecord, before: SweepRecord, ledger: Ledger) -> SweepRecord:
+    """Return a sweep with the trials that a search proposed in earlier runs.
+
+    Args:
+        sweep: the sweep as its spec describes it.
+        before: the same sweep as it is stored.
+        ledger: the ledger that stores it.
+    """
+    search = open_search(stored_spec(sweep))
+    if search is None or len(before.trials) == len(sweep.trials):
+        return sweep
+    return replace(sweep, trials=tuple(search.renewed(trial_results(ledger, sweep.id))))
 
 
 class Proposals:

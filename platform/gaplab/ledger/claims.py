@@ -10,7 +10,7 @@ from gaplab.formatting import one_line
 from gaplab.ledger.clock import Clock
 from gaplab.ledger.models import Attempt, Base, Checkpoint, Evaluation, Trial
 from gaplab.ledger.queries import AnyRow
-from gaplab.ledger.writes import check_finite
+from gaplab.ledger.writes import check_finite, own_config
 from gaplab.records import AttemptEnd, Claim, Cost, Started
 from gaplab.states import CLAIM, RERUN, TRANSITIONS, Transition, TrialState
 
@@ -24,6 +24,7 @@ _ATTEMPTS_OF_TRIAL = (
     .where(_ATTEMPTS.c.trial_id == bindparam("which"))
     .order_by(_ATTEMPTS.c.number)
 )
+_CONFIG = select(Trial.config).where(Trial.id == bindparam("which"))
 _INSERT_RUNNING = (
     insert(_ATTEMPTS).values(state=TrialState.RUNNING, started_at=Clock()).returning(_ATTEMPTS.c.id)
 )
@@ -84,7 +85,10 @@ def _check_claim(connection: Connection, claim: Claim, claimed: bool, last: AnyR
 
 def _insert_attempt(connection: Connection, claim: Claim, number: int) -> int:
     key = {"trial_id": claim.trial, "sweep_id": claim.sweep, "number": number}
-    values = {"driver": claim.driver, "token": claim.token, **vars(claim.machine), **_EMPTY}
+    stored = connection.scalar(_CONFIG, {"which": claim.trial})
+    config = None if claim.config is None or stored is None else own_config(claim.config, stored)
+    values = {"driver": claim.driver, "token": claim.token, "config": config}
+    values |= vars(claim.machine) | _EMPTY
     try:
         return int(connection.execute(_INSERT_RUNNING, key | values).scalar_one())
     except IntegrityError as error:

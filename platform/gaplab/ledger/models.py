@@ -117,7 +117,11 @@ class Trial(Base):
 
 
 class SweepTrial(Base):
-    """The trials of a sweep and their order. A trial may be in many sweeps."""
+    """The trials of a sweep and their order. A trial may be in many sweeps.
+
+    config: the configuration with the settings of this sweep; NULL: that of the trial. The two
+    differ only in what is no part of the trial's id.
+    """
 
     __tablename__ = "sweep_trial"
     __table_args__ = (Index(None, "trial_id"),)
@@ -125,10 +129,14 @@ class SweepTrial(Base):
     sweep_id: Mapped[str] = mapped_column(ForeignKey("sweep.id"), primary_key=True)
     trial_id: Mapped[str] = mapped_column(ForeignKey("trial.id"), primary_key=True)
     position: Mapped[int]
+    config: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Attempt(Base):
-    """One execution of a trial for one of its sweeps; a trial's attempts are numbered from 1."""
+    """One execution of a trial for one of its sweeps; a trial's attempts are numbered from 1.
+
+    config: the configuration that it runs with; NULL: that of the trial.
+    """
 
     __tablename__ = "attempt"
     __table_args__ = (
@@ -164,6 +172,7 @@ class Attempt(Base):
     fault: Mapped[str]
     notes: Mapped[list[str]]
     provenance: Mapped[dict[str, Any]]
+    config: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
 class Driver(Base):

@@ -1,9 +1,21 @@
 """The SELECT statements of the ledger, and the conversion of their rows to views."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Subquery, and_, func, select
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Label,
+    Row,
+    ScalarSelect,
+    Select,
+    SQLColumnExpression,
+    Subquery,
+    and_,
+    func,
+    select,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
 from detectors.evaluation.metrics import ClassGap
@@ -20,10 +32,11 @@ from gaplab.states import TrialState
 
 Query = Select[*tuple[Any, ...]]
 AnyRow = Row[*tuple[Any, ...]]
+T = TypeVar("T")
 
 _TRIAL = tuple(
     getattr(Trial, name)
-    for name in ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
+    for name in ("assignment", "family", "dataset", "seed", "epochs", "results_version")
 )
 _METRICS: tuple[InstrumentedAttribute[float | None], ...] = tuple(
     getattr(Evaluation, name) for name in METRICS
@@ -53,8 +66,8 @@ def sweep_view(row: AnyRow) -> SweepView:
 
 
 def trials() -> Query:
-    """Select every trial."""
-    return select(Trial.id, *_TRIAL, Trial.state, Trial.created_at)
+    """Select every trial, with the settings of the most recent sweep that holds it."""
+    return _trials(_newest(SweepTrial.config))
 
 
 def states(trials: Sequence[str]) -> Query:
@@ -83,7 +96,7 @@ def stopped(sweep: str) -> Select[str]:
 
 def trials_of(sweep: str) -> Query:
     """Select the trials of a sweep, in its order."""
-    joined = trials().join(SweepTrial, SweepTrial.trial_id == Trial.id)
+    joined = _trials(SweepTrial.config).join(SweepTrial, SweepTrial.trial_id == Trial.id)
     return joined.where(SweepTrial.sweep_id == sweep).order_by(SweepTrial.position)
 
 
@@ -100,8 +113,9 @@ def trial_view(row: AnyRow) -> TrialView:
 def attempts(trial: str) -> Query:
     """Select the attempts of a trial, first to last."""
     renamed = {"trial_id": "trial", "sweep_id": "sweep"}
-    columns = [column.label(renamed.get(column.key, column.key)) for column in _columns(Attempt)]
-    return select(*columns).where(Attempt.trial_id == trial).order_by(Attempt.number)
+    columns = [c.label(renamed.get(c.key, c.key)) for c in _columns(Attempt) if c.key != "config"]
+    query = select(*columns, _config(Attempt.config)).join(Trial, Trial.id == Attempt.trial_id)
+    return query.where(Attempt.trial_id == trial).order_by(Attempt.number)
 
 
 def attempt_view(row: AnyRow) -> AttemptView:
@@ -164,14 +178,15 @@ def rows(wanted: RowFilter) -> Query:
     query = (
         select(
             *(Trial.id.label("trial"), Sweep.id.label("sweep"), Sweep.name.label("sweep_name")),
-            *(*_TRIAL, Trial.state),
+            *(*_TRIAL, _config(Attempt.config), Trial.state),
             *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
             *(Evaluation.more, Evaluation.candidates, Evaluation.matches),
         )
         .select_from(chosen)
         .join(Evaluation, and_(*(column == chosen.c[column.key] for column in _KEY)))
         .join(Trial, Trial.id == Evaluation.trial_id)
-        .join(Sweep, Sweep.id == (_newest_sweep() if wanted.sweep is None else wanted.sweep))
+        .join(Attempt, Attempt.id == Evaluation.attempt_id)
+        .join(Sweep, Sweep.id == (_newest(Sweep.id) if wanted.sweep is None else wanted.sweep))
     )
     if wanted.sweep is not None:
         query = query.join(SweepTrial, _in_sweep(wanted.sweep))
@@ -208,9 +223,18 @@ def _chosen(wanted: RowFilter) -> Subquery:
     return query.subquery()
 
 
-def _newest_sweep() -> ScalarSelect[str]:
-    """Select the id of the most recent sweep that holds the trial of the row."""
-    query = select(Sweep.id).join(SweepTrial, SweepTrial.sweep_id == Sweep.id)
+def _trials(config: SQLColumnExpression[dict[str, Any] | None]) -> Query:
+    return select(Trial.id, *_TRIAL, _config(config), Trial.state, Trial.created_at)
+
+
+def _config(own: SQLColumnExpression[dict[str, Any] | None]) -> Label[dict[str, Any]]:
+    """Select a configuration of a sweep or an attempt; where it has none, that of the trial."""
+    return func.coalesce(own, Trial.config, type_=JSON).label("config")
+
+
+def _newest(what: InstrumentedAttribute[T]) -> ScalarSelect[T]:
+    """Select something of the most recent sweep that holds the trial of the row."""
+    query = select(what).select_from(SweepTrial).join(Sweep, SweepTrial.sweep_id == Sweep.id)
     order = (Sweep.created_at.desc(), Sweep.id.desc())
     mine = query.where(SweepTrial.trial_id == Trial.id).correlate(Trial)
     return mine.order_by(*order).limit(1).scalar_subquery()

@@ -112,7 +112,7 @@ class Reader:
                 raise UserError(*no_trial.problems, *no_sweep.problems) from None
 
     def stored_sweep(self, text: str | None = None) -> SweepRecord:
-        """Return a sweep and its trials as they were added.
+        """Return a sweep and its trials, with the settings that it was added with last.
 
         Args:
             text: a name or id as for `find_sweep`; None: the newest sweep.
@@ -123,9 +123,16 @@ class Reader:
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:
             raise UserError("sweep: none in the ledger yet; `gaplab run SPEC` starts one")
-        found = newest[0]
+        return self._sweep_record(newest[0])
+
+    def known_sweep(self, sweep: str) -> SweepRecord | None:
+        """Return the sweep with exactly this id and its trials; None if there is none."""
+        row = self._read(lambda c: c.execute(queries.sweeps(sweep)).first())
+        return None if row is None else self._sweep_record(queries.sweep_view(row))
+
+    def _sweep_record(self, found: SweepView) -> SweepRecord:
         trials = tuple(view.record() for view in self.trials(found.id))
-        return SweepRecord(found.id, found.name, found.spec, trials)
+        return SweepRecord(found.id, found.name, found.spec, trials, from_ledger=True)
 
     def trials(self, sweep: str) -> list[TrialView]:
         """Return the trials of the sweep with this id, in the order of the sweep."""

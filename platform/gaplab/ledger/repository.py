@@ -43,10 +43,11 @@ class Ledger(Reader):
 
     **Idempotence.** Every write may be repeated, any number of times and from any number of
     connections, so a driver may repeat a call whose outcome it does not know. The first accepted
-    sweep, trial and evaluation stay as they are, with one exception: a later evaluation with the
-    same key (trial, epoch, branch, protocol) provides `candidates` and `matches` where the stored
-    ones are empty. The newest URI of a checkpoint replaces earlier ones. The first evaluation with
-    a `rule` defines what the name of its protocol means, permanently.
+    sweep, trial and evaluation stay as they are, with two exceptions: `add_sweep` replaces the
+    settings of a sweep, and a later evaluation with the same key (trial, epoch, branch, protocol)
+    provides `candidates` and `matches` where the stored ones are empty. The newest URI of a
+    checkpoint replaces earlier ones. The first evaluation with a `rule` defines what the name of
+    its protocol means, permanently.
 
     **Claims.** A trial has at most one running attempt, and none after one that succeeded unless
     `rerun` was called (`gaplab.states.TRANSITIONS` lists every transition). The state of a trial
@@ -79,7 +80,9 @@ class Ledger(Reader):
     def add_sweep(self, sweep: SweepRecord) -> None:
         """Add a sweep, and those of its trials that are new, as `waiting`.
 
-        Does nothing if the sweep is stored with the same trials or more.
+        If the sweep is stored with the same trials or more, its spec and the settings of its trials
+        (what is no part of their ids) are replaced, unless `sweep` was read from the ledger. Other
+        sweeps with the same trials keep their settings.
 
         Raises:
             ValueError: a sweep with this id is stored and lacks one of these trials.

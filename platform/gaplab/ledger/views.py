@@ -78,6 +78,8 @@ class AttemptView:
     """Remarks for the user, one line each."""
     provenance: dict[str, Any]
     """With which code, packages and data it runs, as plain JSON; empty if unknown."""
+    config: dict[str, Any]
+    """The configuration that it runs with: that of the trial, maybe with other settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ class ResultRow:
     matches: str = ""
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
-    """The configuration of the trial, nested as in `TrialRecord.config`."""
+    """The configuration with which the evaluation was measured, nested as in `TrialRecord`."""
 
 
 METRICS = tuple(each.name for each in fields(ResultRow) if each.type in (float, float | None))

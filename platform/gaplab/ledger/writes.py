@@ -31,10 +31,16 @@ from gaplab.records import (
 from gaplab.states import TrialState
 
 _EVALUATIONS, _CHECKPOINTS = (Base.metadata.tables[n] for n in ("evaluation", "checkpoint"))
+_CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
+_UPDATE_CONFIG = (
+    update(Base.metadata.tables["sweep_trial"])
+    .where(SweepTrial.sweep_id == bindparam("sweep"), SweepTrial.trial_id == bindparam("which"))
+    .values(config=bindparam("config"))
+)
 
 
 def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
-    """Insert the sweep, its new trials and their positions. Stored rows stay."""
+    """Insert the sweep, its new trials and their positions, or update its spec and settings."""
     values = {"id": sweep.id, "name": sweep.name, "spec": sweep.spec}
     insert_new(connection, Sweep, [values | {"created_at": now(connection)}])
     stored = _trials_of(connection, sweep.id)
@@ -42,6 +48,24 @@ def add_sweep(connection: Connection, sweep: SweepRecord) -> None:
         _append(connection, sweep.id, sweep.trials, 0)
     elif not {trial.id for trial in sweep.trials} <= stored:
         raise ValueError(f"sweep {sweep.id} is in the ledger with other trials")
+    elif not sweep.from_ledger:
+        _update(connection, sweep)
+
+
+def _update(connection: Connection, sweep: SweepRecord) -> None:
+    """Replace the text of a stored sweep's spec, and the settings of its trials."""
+    mine = (Sweep.id == sweep.id, Sweep.spec != sweep.spec)
+    connection.execute(update(Sweep).where(*mine).values(spec=sweep.spec))
+    query = select(SweepTrial.trial_id, SweepTrial.config).where(SweepTrial.sweep_id == sweep.id)
+    before = {row.trial_id: row.config for row in connection.execute(query)}
+    after = _own_configs(connection, sweep.trials)
+    changed = [
+        {"sweep": sweep.id, "which": trial, "config": after[trial]}
+        for trial in sorted(after)
+        if after[trial] != before[trial]
+    ]
+    if changed:
+        connection.execute(_UPDATE_CONFIG, changed)
 
 
 def extend_sweep(
@@ -67,11 +91,37 @@ def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], f
     # In the order of ids, so that two drivers that add the same trials cannot deadlock.
     ordered = sorted(trials, key=lambda trial: trial.id)
     insert_new(connection, Trial, [_trial_row(trial, at) for trial in ordered])
+    own = _own_configs(connection, trials)
     positions = [
-        {"sweep_id": sweep, "trial_id": trial.id, "position": position}
+        {"sweep_id": sweep, "trial_id": trial.id, "position": position, "config": own[trial.id]}
         for position, trial in enumerate(trials, first)
     ]
     insert_new(connection, SweepTrial, positions)
+
+
+def _own_configs(
+    connection: Connection, trials: Sequence[TrialRecord]
+) -> dict[str, dict[str, Any] | None]:
+    """Return the configuration of each trial; None where it equals that of the stored trial."""
+    ids = [trial.id for trial in trials]
+    stored = dict[str, dict[str, Any]]()
+    for start in range(0, len(ids), _CHUNK):
+        part = Trial.id.in_(ids[start : start + _CHUNK])
+        rows = connection.execute(select(Trial.id, Trial.config).where(part))
+        stored |= {row.id: row.config for row in rows}
+    return {trial.id: own_config(trial.config, stored[trial.id]) for trial in trials}
+
+
+def own_config(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a configuration of the same trial as `stored`; None if the two are equal.
+
+    The protocol is that of `stored`: protocols of equal values may differ in their name, and all
+    results of a trial are found under one.
+    """
+    if "evaluation" in config and "protocol" in stored.get("evaluation", {}):
+        protocol = {"protocol": stored["evaluation"]["protocol"]}
+        config = config | {"evaluation": config["evaluation"] | protocol}
+    return None if config == stored else config
 
 
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:

@@ -53,7 +53,19 @@ def load_spec(
         >>> resolved.spec.name
         'quickstart'
     """
-    layers = _layers(_read_files(Path(path)), profile)
+    return _load(_layers(_read_files(Path(path)), profile), overrides)
+
+
+def with_overrides(sweep: SweepRecord, overrides: Sequence[str]) -> ResolvedSpec:
+    """Return the spec of a stored sweep with other values.
+
+    Raises:
+        UserError: with every problem, one line each.
+    """
+    return _load([Layer(parse_yaml(sweep.spec), f"sweep {sweep.id}: ")], overrides)
+
+
+def _load(layers: Sequence[Layer], overrides: Sequence[str]) -> ResolvedSpec:
     raw, added = override(reduce(merge, (layer.tree for layer in layers)), overrides)
     resolved, problems = _resolved(raw)
     if resolved is None or problems:
@@ -63,7 +75,7 @@ def load_spec(
 
 
 def stored_spec(sweep: SweepRecord) -> Spec:
-    """Return the spec that a sweep was made from.
+    """Return the spec of a sweep, with the settings that it was run with last.
 
     Raises:
         UserError: if this version of gaplab can't read it.

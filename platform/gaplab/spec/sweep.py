@@ -102,6 +102,11 @@ def _sound_outline(resolved: ResolvedSpec) -> Outline:
     return found
 
 
+def id_without_data(resolved: ResolvedSpec) -> str:
+    """Return a text that is equal for specs which differ at most in settings and data."""
+    return _sweep_id(resolved.spec, {_trial_id(each.sections, '""') for each in resolved.variants})
+
+
 def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
     """Return the name of the sweep and a digest of its trials and its stopping rule.
 
@@ -169,7 +174,12 @@ def inspect_data(trials: Iterable[TrialRecord]) -> list[str]:
 
 def check_unchanged(trials: Sequence[TrialRecord]) -> None:
     """Raise UserError if trials of a stored sweep no longer match their ids."""
-    if found := changed_trials(trials):
+    check_none_changed(changed_trials(trials))
+
+
+def check_none_changed(found: Sequence[TrialRecord]) -> None:
+    """Raise UserError if there are trials whose ids are not those of a stored sweep."""
+    if found:
         ids = ", ".join(trial.id for trial in found[:3]) + (", ..." if len(found) > 3 else "")
         data_sets = " and ".join(sorted({trial.dataset for trial in found}))
         raise UserError(

@@ -11,6 +11,7 @@ import pytest
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.ledger import Ledger
 from gaplab.records import Claim, SweepRecord
+from gaplab.spec.files import stored_spec
 from gaplab.states import TrialState
 from gaplab.storage.home import Home
 from gaplab.trial.control import Stop
@@ -158,3 +159,66 @@ def test_rerun(gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], 
         f"{home}/trials/TRIAL/replaced\n"
     )
     assert "2 to train" in output
+
+
+class TestSettings:
+    """Settings that are no part of a trial's id: edited, printed, used by the next resume."""
+
+    @pytest.fixture
+    def stopped(
+        self, gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+    ) -> tuple[Gaplab, Write, Sweeps]:
+        """A sweep of two trials that was stopped before it trained any."""
+        trained = train(stop=Stop(TrialState.INTERRUPTED, "reason", signal.SIGINT))
+        gaplab("run", write_spec(grid={"seed": [0, 1]}, run={"at_once": 2}), code=130)
+        return gaplab, write_spec, trained
+
+    def used(self, trained: Sweeps) -> tuple[int | None, list[int]]:
+        """Return `at_once` and the workers of each trial of the last training."""
+        policy = stored_spec(trained[-1]).run
+        return policy.at_once, [t.config["resources"]["workers"] for t in trained[-1].trials]
+
+    def test_resume_uses_those_of_the_last_run(
+        self, stopped: tuple[Gaplab, Write, Sweeps], home: Path
+    ) -> None:
+        gaplab, write_spec, trained = stopped
+        settings = {"run": {"at_once": 4}, "resources": {"workers": 3}}
+        error = gaplab("run", write_spec(grid={"seed": [0, 1]}, **settings), "--json", code=130)
+        assert error.startswith("run.at_once: 2 -> 4\nresources.workers: 1 -> 3\nsweep small-")
+        assert self.used(trained) == (4, [3, 3])
+        assert "->" not in gaplab("resume", "--json", code=130)
+        assert self.used(trained) == (4, [3, 3])
+        with Ledger.open(Home(home).ledger_url) as ledger:
+            [sweep] = ledger.sweeps()
+        shown = gaplab("show", sweep.id)
+        assert "at_once: 4" in shown
+        assert "workers: 3" in shown
+
+    def test_resume_sets_them(self, stopped: tuple[Gaplab, Write, Sweeps]) -> None:
+        gaplab, _, trained = stopped
+        words = ("resume", "--set", "run.at_once=8", "--set", "resources.workers=2", "--json")
+        error = gaplab(*words, code=130)
+        assert error.startswith("run.at_once: 2 -> 8\nresources.workers: 1 -> 2\nsweep small-")
+        gaplab("resume", "--json", code=130)
+        assert self.used(trained) == (8, [2, 2])
+
+    def test_resume_refuses_to_change_trials(self, stopped: tuple[Gaplab, Write, Sweeps]) -> None:
+        gaplab, _, trained = stopped
+        error = gaplab("resume", "--set", "training.epochs=9", "--set", "run.at_once=1", code=2)
+        assert error.startswith("gaplab: --set training.epochs: is part of the ids of trials")
+        assert len(trained) == 1
+
+    def test_finished_trials_show_what_they_ran_with(
+        self, gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], home: Path
+    ) -> None:
+        train()
+        gaplab("run", write_spec())
+        output = gaplab("run", write_spec(resources={"workers": 2}))
+        assert output.startswith("resources.workers: 1 -> 2\nsweep small-")
+        assert "nothing to train" in output
+        with Ledger.open(Home(home).ledger_url) as ledger:
+            [trial] = ledger.all_trials()
+        assert trial.config["resources"]["workers"] == 2, "for `--rerun`"
+        shown = gaplab("show", trial.id)
+        assert "workers: 1\n" in shown
+        assert "workers: 2" not in shown

@@ -160,6 +160,18 @@ def test_an_attempt_of_a_clean_checkout() -> None:
     assert not [line for line in lines if line.startswith(("attempt 1", "code", "not the same"))]
 
 
+def test_settings_that_differ_between_attempts() -> None:
+    """Also those of an attempt that ended before it reported anything."""
+    configs = [
+        {"seed": 0, "resources": {"workers": n}, "checkpoints": {"best": True}} for n in (1, 2)
+    ]
+    first = attempt(1, config=configs[0], provenance={})
+    lines = shown(first, attempt(2, config=configs[1]), attempt(3, config=configs[1]))
+    start = lines.index("not the same in all attempts:")
+    assert lines[start + 1].split() == ["resources.workers:", "1", "(1),", "2", "(2,", "3)"]
+    assert not any("seed:" in line or "best:" in line for line in lines[start:])
+
+
 def test_an_attempt_of_a_ledger_without_provenance() -> None:
     assert "1 succeeded - n cpu 2 s 1 s 3 MiB" in shown(ATTEMPT)
 

@@ -54,6 +54,17 @@ def test_a_sweep_that_cannot_fit(write_spec: Write, home: Home) -> None:
     assert line.startswith("resources: 64 workers x 1 CPU can't run here: the cluster (1 node, 2")
 
 
+def test_settings_that_cannot_fit_are_not_stored(write_spec: Write, home: Home) -> None:
+    before = expand(load_spec(write_spec()))
+    with Ledger.open(home.ledger_url) as ledger:
+        ledger.add_sweep(before)
+        edited = expand(load_spec(write_spec(resources={"cpus_per_worker": 64})))
+        assert edited.id == before.id
+        with pytest.raises(UserError):
+            run_sweep(home, ledger, edited, "local", Listeners([]))
+        assert ledger.stored_sweep() == before
+
+
 def test_a_sweep_that_starts_from_a_trial_that_does_not_exist(
     write_spec: Write, home: Home
 ) -> None:

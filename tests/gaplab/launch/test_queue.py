@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,23 @@ class TestOneDriver:
         queue = bench.queue()
         assert (queue.finished, queue.running, queue.demand, queue.waits_for) == (True, 0, 0, "")
         assert queue.claim() is None
+
+    def test_a_claim_stores_the_settings_of_the_trial(self, bench: Bench) -> None:
+        edited = replace(record(1), config=record(1).config | {"resources": {"workers": 2}})
+        for trial in (record(1), edited, record(1)):
+            queue = bench.queue(trial)
+            bench.end(queue, claim(queue), end(TrialState.INTERRUPTED))
+        found = [each.config for each in bench.ledger.attempts(name(1))]
+        assert found == [record(1).config, edited.config, record(1).config]
+
+    def test_a_driver_keeps_the_settings_it_was_started_with(self, bench: Bench) -> None:
+        queue = bench.queue(record(1))
+        edited = replace(record(1), config=record(1).config | {"resources": {"workers": 2}})
+        bench.queue(edited)
+        claim(queue)
+        [attempt] = bench.ledger.attempts(name(1))
+        assert attempt.config == record(1).config
+        assert bench.ledger.stored_sweep().trials == (edited,)
 
     def test_trials_are_claimed_in_order_and_once(self, bench: Bench) -> None:
         queue = bench.queue(*(record(n) for n in (3, 1, 2)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gaplab.launch.search import Proposals, open_search
+from gaplab.launch.search import Proposals, open_search, with_proposed
 from gaplab.launch.stopping import Judge, SweepStopping
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
@@ -15,6 +15,7 @@ from gaplab.spec.files import load_spec
 from gaplab.spec.models import Spec
 from gaplab.spec.resolve import resolve
 from gaplab.spec.search import StopOptions
+from gaplab.spec.settings import changes
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
@@ -75,6 +76,22 @@ def test_two_drivers_get_the_same_trials(ledger: Ledger, spec: Spec) -> None:
     assert third.next_trials() == []
     assert third.finished
     assert len(ledger.stored_sweep().trials) == 6
+
+
+def test_settings_of_a_search_apply_to_proposed_trials(
+    ledger: Ledger, write_spec: Write, spec: Spec
+) -> None:
+    proposals = proposals_of(ledger, spec)
+    while not proposals.finished:
+        proposals.next_trials()
+    before = ledger.stored_sweep()
+    edited = spec.model_copy(update={"base": spec.base | {"resources": {"workers": 2}}})
+    sweep = with_proposed(expand(resolve(edited)), before, ledger)
+    assert ids(sweep.trials) == ids(before.trials)
+    assert changes(before, sweep) == ["resources.workers: 1 -> 2"], "in all six"
+    ledger.add_sweep(sweep)
+    workers = [trial.config["resources"]["workers"] for trial in ledger.stored_sweep().trials]
+    assert workers == [2] * 6
 
 
 def test_of_two_proposals_at_the_same_moment_one_is_added(
