@@ -80,8 +80,8 @@ def test_an_attempt_keeps_what_it_ran_with(ledger: Ledger) -> None:
     last = ledger.start_attempt(Claim("t1", "s1"))
     ledger.end_attempt(last, attempt_end(TrialState.SUCCEEDED))
     ledger.add_sweep(sweep("s1", trial(workers=9)))
-    workers = [each.config["resources"]["workers"] for each in ledger.attempts("t1")]
-    assert workers == [1, 4, 1]
+    tried = [each.config["resources"]["workers"] for each in ledger.attempts("t1")]
+    assert tried == [1, 4, 1]
     for epoch in (1, 4):
         for wanted in (None, "s1"):
             [row] = ledger.rows(RowFilter(epoch=epoch, sweep=wanted))

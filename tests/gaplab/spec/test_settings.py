@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.identity import counted
 from gaplab.records import SweepRecord
@@ -53,7 +54,11 @@ def stored(folder: Path, *sets: str, **keys: Any) -> SweepRecord:
 
 
 def test_the_table_has_every_setting() -> None:
-    models = {"run": Policy, "resources": Resources, "checkpoints": CheckpointOptions}
+    models: dict[str, type[Options]] = {
+        "run": Policy,
+        "resources": Resources,
+        "checkpoints": CheckpointOptions,
+    }
     names = [f"{key}.{name}" for key, model in models.items() for name in model.model_fields]
     own = set(EvaluationOptions.model_fields) - set(counted(EvaluationOptions))
     names += [f"evaluation.{name}" for name in own]
