@@ -133,7 +133,7 @@ def text(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (deleted, "image files missing: 1 ("),
+        (deleted, "image files missing in "),
         (truncated, "image files unreadable: 1 ("),
         (text, "image files unreadable: 1 ("),
     ],

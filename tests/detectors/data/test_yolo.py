@@ -123,8 +123,8 @@ def test_where_labels_are(image: str, label: str) -> None:
         ("", ["not a data.yaml"]),
         ("[1, 2]", ["not a data.yaml"]),
         ("names: [", ["not YAML"]),
-        ("nc: 3\n", ["names: Field required", "train: Field required", "val: Field required"]),
-        (NAMES + "train: images/train\n", ["val: Field required"]),
+        ("nc: 3\n", ["names: Field required", "train: Field required"]),
+        (NAMES + "train: images/train\n", ["val: is missing; add it, or set val_fraction"]),
         ("names: []\ntrain: a\nval: b", ["names: "]),
         ('names: ["a\\u001b[2J"]\ntrain: a\nval: b', ["names: "]),
         (NAMES + "nc: 4\ntrain: a\nval: b", ["nc is 4, but there are 3 names"]),
@@ -168,7 +168,7 @@ def test_a_list_of_missing_images(tmp_path: Path) -> None:
     lines = ["images/train/a1.jpg", "images/train/a2.jpg", "images/train/gone.jpg"]
     (tmp_path / "train.txt").write_text("\n".join([*lines, lines[0]]))
     problems = refused(options)
-    assert "image files missing: 1 (images/train/gone.jpg)" in str(problems)
+    assert "(root): 1 (images/train/gone.jpg): add them" in str(problems)
     with pytest.raises(DataError, match=r"images listed before: 1 \(images/train/a1\.jpg\)"):
         options.load("train")
     skipping = options.model_copy(update={"on_bad": "skip"})
