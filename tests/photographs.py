@@ -160,11 +160,28 @@ WRITERS: dict[str, Callable[[Path, Splits], dict[str, Any]]] = {
 def written(name: str, root: Path, photographs: Splits | None = None, **options: Any) -> Photos:
     """Write a data set in a format and return its options."""
     root.mkdir(parents=True, exist_ok=True)
-    section = WRITERS[name](root, splits() if photographs is None else photographs)
+    section = {**WRITERS, "crowdhuman": write_crowdhuman}[name](
+        root, splits() if photographs is None else photographs
+    )
     raw = {"root": str(root), "height": 96, "width": 128, **section, **options}
     made = DATASETS[name].model_validate(raw)
     assert isinstance(made, Photos)
     return made
+
+
+def write_crowdhuman(root: Path, photographs: Splits) -> dict[str, Any]:
+    """Write CrowdHuman's layout. Every object is a person."""
+    for split, images in photographs.items():
+        lines = []
+        for each in images:
+            save(root / "Images" / f"{each.name}.jpg", each.size)
+            corners = [box for _, box in each.objects]
+            boxes = [
+                {"tag": "person", "fbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in corners
+            ]
+            lines.append(json.dumps({"ID": each.name, "gtboxes": boxes}) + "\n")
+        (root / f"annotation_{split}.odgt").write_text("".join(lines))
+    return {"name": "crowdhuman"}
 
 
 def image_of(root: Path, name: str) -> Path:

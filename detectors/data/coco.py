@@ -1,5 +1,6 @@
 """Data sets in COCO's format: one JSON file and one folder of images per split."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,7 @@ from pydantic import Field
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Dataset, Split
 from detectors.data.coco_index import Index, read_index, with_sizes
+from detectors.data.fraction import part_of
 from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.data.problems import Problems
@@ -59,12 +61,14 @@ class Coco(Photos):
             root / self.train_json, root / self.train_images, ("train_json", "train_images")
         )
         val = SplitFiles(root / self.val_json, root / self.val_images, ("val_json", "val_images"))
-        return Files(root, train, val)
+        return Files(root, train, train if self.val_fraction else val)
 
 
 @lru_cache(maxsize=4)
 def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     index, paths = _indices(files)[split], files.of(split)
+    part = part_of(index.entries, split, options.val_fraction, paths.annotations)
+    index = replace(index, entries=part)
     decode = options.verify == "decode"
     sizes, found = image_sizes([e.file_name for e in index.entries], files, split, decode=decode)
     index = with_sizes(index, sizes)

@@ -1,5 +1,6 @@
 """CrowdHuman: images of crowds, from .odgt files and a folder of images."""
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from detectors.data.base import Dataset, Split
 from detectors.data.crowdhuman_index import entries, read_index
+from detectors.data.fraction import part_of
 from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.options import NOT_IDENTITY
@@ -77,12 +79,14 @@ class CrowdHuman(Photos):
             )
             for split, odgt, images in rows
         )
-        return Files(root, train, val)
+        return Files(root, train, train if self.val_fraction else val)
 
 
 @lru_cache(maxsize=4)
 def _load(options: CrowdHuman, files: Files, split: Split) -> PhotoDataset:
     index, paths = read_both(files, read_index)[split], files.of(split)
+    part = part_of(index.records, split, options.val_fraction, paths.annotations)
+    index = replace(index, records=part)
     names = [record.file_name for record in index.records]
     sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
     usable, bad_boxes = entries(index, sizes, mask_is_person=options.mask_is_person)

@@ -14,7 +14,7 @@ from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
 from detectors.data.problems import Problems
-from detectors.options import NOT_IDENTITY
+from detectors.options import LATER, NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
 
 
@@ -39,6 +39,11 @@ class Photos(DataOptions):
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What to do with images and annotations that can't be used: raise an error, or leave them out
     and report it."""
+    val_fraction: float = Field(0.0, ge=0, lt=1, json_schema_extra=LATER)
+    """Part of the training images that is used for validation instead. The file of the validation
+    split is then not read. 0: the data set has its own validation split. The images are those whose
+    file names, without folders, have the smallest SHA-256; their number is rounded, but each split
+    has at least one. Classes are not balanced."""
     verify: Literal["decode", "header"] = "decode"
     """Whether loading decodes every image, or only reads its size (fast, but damaged images are
     found in training only)."""

@@ -5,8 +5,8 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeGuard
 from detectors.data import problems as kinds
 from detectors.data.base import Dataset, Split
 from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.fraction import part_of
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, fingerprint, image_sizes
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.data.problems import Kind, Problems
@@ -79,8 +80,8 @@ class Recorded(Photos):
     """Options of a format with one annotation file per image."""
 
     @abstractmethod
-    def listings(self) -> dict[Split, Listing]:
-        """Find the files of both splits. Raises DataError with all problems."""
+    def find(self, splits: Sequence[Split]) -> dict[Split, Listing]:
+        """Find the files of splits. Raises DataError with all problems."""
 
     @abstractmethod
     def read(self, listings: Listings) -> dict[Split, Index]:
@@ -108,8 +109,10 @@ class Recorded(Photos):
 
 @lru_cache(maxsize=4)
 def _load(options: Recorded, split: Split) -> PhotoDataset:
-    listings = options.listings()
+    listings = _listings(options)
     index, where = _indices(options, listings)[split], listings[split].where
+    records = part_of(index.records, split, options.val_fraction, where)
+    index = replace(index, records=records)
     names = [record.file_name for record in index.records]
     files = _files(options, listings)
     sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
@@ -124,12 +127,20 @@ def _load(options: Recorded, split: Split) -> PhotoDataset:
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: Recorded) -> str:
-    listings = options.listings()
+    listings = _listings(options)
     indices = _indices(options, listings)
     names = {split: [r.file_name for r in indices[split].records] for split in SPLITS}
     contents = {split: _digest(indices[split], listings[split]) for split in SPLITS}
     skip = options.on_bad == "skip"
     return fingerprint(_files(options, listings), names, skip_missing=skip, contents=contents)
+
+
+def _listings(options: Recorded) -> dict[Split, Listing]:
+    """Find the files of both splits; with `val_fraction`, both are those of the training split."""
+    if not options.val_fraction:
+        return options.find(SPLITS)
+    (listing,) = options.find(("train",)).values()
+    return dict.fromkeys(SPLITS, listing)
 
 
 def _digest(index: Index, listing: Listing) -> str:

@@ -1,5 +1,6 @@
 """Data sets in the layout of Pascal VOC: an XML file per image, and text files of the splits."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -24,7 +25,7 @@ class Voc(Recorded):
 
     name: Literal["voc"] = "voc"
     train_list: str = Field("ImageSets/Main/train.txt", json_schema_extra=NOT_IDENTITY)
-    """File of the names of the training split, relative to `root`."""
+    """File of the names of the training split, relative to `root`; empty: all XML files."""
     val_list: str = Field("ImageSets/Main/val.txt", json_schema_extra=NOT_IDENTITY)
     """File of the names of the validation split, relative to `root`."""
     annotations: str = Field("Annotations", json_schema_extra=NOT_IDENTITY)
@@ -45,10 +46,11 @@ class Voc(Recorded):
             raise ValueError(f"names repeat: {', '.join(repeated)}")
         return classes
 
-    def listings(self) -> dict[Split, Listing]:
-        """See `Recorded.listings`."""
-        lists: dict[Split, str] = {"train": self.train_list, "val": self.val_list}
-        return find_files(VocFolders.of(self.root, self.annotations, self.images), lists)
+    def find(self, splits: Sequence[Split]) -> dict[Split, Listing]:
+        """See `Recorded.find`."""
+        lists = {"train": self.train_list, "val": self.val_list}
+        folders = VocFolders.of(self.root, self.annotations, self.images)
+        return find_files(folders, {split: lists[split] for split in splits})
 
     def read(self, listings: Listings) -> dict[Split, Index]:
         """See `Recorded.read`."""

@@ -66,7 +66,9 @@ def find_files(folders: VocFolders, lists: Mapping[Split, str]) -> dict[Split, L
     listings: dict[Split, Listing] = {}
     for split, name in lists.items():
         try:
-            listings[split] = _listing(folders, folders.root / name, split, images)
+            path = folders.root / name if name else folders.annotations
+            names = _names(folders, path, split) if name else _all_names(folders)
+            listings[split] = _listing(folders, path, names, images)
         except DataError as error:
             problems += error.problems
     if problems:
@@ -108,20 +110,36 @@ def _images(folders: VocFolders) -> dict[str, str]:
     return found
 
 
-def _listing(folders: VocFolders, path: Path, split: Split, images: Mapping[str, str]) -> Listing:
+def _listing(
+    folders: VocFolders, where: Path, listed: Sequence[str], images: Mapping[str, str]
+) -> Listing:
+    names = sorted(set(listed))
+    files = [images.get(name) or _expected(folders, name) for name in names]
+    pages = [_page_path(folders, *pair) for pair in zip(names, files, strict=True)]
+    repeated = tuple(name for name, count in sorted(Counter(listed).items()) if count > 1)
+    return Listing(where, tuple(files), tuple(pages), repeated=repeated)
+
+
+def _names(folders: VocFolders, path: Path, split: Split) -> list[str]:
+    """Return the names in a list. Raises DataError if there are none."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise DataError([f"{path}: {reason}; correct `{split}_list`"]) from None
-    listed = [_name(folders, line.strip()) for line in lines if line.strip()]
-    if not listed:
+    names = [_name(folders, line.strip()) for line in lines if line.strip()]
+    if not names:
         raise DataError([f"{path}: lists no image; correct `{split}_list`"])
-    names = sorted(set(listed))
-    files = [images.get(name) or _expected(folders, name) for name in names]
-    pages = [_page_path(folders, *pair) for pair in zip(names, files, strict=True)]
-    repeated = tuple(name for name, count in sorted(Counter(listed).items()) if count > 1)
-    return Listing(path, tuple(files), tuple(pages), repeated=repeated)
+    return names
+
+
+def _all_names(folders: VocFolders) -> list[str]:
+    """Return the names of all XML files. Raises DataError if there are none."""
+    paths = folders.annotations.rglob("*.xml")
+    names = [path.relative_to(folders.annotations).with_suffix("").as_posix() for path in paths]
+    if not names:
+        raise DataError([f"{folders.annotations}: no XML file; correct `annotations`"])
+    return names
 
 
 def _name(folders: VocFolders, line: str) -> str:

@@ -1,5 +1,6 @@
 """Data sets in the layout of Ultralytics YOLO: a data.yaml, and a text file of labels per image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +31,9 @@ class Yolo(Recorded):
     """The file with the names of classes and the places of the splits, relative to `root`. All
     images must be below `root`."""
 
-    def listings(self) -> dict[Split, Listing]:
-        """See `Recorded.listings`."""
-        return find_files(Path(self.root), self.data_yaml)
+    def find(self, splits: Sequence[Split]) -> dict[Split, Listing]:
+        """See `Recorded.find`."""
+        return find_files(Path(self.root), self.data_yaml, splits)
 
     def read(self, listings: Listings) -> dict[Split, Index]:
         """See `Recorded.read`."""

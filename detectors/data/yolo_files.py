@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path, PurePosixPath
@@ -35,7 +35,7 @@ class _Document(BaseModel):
 
     names: Annotated[list[ClassName], Len(1)] | Annotated[dict[int, ClassName], Len(1)]
     train: Places
-    val: Places
+    val: Places | None = None
     path: str = ""
     nc: int | None = None
     kpt_shape: list[int] = []
@@ -70,16 +70,17 @@ def read_config(path: Path) -> Config:
     return Config(path, classes, splits, document.path, prod(document.kpt_shape or [0]))
 
 
-def find_files(root: Path, name: str) -> dict[Split, Listing]:
-    """Find the images of both splits and the places of their labels.
+def find_files(root: Path, name: str, splits: Sequence[Split]) -> dict[Split, Listing]:
+    """Find the images of splits and the places of their labels.
 
     Args:
         root: the folder that holds all images.
         name: path of data.yaml, relative to `root`.
+        splits: the splits to find.
 
     Raises:
         DataError: data.yaml or a place that it names is missing or outside of `root`, or a split
-            has no images or no label file; with the problems of both splits.
+            has no images or no label file; with the problems of all splits.
     """
     if not root.is_dir():
         raise DataError([f"{root}: no such folder; set `root` to the data set's folder"])
@@ -87,7 +88,7 @@ def find_files(root: Path, name: str) -> dict[Split, Listing]:
     base, notes = _base(root, config)
     listings: dict[Split, Listing] = {}
     problems: list[str] = []
-    for split in SPLITS:
+    for split in splits:
         try:
             listings[split] = _listing(root, base, config, split, notes)
         except DataError as error:
@@ -115,7 +116,9 @@ def _parse(path: Path) -> Any:
         raise DataError([f"{path}: not YAML: {reason}; correct it"]) from None
 
 
-def _tuple(places: str | list[str]) -> tuple[str, ...]:
+def _tuple(places: str | list[str] | None) -> tuple[str, ...]:
+    if places is None:
+        return ()
     return (places,) if isinstance(places, str) else tuple(places)
 
 
@@ -158,6 +161,8 @@ def _listing(
 ) -> Listing:
     names: list[str] = []
     problems: list[str] = []
+    if not config.splits[split]:
+        problems.append(f"{config.path}: {split}: is missing; add it, or set val_fraction")
     for place in config.splits[split]:
         try:
             names += _names(root, _existing(base, place, config, split))
