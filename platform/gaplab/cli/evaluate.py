@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.cli.options import BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
-from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
+from gaplab.cli.render.terminal import open_console
 from gaplab.formatting import plural, points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView
@@ -71,7 +71,7 @@ def reevaluate(
                 _print(jsonlib.dumps(asdict(each), default=str))
     if not json:
         assignments = {trial.id: trial.assignment for trial in trials}
-        Console(markup=False).print(reevaluations_table(found, assignments))
+        open_console().print(reevaluations_table(found, assignments))
         _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
 
 
@@ -96,7 +96,7 @@ def explain(
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))
     else:
-        print_explanation(found, Console(highlight=False, markup=False))
+        print_explanation(found, open_console())
 
 
 def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -> None:
@@ -109,10 +109,12 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
     if json:
         _print(jsonlib.dumps(known, indent=2))
     else:
-        print_protocols(known, Console(highlight=False, markup=False))
+        print_protocols(known, open_console())
 
 
-def reevaluations_table(found: Sequence[EvaluationView], assignments: Mapping[str, str]) -> Table:
+def reevaluations_table(
+    found: Sequence[EvaluationView], assignments: Mapping[str, str]
+) -> PlainTable:
     """Return a table with one line per evaluation, in the order given.
 
     The epoch is shown if there are several, metrics of crowds if there are any.
@@ -122,8 +124,8 @@ def reevaluations_table(found: Sequence[EvaluationView], assignments: Mapping[st
     columns = [
         text("trial", wrap=False),
         text("assign-\nment"),
-        text("branch", wrap=False),
-        text("protocol"),
+        text("branch", wrap=False, rank=0),
+        text("protocol", rank=0),
         *(number(heading) for heading in (*epochs, "AP", "AP\nNMS", "gap", *crowd)),
     ]
     rows = (
@@ -143,7 +145,7 @@ def print_protocols(known: Mapping[str, Mapping[str, Any]], console: Console) ->
     width = max(map(len, known))
     for key, rule in known.items():
         own = {n: v for n, v in rule.items() if key == "default" or v != known["default"].get(n)}
-        console.print(f"{key:<{width}}  {flow_yaml(own)}", markup=False, soft_wrap=True)
+        console.print(f"{key:<{width}}  {flow_yaml(own)}")
 
 
 def print_explanation(found: "Explanation", console: Console) -> None:
@@ -167,7 +169,7 @@ def print_explanation(found: "Explanation", console: Console) -> None:
     _print_score_gap(diagnosis.score_gap, console)
 
 
-def _steps(diagnosis: "Diagnosis") -> Table:
+def _steps(diagnosis: "Diagnosis") -> PlainTable:
     """Return AP as NMS covers more candidates, with the share of each step in the gap."""
     rows = [["nothing", points(diagnosis.ap), "", ""]]
     before = diagnosis.ap
@@ -179,14 +181,14 @@ def _steps(diagnosis: "Diagnosis") -> Table:
     return plain_table([text("NMS among"), *numbers], rows)
 
 
-def _duplicates(diagnosis: "Diagnosis") -> Table:
+def _duplicates(diagnosis: "Diagnosis") -> PlainTable:
     rows = []
     for at in diagnosis.duplicates:
         reached = at.threshold is not None and at.duplicates is not None
         cells = (f"{at.threshold:.3f}", f"{at.duplicates:.2f}") if reached else ("not reached", "-")
         rows.append([f"{100 * at.recall:.0f} %", *cells])
     numbers = (number(heading) for heading in ("at score", "duplicates\nper object"))
-    return plain_table([text("recall, no NMS"), *numbers], rows)
+    return plain_table([text("recall\nwithout NMS"), *numbers], rows)
 
 
 def _print_score_gap(gap: "ScoreGap", console: Console) -> None:

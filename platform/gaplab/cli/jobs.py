@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
-from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
+from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural, points, signed
 from gaplab.ledger import Ledger
@@ -93,7 +93,7 @@ def status(
     json: JsonOption = False,
 ) -> None:
     """Show the running, waiting and failed trials of a sweep."""
-    console = Console(markup=False, highlight=False)
+    console = open_console()
     if address is not None:
         jobs = _jobs(address)
         print_jobs([jobs.find(name)] if name else jobs.all(), console, json)
@@ -170,9 +170,9 @@ def print_status(found: Status, console: Console, json: bool) -> None:
     if found.running:
         console.print(_running(found))
     if found.waiting:
-        console.print(found.waiting, soft_wrap=True)
+        console.print(found.waiting)
     for group in found.failures:
-        console.print(group.line(), soft_wrap=True)
+        console.print(group.line())
 
 
 def print_jobs(jobs: "Sequence[Job]", console: Console, json: bool) -> None:
@@ -181,7 +181,7 @@ def print_jobs(jobs: "Sequence[Job]", console: Console, json: bool) -> None:
         sys.stdout.write(jsonlib.dumps([asdict(job) for job in jobs], indent=2) + "\n")
         return
     for job in jobs:
-        console.print(f"{job.id}: {job.state.lower()}. {job.message}".strip(), soft_wrap=True)
+        console.print(f"{job.id}: {job.state.lower()}. {job.message}".strip())
     if not jobs:
         console.print("no jobs of gaplab on this cluster; start one with: gaplab submit SPEC")
 
@@ -233,11 +233,11 @@ def _sweep_and_trial(ledger: Ledger, name: str) -> tuple[str, str | None]:
     return sweeps[0], found.id
 
 
-def _running(found: Status) -> Table:
+def _running(found: Status) -> PlainTable:
     columns = [
-        *(text("trial", wrap=False), text("assignment")),
-        *(number(heading) for heading in ("seed", "epoch", "AP", "gap", "attempt")),
-        text("node"),
+        *(text("trial", wrap=False), text("assignment", rank=0), number("seed")),
+        *(number(heading, rank=0) for heading in ("epoch", "AP", "gap")),
+        *(number("attempt", rank=2), text("node", rank=2)),
         number("for"),
     ]
     return plain_table(columns, (_cells(found, each) for each in found.running))

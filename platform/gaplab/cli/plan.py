@@ -21,6 +21,7 @@ from gaplab.cli.options import (
     SpecArgument,
 )
 from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural
 from gaplab.ledger import Ledger
@@ -52,7 +53,7 @@ def plan(
     if json:
         sys.stdout.write(plan_json(made) + "\n")
     else:
-        print_plan(made, Console(markup=False), len(made.sweep.trials) if every else SHOWN)
+        print_plan(made, open_console(), len(made.sweep.trials) if every else SHOWN)
 
 
 def models(
@@ -75,7 +76,7 @@ def models(
     if json:
         sys.stdout.write(jsonlib.dumps([line.plain() for line in lines], indent=2) + "\n")
     else:
-        print_models(lines, Console(markup=False))
+        print_models(lines, open_console())
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,9 @@ def print_plan(plan: Plan, console: Console, most: int) -> None:
     trials = plan.sweep.trials
     table = plain_table(
         [
-            *(text(heading) for heading in ("trial", "assignment", "data set")),
+            *(text("trial"), text("assignment", rank=0), text("data set")),
             *(number(heading) for heading in ("seed", "epochs")),
-            text("ledger"),
+            text("ledger", rank=0),
         ],
         (
             [
@@ -176,14 +177,14 @@ def print_plan(plan: Plan, console: Console, most: int) -> None:
             ]
             for trial in trials[:most]
         ),
+        title=f"sweep {plan.sweep.id or plan.sweep.name}",
     )
-    table.title, table.title_justify = f"sweep {plan.sweep.id or plan.sweep.name}", "left"
     console.print(table)
     if (rest := len(trials) - most) > 0:
         console.print(f"... and {rest} more (--all lists them)")
     for line in (_counts(plan), *plan.notes, *_unknown(plan), _cost(plan.estimate), plan.compute):
         if line is not None:
-            console.print(line, soft_wrap=True)
+            console.print(line)
 
 
 def _state(plan: Plan, trial: TrialRecord) -> TrialState | Literal["new"] | None:
@@ -240,23 +241,20 @@ def _image_size(value: str) -> tuple[int, int]:
 def print_models(lines: "Sequence[DetectorCost]", console: Console) -> None:
     """Print weights in millions and multiply-adds in 10^9: with all branches, then with one."""
     headings = ("weights\nM", "trainable\nM", "multiply-\nadds G", "inference\nM")
+    sizes = dict.fromkeys(f"{height} x {width}" for height, width in (line.size for line in lines))
     table = plain_table(
         [
-            *(text(heading, wrap=False) for heading in ("used by", "detector")),
-            *(number(heading) for heading in (*headings, "multiply-\nadds, G")),
+            *(text(heading) for heading in ("used by", "detector")),
+            *(number(heading) for heading in (*headings, "inference\nmultiply-\nadds G")),
         ],
         ([_names(line), line.detector, *_costs(line)] for line in lines),
+        caption="first in training, with all branches, then at inference; multiply-adds: of "
+        f"convolutions and matrix products for one image of {' or '.join(sizes)}",
     )
-    sizes = dict.fromkeys(f"{height} x {width}" for height, width in (line.size for line in lines))
-    table.caption = (
-        "first in training, with all branches, then at inference; multiply-adds: of convolutions "
-        f"and matrix products for one image of {' or '.join(sizes)}"
-    )
-    table.caption_justify = "left"
     console.print(table)
     for line in lines:
         if line.problem:
-            console.print(f"{', '.join(line.names)}: {line.problem}", soft_wrap=True)
+            console.print(f"{', '.join(line.names)}: {line.problem}")
 
 
 def _names(line: "DetectorCost") -> str:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gaplab.cli.options import BranchOption, CsvOption, HomeOption, JsonOption, MetricOption
 from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.cli.render.tabular import PlainTable
+from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural
 from gaplab.ledger import Ledger
@@ -129,7 +129,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     if json:
         _print(to_json(groups))
     else:
-        table = compare_table(groups, sort, Console().width)
+        table = compare_table(groups, sort)
         _print(to_csv(groups, [*keys, *COMPARE_COLUMNS]) if csv else table)
 
 
@@ -214,8 +214,8 @@ def _epoch(value: str) -> Literal["last", "best"] | int:
     raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1')
 
 
-def _print(output: str | Table) -> None:
+def _print(output: str | PlainTable) -> None:
     if isinstance(output, str):
         sys.stdout.write(output.rstrip("\n") + "\n")
     else:
-        Console(markup=False).print(output)
+        open_console().print(output)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from gaplab.cli.environment import print_ignored
 from gaplab.cli.options import (
@@ -22,6 +21,7 @@ from gaplab.cli.options import (
     SpecArgument,
 )
 from gaplab.cli.render.tables import leaderboard_table
+from gaplab.cli.render.terminal import open_console
 from gaplab.cli.watch import JsonLines, Lines, LiveTable, Watcher
 from gaplab.failures import Failure, group
 from gaplab.formatting import plural
@@ -97,7 +97,7 @@ class SweepRun:
 
     def __init__(self, sweep: SweepRecord, home: Home, address: str, json: bool) -> None:
         self.sweep, self.home, self.address, self.json = sweep, home, address, json
-        self.console = Console(stderr=json, highlight=False, soft_wrap=True, markup=False)
+        self.console = open_console(stderr=json)
 
     def execute(self, again: Sequence[str] = ()) -> int:
         """Train the unfinished trials of the sweep.
@@ -190,7 +190,7 @@ class SweepRun:
         protocols = _own_protocols(ledger, self.sweep.id)
         tables = [leaderboard(ledger, sweep=self.sweep.id, protocol=each) for each in protocols]
         for rows in tables or [[]]:
-            self.console.print(leaderboard_table(rows), soft_wrap=False)
+            self.console.print(leaderboard_table(rows))
         best = tables[0][0].trial if tables else "TRIAL"
         other = ["--protocol", protocols[0]] if protocols[:1] not in ([], ["default"]) else []
         commands = {

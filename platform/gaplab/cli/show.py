@@ -4,18 +4,18 @@ import dataclasses
 import json as jsonlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from detectors.evaluation.metrics import LABELS, names_of
 from gaplab.cli.options import HomeOption, JsonOption
-from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
+from gaplab.cli.render.terminal import open_console
 from gaplab.formatting import duration, flat, plural, points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
@@ -25,8 +25,6 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 LAST_ATTEMPTS = 10
 """Of more attempts at a trial, only the last ones are printed."""
-ATTEMPTS_WIDTH = 100
-"""Largest width of the table of attempts, in columns of the terminal."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def show(
     """Show everything stored about a trial or a sweep."""
     with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         found = ledger.sweeps() if name is None else details(ledger, name)
-    console = Console(highlight=False, markup=False)
+    console = open_console()
     if json:
         sys.stdout.write(details_json(found) + "\n")
     elif isinstance(found, list):
@@ -95,7 +93,7 @@ def print_sweeps(sweeps: list[SweepView], console: Console) -> None:
     columns = [
         text("sweep"),
         *(number(heading) for heading in ("trials", "succeeded", "failed")),
-        text("added"),
+        text("added", wrap=False),
     ]
     rows = (
         [
@@ -121,22 +119,22 @@ def print_details(found: Details, console: Console) -> None:
 def _print_sweep(found: SweepDetails, console: Console) -> None:
     console.print(f"sweep {found.sweep.id}, added {found.sweep.created_at:%Y-%m-%d %H:%M} UTC")
     columns = [
-        *(text(heading) for heading in ("trial", "assignment", "data set")),
+        *(text("trial"), text("assignment", rank=0), text("data set")),
         *(number(heading) for heading in ("seed", "epochs")),
-        text("state"),
+        text("state", rank=0),
     ]
     rows = (
         [each.id, each.assignment, each.dataset, str(each.seed), str(each.epochs), each.state]
         for each in found.trials
     )
     console.print(plain_table(columns, rows))
-    console.print(found.sweep.spec, markup=False)
+    console.print(found.sweep.spec)
 
 
 def _print_trial(found: TrialDetails, console: Console) -> None:
     trial = found.trial
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
-    console.print(dump_yaml(trial.config), markup=False)
+    console.print(dump_yaml(trial.config))
     _print_attempts(found.attempts, console)
     _print_evaluations(found.evaluations, console)
     if not found.evaluations:
@@ -155,32 +153,33 @@ def _print_attempts(attempts: Sequence[AttemptView], console: Console) -> None:
     Below the table are the differences between the attempts.
     """
     last = attempts[-LAST_ATTEMPTS:]
-    console.print(_attempts(last), width=min(ATTEMPTS_WIDTH, console.width))
+    console.print(_attempts(last))
     lines = [line for attempt in last for line in _endings(attempt)]
     lines += [*_codes(last), *_changed_modules(last), *_differences(last)]
     if hidden := len(attempts) - len(last):
         lines.append(f"{plural(hidden, 'earlier attempt')}: see --json")
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
 
 
-def _attempts(attempts: Sequence[AttemptView]) -> Table:
+def _attempts(attempts: Sequence[AttemptView]) -> PlainTable:
     """Return the table of attempts; with a column of GPU time if any was used."""
     gpu = any(a.gpu_seconds for a in attempts)
     columns = [
         number("attempt"),
-        *(text(heading, wrap=False) for heading in ("state", "code")),
-        *(text(heading) for heading in ("node", "device")),
+        text("state", wrap=False, rank=0),
+        replace(text("code", wrap=False), marks=(" ",)),
+        *(text(heading, rank=2) for heading in ("node", "device")),
         *(number(heading) for heading in ("wall", "CPU", *(["GPU"] if gpu else []), "memory")),
     ]
-    return plain_table(columns, (_attempt(each, gpu) for each in attempts), gap=0)
+    return plain_table(columns, (_attempt(each, gpu) for each in attempts))
 
 
 def _attempt(a: AttemptView, gpu: bool) -> list[str]:
     """Return the cells of one attempt."""
     seconds = (a.wall_seconds, a.cpu_seconds, *([a.gpu_seconds] if gpu else []))
     return [
-        *(str(a.number), a.state, _commit(a).replace(" ", "\n"), a.node, a.device),
+        *(str(a.number), a.state, _commit(a), a.node, a.device),
         *("-" if each is None else duration(each) for each in seconds),
         "-" if a.peak_memory_mib is None else f"{a.peak_memory_mib:.0f} MiB",
     ]
@@ -298,14 +297,15 @@ def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> N
         console.print(_evaluations(crowd, "mmr", "recall"))
 
 
-def _evaluations(evaluations: list[EvaluationView], *others: str) -> Table:
+def _evaluations(evaluations: list[EvaluationView], *others: str) -> PlainTable:
     """Return a table of evaluations with AP and the metrics in `others`."""
     keys = [key for metric in others for key in (metric, f"{metric}_nms")]
     headings = [f"{LABELS[metric]}{nms}" for metric in others for nms in ("", "\nNMS")]
     columns = [
         number("epoch"),
-        *(text("branch", wrap=False), text("protocol")),
-        *(number(heading) for heading in ("AP", "AP\nNMS", "gap", *headings)),
+        *(text("branch", wrap=False, rank=0), text("protocol", rank=0)),
+        *(number(heading, rank=0) for heading in ("AP", "AP\nNMS", "gap")),
+        *(number(heading) for heading in headings),
     ]
     rows = (
         [
@@ -334,7 +334,7 @@ def _print_metrics(evaluation: EvaluationView, console: Console) -> None:
         console.print(_heading(evaluation))
         console.print(plain_table(columns, rows))
     if evaluation.candidates:
-        console.print(f"candidates: {evaluation.candidates}", markup=False, soft_wrap=True)
+        console.print(f"candidates: {evaluation.candidates}")
 
 
 def _further(metrics: Mapping[str, float | None]) -> list[str]:
@@ -351,7 +351,7 @@ def _base(name: str) -> str | None:
     return base if suffix in ("nms", "gap") else None
 
 
-def _classes(evaluation: EvaluationView) -> Table:
+def _classes(evaluation: EvaluationView) -> PlainTable:
     columns = [text("class"), *(number(heading) for heading in ("AP", "AP NMS", "gap"))]
     rows = ([c.name, points(c.ap), points(c.ap_nms), signed(c.gap)] for c in evaluation.classes)
     return plain_table(columns, rows)

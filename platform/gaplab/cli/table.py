@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from detectors.evaluation.metrics import label
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
@@ -23,7 +20,8 @@ from gaplab.cli.options import (
     SpecArgument,
 )
 from gaplab.cli.render.plain import csv_text
-from gaplab.cli.render.tabular import Column, Gap, filled_table, number, text, width_of
+from gaplab.cli.render.tabular import Column, PlainTable, number, text
+from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
 from gaplab.ledger import Ledger
@@ -33,9 +31,6 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from gaplab.results.paper_table import Line
-
-_FOLDED = 10
-"""Characters that a line of a wrapped cell keeps at least."""
 
 
 def table(  # noqa: PLR0913 - every argument is an option of the command
@@ -65,8 +60,7 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
     form: Literal["json", "csv", "markdown"] | None
     form = "json" if json else "csv" if csv else "markdown" if markdown else None
     if form is None:
-        console = Console(markup=False)
-        console.print(text_table(made, console.width), crop=False)
+        open_console().print(text_table(made))
     else:
         sys.stdout.write(to_text(made, form))
     for note in notes(made, query, Home(home)):
@@ -139,17 +133,9 @@ def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
     return csv_text(plain, ()) if form == "csv" else jsonlib.dumps(plain, indent=2) + "\n"
 
 
-def text_table(made: PaperTable, width: int) -> Table:
-    """Return the table for a terminal of this width.
-
-    If the columns are too wide, they are set closer together, then the paper's names of the rows
-    are left out. A table that is still too wide keeps its width: numbers are never cut.
-    """
-    columns, gap = _fitted(made, width)
-    found = filled_table(columns, gap)
-    found.width = needed if (needed := width_of(columns, 0, _FOLDED)) > width else None
-    found.caption, found.caption_justify = Text(_legend(made)), "left"
-    return found
+def text_table(made: PaperTable) -> PlainTable:
+    """Return the table for a terminal."""
+    return PlainTable(_columns(made), caption=_legend(made), elsewhere="--csv or --json")
 
 
 def notes(made: PaperTable, query: TableQuery, home: Home) -> list[str]:
@@ -193,36 +179,20 @@ def _written(protocol: Protocol) -> str:
     return flow_yaml({k: v for k, v in rule_of(protocol).items() if v != default[k]})
 
 
-def _fitted(made: PaperTable, width: int) -> tuple[list[Column], Gap]:
-    """Return the columns that fit into `width`, and the blanks between them."""
-    columns = [_stacked(each) for each in _columns(made)]
-    if width_of(columns, 1, _FOLDED) <= width:
-        return columns, 1
-    if width_of(columns, 0, _FOLDED) <= width:
-        return columns, 0
-    return [_stacked(each) for each in _columns(made, names=False)], 0
-
-
-def _stacked(column: Column) -> Column:
-    """Write the heading of a column of numbers in one line per word."""
-    if not column.numeric:
-        return column
-    return replace(column, heading=column.heading.replace(" ", "\n"))
-
-
-def _columns(made: PaperTable, names: bool = True) -> list[Column]:
-    """Return the columns from left to right, with the paper's names of the rows or without."""
+def _columns(made: PaperTable) -> list[Column]:
+    """Return the columns from left to right."""
     lines = made.lines
-    columns = [text("row", [line.row for line in lines], wrap=False)]
-    if made.paper and names:
+    columns = [text("row", [line.row for line in lines])]
+    if made.paper:
         theirs = [(line.paper.row if line.paper else "") or "-" for line in lines]
-        columns.append(text("in the paper", theirs))
+        columns.append(text("in the paper", theirs, rank=2))
     columns.append(number("trials", [f"{len(line.found)}/{len(line.trials)}" for line in lines]))
     for metric in made.metrics:
-        form = signed if metric.split("_")[-1] == "gap" else points
-        columns.append(number(label(metric), [form(line.ours(metric)) for line in lines]))
+        form, name = signed if metric.split("_")[-1] == "gap" else points, label(metric)
+        columns.append(number(name, [form(line.ours(metric)) for line in lines]))
         if made.paper:
-            columns.append(number("paper", [form(line.papers(metric)) for line in lines]))
+            theirs = [form(line.papers(metric)) for line in lines]
+            columns.append(replace(number("paper", theirs), name=f"{name} in the paper"))
     readings = [_reading(line, len(_protocols(made)) > 1) for line in lines]
     return [*columns, text("read as", readings)] if any(readings) else columns
 

@@ -3,15 +3,14 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
-from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.events import to_text
 from gaplab.formatting import duration, plural, points, signed
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
@@ -105,9 +104,10 @@ class LiveTable:
     """A table on a terminal, redrawn once per second: running trials, and those that ended last."""
 
     COLUMNS = (
-        *(text(heading, wrap=False) for heading in ("trial", "assignment")),
-        *(number(heading) for heading in ("seed", "epoch", "AP", "AP NMS", "gap")),
-        text("", wrap=False),
+        *(text("trial", wrap=False), text("assignment")),
+        *(number("seed", rank=2), number("epoch", rank=0)),
+        *(number(heading) for heading in ("AP", "AP NMS", "gap")),
+        replace(text("", rank=0), name="time left"),
     )
 
     def __init__(
@@ -131,30 +131,37 @@ class LiveTable:
         """Update the table; failures and notes are printed above it and stay."""
         self._rows[event.trial].update(event)
         for note in event.notes if isinstance(event, Started) else ():
-            self._console.print(Text(f"{event.trial}: {note}"), highlight=False)
+            self._console.print(f"{event.trial}: {note}")
         if isinstance(event, Ended) and event.end.state == TrialState.FAILED:
-            line = Text.assemble((f"{event.trial} failed:", "red"), f" {event.end.reason}")
-            self._console.print(line, highlight=False)
+            self._console.print(f"{event.trial} failed: {event.end.reason}", style="red")
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
         """Add rows."""
         self._rows |= {trial.id: Progress(trial, self._clock) for trial in trials}
 
-    def table(self) -> Table:
+    def table(self) -> PlainTable:
         """Return the table as it is now, no higher than the screen."""
-        rows = list(self._rows.values())
-        ended = sum(not row.state.open for row in rows)
-        table = plain_table(self.COLUMNS, (row.cells() for row in self._shown(rows)))
-        table.title = f"{ended} of {plural(len(rows), 'trial')} done"
-        table.title_justify = "left"
-        return table
-
-    def _shown(self, rows: list[Progress]) -> list[Progress]:
-        """Return the rows that fit the screen: running trials first, waiting ones last."""
-        height = max(3, self._console.size.height - 6)
         order = {TrialState.RUNNING: 0, TrialState.WAITING: 2}
-        kept = sorted(rows, key=lambda row: order.get(row.state, 1))[:height]
-        return [row for row in rows if row in kept]
+        rows = sorted(self._rows.values(), key=lambda row: order.get(row.state, 1))
+        shown = max(1, self._console.height - 5)
+        while (excess := self._height(self._of(rows[:shown])) - self._console.height + 1) > 0:
+            if shown == 1:
+                break
+            shown = max(1, shown - excess)
+        return self._of(rows[:shown])
+
+    def _of(self, rows: Sequence[Progress]) -> PlainTable:
+        """Return the table of some trials, in the order in which they were added."""
+        ended = sum(not row.state.open for row in self._rows.values())
+        title = f"{ended} of {plural(len(self._rows), 'trial')} done"
+        if hidden := len(self._rows) - len(rows):
+            title += f", {hidden} not shown"
+        shown = {row.trial.id for row in rows}
+        cells = (row.cells() for row in self._rows.values() if row.trial.id in shown)
+        return plain_table(self.COLUMNS, cells, title=title, elsewhere="gaplab status --json")
+
+    def _height(self, table: PlainTable) -> int:
+        return len(self._console.render_lines(table, pad=False))
 
 
 class Lines:

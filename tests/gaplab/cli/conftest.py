@@ -69,6 +69,18 @@ def gaplab(
 
 
 @pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes standard output a terminal without colors, as wide as the argument."""
+
+    def make(width: int) -> None:
+        monkeypatch.setenv("TERM", "dumb")
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+
+    return make
+
+
+@pytest.fixture
 def table_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A spec with three rows of two seeds, and the paper's numbers of two rows in a folder above.
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rich.console import Console
 
 from detectors.assigners.base import Branch
 from detectors.cost import model_cost
 from gaplab.cli.plan import make_plan, plan_json, print_plan
+from gaplab.cli.render.terminal import open_console
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand, experiment_of
 from gaplab.storage.home import Home
@@ -133,7 +133,7 @@ def test_the_cost_in_operations_is_the_last_line(
     made = make_plan(table_spec, None, [], Home(home))
     for compute, last in (("about 3 EFLOP", "about 3 EFLOP"), (None, "no estimate: ")):
         changed = replace(made, compute=compute)
-        print_plan(changed, Console(), 20)
+        print_plan(changed, open_console(), 20)
         assert capsys.readouterr().out.splitlines()[-1].startswith(last)
         assert json.loads(plan_json(changed))["compute"] == compute
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from detectors.evaluation.metrics import ClassGap
+from gaplab.cli.render.terminal import FULL, PlainConsole
 from gaplab.cli.show import TrialDetails, details_json, print_details
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.states import TrialState
@@ -39,7 +39,7 @@ def evaluation(epoch: int = 1, **changes: Any) -> EvaluationView:
 
 def raw(found: TrialDetails, width: int = 140) -> list[str]:
     file = io.StringIO()
-    print_details(found, Console(file=file, width=width, highlight=False, markup=False))
+    print_details(found, PlainConsole(file=file, width=width))
     return file.getvalue().splitlines()
 
 
@@ -200,8 +200,7 @@ def test_why_attempts_ended() -> None:
 def test_the_changes_of_a_dirty_checkout() -> None:
     code = DIRTY | {"left_out": [".env", "a.key"], "note": "2 more untracked files"}
     lines = shown(attempt(1, provenance=provenance(code)))
-    assert "1 succeeded 1a2b3c4d n cpu 2 s 1 s 3 MiB" in lines
-    assert "dirty" in lines
+    assert "1 succeeded 1a2b3c4d dirty n cpu 2 s 1 s 3 MiB" in lines
     assert (
         f"code of attempt 1: changes 5e6f7a8b00000000 on top of 1a2b3c4d: {URI}; "
         "changed but not kept: .env, a.key; 2 more untracked files"
@@ -217,7 +216,8 @@ def test_code_without_a_commit() -> None:
 
 def test_unknown_changes() -> None:
     code = CODE | {"dirty": None, "note": "git took longer than 5 s"}
-    assert "?" in shown(attempt(1, provenance=provenance(code)))
+    lines = shown(attempt(1, provenance=provenance(code)))
+    assert "1 succeeded 1a2b3c4d ? n cpu 2 s 1 s 3 MiB" in lines
 
 
 def test_attempts_with_different_code() -> None:
@@ -285,11 +285,11 @@ def test_the_table_of_attempts_fits_a_hundred_columns() -> None:
         provenance=provenance(DIRTY),
         **seconds,
     )
-    for width in (100, 200):
+    for width, most in ((100, 100), (FULL, 200)):
         lines = raw(TrialDetails(TRIAL, [wide], []), width)
         start = next(n for n, line in enumerate(lines) if "attempt" in line and "node" in line)
         table = lines[start : next(n for n in range(start, len(lines)) if "code of" in lines[n])]
-        assert max(map(len, table)) <= 100
+        assert max(map(len, table)) <= most
         for word in (TrialState.INTERRUPTED, "1a2b3c4d", "dirty", "100 h 01 min", "123456 MiB"):
             assert [line for line in table if word in line], word
         assert "…" not in "".join(table)

@@ -39,39 +39,24 @@ LONG = "Ours (ResNet-50, R1 + 3DMF, long schedule of 3x!)"
 @pytest.mark.usefixtures("measured")
 @pytest.mark.parametrize("metrics", [(), ("ar",), ("ar", "mmr"), ("ar", "mmr", "recall")])
 def test_the_table_fits_eighty_columns(
-    gaplab: Gaplab, table_spec: Path, monkeypatch: pytest.MonkeyPatch, metrics: tuple[str, ...]
+    gaplab: Gaplab, table_spec: Path, terminal: Callable[[int], None], metrics: tuple[str, ...]
 ) -> None:
-    """Names are wrapped, then left out; a number is never cut."""
-    monkeypatch.delenv("COLUMNS", raising=False)
+    """The paper's names of the rows are wrapped, then left out, then columns of metrics."""
     numbers = {"ap": 38.0, "ap_nms": 38.6, "mmr": 99.9, "recall": 99.9}
     paper = {"rows": [{"id": "003-T1-05", "row": LONG, "metrics": numbers}]}
     Path("paper_results.json").write_text(json.dumps(paper))
-    output = gaplab("table", table_spec, *(word for name in metrics for word in ("--metric", name)))
+    words = ("table", table_spec, *(word for name in metrics for word in ("--metric", name)))
+    assert LONG in gaplab(*words)
+    terminal(80)
+    output = gaplab(*words)
     *table, last = output.splitlines()
-    assert (max(map(cell_len, table)) <= 80) == (len(metrics) < 3)
-    last_number = numbers.get(metrics[-1]) if metrics else -0.6
-    assert cells(output, "003-T1-05")[-1] == str(last_number or "-")
-    assert output.count("paper") == 3 + len(metrics) + (len(metrics) < 2)
     assert "gaplab run" in last
-    assert "…" not in output
-    folded = "".join(line[11:].split("  ")[0].strip() for line in table if "R" in line)
-    assert ("Ours" in folded) == (len(metrics) < 2)
-
-
-@pytest.mark.usefixtures("measured")
-def test_columns_are_set_closer_before_names_are_left_out(
-    gaplab: Gaplab, table_spec: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = {}
-    for width in range(40, 90):
-        monkeypatch.setenv("COLUMNS", str(width))
-        lines = gaplab("table", table_spec).splitlines()[:-2]
-        found[width] = max(map(cell_len, lines)), any("baseline" in line for line in lines)
-    least, named = found[40][0], [has for _, has in found.values()]
-    assert all(taken <= max(width, least) for width, (taken, _) in found.items())
-    assert named == sorted(named)
-    assert least < 60 < found[89][0]
-    assert set(named) == {False, True}
+    assert max(map(cell_len, table)) <= 80
+    note = " ".join(output.partition("left out, too narrow for: ")[2].split())
+    names = ["in the paper", "recall in the paper"]
+    assert note.partition("; to see them")[0] == ", ".join(names[: max(0, len(metrics) - 1)])
+    assert cells(output, "003-T1-05")[-1] == ("-0.6", "-", "99.9", "-")[len(metrics)]
+    assert ("Ours" in output) == (len(metrics) < 2)
 
 
 def test_the_command_for_training_repeats_the_options(gaplab: Gaplab, table_spec: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
+from gaplab.cli.render.terminal import PlainConsole
 from gaplab.cli.watch import JsonLines, Lines, LiveTable, Progress
 from gaplab.events import from_text
 from gaplab.records import Cost, Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
@@ -116,7 +116,7 @@ def history(of: TrialRecord) -> list[Event]:
 
 
 def screen(trials: Sequence[TrialRecord], events: Sequence[Event], height: int) -> str:
-    console = Console(file=io.StringIO(), width=80, height=height)
+    console = PlainConsole(file=io.StringIO(), width=80, height=height)
     table = LiveTable(trials, console)
     for event in events:
         table(event)
@@ -150,7 +150,7 @@ def test_notes_on_a_start_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert f"resumed after epoch 4 on {MACHINE.node} (cpu); a: damaged" in output
     assert output.endswith("; continuing from b [not markup]\n")
     file = io.StringIO()
-    with LiveTable([trial()], Console(file=file, width=120)) as table:
+    with LiveTable([trial()], PlainConsole(file=file, width=120)) as table:
         table(event)
     assert f"{trial().id}: continuing from b [not markup]" in file.getvalue()
 

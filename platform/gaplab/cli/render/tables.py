@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-
-from rich.table import Table
-from rich.text import Text
+from typing import Any
 
 from detectors.evaluation.metrics import label
-from gaplab.cli.render.tabular import Column, Gap, filled_table, number, text, width_of
+from gaplab.cli.render.tabular import Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
 from gaplab.ledger.views import METRICS as STORED
 from gaplab.results.compare import Group, Stat
@@ -19,11 +17,11 @@ _LABELS = {
     name: label(name).replace(" ", "\n") for name in ("ap", "ap_nms", "gap", "ar", "mmr", "recall")
 }
 """Metrics that a leaderboard shows if trials have them, with the headings of their columns."""
-_FOLDED = 12
-"""Characters that a line of a wrapped cell keeps at least."""
+_ESSENTIAL = ("ap", "ap_nms", "gap")
+"""Metrics that a narrow leaderboard leaves out last."""
 
 
-def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = ()) -> Table:
+def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = ()) -> PlainTable:
     """Return a table with one line per trial, in the order given.
 
     Args:
@@ -33,47 +31,48 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = (
     labels = _LABELS | {name: name for name in metrics if name not in _LABELS}
     columns = [
         text("trial", [row.trial[:8] for row in rows], wrap=False),
-        text("assignment", [row.assignment for row in rows]),
+        text("assignment", [row.assignment for row in rows], rank=0),
         text("dataset", [row.dataset for row in rows]),
         text("protocol", [row.protocol for row in rows]),
-        number("seed", [str(row.seed) for row in rows]),
-        number("epoch", [f"{row.epoch}/{row.epochs}" for row in rows]),
-        *(number(heading, _metric(rows, name)) for name, heading in labels.items()),
-        text("note", [_note(row) for row in rows], wrap=False),
+        number("seed", [str(row.seed) for row in rows], rank=2),
+        number("epoch", [f"{row.epoch}/{row.epochs}" for row in rows], rank=2),
+        *(
+            number(heading, _metric(rows, name), rank=_rank(name, metrics))
+            for name, heading in labels.items()
+        ),
+        text("note", [_note(row) for row in rows], rank=0),
     ]
     shared = {"protocol": "protocol", "dataset": "data set"}
     return _captioned(columns, shared, "AP, AR, gap: percent points")
 
 
-def compare_table(groups: Sequence[Group], metric: Metric = "ap", width: int = 100) -> Table:
+def compare_table(groups: Sequence[Group], metric: Metric = "ap") -> PlainTable:
     """Return a table with one line per group, in the order given.
 
     Args:
         groups: The groups, compared by the same keys.
         metric: The metric by which the best group was chosen; `to best` is the difference in it.
-        width: Columns of the terminal. Where lines would be longer, spreads and intervals are
-            written below their numbers.
     """
     keys = list(groups[0].keys) if groups else []
     to_best = _LABELS[metric].replace("\n", " ") + "\nto best"
     columns = [
-        *(text(key, [str(cell(group.keys[key])) for group in groups]) for key in keys),
+        *(_key(key, [group.keys[key] for group in groups]) for key in keys),
         text("dataset", [group.dataset for group in groups]),
         text("protocol", [group.protocol for group in groups]),
-        number("epoch", [_epoch(group) for group in groups]),
+        number("epoch", [_epoch(group) for group in groups], rank=2),
         number("n", [str(group.n) for group in groups]),
-        number("AP", [_spread(group.stats.get("ap")) for group in groups]),
-        number("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
-        number("gap", [_mean(group.stats.get("gap")) for group in groups]),
-        number("AR", _or_empty([_spread(group.stats.get("ar")) for group in groups])),
-        number(to_best, [_to_best(group.stats.get(metric)) for group in groups]),
+        _stackable("AP", [_spread(group.stats.get("ap")) for group in groups]),
+        _stackable("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
+        _stackable("gap", [_mean(group.stats.get("gap")) for group in groups]),
+        _stackable("AR", _or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
+        _stackable(to_best, [_to_best(group.stats.get(metric)) for group in groups]),
         number("left\nout", [str(group.unfinished or "") for group in groups]),
-        text("over", [_over(group) for group in groups], wrap=False),
-        text("note", ["stale" if group.stale else "" for group in groups], wrap=False),
+        text("over", [_over(group) for group in groups]),
+        text("note", ["stale" if group.stale else "" for group in groups], rank=0),
     ]
     once = {column.heading: column for column in columns}  # compared by data set: one column of it
     shared = {"over": "intervals over", "protocol": "protocol", "dataset": "data set"}
-    return _captioned(list(once.values()), shared, _legend(groups), width)
+    return _captioned(list(once.values()), shared, _legend(groups))
 
 
 def _legend(groups: Sequence[Group]) -> str:
@@ -86,9 +85,7 @@ def _legend(groups: Sequence[Group]) -> str:
     return "; ".join(parts)
 
 
-def _captioned(
-    columns: Sequence[Column], shared: dict[str, str], legend: str, width: int | None = None
-) -> Table:
+def _captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) -> PlainTable:
     """Return the table of `columns`, without empty ones.
 
     A column named in `shared` whose cells are all the same is left out, too: its value is written
@@ -100,26 +97,23 @@ def _captioned(
         if len(values := set(column.cells) - {""}) == 1:
             facts.append(f"{words} {values.pop()}")
             columns = [each for each in columns if each is not column]
-    columns, gap = _fitted([each for each in columns if not each.cells or any(each.cells)], width)
-    # A long dotted key of a spec may be broken after a dot.
-    table = filled_table([replace(c, heading=c.heading.replace(".", ".\n")) for c in columns], gap)
-    table.caption, table.caption_justify = Text("; ".join(facts)), "left"
-    return table
+    shown = [each for each in columns if not each.cells or any(each.cells)]
+    return PlainTable(shown, caption="; ".join(facts), elsewhere="--csv or --json")
 
 
-def _fitted(columns: list[Column], width: int | None) -> tuple[list[Column], Gap]:
-    """Write intervals, then also spreads, on lines of their own while lines are too long."""
-    if width is None:
-        return columns, 1
-    for mark in (" [", "±"):
-        if width_of(columns, 1, _FOLDED) > width:
-            columns = [_stacked(each, mark) if each.numeric else each for each in columns]
-    return columns, 1 if width_of(columns, 1, _FOLDED) <= width else 0
+def _key(key: str, values: Sequence[Any]) -> Column:
+    """Return the column of a key compared by."""
+    numeric = all(type(each) in (int, float) for each in values)
+    return replace(text(key, [str(cell(each)) for each in values], rank=0), wrap=not numeric)
 
 
-def _stacked(column: Column, mark: str) -> Column:
-    below = "\n" + mark.strip()
-    return replace(column, cells=[each.replace(mark, below) for each in column.cells])
+def _stackable(heading: str, cells: Sequence[str], rank: int = 0) -> Column:
+    """Return a column of numbers whose intervals, or else spreads, may be written below them."""
+    return replace(number(heading, cells, rank=rank), marks=(" [", "±"))
+
+
+def _rank(metric: str, asked_for: Sequence[str]) -> int:
+    return 0 if metric in _ESSENTIAL else 1 if metric in asked_for else 2
 
 
 def _epoch(group: Group) -> str:

@@ -1,0 +1,395 @@
+"""Tables on terminals of every width: a number appears whole, or its column is named as left out.
+
+The properties are checked on every table that a command prints; `test_every_table_is_checked` looks
+for others.
+"""
+
+import ast
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+import gaplab.cli
+from detectors.cost import ModelCost
+from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep, ScoreGap
+from detectors.evaluation.metrics import ClassGap
+from gaplab.cli.evaluate import print_explanation, reevaluations_table
+from gaplab.cli.jobs import print_status
+from gaplab.cli.plan import Plan, print_models, print_plan
+from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.cli.render.tabular import (
+    Column,
+    PlainTable,
+    fitted,
+    number,
+    text,
+    width_of,
+)
+from gaplab.cli.render.terminal import FULL, PlainConsole
+from gaplab.cli.show import SweepDetails, TrialDetails, print_details, print_sweeps
+from gaplab.cli.table import PaperTable, text_table
+from gaplab.cli.watch import LiveTable
+from gaplab.launch.costs import DetectorCost, Estimate
+from gaplab.ledger.views import SweepView
+from gaplab.records import Cost, EpochDone, Started
+from gaplab.results.compare import Group, Stat
+from gaplab.results.explain import Explanation
+from gaplab.results.intervals import Difference, Interval
+from gaplab.results.paper_table import Line, PaperRow
+from gaplab.results.status import Running, Status
+from gaplab.spec.models import Reading
+from gaplab.states import TrialState
+from tests.builders import (
+    MACHINE,
+    NOW,
+    attempt_view,
+    evaluation_record,
+    evaluation_view,
+    leaderboard_row,
+    sweep_record,
+    trial_record,
+    trial_view,
+)
+from tests.examples import examples
+
+ROOT = Path(gaplab.cli.__file__).parent
+NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.])")
+FRACTION = re.compile(r"\S*/\S*")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What tables show: a word without digits, four numbers, and a whole number."""
+
+    word: str
+    numbers: tuple[float, float, float, float]
+    whole: int
+
+    def metrics(self, *names: str) -> dict[str, Any]:
+        return {name: self.numbers[i % 4] for i, name in enumerate(names)}
+
+
+class Recorder(PlainConsole):
+    """A console that collects the tables printed to it."""
+
+    def __init__(self) -> None:
+        super().__init__(file=io.StringIO(), width=FULL)
+        self.tables: list[PlainTable] = []
+
+    def print(self, *objects: Any, **settings: Any) -> None:
+        self.tables += [each for each in objects if isinstance(each, PlainTable)]
+
+
+def printed(page: Callable[[Recorder], None]) -> list[PlainTable]:
+    recorder = Recorder()
+    page(recorder)
+    return recorder.tables
+
+
+COCO = ("ap", "ap_nms", "gap", "ar", "ar_nms", "ap_small", "ap_small_nms", "ap_small_gap")
+CROWD = ("ap", "ap_nms", "gap", "mmr", "mmr_nms", "recall", "recall_nms")
+
+
+def leaderboards(d: Draw) -> list[PlainTable]:
+    rows = [
+        leaderboard_row(
+            "abcdefab",
+            assignment=d.word,
+            dataset=data,
+            seed=d.whole,
+            epoch=d.whole,
+            epochs=d.whole + 1,
+            stale=True,
+            more=d.metrics("mmr", "recall", "positives_per_object"),
+            **d.metrics("ap", "ap_nms", "gap", "ar"),
+        )
+        for data in ("shapes", d.word)
+    ]
+    return [leaderboard_table(rows, ["positives_per_object", "ap_small"])]
+
+
+def comparisons(d: Draw) -> list[PlainTable]:
+    spread = Interval(min(d.numbers), max(d.numbers))
+    stats: dict[Any, Stat] = {
+        name: Stat(value, abs(value), spread, Difference(value, spread))
+        for name, value in zip(("ap", "ap_nms", "gap", "ar"), d.numbers, strict=False)
+    }
+    group = Group(
+        keys={"assignment": d.word, "training.learning_rate": d.numbers[0]},
+        dataset=d.word,
+        protocol="default",
+        epoch=d.whole,
+        epochs=d.whole,
+        results_version=1,
+        stale=True,
+        trials=(leaderboard_row(),) * 3,
+        unfinished=d.whole,
+        stats=stats,
+        over="seeds",
+        to_best_over="images",
+    )
+    return [compare_table([group, replace(group, dataset="other")])]
+
+
+def results(d: Draw) -> list[PlainTable]:
+    return leaderboards(d) + comparisons(d)
+
+
+def sweep(d: Draw) -> SweepView:
+    counts = dict.fromkeys(TrialState, d.whole)
+    return SweepView(id=d.word, name="s", spec="name: s\n", created_at=NOW, counts=counts)
+
+
+def sweeps(d: Draw) -> list[PlainTable]:
+    trials = [trial_view("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole)]
+    return [
+        *printed(lambda console: print_sweeps([sweep(d)], console)),
+        *printed(lambda console: print_details(SweepDetails(sweep(d), trials), console)),
+    ]
+
+
+def trials(d: Draw) -> list[PlainTable]:
+    classes = [ClassGap(d.word, *d.numbers[:3]), ClassGap("star", None, None, None)]
+    seconds: dict[str, Any] = dict.fromkeys(
+        ("wall_seconds", "cpu_seconds", "gpu_seconds"), float(d.whole)
+    )
+    code = {"commit": "abcdefab", "dirty": True, "sources": "a"}
+    attempts = [
+        attempt_view(
+            number=d.whole,
+            node=d.word,
+            device=d.word,
+            peak_memory_mib=abs(d.numbers[0]),
+            provenance={"code": code},
+            **seconds,
+        )
+    ]
+    found = [
+        evaluation_view(epoch=d.whole, metrics=d.metrics(*COCO), classes=classes),
+        evaluation_view(epoch=d.whole, protocol="crowdhuman", metrics=d.metrics(*CROWD)),
+    ]
+    config = {"evaluation": {"protocol": {"preset": "default"}}}
+    details = TrialDetails(trial_view("abcdefab", config=config), attempts, found)
+    return printed(lambda console: print_details(details, console))
+
+
+def papers(d: Draw) -> list[PlainTable]:
+    row = leaderboard_row("abcdefab", **d.metrics("ap", "ap_nms", "gap"))
+    theirs = {"ap": d.numbers[0], "ap_nms": d.numbers[-1]}
+    lines = [
+        Line(
+            d.word,
+            Reading(),
+            (protocol,),
+            (trial_record("abcdefab"),),
+            PaperRow(id="a", row=d.word, metrics=theirs),
+            (row,),
+        )
+        for protocol in ("default", "defcn")
+    ]
+    return [text_table(PaperTable(lines, ("ap", "ap_nms", "gap"), paper=True))]
+
+
+def plans(d: Draw) -> list[PlainTable]:
+    trial = trial_record("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole)
+    plan = Plan(sweep_record("s", trial), {}, Estimate(1, 1, 1, 0, 0, 0, 0))
+    return printed(lambda console: print_plan(plan, console, 20))
+
+
+def models(d: Draw) -> list[PlainTable]:
+    cost = ModelCost(d.whole, d.whole, d.whole * 12345)
+    line = DetectorCost((d.word,), d.word, (800, 1280), cost, cost)
+    return printed(lambda console: print_models([line], console))
+
+
+def statuses(d: Draw) -> list[PlainTable]:
+    trial = trial_view("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole)
+    attempt = attempt_view(number=d.whole, node=d.word)
+    running = Running(trial, attempt, evaluation_view(metrics=d.metrics("ap", "gap")))
+    found = Status(sweep(d), NOW, (), (running,), (), "")
+    return printed(lambda console: print_status(found, console, json=False))
+
+
+def live(d: Draw) -> list[PlainTable]:
+    trial = trial_record("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole + 9)
+    table = LiveTable([trial], Recorder())
+    table(Started(trial.id, MACHINE, 0))
+    evaluation = evaluation_record(trial.id, metrics=d.metrics("ap", "ap_nms", "gap"))
+    table(EpochDone(trial.id, 1, d.whole, {}, (evaluation,), "", Cost()))
+    return [table.table()]
+
+
+def explanations(d: Draw) -> list[PlainTable]:
+    first = abs(d.numbers[0])
+    steps = tuple(GapStep(d.word, each, each) for each in d.numbers)
+    gap = ScoreGap(1, 0.5, None, None, None, (), ())
+    diagnosis = Diagnosis(gap, (Duplicates(0.5, first, first),), first, first, steps)
+    found = Explanation("abcdefab", "a", "b", 1, "o2o", "default", {}, None, diagnosis)
+    return printed(lambda console: print_explanation(found, console))
+
+
+def reevaluations(d: Draw) -> list[PlainTable]:
+    found = [evaluation_view("abcdefab", n, metrics=d.metrics(*CROWD)) for n in (1, d.whole + 2)]
+    return [reevaluations_table(found, {"abcdefab": d.word})]
+
+
+TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
+    "evaluate.reevaluations_table": reevaluations,
+    "evaluate._steps": explanations,
+    "evaluate._duplicates": explanations,
+    "jobs._running": statuses,
+    "plan.print_plan": plans,
+    "plan.print_models": models,
+    "show.print_sweeps": sweeps,
+    "show._print_sweep": sweeps,
+    "show._attempts": trials,
+    "show._evaluations": trials,
+    "show._print_metrics": trials,
+    "show._classes": trials,
+    "table.text_table": papers,
+    "tables._captioned": results,
+    "watch._of": live,
+}
+"""Every function of a command that makes a table -> the tables of the page that it is part of."""
+PAGES = {page.__name__: page for page in TABLES.values()}
+each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
+words = st.text(st.characters(categories=("L", "M", "S", "P"), exclude_characters="/"), min_size=1)
+draws = st.builds(
+    Draw,
+    word=words | st.sampled_from(["a" * 64, "long words " * 9, "自転車と自動車", "שלום", "[red]"]),
+    numbers=st.tuples(*[st.floats(-100, 100)] * 4),
+    whole=st.integers(1, 10**12),
+)
+widths = st.integers(1, 200)
+
+
+def test_every_table_is_checked() -> None:
+    made = {
+        f"{path.stem}.{function.name}"
+        for path in ROOT.rglob("*.py")
+        if path.stem != "tabular"
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in ("plain_table", "PlainTable")
+    }
+    assert made == TABLES.keys()
+
+
+def test_only_two_modules_use_the_tables_and_consoles_of_rich() -> None:
+    tables = {path.stem for path in ROOT.rglob("*.py") if "rich.table" in path.read_text()}
+    made = re.compile(r"\bConsole\(")
+    consoles = {path.stem for path in ROOT.rglob("*.py") if made.search(path.read_text())}
+    assert (tables, consoles) == ({"tabular"}, {"progress"})
+
+
+def lines_of(table: PlainTable, width: int, **settings: Any) -> list[str]:
+    file = io.StringIO()
+    PlainConsole(file=file, width=width, **settings).print(table)
+    lines = file.getvalue().splitlines()
+    assert all(cell_len(line) <= max(width, 2) for line in lines)  # a wide character needs two
+    return lines
+
+
+def split(lines: list[str]) -> tuple[list[str], set[str]]:
+    """Return the lines of the rows, and the names of the columns left out, without blanks."""
+    start = next((n for n, line in enumerate(lines) if "──" in line), -1)
+    whole = "".join("".join(lines).split())
+    _, _, note = whole.partition("leftout,toonarrowfor:")
+    names = note.partition(";toseethem:")[0]
+    end = next((n for n in range(start + 1, len(lines)) if not lines[n].strip()), len(lines))
+    return (lines[start + 1 : end] if start >= 0 else []), set(names.split(",")) - {""}
+
+
+def numbers_in(texts: Sequence[str]) -> Counter[str]:
+    return Counter(number for text in texts for number in NUMBER.findall(text))
+
+
+def check(table: PlainTable, width: int) -> None:
+    """Check that the rows have all numbers of the columns that are not named, and no others."""
+    bare = replace(table, title="", caption="")
+    rows, named = split(lines_of(bare, width))
+    names = {"".join(str(column).split()) for column in table.columns}
+    assert named <= names
+    kept = [c for c in table.columns if "".join(str(c).split()) not in named]
+    assert numbers_in(rows) == numbers_in([cell for column in kept for cell in column.cells])
+    assert bool(rows) == bool(kept)
+
+
+@each_page
+@given(draw=draws, width=widths)
+def test_numbers_are_whole_or_their_column_is_named(
+    page: Callable[[Draw], list[PlainTable]], draw: Draw, width: int
+) -> None:
+    for table in page(draw):
+        check(table, width)
+
+
+@each_page
+@examples(10)
+@given(draw=draws)
+def test_what_is_no_terminal_gets_everything_on_one_line_per_row(
+    page: Callable[[Draw], list[PlainTable]], draw: Draw
+) -> None:
+    for table in page(draw):
+        rows, named = split(lines_of(table, FULL))
+        assert named == set()
+        assert len(rows) == len(table.columns[0].cells)
+        for column in table.columns:
+            for line, cell in zip(rows, column.cells, strict=True):
+                assert cell in line
+
+
+cells = st.sampled_from(["-", "18.3", "-0.3", "12/12", "37.0±11.9", "+1.2 [-2.0, +3.0]*", ""])
+columns = st.builds(
+    Column,
+    heading=st.text("ab._ ", min_size=1, max_size=20),
+    numeric=st.just(True),
+    rank=st.integers(0, 2),
+    marks=st.sampled_from([(), (" [", "±")]),
+    cells=st.lists(cells, min_size=2, max_size=2),
+)
+
+
+@given(found=st.lists(columns, min_size=1, max_size=12), width=widths)
+def test_columns_fit_and_keep_their_order(found: list[Column], width: int) -> None:
+    found = [replace(column, name=str(n)) for n, column in enumerate(found)]
+    kept, gap, left_out = fitted(found, width)
+    assert not kept or width_of(kept, gap, 8) <= width
+    for part in (kept, left_out):
+        assert [int(each.name) for each in part] == sorted(int(each.name) for each in part)
+    assert len(kept) + len(left_out) == len(found)
+    for each in kept:
+        whole = found[int(each.name)]
+        unbroken = [cell.replace("\n[", " [").replace("\n", "") for cell in each.cells]
+        assert unbroken == whole.cells
+    if kept and left_out:
+        assert kept[0].name == "0"
+        assert max(c.rank for c in kept[1:] or kept) <= min(c.rank for c in left_out)
+
+
+def test_cells_are_stacked_before_columns_are_left_out() -> None:
+    spread = Column("AP NMS", True, cells=["37.0±11.9", "5.0±0.1"], marks=("±",))
+    table = PlainTable([text("key", ["a", "b"]), spread, number("n", ["3", "3"], rank=2)])
+    shown = ["\n".join(line.strip() for line in lines_of(table, width)) for width in (30, 16, 12)]
+    assert "AP NMS" in shown[0]
+    assert "37.0±11.9" in shown[0]
+    assert [name in shown[1] for name in ("AP NMS", "37.0±11.9", "±11.9", "left out")] == [
+        *(False, False, True, False)
+    ]
+    assert "toonarrowfor:n;" in "".join(shown[2].split())
+
+
+def test_text_is_kept_in_columns_of_eight_characters_before_others_are_left_out() -> None:
+    table = PlainTable([text("name", ["twelve chars"]), number("n", ["123456"])])
+    assert len(split(lines_of(table, 17))[0]) == 2
+    assert split(lines_of(table, 16))[1] == {"n"}
