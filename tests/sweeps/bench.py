@@ -35,6 +35,36 @@ HIDDEN = ("RAY_", "GAPLAB_", "MLFLOW_")
 """Variables of the machine that commands of tests don't see begin so."""
 
 
+_PATCHED = """
+import importlib.abc, importlib.util, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != {name!r}:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            patch(module)
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def patched_after_import(name: str, patch: str) -> str:
+    """Return a sitecustomize.py that changes a module when a process imports it.
+
+    Args:
+        name: the module.
+        patch: source that defines `patch(module)`.
+    """
+    return patch + _PATCHED.format(name=name)
+
+
 @dataclass
 class Bench:
     """A home folder and a ledger, with the commands that work on them.

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sweeps.bench import FULL, TIMEOUT, Bench, Metrics, TwoNodes
+from tests.sweeps.bench import FULL, TIMEOUT, Bench, Metrics, TwoNodes, patched_after_import
 
 if TYPE_CHECKING:
     from tests.conftest import Postgres
@@ -186,32 +186,22 @@ def test_damaged_checkpoints(
     report(f"newest checkpoints {kind}", len(newest), bench, len(expected))
 
 
-FAULTY = """
-import ctypes, importlib.abc, importlib.util, sys
-import threading
+FAULTY = patched_after_import(
+    "detectors.engine",
+    """
+import ctypes
 
-class Late(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "detectors.engine":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            execute(module)
-            step = module.train_step
-            def faulty(learner, batch, progress):
-                if learner.training.lr == 0.0011 and progress.step == 6:
-                    ctypes.PyDLL(None).pause()  # holds the interpreter's lock forever
-                if learner.training.lr == 0.0012 and progress.step == 6:
-                    module.torch.empty(10**15)
-                return step(learner, batch, progress)
-            module.train_step = faulty
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Late())
-"""
+def patch(module):
+    step = module.train_step
+    def faulty(learner, batch, progress):
+        if learner.training.lr == 0.0011 and progress.step == 6:
+            ctypes.PyDLL(None).pause()  # holds the interpreter's lock forever
+        if learner.training.lr == 0.0012 and progress.step == 6:
+            module.torch.empty(10**15)
+        return step(learner, batch, progress)
+    module.train_step = faulty
+""",
+)
 """Makes two learning rates fatal: one hangs in C code, one asks for a petabyte."""
 
 

@@ -21,7 +21,7 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.states import TrialState
 from tests.leaks import assert_no_secret, assert_no_secret_in_argv
-from tests.sweeps.bench import FULL, TIMEOUT, Bench, Driver, Key, Metrics
+from tests.sweeps.bench import FULL, TIMEOUT, Bench, Driver, Key, Metrics, patched_after_import
 
 Write = Callable[..., Path]
 Undisturbed = Callable[[Path], Metrics]
@@ -37,32 +37,23 @@ EPOCHS, STEPS = 4, 4
 EVALUATIONS = EPOCHS * (0 + 1 + 2)
 """Of the three trials, by their branches; the first one diverges before it is evaluated."""
 
-GATED = """
-import importlib.abc, importlib.util, os, sys, time
+GATED = patched_after_import(
+    "gaplab.trial.run",
+    """
+import os, time
 
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "gaplab.trial.run":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            execute(module)
-            after_step = module._TrialRun._after_step
-            def wait_at_gate(run):
+def patch(module):
+    after_step = module._TrialRun._after_step
+    def wait_at_gate(run):
+        after_step(run)
+        while run.learner.step >= 6 and not os.path.exists(os.environ["GAPLAB_TEST_GATE"]):
+            run.context.control.beat()
+            if run.context.control.order() is not None:
                 after_step(run)
-                while run.learner.step >= 6 and not os.path.exists(os.environ["GAPLAB_TEST_GATE"]):
-                    run.context.control.beat()
-                    if run.context.control.order() is not None:
-                        after_step(run)
-                    time.sleep(0.05)
-            module._TrialRun._after_step = wait_at_gate
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Finder())
-"""
+            time.sleep(0.05)
+    module._TrialRun._after_step = wait_at_gate
+""",
+)
 """Makes trials wait after their sixth step while there is no file GAPLAB_TEST_GATE."""
 
 COMPARED = """
