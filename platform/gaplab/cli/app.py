@@ -98,6 +98,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab table experiments/003/t1.yaml --markdown",
         ),
         Command(
+            "claims",
+            "gaplab.cli.claims",
+            "Check sentences of papers against the ledger.",
+            "gaplab claims experiments/claims.yaml --only 003/t1.yaml",
+        ),
+        Command(
             "reevaluate",
             "gaplab.cli.evaluate",
             "Measure trials under other protocols, without training.",

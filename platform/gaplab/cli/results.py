@@ -17,10 +17,11 @@ from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural
 from gaplab.ledger import Ledger
+from gaplab.ledger.views import ResultRow
 from gaplab.results.compare import compare as compare_groups
 from gaplab.results.intervals import MIN_IMAGES, Resampled
-from gaplab.results.leaderboard import LeaderboardRow, unknown_keys
 from gaplab.results.leaderboard import leaderboard as find_rows
+from gaplab.results.leaderboard import unknown_keys
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 SweepOption = Annotated[str | None, typer.Option(help="Only trials of this sweep (id or name).")]
@@ -144,12 +145,12 @@ class Resampling:
     def __init__(self, resamples: int, report: Callable[[str], None]) -> None:
         self._resamples, self._report = resamples, report
         self._made: dict[str, Resampled | None] = {}
-        self._without: dict[str, LeaderboardRow] = {}
+        self._without: dict[str, ResultRow] = {}
         self._unread: list[str] = []
         self._images: dict[str, set[str]] = defaultdict(set)
         self._few: dict[str, int] = {}
 
-    def __call__(self, row: LeaderboardRow) -> Resampled | None:
+    def __call__(self, row: ResultRow) -> Resampled | None:
         """Return the AP of `row` on the resamples.
 
         None if there are no resamples, or if the row's matches are not stored or can't be read;
@@ -187,7 +188,7 @@ class Resampling:
                 )
         return lines
 
-    def _resample(self, row: LeaderboardRow) -> Resampled | None:
+    def _resample(self, row: ResultRow) -> Resampled | None:
         # Imported here: a leaderboard, and intervals over seeds, need neither NumPy nor PyArrow.
         from detectors.evaluation.bootstrap import replicates
         from gaplab.storage.matches import read_matches

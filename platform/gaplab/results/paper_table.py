@@ -124,7 +124,7 @@ class Line:
 
     def ours(self, metric: str) -> float | None:
         """Return the mean over the evaluations found; None if there are none, or one lacks it."""
-        values = [_metric(row, metric) for row in self.found]
+        values = [value_of(row, metric) for row in self.found]
         known = [value for value in values if value is not None]
         return fmean(known) if known and len(known) == len(values) else None
 
@@ -224,6 +224,7 @@ def _with_results(line: Line, ledger: Ledger) -> Line:
     )
 
 
-def _metric(row: ResultRow, metric: str) -> float | None:
+def value_of(row: ResultRow, metric: str) -> float | None:
+    """Return a metric of an evaluation, or None if the evaluation has no such metric."""
     value: float | None = getattr(row, metric) if metric in METRICS else row.more.get(metric)
     return value

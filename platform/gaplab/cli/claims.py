@@ -1,0 +1,199 @@
+"""`gaplab claims`: sentences of papers, and whether our evaluations confirm them."""
+
+import json as jsonlib
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detectors.evaluation.metrics import label
+from gaplab.cli.options import AddressOption, HomeOption, JsonOption, ProfileOption
+from gaplab.cli.render.progress import progress_line
+from gaplab.cli.results import Resampling
+from gaplab.errors import UserError
+from gaplab.formatting import plural, points, rounded, signed
+from gaplab.ledger import Ledger
+from gaplab.storage.home import DEFAULT_HOME, Home
+
+if TYPE_CHECKING:
+    from gaplab.results.claims import Claim, ClaimSpec, Finding
+
+_RESAMPLES = 500
+"""Resamples of the images per evaluation."""
+
+
+def claims(  # noqa: PLR0913 - every argument is an option of the command
+    file: Annotated[Path, typer.Argument(metavar="CLAIMS", help="The claims, a YAML file.")] = Path(
+        "experiments/claims.yaml"
+    ),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SPEC", help="Only claims on this spec, as in the file; repeatable."),
+    ] = None,
+    train: Annotated[
+        bool, typer.Option("--run", help="First train the trials that the claims need.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from 0.")] = 3,
+    profile: ProfileOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the verdicts as Markdown.")
+    ] = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    address: AddressOption = "local",
+    json: JsonOption = False,
+) -> None:
+    """Check sentences of papers against the ledger.
+
+    A claim holds, fails or is undecided. The interval of a claim covers seeds and images. Claims on
+    one spec are corrected together (Holm): the chance of any wrong verdict among them is 5 %.
+    """
+    from gaplab.results.claims import find_verdicts
+
+    chosen = _chosen(file, only)
+    specs = {
+        each.spec: _read_spec(file.parent / each.spec, profile, seeds) for each in chosen.values()
+    }
+    folder = Home(home)
+    if train:
+        _train(chosen, specs, folder, address)
+    with Ledger.open(folder.ledger_url) as ledger, progress_line("checking claims") as show:
+        resampling = Resampling(_RESAMPLES, show)
+        found = find_verdicts(chosen, specs, ledger, resampling)
+    for problem in resampling.problems():
+        sys.stderr.write(f"gaplab: {problem}\n")
+    if output:
+        _write(output, markdown(found))
+    sys.stdout.write(to_json(found) if json else to_text(found))
+
+
+def to_text(found: "Sequence[Finding]") -> str:
+    """Return two lines per claim, its verdict and its sentence, and the counts."""
+    width = max(len(each.id) for each in found)
+    lines = []
+    for each in found:
+        lines.append(f"{each.verdict:<9}  {each.id:<{width}}  {_measured(each)}")
+        lines.append(f"{'':<9}  {each.claim.sentence} ({each.claim.source})")
+    return "\n".join([*lines, _counts(found)]) + "\n"
+
+
+def to_json(found: "Sequence[Finding]") -> str:
+    """Return a JSON list with one object per claim; numbers are percent points."""
+    return jsonlib.dumps([_plain(each) for each in found], indent=2, ensure_ascii=False) + "\n"
+
+
+def markdown(found: "Sequence[Finding]") -> str:
+    """Return a table in Markdown with one line per claim, and the counts."""
+    head = "| claim | verdict | measured | sentence | source |\n| --- | --- | --- | --- | --- |\n"
+    rows = [
+        (each.id, each.verdict, _measured(each), each.claim.sentence, each.claim.source)
+        for each in found
+    ]
+    cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
+    body = "".join(f"| {' | '.join(row)} |\n" for row in cells)
+    return f"# Claims of the papers\n\n{_counts(found)}\n\n{head}{body}"
+
+
+def _chosen(file: Path, only: Sequence[str] | None) -> "dict[str, Claim]":
+    """Return the claims of the file, or those on the specs named."""
+    from gaplab.results.claims import read_claims
+
+    found = read_claims(file)
+    known = {each.spec for each in found.values()}
+    if unknown := [name for name in only or () if name not in known]:
+        raise UserError(
+            *(
+                f"--only {name}: no claim is on this spec; known are {', '.join(sorted(known))}"
+                for name in unknown
+            )
+        )
+    return {key: each for key, each in found.items() if not only or each.spec in only}
+
+
+def _read_spec(path: Path, profile: str | None, seeds: int) -> "ClaimSpec":
+    from gaplab.results.claims import ClaimSpec
+    from gaplab.spec.files import load_spec
+    from gaplab.spec.sweep import row_records
+
+    resolved = load_spec(path, profile, [f"grid.seed={list(range(seeds))}"])
+    return ClaimSpec(resolved.spec, row_records(resolved))
+
+
+def _train(
+    claims: "Mapping[str, Claim]", specs: "Mapping[str, ClaimSpec]", home: Home, address: str
+) -> None:
+    """Run, for each spec, the rows that claims refer to. Raises UserError if a sweep has failed."""
+    from gaplab.cli.run import SweepRun
+    from gaplab.results.claims import check_rows
+    from gaplab.spec.resolve import resolve
+    from gaplab.spec.sweep import expand
+
+    check_rows(claims, specs)
+    for name, each in specs.items():
+        rows = {term.row for claim in claims.values() if claim.spec == name for term in claim.rows}
+        needed = {row: keys for row, keys in each.spec.rows.items() if row in rows}
+        sweep = expand(resolve(each.spec.model_copy(update={"rows": needed})))
+        if code := SweepRun(sweep, home, address, json=False).execute():
+            raise typer.Exit(code)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"--output {path}: can't be written ({error.strerror})") from error
+
+
+def _measured(finding: "Finding") -> str:
+    """Return what was compared and found, in one line."""
+    claim = finding.claim
+    terms = [f"{label(term.metric or claim.metric)} {term.row}" for term in claim.rows]
+    what = " - ".join(terms) if len(terms) < 3 else f"steps {', '.join(terms)}"
+    if finding.value is None:
+        return f"{what}: {finding.reason}"
+    form = points if len(terms) == 1 and not _is_gap(claim) else signed
+    value = f"{what}: {form(finding.value)}"
+    if finding.interval is None or finding.p is None:
+        return f"{value}, {finding.reason}"
+    low, high = map(form, finding.interval)
+    over = "seeds and images" if finding.images else "seeds"
+    return f"{value} [{low}, {high}] over {over}, {_limit(claim)}, p {finding.p:.2g}"
+
+
+def _is_gap(claim: "Claim") -> bool:
+    return (claim.rows[0].metric or claim.metric).endswith("gap")
+
+
+def _limit(claim: "Claim") -> str:
+    if claim.within is not None:
+        return f"claimed within {claim.within:g}"
+    side, value = ("above", claim.above) if claim.above is not None else ("below", claim.below)
+    return f"claimed {side} {value:g}"
+
+
+def _counts(found: "Sequence[Finding]") -> str:
+    count = Counter(each.verdict for each in found)
+    hold, fail = ("hold", "holds")[count["holds"] == 1], ("fail", "fails")[count["fails"] == 1]
+    return (
+        f"{plural(len(found), 'claim')}: {count['holds']} {hold}, {count['fails']} {fail}, "
+        f"{count['undecided']} undecided"
+    )
+
+
+def _plain(finding: "Finding") -> dict[str, Any]:
+    low, high = finding.interval or (None, None)
+    return {
+        "id": finding.id,
+        "source": finding.claim.source,
+        "sentence": finding.claim.sentence,
+        "spec": finding.claim.spec,
+        "verdict": finding.verdict,
+        "value": rounded(finding.value),
+        "interval": None if low is None else [rounded(low), rounded(high)],
+        "p": finding.p,
+        "seeds": finding.seeds,
+        "images": finding.images,
+        "reason": finding.reason,
+    }
