@@ -55,6 +55,7 @@ NEVER = [
 
 IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "ray": "gaplab.launch.ray",
+    "grpc": "gaplab.launch.ray.address",
     "mlflow": "gaplab.mirror.replay",
     "sqlalchemy": "gaplab.ledger",
     "alembic": "gaplab.ledger",

@@ -35,6 +35,7 @@ from gaplab.cli.doctor.mlflow import check_mlflow
 from gaplab.cli.doctor.network import Listener, check_ports, is_loopback, listeners, program
 from gaplab.cli.doctor.packages import check_packages, installed
 from gaplab.cli.doctor.ray import Access, check_access, inspect_access
+from gaplab.launch.ray.address import AddressProblem
 from gaplab.ledger import Ledger
 from gaplab.ledger.migrate import HEAD, VERSION_TABLE
 from gaplab.storage.home import Home
@@ -341,7 +342,7 @@ def test_an_unreachable_postgresql_does_not_show_its_password() -> None:
 
 # Ray
 
-GUARDED = Access("head:6379", "head:6379", True, "token", "/secret/token", 0o600)
+GUARDED = Access("head:6379", "head:6379", None, "token", "/secret/token", 0o600)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +350,10 @@ GUARDED = Access("head:6379", "head:6379", True, "token", "/secret/token", 0o600
     [
         ({}, []),
         ({"auth_mode": "TOKEN"}, []),
-        ({"reachable": False}, ["problem Ray: head:6379: cannot connect"]),
+        (
+            {"problem": AddressProblem("cannot connect", "start it")},
+            ["problem Ray: head:6379: cannot connect; start it"],
+        ),
         ({"auth_mode": "disabled"}, ["problem Ray's token: RAY_AUTH_MODE=disabled"]),
         ({"auth_mode": ""}, ["warn    Ray's token: RAY_AUTH_MODE is not set"]),
         ({"auth_mode": "", "token": "", "mode": None}, ["problem Ray's token: no token found"]),
@@ -379,32 +383,24 @@ def test_the_facts_of_a_real_address_and_token(
     path = tmp_path / "t"
     path.write_text("x")
     path.chmod(0o640)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{listener.getsockname()[1]}"
-        assert not inspect_access(address, {}).reachable
-        listener.listen()
-        environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-        expected = Access(address, address, True, "token", str(path), 0o640)
-        assert inspect_access(address, environ) == expected
-        assert inspect_access(f"http://{address}", {}).reachable
+    environ = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+    with socket.socket() as bound:  # nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        here = inspect_access(address, environ)
+        assert (here.auth_mode, here.token, here.mode) == ("token", str(path), 0o640)
         auto = inspect_access("auto", {"RAY_ADDRESS": address})
-        assert (auto.target, auto.reachable) == (address, True)
+        assert (auto.target, auto.problem) == (address, here.problem)
+        dashboard = inspect_access(f"http://{address}", {})
+    for access in (here, auto, dashboard):
+        assert access.problem is not None
+        assert access.problem.what == "can't connect (Connection refused)"
 
 
-@pytest.mark.parametrize("address", ["not an address", "a..b:1"])
-def test_names_that_no_host_can_have_are_not_reachable(address: str) -> None:
-    assert not inspect_access(address, {}).reachable
-
-
-@pytest.mark.parametrize("address", ["http://[", "host:port", ":6379", ""])
-def test_no_connection_is_opened_to_an_address_without_a_host(
-    address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The host "" would mean this machine."""
-    monkeypatch.setattr(socket, "create_connection", lambda *_: socket.socket())
-    assert inspect_access("some-host:1", {}).reachable
-    assert not inspect_access(address, {}).reachable
+@pytest.mark.parametrize("address", ["", "not an address", "http://[", "ray://head:1", ":6379"])
+def test_addresses_that_cannot_be_used_are_problems(address: str) -> None:
+    found = check_access(inspect_access(address, {}))
+    assert levels(found)["Ray"] == "problem"
 
 
 def test_auto_and_tokens_are_found_where_ray_keeps_them(
@@ -412,7 +408,7 @@ def test_auto_and_tokens_are_found_where_ray_keeps_them(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     own = tmp_path / ".ray" / "auth_token"
-    assert inspect_access("local", {}) == Access("local", "local", False, "", "", None)
+    assert inspect_access("local", {}) == Access("local", "local", None, "", "", None)
     own.parent.mkdir()
     own.write_text("x")
     own.chmod(0o600)

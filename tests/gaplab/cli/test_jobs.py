@@ -1,6 +1,7 @@
 """`gaplab status`, `logs` and `cancel` on a ledger with running, waiting and failed trials."""
 
 import json
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -84,3 +85,27 @@ def test_cancelling_without_a_driver(gaplab: Gaplab, ledger: Ledger) -> None:
     )
     never_attempted = gaplab("cancel", TRIALS[2].id, code=2)
     assert "no driver runs it, so there is nothing to cancel" in never_attempted
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("submit", "SPEC", "--cluster-home", "/shared"),
+        ("status",),
+        ("logs", "job"),
+        ("cancel", "job"),
+    ],
+)
+def test_a_dashboard_that_does_not_answer(
+    gaplab: Gaplab, write_spec: Callable[..., Path], words: tuple[str, ...]
+) -> None:
+    spec = str(write_spec())
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        command = [spec if word == "SPEC" else word for word in words]
+        error = gaplab(*command, "--address", url, code=2)
+    assert error == (
+        f"gaplab: --address {url}: can't connect (Connection refused); start the cluster with `ray "
+        "start --head`, or correct the address: http://HEAD:8265, the dashboard of a cluster\n"
+    )

@@ -1,18 +1,22 @@
 """Access to Ray: which cluster a command would use, and whether a token protects it."""
 
 import os
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gaplab.cli.doctor.finding import Finding, ok, problem, warn
 from gaplab.cli.doctor.home import check_secret, permissions
 from gaplab.cli.doctor.network import is_loopback
+from gaplab.launch.ray.address import (
+    HTTP,
+    AddressProblem,
+    cluster_problem,
+    dashboard_problem,
+    host_and_port,
+)
 
-_LOCAL = "local"
-_TIMEOUT = 3.0  # seconds
+_LOCAL, _AUTO = "local", "auto"
 _NO_TOKEN = "anyone who can reach the cluster can run code on it"
 
 
@@ -22,17 +26,18 @@ class Access:
 
     address: str  # the option's value
     target: str  # of the cluster; "" if `auto` finds none
-    reachable: bool
+    problem: AddressProblem | None  # why the cluster can't be used
     auth_mode: str  # RAY_AUTH_MODE
     token: str  # a file, "RAY_AUTH_TOKEN", or "" if there is none
     mode: int | None  # permission bits of the token's file
 
 
 def inspect_access(address: str, environ: Mapping[str, str]) -> Access:
-    """Return the facts; opens one connection to the cluster and sends nothing."""
-    target = _current_cluster(environ) if address == "auto" else address
-    reachable = address != _LOCAL and bool(target) and _reachable(target)
-    return Access(address, target, reachable, environ.get("RAY_AUTH_MODE", ""), *_token(environ))
+    """Return the facts; connects to the cluster and sends no token."""
+    target = _current_cluster(environ) if address == _AUTO else address
+    unknown = address == _LOCAL or (address == _AUTO and not target)
+    problem = None if unknown else _problem_of(target)
+    return Access(address, target, problem, environ.get("RAY_AUTH_MODE", ""), *_token(environ))
 
 
 def check_access(access: Access) -> list[Finding]:
@@ -44,14 +49,17 @@ def check_access(access: Access) -> list[Finding]:
 
 
 def _address(access: Access) -> Finding:
-    if not access.target:
+    if access.address == _AUTO and not access.target:
         what = "--address auto finds no cluster on this machine"
         return problem("Ray", what, "set RAY_ADDRESS, or give an --address")
-    name = f"{access.address} is {access.target}" if access.address == "auto" else access.target
-    if not access.reachable:
-        remedy = "start the cluster with `ray start --head`, or correct --address"
-        return problem("Ray", f"{name}: cannot connect", remedy)
+    name = f"{access.address} is {access.target}" if access.address == _AUTO else access.target
+    if access.problem is not None:
+        return problem("Ray", f"{name}: {access.problem.what}", access.problem.remedy)
     return ok("Ray", name)
+
+
+def _problem_of(target: str) -> AddressProblem | None:
+    return (dashboard_problem if target.startswith(HTTP) else cluster_problem)(target)
 
 
 def _auth(access: Access) -> Finding:
@@ -68,7 +76,7 @@ def _auth(access: Access) -> Finding:
 
 
 def _encryption(access: Access) -> Iterator[Finding]:
-    host, _ = _host_and_port(access.target)
+    host, _ = host_and_port(access.target)
     if access.target.startswith("http://") and not is_loopback(host):
         what = f"the token goes to {access.target} unencrypted"
         yield warn("Ray's encryption", what, "use a tunnel (ssh -L) or https")
@@ -97,23 +105,3 @@ def _token(environ: Mapping[str, str]) -> tuple[str, int | None]:
     default = os.path.expanduser("~/.ray/auth_token")
     path = Path(environ.get("RAY_AUTH_TOKEN_PATH") or default)
     return (str(path), permissions(path)) if path.is_file() else ("", None)
-
-
-def _host_and_port(address: str) -> tuple[str, int | None]:
-    """Split `host:port` or a URL; returns ("", None) for anything else."""
-    try:
-        parts = urlsplit(address if "://" in address else f"//{address}")
-        return parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        return "", None
-
-
-def _reachable(address: str) -> bool:
-    host, port = _host_and_port(address)
-    if not host:
-        return False
-    try:
-        with socket.create_connection((host, port or 6379), _TIMEOUT):
-            return True
-    except (OSError, UnicodeError):  # the latter for a name that no host can have
-        return False

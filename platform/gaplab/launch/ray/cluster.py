@@ -13,15 +13,20 @@ from detectors.instructions import SWITCH
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
 from gaplab.launch.process import machine_id
+from gaplab.launch.ray.address import cluster_problem, is_loopback
 from gaplab.launch.ray.private import (
     LOOPBACK,
+    current_cluster,
     draining_nodes,
+    is_node,
     reload_settings,
     silent_worker_deaths,
 )
 
 LOCAL = "local"
 """The address that stands for a new cluster on this machine."""
+AUTO = "auto"
+"""The address that stands for the cluster that runs on this machine."""
 
 _DEFAULTS = {
     "RAY_DEDUP_LOGS": "0",
@@ -64,6 +69,7 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
     with _settings(address, home):
         import ray  # only now: it reads some of its settings when it is imported
 
+        _check_address(address)
         _connect(address)
         try:
             with silent_worker_deaths():
@@ -115,6 +121,26 @@ def _check_not_connected(address: str) -> None:
         )
 
 
+def _check_address(address: str) -> None:
+    """Raise UserError if there is no cluster that a driver on this machine can use."""
+    if address == LOCAL:
+        return
+    target = current_cluster() if address == AUTO else address
+    if not target:
+        raise UserError(
+            "--address auto: no cluster runs on this machine; start one with `ray start --head`, "
+            "or give its HOST:PORT"
+        )
+    name = target if target == address else f"{address} ({target})"
+    if problem := cluster_problem(target):
+        raise UserError(f"--address {name}: {problem}")
+    if not is_node():
+        raise UserError(
+            f"--address {name}: this machine is not a node of the cluster; run `ray start "
+            f"--address={target}` here first, or use `gaplab submit`"
+        )
+
+
 @contextmanager
 def _settings(address: str, home: Path) -> Iterator[None]:
     """Set the environment variables for a cluster, and restore them on exit."""
@@ -133,7 +159,7 @@ def _variables(address: str, home: Path) -> dict[str, str | None]:
     if address == LOCAL:
         token = _own_token(home / "ray.token")
         settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
-    if address == LOCAL or address.startswith(("127.", "localhost")):
+    if address == LOCAL or is_loopback(address):
         settings[_ONE_MACHINE] = "0"
     return settings
 

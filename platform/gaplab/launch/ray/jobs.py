@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gaplab.errors import UserError
+from gaplab.launch.ray.address import dashboard_problem
 from gaplab.launch.ray.private import UPLOAD_LOGGERS, log_level
 from gaplab.trial.provenance import ROOTS
 
@@ -66,11 +67,8 @@ class Jobs:
     """
 
     def __init__(self, address: str) -> None:
-        if not address.startswith(("http://", "https://")):
-            raise UserError(
-                f"--address {address}: not a dashboard; write it as http://HEAD:8265 (an address "
-                "of Ray itself, HOST:6379, is for `gaplab run`)"
-            )
+        if problem := dashboard_problem(address):
+            raise UserError(f"--address {address}: {problem}")
         self._address = address
         from ray.exceptions import RayError  # slow to import
         from ray.job_submission import JobSubmissionClient

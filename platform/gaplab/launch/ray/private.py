@@ -16,6 +16,11 @@ below raises AttributeError then. The names, and what gaplab could not do withou
   a process would start clusters that listen on all addresses.
 - The resource `node:__internal_head__` exists once, on the head node. Without it no trial with
   several workers could start.
+- `ray._private.services.get_ray_address_from_environment` returns the address that `auto` stands
+  for, and `find_node_ids` the nodes on this machine. Without them a driver would wait for minutes
+  for a cluster that has died, or that this machine is not a node of.
+- The call `GET_CLUSTER_ID` is answered by Ray's global control service alone. Without it a driver
+  would wait for minutes for a program that is not Ray.
 - The argument `_node_ip_address` of `ray.init` makes a local cluster listen on loopback only.
   Without it other machines could connect, but would still need the token.
 - The loggers in `UPLOAD_LOGGERS` report every file that a job ships. Without these names the
@@ -28,6 +33,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+GET_CLUSTER_ID = "/ray.rpc.NodeInfoGcsService/GetClusterId"
 HEAD_RESOURCE = "node:__internal_head__"
 LOOPBACK: dict[str, object] = {"_node_ip_address": "127.0.0.1"}
 """Arguments of `ray.init` for a cluster that other machines can't reach."""
@@ -43,6 +49,23 @@ def draining_nodes() -> frozenset[str]:
     import ray
 
     return frozenset(ray._private.state.state.get_draining_nodes())
+
+
+def current_cluster() -> str:
+    """Return the address that `auto` stands for; empty if no cluster runs on this machine."""
+    import ray
+
+    try:
+        return str(ray._private.services.get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return ""
+
+
+def is_node() -> bool:
+    """Return whether this machine is a node of a cluster, as Ray requires of a driver."""
+    import ray
+
+    return bool(ray._private.services.find_node_ids())
 
 
 def reload_settings() -> None:

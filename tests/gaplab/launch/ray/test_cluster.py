@@ -59,6 +59,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
         monkeypatch.setattr(ray, name, getattr(made, name))
     monkeypatch.setattr(module, "reload_settings", made.reload)
     monkeypatch.setattr(module, "draining_nodes", lambda: frozenset({"leaving"}))
+    monkeypatch.setattr(module, "cluster_problem", lambda address: None)
+    monkeypatch.setattr(module, "is_node", lambda: True)
     return made
 
 
@@ -78,7 +80,9 @@ def before(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> d
     return environment()
 
 
-@pytest.mark.parametrize("address", [LOCAL, "127.0.0.1:6379", "localhost:6379", "head:6379"])
+@pytest.mark.parametrize(
+    "address", [LOCAL, "127.0.0.1:6379", "localhost:6379", "[::1]:6379", "head:6379"]
+)
 def test_the_environment_is_restored(
     fake: FakeRay, before: dict[str, str], tmp_path: Path, address: str
 ) -> None:
@@ -110,6 +114,55 @@ def test_the_settings_of_a_session(
     one_machine = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
     given = before.get(one_machine)
     assert inside.get(one_machine) == (given if address == "head:6379" else "0")
+
+
+@dataclass(frozen=True)
+class Situation:
+    """An address, and what is true about it and this machine."""
+
+    address: str
+    current: str = "10.0.0.1:6379"
+    problem: str | None = None
+    node: bool = True
+
+
+@pytest.mark.parametrize(
+    ("situation", "line"),
+    [
+        (
+            Situation("auto", current=""),
+            "--address auto: no cluster runs on this machine; start one with `ray start --head`, "
+            "or give its HOST:PORT",
+        ),
+        (
+            Situation("auto", problem="can't connect; why"),
+            "--address auto (10.0.0.1:6379): can't connect; why",
+        ),
+        (Situation("head:1", problem="can't connect; why"), "--address head:1: can't connect; why"),
+        (
+            Situation("head:1", node=False),
+            "--address head:1: this machine is not a node of the cluster; run `ray start "
+            "--address=head:1` here first, or use `gaplab submit`",
+        ),
+    ],
+)
+def test_an_address_is_checked_before_ray_connects(
+    fake: FakeRay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, situation: Situation, line: str
+) -> None:
+    asked = list[str]()
+
+    def check(address: str) -> str | None:
+        asked.append(address)
+        return situation.problem
+
+    monkeypatch.setattr(module, "current_cluster", lambda: situation.current)
+    monkeypatch.setattr(module, "is_node", lambda: situation.node)
+    monkeypatch.setattr(module, "cluster_problem", check)
+    with pytest.raises(UserError) as raised, cluster(situation.address, tmp_path):
+        pass
+    assert raised.value.problems == (line,)
+    assert fake.arguments == {}, "Ray would retry for minutes"
+    assert set(asked) <= {situation.current, situation.address} - {"auto"}
 
 
 @pytest.mark.parametrize("error", [ConnectionError("nobody there"), RuntimeError("called twice")])

@@ -22,6 +22,32 @@ def test_names_that_are_read() -> None:
     assert {dashboard_sdk.logger.name, packaging.default_logger.name} == set(private.UPLOAD_LOGGERS)
 
 
+@pytest.fixture
+def no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No process of Ray is visible."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(services.psutil, "process_iter", lambda *_: iter(()))
+    services.find_gcs_addresses.cache_clear()
+
+
+def test_which_cluster_auto_stands_for(
+    no_cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert private.current_cluster() == ""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379")
+    assert private.current_cluster() == "10.0.0.1:6379"
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    assert private.current_cluster() == "ray://head:10001"
+
+
+def test_whether_this_machine_is_a_node(no_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not private.is_node()
+    monkeypatch.setattr(services, "find_node_ids", lambda: {"node"})
+    assert private.is_node()
+
+
 def test_no_other_module_reaches_into_ray() -> None:
     package = Path(private.__file__).parents[2]
     private_name = re.compile(r"\bray\.(\w+\.)*_[a-z]|from ray\.(\w+\.)*_")
