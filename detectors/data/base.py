@@ -63,6 +63,10 @@ class DataOptions(Options):
     def label(self) -> str:
         """The name shown in tables."""
 
+    def source(self, split: Split) -> str:
+        """Return the name of a split for messages: the path of its annotations, if it has any."""
+        return f"{self.label} ({split})"
+
     @abstractmethod
     def expected(self) -> Expected:
         """Return what is known about the training split without reading it."""

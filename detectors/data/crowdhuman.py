@@ -58,12 +58,16 @@ class CrowdHuman(Photos):
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.
 
-        It is computed once per process.
+        It is computed again only after an annotation file has changed.
 
         Raises:
             DataError: a file is missing. With `on_bad: skip`, images may be missing.
         """
         return _fingerprint(self, self._files())
+
+    def source(self, split: Split) -> str:
+        """See `DataOptions.source`."""
+        return str(self._files().of(split).annotations)
 
     def _files(self) -> Files:
         root = Path(self.root)

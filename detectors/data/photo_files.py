@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,14 @@ class SplitFiles:
     images: Path
     options: tuple[str, str]
     """Names of the options that set these paths, for messages."""
+    stamp: tuple[int, int] | None = field(init=False)
+    """Modification time and size of the annotation file, None if there is none. Results cached for
+    these files are computed again once it has changed."""
+
+    def __post_init__(self) -> None:
+        """Read the stamp."""
+        found = self.annotations.stat() if self.annotations.is_file() else None
+        object.__setattr__(self, "stamp", found and (found.st_mtime_ns, found.st_size))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 
 from detectors.data import problems as kinds
-from detectors.data.base import DataError, DataOptions, Expected
+from detectors.data.base import DataError, DataOptions, Expected, Split
 from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
@@ -63,6 +63,10 @@ class Photos(DataOptions):
     def label(self) -> str:
         """See `DataOptions.label`."""
         return self.title or Path(self.root).name
+
+    def source(self, split: Split) -> str:
+        """See `DataOptions.source`."""
+        return f"{self.root} ({split})"
 
     def expected(self) -> Expected:
         """See `DataOptions.expected`."""

@@ -1,5 +1,7 @@
 """The ground truth of a whole data set in columns, for the evaluators."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -57,6 +59,14 @@ class GroundTruth:
             torch.cat([image.crowd for image in images]),
             torch.cat([image.area for image in images]),
         )
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all columns, in hex: equal for equal ground truth only."""
+        total = hashlib.sha256(json.dumps([self.image_ids, self.sizes, self.classes]).encode())
+        for column in (self.image, self.boxes, self.labels, self.crowd, self.area):
+            total.update(f"{column.dtype} {tuple(column.shape)} ".encode())
+            total.update(column.contiguous().numpy().tobytes())
+        return total.hexdigest()
 
     def __len__(self) -> int:
         """Number of images."""

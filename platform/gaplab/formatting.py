@@ -1,7 +1,7 @@
 """Format numbers, durations and nested settings for terminals and files."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -28,6 +28,13 @@ def duration(seconds: float) -> str:
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: `1 trial`, `2 trials`, `0 trials`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def named_trials(ids: Sequence[str]) -> str:
+    """Return `trial A`, or `5 trials (A, B, C, ...)` for several."""
+    if len(ids) == 1:
+        return f"trial {ids[0]}"
+    return f"{len(ids)} trials ({', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''})"
 
 
 def one_line(text: str) -> str:

@@ -69,9 +69,9 @@ class Subject:
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Metrics of one trial at one epoch, on one branch and under one protocol.
+    """Metrics of one trial at one epoch, on one branch, under one protocol, against one truth.
 
-    These four are the key: writing the same evaluation again changes nothing.
+    These five are the key: writing the same evaluation again changes nothing.
     """
 
     trial: str
@@ -90,6 +90,9 @@ class EvaluationRecord:
     """URI of the file that says which detection matched which object; empty if it isn't stored."""
     rule: dict[str, Any] = field(default_factory=dict)
     """Values of the protocol as plain JSON; empty if unknown."""
+    truth: str = ""
+    """Digest of the ground truth; empty for that of the trial's own data. See
+    `results.truth`."""
 
 
 @dataclass(frozen=True)

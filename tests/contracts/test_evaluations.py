@@ -69,6 +69,39 @@ class TestEvaluations:
         others = {name: value for name, value in metrics.items() if name not in METRICS}
         assert {name: row.more[name] for name in others} == others
 
+    def test_evaluations_against_other_truth_are_apart(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        own, digests = evaluation_record(), ("0123456789ab", "ba9876543210")
+        others = [
+            evaluation_record(truth=each, metrics={**METRIC_VALUES, "ap": 1.0}) for each in digests
+        ]
+        assert all(ledger.record(each, attempt) for each in (*others, own))
+        assert not any(ledger.record(each, attempt) for each in (*others, own))
+        assert [e.truth for e in ledger.evaluations("t1")] == [""]
+        assert [e.truth for e in ledger.evaluations("t1", None)] == ["", *digests]
+        [found] = ledger.evaluations("t1", digests[1])
+        assert (found.truth, found.metrics) == (digests[1], others[1].metrics)
+        assert list(ledger.all_evaluations()) == ledger.evaluations("t1")
+        assert list(ledger.all_evaluations(truth=None)) == ledger.evaluations("t1", None)
+        assert ledger.truths() == list(digests)
+
+    def test_uris_are_set_in_the_row_of_their_truth(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        for truth in ("", "0123456789ab"):
+            ledger.record(evaluation_record(truth=truth), attempt)
+        ledger.record(evaluation_record(truth="0123456789ab", matches="m"), attempt)
+        assert [e.matches for e in ledger.evaluations("t1", None)] == ["", "m"]
+
+    def test_a_rerun_deletes_the_evaluations_against_any_truth(
+        self, started: tuple[Ledger, int]
+    ) -> None:
+        ledger, attempt = started
+        for truth in ("", "0123456789ab"):
+            ledger.record(evaluation_record(truth=truth), attempt)
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+        assert ledger.rerun("t1")
+        assert ledger.evaluations("t1", None) == []
+
     def test_the_first_evaluation_stays(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
         assert ledger.record(evaluation_record(), attempt)

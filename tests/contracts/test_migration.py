@@ -381,3 +381,51 @@ class TestFourthVersion:
             assert [each.config for each in ledger.attempts("t1")] == [first]
             assert [each.config for each in ledger.rows(RowFilter())] == [first]
             assert ledger.attempts("t1")[0].id == attempt
+
+
+class TestFifthVersion:
+    """From version 0005, whose evaluations had no ground truth in their key, and back."""
+
+    KEY = ("trial_id", "epoch", "branch", "protocol")
+
+    @pytest.fixture
+    def fifth(self, url: str, engine: Engine) -> Engine:
+        """A ledger of version 0005 with evaluations of one trial at two epochs."""
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+            for epoch in (1, 2):
+                ledger.record(evaluation_record(epoch=epoch, rule=RULE, matches="m"), attempt)
+        downgrade(engine, "0005")
+        return engine
+
+    def key(self, engine: Engine) -> list[str]:
+        return [column.name for column in tables_of(engine)["evaluation"].primary_key.columns]
+
+    def test_evaluations_are_those_of_the_own_data(self, url: str, fifth: Engine) -> None:
+        assert self.key(fifth) == [*self.KEY]
+        with Ledger.open(url) as ledger:
+            assert self.key(fifth) == [*self.KEY, "truth"]
+            found = ledger.evaluations("t1", None)
+            assert [(e.epoch, e.truth, e.metrics, e.matches) for e in found] == [
+                (epoch, "", METRIC_VALUES, "m") for epoch in (1, 2)
+            ]
+            [attempt] = ledger.attempts("t1")
+            assert ledger.record(evaluation_record(truth="0123456789ab"), attempt.id)
+            assert not ledger.record(evaluation_record(), attempt.id)
+
+    def test_the_way_back(self, url: str, fifth: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            [attempt] = ledger.attempts("t1")
+            for truth in ("", "0123456789ab"):
+                ledger.record(evaluation_record(epoch=3, truth=truth), attempt.id)
+        downgrade(fifth, "0005")
+        assert self.key(fifth) == [*self.KEY]
+        indexes = {each["name"] for each in inspect(fifth).get_indexes("evaluation")}
+        assert indexes == {"ix_evaluation_protocol_is_primary_trial_id_branch_epoch"}
+        with Ledger.open(url) as ledger:
+            assert [(e.epoch, e.truth) for e in ledger.evaluations("t1", None)] == [
+                (1, ""),
+                (2, ""),
+                (3, ""),
+            ]

@@ -133,6 +133,27 @@ class TestQuestions:
             assert sorted((row.trial, row.sweep, row.epoch, row.branch) for row in rows) == found
             assert {row.protocol for row in rows} <= {wanted.protocol}
 
+    def test_other_truth_is_returned_on_request_only(self, measured: Ledger) -> None:
+        """It has an epoch and a protocol of its own, and the highest AP."""
+        before = {
+            wanted: (measured.rows(wanted), measured.coverage(wanted))
+            for wanted in (RowFilter(), RowFilter(epoch="best"), RowFilter(branch="o2o"))
+        }
+        other, attempt = "0123456789ab", measured.attempts("t1")[0].id
+        metrics = {**METRIC_VALUES, "ap": 99.0}
+        for protocol in ("default", "onenet"):
+            each = evaluation_record(epoch=9, protocol=protocol, metrics=metrics, truth=other)
+            measured.record(each, attempt)
+        for wanted, found in before.items():
+            assert (measured.rows(wanted), measured.coverage(wanted)) == found
+            [row] = measured.rows(replace(wanted, truth=other))
+            assert (row.trial, row.epoch, row.ap, row.truth) == ("t1", 9, 99.0, other)
+        assert measured.rows(RowFilter(protocol="onenet")) == []
+        assert measured.coverage(RowFilter(truth=other)) == [
+            Coverage("default", "o2o", 9, 9),
+            Coverage("onenet", "o2o", 9, 9),
+        ]
+
     def test_the_fields_of_a_row(self, measured: Ledger) -> None:
         [row] = measured.rows(RowFilter(epoch=2))
         about = (row.sweep_name, row.assignment, row.family, row.dataset, row.seed, row.state)

@@ -31,12 +31,28 @@ EpochOption = Annotated[
     int | None,
     typer.Option(min=1, help="Epoch whose candidates to use [default: the last one stored]."),
 ]
+DataOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="data.KEY=VALUE",
+        help="Where the data is now, as in data.root=/new/folder; repeatable.",
+    ),
+]
+OtherOption = Annotated[
+    bool,
+    typer.Option(
+        "--other-truth",
+        help="Accept data that has changed since training. Results are kept apart from others, "
+        "under a digest of the ground truth.",
+    ),
+]
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
 _BAR = 40
 """Characters of the longest bar of a histogram."""
 
 
-def reevaluate(
+def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     names: Annotated[
         list[str], typer.Argument(metavar="NAME", help="Trials, or sweeps for all their trials.")
     ],
@@ -48,23 +64,27 @@ def reevaluate(
         str | None, typer.Option(help="o2o, o2m or o2f [default: every branch].")
     ] = None,
     epoch: EpochOption = None,
+    settings: DataOption = None,
+    other_truth: OtherOption = False,
     home: HomeOption = Path(DEFAULT_HOME),
     json: JsonOption = False,
 ) -> None:
     """Measure trials under other protocols, without training.
 
     The candidates that a trial stored at its last epoch are measured again. An evaluation that the
-    ledger already has is not repeated.
+    ledger already has is not repeated. The data must be that of the training; it may have moved.
     """
     from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
+    from gaplab.results.truth import TruthOptions
 
+    options = TruthOptions(tuple(settings or ()), other_truth)
     folder = Home(home).check().check_ledger()
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
     with Ledger.open(folder.ledger_url) as ledger, progress_line("reading candidates") as show:
         trials = find_trials(ledger, names)
         sources = find_sources(ledger, trials, epoch, branch)
         found = []
-        for each in reevaluate(ledger, sources, protocols, Storage(str(folder.path))):
+        for each in reevaluate(ledger, sources, protocols, Storage(str(folder.path)), options):
             found.append(each)
             show(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
             if json:
@@ -72,14 +92,20 @@ def reevaluate(
     if not json:
         assignments = {trial.id: trial.assignment for trial in trials}
         open_console().print(reevaluations_table(found, assignments))
-        _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
+        for truth in sorted({e.truth for e in found if e.truth}):
+            command = folder.command("leaderboard", "--truth", truth)
+            _print(f"Measured against other ground truth. Show the results with: {command}")
+        if not all(e.truth for e in found):
+            _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
 
 
-def explain(
+def explain(  # noqa: PLR0913 - every argument is an option of the command
     name: Annotated[str, typer.Argument(metavar="TRIAL", help="Id of a trial, or its beginning.")],
     protocol: Annotated[str, typer.Option(help=f"{_PROTOCOL}.")] = "default",
     branch: BranchOption = None,
     epoch: EpochOption = None,
+    settings: DataOption = None,
+    other_truth: OtherOption = False,
     home: HomeOption = Path(DEFAULT_HOME),
     json: JsonOption = False,
 ) -> None:
@@ -89,10 +115,12 @@ def explain(
     all classes; then the duplicates per object and the score gap.
     """
     from gaplab.results.explain import explain
+    from gaplab.results.truth import TruthOptions
 
+    options = TruthOptions(tuple(settings or ()), other_truth)
     rule = parse_protocol(protocol)
     with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
-        found = explain(ledger, name, rule, epoch, branch)
+        found = explain(ledger, name, rule, epoch, branch, options)
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))
     else:
@@ -117,20 +145,24 @@ def reevaluations_table(
 ) -> PlainTable:
     """Return a table with one line per evaluation, in the order given.
 
-    The epoch is shown if there are several, metrics of crowds if there are any.
+    The epoch is shown if there are several, metrics of crowds and digests of other ground truth if
+    there are any.
     """
     crowd = {"mMR": "mmr", "recall": "recall"} if any("mmr" in e.metrics for e in found) else {}
     epochs = ["epoch"] if len({e.epoch for e in found}) > 1 else []
+    truth = ["truth"] if any(e.truth for e in found) else []
     columns = [
         text("trial", wrap=False),
         text("assign-\nment"),
         text("branch", wrap=False, rank=0),
         text("protocol", rank=0),
+        *(text(heading, wrap=False, rank=0) for heading in truth),
         *(number(heading) for heading in (*epochs, "AP", "AP\nNMS", "gap", *crowd)),
     ]
     rows = (
         [
             *(e.trial[:8], assignments[e.trial], e.branch, e.protocol),
+            *(e.truth or "own" for _ in truth),
             *(str(e.epoch) for _ in epochs),
             *(points(e.metrics["ap"]), points(e.metrics["ap_nms"]), signed(e.metrics["gap"])),
             *(points(e.metrics[m]) if m in e.metrics else "" for m in crowd.values()),
@@ -154,6 +186,7 @@ def print_explanation(found: "Explanation", console: Console) -> None:
     console.print(
         f"trial {found.trial}: {found.assignment} on {found.dataset}, epoch {found.epoch}, branch "
         f"{found.branch}, protocol {found.protocol}"
+        + (f", ground truth {found.truth}" if found.truth else "")
     )
     if found.training:
         console.print(

@@ -39,6 +39,14 @@ EpochOption = Annotated[
 ProtocolOption = Annotated[
     str, typer.Option(help="Protocol under which the gap was measured, see `gaplab protocols`.")
 ]
+TruthOption = Annotated[
+    str,
+    typer.Option(
+        metavar="DIGEST",
+        help="Results of `gaplab reevaluate --other-truth`: the digest that it printed [default: "
+        "those against the trials' own data].",
+    ),
+]
 
 
 def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
@@ -53,6 +61,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     epoch: EpochOption = "last",
     protocol: ProtocolOption = "default",
     branch: BranchOption = None,
+    truth: TruthOption = "",
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
@@ -74,6 +83,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
             epoch=at,
             protocol=protocol,
             branch=branch,
+            truth=truth,
         )
     if rows and (error := unknown_keys(metric or [], metric_names(rows))):
         raise error
@@ -102,6 +112,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     epoch: EpochOption = "last",
     protocol: ProtocolOption = "default",
     branch: BranchOption = None,
+    truth: TruthOption = "",
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
@@ -121,6 +132,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             epoch=at,
             protocol=protocol,
             branch=branch,
+            truth=truth,
         )
     with progress_line("comparing trials") as show:
         resampling = Resampling(resamples, show)

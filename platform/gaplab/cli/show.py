@@ -79,7 +79,7 @@ def details(ledger: Ledger, name: str) -> Details:
     attempts = ledger.attempts(found.id)
     if attempts:  # the settings with which it ran, which a sweep may have replaced since
         found = dataclasses.replace(found, config=attempts[-1].config)
-    return TrialDetails(found, attempts, ledger.evaluations(found.id))
+    return TrialDetails(found, attempts, ledger.evaluations(found.id, None))
 
 
 def details_json(found: Details | list[SweepView]) -> str:
@@ -141,7 +141,7 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
         return
     last = _last(found)
     _print_metrics(last, console)
-    alike = [e for e in found.evaluations if e.protocol == last.protocol]
+    alike = [e for e in found.evaluations if (e.protocol, e.truth) == (last.protocol, last.truth)]
     for evaluation in _last_of_branches(alike):
         console.print(_heading(evaluation))
         console.print(_classes(evaluation))
@@ -282,9 +282,11 @@ def _group(attempts: Sequence[AttemptView], key: Callable[[AttemptView], str]) -
 
 
 def _last(found: TrialDetails) -> EvaluationView:
-    """Return the last evaluation, if possible of the primary branch and the trial's protocol."""
+    """Return the last evaluation, if possible of the trial's own data, branch and protocol."""
     own = found.trial.protocol
-    return max(found.evaluations, key=lambda e: (e.primary, e.protocol == own, e.epoch))
+    return max(
+        found.evaluations, key=lambda e: (not e.truth, e.primary, e.protocol == own, e.epoch)
+    )
 
 
 def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> None:
@@ -298,18 +300,23 @@ def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> N
 
 
 def _evaluations(evaluations: list[EvaluationView], *others: str) -> PlainTable:
-    """Return a table of evaluations with AP and the metrics in `others`."""
+    """Return a table of evaluations with AP and the metrics in `others`.
+
+    Digests of ground truth are shown if there are any.
+    """
+    truth = ["truth"] if any(e.truth for e in evaluations) else []
     keys = [key for metric in others for key in (metric, f"{metric}_nms")]
     headings = [f"{LABELS[metric]}{nms}" for metric in others for nms in ("", "\nNMS")]
     columns = [
         number("epoch"),
         *(text("branch", wrap=False, rank=0), text("protocol", rank=0)),
+        *(text(heading, wrap=False, rank=0) for heading in truth),
         *(number(heading, rank=0) for heading in ("AP", "AP\nNMS", "gap")),
         *(number(heading) for heading in headings),
     ]
     rows = (
         [
-            *(str(e.epoch), e.branch, e.protocol),
+            *(str(e.epoch), e.branch, e.protocol, *(e.truth or "own" for _ in truth)),
             *(points(e.metrics["ap"]), points(e.metrics["ap_nms"]), signed(e.metrics["gap"])),
             *(points(e.metrics.get(key)) for key in keys),
         ]

@@ -52,7 +52,7 @@ def _not_one(name: str, matching: Sequence[str]) -> str:
 def _move_aside(ledger: Ledger, storage: Storage, trial: str) -> None:
     home, number = f"trials/{trial}", ledger.attempts(trial)[-1].number
     aside = f"{home}/replaced/attempt={number:04d}"
-    evaluations = [asdict(each) for each in ledger.evaluations(trial)]
+    evaluations = [asdict(each) for each in ledger.evaluations(trial, truth=None)]
     text = json.dumps(evaluations, default=str, indent=1, ensure_ascii=False)
     moved = text.replace(f"{storage.uri}/{home}/", f"{storage.uri}/{aside}/")
     storage.save_text(f"{aside}/evaluations.json", moved)

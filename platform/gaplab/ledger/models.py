@@ -224,18 +224,22 @@ class Protocol(Base):
 
 
 class Evaluation(Base):
-    """Metrics of one trial per epoch, branch and protocol, and the attempt that measured them."""
+    """Metrics of one trial per epoch, branch, protocol and ground truth.
+
+    `attempt_id` is the attempt that measured them; `truth` is empty for the trial's own data.
+    """
 
     __tablename__ = "evaluation"
     __table_args__ = (
         ForeignKeyConstraint(["trial_id", "attempt_id"], ["attempt.trial_id", "attempt.id"]),
-        Index(None, "protocol", "is_primary", "trial_id", "branch", "epoch"),
+        Index(None, "protocol", "is_primary", "trial_id", "branch", "epoch", "truth"),
     )
 
     trial_id: Mapped[str] = mapped_column(primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     branch: Mapped[str] = mapped_column(primary_key=True)
     protocol: Mapped[str] = mapped_column(primary_key=True)
+    truth: Mapped[str] = mapped_column(primary_key=True)
     attempt_id: Mapped[int]
     is_primary: Mapped[bool]
     ap: Mapped[float]

@@ -41,7 +41,10 @@ _TRIAL = tuple(
 _METRICS: tuple[InstrumentedAttribute[float | None], ...] = tuple(
     getattr(Evaluation, name) for name in METRICS
 )
-_KEY = (Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol)
+_KEY = (
+    *(Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol),
+    Evaluation.truth,
+)
 
 
 def sweeps(sweep: str | None = None) -> Query:
@@ -123,13 +126,16 @@ def attempt_view(row: AnyRow) -> AttemptView:
     return AttemptView(**row._mapping)
 
 
-def evaluations(trial: str) -> Query:
-    """Select the evaluations of a trial, by epoch, branch and protocol."""
-    return all_evaluations(None).where(Evaluation.trial_id == trial)
+def evaluations(trial: str, truth: str | None) -> Query:
+    """Select the evaluations of a trial, by epoch, branch, protocol and ground truth."""
+    return all_evaluations(None, truth).where(Evaluation.trial_id == trial)
 
 
-def all_evaluations(sweep: str | None) -> Query:
-    """Select every evaluation, or those of a sweep, with its rule, ordered by its key."""
+def all_evaluations(sweep: str | None, truth: str | None) -> Query:
+    """Select every evaluation, or those of a sweep, with its rule, ordered by its key.
+
+    Only those against one ground truth, unless `truth` is None.
+    """
     rule = Protocol.rule.label("rule")
     query = select(*_columns(Evaluation), rule).outerjoin(
         Protocol, Protocol.id == Evaluation.protocol
@@ -137,6 +143,8 @@ def all_evaluations(sweep: str | None) -> Query:
     if sweep is not None:
         held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
         query = query.where(Evaluation.trial_id.in_(held))
+    if truth is not None:
+        query = query.where(Evaluation.truth == truth)
     return query.order_by(*_KEY)
 
 
@@ -154,6 +162,7 @@ def evaluation_view(row: AnyRow) -> EvaluationView:
         classes=tuple(ClassGap(**each) for each in row.classes),
         candidates=row.candidates,
         matches=row.matches,
+        truth=row.truth,
         rule=row.rule or {},
         attempt=row.attempt_id,
         created_at=row.created_at,
@@ -180,7 +189,7 @@ def rows(wanted: RowFilter) -> Query:
             *(Trial.id.label("trial"), Sweep.id.label("sweep"), Sweep.name.label("sweep_name")),
             *(*_TRIAL, _config(Attempt.config), Trial.state),
             *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
-            *(Evaluation.more, Evaluation.candidates, Evaluation.matches),
+            *(Evaluation.more, Evaluation.candidates, Evaluation.matches, Evaluation.truth),
         )
         .select_from(chosen)
         .join(Evaluation, and_(*(column == chosen.c[column.key] for column in _KEY)))
@@ -196,8 +205,10 @@ def rows(wanted: RowFilter) -> Query:
 def coverage(wanted: RowFilter) -> Query:
     """Select which protocols, branches and epochs the trials of `wanted` were evaluated at."""
     key = (Evaluation.protocol, Evaluation.branch)
-    query = select(*key, func.min(Evaluation.epoch), func.max(Evaluation.epoch)).join(
-        Trial, Trial.id == Evaluation.trial_id
+    query = (
+        select(*key, func.min(Evaluation.epoch), func.max(Evaluation.epoch))
+        .join(Trial, Trial.id == Evaluation.trial_id)
+        .where(Evaluation.truth == wanted.truth)
     )
     if wanted.sweep is not None:
         query = query.join(SweepTrial, _in_sweep(wanted.sweep))
@@ -211,7 +222,8 @@ def _chosen(wanted: RowFilter) -> Subquery:
         partition_by=[Evaluation.trial_id, Evaluation.branch],
         order_by=[*order, Evaluation.epoch.desc()],
     )
-    query = select(*_KEY, rank.label("rank")).where(Evaluation.protocol == wanted.protocol)
+    same = (Evaluation.protocol == wanted.protocol, Evaluation.truth == wanted.truth)
+    query = select(*_KEY, rank.label("rank")).where(*same)
     if wanted.branch is None:
         query = query.where(Evaluation.is_primary)
     else:

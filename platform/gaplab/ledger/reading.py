@@ -10,7 +10,7 @@ from gaplab.errors import UserError
 from gaplab.ledger import drivers, lookup, queries
 from gaplab.ledger.clock import now
 from gaplab.ledger.migrate import WRITE, open_engine
-from gaplab.ledger.models import Protocol, Trial
+from gaplab.ledger.models import Evaluation, Protocol, Trial
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import (
     AttemptView,
@@ -186,9 +186,15 @@ class Reader:
         trials = frozenset(trial for trial in found if trial is not None)
         return CancelRequest(all_trials=None in found, trials=trials)
 
-    def evaluations(self, trial: str) -> list[EvaluationView]:
-        """Return the evaluations of the trial with this id, by epoch, branch and protocol."""
-        found = self._read(lambda c: c.execute(queries.evaluations(trial)).all())
+    def evaluations(self, trial: str, truth: str | None = "") -> list[EvaluationView]:
+        """Return the evaluations of the trial with this id, by epoch, branch and protocol.
+
+        Args:
+            trial: the id of the trial.
+            truth: the digest of the ground truth; by default that of the trial's own data. None:
+                evaluations against any ground truth.
+        """
+        found = self._read(lambda c: c.execute(queries.evaluations(trial, truth)).all())
         return [queries.evaluation_view(row) for row in found]
 
     def all_trials(self, sweep: str | None = None) -> Iterator[TrialView]:
@@ -198,12 +204,20 @@ class Reader:
         """
         return map(queries.trial_view, self._stream(queries.all_trials(sweep)))
 
-    def all_evaluations(self, sweep: str | None = None) -> Iterator[EvaluationView]:
+    def all_evaluations(
+        self, sweep: str | None = None, truth: str | None = ""
+    ) -> Iterator[EvaluationView]:
         """Iterate over every evaluation, or over those of the trials of the sweep with this id.
 
-        By trial, epoch, branch and protocol; fetched as `all_trials` does.
+        By trial, epoch, branch and protocol; fetched as `all_trials` does. `truth` as in
+        `evaluations`.
         """
-        return map(queries.evaluation_view, self._stream(queries.all_evaluations(sweep)))
+        return map(queries.evaluation_view, self._stream(queries.all_evaluations(sweep, truth)))
+
+    def truths(self) -> list[str]:
+        """Return the digests of all ground truths but the trials' own that are measured against."""
+        query = select(Evaluation.truth).where(Evaluation.truth != "").distinct()
+        return sorted(self._read(lambda c: c.scalars(query).all()))
 
     def protocols(self) -> dict[str, dict[str, Any]]:
         """Return the rule of each protocol that is known by name: its values without the name."""
@@ -223,7 +237,7 @@ class Reader:
     def coverage(self, wanted: RowFilter) -> list[Coverage]:
         """Return the protocols, branches and epochs that the trials of `wanted` were evaluated at.
 
-        Only the conditions of `wanted` on trials are used.
+        Only the conditions of `wanted` on trials and ground truth are used.
         """
         found = self._read(lambda c: c.execute(queries.coverage(wanted)).all())
         return [Coverage(*row) for row in found]

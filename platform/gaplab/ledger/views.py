@@ -145,6 +145,8 @@ class RowFilter:
     assignment: str | None = None
     trials: tuple[str, ...] | None = None
     """The ids of the only trials to return; None: all."""
+    truth: str = ""
+    """Digest of the ground truth; empty: that of the trials' own data."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,7 @@ class ResultRow:
     """All other metrics of the evaluation."""
     candidates: str = ""
     matches: str = ""
+    truth: str = ""
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
     """The configuration with which the evaluation was measured, nested as in `TrialRecord`."""

@@ -133,6 +133,7 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "epoch": evaluation.epoch,
         "branch": evaluation.branch,
         "protocol": evaluation.protocol,
+        "truth": evaluation.truth,
         "attempt_id": attempt,
         "is_primary": evaluation.primary,
         **_metric_columns(evaluation),
@@ -164,9 +165,9 @@ def _checkpoint_insert(dialect: str) -> Insert:
     return query.on_conflict_do_update(index_elements=["trial_id", "epoch"], set_=new)
 
 
-def write_order(evaluation: EvaluationRecord) -> tuple[str, str, int, str]:
+def write_order(e: EvaluationRecord) -> tuple[str, str, int, str, str]:
     """Return the sort key by which every writer orders the evaluations of one transaction."""
-    return (evaluation.protocol, evaluation.trial, evaluation.epoch, evaluation.branch)
+    return (e.protocol, e.trial, e.epoch, e.branch, e.truth)
 
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
@@ -220,6 +221,7 @@ def _fill_uris(connection: Connection, evaluation: EvaluationRecord) -> None:
         Evaluation.epoch == evaluation.epoch,
         Evaluation.branch == evaluation.branch,
         Evaluation.protocol == evaluation.protocol,
+        Evaluation.truth == evaluation.truth,
     )
     for name in ("candidates", "matches"):
         if uri := getattr(evaluation, name):

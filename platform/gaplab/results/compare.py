@@ -45,7 +45,7 @@ class Stat:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Finished trials with the same `keys`, data set, protocol, schedule and epoch."""
+    """Finished trials with the same `keys`, data, ground truth, protocol, schedule and epoch."""
 
     keys: dict[str, Any]
     """Values of the keys that trials are grouped by; None where they have no such key."""
@@ -57,6 +57,8 @@ class Group:
     """Evaluated epoch; `best` if each trial has its own; None if no trial is finished."""
     results_version: int
     stale: bool
+    truth: str = ""
+    """Digest of other ground truth; empty for that of the trials' own data."""
     trials: tuple[LeaderboardRow, ...] = field(repr=False)
     """The finished trials."""
     unfinished: int = 0
@@ -90,9 +92,9 @@ def compare(
 ) -> list[Group]:
     """Group rows of a leaderboard by settings of their trials, best group first.
 
-    The best group has the highest mean `metric` among those with the same data set, protocol,
-    results version, schedule and epoch (any schedule if `by` holds the number of epochs). The
-    difference of a group to it is the mean over the seeds that both have, with an interval over
+    The best group has the highest mean `metric` among those with the same data set, ground truth,
+    protocol, results version, schedule and epoch (any schedule if `by` holds the number of epochs).
+    The difference of a group to it is the mean over the seeds that both have, with an interval over
     seeds if they share several, else over images. Two groups of one trial each are paired whatever
     their seeds. If they share no seed, or trials of one group differ in more than their seed, it is
     the difference of the means, without an interval. Nor is there an interval over seeds that give
@@ -134,7 +136,7 @@ def compare(
 def _key(row: LeaderboardRow, by: Sequence[str]) -> str:
     """Return the key of a row's group, as JSON: 1 and true differ there, and lists are hashable."""
     values = settings(row)
-    own = [row.dataset, row.protocol, row.epochs, row.results_version, row.chosen]
+    own = [row.dataset, row.protocol, row.truth, row.epochs, row.results_version, row.chosen]
     return json.dumps([*own, *(values.get(key) for key in by)], sort_keys=True)
 
 
@@ -154,6 +156,7 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
             epoch=epoch,
             results_version=first.results_version,
             stale=first.stale,
+            truth=first.truth,
             trials=tuple(members),
         )
         for epoch, members in (finished or {None: []}).items()
@@ -169,7 +172,8 @@ def _ranked(
     cells: dict[tuple[Any, ...], list[Group]] = defaultdict(list)
     for group in groups:
         schedule = () if any_schedule else (group.epochs, str(group.epoch))
-        cells[(group.dataset, group.protocol, -group.results_version, *schedule)].append(group)
+        measured = (group.dataset, group.protocol, group.truth)
+        cells[(*measured, -group.results_version, *schedule)].append(group)
     ranked: list[tuple[Group, Group | None]] = []
     for _, members in sorted(cells.items()):
         known = [group for group in members if _values(group.trials, metric)]

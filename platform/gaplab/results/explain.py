@@ -8,7 +8,8 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.ledger import Ledger
-from gaplab.results.reevaluate import Source, Truths, check_sources, find_sources
+from gaplab.results.reevaluate import Source, checked_truths, find_sources
+from gaplab.results.truth import OWN, TruthOptions
 from gaplab.spec.protocols import protocol_key
 
 
@@ -28,10 +29,17 @@ class Explanation:
     """Recall, in percent, of the ground-truth boxes themselves after the protocol's NMS; None if
     the protocol has no such ceiling."""
     diagnosis: Diagnosis
+    truth: str = ""
+    """Digest of other ground truth; empty for that of the trial's own data."""
 
 
 def explain(
-    ledger: Ledger, name: str, protocol: Protocol, epoch: int | None, branch: str | None
+    ledger: Ledger,
+    name: str,
+    protocol: Protocol,
+    epoch: int | None,
+    branch: str | None,
+    options: TruthOptions = OWN,
 ) -> Explanation:
     """Diagnose one trial.
 
@@ -41,15 +49,15 @@ def explain(
         protocol: how the gap is measured.
         epoch: the epoch whose candidates are used; None: the last that has any.
         branch: the branch whose candidates are used; None: the branch kept at inference.
+        options: where the ground truth comes from.
 
     Raises:
-        UserError: the trial is unknown, or it has no usable candidates.
+        UserError: the trial is unknown, it has no usable candidates, or its data has changed.
     """
     trial = ledger.find_trial(name)
     source = _primary(find_sources(ledger, [trial], epoch, branch))
-    truths = Truths()
-    check_sources([source], [protocol], truths)
-    truth = truths.of(trial)
+    found = checked_truths([source], [protocol], options)[trial.id]
+    truth = found.data
     parts = [Candidates.none(), *source.dump.stream(truth.image_ids, truth.classes)]
     return Explanation(
         trial=trial.id,
@@ -61,6 +69,7 @@ def explain(
         training=source.training,
         recall_ceiling=_ceiling(truth, protocol),
         diagnosis=diagnose(Candidates.join(parts), truth, protocol),
+        truth=found.digest,
     )
 
 

@@ -26,6 +26,7 @@ _KEY: dict[str, Column] = {
     "epoch": Column("int64"),
     "branch": Column("text"),
     "protocol": Column("text"),
+    "truth": Column("text"),
 }
 _TRIALS: dict[str, Column] = {
     "id": Column("text"),
@@ -77,7 +78,7 @@ def export(
     identity = None if sweep is None else ledger.find_sweep(sweep).id
     storage, evaluations = Storage(str(folder.resolve())), _Evaluations()
     # Trials come last, so that they include the trials of all evaluations even during training.
-    collected = evaluations.collect(ledger.all_evaluations(identity))
+    collected = evaluations.collect(ledger.all_evaluations(identity, truth=None))
     classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
     measured = _write(storage, "evaluations", *evaluations.table())
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
@@ -98,7 +99,7 @@ def _write(
 def _class_groups(evaluations: Iterable[EvaluationView]) -> Iterator[dict[str, Values]]:
     """Yield the row groups of `classes.parquet`, one row per evaluation and class."""
     rows = (
-        (e.trial, e.epoch, e.branch, e.protocol, c.name, c.ap, c.ap_nms, c.gap)
+        (e.trial, e.epoch, e.branch, e.protocol, e.truth, c.name, c.ap, c.ap_nms, c.gap)
         for e in evaluations
         for c in e.classes
     )
@@ -121,7 +122,7 @@ class _Evaluations:
                 self._fill(column).append(math.nan if value is None else value)
             rule = json.dumps(e.rule) if e.rule else None
             files = (e.candidates or None, e.matches or None)
-            key = (e.trial, e.epoch, e.branch, e.protocol, e.primary, e.attempt)
+            key = (e.trial, e.epoch, e.branch, e.protocol, e.truth, e.primary, e.attempt)
             self._own.append((*key, rule, *files, e.created_at))
             yield e
 

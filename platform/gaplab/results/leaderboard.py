@@ -39,6 +39,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have def
     branch: str | None = None,
     dataset: str | None = None,
     assignment: str | None = None,
+    truth: str = "",
 ) -> list[LeaderboardRow]:
     """Return one row per trial, best first. A trial without a matching evaluation has no row.
 
@@ -55,11 +56,13 @@ def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have def
         branch: o2o, o2m or o2f; None: the branch kept at inference.
         dataset: only trials on this data set.
         assignment: only trials with this assignment.
+        truth: digest, or its beginning, of other ground truth that trials were measured against;
+            empty: the trials' own data.
 
     Raises:
-        UserError: the sweep is unknown, a condition is malformed or has an unknown key, or there
-            are evaluations but none of them matches protocol, branch, epoch, data set and
-            assignment.
+        UserError: the sweep or the ground truth is unknown, a condition is malformed or has an
+            unknown key, or there are evaluations but none of them matches protocol, branch, epoch,
+            data set and assignment.
 
     Examples:
         After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
@@ -78,6 +81,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have def
         sweep=None if sweep is None else ledger.find_sweep(sweep).id,
         dataset=dataset,
         assignment=assignment,
+        truth=_find_truth(ledger, truth),
     )
     found = ledger.rows(query)
     if not found:
@@ -108,6 +112,19 @@ def unknown_keys(keys: Iterable[str], known: Iterable[str]) -> UserError | None:
     known = set(known)
     lines = [f"{key}: no such key; {suggestion(key, known)}" for key in keys if key not in known]
     return UserError(*lines) if lines else None
+
+
+def _find_truth(ledger: Ledger, text: str) -> str:
+    """Return the digest of ground truth that begins with `text`. Raises UserError."""
+    known = ledger.truths() if text else []
+    found = [each for each in known if each.startswith(text)]
+    if text and len(found) != 1:
+        listed = f"known: {', '.join(known)}" if known else "none is known"
+        raise UserError(
+            f"--truth {text}: the digest of one other ground truth is needed ({listed}); measure "
+            "against one with: gaplab reevaluate TRIAL --other-truth"
+        )
+    return found[0] if found else ""
 
 
 def _matching(rows: list[ResultRow], conditions: Sequence[str]) -> list[ResultRow]:

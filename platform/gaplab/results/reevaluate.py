@@ -1,20 +1,18 @@
 """Evaluate stored candidates under other protocols, without training."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from detectors.data.base import DataError
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select_both
-from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
+from gaplab.results.truth import OWN, Truth, TruthOptions, load_truths
 from gaplab.spec.protocols import protocol_key
-from gaplab.spec.sweep import experiment_of
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.evaluate import concatenate, make_evaluation, save_matches
@@ -27,6 +25,8 @@ class Source:
     trial: TrialView
     evaluation: EvaluationView
     dump: Dump
+    fingerprint: str = ""
+    """That of the data in the attempt that wrote them; empty if unknown."""
 
     @property
     def subject(self) -> Subject:
@@ -80,7 +80,11 @@ def find_sources(
     for trial in trials:
         try:
             stored = _with_candidates(trial, ledger.evaluations(trial.id), epoch, branch)
-            found += [Source(trial, each, Dump.open(each.candidates)) for each in stored]
+            prints = {a.id: str(a.provenance.get("data", "")) for a in ledger.attempts(trial.id)}
+            found += [
+                Source(trial, each, Dump.open(each.candidates), prints.get(each.attempt, ""))
+                for each in stored
+            ]
         except UserError as error:
             problems += error.problems
     if problems:
@@ -88,26 +92,12 @@ def find_sources(
     return found
 
 
-class Truths:
-    """Ground truth of trials' validation splits. Loads each data set once."""
-
-    def __init__(self) -> None:
-        self._loaded = dict[str, GroundTruth]()
-
-    def of(self, trial: TrialView) -> GroundTruth:
-        """Return the ground truth for a trial. Raises UserError if the data can't be loaded."""
-        key = str(trial.config["data"])
-        if key not in self._loaded:
-            try:
-                data = experiment_of(trial).data.load("val")
-            except DataError as error:
-                raise UserError(*error.problems) from error
-            self._loaded[key] = GroundTruth.of(data.truth(), data.classes)
-        return self._loaded[key]
-
-
 def reevaluate(
-    ledger: Ledger, sources: Sequence[Source], protocols: Sequence[Protocol], storage: Storage
+    ledger: Ledger,
+    sources: Sequence[Source],
+    protocols: Sequence[Protocol],
+    storage: Storage,
+    options: TruthOptions = OWN,
 ) -> Iterator[EvaluationView]:
     """Evaluate each source under each protocol and write new evaluations to the ledger.
 
@@ -119,6 +109,7 @@ def reevaluate(
         sources: candidates, from `find_sources`.
         protocols: the protocols to measure under.
         storage: where match files are written.
+        options: where the ground truth comes from.
 
     Yields:
         The evaluations as the ledger holds them, new and old ones, source by source.
@@ -126,17 +117,17 @@ def reevaluate(
     Raises:
         UserError: candidates don't match their data, or are fewer than a protocol needs.
     """
-    truths = Truths()
-    check_sources(sources, protocols, truths)
+    truths = checked_truths(sources, protocols, options)
     for source in sources:
-        known = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(source.trial.id)}
+        trial, truth = source.trial.id, truths[source.trial.id]
+        known = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(trial, truth.digest)}
         own = (source.evaluation.epoch, source.evaluation.branch)
         todo = [p for p in protocols if (*own, protocol_key(p)) not in known]
-        _measure(ledger, source, todo, truths.of(source.trial), storage)
+        _measure(ledger, source, todo, truth, storage)
         wanted = {(*own, protocol_key(p)) for p in protocols}
         yield from (
             e
-            for e in ledger.evaluations(source.trial.id)
+            for e in ledger.evaluations(trial, truth.digest)
             if (e.epoch, e.branch, e.protocol) in wanted
         )
 
@@ -145,7 +136,7 @@ def _measure(
     ledger: Ledger,
     source: Source,
     protocols: Sequence[Protocol],
-    truth: GroundTruth,
+    truth: Truth,
     storage: Storage,
 ) -> None:
     """Measure one source under all protocols and record the results.
@@ -156,32 +147,47 @@ def _measure(
         return
     shares = [
         [select_both(chunk, protocol) for protocol in protocols]
-        for chunk in source.dump.stream(truth.image_ids, truth.classes)
+        for chunk in source.dump.stream(truth.data.image_ids, truth.data.classes)
     ]
     for protocol, parts in zip(protocols, zip(*shares, strict=True), strict=True):
         found = concatenate(parts)
-        made = make_evaluation(source.subject, found, truth, protocol, source.training)
-        uri = save_matches(made, found, truth, protocol, storage)
-        made = replace(made, candidates=source.evaluation.candidates, matches=uri)
+        made = make_evaluation(source.subject, found, truth.data, protocol, source.training)
+        made = replace(made, candidates=source.evaluation.candidates, truth=truth.digest)
+        uri = save_matches(made, found, truth.data, protocol, storage)
+        made = replace(made, matches=uri)
         ledger.record(made, source.evaluation.attempt)
 
 
-def check_sources(sources: Sequence[Source], protocols: Sequence[Protocol], truths: Truths) -> None:
-    """Raise UserError unless every source matches its data and holds enough candidates."""
-    problems = list[str]()
-    for source in sources:
+def checked_truths(
+    sources: Sequence[Source], protocols: Sequence[Protocol], options: TruthOptions
+) -> Mapping[str, Truth]:
+    """Return the ground truth by id of the trial.
+
+    Raises:
+        UserError: a source does not match its data, or holds too few candidates; with all problems.
+    """
+    problems = [
+        _too_few(source.dump, protocol)
+        for source in sources
+        for protocol in protocols
+        if protocol.pre_nms_topk > source.dump.info.topk
+    ]
+    truths = dict[str, Truth]()
+    try:
+        truths = load_truths(
+            {s.trial.id: (s.trial, s.fingerprint) for s in sources}.values(), options
+        )
+    except UserError as error:
+        problems += error.problems
+    for source in sources if truths else ():
+        truth = truths[source.trial.id].data
         try:
-            truth = truths.of(source.trial)
             source.dump.check(truth.image_ids, truth.classes)
         except UserError as error:
             problems += error.problems
-        problems += [
-            _too_few(source.dump, protocol)
-            for protocol in protocols
-            if protocol.pre_nms_topk > source.dump.info.topk
-        ]
     if problems:
         raise UserError(*dict.fromkeys(problems))
+    return truths
 
 
 def _too_few(dump: Dump, protocol: Protocol) -> str:

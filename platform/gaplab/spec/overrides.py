@@ -36,7 +36,7 @@ def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any]
     """
     changes: Any = {}
     layers = list[Layer]()
-    settings = _settings(texts)
+    settings = parse_settings(texts)
     spec = _without_rows_of(spec, settings)
     for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
         path = _varied_path(spec, key)
@@ -61,7 +61,8 @@ def varied_sections(spec: Mapping[str, Any]) -> set[str]:
     return {key.split(".")[0] for _, group in _groups(spec) for key in group}
 
 
-def _settings(texts: Iterable[str]) -> dict[str, Any]:
+def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
+    """Return the values of `key=value` texts by key. Raises UserError like `override`."""
     found, problems = dict[str, Any](), list[str]()
     for text in texts:
         try:

@@ -11,13 +11,14 @@ from typing import Any
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions, Split
 from gaplab.errors import UserError
-from gaplab.formatting import plural
+from gaplab.formatting import named_trials
 from gaplab.identity import canonical, counted, digest, identity
 from gaplab.records import SweepRecord, TrialRecord
+from gaplab.spec.axes import split_key
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sampling import remarks
-from gaplab.spec.sections import Section
+from gaplab.spec.sections import Section, Sections, put
 from gaplab.spec.yaml_text import dump_yaml
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -91,6 +92,26 @@ def experiment_of(record: TrialRecord) -> Experiment:
     return Experiment.model_validate(record.config)
 
 
+def data_with(record: TrialRecord, settings: Mapping[str, Any]) -> DataOptions:
+    """Return the data options of a trial with some values replaced.
+
+    Args:
+        record: the trial.
+        settings: value by dotted key, such as `data.root`.
+
+    Raises:
+        UserError: with every key that these options don't have, and every wrong value.
+    """
+    sections: Any = {"data": record.config["data"]}
+    for key, value in settings.items():
+        sections = put(sections, split_key(key), value)
+    section = Sections(sections, ()).read("data", ())
+    if section.problems:
+        raise UserError(*(f"--set {problem}" for problem in section.problems))
+    options: DataOptions = section.value
+    return options
+
+
 # --- ids ------------------------------------------------------------------------------------------
 
 
@@ -123,13 +144,13 @@ def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
 
 
 def _trial_id(sections: Mapping[str, Section], fingerprint: str) -> str:
-    return _id({name: sections[name].identity for name in counted(Experiment)}, fingerprint)
+    identities = {name: sections[name].identity for name in counted(Experiment)}
+    return _id(identities, fingerprint, RESULTS_VERSION)
 
 
-def _id(identities: Mapping[str, str], fingerprint: str) -> str:
+def _id(identities: Mapping[str, str], fingerprint: str, version: int) -> str:
     """Return a trial's id. All values are canonical JSON, and so is what is hashed."""
-    version = str(RESULTS_VERSION)
-    fields = {**identities, "fingerprint": fingerprint, "results_version": version}
+    fields = {**identities, "fingerprint": fingerprint, "results_version": str(version)}
     return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
 
 
@@ -180,12 +201,11 @@ def check_unchanged(trials: Sequence[TrialRecord]) -> None:
 def check_none_changed(found: Sequence[TrialRecord]) -> None:
     """Raise UserError if there are trials whose ids are not those of a stored sweep."""
     if found:
-        ids = ", ".join(trial.id for trial in found[:3]) + (", ..." if len(found) > 3 else "")
         data_sets = " and ".join(sorted({trial.dataset for trial in found}))
         raise UserError(
-            f"{plural(len(found), 'trial')} ({ids}): {data_sets} has changed since the sweep was "
-            "planned, or this version of gaplab reads the settings differently; restore the data, "
-            "or run the spec again, which creates new trials"
+            f"{named_trials([trial.id for trial in found])}: {data_sets} has changed since the "
+            "sweep was planned, or this version of gaplab reads the settings differently; restore "
+            "the data, or run the spec again, which creates new trials"
         )
 
 
@@ -202,7 +222,29 @@ def changed_trials(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     if problems:
         raise UserError(*problems)
     pairs = zip(records, experiments, strict=True)
-    return [r for r, each in pairs if _id(_identities(each), prints[each.data]) != r.id]
+    version = RESULTS_VERSION
+    return [r for r, each in pairs if _id(_identities(each), prints[each.data], version) != r.id]
+
+
+def is_data_of(record: TrialRecord, data: DataOptions, fingerprint: str) -> bool:
+    """Return whether `data` is what a trial was trained on, perhaps at another place.
+
+    Args:
+        record: the trial.
+        data: the data.
+        fingerprint: that of the trial's data when it was trained; empty if it is unknown: then it
+            is compared through the id of the trial.
+
+    Raises:
+        DataError: the data can't be read.
+    """
+    experiment = experiment_of(record)
+    if identity(data) != identity(experiment.data):
+        return False
+    if fingerprint:
+        return data.fingerprint() == fingerprint
+    known = canonical(data.fingerprint())
+    return _id(_identities(experiment), known, record.results_version) == record.id
 
 
 def _identities(experiment: Experiment) -> dict[str, str]:

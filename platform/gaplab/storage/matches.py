@@ -77,7 +77,7 @@ def write_matches(
 
     Args:
         storage: where the file is stored.
-        evaluation: trial, epoch, branch and protocol of the matches.
+        evaluation: trial, epoch, branch, protocol and ground truth of the matches.
         truth: the data set.
         without: matches without NMS.
         with_: matches with NMS.
@@ -102,7 +102,8 @@ def write_matches(
         thresholds=len(without.hit),
     )
     folder = evaluation_folder("matches", info.trial, info.epoch, info.branch)
-    name = f"{folder}/{info.protocol}.parquet"
+    other = f"-truth-{evaluation.truth}" if evaluation.truth else ""
+    name = f"{folder}/{info.protocol}{other}.parquet"
     return write_table(storage, name, _LAYOUT, asdict(info), _row_groups(without, with_)).uri
 
 

@@ -628,6 +628,20 @@ def test_the_fingerprint_changes_with_the_content(tmp_path: Path) -> None:
     assert len({coco(root).fingerprint() for root in roots}) == 4
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_edited_file_is_read_again(tmp_path: Path, split: Any) -> None:
+    """Also by the same process, with the same options."""
+    options, edit = coco(write(tmp_path)), document()
+    before, count = options.fingerprint(), len(options.load(split).truth()[0].boxes)
+    edit["annotations"].pop()
+    (tmp_path / f"{split}.json").write_text(json.dumps(edit))
+    assert options.fingerprint() != before
+    assert len(options.load(split).truth()[0].boxes) == count - 1
+    assert options.source(split) == f"{tmp_path}/{split}.json"
+    (tmp_path / f"{split}.json").write_text(json.dumps(document()))
+    assert options.fingerprint() == before
+
+
 def test_a_fingerprint_with_missing_files(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         coco(tmp_path / "nowhere").fingerprint()

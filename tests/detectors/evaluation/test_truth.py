@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,3 +41,38 @@ def test_no_images_and_repeated_ids_are_rejected() -> None:
         GroundTruth.of([], ["cell"])
     with pytest.raises(ValueError, match="image ids repeat"):
         GroundTruth.of([cases.image_truth(1, [BOX]), cases.image_truth(1, [])], ["cell"])
+
+
+def small(**changes: Any) -> GroundTruth:
+    images = [cases.image_truth(9, [BOX, [0.0, 0.0, 5.0, 5.0]], [1, 0]), cases.image_truth(4, [])]
+    return replace(GroundTruth.of(images, "ab"), **changes)
+
+
+def test_equal_ground_truth_has_an_equal_digest() -> None:
+    assert small().digest() == small().digest()
+    assert len(small().digest()) == 64
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_ids": (9, 5)},
+        {"sizes": ((640, 480), (641, 480))},
+        {"classes": ("a", "c")},
+        {"image": torch.tensor([0, 1])},
+        {"boxes": torch.tensor([BOX, [0.0, 0.0, 5.0, 5.00001]])},
+        {"labels": torch.tensor([1, 1])},
+        {"crowd": torch.tensor([False, True])},
+        {"area": torch.tensor([800.0, 24.0])},
+    ],
+    ids=str,
+)
+def test_the_digest_depends_on_every_column(changes: dict[str, Any]) -> None:
+    assert small(**changes).digest() != small().digest()
+
+
+def test_the_digest_of_images_without_objects_depends_on_their_number() -> None:
+    one, two = (
+        GroundTruth.of([cases.image_truth(n, []) for n in range(count)], "a") for count in (1, 2)
+    )
+    assert one.digest() != two.digest()

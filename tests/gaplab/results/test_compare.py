@@ -76,6 +76,7 @@ def test_seeds_counts_distinct_seeds() -> None:
     [
         {"dataset": "cells"},
         {"protocol": "defcn"},
+        {"truth": "0123456789ab"},
         {"epoch": 6},
         {"epochs": 24},
         {"results_version": 0, "stale": True},

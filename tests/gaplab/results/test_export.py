@@ -129,7 +129,7 @@ def test_evaluations(ledger: Ledger, tmp_path: Path) -> None:
     assert columns["created_at"] == times
     metrics = {"ap", "ap_nms", "gap", "ar", "mmr", "ap_small"}
     assert {table.schema.field(name).type for name in metrics} == {pa.float64()}
-    own = {"trial", "epoch", "branch", "protocol", "is_primary", "attempt", "rule"}
+    own = {"trial", "epoch", "branch", "protocol", "truth", "is_primary", "attempt", "rule"}
     assert set(columns) == metrics | own | {"candidates", "matches", "created_at"}
 
 

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from detectors.assigners import ASSIGNERS
-from detectors.data.coco import _fingerprint
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.identity import counted
@@ -193,12 +192,10 @@ def test_changed_trials_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     changed = replace(first, config=first.config | {"seed": 7})
     assert changed_trials([first, changed, second]) == [changed]
     (tmp_path / "a" / "train.json").write_text((tmp_path / "a" / "val.json").read_text())
-    _fingerprint.cache_clear()  # computed once per process
     assert changed_trials([first, second]) == [first]
     monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
     assert changed_trials([first, second]) == [first, second]
     (tmp_path / "b" / "train.json").unlink()
-    _fingerprint.cache_clear()
     with pytest.raises(UserError, match=r"b/train\.json"):
         changed_trials([first, second])
 

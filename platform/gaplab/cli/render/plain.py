@@ -14,13 +14,13 @@ from gaplab.results.leaderboard import LeaderboardRow
 
 LEADERBOARD_COLUMNS = (
     *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),
-    *("epoch", "epochs", "branch", "protocol", *METRICS, "results_version"),
+    *("epoch", "epochs", "branch", "protocol", *METRICS, "results_version", "truth"),
 )
 """Columns of a leaderboard in JSON and CSV, in this order. All other metrics follow: as one object
 `metrics` in JSON, as one column per metric in CSV."""
 _ABOUT = (
     *("dataset", "protocol", "epochs", "epoch", "results_version", "stale"),
-    *("n", "seeds", "unfinished", "over", "to_best_over", "pairs"),
+    *("n", "seeds", "unfinished", "over", "to_best_over", "pairs", "truth"),
 )
 _OF_STAT = (
     *("mean", "std", "low", "high"),

@@ -34,6 +34,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = (
         text("assignment", [row.assignment for row in rows], rank=0),
         text("dataset", [row.dataset for row in rows]),
         text("protocol", [row.protocol for row in rows]),
+        text("truth", [row.truth for row in rows]),
         number("seed", [str(row.seed) for row in rows], rank=2),
         number("epoch", [f"{row.epoch}/{row.epochs}" for row in rows], rank=2),
         *(
@@ -42,7 +43,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = (
         ),
         text("note", [_note(row) for row in rows], rank=0),
     ]
-    shared = {"protocol": "protocol", "dataset": "data set"}
+    shared = {"protocol": "protocol", "truth": "ground truth", "dataset": "data set"}
     return _captioned(columns, shared, "AP, AR, gap: percent points")
 
 
@@ -59,6 +60,7 @@ def compare_table(groups: Sequence[Group], metric: Metric = "ap") -> PlainTable:
         *(_key(key, [group.keys[key] for group in groups]) for key in keys),
         text("dataset", [group.dataset for group in groups]),
         text("protocol", [group.protocol for group in groups]),
+        text("truth", [group.truth for group in groups]),
         number("epoch", [_epoch(group) for group in groups], rank=2),
         number("n", [str(group.n) for group in groups]),
         _stackable("AP", [_spread(group.stats.get("ap")) for group in groups]),
@@ -71,7 +73,8 @@ def compare_table(groups: Sequence[Group], metric: Metric = "ap") -> PlainTable:
         text("note", ["stale" if group.stale else "" for group in groups], rank=0),
     ]
     once = {column.heading: column for column in columns}  # compared by data set: one column of it
-    shared = {"over": "intervals over", "protocol": "protocol", "dataset": "data set"}
+    shared = {"over": "intervals over", "protocol": "protocol", "truth": "ground truth"}
+    shared["dataset"] = "data set"
     return _captioned(list(once.values()), shared, _legend(groups))
 
 
