@@ -128,7 +128,8 @@ def logs(
         return
     folder = Home(home).check_ledger()
     with Ledger.open(folder.ledger_url) as ledger:
-        sys.stdout.write(trial_log(ledger, ledger.find_trial(name), Storage(str(folder.path))))
+        trial = ledger.find_trial(name)
+        open_console().print(trial_log(ledger, trial, Storage(str(folder.path))), end="")
 
 
 def cancel(

@@ -15,7 +15,7 @@ from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.cli.render.tabular import PlainTable
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
-from gaplab.formatting import plural
+from gaplab.formatting import plural, printable
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import ResultRow
 from gaplab.results.compare import compare as compare_groups
@@ -138,7 +138,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         resampling = Resampling(resamples, show)
         groups = compare_groups(rows, keys, sort, resampling)
     for problem in resampling.problems():
-        sys.stderr.write(f"gaplab: {problem}\n")
+        sys.stderr.write(f"gaplab: {printable(problem)}\n")
     if json:
         _print(to_json(groups))
     else:

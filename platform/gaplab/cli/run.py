@@ -21,7 +21,8 @@ from gaplab.cli.options import (
     SpecArgument,
 )
 from gaplab.cli.render.tables import leaderboard_table
-from gaplab.cli.render.terminal import open_console
+from gaplab.cli.render.terminal import can_redraw, open_console
+from gaplab.cli.streams import output_may_fail
 from gaplab.cli.watch import JsonLines, Lines, LiveTable, Watcher
 from gaplab.failures import Failure, group
 from gaplab.formatting import plural
@@ -158,7 +159,7 @@ class SweepRun:
         from gaplab.launch.driver import Listeners, run_sweep
 
         mirror = MirrorThread(self.home, self.sweep.id)
-        with self._watcher(todo) as watcher:
+        with output_may_fail(), self._watcher(todo) as watcher:
             listeners = Listeners((watcher, mirror.notify), watcher.add, self.console.print)
             stop = run_sweep(self.home, ledger, self.sweep, self.address, listeners)
         if problem := mirror.close():
@@ -168,7 +169,7 @@ class SweepRun:
     def _watcher(self, todo: Sequence[TrialRecord]) -> Watcher:
         if self.json:
             return JsonLines()
-        return LiveTable(todo, self.console) if self.console.is_terminal else Lines(todo)
+        return LiveTable(todo, self.console) if can_redraw(self.console) else Lines(todo)
 
     def _stopped(self, stop: "Stop") -> int:
         command = self.home.command("resume", self.sweep.id)

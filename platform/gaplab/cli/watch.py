@@ -12,7 +12,7 @@ from rich.live import Live
 
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.events import to_text
-from gaplab.formatting import duration, plural, points, signed
+from gaplab.formatting import duration, plural, points, printable, signed
 from gaplab.records import Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
 from gaplab.states import TrialState
 
@@ -184,7 +184,7 @@ class Lines:
         if isinstance(event, EpochDone) and not event.losses:
             return
         name = f"{event.trial} {row.trial.assignment} seed {row.trial.seed}"
-        _write(f"{name}: {_sentence(event, row)}")
+        _write(printable(f"{name}: {_sentence(event, row)}"))
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
         """Store the trials, whose names are part of the lines."""

@@ -1,5 +1,6 @@
 """The console through which commands print."""
 
+import os
 import shutil
 import sys
 from typing import Any
@@ -34,12 +35,19 @@ def open_console(*, stderr: bool = False) -> PlainConsole:
 
     Only a terminal limits the width of lines and gets colors and cursor movements.
     """
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    width = None if terminal else FULL
-    console = PlainConsole(stderr=stderr, width=width, force_terminal=terminal)
+    stream = sys.stderr if stderr else sys.stdout
+    terminal = stream.isatty()
+    console = PlainConsole(
+        file=stream, stderr=stderr, width=None if terminal else FULL, force_terminal=terminal
+    )
     if console.is_dumb_terminal:  # Rich would take 80 columns for all of them
         console.size = shutil.get_terminal_size()
     return console
+
+
+def can_redraw(console: Console) -> bool:
+    """Return whether lines that were printed to the console can be replaced."""
+    return console.is_terminal and not console.is_dumb_terminal and "TERM" in os.environ
 
 
 def encodable(text: str, encoding: str) -> str:
