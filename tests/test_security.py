@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.images import ImageError, read_size
+from detectors.data.orientation import Orientation
 from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.formatting import printable
@@ -37,9 +39,13 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "detectors").rglob("*.py"), *(ROOT / "platform").rglob("*.py")])
 OUTSIDE = [
     *("../../outside.jpg", "sub/../../../outside.jpg", "/etc/passwd", "../../../../etc/passwd"),
-    *("..\\..\\outside.jpg", "%2e%2e/%2e%2e/outside.jpg", "..%5C..%5Coutside.jpg", "%2Fetc/passwd"),
-    *("../../\u00e9.jpg", "..\\..\\e\u0301.jpg"),
+    "../../\u00e9.jpg",
 ]
+WRITTEN_OTHERWISE = [
+    *("..\\..\\outside.jpg", "%2e%2e/%2e%2e/outside.jpg", "..%5C..%5Coutside.jpg", "%2Fetc/passwd"),
+    "..\\..\\e\u0301.jpg",
+]
+"""Names that are outside if backslashes separate folders, or URL quotes are decoded."""
 
 # Part one: rules for every source file.
 
@@ -332,8 +338,13 @@ def voc(root: Path, name: str) -> dict[str, Any]:
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@pytest.mark.parametrize("make", [coco, crowdhuman, yolo, voc])
-@pytest.mark.parametrize("name", OUTSIDE)
+PLACES = [
+    *product((coco, crowdhuman, yolo, voc), OUTSIDE),
+    *product((coco, crowdhuman), WRITTEN_OTHERWISE),
+]
+
+
+@pytest.mark.parametrize(("make", "name"), PLACES)
 def test_an_annotation_file_cannot_name_files_outside_its_data_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, name: str
 ) -> None:
@@ -343,9 +354,9 @@ def test_an_annotation_file_cannot_name_files_outside_its_data_set(
     raw = make(tmp_path / "data", name)
     opened: list[Path] = []
 
-    def record(path: Path, *, decode: bool) -> tuple[int, int]:
+    def record(path: Path, *, decode: bool) -> Orientation:
         opened.append(path)
-        return 64, 48
+        return Orientation((64, 48))
 
     monkeypatch.setattr("detectors.data.photo_files.read_size", record)
     options = DATASETS[raw["name"]].model_validate(raw)
@@ -355,6 +366,28 @@ def test_an_annotation_file_cannot_name_files_outside_its_data_set(
     skipping = DATASETS[raw["name"]].model_validate(raw | {"on_bad": "skip"})
     assert len(skipping.load("train")) == 1
     assert len(skipping.fingerprint()) == 64
+    assert {path.name for path in opened} == {"good.jpg"}
+
+
+@pytest.mark.parametrize(("make", "name"), [*product((yolo, voc), WRITTEN_OTHERWISE)])
+def test_a_list_of_images_cannot_name_files_outside_in_other_ways(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, name: str
+) -> None:
+    """The name of the image is derived from that in the list, so the message may be another."""
+    photo(tmp_path / "outside.jpg")
+    photo(tmp_path / "e\u0301.jpg")
+    raw = make(tmp_path / "data", name)
+    opened: list[Path] = []
+
+    def record(path: Path, *, decode: bool) -> Orientation:
+        opened.append(path)
+        return Orientation((64, 48))
+
+    monkeypatch.setattr("detectors.data.photo_files.read_size", record)
+    with pytest.raises(DataError):
+        DATASETS[raw["name"]].model_validate(raw).load("train")
+    skipping = DATASETS[raw["name"]].model_validate(raw | {"on_bad": "skip"})
+    assert len(skipping.load("train")) == 1
     assert {path.name for path in opened} == {"good.jpg"}
 
 

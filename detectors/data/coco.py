@@ -22,8 +22,7 @@ class Coco(Photos):
 
     Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
     part of the ground truth, but not of the training targets. An image without `width` and `height`
-    in the file has the size of its picture. EXIF orientations are not applied, as
-    in COCO's tools.
+    in the file has the size of its picture.
     """
 
     name: Literal["coco"] = "coco"
@@ -74,7 +73,8 @@ def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     part = part_of(index.entries, split, options.val_fraction, paths.annotations)
     index = replace(index, entries=part)
     decode = options.verify == "decode"
-    sizes, found = image_sizes([e.file_name for e in index.entries], files, split, decode=decode)
+    names = {e.file_name: (e.truth.width or None, e.truth.height or None) for e in index.entries}
+    sizes, found = image_sizes(names, files, split, decode=decode, exif=options.exif)
     index = with_sizes(index, sizes)
     usable = [e for e in index.entries if sizes.get(e.file_name) == (e.truth.width, e.truth.height)]
     kept = {entry.truth.image_id for entry in usable}

@@ -10,6 +10,7 @@ from pydantic import Field
 from detectors.data.base import Dataset, Split
 from detectors.data.crowdhuman_index import entries, read_index
 from detectors.data.fraction import part_of
+from detectors.data.orientation import UNKNOWN
 from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.options import NOT_IDENTITY
@@ -91,8 +92,9 @@ def _load(options: CrowdHuman, files: Files, split: Split) -> PhotoDataset:
     index, paths = read_both(files, read_index)[split], files.of(split)
     part = part_of(index.records, split, options.val_fraction, paths.annotations)
     index = replace(index, records=part)
-    names = [record.file_name for record in index.records]
-    sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
+    names = {record.file_name: UNKNOWN for record in index.records}
+    decode = options.verify == "decode"
+    sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
     usable, bad_boxes = entries(index, sizes, mask_is_person=options.mask_is_person)
     lost = [p.place for r in index.records if r.file_name not in sizes for p in r.people]
     problems = index.problems.merged(bad_images).merged(bad_boxes)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +14,7 @@ from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.images import ImageError, read_size
 from detectors.data.names import Finder
+from detectors.data.orientation import Exif, Orientation, PartialSize, Size, fits
 from detectors.data.problems import Problems
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -58,7 +60,9 @@ class Files:
         found = {name: finder.find(name) for name in names}
         lost = [name for name, path in found.items() if path is None]
         problems.add(kinds.OUTSIDE_DATA, filter(finder.is_outside, lost))
-        problems.add(missing, itertools.filterfalse(finder.is_outside, lost))
+        for name in itertools.filterfalse(finder.is_outside, lost):
+            is_folder = os.path.isdir(paths.images / name)
+            problems.add(missing, [f"{name}: a folder" if is_folder else name])
         return {name: path for name, path in found.items() if path is not None}, problems
 
 
@@ -87,24 +91,54 @@ def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Cont
 
 
 def image_sizes(
-    names: Iterable[str], files: Files, split: Split, *, decode: bool
-) -> tuple[dict[str, tuple[int, int]], Problems]:
-    """Return (width, height) of the valid images, and the problems of the others.
+    names: Mapping[str, PartialSize], files: Files, split: Split, *, decode: bool, exif: Exif
+) -> tuple[dict[str, Size], Problems]:
+    """Return (width, height) of the valid images as they are used, and the problems of the others.
 
     Args:
-        names: names of the image files.
+        names: names of the image files, with their sizes according to the annotations.
         files: the files of both splits.
         split: the split.
         decode: whether to decode the images, or to read only their headers.
+        exif: what to do with EXIF orientations; `problems` has remarks on those of valid images.
     """
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, Size] = {}
     found, problems = files.find(split, names)
     for name, path in found.items():
         try:
-            sizes[name] = read_size(path, decode=decode)
+            image = read_size(path, decode=decode)
         except ImageError as error:
             problems.add(kinds.UNREADABLE, [f"{name}: {error}"])
+            continue
+        if not _refused(name, image, names[name], exif, problems):
+            sizes[name] = image.size(exif, names[name])
+            _remark(name, image, names[name], exif, problems)
     return sizes, problems
+
+
+def _refused(
+    name: str, image: Orientation, expected: PartialSize, exif: Exif, problems: Problems
+) -> bool:
+    """Add the problem of an image that can't be used because of its EXIF orientation."""
+    only_upright = fits(image.upright, expected) and not fits(image.stored, expected)
+    if exif == "refuse" and image.value != 1:
+        problems.add(kinds.ORIENTED, [f"{name}: {image.value}"])
+    elif exif == "ignore" and only_upright:
+        problems.add(kinds.UPRIGHT_SIZE, [f"{name}: {image.value}"])
+    else:
+        return False
+    return True
+
+
+def _remark(
+    name: str, image: Orientation, expected: PartialSize, exif: Exif, problems: Problems
+) -> None:
+    if image.damaged:
+        problems.remark(kinds.BAD_EXIF, [name])
+    elif image.value != 1:
+        applied = image.is_applied(exif, expected)
+        kind = kinds.orientation(image.value, applied=applied, ignored=exif == "ignore")
+        problems.remark(kind, [name])
 
 
 def fingerprint(

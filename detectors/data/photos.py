@@ -13,13 +13,14 @@ from detectors.data.base import DataError, DataOptions, Expected, Split
 from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
+from detectors.data.orientation import Exif
 from detectors.data.problems import Problems
 from detectors.options import LATER, NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
 
 
 class Photos(DataOptions):
-    """Options of all data sets of image files. EXIF orientations are not applied."""
+    """Options of all data sets of image files."""
 
     root: str = Field(min_length=1, json_schema_extra=NOT_IDENTITY)
     """Folder of the data set. A relative path starts at the working directory; it is made absolute
@@ -36,6 +37,11 @@ class Photos(DataOptions):
     smaller of the two limits the shorter side of an image and the larger its longer side (the rule
     of Detectron: 800 and 1333), and each side is only padded to the next multiple of 32; images of
     a batch are then padded to the largest of them."""
+    exif: Exif = Field("apply", json_schema_extra=LATER)
+    """`apply`: images are turned as their EXIF orientation says, as browsers, annotation tools and
+    OpenCV show them, unless only the stored pixels have the width and height of the annotations.
+    `ignore`: the stored pixels are used, as in COCO's tools. `refuse`: images with an orientation
+    can't be used. The notes count what was done."""
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What to do with images and annotations that can't be used: raise an error, or leave them out
     and report it."""
@@ -115,9 +121,10 @@ class PhotoDataset:
     def _read(self, entry: Entry) -> Sample:
         truth, options = entry.truth, self._options
         path = self._finder.find(entry.file_name) or self._folder / entry.file_name
-        turn = options.portrait == "turn"
+        size, turn = (truth.width, truth.height), options.portrait == "turn"
+        limits, exif = (options.height, options.width), options.exif
         try:
-            image, scale = read_fitted(path, options.height, options.width, turn=turn)
+            image, scale = read_fitted(path, *limits, exif=exif, size=size, turn=turn)
         except ImageError as error:
             raise DataError([f"{path}: {error}; {kinds.UNREADABLE.remedy}"]) from error
         boxes = truth.boxes[~truth.crowd] * torch.tensor([*scale, *scale], dtype=torch.float64)

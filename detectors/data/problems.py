@@ -40,7 +40,13 @@ REPEATED_IMAGE = Kind("image ids used before", "give every image its own id")
 OUTSIDE_DATA = Kind(
     "image files outside the data set", "bring them below `root` and correct their names"
 )
-UNREADABLE = Kind("image files unreadable", "replace them with whole 8-bit images")
+UNREADABLE = Kind("image files unreadable", "replace them with whole images of 8 or 16 bits")
+ORIENTED = Kind("images with an EXIF orientation", "set exif: apply or exif: ignore")
+UPRIGHT_SIZE = Kind(
+    "images whose size in the annotations is that after their EXIF orientation",
+    "set exif: apply, or annotate the stored pixels",
+)
+BAD_EXIF = Kind("EXIF orientations that can't be read", "", "ignored")
 OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
 UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")
 UNKNOWN_CATEGORY = Kind("annotations of an unknown category id", "add the category or drop them")
@@ -57,11 +63,19 @@ def missing_file(folder: Path, option: str) -> Kind:
     return Kind(f"{what} {folder} ({option})", f"{remedy} `{option}`")
 
 
+def orientation(value: int, *, applied: bool, ignored: bool) -> Kind:
+    """Return the kind of images with an EXIF orientation, for remarks."""
+    why = " (exif: ignore)" if ignored else ", because the annotations have the sizes as stored"
+    what = f"images with EXIF orientation {value}"
+    return Kind(what, "", "turned") if applied else Kind(what + why, "", "did not turn")
+
+
 class Problems:
-    """The places (ids or file names) of all problems, by kind."""
+    """The places (ids or file names) of all problems, by kind, and remarks on the rest."""
 
     def __init__(self) -> None:
         self._places: defaultdict[Kind, list[str]] = defaultdict(list)
+        self._remarks: defaultdict[Kind, list[str]] = defaultdict(list)
 
     def __bool__(self) -> bool:
         return bool(self._places)
@@ -71,12 +85,18 @@ class Problems:
         for place in places:
             self._places[kind].append(" ".join(place.splitlines()))
 
+    def remark(self, kind: Kind, places: Iterable[str]) -> None:
+        """Add places of a kind that is no problem, but that the notes shall mention."""
+        self._remarks[kind] += places
+
     def merged(self, other: "Problems") -> "Problems":
         """Return the problems of both, as a new object."""
         both = Problems()
         for problems in (self, other):
             for kind, places in problems._places.items():
                 both.add(kind, places)
+            for kind, places in problems._remarks.items():
+                both.remark(kind, places)
         return both
 
     def refusals(self, where: str) -> list[str]:
@@ -87,10 +107,10 @@ class Problems:
         ]
 
     def notes(self, where: str) -> tuple[str, ...]:
-        """Return a note per kind: what was left out or changed."""
+        """Return a note per kind: what was left out or changed, and the remarks."""
         return tuple(
             f"{where}: {kind.skipped} {_summary(kind, places)}"
-            for kind, places in self._places.items()
+            for kind, places in (*self._places.items(), *self._remarks.items())
         )
 
 

@@ -15,6 +15,7 @@ from detectors.data import problems as kinds
 from detectors.data.base import Dataset, Split
 from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
 from detectors.data.fraction import part_of
+from detectors.data.orientation import UNKNOWN
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, fingerprint, image_sizes
 from detectors.data.photos import PhotoDataset, Photos, check_split
 from detectors.data.problems import Kind, Problems
@@ -113,9 +114,9 @@ def _load(options: Recorded, split: Split) -> PhotoDataset:
     index, where = _indices(options, listings)[split], listings[split].where
     records = part_of(index.records, split, options.val_fraction, where)
     index = replace(index, records=records)
-    names = [record.file_name for record in index.records]
-    files = _files(options, listings)
-    sizes, bad_images = image_sizes(names, files, split, decode=options.verify == "decode")
+    names = {record.file_name: record.size or UNKNOWN for record in index.records}
+    files, decode = _files(options, listings), options.verify == "decode"
+    sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
     usable, bad_boxes = entries(index, sizes)
     kept = {each.truth.image_id for each in usable}
     lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]
