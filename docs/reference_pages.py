@@ -265,11 +265,18 @@ def _commands() -> Iterator[str]:
     assert isinstance(command, TyperGroup)
     context = command.make_context("gaplab", [], resilient_parsing=True, max_content_width=92)
     yield _help("gaplab", command.get_help(context))
-    for name in command.list_commands(context):
-        _, inner, _ = command.resolve_command(context, [name])
-        assert inner is not None
-        below = inner.make_context(name, [], parent=context, resilient_parsing=True)
-        yield _help(name, inner.get_help(below))
+    yield from _inner(command, context, "")
+
+
+def _inner(group: TyperGroup, context: Any, prefix: str) -> Iterator[str]:
+    """Yield the help of the commands of a group, also of those in groups inside it."""
+    for name in group.list_commands(context):
+        _, command, _ = group.resolve_command(context, [name])
+        assert command is not None
+        below = command.make_context(name, [], parent=context, resilient_parsing=True)
+        yield _help(f"{prefix}{name}", command.get_help(below))
+        if isinstance(command, TyperGroup):
+            yield from _inner(command, below, f"{name} ")
 
 
 def _help(name: str, text: str) -> str:

@@ -312,11 +312,9 @@ def crowdhuman(root: Path, name: str) -> dict[str, Any]:
 
 def yolo(root: Path, name: str) -> dict[str, Any]:
     photo(root / "images" / "good.jpg")
-    for label in ("labels/good.txt", f"images/{name}.txt", name.replace(".jpg", ".txt")):
-        if (root / label).resolve().is_relative_to(root):
-            (root / label).parent.mkdir(parents=True, exist_ok=True)
-            (root / label).write_text("0 0.2 0.2 0.1 0.1\n")
-    (root / "list.txt").write_text(f"images/good.jpg\nimages/{name}\n".replace("images//", "/"))
+    (root / "labels").mkdir()
+    (root / "labels" / "good.txt").write_text("0 0.2 0.2 0.1 0.1\n")
+    (root / "list.txt").write_text(f"images/good.jpg\n{name}\n")
     places = {"train": "list.txt", "val": "list.txt"}
     (root / "data.yaml").write_text(json.dumps({"names": ["circle"], **places}))
     return {"name": "yolo", "root": str(root)}

@@ -118,9 +118,15 @@ class PhotoDataset:
         """Return the ground truth in index order; boxes and areas are float64, as in the file."""
         return [entry.truth for entry in self._entries]
 
+    def paths(self) -> list[Path]:
+        """Return the path of each image, in index order."""
+        return [self._path(entry) for entry in self._entries]
+
+    def _path(self, entry: Entry) -> Path:
+        return self._finder.find(entry.file_name) or self._folder / entry.file_name
+
     def _read(self, entry: Entry) -> Sample:
-        truth, options = entry.truth, self._options
-        path = self._finder.find(entry.file_name) or self._folder / entry.file_name
+        path, truth, options = self._path(entry), entry.truth, self._options
         size, turn = (truth.width, truth.height), options.portrait == "turn"
         limits, exif = (options.height, options.width), options.exif
         try:

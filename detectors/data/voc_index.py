@@ -15,6 +15,7 @@ from pydantic import Field
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.entries import Xyxy
+from detectors.data.names import Finder
 from detectors.data.problems import Problems
 from detectors.data.records import Drawn, Index, Listing, Listings, Record, exists
 
@@ -114,8 +115,14 @@ def _listing(
     folders: VocFolders, where: Path, listed: Sequence[str], images: Mapping[str, str]
 ) -> Listing:
     names = sorted(set(listed))
-    files = [images.get(name) or _expected(folders, name) for name in names]
-    pages = [_page_path(folders, *pair) for pair in zip(names, files, strict=True)]
+    finders = [Finder(folder, folders.root) for folder in (folders.images, folders.annotations)]
+    files: list[str] = []
+    pages: list[Path | None] = []
+    for name in names:
+        outside = any(finder.is_outside(f"{name}.jpg") for finder in finders)
+        usual = f"{name}.jpg" if outside else _expected(folders, name)
+        files.append(images.get(name, usual))
+        pages.append(None if outside else folders.annotations / f"{name}.xml")
     repeated = tuple(name for name, count in sorted(Counter(listed).items()) if count > 1)
     return Listing(where, tuple(files), tuple(pages), repeated=repeated)
 
@@ -148,15 +155,6 @@ def _name(folders: VocFolders, line: str) -> str:
     if flagged and not os.path.isfile(folders.annotations / f"{line}.xml"):
         return flagged[1]
     return line
-
-
-def _page_path(folders: VocFolders, name: str, image: str) -> Path | None:
-    """Return the path of an XML file; None if it or the image is outside of the data set."""
-    page = folders.annotations / f"{name}.xml"
-    paths = [Path(os.path.normpath(path)) for path in (folders.root / image, page)]
-    allowed = (folders.root, Path(os.path.normpath(folders.annotations)))
-    inside = paths[0].is_relative_to(folders.root) and any(map(paths[1].is_relative_to, allowed))
-    return page if inside else None
 
 
 def _expected(folders: VocFolders, name: str) -> str:

@@ -58,7 +58,7 @@ class Config:
 def read_config(path: Path) -> Config:
     """Read a data.yaml. Raises DataError with all of its problems."""
     try:
-        document = _Document.model_validate(_parse(path))
+        document = _Document.model_validate(read_yaml(path))
     except ValidationError as error:
         wrong = [(".".join(map(str, each["loc"][:1])), each["msg"]) for each in error.errors()]
         lines = [f"{key}: {message}" for key, message in dict(wrong).items()]
@@ -101,8 +101,12 @@ def find_files(root: Path, name: str, splits: Sequence[Split]) -> dict[Split, Li
 # --- data.yaml ------------------------------------------------------------------------------------
 
 
-def _parse(path: Path) -> Any:
-    """Parse YAML; every scalar is text, so that a class may be called `no` or `1`."""
+def read_yaml(path: Path) -> Any:
+    """Read a file; every scalar is text, so that a class may be called `no` or `1`.
+
+    Raises:
+        DataError: it can't be read, is not YAML, or is too large for a data.yaml.
+    """
     try:
         text = path.read_bytes()
     except OSError as error:
@@ -117,7 +121,7 @@ def _parse(path: Path) -> Any:
 
 
 def _tuple(places: str | list[str] | None) -> tuple[str, ...]:
-    if places is None:
+    if not places:
         return ()
     return (places,) if isinstance(places, str) else tuple(places)
 

@@ -25,9 +25,33 @@ class Command:
     """One line for `gaplab --help`; the function's docstring starts with it."""
     example: str
     """A command line for `gaplab COMMAND --help`."""
+    inner: tuple["Command", ...] = ()
+    """The commands of a group, in the same module."""
 
 
 GROUPS: dict[str, tuple[Command, ...]] = {
+    "Data": (
+        Command(
+            "data",
+            "gaplab.cli.data",
+            "Check a data set or convert it to COCO's format, without training.",
+            "gaplab data check FOLDER",
+            (
+                Command(
+                    "check",
+                    "gaplab.cli.data",
+                    "Check and count a data set; print the section for a spec.",
+                    "gaplab data check FOLDER",
+                ),
+                Command(
+                    "convert",
+                    "gaplab.cli.data",
+                    "Write a data set in COCO's format, with links to its images.",
+                    "gaplab data convert FOLDER NEW_FOLDER",
+                ),
+            ),
+        ),
+    ),
     "Run": (
         Command(
             "plan",
@@ -163,11 +187,19 @@ COMMANDS = {command.name: command for group in GROUPS.values() for command in gr
 
 def load(command: Command) -> Any:
     """Import the module of a command and return the command, ready to parse its arguments."""
-    function = getattr(import_module(command.module), command.name)
+    module = import_module(command.module)
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-    # \b: Click keeps the lines of this paragraph as they are.
-    alone.command(command.name, epilog=f"\b\nExample:\n  {command.example}")(function)
+    function = getattr(module, command.name)
+    if command.inner:
+        alone.callback(epilog=_epilog(command), no_args_is_help=True)(function)
+    for each in command.inner or (command,):
+        alone.command(each.name, epilog=_epilog(each))(getattr(module, each.name))
     return typer.main.get_command(alone)
+
+
+def _epilog(command: Command) -> str:
+    # \b: Click keeps the lines of this paragraph as they are.
+    return f"\b\nExample:\n  {command.example}"
 
 
 class CommandGroup(TyperGroup):

@@ -13,10 +13,9 @@ from pydantic import ValidationError
 
 from detectors.data import DATASETS
 from detectors.data.base import DataError
-from detectors.data.coco import Coco
 from detectors.data.fraction import part_of
 from detectors.data.photos import Photos
-from gaplab.identity import identity
+from detectors.options import LATER
 from tests.photographs import WRITERS, Photograph, written
 
 FORMATS = [*WRITERS, "crowdhuman"]
@@ -125,8 +124,9 @@ def test_two_entries_of_one_file_stay_together(tmp_path: Path) -> None:
 
 
 def test_the_fraction_is_part_of_the_identity_only_if_it_is_set() -> None:
-    assert "val_fraction" not in identity(Coco(root="a"))
-    assert identity(Coco(root="a", val_fraction=0.25))["val_fraction"] == 0.25
+    for name in FORMATS:
+        field = DATASETS[name].model_fields["val_fraction"]
+        assert (field.default, field.json_schema_extra) == (0, LATER)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5, True, "half"])

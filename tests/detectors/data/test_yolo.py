@@ -125,6 +125,7 @@ def test_where_labels_are(image: str, label: str) -> None:
         ("names: [", ["not YAML"]),
         ("nc: 3\n", ["names: Field required", "train: Field required"]),
         (NAMES + "train: images/train\n", ["val: is missing; add it, or set val_fraction"]),
+        (NAMES + "train:\nval: ''\n", ["train: is missing", "val: is missing"]),
         ("names: []\ntrain: a\nval: b", ["names: "]),
         ('names: ["a\\u001b[2J"]\ntrain: a\nval: b', ["names: "]),
         (NAMES + "nc: 4\ntrain: a\nval: b", ["nc is 4, but there are 3 names"]),

@@ -16,7 +16,12 @@ from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
 
 Gaplab = Callable[..., str]
-each_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+CALLS: dict[str, Command] = {
+    **COMMANDS,
+    **{f"{group.name} {c.name}": c for group in COMMANDS.values() for c in group.inner},
+}
+"""The words of every command, also of those in groups."""
+each_command = pytest.mark.parametrize(("words", "command"), CALLS.items(), ids=CALLS)
 READERS = ("leaderboard", "compare", "show", "status", "protocols")
 """Commands that only read the ledger."""
 
@@ -42,23 +47,27 @@ def test_without_arguments_help_is_printed(gaplab: Gaplab) -> None:
 
 
 @each_command
-def test_a_docstring_starts_with_the_summary(command: Command) -> None:
+def test_a_docstring_starts_with_the_summary(words: str, command: Command) -> None:
     function = getattr(import_module(command.module), command.name)
-    assert (inspect.getdoc(function) or "").split("\n\n")[0] == command.summary
+    assert (inspect.getdoc(function) or "").split("\n\n")[0] == command.summary, words
 
 
 @each_command
-def test_an_example_parses(command: Command) -> None:
-    program, name, *words = shlex.split(command.example)
-    assert (program, name) == ("gaplab", command.name)
-    assert load(command).make_context(name, words).args == []
+def test_an_example_parses(words: str, command: Command) -> None:
+    program, *given = shlex.split(command.example)
+    assert (program, " ".join(given).startswith(words)) == ("gaplab", True)
+    context, left = load(COMMANDS[given[0]]).make_context(given[0], given[1:]), given[1:]
+    if COMMANDS[given[0]].inner:
+        name, inner, left = context.command.resolve_command(context, left)
+        context = inner.make_context(name, left, parent=context)
+    assert context.args == []
 
 
 @each_command
-def test_help_of_a_command(gaplab: Gaplab, command: Command) -> None:
-    text = gaplab(command.name, "--help")
-    assert text == gaplab(command.name, "-h")
-    assert text.startswith(f"Usage: gaplab {command.name} ")
+def test_help_of_a_command(gaplab: Gaplab, words: str, command: Command) -> None:
+    text = gaplab(*words.split(), "--help")
+    assert text == gaplab(*words.split(), "-h")
+    assert text.startswith(f"Usage: gaplab {words} ")
     assert f"\n  {command.summary}\n" in text
     assert text.endswith(f"\n  Example:\n    {command.example}\n")
     assert max(map(len, text.splitlines())) <= 80
@@ -76,6 +85,8 @@ def test_version(gaplab: Gaplab) -> None:
         ("gaplab leaderboard --so", ["--sort"]),
         ("gaplab leaderboard --sort a", ["ap", "ap_nms"]),
         ("gaplab --ver", ["--version"]),
+        ("gaplab data c", ["check", "convert"]),
+        ("gaplab data convert --co", ["--copy"]),
     ],
 )
 def test_shell_completion(
@@ -118,7 +129,7 @@ def test_help_imports_no_heavy_library() -> None:
 
 
 def test_help_of_a_command_imports_no_torch() -> None:
-    calls = [[name, "--help"] for name in COMMANDS]
+    calls = [[*words.split(), "--help"] for words in CALLS]
     assert imported(CALL.format(calls=calls), "torch", "ray", "mlflow") == []
 
 
