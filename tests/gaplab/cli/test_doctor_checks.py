@@ -35,7 +35,7 @@ from gaplab.cli.doctor.mlflow import check_mlflow
 from gaplab.cli.doctor.network import Listener, check_ports, is_loopback, listeners, program
 from gaplab.cli.doctor.packages import check_packages, installed
 from gaplab.cli.doctor.ray import Access, check_access, inspect_access
-from gaplab.launch.ray.address import AddressProblem
+from gaplab.launch.ray.address import RayProblem
 from gaplab.ledger import Ledger
 from gaplab.ledger.migrate import HEAD, VERSION_TABLE
 from gaplab.storage.home import Home
@@ -342,7 +342,7 @@ def test_an_unreachable_postgresql_does_not_show_its_password() -> None:
 
 # Ray
 
-GUARDED = Access("head:6379", "head:6379", None, "token", "/secret/token", 0o600)
+GUARDED = Access("head:6379", "head:6379", (), "token", "/secret/token", 0o600)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ GUARDED = Access("head:6379", "head:6379", None, "token", "/secret/token", 0o600
         ({}, []),
         ({"auth_mode": "TOKEN"}, []),
         (
-            {"problem": AddressProblem("cannot connect", "start it")},
+            {"problems": (RayProblem("cannot connect", "start it"),)},
             ["problem Ray: head:6379: cannot connect; start it"],
         ),
         ({"auth_mode": "disabled"}, ["problem Ray's token: RAY_AUTH_MODE=disabled"]),
@@ -368,6 +368,10 @@ GUARDED = Access("head:6379", "head:6379", None, "token", "/secret/token", 0o600
         ({"target": "http://127.0.0.1:8265"}, []),
         ({"target": "https://head:8265"}, []),
         ({"address": "local", "auth_mode": "disabled", "token": "", "mode": None}, []),
+        (
+            {"address": "local", "problems": (RayProblem("full", "free some"),)},
+            ["problem Ray: full; free some"],
+        ),
     ],
 )
 def test_what_can_be_wrong_with_access_to_ray(changes: dict[str, Any], lines: list[str]) -> None:
@@ -390,11 +394,10 @@ def test_the_facts_of_a_real_address_and_token(
         here = inspect_access(address, environ)
         assert (here.auth_mode, here.token, here.mode) == ("token", str(path), 0o640)
         auto = inspect_access("auto", {"RAY_ADDRESS": address})
-        assert (auto.target, auto.problem) == (address, here.problem)
+        assert (auto.target, auto.problems) == (address, here.problems)
         dashboard = inspect_access(f"http://{address}", {})
     for access in (here, auto, dashboard):
-        assert access.problem is not None
-        assert access.problem.what == "can't connect (Connection refused)"
+        assert access.problems[0].what == "can't connect (Connection refused)"
 
 
 @pytest.mark.parametrize("address", ["", "not an address", "http://[", "ray://head:1", ":6379"])
@@ -408,7 +411,7 @@ def test_auto_and_tokens_are_found_where_ray_keeps_them(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     own = tmp_path / ".ray" / "auth_token"
-    assert inspect_access("local", {}) == Access("local", "local", None, "", "", None)
+    assert inspect_access("local", {}) == Access("local", "local", (), "", "", None)
     own.parent.mkdir()
     own.write_text("x")
     own.chmod(0o600)

@@ -10,11 +10,12 @@ from gaplab.cli.doctor.home import check_secret, permissions
 from gaplab.cli.doctor.network import is_loopback
 from gaplab.launch.ray.address import (
     HTTP,
-    AddressProblem,
+    RayProblem,
     cluster_problem,
     dashboard_problem,
     host_and_port,
 )
+from gaplab.launch.ray.start import start_problems, temporary_folder
 
 _LOCAL, _AUTO = "local", "auto"
 _NO_TOKEN = "anyone who can reach the cluster can run code on it"
@@ -26,7 +27,7 @@ class Access:
 
     address: str  # the option's value
     target: str  # of the cluster; "" if `auto` finds none
-    problem: AddressProblem | None  # why the cluster can't be used
+    problems: tuple[RayProblem, ...]  # why the cluster can't be used, or not be started here
     auth_mode: str  # RAY_AUTH_MODE
     token: str  # a file, "RAY_AUTH_TOKEN", or "" if there is none
     mode: int | None  # permission bits of the token's file
@@ -35,16 +36,16 @@ class Access:
 def inspect_access(address: str, environ: Mapping[str, str]) -> Access:
     """Return the facts; connects to the cluster and sends no token."""
     target = _current_cluster(environ) if address == _AUTO else address
-    unknown = address == _LOCAL or (address == _AUTO and not target)
-    problem = None if unknown else _problem_of(target)
-    return Access(address, target, problem, environ.get("RAY_AUTH_MODE", ""), *_token(environ))
+    problems = _problems(address, target, environ)
+    return Access(address, target, problems, environ.get("RAY_AUTH_MODE", ""), *_token(environ))
 
 
 def check_access(access: Access) -> list[Finding]:
     """Return findings about the address, the token and its file."""
     if access.address == _LOCAL:
         what = "each command starts its own cluster on loopback, with the token of the home folder"
-        return [ok("Ray", what), *_file(access)]
+        here = [problem("Ray", each.what, each.remedy) for each in access.problems]
+        return [*(here or [ok("Ray", what)]), *_file(access)]
     return [_address(access), _auth(access), *_encryption(access), *_file(access)]
 
 
@@ -53,13 +54,18 @@ def _address(access: Access) -> Finding:
         what = "--address auto finds no cluster on this machine"
         return problem("Ray", what, "set RAY_ADDRESS, or give an --address")
     name = f"{access.address} is {access.target}" if access.address == _AUTO else access.target
-    if access.problem is not None:
-        return problem("Ray", f"{name}: {access.problem.what}", access.problem.remedy)
+    for each in access.problems:
+        return problem("Ray", f"{name}: {each.what}", each.remedy)
     return ok("Ray", name)
 
 
-def _problem_of(target: str) -> AddressProblem | None:
-    return (dashboard_problem if target.startswith(HTTP) else cluster_problem)(target)
+def _problems(address: str, target: str, environ: Mapping[str, str]) -> tuple[RayProblem, ...]:
+    if address == _LOCAL:
+        return tuple(start_problems(temporary_folder(environ)))
+    if address == _AUTO and not target:
+        return ()
+    found = (dashboard_problem if target.startswith(HTTP) else cluster_problem)(target)
+    return (found,) if found else ()
 
 
 def _auth(access: Access) -> Finding:
@@ -91,9 +97,8 @@ def _current_cluster(environ: Mapping[str, str]) -> str:
     """Return the address that Ray uses for `auto`: RAY_ADDRESS, else the latest local cluster."""
     if named := environ.get("RAY_ADDRESS"):
         return named
-    folder = environ.get("RAY_TMPDIR") or environ.get("TMPDIR") or "/tmp"
     try:
-        return Path(folder, "ray", "ray_current_cluster").read_text().strip()
+        return (temporary_folder(environ) / "ray_current_cluster").read_text().strip()
     except OSError:
         return ""
 

@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class AddressProblem:
-    """Why a command can't use an address, and the remedy."""
+class RayProblem:
+    """Why Ray can't be used, and the remedy."""
 
     what: str
     remedy: str
@@ -44,31 +44,31 @@ class AddressProblem:
         return f"{self.what}; {self.remedy}"
 
 
-def cluster_problem(address: str) -> AddressProblem | None:
+def cluster_problem(address: str) -> RayProblem | None:
     """Return why a driver can't use the cluster at `address`, or None if it can.
 
     Takes at most `SECONDS`. A token is not checked.
     """
     if address.startswith("ray://"):
         what = "Ray Client is not supported, because a driver must run on a node of its cluster"
-        return AddressProblem(what, "run gaplab on one of the nodes, or use `gaplab submit`")
+        return RayProblem(what, "run gaplab on one of the nodes, or use `gaplab submit`")
     if address.startswith(HTTP):
         what = "this is a dashboard, which `gaplab submit` needs"
-        return AddressProblem(what, f"write {_CLUSTER}")
+        return RayProblem(what, f"write {_CLUSTER}")
     host, port = host_and_port(address)
     if not host or not port:
-        return AddressProblem("not the address of a cluster", f"write {_CLUSTER}")
+        return RayProblem("not the address of a cluster", f"write {_CLUSTER}")
     return _problem(lambda: _no_cluster(host, port), f"{_START}: {_CLUSTER}")
 
 
-def dashboard_problem(url: str) -> AddressProblem | None:
+def dashboard_problem(url: str) -> RayProblem | None:
     """Return why there is no dashboard of Ray at `url`, or None if there is one.
 
     Takes at most `SECONDS`. A token is not checked.
     """
     if not url.startswith(HTTP) or not host_and_port(url)[0]:
         remedy = f"write {_DASHBOARD} (HOST:6379 is for `gaplab run`)"
-        return AddressProblem("not a dashboard", remedy)
+        return RayProblem("not a dashboard", remedy)
     return _problem(lambda: _no_dashboard(url), f"{_START}: {_DASHBOARD}")
 
 
@@ -110,7 +110,7 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     return result.result(seconds)
 
 
-def _problem(check: Callable[[], str], remedy: str) -> AddressProblem | None:
+def _problem(check: Callable[[], str], remedy: str) -> RayProblem | None:
     """Return what `check` finds or fails with; None if it finds nothing."""
     try:
         what = within(SECONDS, check)
@@ -118,7 +118,7 @@ def _problem(check: Callable[[], str], remedy: str) -> AddressProblem | None:
         what = f"nothing answers within {SECONDS:g} seconds"
     except (OSError, UnicodeError) as error:
         what = _connection_problem(error)
-    return AddressProblem(what, remedy) if what else None
+    return RayProblem(what, remedy) if what else None
 
 
 def _connection_problem(error: OSError | UnicodeError) -> str:

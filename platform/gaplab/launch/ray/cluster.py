@@ -22,6 +22,7 @@ from gaplab.launch.ray.private import (
     reload_settings,
     silent_worker_deaths,
 )
+from gaplab.launch.ray.start import start_problems, temporary_folder
 
 LOCAL = "local"
 """The address that stands for a new cluster on this machine."""
@@ -122,8 +123,10 @@ def _check_not_connected(address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise UserError if there is no cluster that a driver on this machine can use."""
+    """Raise UserError if there is no cluster that a driver here can use, or none can start."""
     if address == LOCAL:
+        if problems := start_problems(temporary_folder(os.environ)):
+            raise UserError(*(f"--address local: {each}" for each in problems))
         return
     target = current_cluster() if address == AUTO else address
     if not target:
@@ -180,12 +183,22 @@ def _connect(address: str) -> None:
         # need none.
         with changed_environment({"GAPLAB_LEDGER": None}):
             ray.init(**arguments)
-    except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises errors of many kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"--address {address}: can't connect to a Ray cluster ({first}); start one with `ray "
-            "start --head`, and set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH here if it needs a token"
-        ) from error
+        raise UserError(f"--address {address}: {_failure(address, first)}") from error
+
+
+def _failure(address: str, reason: str) -> str:
+    """Return what failed and the remedy, for an error of Ray."""
+    if address == LOCAL:
+        return (
+            f"Ray can't start on this machine ({reason}); its logs are in "
+            f"{temporary_folder(os.environ)}/session_latest/logs"
+        )
+    return (
+        f"can't connect to a Ray cluster ({reason}); set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH "
+        "here if it needs a token"
+    )
 
 
 def _worker_variables() -> dict[str, str]:

@@ -11,6 +11,7 @@ import ray
 from gaplab.errors import UserError
 from gaplab.launch.capacity import Node
 from gaplab.launch.ray import cluster as module
+from gaplab.launch.ray.address import RayProblem
 from gaplab.launch.ray.cluster import LOCAL, changed_environment, cluster
 
 NAMES = ("RAY_", "TUNE_", "GAPLAB_")
@@ -61,6 +62,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     monkeypatch.setattr(module, "draining_nodes", lambda: frozenset({"leaving"}))
     monkeypatch.setattr(module, "cluster_problem", lambda address: None)
     monkeypatch.setattr(module, "is_node", lambda: True)
+    monkeypatch.setattr(module, "start_problems", lambda folder: [])
     return made
 
 
@@ -165,15 +167,61 @@ def test_an_address_is_checked_before_ray_connects(
     assert set(asked) <= {situation.current, situation.address} - {"auto"}
 
 
-@pytest.mark.parametrize("error", [ConnectionError("nobody there"), RuntimeError("called twice")])
-def test_an_error_of_ray_is_one_line_and_restores_the_environment(
-    fake: FakeRay, before: dict[str, str], tmp_path: Path, error: Exception
+def test_a_machine_on_which_ray_cannot_start(
+    fake: FakeRay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    fake.error = error
+    found = [RayProblem("the disk is full", "free some"), RayProblem("no memory", "mount it")]
+    monkeypatch.setattr(module, "start_problems", lambda folder: found)
     with pytest.raises(UserError) as raised, cluster(LOCAL, tmp_path):
         pass
+    assert raised.value.problems == (
+        "--address local: the disk is full; free some",
+        "--address local: no memory; mount it",
+    )
+    assert fake.arguments == {}
+
+
+# What ray.init of 2.60 raises where processes or folders of a cluster can't be created.
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("nobody there"),
+        RuntimeError("Timed out waiting for file /tmp/ray/session/gcs_server_port"),
+        PermissionError(13, "Permission denied", "/tmp/ray"),
+        OSError(30, "Read-only file system", "/tmp/ray"),
+        OSError(24, "Too many open files"),
+        Exception("The current node timed out during startup.\nMore lines"),
+        AssertionError(),
+    ],
+)
+@pytest.mark.parametrize(
+    ("address", "start", "end"),
+    [
+        (
+            LOCAL,
+            "Ray can't start on this machine (",
+            "; its logs are in /t/ray/session_latest/logs",
+        ),
+        ("head:1", "can't connect to a Ray cluster (", " here if it needs a token"),
+    ],
+)
+def test_an_error_of_ray_is_one_line_and_restores_the_environment(
+    fake: FakeRay,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: Exception,
+    address: str,
+    start: str,
+    end: str,
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/t")
+    before, fake.error = environment(), error
+    with pytest.raises(UserError) as raised, cluster(address, tmp_path):
+        pass
     (line,) = raised.value.problems
-    assert line.startswith(f"--address local: can't connect to a Ray cluster ({error})")
+    reason = (str(error).splitlines() or ["AssertionError"])[0]
+    assert line.startswith(f"--address {address}: {start}{reason})")
+    assert line.endswith(end)
     assert environment() == before
     assert fake.reloads[-1] == before
     assert fake.at_shutdown == []
