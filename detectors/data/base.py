@@ -55,6 +55,16 @@ class Expected:
     """Width of the input of a detector, in pixels."""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What the annotations of a split say, before an image is opened."""
+
+    images: int
+    """Number of images."""
+    problems: tuple[str, ...] = ()
+    """Why `DataOptions.load` will refuse the split, one line each: where, what and the remedy."""
+
+
 class DataOptions(Options):
     """Options of one kind of data set; a subclass has `name: Literal[...]`, its key in DATASETS."""
 
@@ -70,6 +80,10 @@ class DataOptions(Options):
     @abstractmethod
     def expected(self) -> Expected:
         """Return what is known about the training split without reading it."""
+
+    @abstractmethod
+    def listed(self, split: Split) -> Listed:
+        """Return what the annotations say. Raises DataError if they can't be read."""
 
     @abstractmethod
     def load(self, split: Split) -> Dataset:

@@ -8,11 +8,18 @@ from typing import Literal
 from pydantic import Field
 
 from detectors.data import problems as kinds
-from detectors.data.base import DataError, Dataset, Split
+from detectors.data.base import DataError, Dataset, Listed, Split
 from detectors.data.coco_index import Index, read_index, with_sizes
-from detectors.data.fraction import part_of
-from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
-from detectors.data.photos import PhotoDataset, Photos, check_split
+from detectors.data.fraction import part_of, parts_of
+from detectors.data.photo_files import (
+    Files,
+    SplitFiles,
+    fingerprint,
+    image_sizes,
+    read_both,
+    shared,
+)
+from detectors.data.photos import PhotoDataset, Photos, check_split, refusals
 from detectors.data.problems import Problems
 from detectors.options import NOT_IDENTITY
 
@@ -23,6 +30,10 @@ class Coco(Photos):
     Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
     part of the ground truth, but not of the training targets. An image without `width` and `height`
     in the file has the size of its picture.
+
+    An annotation without `id` is named by its position, and one without `bbox` has the box around
+    its `segmentation` (polygons or RLE). `ignore: 1` makes it a crowd region; pycocotools
+    overwrites `ignore` by `iscrowd`, so it evaluates such annotations as objects.
     """
 
     name: Literal["coco"] = "coco"
@@ -43,6 +54,15 @@ class Coco(Photos):
                 folder is missing, a file is not COCO, or there is no valid image.
         """
         return _load(self, self._files(), split)
+
+    def listed(self, split: Split) -> Listed:
+        """See `DataOptions.listed`."""
+        files = self._files()
+        index, where = _indices(files)[split], files.of(split).annotations
+        index = with_sizes(index, {})
+        entries = part_of(index.entries, split, self.val_fraction, where)
+        problems = refusals(self, str(where), split, entries, index.problems)
+        return Listed(len(entries), tuple(problems))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both JSON files and the names and sizes of their images, in hex.
@@ -69,29 +89,36 @@ class Coco(Photos):
 
 @lru_cache(maxsize=4)
 def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
-    index, paths = _indices(files)[split], files.of(split)
-    part = part_of(index.entries, split, options.val_fraction, paths.annotations)
-    index = replace(index, entries=part)
+    indices, paths = _indices(files), files.of(split)
+    images = {key: each.entries for key, each in indices.items()}
+    parts = parts_of(images, options.val_fraction, paths.annotations)
+    index = replace(indices[split], entries=parts[split])
     decode = options.verify == "decode"
     names = {e.file_name: (e.truth.width or None, e.truth.height or None) for e in index.entries}
     sizes, found = image_sizes(names, files, split, decode=decode, exif=options.exif)
     index = with_sizes(index, sizes)
     usable = [e for e in index.entries if sizes.get(e.file_name) == (e.truth.width, e.truth.height)]
     kept = {entry.truth.image_id for entry in usable}
-    lost = [place for e in index.entries if e.truth.image_id not in kept for place in e.places]
+    lost = [*index.lost]
+    lost += [place for e in index.entries if e.truth.image_id not in kept for place in e.places]
     problems = index.problems.merged(found).merged(_other_sizes(index, sizes))
-    notes = check_split(options, str(paths.annotations), usable, problems, lost)
+    where = str(paths.annotations)
+    notes = (*index.notes, *check_split(options, where, split, usable, problems, lost))
+    if split == "val":
+        notes += shared(files, {key: [e.file_name for e in part] for key, part in parts.items()})
     classes = tuple(name for _, name in index.categories)
-    return PhotoDataset(options, paths.images, classes, usable, (*index.notes, *notes))
+    return PhotoDataset(options, paths.images, classes, usable, notes)
 
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: Coco, files: Files) -> str:
-    names = {
-        split: [entry.file_name for entry in index.entries]
-        for split, index in read_both(files, read_index).items()
-    }
-    return fingerprint(files, names, skip_missing=options.on_bad == "skip")
+    indices = read_both(files, read_index)
+    return fingerprint(
+        files,
+        {split: [entry.file_name for entry in index.entries] for split, index in indices.items()},
+        skip_missing=options.on_bad == "skip",
+        rules={split: index.rules for split, index in indices.items()},
+    )
 
 
 def _indices(files: Files) -> dict[Split, Index]:

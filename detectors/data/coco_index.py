@@ -2,63 +2,45 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from annotated_types import Ge, Gt, Len, Lt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import numpy as np
+from pydantic import BaseModel, ValidationError
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError
-from detectors.data.entries import THINNEST, Box, Entry, clipped, entry, outside
+from detectors.data.checks import other_form
+from detectors.data.coco_schema import (
+    LATER_RULES,
+    RULES,
+    Annotation,
+    Category,
+    Document,
+    Image,
+    StrictAnnotation,
+    StrictImage,
+    whole,
+)
+from detectors.data.entries import THINNEST, TOLERANCE, Box, Entry, clipped, entry, outside
+from detectors.data.json_text import describe, read_utf8
+from detectors.data.masks import extent
 from detectors.data.problems import Kind, Problems
 
-TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
-
-Size = Annotated[int, Gt(0)]
-ImageId = Annotated[int, Ge(-(2**63)), Lt(2**63)]
-"""Ids are stored in files and tables as integers of 64 bits."""
+_FORM = (kinds.DEGENERATE, kinds.OUTSIDE, kinds.PARTLY_OUTSIDE)
+"""Kinds of problems that boxes in another form cause."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
+class Found(NamedTuple):
+    """An annotation with the keys and types of COCO."""
 
-
-class _Image(_Strict):
-    id: ImageId
-    file_name: Annotated[str, Len(1)]
-    width: Size | None = None
-    height: Size | None = None
-    """The size of the picture, if the file has none."""
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Width and height; infinity where unknown."""
-        return self.width or math.inf, self.height or math.inf
-
-
-class _Annotation(_Strict):
-    id: int
-    image_id: int
-    category_id: int
-    bbox: Annotated[list[float], Len(4, 4)]
-    area: float | None = None
-    iscrowd: Annotated[int, Field(strict=False, ge=0, le=1)] = 0
-
-
-class _Category(_Strict):
-    id: int
-    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-    """Without control characters, because it is printed and used in names of metrics."""
-    supercategory: Any = None
-
-
-class _Document(_Strict):
-    images: Annotated[list[Any], Len(1)]
-    annotations: list[Any]
-    categories: Annotated[list[_Category], Len(1)]
+    place: str
+    """Its id, or its position in the file."""
+    annotation: Annotation
+    numbers: Sequence[float]
+    """x, y, width and height."""
 
 
 @dataclass(frozen=True)
@@ -73,34 +55,34 @@ class Index:
     """Problems of the other images and annotations."""
     notes: tuple[str, ...] = ()
     """What else was left out, one line each."""
-    unsized: Mapping[int, tuple[_Image, Sequence[_Annotation]]] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
+    """Places of valid annotations whose image is not valid."""
+    rules: int = RULES
+    """Which rules of `coco_schema` the file needs."""
+    unsized: Mapping[int, tuple[Image, Sequence[Found]]] = field(default_factory=dict)
     """Images without `width` or `height` by id, with annotations that are not checked yet."""
 
 
 def read_index(path: Path) -> Index:
     """Read and check one file. Raises DataError if it is not COCO."""
     document = _read(path)
-    problems = Problems()
-    images = _images(document.images, problems)
     groups = _unused_groups(document)
     categories = tuple(sorted((c.id, c.name) for c in document.categories if c not in groups))
     _check_names(path, categories)
-    labels = {id_: label for label, (id_, _) in enumerate(categories)}
-    boxes: defaultdict[int, list[Box]] = defaultdict(list)
-    unsized = {id_: (i, list[_Annotation]()) for id_, i in images.items() if math.inf in i.bounds}
-    for annotation in _valid(_Annotation, document.annotations, "annotations", problems):
-        if annotation.image_id in unsized:
-            unsized[annotation.image_id][1].append(annotation)
-            continue
-        box = _box(annotation, images.get(annotation.image_id), labels, problems)
-        if box is not None:
-            boxes[annotation.image_id].append(box)
-    entries = tuple(_entry(image, boxes[id_]) for id_, image in sorted(images.items()))
+    reader = _Reader({id_: label for label, (id_, _) in enumerate(categories)})
+    reader.read_images(document.images)
+    unsized = {id_: (i, list[Found]()) for id_, i in reader.images.items() if math.inf in i.bounds}
+    for found in reader.annotations(document.annotations):
+        if found.annotation.image_id in unsized:
+            unsized[found.annotation.image_id][1].append(found)
+        else:
+            reader.add(found)
     notes = tuple(
         f"{path}: left out category {c.id} ({c.name}): it only groups others, one of the same name"
         for c in groups
     )
-    return Index(categories, entries, problems, notes, unsized)
+    lost, entries, rules = tuple(reader.lost), reader.entries(), reader.rules
+    return Index(categories, entries, reader.checked(), notes, lost, rules, unsized)
 
 
 def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
@@ -111,28 +93,25 @@ def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
         sizes: (width, height) of the valid pictures by file name. The boxes of the others are
             checked as far as possible without a size.
     """
-    problems = index.problems.merged(Problems())
-    labels = {id_: label for label, (id_, _) in enumerate(index.categories)}
-    found = {}
+    reader = _Reader({id_: label for label, (id_, _) in enumerate(index.categories)})
     for id_, (image, annotations) in index.unsized.items():
         width, height = sizes.get(image.file_name, (None, None))
         size = {"width": image.width or width, "height": image.height or height}
-        whole = image.model_copy(update=size)
-        boxes = [_box(annotation, whole, labels, problems) for annotation in annotations]
-        found[id_] = _entry(whole, [box for box in boxes if box is not None])
-    entries = tuple(found.get(each.truth.image_id, each) for each in index.entries)
+        reader.images[id_] = image.model_copy(update=size)
+        for found in annotations:
+            reader.add(found)
+    late = {each.truth.image_id: each for each in reader.entries()}
+    entries = tuple(late.get(each.truth.image_id, each) for each in index.entries)
+    problems = index.problems.merged(reader.checked())
     return replace(index, entries=entries, problems=problems, unsized={})
 
 
-def _entry(image: _Image, boxes: Sequence[Box]) -> Entry:
-    return entry(image.file_name, image.id, (image.width or 0, image.height or 0), boxes)
-
-
-def _read(path: Path) -> _Document:
+def _read(path: Path) -> Document:
+    text = read_utf8(path)
     try:
-        document = _Document.model_validate_json(path.read_bytes())
+        document = Document.model_validate_json(text)
     except ValidationError as error:
-        wrong = [f"{_place(e['loc'])}{e['msg']}" for e in error.errors()]
+        wrong = [describe(each) for each in error.errors()]
         raise DataError(
             [f"{path}: not COCO: {w}; export it as COCO again" for w in wrong]
         ) from None
@@ -142,7 +121,7 @@ def _read(path: Path) -> _Document:
     return document
 
 
-def _unused_groups(document: _Document) -> list[_Category]:
+def _unused_groups(document: Document) -> list[Category]:
     """Return the categories that only group others: without annotations, and a supercategory.
 
     Only those that share their name with another category, as some tools export it.
@@ -167,58 +146,126 @@ def _check_names(path: Path, categories: Sequence[tuple[int, str]]) -> None:
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _valid(model: type[Model], raw: Sequence[Any], key: str, problems: Problems) -> list[Model]:
-    """Return the entries with the keys and types of `model`; the others are added to `problems`."""
-    valid = []
-    for position, each in enumerate(raw):
+class _Reader:
+    """Reads images, then annotations, and collects their problems."""
+
+    def __init__(self, labels: Mapping[int, int]) -> None:
+        self.images: dict[int, Image] = {}
+        self.lost: list[str] = []
+        self.rules = RULES
+        self._labels = labels
+        self._problems = Problems()
+        self._bad_images: set[Any] = set()
+        self._boxes: defaultdict[int, list[Box]] = defaultdict(list)
+        self._written: list[tuple[float, ...]] = []
+        """x, y, width, height of each box, and width and height of its image."""
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the images with their boxes, sorted by id."""
+        return tuple(
+            entry(image.file_name, id_, (image.width or 0, image.height or 0), self._boxes[id_])
+            for id_, image in sorted(self.images.items())
+        )
+
+    def checked(self) -> Problems:
+        """Return the problems of what was read. Boxes in another form are one problem."""
+        written = np.array(self._written, dtype=np.float64).reshape(-1, 6)
+        form = other_form(written[:, :4], written[:, 4:])
+        if form is None:
+            return self._problems
+        problems = self._problems.without(*_FORM)
+        problems.fatal = (form,)
+        return problems
+
+    def read_images(self, raw: Sequence[Any]) -> None:
+        """Read the images."""
+        for position, each in enumerate(raw):
+            image = self._valid((StrictImage, Image), each, f"images[{position}]")
+            if image is None:
+                bad = whole(each.get("id")) if isinstance(each, dict) else None
+                self._bad_images |= {bad} if isinstance(bad, int) else set()
+            elif image.id in self.images:
+                self._problems.add(kinds.REPEATED_IMAGE, [f"{image.id}: {image.file_name}"])
+            else:
+                self.images[image.id] = image
+
+    def annotations(self, raw: Sequence[Any]) -> Iterator[Found]:
+        """Yield the annotations with the keys and types of COCO."""
+        for position, each in enumerate(raw):
+            place = f"annotations[{position}]"
+            annotation = self._valid((StrictAnnotation, Annotation), each, place)
+            numbers = None if annotation is None else self._numbers(annotation, place)
+            if annotation is not None and numbers is not None:
+                id_ = annotation.id
+                yield Found(place if id_ is None else str(id_), annotation, numbers)
+
+    def add(self, found: Found) -> None:
+        """Add the box of an annotation, clipped if necessary, or its problems."""
+        place, annotation, (x, y, w, h) = found
+        image = self.images.get(annotation.image_id)
+        wrong = list(self._problems_of(found, image))
+        for kind in wrong:
+            self._problems.add(kind, [place])
+        if image is None or set(wrong) - {kinds.PARTLY_OUTSIDE}:
+            self.lost += [] if wrong else [place]
+            return
+        xyxy = (x, y, x + w, y + h)
+        area = w * h if annotation.area is None else annotation.area
+        if wrong:
+            xyxy = clipped(xyxy, *image.bounds)
+            area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
+        crowd = bool(annotation.iscrowd or annotation.ignore)
+        box = Box(place, xyxy, area, self._labels[annotation.category_id], crowd)
+        self._boxes[annotation.image_id].append(box)
+
+    def _valid(self, models: tuple[type[Model], type[Model]], raw: Any, place: str) -> Model | None:
+        """Return `raw` as the first model that accepts it; None: it was added to the problems."""
+        strict, wide = models
         try:
-            valid.append(model.model_validate(each))
+            return strict.model_validate(raw)
+        except ValidationError:
+            pass
+        try:
+            valid = wide.model_validate(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            place = _place((f"{key}[{position}]", *first["loc"]))
-            problems.add(kinds.MALFORMED, [f"{place}{first['msg']}"])
-    return valid
+            self._problems.add(kinds.MALFORMED, [describe(error.errors()[0], place)])
+            return None
+        self.rules = LATER_RULES
+        return valid
+
+    def _numbers(self, annotation: Annotation, place: str) -> Sequence[float] | None:
+        """Return x, y, width and height; None: the annotation was added to the problems."""
+        id_ = place if annotation.id is None else str(annotation.id)
+        if annotation.ignore and not annotation.iscrowd:
+            self._problems.remark(kinds.IGNORED, [id_])
+        if annotation.bbox is not None:
+            return annotation.bbox
+        mask = annotation.segmentation
+        try:
+            numbers = extent(mask)
+        except ValueError as error:
+            what = f"segmentation: {error}" if mask else "bbox: is missing"
+            self._problems.add(kinds.MALFORMED, [f"{place}.{what}"])
+            return None
+        self._problems.remark(kinds.BOX_OF_SEGMENTATION, [id_])
+        return numbers
+
+    def _problems_of(self, found: Found, image: Image | None) -> Iterator[Kind]:
+        annotation = found.annotation
+        if image is None and annotation.image_id not in self._bad_images:
+            yield kinds.UNKNOWN_IMAGE
+        if annotation.category_id not in self._labels:
+            yield kinds.UNKNOWN_CATEGORY
+        if image is not None and math.inf not in image.bounds:
+            self._written.append((*found.numbers, *image.bounds))
+        wrong = _box_problem(found, image)
+        if wrong is not None:
+            yield wrong
 
 
-def _place(location: Sequence[int | str]) -> str:
-    return ".".join(map(str, location)) + ": " if location else ""
-
-
-def _images(raw: Sequence[Any], problems: Problems) -> dict[int, _Image]:
-    images: dict[int, _Image] = {}
-    for image in _valid(_Image, raw, "images", problems):
-        if image.id in images:
-            problems.add(kinds.REPEATED_IMAGE, [f"{image.id}: {image.file_name}"])
-        else:
-            images[image.id] = image
-    return images
-
-
-def _box(
-    annotation: _Annotation, image: _Image | None, labels: dict[int, int], problems: Problems
-) -> Box | None:
-    """Return the box of an annotation, clipped if necessary; None if it is not valid."""
-    found = [kinds.UNKNOWN_IMAGE] if image is None else []
-    if annotation.category_id not in labels:
-        found.append(kinds.UNKNOWN_CATEGORY)
-    wrong = _box_problem(annotation, image)
-    found += [wrong] if wrong else []
-    for kind in found:
-        problems.add(kind, [str(annotation.id)])
-    if image is None or set(found) - {kinds.PARTLY_OUTSIDE}:
-        return None
-    x, y, w, h = annotation.bbox
-    xyxy, area = (x, y, x + w, y + h), w * h if annotation.area is None else annotation.area
-    if wrong:
-        xyxy = clipped(xyxy, *image.bounds)
-        area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
-    label = labels[annotation.category_id]
-    return Box(str(annotation.id), xyxy, area, label, bool(annotation.iscrowd))
-
-
-def _box_problem(annotation: _Annotation, image: _Image | None) -> Kind | None:
-    x, y, w, h = annotation.bbox
-    area = annotation.area or 0.0
+def _box_problem(found: Found, image: Image | None) -> Kind | None:
+    x, y, w, h = found.numbers
+    area = found.annotation.area or 0.0
     if not all(map(math.isfinite, (x, y, w, h, area))) or area < 0:
         return kinds.BAD_NUMBER
     if min(w, h) < THINNEST:

@@ -7,12 +7,19 @@ from typing import Literal
 
 from pydantic import Field
 
-from detectors.data.base import Dataset, Split
+from detectors.data.base import Dataset, Listed, Split
 from detectors.data.crowdhuman_index import entries, read_index
-from detectors.data.fraction import part_of
+from detectors.data.fraction import part_of, parts_of
 from detectors.data.orientation import UNKNOWN
-from detectors.data.photo_files import Files, SplitFiles, fingerprint, image_sizes, read_both
-from detectors.data.photos import PhotoDataset, Photos, check_split
+from detectors.data.photo_files import (
+    Files,
+    SplitFiles,
+    fingerprint,
+    image_sizes,
+    read_both,
+    shared,
+)
+from detectors.data.photos import PhotoDataset, Photos, check_split, refusals
 from detectors.options import NOT_IDENTITY
 
 
@@ -56,6 +63,13 @@ class CrowdHuman(Photos):
         """
         return _load(self, self._files(), split)
 
+    def listed(self, split: Split) -> Listed:
+        """See `DataOptions.listed`."""
+        files = self._files()
+        index, where = read_both(files, read_index)[split], files.of(split).annotations
+        records = part_of(index.records, split, self.val_fraction, where)
+        return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.
 
@@ -89,16 +103,19 @@ class CrowdHuman(Photos):
 
 @lru_cache(maxsize=4)
 def _load(options: CrowdHuman, files: Files, split: Split) -> PhotoDataset:
-    index, paths = read_both(files, read_index)[split], files.of(split)
-    part = part_of(index.records, split, options.val_fraction, paths.annotations)
-    index = replace(index, records=part)
+    indices, paths = read_both(files, read_index), files.of(split)
+    images = {key: each.records for key, each in indices.items()}
+    parts = parts_of(images, options.val_fraction, paths.annotations)
+    index = replace(indices[split], records=parts[split])
     names = {record.file_name: UNKNOWN for record in index.records}
     decode = options.verify == "decode"
     sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
     usable, bad_boxes = entries(index, sizes, mask_is_person=options.mask_is_person)
     lost = [p.place for r in index.records if r.file_name not in sizes for p in r.people]
     problems = index.problems.merged(bad_images).merged(bad_boxes)
-    notes = check_split(options, str(paths.annotations), usable, problems, lost)
+    notes = check_split(options, str(paths.annotations), split, usable, problems, lost)
+    if split == "val":
+        notes += shared(files, {key: [r.file_name for r in part] for key, part in parts.items()})
     return PhotoDataset(options, paths.images, ("person",), usable, notes)
 
 

@@ -9,6 +9,7 @@ import torch
 from detectors.structures import ImageTruth
 
 THINNEST = 1e-3  # pixels; a smaller width may be 0 in float32
+TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
 
 Xyxy = tuple[float, float, float, float]
 

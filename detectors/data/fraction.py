@@ -1,7 +1,7 @@
 """Divide one split into training and validation images, the same way on every machine."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -48,6 +48,13 @@ def part_of(
     chosen = ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)]
     wanted = set(chosen if split == "val" else ranked[len(chosen) :])
     return tuple(each for each in images if each.file_name in wanted)
+
+
+def parts_of(
+    images: Mapping[Split, Sequence[Image]], fraction: float, where: Path
+) -> dict[Split, tuple[Image, ...]]:
+    """Return the images of both splits; see `part_of`."""
+    return {split: part_of(each, split, fraction, where) for split, each in images.items()}
 
 
 def _ranked(names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
+from detectors.data.duplicates import shared_pictures
 from detectors.data.images import ImageError, read_size
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif, Orientation, PartialSize, Size, fits
@@ -147,6 +148,7 @@ def fingerprint(
     *,
     skip_missing: bool,
     contents: Mapping[Split, str] | None = None,
+    rules: Mapping[Split, int] | None = None,
 ) -> str:
     """Return the SHA-256 of both splits, in hex: annotation files, names and sizes of images.
 
@@ -155,21 +157,36 @@ def fingerprint(
         names: names of the image files of each split.
         skip_missing: whether missing images are allowed; they then have no size.
         contents: SHA-256 of the annotations of each split, in hex; None: of the annotation files.
+        rules: which rules each annotation file needs to be read, if there are several. The first
+            ones, 1, don't count: they are those under which trials were trained before.
 
     Raises:
         DataError: an image is missing, or outside of the data set.
     """
-    content, problems = [], []
+    content: list[list[Any]] = []
+    problems: list[str] = []
     for split in SPLITS:
         path = files.of(split).annotations
         found, bad = files.find(split, names[split])
         sizes = {n: found[n].stat().st_size if n in found else None for n in names[split]}
         problems += bad.refusals(str(path))
         whole = contents[split] if contents else hashlib.sha256(path.read_bytes()).hexdigest()
-        content.append((whole, sorted(sizes.items())))
+        later = [rules[split]] if rules and rules[split] > 1 else []
+        content.append([whole, sorted(sizes.items()), *later])
     if problems and not skip_missing:
         raise DataError(problems)
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def shared(files: Files, names: Mapping[Split, Iterable[str]]) -> tuple[str, ...]:
+    """Return a note if validation images are also training images; empty if none is.
+
+    Args:
+        files: the files of both splits.
+        names: names of the image files of each split.
+    """
+    train, val = (files.find(split, names[split])[0] for split in SPLITS)
+    return shared_pictures(list(train.values()), val).notes(str(files.val.annotations))
 
 
 def _require(files: Files) -> None:

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, DataOptions, Expected, Split
+from detectors.data.checks import object_problems
+from detectors.data.duplicates import repeats
 from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
@@ -140,23 +142,54 @@ class PhotoDataset:
 
 
 def check_split(
-    options: Photos, where: str, usable: Sequence[Entry], problems: Problems, lost: Sequence[str]
+    options: Photos,
+    where: str,
+    split: Split,
+    usable: Sequence[Entry],
+    problems: Problems,
+    lost: Sequence[str],
 ) -> tuple[str, ...]:
-    """Check the problems of a split and return its notes.
+    """Check a split that was read and return its notes.
 
     Args:
         options: what to do with problems.
         where: the annotation file, for messages.
+        split: the split.
         usable: the valid images.
         problems: problems of images and annotations.
         lost: places of valid annotations whose image is not valid.
 
     Raises:
-        DataError: there are problems and `options` refuse them, or there is no valid image.
+        DataError: there are problems and `options` refuse them, or a detector can't be trained or
+            measured on what is left.
     """
+    refused = refusals(options, where, split, [] if lost else usable, problems)
     if problems and options.on_bad == "refuse":
-        raise DataError(problems.refusals(where))
+        raise DataError(refused)
     problems.add(kinds.WITH_IMAGE, lost)
     if not usable:
-        raise DataError([f"{where}: no image is left to use", *problems.notes(where)])
-    return problems.notes(where)
+        refused.append(f"{where}: no image is left to use")
+    elif lost:
+        refused += [f"{where}: {line}" for line in object_problems(usable, split)]
+    if refused:
+        raise DataError([*refused, *problems.notes(where)])
+    return (*problems.notes(where), *repeats(usable).notes(where))
+
+
+def refusals(
+    options: Photos, where: str, split: Split, entries: Sequence[Entry], problems: Problems
+) -> list[str]:
+    """Return why a split is refused, one line each.
+
+    Args:
+        options: whether problems are refused.
+        where: the annotation file, for messages.
+        split: the split.
+        entries: the images with their valid annotations; if there are none, objects aren't checked.
+        problems: problems of images and annotations.
+    """
+    lines = list(problems.fatal)
+    if entries and not lines:
+        lines += object_problems(entries, split)
+    found = [f"{where}: {line}" for line in lines]
+    return found + (problems.refusals(where) if options.on_bad == "refuse" else [])

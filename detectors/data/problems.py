@@ -55,6 +55,12 @@ DEGENERATE = Kind("boxes without width or height", "correct or drop them")
 OUTSIDE = Kind("boxes wholly outside their image", "correct or drop them")
 PARTLY_OUTSIDE = Kind("boxes more than 1 px out of their image", "clip them", "clipped")
 WITH_IMAGE = Kind("annotations of the images left out", "repair the images")
+# Only for remarks:
+BOX_OF_SEGMENTATION = Kind("annotations without `bbox`", "", "took from `segmentation` the box of")
+IGNORED = Kind("annotations with `ignore`", "", "evaluated as crowd regions, and did not train on,")
+REPEATED_BOX = Kind("annotations with the image, class and box of another", "", "kept")
+REPEATED_FILE = Kind("image files with several image ids", "", "kept")
+SHARED_PICTURE = Kind("validation images that are also training images", "", "kept")
 
 
 def missing_file(folder: Path, option: str) -> Kind:
@@ -76,28 +82,41 @@ class Problems:
     def __init__(self) -> None:
         self._places: defaultdict[Kind, list[str]] = defaultdict(list)
         self._remarks: defaultdict[Kind, list[str]] = defaultdict(list)
+        self.fatal: tuple[str, ...] = ()
+        """Problems of the whole file, one line each: what and the remedy. They can't be skipped."""
 
     def __bool__(self) -> bool:
         return bool(self._places)
 
     def add(self, kind: Kind, places: Iterable[str]) -> None:
         """Add places of one kind; line breaks in them become spaces."""
-        for place in places:
-            self._places[kind].append(" ".join(place.splitlines()))
+        _append(self._places, kind, places)
 
     def remark(self, kind: Kind, places: Iterable[str]) -> None:
         """Add places of a kind that is no problem, but that the notes shall mention."""
-        self._remarks[kind] += places
+        _append(self._remarks, kind, places)
 
     def merged(self, other: "Problems") -> "Problems":
         """Return the problems of both, as a new object."""
         both = Problems()
+        both.fatal = (*self.fatal, *other.fatal)
         for problems in (self, other):
             for kind, places in problems._places.items():
                 both.add(kind, places)
             for kind, places in problems._remarks.items():
                 both.remark(kind, places)
         return both
+
+    def without(self, *kinds: Kind) -> "Problems":
+        """Return the problems of all other kinds and all remarks, as a new object."""
+        kept = Problems()
+        kept.fatal = self.fatal
+        for kind, places in self._places.items():
+            if kind not in kinds:
+                kept.add(kind, places)
+        for kind, places in self._remarks.items():
+            kept.remark(kind, places)
+        return kept
 
     def refusals(self, where: str) -> list[str]:
         """Return an error per kind: where, what, how many, which, and the remedy."""
@@ -112,6 +131,11 @@ class Problems:
             f"{where}: {kind.skipped} {_summary(kind, places)}"
             for kind, places in (*self._places.items(), *self._remarks.items())
         )
+
+
+def _append(table: defaultdict[Kind, list[str]], kind: Kind, places: Iterable[str]) -> None:
+    for place in places:
+        table[kind].append(" ".join(place.splitlines()))
 
 
 def _summary(kind: Kind, places: list[str]) -> str:

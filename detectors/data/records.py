@@ -12,15 +12,20 @@ from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from detectors.data import problems as kinds
-from detectors.data.base import Dataset, Split
-from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
-from detectors.data.fraction import part_of
+from detectors.data.base import Dataset, Listed, Split
+from detectors.data.entries import THINNEST, TOLERANCE, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.fraction import part_of, parts_of
 from detectors.data.orientation import UNKNOWN
-from detectors.data.photo_files import SPLITS, Files, SplitFiles, fingerprint, image_sizes
-from detectors.data.photos import PhotoDataset, Photos, check_split
+from detectors.data.photo_files import (
+    SPLITS,
+    Files,
+    SplitFiles,
+    fingerprint,
+    image_sizes,
+    shared,
+)
+from detectors.data.photos import PhotoDataset, Photos, check_split, refusals
 from detectors.data.problems import Kind, Problems
-
-TOLERANCE = 1.0  # pixels by which a box may extend beyond its image
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,13 @@ class Recorded(Photos):
         """
         return _load(self, split)
 
+    def listed(self, split: Split) -> Listed:
+        """See `DataOptions.listed`."""
+        listings = _listings(self)
+        index, where = _indices(self, listings)[split], listings[split].where
+        records = part_of(index.records, split, self.val_fraction, where)
+        return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.
 
@@ -111,9 +123,10 @@ class Recorded(Photos):
 @lru_cache(maxsize=4)
 def _load(options: Recorded, split: Split) -> PhotoDataset:
     listings = _listings(options)
-    index, where = _indices(options, listings)[split], listings[split].where
-    records = part_of(index.records, split, options.val_fraction, where)
-    index = replace(index, records=records)
+    indices, where = _indices(options, listings), listings[split].where
+    images = {key: each.records for key, each in indices.items()}
+    parts = parts_of(images, options.val_fraction, where)
+    index = replace(indices[split], records=parts[split])
     names = {record.file_name: record.size or UNKNOWN for record in index.records}
     files, decode = _files(options, listings), options.verify == "decode"
     sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
@@ -121,8 +134,10 @@ def _load(options: Recorded, split: Split) -> PhotoDataset:
     kept = {each.truth.image_id for each in usable}
     lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]
     problems = index.problems.merged(bad_images).merged(bad_boxes)
-    notes = check_split(options, str(where), usable, problems, lost)
+    notes = check_split(options, str(where), split, usable, problems, lost)
     notes = (*listings[split].notes, *index.notes, *notes)
+    if split == "val":
+        notes += shared(files, {key: [r.file_name for r in part] for key, part in parts.items()})
     return PhotoDataset(options, Path(options.root), index.classes, usable, notes)
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from detectors.data.base import Dataset, Expected, Split
+from detectors.data.base import DataError, Dataset, Expected, Listed, Split
 from detectors.data.shapes_draw import render
 from detectors.data.shapes_layout import NAMES, layout
 from detectors.data.shapes_options import ShapesOptions
@@ -34,8 +34,19 @@ class Shapes(ShapesOptions):
         """See `DataOptions.expected`."""
         return Expected(self.train_images, self.classes, self.size, self.size)
 
+    def listed(self, split: Split) -> Listed:
+        """See `DataOptions.listed`."""
+        images = self.train_images if split == "train" else self.val_images
+        return Listed(images, _without_objects(self, split, images))
+
     def load(self, split: Split) -> Dataset:
-        """Return the split; calls with equal options return the same object."""
+        """Return the split; calls with equal options return the same object.
+
+        Raises:
+            DataError: no image has an object.
+        """
+        if problems := self.listed(split).problems:
+            raise DataError(list(problems))
         return _load(self, split)
 
     def fingerprint(self) -> str:
@@ -51,7 +62,7 @@ class ShapesDataset:
         self.classes = NAMES[: options.classes]
         self.notes: tuple[str, ...] = ()
         self._options = options
-        self._seed = options.seed + (split == "val")
+        self._seed = _seed(options, split)
         self._samples: list[Sample | None]
         self._samples = [None] * (options.train_images if split == "train" else options.val_images)
 
@@ -79,6 +90,23 @@ def draw(options: Shapes, seed: int, index: int) -> Sample:
     boxes = torch.tensor([thing.box for thing in things], dtype=torch.float32).reshape(-1, 4)
     labels = torch.tensor([thing.label for thing in things], dtype=torch.int64)
     return Sample(index, image, Targets(boxes, labels), (1.0, 1.0))
+
+
+def _seed(options: Shapes, split: Split) -> int:
+    return options.seed + (split == "val")
+
+
+@lru_cache(maxsize=8)
+def _without_objects(options: Shapes, split: Split, images: int) -> tuple[str, ...]:
+    """Return a problem if no image of the split has an object. Places only the first ones."""
+    seed = _seed(options, split)
+    placed = (layout(options, np.random.default_rng([seed, index])) for index in range(images))
+    if options.max_objects and any(placed):
+        return ()
+    return (
+        f"data: no object in split {split} (images: {images}); raise data.max_objects or "
+        f"data.{split}_images",
+    )
 
 
 def _truth(sample: Sample) -> ImageTruth:

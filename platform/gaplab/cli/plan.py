@@ -91,7 +91,7 @@ class Plan:
     compute: str | None = None
     """The cost in arithmetic operations, in one line; None if the ledger has precedents for all."""
     notes: tuple[str, ...] = ()
-    """Remarks about a search, one line each."""
+    """What `gaplab run` will refuse, and remarks about a search, one line each."""
 
 
 def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: Home) -> Plan:
@@ -104,7 +104,7 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
     from gaplab.launch.costs import compute_line, estimate
     from gaplab.spec.files import load_spec
     from gaplab.spec.models import Resources
-    from gaplab.spec.sweep import outline
+    from gaplab.spec.sweep import foreseen, outline
 
     resolved = load_spec(spec, profile, overrides)
     found = outline(resolved)
@@ -117,7 +117,8 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
     demand = {Resources.model_validate(trial.config["resources"]) for trial in todo}
     cost = estimate(todo, costs, concurrency([Node(cores, 0.0)], demand))
     compute = compute_line(todo) if cost.unknown else None
-    return Plan(found.sweep, states, cost, found.problems, compute, found.notes)
+    notes = (*(f"gaplab run will refuse: {line}" for line in foreseen(todo)), *found.notes)
+    return Plan(found.sweep, states, cost, found.problems, compute, notes)
 
 
 def _with_proposed(found: "Outline", spec: "Spec", ledger: Ledger) -> "Outline":

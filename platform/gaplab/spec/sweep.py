@@ -4,14 +4,14 @@ The id of a trial is a digest of everything that can change its result: the iden
 sections (see `identity`), the fingerprint of its data, and `detectors.RESULTS_VERSION`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions, Split
 from gaplab.errors import UserError
-from gaplab.formatting import named_trials
+from gaplab.formatting import named_trials, plural
 from gaplab.identity import canonical, counted, digest, identity
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.spec.axes import split_key
@@ -171,26 +171,80 @@ def _record(key: str, sections: Mapping[str, Section]) -> TrialRecord:
 # --- data -----------------------------------------------------------------------------------------
 
 
-def inspect_data(trials: Iterable[TrialRecord]) -> list[str]:
-    """Load the data of `trials`, every data set once.
+def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
+    """Load the data of `trials`, every data set once, and check that there are enough images.
 
     Returns:
         What was left out while loading, one line each.
 
     Raises:
-        UserError: with every problem of every split.
+        UserError: with every problem of every split, and of the settings that don't fit the data.
     """
     notes: list[str] = []
     problems: list[str] = []
-    for options in _data_sets(trials):
+    experiments = _experiments(trials)
+    for options in dict.fromkeys(each.data for each in experiments):
+        images = dict[Split, int]()
         for split in SPLITS:
             try:
-                notes += options.load(split).notes
+                dataset = options.load(split)
             except DataError as error:
                 problems += error.problems
+                continue
+            notes += dataset.notes
+            images[split] = len(dataset)
+        users = [each for each in experiments if each.data == options]
+        problems += [line for each in users for line in _too_few(each, images)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
+
+
+def foreseen(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """Return what `inspect_data` will refuse, as far as it is known before an image is opened.
+
+    Data that can't be read at all is left out; see `Outline.problems`.
+    """
+    problems: list[str] = []
+    experiments = _experiments(trials)
+    for options in dict.fromkeys(each.data for each in experiments):
+        try:
+            listed = {split: options.listed(split) for split in SPLITS}
+        except DataError:
+            continue
+        problems += [line for split in SPLITS for line in listed[split].problems]
+        images = {split: listed[split].images for split in SPLITS}
+        users = [each for each in experiments if each.data == options]
+        problems += [line for each in users for line in _too_few(each, images)]
+    return tuple(dict.fromkeys(problems))
+
+
+def _experiments(trials: Sequence[TrialRecord]) -> list[Experiment]:
+    """Return one experiment for each combination of data, batch and workers."""
+    seen = {}
+    for trial in trials:
+        batch, workers = trial.config["training"]["batch"], trial.config["resources"]["workers"]
+        seen[str(trial.config["data"]), batch, workers] = trial
+    return [experiment_of(trial) for trial in seen.values()]
+
+
+def _too_few(experiment: Experiment, images: Mapping[Split, int]) -> list[str]:
+    """Return the settings that need more images than the splits in `images` have."""
+    batch, workers = experiment.training.batch, experiment.resources.workers
+    label, found = experiment.data.label, []
+    if batch > images.get("train", batch):
+        found.append(
+            f"training.batch: {batch} is more than the {plural(images['train'], 'training image')} "
+            f"of {label}; lower it, or add images"
+        )
+    for split, count in images.items():
+        if workers > count:
+            name = "training image" if split == "train" else "validation image"
+            found.append(
+                f"resources.workers: {workers} is more than the {plural(count, name)} of {label}; "
+                "lower it, or add images"
+            )
+    return found
 
 
 def check_unchanged(trials: Sequence[TrialRecord]) -> None:
@@ -261,8 +315,3 @@ def _fingerprints(data: Sequence[DataOptions]) -> tuple[dict[DataOptions, str], 
         except DataError as error:
             problems += error.problems
     return found, tuple(dict.fromkeys(problems))
-
-
-def _data_sets(trials: Iterable[TrialRecord]) -> Iterator[DataOptions]:
-    seen = {str(trial.config["data"]): trial for trial in trials}
-    return (experiment_of(trial).data for trial in seen.values())

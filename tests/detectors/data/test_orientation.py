@@ -210,8 +210,8 @@ def test_the_notes_count_every_orientation(tmp_path: Path) -> None:
     values = [*ORIENTATIONS, *TURNED, 6]
     for number, value in enumerate(values):
         save(tmp_path / f"{number}.jpg", upright((64, 48)), value)
-    data = coco(tmp_path, UPRIGHT_BOXES, [(64, 48)] * len(values)).load("val")
-    where = tmp_path / "val.json"
+    data = coco(tmp_path, UPRIGHT_BOXES, [(64, 48)] * len(values)).load("train")
+    where = tmp_path / "train.json"
     assert set(data.notes) == {
         f"{where}: turned images with EXIF orientation {value}: {len(names)} ({', '.join(names)})"
         for value in TURNED

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from detectors.data import shapes as shapes_module
 from detectors.data.base import Dataset
-from detectors.data.shapes import Shapes, draw
+from detectors.data.shapes import Shapes, ShapesDataset, draw
 from detectors.data.shapes_draw import render
 from detectors.data.shapes_layout import Box, Thing, fill, layout
 from tests.examples import examples
@@ -223,7 +223,7 @@ def test_the_default_recipe_has_the_statistics_it_was_chosen_for() -> None:
 
 
 def test_an_image_may_be_empty() -> None:
-    data = Shapes(min_objects=0, max_objects=0, val_images=2).load("val")
+    data = ShapesDataset(Shapes(min_objects=0, max_objects=0, val_images=2), "val")
     assert len(data) == 2
     assert data[1].targets.boxes.shape == (0, 4)
     truth = data.truth()[1]

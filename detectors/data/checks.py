@@ -1,0 +1,112 @@
+"""Checks of a whole split, on images and boxes of any format.
+
+They find splits on which a detector can't be trained or measured, and boxes that were written in
+another form than the format's.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detectors.data.base import Split
+from detectors.data.entries import TOLERANCE, Entry
+
+LARGEST_AREA = 1e10
+"""Square pixels. COCO's AP leaves out objects with a larger area."""
+FEW_PIXELS = 8
+"""Images with a shorter side than this may have objects of one pixel."""
+CLEARLY = 0.05
+"""A box is clearly out of its image if it extends beyond it by more than this part of the side."""
+
+Floats = NDArray[np.float64]
+
+
+def object_problems(entries: Sequence[Entry], split: Split) -> list[str]:
+    """Return why a split can't be used: no object, or none that AP counts; with the remedy.
+
+    Args:
+        entries: the images with their valid boxes, at least one.
+        split: objects of any area are trained on, but not all are evaluated.
+    """
+    objects = sum(int((~entry.truth.crowd).sum()) for entry in entries)
+    if not objects:
+        crowds = sum(len(entry.truth.crowd) for entry in entries)
+        held = f"images: {len(entries)}, annotations: {crowds}"
+        why = f"{held}, all of them crowd regions" if crowds else held
+        effect = "nothing to train on" if split == "train" else "AP is undefined"
+        return [f"no object ({why}): {effect}; annotate objects"]
+    if split == "val" and all(_too_large(entry) for entry in entries):
+        return [
+            f"the areas of all objects ({objects}) are above 1e10 square pixels, and COCO's AP "
+            "leaves such objects out: AP is undefined; correct `area`"
+        ]
+    return []
+
+
+def _too_large(entry: Entry) -> bool:
+    """Return whether no object of an image is small enough for AP."""
+    areas = entry.truth.area[~entry.truth.crowd]
+    return bool((areas > LARGEST_AREA).all())
+
+
+def other_form(boxes: Floats, sizes: Floats) -> str | None:
+    """Return what boxes look like if they aren't x, y, width, height in pixels, with the remedy.
+
+    The rules are strict, so that sound data is not refused:
+
+    - Normalised: all coordinates are in [0, 1] (apart from rounding), and no side of an image is
+      shorter than 8 pixels.
+    - Corners: of at least 5 boxes, more than a quarter are clearly out of their image (by 5 % of
+      its side), and 95 % are inside if read as x1, y1, x2, y2: each is then wider than its distance
+      from the left, and higher than that from the top.
+    - Centres: of at least 20 boxes, more than 10 % are clearly out of their image, and all are
+      inside if read as centre x, centre y, width, height.
+
+    Args:
+        boxes: [N, 4], x, y, width, height as they are written.
+        sizes: [N, 2], width and height of the image of each box. Boxes without a width or a height
+            are left out.
+    """
+    sound = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > 0).all(axis=1)
+    boxes, sizes = boxes[sound], sizes[sound]
+    if not len(boxes):
+        return None
+    if (np.abs(boxes - 0.5) <= 0.501).all():
+        return _normalised(boxes, sizes)
+    x_y, w_h = boxes[:, :2], boxes[:, 2:]
+    clearly_out = (x_y + w_h > sizes * (1 + CLEARLY) + TOLERANCE).any(axis=1).mean()
+    if len(boxes) >= 5 and clearly_out > 0.25 and _inside(x_y, w_h, sizes).mean() >= 0.95:
+        return (
+            f"the {len(boxes)} boxes look like corners (x1, y1, x2, y2), not x, y, width, height; "
+            "write width x2 - x1 and height y2 - y1"
+        )
+    centred = _inside(x_y - w_h / 2, x_y + w_h / 2, sizes)
+    if len(boxes) >= 20 and clearly_out > 0.1 and centred.all():
+        return (
+            f"the {len(boxes)} boxes look like centres (centre x, centre y, width, height), not "
+            "x, y, width, height; subtract half of the width from x, half of the height from y"
+        )
+    return None
+
+
+def _normalised(boxes: Floats, sizes: Floats) -> str | None:
+    """Return what boxes look like whose coordinates are all in [0, 1]."""
+    if sizes.min() < FEW_PIXELS:
+        return None
+    width, height = sizes.max(axis=0).astype(int)
+    remedy = "multiply x and width by the width of the image, y and height by its height"
+    if (boxes[:, :2] + boxes[:, 2:] > 1.001).any():
+        remedy += (
+            ", and check that x, y is the upper left corner, not the centre as in YOLO's files"
+        )
+    return (
+        f"the {len(boxes)} boxes look normalised: no coordinate is above 1, in images of up to "
+        f"{width}x{height}; {remedy}"
+    )
+
+
+def _inside(low: Floats, high: Floats, sizes: Floats) -> NDArray[np.bool_]:
+    """Return whether boxes from `low` to `high` [N, 2] have a size and are inside their images."""
+    inside: NDArray[np.bool_] = (low >= -TOLERANCE) & (high > low) & (high <= sizes + TOLERANCE)
+    return inside[:, 0] & inside[:, 1]
