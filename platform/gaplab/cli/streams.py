@@ -23,7 +23,16 @@ class OutputError(Exception):
     """
 
 
-class StandardOutput(io.TextIOWrapper):
+class _Borrowed(io.TextIOWrapper):
+    """A stream over the file of another one, which it leaves open."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        if not self.buffer.closed:
+            self.flush()
+
+
+class StandardOutput(_Borrowed):
     """Standard output that discards everything after an error.
 
     Attributes:
@@ -66,7 +75,7 @@ class StandardOutput(io.TextIOWrapper):
             raise OutputError from error
 
 
-class StandardError(io.TextIOWrapper):
+class StandardError(_Borrowed):
     """Standard error that discards everything after an error, which no message can report."""
 
     def write(self, text: str) -> int:
@@ -106,9 +115,6 @@ def standard_streams() -> Iterator[Callable[[], int]]:
         with suppress(OutputError):
             sys.stdout.flush()
         sys.stdout, sys.stderr = before
-        for each in (output, errors):
-            if each:
-                each.detach()  # otherwise its end would close the file
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from gaplab.cli.options import (
     SpecArgument,
 )
 from gaplab.cli.render.plain import csv_text
-from gaplab.cli.render.tabular import Column, PlainTable, number, text
+from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
@@ -135,7 +135,7 @@ def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
 
 def text_table(made: PaperTable) -> PlainTable:
     """Return the table for a terminal."""
-    return PlainTable(_columns(made), caption=_legend(made), elsewhere="--csv or --json")
+    return PlainTable(_columns(made), caption=_legend(made), remedy=REMEDY_WITH_CSV)
 
 
 def notes(made: PaperTable, query: TableQuery, home: Home) -> list[str]:

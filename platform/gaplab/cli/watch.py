@@ -90,7 +90,7 @@ class Progress:
         metrics = self.evaluation.metrics if self.evaluation else {}
         numbers = (points(metrics.get("ap")), points(metrics.get("ap_nms")))
         return (
-            self.trial.id,
+            self.trial.id[:8],
             self.trial.assignment,
             str(self.trial.seed),
             f"{self.epoch}/{self.trial.epochs}",
@@ -158,7 +158,7 @@ class LiveTable:
             title += f", {hidden} not shown"
         shown = {row.trial.id for row in rows}
         cells = (row.cells() for row in self._rows.values() if row.trial.id in shown)
-        return plain_table(self.COLUMNS, cells, title=title, elsewhere="gaplab status --json")
+        return plain_table(self.COLUMNS, cells, title=title, remedy="a wider terminal")
 
     def _height(self, table: PlainTable) -> int:
         return len(self._console.render_lines(table, pad=False))

@@ -1,5 +1,6 @@
 """Full disks, closed pipes, poor encodings and odd sizes of terminals: one line, no traceback."""
 
+import gc
 import io
 import os
 import re
@@ -194,6 +195,23 @@ def test_a_sweep_goes_on_without_output(run: Run, capfd: pytest.CaptureFixture[s
             assert code() == 1
     message = FULL_DISK.replace("\n", "; the sweep goes on, see gaplab status\n")
     assert capfd.readouterr().err == message
+
+
+def test_libraries_may_keep_the_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colorama, which Ray uses, asks the stream that it saw first whether it is a terminal, at the
+    end of the process."""
+    with open(tmp_path / "out", "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        monkeypatch.setattr(sys, "__stdout__", file)
+        with standard_streams():
+            kept = sys.stdout
+            kept.write("first ")
+        assert kept is not sys.stdout
+        assert not kept.isatty()
+        del kept
+        gc.collect()
+        file.write("second")
+    assert (tmp_path / "out").read_text() == "first second"
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -25,7 +25,7 @@ class Clock:
 
 
 def trial(number: int = 1, epochs: int = 10) -> TrialRecord:
-    return trial_record(f"{number:012x}", epochs=epochs)
+    return trial_record(f"{number:08x}0000", epochs=epochs)
 
 
 def started(of: TrialRecord, epoch: int = 0) -> Started:
@@ -129,15 +129,15 @@ def test_the_table_shows_every_trial_if_they_fit() -> None:
     trials = [trial(n) for n in range(3)]
     shown = screen(trials, history(trials[0]), height=40)
     assert "1 of 3 trials done" in shown
-    assert all(t.id in shown for t in trials)
+    assert all(t.id[:8] in shown for t in trials)
     assert "1 of 1 trial done" in screen(trials[:1], history(trials[0]), height=40)
 
 
 def test_in_a_low_window_running_trials_come_first() -> None:
     trials = [trial(n) for n in range(50)]
     shown = screen(trials, [started(trials[49])], height=12)
-    assert trials[49].id in shown
-    assert sum(t.id in shown for t in trials) == 6
+    assert trials[49].id[:8] in shown
+    assert sum(t.id[:8] in shown for t in trials) == 6
     assert len(shown.splitlines()) <= 12
 
 
@@ -162,5 +162,23 @@ def test_notes_on_a_start_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
 def test_ended_trials_are_shown_before_waiting_ones(state: TrialState) -> None:
     trials = [trial(number) for number in range(1, 30)]
     shown = screen(trials, [ended(trials[-1], state, "why")], height=10)
-    assert trials[-1].id in shown
+    assert trials[-1].id[:8] in shown
     assert state in shown
+
+
+@pytest.mark.parametrize("width", [20, 45, 80])
+@pytest.mark.parametrize("height", [8, 12, 30])
+def test_the_table_fits_the_screen(width: int, height: int) -> None:
+    """Long names take several lines; the title says how many trials are not shown."""
+    trials = [replace(trial(n), assignment="a name of many words " * 5) for n in range(50)]
+    console = PlainConsole(file=io.StringIO(), width=width, height=height)
+    table = LiveTable(trials, console).table()
+    shown = len(table.columns[0].cells)
+    assert len(console.render_lines(table)) < height or shown == 1
+    assert table.title == f"0 of 50 trials done, {50 - shown} not shown"
+
+
+def test_control_characters_are_escaped_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with Lines([trial()]) as lines:
+        lines(ended(trial(), TrialState.FAILED, "\x1b[31mred\r"))
+    assert capsys.readouterr().out.endswith(r"failed: \x1b[31mred\r" + "\n")

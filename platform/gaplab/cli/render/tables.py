@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from detectors.evaluation.metrics import label
-from gaplab.cli.render.tabular import Column, PlainTable, number, text
+from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
 from gaplab.ledger.views import METRICS as STORED
 from gaplab.results.compare import Group, Stat
@@ -101,7 +101,7 @@ def _captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) -
             facts.append(f"{words} {values.pop()}")
             columns = [each for each in columns if each is not column]
     shown = [each for each in columns if not each.cells or any(each.cells)]
-    return PlainTable(shown, caption="; ".join(facts), elsewhere="--csv or --json")
+    return PlainTable(shown, caption="; ".join(facts), remedy=REMEDY_WITH_CSV)
 
 
 def _key(key: str, values: Sequence[Any]) -> Column:

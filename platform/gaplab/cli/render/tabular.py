@@ -24,6 +24,9 @@ Gap = Literal[0, 1]
 """Number of blanks between two columns, beyond the first one."""
 FOLDED, NARROW = 12, 8
 """Columns that a line of a wrapped cell keeps: at least, and before columns are left out."""
+REMEDY = "a wider terminal, a pipe (| cat) or --json"
+REMEDY_WITH_CSV = "a wider terminal, a pipe (| cat), --csv or --json"
+"""How to see the columns that a table leaves out, of a command that prints JSON, and also CSV."""
 _ASCII_HEAD = Box(str(SIMPLE_HEAD).replace("─", "-"), ascii=True)
 _LEFT_TO_RIGHT = "\u200e"
 """An invisible mark. Without it, terminals exchange numbers that follow a Hebrew or Arabic name."""
@@ -68,8 +71,8 @@ class PlainTable:
     columns: Sequence[Column]
     title: str = ""
     caption: str = ""
-    elsewhere: str = "--json"
-    """Options of the command that print what a narrow terminal has no room for."""
+    remedy: str = REMEDY
+    """How to see the columns that are left out."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
         encoding = console.encoding
@@ -84,8 +87,7 @@ class PlainTable:
             yield _line(self.caption, encoding)
         if left_out:
             names = ", ".join(map(str, left_out))
-            remedy = f"a wider terminal, a pipe (| cat), or {self.elsewhere}"
-            yield _line(f"left out, too narrow for: {names}; to see them: {remedy}", encoding)
+            yield _line(f"left out, too narrow for: {names}; to see them: {self.remedy}", encoding)
 
 
 def plain_table(
@@ -94,12 +96,12 @@ def plain_table(
     *,
     title: str = "",
     caption: str = "",
-    elsewhere: str = "--json",
+    remedy: str = REMEDY,
 ) -> PlainTable:
     """Return a table with these columns and rows. Cells are text, never markup."""
     cells = list(zip(*rows, strict=True)) or [()] * len(columns)
     filled = [replace(c, cells=each) for c, each in zip(columns, cells, strict=True)]
-    return PlainTable(filled, title, caption, elsewhere)
+    return PlainTable(filled, title, caption, remedy)
 
 
 def fitted(columns: Sequence[Column], width: int) -> tuple[list[Column], Gap, list[Column]]:
