@@ -1,19 +1,19 @@
 """Store the raw candidates of one trial, epoch and branch as Parquet files, and read them again.
 
-A dump is a folder with one part per rank. Each row of a part is a candidate: its class by name, its
-box in pixels of the original image, and its anchor point in pixels of the detector's input. Row
-groups never split an image. Other tools can read the files as they are.
+A dump is a folder with one part per rank. Each row of a part is a candidate: its class, as a label
+and by name, its box in pixels of the original image, and its anchor point in pixels of the
+detector's input. Row groups never split an image. Other tools can read the files as they are.
+
+Version 1 had no labels, and is still read.
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from detectors.data.loader import shard
 from detectors.evaluation.truth import GroundTruth
@@ -21,26 +21,9 @@ from detectors.structures import Candidates
 from detectors.world import World
 from gaplab.errors import UserError
 from gaplab.records import Subject
+from gaplab.storage.candidate_rows import LAYOUT, Lookup, chunks, row_groups
 from gaplab.storage.filesystem import Storage, evaluation_folder
-from gaplab.storage.parquet import Category, Column, Layout, Reader, reading, write_table
-
-ROWS = 65_536
-"""A row group ends with the image that fills this many rows."""
-_BOX = ("x1", "y1", "x2", "y2")
-_POINT = ("point_x", "point_y")
-LAYOUT = Layout(
-    "candidates",
-    1,
-    {
-        "image_id": Column("int64"),
-        "level": Column("int16"),
-        "class": Column("category"),
-        "score": Column("float32", varied=True),
-        **{name: Column("float32", varied=True) for name in _BOX},
-        **{name: Column("float32") for name in (*_POINT, "stride")},
-    },
-    "restore it from a backup, or train the trial again in another --home",
-)
+from gaplab.storage.parquet import reading, write_table
 
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
@@ -113,7 +96,7 @@ def write_part(storage: Storage, part: Part, candidates: Candidates) -> str:
         raise ValueError(f"images {sorted(others)[:5]} are not in the share of rank {world.rank}")
     folder = evaluation_folder("candidates", subject.trial, subject.epoch, subject.branch)
     name = f"{folder}/{_part_name(world.rank, world.size)}"
-    rows = _row_groups(candidates, np.array(truth.image_ids, dtype=np.int64), truth.classes)
+    rows = row_groups(candidates, np.array(truth.image_ids, dtype=np.int64), truth.classes)
     write_table(storage, name, LAYOUT, asdict(footer), rows)
     return f"{storage.uri}/{folder}"
 
@@ -143,6 +126,8 @@ class Dump:
     info: DumpInfo
     _images: tuple[tuple[int, ...], ...]
     """Image ids of each part, by rank."""
+    _labelled: bool
+    """Whether all parts have labels."""
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -153,22 +138,32 @@ class Dump:
         """
         storage = Storage(uri)
         names = _complete_set(storage)
-        footers = []
+        footers, versions = [], []
         for name in names:
             with reading(storage, name, LAYOUT) as file:
                 footers.append(file.document(_Footer))
+                versions.append(file.version)
         _check_footers(uri, names, footers)
-        return cls(uri, footers[0].info(), tuple(footer.images for footer in footers))
+        images = tuple(footer.images for footer in footers)
+        return cls(uri, footers[0].info(), images, min(versions) > 1)
 
     def check(self, image_ids: Sequence[int], classes: Sequence[str]) -> None:
-        """Raise UserError unless the dump has exactly these images and classes, in any order."""
-        held = {each for part in self._images for each in part}
-        lines = _differences("images", held, set(image_ids))
-        lines += _differences("classes", set(self.info.classes), set(classes))
+        """Raise UserError unless the dump has exactly these images and classes, in any order.
+
+        Classes with the same name must be in the same order, and must have labels.
+        """
+        lines = _differences("images", [i for part in self._images for i in part], image_ids)
+        lines += _differences("classes", self.info.classes, classes)
         if lines:
             raise UserError(
                 f"{self.uri}: belongs to another data set ({'; '.join(lines)}); "
                 "restore the data that the trial was evaluated on"
+            )
+        repeated = [name for name, count in Counter(classes).items() if count > 1]
+        if repeated and not (self._labelled and tuple(classes) == self.info.classes):
+            raise UserError(
+                f"{self.uri}: its classes named {_first_three(repeated)} can't be told apart; give "
+                "every class its own name, and train the trial again"
             )
 
     def stream(self, image_ids: Sequence[int], classes: Sequence[str]) -> Iterator[Candidates]:
@@ -188,141 +183,10 @@ class Dump:
         storage, size = Storage(self.uri), len(self._images)
         index = {each: i for i, each in enumerate(image_ids)}
         for rank, images in enumerate(self._images):
-            lookup = _Lookup.of({each: index[each] for each in images}, classes)
+            own = {each: index[each] for each in images}
+            lookup = Lookup.of(own, self.info.classes, classes)
             with reading(storage, _part_name(rank, size), LAYOUT) as file:
-                yield from _chunks(file, lookup, f"{self.uri}/{_part_name(rank, size)}")
-
-
-# --- rows -----------------------------------------------------------------------------------------
-
-
-def _row_groups(
-    candidates: Candidates, image_ids: NDArray[np.int64], classes: Sequence[str]
-) -> Iterator[dict[str, Any]]:
-    """Yield the candidates as row groups of whole images.
-
-    Args:
-        candidates: sorted by image, then by falling score; otherwise ValueError is raised.
-        image_ids: [I] id of each image of the data set.
-        classes: name of each label.
-    """
-    image = candidates.image.numpy()
-    if _is_unsorted(image, candidates.scores.numpy()) or (np.diff(image) < 0).any():
-        raise ValueError("candidates are not sorted by image and falling score")
-    columns = _columns(candidates, image_ids[image])
-    labels, names = candidates.labels.numpy().astype(np.int32), tuple(classes)
-    start = 0
-    for stop in _group_ends(image):
-        group = {name: column[start:stop] for name, column in columns.items()}
-        yield {**group, "class": Category(labels[start:stop], names)}
-        start = stop
-
-
-def _columns(candidates: Candidates, image_id: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """Return all columns but `class`."""
-    boxes, points = candidates.boxes.float().numpy(), candidates.points.float().numpy()
-    return {
-        "image_id": image_id,
-        "level": candidates.levels.numpy().astype(np.int16),
-        "score": candidates.scores.float().numpy(),
-        **{name: np.ascontiguousarray(boxes[:, i]) for i, name in enumerate(_BOX)},
-        **{name: np.ascontiguousarray(points[:, i]) for i, name in enumerate(_POINT)},
-        "stride": candidates.strides.float().numpy(),
-    }
-
-
-def _group_ends(image: NDArray[np.int64]) -> Iterator[int]:
-    """Yield where row groups end: after `ROWS` rows or more, at the next end of an image."""
-    ends = [*(np.flatnonzero(np.diff(image)) + 1).tolist(), len(image)]
-    start = 0
-    for end in ends:
-        if end - start >= ROWS or start < end == len(image):
-            yield end
-            start = end
-
-
-def _is_unsorted(image: NDArray[np.int64], score: NDArray[Any]) -> bool:
-    """Return whether the rows of an image are apart, or a score is above the one before it."""
-    same = image[1:] == image[:-1]
-    runs = len(image) - np.count_nonzero(same)
-    rising = (same & (score[1:] > score[:-1])).any()
-    return bool(rising or runs != len(np.unique(image)))
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """Converts ids and names in the rows of one part to indices of the data set.
-
-    Attributes:
-        ids: [I] ids of the part's images, rising.
-        indices: [I] index of each of these images in the data set.
-        labels: label of each class name.
-    """
-
-    ids: NDArray[np.int64]
-    indices: NDArray[np.int64]
-    labels: Mapping[str, int]
-
-    @classmethod
-    def of(cls, indices: Mapping[int, int], classes: Sequence[str]) -> Self:
-        """Return the lookup for the index of each image id and these classes, in label order."""
-        pairs = np.array(sorted(indices.items()), dtype=np.int64).reshape(-1, 2)
-        return cls(pairs[:, 0], pairs[:, 1], {name: i for i, name in enumerate(classes)})
-
-    def images(self, image_id: NDArray[np.int64]) -> tuple[NDArray[np.int64], bool]:
-        """Return the image index of each row, and whether all rows are of this part's images."""
-        if not len(self.ids):
-            return np.zeros_like(image_id), not len(image_id)
-        at = np.searchsorted(self.ids, image_id).clip(max=len(self.ids) - 1)
-        return self.indices[at], bool((self.ids[at] == image_id).all())
-
-    def classes(self, column: Category) -> NDArray[np.int64]:
-        """Return the label of each row, -1 for an unknown class."""
-        table = np.array([self.labels.get(name, -1) for name in column.names], dtype=np.int64)
-        return table[column.codes]
-
-
-def _chunks(file: Reader, lookup: _Lookup, uri: str) -> Iterator[Candidates]:
-    """Yield the candidates of each row group of a part. Raises UserError."""
-    seen = set[int]()
-    for index in range(len(file)):
-        where = f"{uri}: row group {index}"
-        chunk = _read_group(file.group(index), lookup, where)
-        images = set(np.unique(chunk.image.numpy()).tolist())
-        if images & seen:
-            raise UserError(f"{where}: continues an image of an earlier one; {LAYOUT.remedy}")
-        seen |= images
-        yield chunk
-
-
-def _read_group(group: Mapping[str, Any], lookup: _Lookup, where: str) -> Candidates:
-    """Return the candidates of one row group, sorted by index of image, then as stored.
-
-    Raises:
-        UserError: starting with `where`, for rows that `_row_groups` can't have written.
-    """
-    image, known = lookup.images(group["image_id"])
-    label = lookup.classes(group["class"])
-    boxes, points = (np.stack([group[n] for n in names], axis=1) for names in (_BOX, _POINT))
-    score = group["score"]
-    checks = {
-        "images that are not in this part": not known,
-        "unknown classes": (label < 0).any(),
-        "boxes that are not finite": not np.isfinite(boxes).all(),
-        "anchor points that are not finite": not np.isfinite(points).all(),
-        "strides that are not positive": not (group["stride"] > 0).all(),
-        "levels below 0": (group["level"] < 0).any(),
-        "scores outside [0, 1]": not ((score >= 0) & (score <= 1)).all(),
-        "images that are not sorted by falling score": _is_unsorted(image, score),
-    }
-    if problems := [problem for problem, found in checks.items() if found]:
-        raise UserError(f"{where}: {', '.join(problems)}; {LAYOUT.remedy}")
-    order = np.argsort(image, kind="stable")
-    columns = (image, boxes, score, label, group["level"].astype(np.int64), points, group["stride"])
-    return Candidates(*(torch.from_numpy(column[order]) for column in columns))
-
-
-# --- parts ----------------------------------------------------------------------------------------
+                yield from chunks(file, lookup, f"{self.uri}/{_part_name(rank, size)}")
 
 
 @dataclass(frozen=True)
@@ -387,10 +251,13 @@ def _check_footers(uri: str, names: Sequence[str], footers: Sequence[_Footer]) -
         raise UserError(*problems)
 
 
-def _differences(what: str, held: set[Any], given: set[Any]) -> list[str]:
-    """Return what only the dump has, and what only the data set has."""
-    pairs = (("only in the dump", held - given), ("only in the data", given - held))
-    return [f"{what} {where}: {_first_three(sorted(each))}" for where, each in pairs if each]
+def _differences(what: str, held: Sequence[Any], given: Sequence[Any]) -> list[str]:
+    """Return what only the dump has, and what only the data set has; repeated values count."""
+    ours, theirs = Counter(held), Counter(given)
+    pairs = (("only in the dump", ours - theirs), ("only in the data", theirs - ours))
+    return [
+        f"{what} {where}: {_first_three(sorted(each.elements()))}" for where, each in pairs if each
+    ]
 
 
 def _first_three(values: Sequence[Any]) -> str:

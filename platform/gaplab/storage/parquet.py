@@ -48,11 +48,13 @@ class Column:
         kind: `time` is an aware datetime, `category` is text with few distinct values.
         null: whether values may be missing.
         varied: whether most values are different, as measured numbers are. It selects the encoding.
+        since: version of the layout that added the column; files of earlier versions lack it.
     """
 
     kind: Kind
     null: bool = False
     varied: bool = False
+    since: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def write_table(
     Raises:
         UserError: if the file can't be written. Nothing is left of it.
     """
-    schema, rows = _schema(layout), 0
+    schema, rows = _schema(layout.columns), 0
     varied = [name for name, column in layout.columns.items() if column.varied]
     options = {
         "use_dictionary": [name for name in layout.columns if name not in varied],
@@ -138,12 +140,18 @@ def write_table(
 
 
 class Reader:
-    """An open file. Its methods raise UserError if the file is damaged."""
+    """An open file. Its methods raise UserError if the file is damaged.
+
+    Attributes:
+        version: version of the layout with which it was written.
+    """
 
     def __init__(self, file: pq.ParquetFile, uri: str, layout: Layout) -> None:
         self._file, self._uri, self._layout = file, uri, layout
         self._document = _document(file, uri, layout)
-        _check_columns(file, uri, layout)
+        self.version = int(self._document["version"])
+        self._columns = {n: c for n, c in layout.columns.items() if c.since <= self.version}
+        _check_columns(file, uri, layout, self._columns)
         if (rows := file.metadata.num_rows) != self._document["rows"]:
             raise UserError(
                 f"{uri}: has {rows} rows, but was written with {self._document['rows']}; "
@@ -166,11 +174,11 @@ class Reader:
         return int(self._file.num_row_groups)
 
     def group(self, index: int) -> dict[str, Any]:
-        """Return a row group: an array, or a Category, for every column of the layout."""
+        """Return a row group: an array, or a Category, for every column of the file's version."""
         with _readable(f"{self._uri}: row group {index}", self._layout):
-            table = self._file.read_row_group(index, columns=list(self._layout.columns))
+            table = self._file.read_row_group(index, columns=list(self._columns))
             table.validate(full=True)
-            return {name: _values(table[name]) for name in self._layout.columns}
+            return {name: _values(table[name]) for name in self._columns}
 
 
 @contextmanager
@@ -202,9 +210,9 @@ def _readable(where: str, layout: Layout) -> Iterator[None]:
         raise UserError(f"{where}: damaged ({reason(error)}); {layout.remedy}") from error
 
 
-def _schema(layout: Layout) -> pa.Schema:
+def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     return pa.schema(
-        [pa.field(name, _TYPES[c.kind], nullable=c.null) for name, c in layout.columns.items()]
+        [pa.field(name, _TYPES[c.kind], nullable=c.null) for name, c in columns.items()]
     )
 
 
@@ -247,10 +255,12 @@ def _document(file: pq.ParquetFile, uri: str, layout: Layout) -> dict[str, Any]:
     return dict(found)
 
 
-def _check_columns(file: pq.ParquetFile, uri: str, layout: Layout) -> None:
+def _check_columns(
+    file: pq.ParquetFile, uri: str, layout: Layout, columns: Mapping[str, Column]
+) -> None:
     """Raise UserError with every column that is missing or of another type; extra ones are fine."""
     schema, problems = file.schema_arrow, []
-    for field in _schema(layout):
+    for field in _schema(columns):
         if (count := schema.names.count(field.name)) != 1:
             problems.append(f"{count} columns {field.name}" if count else f"no column {field.name}")
         elif not (there := schema.field(field.name)).equals(field):

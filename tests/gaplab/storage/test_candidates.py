@@ -1,5 +1,6 @@
 """Dumps of candidates: round trips with any number of ranks, and every kind of damage."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.records import Subject
-from gaplab.storage import candidates as dumps
+from gaplab.storage import candidate_rows
 from gaplab.storage.candidates import Dump, DumpInfo, Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
 from tests.builders import empty_truth
@@ -40,6 +41,9 @@ class FakeWorld:
 
     def gather(self, value: Any) -> list[Any]:
         raise NotImplementedError
+
+
+Writer = Callable[[Path, Candidates, GroundTruth], str]
 
 
 def truth(image_ids: Sequence[int], classes: Sequence[str] = CLASSES) -> GroundTruth:
@@ -97,7 +101,7 @@ def assert_equal(one: Candidates, other: Candidates) -> None:
 @pytest.fixture
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make row groups of about five rows."""
-    monkeypatch.setattr(dumps, "ROWS", 5)
+    monkeypatch.setattr(candidate_rows, "ROWS", 5)
 
 
 @pytest.mark.usefixtures("few_rows")
@@ -141,12 +145,14 @@ class TestRoundTrip:
         assert set(table["branch"].to_pylist()) == {"o2o"}
         types = {field.name: field.type for field in table.schema}
         assert types["class"] == pa.dictionary(pa.int32(), pa.string())
+        assert types["label"] == pa.int32()
         assert (types["image_id"], types["level"]) == (pa.int64(), pa.int16())
         assert pc.count_distinct(table["image_id"]).as_py() == 3
         table = table.filter(pc.equal(table["image_id"], 6))
         mine = found.take(found.image == 2)
         assert table["score"].to_pylist() == mine.scores.tolist()
         assert table["class"].to_pylist() == [CLASSES[i] for i in mine.labels]
+        assert table["label"].to_pylist() == mine.labels.tolist()
         assert table["level"].to_pylist() == mine.levels.tolist()
         for i, name in enumerate(("x1", "y1", "x2", "y2")):
             assert types[name] == pa.float32()
@@ -274,6 +280,91 @@ class TestCheck:
         with pytest.raises(UserError, match="belongs to another data set"):
             next(dump.stream([10, 3], CLASSES))
 
+    @pytest.mark.parametrize(
+        ("held", "given", "line"),
+        [
+            ("aab", "ab", "(classes only in the dump: a)"),
+            ("ab", "aab", "(classes only in the data: a)"),
+            ("aab", "abb", "(classes only in the dump: a; classes only in the data: b)"),
+            ("aab", "aba", "its classes named a can't be told apart; give every class its own"),
+        ],
+    )
+    def test_other_classes_of_equal_names(
+        self, tmp_path: Path, held: str, given: str, line: str
+    ) -> None:
+        data = truth([1], tuple(held))
+        dump = Dump.open(write(tmp_path, candidates([9], classes=len(held)), data))
+        with pytest.raises(UserError) as error:
+            dump.check([1], tuple(given))
+        assert line in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def write_version_1(folder: Path, found: Candidates, data: GroundTruth) -> str:
+    """Write a dump as version 1 of the layout did, which had classes by name only."""
+    columns = {
+        "image_id": pa.array(np.array(data.image_ids)[found.image.numpy()], pa.int64()),
+        "level": pa.array(found.levels.numpy(), pa.int16()),
+        "class": pa.array([data.classes[i] for i in found.labels]).dictionary_encode(),
+        "score": pa.array(found.scores.numpy(), pa.float32()),
+        **{n: pa.array(found.boxes[:, i].numpy()) for i, n in enumerate(("x1", "y1", "x2", "y2"))},
+        "point_x": pa.array(found.points[:, 0].numpy()),
+        "point_y": pa.array(found.points[:, 1].numpy()),
+        "stride": pa.array(found.strides.numpy()),
+    }
+    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
+    own = {"trial": "abc", "epoch": 9, "branch": "o2o", "classes": data.classes, "topk": 1000}
+    about = {"rank": 0, "size": 1, "images": data.image_ids, "rows": len(found)}
+    document = {**own, **about, "format": "candidates", "version": 1}
+    schema = pa.schema(fields, metadata={"gaplab": json.dumps(document)})
+    (folder / FOLDER).mkdir(parents=True)
+    table = pa.Table.from_arrays(list(columns.values()), schema=schema)
+    pq.write_table(table, folder / FOLDER / "part-00000-of-00001.parquet")
+    return f"{folder}/{FOLDER}"
+
+
+class TestClasses:
+    """Which class a candidate has: by label, or by name in files of version 1."""
+
+    @pytest.mark.parametrize("writer", [write, write_version_1])
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+    def test_classes_in_any_order(
+        self, tmp_path: Path, writer: Writer, order: tuple[int, ...]
+    ) -> None:
+        found, ids = candidates([4, 0, 7]), [5, 7, 6]
+        uri, given = writer(tmp_path, found, truth(ids)), [CLASSES[i] for i in order]
+        back = read(uri, ids, given)
+        assert [given[i] for i in back.labels] == [CLASSES[i] for i in found.labels]
+        if order == (0, 1, 2):
+            assert_equal(back, found)
+
+    def test_labels_of_equal_names_stay(self, tmp_path: Path) -> None:
+        names, found = ("cell", "cell", "cell", "dog"), candidates([30, 40], classes=4)
+        uri = write(tmp_path, found, truth([1, 2], names))
+        assert_equal(read(uri, [1, 2], names), found)
+
+    def test_equal_names_without_labels_are_refused(self, tmp_path: Path) -> None:
+        names = ("cell", "cell", "dog")
+        uri = write_version_1(tmp_path, candidates([5]), truth([1], names))
+        with pytest.raises(UserError) as error:
+            Dump.open(uri).check([1], names)
+        assert str(error.value) == (
+            f"{uri}: its classes named cell can't be told apart; give every class its own name, "
+            "and train the trial again"
+        )
+
+    def test_an_old_part_among_new_ones(self, tmp_path: Path) -> None:
+        """As after a restart with another version on one of the machines."""
+        found, data = candidates([3, 3]), truth([1, 2])
+        whole = write(tmp_path / "new", found, data, 2)
+        first = found.take(found.image == 0)
+        old = write_version_1(tmp_path / "old", first, data) + "/part-00000-of-00001.parquet"
+        table = pq.read_table(old)
+        document = json.loads(table.schema.metadata[b"gaplab"]) | {"size": 2, "images": [1]}
+        part = f"{whole}/part-00000-of-00002.parquet"
+        pq.write_table(table.replace_schema_metadata({"gaplab": json.dumps(document)}), part)
+        assert_equal(read(whole, [1, 2]), found)
+
 
 Change = Callable[[pa.Table], pa.Table]
 
@@ -326,6 +417,10 @@ class TestBadRows:
             (put("stride", 0.0), "strides that are not positive"),
             (put("level", -1), "levels below 0"),
             (put("class", "dog"), "unknown classes"),
+            (put("label", 3), "unknown classes"),
+            (put("label", -1), "unknown classes"),
+            (put("label", 2), "names of classes that differ from their labels"),
+            (put("class", "person"), "names of classes that differ from their labels"),
             (put("image_id", 30), "images that are not in this part"),
             (exchange(6, 8), "images that are not sorted by falling score"),
         ],
@@ -367,7 +462,11 @@ class TestBadRows:
             Dump.open(str(part.parent))
 
     def test_another_column_type(self, part: Path) -> None:
-        self.rewrite(part, lambda t: t.set_column(3, "score", t["score"].cast(pa.float64())))
+        def cast(table: pa.Table) -> pa.Table:
+            index = table.schema.get_field_index("score")
+            return table.set_column(index, "score", table["score"].cast(pa.float64()))
+
+        self.rewrite(part, cast)
         with pytest.raises(
             UserError, match="column score is double with missing values, not float"
         ):
