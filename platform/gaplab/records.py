@@ -246,13 +246,20 @@ class EpochDone:
     epochs: int
     """Number of epochs of the trial."""
     losses: dict[str, float]
-    """Mean losses of the epoch by name; empty if evaluations are only repeated."""
+    """Mean losses of the epoch by name; empty if what earlier epochs measured is only repeated."""
     evaluations: tuple[EvaluationRecord, ...]
     """New evaluations; after a resume, all evaluations that the checkpoint has."""
     checkpoint: str
     """URI of the checkpoint."""
     cost: Cost
+    earlier: dict[int, dict[str, float]] = field(default_factory=dict)
+    """After a resume, the mean losses of all epochs that the checkpoint has, by epoch."""
     kind: Literal["epoch"] = "epoch"
+
+    @property
+    def all_losses(self) -> dict[int, dict[str, float]]:
+        """The mean losses of this epoch and those of `earlier`, by epoch."""
+        return self.earlier | ({self.epoch: self.losses} if self.losses else {})
 
 
 @dataclass(frozen=True)

@@ -266,3 +266,35 @@ class TestProtocols:
             one.result(), two.result()
         assert len(ledger.evaluations("t1")) == len(every)
         assert list(ledger.protocols()) == list("abcdefgh")
+
+
+class TestLosses:
+    def test_they_are_stored_once_and_deleted_by_a_rerun(self, started: tuple[Ledger, int]) -> None:
+        """A repeated event changes nothing, and a repetition adds the epochs that were missed."""
+        ledger, attempt = started
+        first, second = {"o2o.cls": 1 / 3, "größe ☃": 1e-300}, {"o2o.cls": 0.25}
+        for _ in range(2):
+            ledger.record_epoch(epoch_done("t1", 2, losses=second), attempt)
+        assert ledger.losses("t1") == {2: second}
+        assert ledger.losses("t2") == {}
+        repetition = {1: first, 2: {"o2o.cls": 9.0}}
+        ledger.record_epoch(epoch_done("t1", 2, earlier=repetition), attempt)
+        assert ledger.losses("t1") == {1: first, 2: second}
+        assert [(row.trial, row.epoch) for row in ledger.all_losses()] == [("t1", 1), ("t1", 2)]
+        assert list(ledger.all_losses(sweep="s9")) == []
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+        assert ledger.rerun("t1")
+        assert ledger.losses("t1") == {}
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_a_loss_that_is_not_finite_stores_nothing(
+        self, started: tuple[Ledger, int], value: float
+    ) -> None:
+        ledger, attempt = started
+        done = epoch_done("t1", 1, evaluation_record(), losses={"o2o.cls": value})
+        with pytest.raises(
+            ValueError, match=r"losses of epoch 1 of trial t1: not finite: o2o\.cls"
+        ):
+            ledger.record_epoch(done, attempt)
+        assert ledger.losses("t1") == {}
+        assert ledger.evaluations("t1") == []

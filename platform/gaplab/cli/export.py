@@ -21,7 +21,10 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
-    """Write trials, evaluations and AP per class as Parquet files."""
+    """Write trials, evaluations and losses as Parquet files.
+
+    AP per class is in a file of its own.
+    """
     with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
         for path, rows in write_files(ledger, folder, sweep, force).items():
             sys.stdout.write(f"{path}: {plural(rows, 'row')}\n")

@@ -29,11 +29,13 @@ LAST_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class TrialDetails:
-    """A trial with all of its attempts and evaluations."""
+    """A trial with all of its attempts, evaluations and losses."""
 
     trial: TrialView
     attempts: list[AttemptView]
     evaluations: list[EvaluationView]
+    losses: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    """Mean losses by epoch and name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def details(ledger: Ledger, name: str) -> Details:
     attempts = ledger.attempts(found.id)
     if attempts:  # the settings with which it ran, which a sweep may have replaced since
         found = dataclasses.replace(found, config=attempts[-1].config)
-    return TrialDetails(found, attempts, ledger.evaluations(found.id, None))
+    evaluations, losses = ledger.evaluations(found.id, None), ledger.losses(found.id)
+    return TrialDetails(found, attempts, evaluations, losses)
 
 
 def details_json(found: Details | list[SweepView]) -> str:
@@ -136,6 +139,8 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
     console.print(dump_yaml(trial.config))
     _print_attempts(found.attempts, console)
+    if found.losses:
+        console.print(_losses(found.losses))
     _print_evaluations(found.evaluations, console)
     if not found.evaluations:
         return
@@ -297,6 +302,17 @@ def _print_evaluations(evaluations: list[EvaluationView], console: Console) -> N
         console.print(_evaluations(coco, "ar"))
     if crowd:
         console.print(_evaluations(crowd, "mmr", "recall"))
+
+
+def _losses(losses: Mapping[int, Mapping[str, float]]) -> PlainTable:
+    """Return a table of the mean losses, one line per epoch."""
+    names = list(dict.fromkeys(name for each in losses.values() for name in each))
+    columns = [number("epoch"), *(number(f"loss\n{name}") for name in names)]
+    rows = (
+        [str(epoch), *(f"{each[name]:.4g}" if name in each else "-" for name in names)]
+        for epoch, each in losses.items()
+    )
+    return plain_table(columns, rows)
 
 
 def _evaluations(evaluations: list[EvaluationView], *others: str) -> PlainTable:

@@ -268,3 +268,14 @@ class Checkpoint(Base):
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     uri: Mapped[str]
     created_at: Mapped[datetime]
+
+
+class EpochLosses(Base):
+    """Mean losses of one epoch of a trial, by name."""
+
+    __tablename__ = "epoch_losses"
+
+    trial_id: Mapped[str] = mapped_column(ForeignKey("trial.id"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    losses: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]

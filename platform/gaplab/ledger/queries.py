@@ -19,10 +19,19 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from detectors.evaluation.metrics import ClassGap
-from gaplab.ledger.models import Attempt, Evaluation, Protocol, Sweep, SweepTrial, Trial
+from gaplab.ledger.models import (
+    Attempt,
+    EpochLosses,
+    Evaluation,
+    Protocol,
+    Sweep,
+    SweepTrial,
+    Trial,
+)
 from gaplab.ledger.views import (
     METRICS,
     AttemptView,
+    EpochLossesView,
     EvaluationView,
     RowFilter,
     SweepView,
@@ -148,6 +157,22 @@ def all_evaluations(sweep: str | None, truth: str | None) -> Query:
     return query.order_by(*_KEY)
 
 
+def all_losses(sweep: str | None, trial: str | None) -> Query:
+    """Select the losses of every epoch, or of those of one sweep or trial, ordered by the key."""
+    query = select(*_columns(EpochLosses))
+    if sweep is not None:
+        held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
+        query = query.where(EpochLosses.trial_id.in_(held))
+    if trial is not None:
+        query = query.where(EpochLosses.trial_id == trial)
+    return query.order_by(EpochLosses.trial_id, EpochLosses.epoch)
+
+
+def losses_view(row: AnyRow) -> EpochLossesView:
+    """Convert a row of `all_losses`."""
+    return EpochLossesView(row.trial_id, row.epoch, row.losses, row.created_at)
+
+
 def evaluation_view(row: AnyRow) -> EvaluationView:
     """Convert a row of `evaluations`."""
     values = row._mapping
@@ -262,5 +287,5 @@ def _trial_conditions(wanted: RowFilter) -> list[ColumnElement[bool]]:
     return chosen + [column == value for column, value in pairs if value is not None]
 
 
-def _columns(table: type[Attempt] | type[Evaluation]) -> list[InstrumentedAttribute[Any]]:
+def _columns(table: type[Attempt | Evaluation | EpochLosses]) -> list[InstrumentedAttribute[Any]]:
     return [getattr(table, column.key) for column in table.__table__.columns]

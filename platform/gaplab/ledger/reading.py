@@ -17,6 +17,7 @@ from gaplab.ledger.views import (
     CostKey,
     Coverage,
     DriverView,
+    EpochLossesView,
     EvaluationView,
     MeanCost,
     ResultRow,
@@ -218,6 +219,22 @@ class Reader:
         """Return the digests of all ground truths but the trials' own that are measured against."""
         query = select(Evaluation.truth).where(Evaluation.truth != "").distinct()
         return sorted(self._read(lambda c: c.scalars(query).all()))
+
+    def losses(self, trial: str) -> dict[int, dict[str, float]]:
+        """Return the mean losses of a trial by epoch and name.
+
+        Epochs that were trained before gaplab stored losses are missing.
+        """
+        return {row.epoch: row.losses for row in self.all_losses(trial=trial)}
+
+    def all_losses(
+        self, sweep: str | None = None, trial: str | None = None
+    ) -> Iterator[EpochLossesView]:
+        """Iterate over the losses of every epoch, or of those of one sweep or trial.
+
+        By trial and epoch; fetched as `all_trials` does.
+        """
+        return map(queries.losses_view, self._stream(queries.all_losses(sweep, trial)))
 
     def protocols(self) -> dict[str, dict[str, Any]]:
         """Return the rule of each protocol that is known by name: its values without the name."""

@@ -43,11 +43,11 @@ class Ledger(Reader):
 
     **Idempotence.** Every write may be repeated, any number of times and from any number of
     connections, so a driver may repeat a call whose outcome it does not know. The first accepted
-    sweep, trial and evaluation stay as they are, with two exceptions: `add_sweep` replaces the
-    settings of a sweep, and a later evaluation with the same key (trial, epoch, branch, protocol,
-    ground truth) provides `candidates` and `matches` where the stored ones are empty. The newest
-    URI of a checkpoint replaces earlier ones. The first evaluation with a `rule` defines what the
-    name of its protocol means, permanently.
+    sweep, trial, evaluation and losses stay as they are, with two exceptions: `add_sweep` replaces
+    the settings of a sweep, and a later evaluation with the same key (trial, epoch, branch,
+    protocol, ground truth) provides `candidates` and `matches` where the stored ones are empty. The
+    newest URI of a checkpoint replaces earlier ones. The first evaluation with a `rule` defines what
+    the name of its protocol means, permanently.
 
     **Claims.** A trial has at most one running attempt, and none after one that succeeded unless
     `rerun` was called (`gaplab.states.TRANSITIONS` lists every transition). The state of a trial
@@ -136,7 +136,7 @@ class Ledger(Reader):
         return self._write(writes.record, evaluation, attempt)
 
     def record_epoch(self, done: EpochDone, attempt: int) -> None:
-        """Store the evaluations, the checkpoint and the cost so far of a running attempt.
+        """Store evaluations, losses, the checkpoint and the cost so far of a running attempt.
 
         All are stored in one transaction, so a stored checkpoint always comes with the evaluations
         before it. A later checkpoint of the same epoch replaces the URI of the earlier one.
@@ -154,6 +154,7 @@ class Ledger(Reader):
         # Sorted by key, so that two writers of the same evaluations cannot deadlock.
         for evaluation in sorted(done.evaluations, key=writes.write_order):
             writes.record(connection, evaluation, attempt)
+        writes.add_losses(connection, done.trial, done.all_losses)
         if done.checkpoint:
             writes.add_checkpoint(connection, done.trial, done.epoch, done.checkpoint)
 
@@ -171,7 +172,7 @@ class Ledger(Reader):
     def rerun(self, trial: str) -> bool:
         """Set a trial that has succeeded back to `waiting`.
 
-        Deletes its evaluations and checkpoints; its attempts stay.
+        Deletes its evaluations, losses and checkpoints; its attempts stay.
 
         Returns:
             Whether the trial had succeeded; if not, nothing changes.

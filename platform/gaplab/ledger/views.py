@@ -149,6 +149,16 @@ class RowFilter:
     """Digest of the ground truth; empty: that of the trials' own data."""
 
 
+@dataclass(frozen=True)
+class EpochLossesView:
+    """Mean losses of one epoch of a trial, by name."""
+
+    trial: str
+    epoch: int
+    losses: dict[str, float]
+    created_at: datetime
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
     """One evaluation with the description of its trial. `sweep` is the id of `sweep_name`."""

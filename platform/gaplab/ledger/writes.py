@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -30,7 +30,9 @@ from gaplab.records import (
 )
 from gaplab.states import TrialState
 
-_EVALUATIONS, _CHECKPOINTS = (Base.metadata.tables[n] for n in ("evaluation", "checkpoint"))
+_EVALUATIONS, _CHECKPOINTS, _LOSSES = (
+    Base.metadata.tables[name] for name in ("evaluation", "checkpoint", "epoch_losses")
+)
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
 _UPDATE_CONFIG = (
     update(Base.metadata.tables["sweep_trial"])
@@ -177,6 +179,26 @@ def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> 
         connection.execute(_checkpoint_insert(connection.dialect.name), values)
     except IntegrityError as error:
         raise ValueError(f"trial {trial} is not in the ledger") from error
+
+
+def add_losses(
+    connection: Connection, trial: str, losses: Mapping[int, Mapping[str, float]]
+) -> None:
+    """Insert the losses of epochs; those that are stored already stay.
+
+    Raises:
+        ValueError: a loss is not finite.
+    """
+    for epoch, values in sorted(losses.items()):
+        check_finite(f"losses of epoch {epoch} of trial {trial}", values.items())
+        row = {"trial_id": trial, "epoch": epoch, "losses": dict(values)}
+        connection.execute(_losses_insert(connection.dialect.name), row)
+
+
+@cache
+def _losses_insert(dialect: str) -> Insert:
+    """Build the statement that inserts the losses of an epoch unless there are some."""
+    return _insert(dialect, _LOSSES).values(created_at=Clock()).on_conflict_do_nothing()
 
 
 _RULE = select(Protocol.rule).where(Protocol.id == bindparam("which"))

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from gaplab.formatting import flat
 from gaplab.identity import canonical, digest
-from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
+from gaplab.ledger.views import AttemptView, EpochLossesView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 
@@ -103,6 +103,7 @@ def trial_content(
     trial: TrialView,
     attempts: Sequence[AttemptView],
     evaluations: Sequence[EvaluationView],
+    losses: Sequence[EpochLossesView] = (),
 ) -> RunContent:
     """Return the content of a trial's run, without the tag that names the parent run.
 
@@ -111,6 +112,7 @@ def trial_content(
         trial: the trial.
         attempts: its attempts, first to last; at least one.
         evaluations: its evaluations, sorted by epoch.
+        losses: its losses, sorted by epoch.
     """
     own = trial.protocol
     files = {"trial.yaml": dump_yaml(trial.config)}
@@ -123,7 +125,10 @@ def trial_content(
         ended=None if trial.state is TrialState.RUNNING else _milliseconds(attempts[-1].ended_at),
         files=files,
         params=_params(trial.config),
-        points=tuple(point for each in evaluations for point in _points(each, own)),
+        points=tuple(
+            [point for each in evaluations for point in _points(each, own)]
+            + [point for each in losses for point in _loss_points(each)]
+        ),
     )
 
 
@@ -173,6 +178,15 @@ def _points(evaluation: EvaluationView, own: str) -> list[Point]:
         Point(prefix + _FORBIDDEN.sub("_", name), value, evaluation.epoch, time)
         for name, value in evaluation.metrics.items()
         if value is not None
+    ]
+
+
+def _loss_points(epoch: EpochLossesView) -> list[Point]:
+    """Return the losses of an epoch as `loss/o2o.cls`."""
+    time = _milliseconds(epoch.created_at)
+    return [
+        Point(f"loss/{_FORBIDDEN.sub('_', name)}", value, epoch.epoch, time)
+        for name, value in epoch.losses.items()
     ]
 
 

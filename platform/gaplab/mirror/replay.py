@@ -100,7 +100,8 @@ class Mirror:
             attempts = ledger.attempts(trial.id) if only is None or trial.id in only else []
             if not attempts:
                 continue
-            content = trial_content(view.id, trial, attempts, ledger.evaluations(trial.id))
+            measured = ledger.evaluations(trial.id), list(ledger.all_losses(trial=trial.id))
+            content = trial_content(view.id, trial, attempts, *measured)
             tags = content.tags | {"mlflow.parentRunId": parent}
             written += runs.write(replace(content, tags=tags))
             ended = max(ended, attempts[-1].ended_at or ended)

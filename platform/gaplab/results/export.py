@@ -1,4 +1,4 @@
-"""Write the ledger's trials and evaluations to Parquet files, for other tools to read."""
+"""Write the ledger's trials, evaluations and losses to Parquet files, for other tools to read."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from detectors.evaluation.metrics import names_of
 from gaplab.errors import UserError
 from gaplab.formatting import flat
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import EvaluationView, TrialView
+from gaplab.ledger.views import EpochLossesView, EvaluationView, TrialView
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
 
-FILES = ("trials.parquet", "evaluations.parquet", "classes.parquet")
+FILES = ("trials.parquet", "evaluations.parquet", "classes.parquet", "losses.parquet")
 _ROWS = 65_536
 """Number of rows in a row group."""
 _KEY: dict[str, Column] = {
@@ -55,6 +55,13 @@ _CLASSES: dict[str, Column] = {
     **{name: Column("float64", null=True) for name in names_of("ap")},
 }
 
+_LOSSES: dict[str, Column] = {
+    "trial": Column("text"),
+    "epoch": Column("int64"),
+    "loss": Column("text"),
+    "value": Column("float64"),
+}
+
 
 def export(
     ledger: Ledger, folder: Path, sweep: str | None = None, force: bool = False
@@ -79,10 +86,11 @@ def export(
     storage, evaluations = Storage(str(folder.resolve())), _Evaluations()
     # Trials come last, so that they include the trials of all evaluations even during training.
     collected = evaluations.collect(ledger.all_evaluations(identity, truth=None))
+    losses = _write(storage, "losses", _LOSSES, _loss_groups(ledger.all_losses(identity)))
     classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
     measured = _write(storage, "evaluations", *evaluations.table())
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
-    rows = (trials, measured, classes)
+    rows = (trials, measured, classes, losses)
     return {folder / name: count for name, count in zip(FILES, rows, strict=True)}
 
 
@@ -103,8 +111,20 @@ def _class_groups(evaluations: Iterable[EvaluationView]) -> Iterator[dict[str, V
         for e in evaluations
         for c in e.classes
     )
+    return _groups(_CLASSES, rows)
+
+
+def _loss_groups(epochs: Iterable[EpochLossesView]) -> Iterator[dict[str, Values]]:
+    """Yield the row groups of `losses.parquet`, one row per epoch and loss."""
+    rows = ((e.trial, e.epoch, name, value) for e in epochs for name, value in e.losses.items())
+    return _groups(_LOSSES, rows)
+
+
+def _groups(
+    columns: Mapping[str, Column], rows: Iterator[tuple[Any, ...]]
+) -> Iterator[dict[str, Values]]:
     while chunk := list(islice(rows, _ROWS)):
-        yield dict(zip(_CLASSES, zip(*chunk, strict=True), strict=True))
+        yield dict(zip(columns, zip(*chunk, strict=True), strict=True))
 
 
 class _Evaluations:

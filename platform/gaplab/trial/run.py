@@ -63,8 +63,8 @@ def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event],
     """Train `trial` from its last checkpoint to its last epoch. All ranks must call this.
 
     A checkpoint is saved before each evaluation and after each epoch; then an `EpochDone` is
-    emitted. The checkpoint holds all evaluations so far, and a resumed trial emits them first: an
-    event that was lost with a dead process is replayed.
+    emitted. The checkpoint holds all evaluations and losses so far, and a resumed trial emits them
+    first: an event that was lost with a dead process is replayed.
 
     Args:
         trial: the trial.
@@ -90,7 +90,7 @@ def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event],
 
 
 def final_event(trial: TrialRecord, storage: Storage) -> EpochDone:
-    """Return the event of the newest undamaged checkpoint of `trial`, with all its evaluations.
+    """Return the event of the newest undamaged checkpoint of `trial`, with all it has measured.
 
     Raises:
         UserError: if there is no checkpoint.
@@ -120,13 +120,13 @@ class _TrialRun:
         self.saved_at = time.monotonic()
         self.epoch = 0
         self.history: tuple[EvaluationRecord, ...] = ()
+        self.losses: dict[int, dict[str, float]] = {}
         self.middle: Mapping[str, Any] | None = None
         self.notes = self._restore()
 
     def replayed_event(self) -> EpochDone:
         """Return the event of the last whole epoch, with all evaluations. All ranks must call."""
-        epochs, cost = self.experiment.training.epochs, self.meter.read()
-        return EpochDone(self.trial.id, self.epoch, epochs, {}, self.history, self.uri, cost)
+        return self._repetition(self.uri, self.meter.read())
 
     def train_epoch(self) -> dict[str, float]:
         """Train the rest of an epoch and return the mean losses over the whole epoch.
@@ -165,6 +165,7 @@ class _TrialRun:
         """Save a checkpoint, on rank 0, and return the event to emit. All ranks must call this."""
         epochs, cost = self.experiment.training.epochs, self.meter.read()
         self.history += evaluations
+        self.losses[self.epoch] = losses
         self._save(None, cost)
         return EpochDone(self.trial.id, self.epoch, epochs, losses, evaluations, self.uri, cost)
 
@@ -210,15 +211,20 @@ class _TrialRun:
         self.saved_at = time.monotonic()
         if self.context.world.rank:
             return
-        epochs = self.experiment.training.epochs
-        event = EpochDone(self.trial.id, self.epoch, epochs, {}, self.history, "", cost)
         state = {
-            "event": _EVENT.dump_json(event).decode(),
+            "event": _EVENT.dump_json(self._repetition("", cost)).decode(),
             "learner": self.learner.state(),
             "middle": middle,
         }
         best = _best_epoch(self.history)
         self.uri = self.writer.save(state, self.epoch, self.learner.step, best)
+
+    def _repetition(self, checkpoint: str, cost: Cost) -> EpochDone:
+        """Return the event that repeats what all epochs so far have measured."""
+        epochs, losses = self.experiment.training.epochs, dict(self.losses)
+        return EpochDone(
+            self.trial.id, self.epoch, epochs, {}, self.history, checkpoint, cost, losses
+        )
 
     def _restore(self) -> tuple[str, ...]:
         """Load the newest undamaged checkpoint and return notes about it, one line each."""
@@ -228,6 +234,7 @@ class _TrialRun:
             self.learner.load(found.state["learner"])
             event = _event_of(found)
             self.epoch, self.history = event.epoch, event.evaluations
+            self.losses = dict(event.earlier)
             self.middle = found.state.get("middle")
         _check_agreement(self.learner.step, self.context)
         if self.middle is None or midway.exact(self.middle, world):

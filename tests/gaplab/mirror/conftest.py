@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gaplab.mirror.database import exclusive_access
-from gaplab.storage.home import Home
+from gaplab.storage.home import Home, open_home
 from tests.builders import LedgerBench
 
 
@@ -24,7 +24,7 @@ def bench(
     tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LedgerBench]:
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
-    home = Home(tmp_path / "home")
+    home = open_home(tmp_path / "home")
     shutil.copy(mlflow_database, home.path)
     made = LedgerBench(home)
     yield made

@@ -4,8 +4,10 @@ from itertools import chain, combinations
 
 import pytest
 
-from gaplab.mirror.content import STATUS, sweep_status
+from gaplab.ledger.views import EpochLossesView
+from gaplab.mirror.content import STATUS, sweep_status, trial_content
 from gaplab.states import TrialState
+from tests.builders import NOW, attempt_view, evaluation_view, trial_view
 
 RUNNING, FAILED, WAITING = TrialState.RUNNING, TrialState.FAILED, TrialState.WAITING
 SUCCEEDED, STOPPED = TrialState.SUCCEEDED, TrialState.STOPPED
@@ -52,3 +54,20 @@ def test_a_sweep_without_a_trial_that_succeeded_is_not_finished(state: TrialStat
 def test_a_sweep_that_stopped_some_trials_early_is_finished_with_the_others() -> None:
     assert sweep_status({STOPPED: 6, SUCCEEDED: 3}) == "FINISHED"
     assert sweep_status({STOPPED: 6, SUCCEEDED: 2, WAITING: 1}) == "KILLED"
+
+
+def test_losses_are_metrics_of_their_own_per_epoch() -> None:
+    losses = [
+        EpochLossesView("t1", epoch, {"o2o.cls": 1 / epoch, "o2o.a/b": 2.0}, NOW)
+        for epoch in (1, 2)
+    ]
+    trial = trial_view(config={"evaluation": {"protocol": {"preset": "default"}}, "seed": 0})
+    content = trial_content("s1", trial, [attempt_view()], [evaluation_view()], losses)
+    found = {(p.key, p.epoch): p.value for p in content.points if p.key.startswith("loss/")}
+    assert found == {
+        ("loss/o2o.cls", 1): 1.0,
+        ("loss/o2o.cls", 2): 0.5,
+        ("loss/o2o.a_b", 1): 2.0,
+        ("loss/o2o.a_b", 2): 2.0,
+    }
+    assert "ap" in {point.key for point in content.points}

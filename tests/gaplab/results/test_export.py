@@ -19,7 +19,7 @@ from gaplab.records import Claim, EvaluationRecord, TrialRecord
 from gaplab.results import export as module
 from gaplab.results.export import export
 from gaplab.storage.home import Home
-from tests.builders import MACHINE, evaluation_record, sweep_record, trial_record
+from tests.builders import MACHINE, epoch_done, evaluation_record, sweep_record, trial_record
 
 CONFIGS: tuple[dict[str, Any], ...] = (
     {
@@ -59,12 +59,21 @@ def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord
     )
 
 
+LOSSES: dict[str, Any] = {
+    "losses": {"o2o.cls": 0.1, "o2o.box": 1 / 3},
+    "earlier": {1: {"o2o.cls": 0.7}},
+    "checkpoint": "",
+}
+
+
 def fill(ledger: Ledger) -> None:
     """Add trial 0 to sweep one and trial 1 to sweep two, with different metrics."""
     for sweep, index in (("one", 0), ("two", 1)):
         record = sweep_record(f"{sweep}-00000001", trial(index), name=sweep)
         ledger.add_sweep(record)
         attempt = ledger.start_attempt(Claim(trial(index).id, record.id, machine=MACHINE))
+        if index:
+            ledger.record_epoch(epoch_done(trial(1).id, 2, **LOSSES), attempt)
         for epoch in (1, 2):
             more = {"mmr": 40.5, "ap_small": None} if index and epoch == 2 else {"ar": 7.25}
             ledger.record(evaluation(index, epoch, **more), attempt)
@@ -81,7 +90,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 def test_trials(ledger: Ledger, tmp_path: Path) -> None:
     counts = export(ledger, tmp_path / "out")
     assert counts == dict(
-        zip((tmp_path / "out" / name for name in module.FILES), (2, 4, 8), strict=True)
+        zip((tmp_path / "out" / name for name in module.FILES), (2, 4, 8, 3), strict=True)
     )
     table = pq.read_table(tmp_path / "out/trials.parquet")
     columns = table.to_pydict()
@@ -148,6 +157,14 @@ def test_classes_in_several_row_groups(
     assert columns["gap"] == [-1.0, None] * 4
 
 
+def test_losses(ledger: Ledger, tmp_path: Path) -> None:
+    export(ledger, tmp_path)
+    assert pq.read_table(tmp_path / "losses.parquet").to_pylist() == [
+        {"trial": trial(1).id, "epoch": epoch, "loss": name, "value": value}
+        for epoch, name, value in ((1, "o2o.cls", 0.7), (2, "o2o.cls", 0.1), (2, "o2o.box", 1 / 3))
+    ]
+
+
 def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
     export(ledger, tmp_path, "one")
     assert pq.read_table(tmp_path / "trials.parquet")["id"].to_pylist() == [trial(0).id]
@@ -155,6 +172,7 @@ def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
     assert evaluations["trial"].to_pylist() == [trial(0).id] * 2
     assert "mmr" not in evaluations.schema.names
     assert pq.read_table(tmp_path / "classes.parquet").num_rows == 4
+    assert pq.read_table(tmp_path / "losses.parquet").num_rows == 0
     with pytest.raises(UserError, match="nine"):
         export(ledger, tmp_path / "other", "nine")
     assert not (tmp_path / "other").exists()
@@ -163,7 +181,7 @@ def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
 def test_an_empty_ledger(tmp_path: Path) -> None:
     with Ledger.open(f"sqlite:///{tmp_path / 'empty.db'}") as ledger:
         counts = export(ledger, tmp_path / "out")
-    assert list(counts.values()) == [0, 0, 0]
+    assert list(counts.values()) == [0, 0, 0, 0]
     for name in module.FILES:
         assert pq.read_table(tmp_path / "out" / name).num_rows == 0
 
@@ -185,7 +203,7 @@ def test_existing_files_are_not_replaced_without_force(ledger: Ledger, tmp_path:
 
 def test_a_folder_that_cannot_be_created(ledger: Ledger, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file/classes\.parquet: can't be written"):
+    with pytest.raises(UserError, match=r"file/losses\.parquet: can't be written"):
         export(ledger, tmp_path / "file")
 
 
@@ -209,11 +227,11 @@ def test_the_command(gaplab: Callable[..., tuple[int, str, str]], tmp_path: Path
     out = tmp_path / "my files"
     lines = [
         f"{out / name}: {rows}\n"
-        for name, rows in zip(module.FILES, ("1 row", "2 rows", "4 rows"), strict=True)
+        for name, rows in zip(module.FILES, ("1 row", "2 rows", "4 rows", "3 rows"), strict=True)
     ]
     assert gaplab("export", out, "--sweep", "two") == (0, "".join(lines), "")
     code, said, complaint = gaplab("export", out)
     assert (code, said) == (2, "")
-    assert complaint.count("already exists; --force replaces it\n") == 3
+    assert complaint.count("already exists; --force replaces it\n") == 4
     assert gaplab("export", out, "--force")[0] == 0
     assert pq.read_table(out / "trials.parquet").num_rows == 2

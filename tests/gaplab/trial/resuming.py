@@ -71,6 +71,7 @@ class Course:
     """The events of one trial over all its attempts, and the orders that ended them."""
 
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
+    repeated: dict[int, dict[str, float]] = field(default_factory=dict)
     evaluations: dict[tuple[int, str], Any] = field(default_factory=dict)
     starts: list[Started] = field(default_factory=list)
     stops: list[Stopped] = field(default_factory=list)
@@ -82,6 +83,8 @@ class Course:
             if event.losses:
                 assert event.epoch not in self.losses, "an epoch is finished once"
                 self.losses[event.epoch] = event.losses
+            else:
+                self.repeated = event.earlier
             for each in event.evaluations:
                 plain = replace(each, candidates="", matches="")
                 assert self.evaluations.setdefault((each.epoch, each.branch), plain) == plain

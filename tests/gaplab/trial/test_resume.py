@@ -126,6 +126,15 @@ def test_batches_before_the_stop_are_not_loaded_again(
     assert len(loaded) == 4, "one batch of four images, the last of the epoch"
 
 
+def test_the_first_event_repeats_the_losses_of_all_epochs(
+    resuming: ModuleType, trial: TrialRecord, home: Path
+) -> None:
+    """So that losses whose event was lost with its driver are stored after all."""
+    before = resuming.attempts(trial, home, [10])
+    assert list(before.losses) == [1, 2]
+    assert resuming.attempts(trial, home, [None]).repeated == before.losses
+
+
 def test_no_step_is_lost_by_an_order_during_an_evaluation(
     resuming: ModuleType, trial: TrialRecord, home: Path
 ) -> None:
