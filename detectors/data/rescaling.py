@@ -21,13 +21,17 @@ CROP_SIDES = (400, 500, 600)
 CROP_WINDOW = (384, 600)
 """Minimum and maximum of the sides of the window, in pixels (as in DETR)."""
 
+CROP_ASPECT = 32
+"""Largest ratio of the sides of an image that is cropped."""
+
 
 def rescaled(sample: Sample, training: Training, rng: np.random.Generator) -> Sample:
     """Resize a sample to a random side; with `training.crop`, crop it with probability 0.5 before.
 
-    The sample must have no padding (see `unpadded`).
+    The sample must have no padding (see `unpadded`). Images with a larger aspect than 32 are never
+    cropped, because their shorter side would be enlarged to 400 pixels or more for it.
     """
-    if training.crop and rng.random() < 0.5:
+    if training.crop and rng.random() < 0.5 and _aspect(sample) <= CROP_ASPECT:
         sample = random_window(resized(sample, int(rng.choice(CROP_SIDES)), math.inf), rng)
     return resized(sample, _side(training, rng), training.train_max_side)
 
@@ -94,6 +98,12 @@ def pad(image: Tensor, height: int, width: int) -> Tensor:
     """Pad an image [3, H, W] with grey at the right and bottom to height x width."""
     below, beside = height - image.shape[1], width - image.shape[2]
     return functional.pad(image, (0, beside, 0, below), value=PAD)
+
+
+def _aspect(sample: Sample) -> float:
+    """Return the ratio of the longer side to the shorter one."""
+    sides = sample.image.shape[1:]
+    return max(sides) / min(sides)
 
 
 def _side(training: Training, rng: np.random.Generator) -> int:

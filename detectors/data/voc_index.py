@@ -122,7 +122,8 @@ def _listing(
         outside = any(finder.is_outside(f"{name}.jpg") for finder in finders)
         usual = f"{name}.jpg" if outside else _expected(folders, name)
         files.append(images.get(name, usual))
-        pages.append(None if outside else folders.annotations / f"{name}.xml")
+        page = finders[1].find(f"{name}.xml") or folders.annotations / f"{name}.xml"
+        pages.append(None if outside else page)
     repeated = tuple(name for name, count in sorted(Counter(listed).items()) if count > 1)
     return Listing(where, tuple(files), tuple(pages), repeated=repeated)
 

@@ -13,6 +13,7 @@ from annotated_types import Len
 from pydantic import BaseModel, Field, ValidationError
 
 from detectors.data.base import DataError, Split
+from detectors.data.names import Finder
 from detectors.data.photo_files import SPLITS
 from detectors.data.records import Listing, exists
 
@@ -175,10 +176,11 @@ def _listing(
     if problems:
         raise DataError(problems)
     images = tuple(sorted(set(names)))
-    labels = tuple(None if os.path.isabs(name) else root / label_name(name) for name in images)
+    finder = Finder(root, root)
+    labels = tuple(None if os.path.isabs(name) else _label(finder, root, name) for name in images)
     if not any(map(exists, labels)):
-        wanted = f"such as {labels[0]}" if labels else "and no image"
-        what = f"{config.path}: {split}: no label file, {wanted}"
+        example = f"such as {labels[0]}" if labels else "and no image"
+        what = f"{config.path}: {split}: no label file, {example}"
         raise DataError([f"{what}; add them, or correct `{split}` in the file"])
     repeated = tuple(name for name, count in sorted(Counter(names).items()) if count > 1)
     return Listing(config.path, images, labels, notes, repeated)
@@ -227,7 +229,14 @@ def _listed(path: Path) -> Iterator[Path]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "is not UTF-8 text"
         raise DataError([f"{path}: {reason}; list one image per line"]) from None
-    return (path.parent / line.strip() for line in lines if line.strip())
+    finder = Finder(path.parent, path.parent)
+    names = [line.strip() for line in lines if line.strip()]
+    return (finder.find(name) or path.parent / name for name in names)
+
+
+def _label(finder: Finder, root: Path, image: str) -> Path:
+    name = label_name(image)
+    return finder.find(name) or root / name
 
 
 def label_name(image: str) -> str:

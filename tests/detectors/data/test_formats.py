@@ -2,12 +2,16 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
-from detectors.data.base import DataError, Split
+from detectors.data.base import DataError, Dataset, Split
+from detectors.data.photo_files import SPLITS
 from detectors.data.photos import Photos
 from tests.photographs import (
     CLASSES,
@@ -70,6 +74,46 @@ def test_samples_are_those_of_coco(tmp_path: Path, name: str, portrait: str) -> 
 def test_calls_with_equal_options_share_one_copy(tmp_path: Path, name: str) -> None:
     options = written(name, tmp_path)
     assert options.load("val") is options.model_copy().load("val")
+
+
+def assert_same(one: Dataset, other: Dataset) -> None:
+    assert len(one) == len(other)
+    for index in range(len(one)):
+        first, second = one[index], other[index]
+        assert torch.equal(first.image, second.image)
+        assert torch.equal(first.targets.boxes, second.targets.boxes)
+
+
+@each_format
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_applied(tmp_path: Path, name: str, orientation: int) -> None:
+    """The reference is a data set of the image that Pillow turns."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned, plain = (written(name, tmp_path / folder) for folder in ("turned", "plain"))
+    with Image.open(image_of(tmp_path / "plain", "a2")) as image:
+        stored = image.resize((48, 64) if orientation > 4 else (64, 48))
+    stored.save(image_of(tmp_path / "turned", "a2"), "PNG", exif=exif)
+    with Image.open(image_of(tmp_path / "turned", "a2")) as image:
+        upright = ImageOps.exif_transpose(image)
+    upright.save(image_of(tmp_path / "plain", "a2"), "PNG")
+    data = turned.load("train")
+    assert_same(data, plain.load("train"))
+    note = f"turned images with EXIF orientation {orientation}: 1 ("
+    assert sum(note in each for each in data.notes) == (orientation > 1)
+
+
+@each_format
+@pytest.mark.parametrize("which", ["images", "annotations"])
+def test_names_may_be_composed_or_decomposed(tmp_path: Path, name: str, which: str) -> None:
+    """As macOS and other systems write letters with accents."""
+    data = {k: [replace(p, name=f"\u00e9{p.name}") for p in each] for k, each in splits().items()}
+    composed, mixed = (written(name, tmp_path / folder, data) for folder in ("one", "other"))
+    for path in (tmp_path / "other").rglob("\u00e9*"):
+        if (path.suffix == ".jpg") == (which == "images"):
+            path.rename(path.with_name(normalize("NFD", path.name)))
+    for split in SPLITS:
+        assert_same(composed.load(split), mixed.load(split))
 
 
 # Wrong input --------------------------------------------------------------------------------------

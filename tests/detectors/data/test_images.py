@@ -1,6 +1,7 @@
 """Pictures of more than 8 bits, of unusual sizes, and damaged ones."""
 
 import contextlib
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,32 @@ def test_the_upper_bits_of_colours_are_used(tmp_path: Path) -> None:
     colours = np.random.default_rng(0).integers(0, 65536, (48, 64, 3), dtype=np.uint16)
     (tmp_path / "a.ppm").write_bytes(b"P6 64 48 65535\n" + colours.astype(">u2").tobytes())
     assert np.abs(read(tmp_path / "a.ppm").astype(int) - (colours >> 8)).max() <= 1
+
+
+def png(path: Path, values: NDArray[Any], kind: int) -> None:
+    """Write a PNG of 16 bits a channel from [H, W, C], without Pillow."""
+    height, width, _ = values.shape
+    rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
+    lines = np.insert(rows, 0, 0, axis=1).tobytes()  # each without a filter
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([16, kind, 0, 0, 0])
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            len(part).to_bytes(4, "big") + name + part + zlib.crc32(name + part).to_bytes(4, "big")
+            for name, part in parts
+        )
+    )
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_the_upper_bits_of_a_png_are_used(tmp_path: Path, kind: int, channels: int) -> None:
+    """RGB, grey with alpha and RGB with alpha."""
+    shape = (48, 64, channels)
+    values = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    png(tmp_path / "a.png", values, kind)
+    colours = np.repeat(values[..., :1], 3, axis=2) if kind == 4 else values[..., :3]
+    assert np.array_equal(read(tmp_path / "a.png"), colours >> 8)
 
 
 # Damage -------------------------------------------------------------------------------------------

@@ -239,6 +239,15 @@ def test_half_of_the_images_are_cropped() -> None:
     assert len(sizes) > 20
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 640), (640, 1), (20, 700)])
+def test_images_of_an_extreme_aspect_are_not_cropped(height: int, width: int) -> None:
+    """A crop of the first would need an image of 400 x 256,000 pixels."""
+    training = Training(train_sides=(64,), train_max_side=640, crop=True)
+    for seed in range(20):
+        after = rescaled(noise(height, width), training, np.random.default_rng(seed))
+        assert torch.equal(after.image, resized(noise(height, width), 64, 640).image)
+
+
 def test_random_choices_depend_only_on_the_generator() -> None:
     training = Training(train_sides=(40, 80), crop=True)
     for seed in range(5):

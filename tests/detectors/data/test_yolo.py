@@ -64,6 +64,17 @@ def test_every_form_of_data_yaml_gives_the_same_data(tmp_path: Path, text: str) 
     assert usual.fingerprint() == other.fingerprint()
 
 
+def test_a_list_of_images_written_on_windows(tmp_path: Path) -> None:
+    usual, other = yolo(tmp_path / "usual"), yolo(tmp_path / "other")
+    config(tmp_path / "other", NAMES + "train: train.txt\nval: val.txt\n")
+    for split, photographs in splits().items():
+        lines = "".join(f".\\images\\{split}\\{each.name}.jpg\r\n" for each in photographs)
+        (tmp_path / "other" / f"{split}.txt").write_bytes(lines.encode())
+    for one, two in zip(usual.load("train").truth(), other.load("train").truth(), strict=True):
+        assert one.boxes.tolist() == two.boxes.tolist()
+    assert usual.fingerprint() == other.fingerprint()
+
+
 def test_a_path_of_another_machine_is_noted(tmp_path: Path) -> None:
     options = yolo(tmp_path)
     config(tmp_path, NAMES + "path: /content/pets\ntrain: images/train\nval: images/val\n")
