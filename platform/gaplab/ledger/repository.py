@@ -46,8 +46,8 @@ class Ledger(Reader):
     sweep, trial, evaluation and losses stay as they are, with two exceptions: `add_sweep` replaces
     the settings of a sweep, and a later evaluation with the same key (trial, epoch, branch,
     protocol, ground truth) provides `candidates` and `matches` where the stored ones are empty. The
-    newest URI of a checkpoint replaces earlier ones. The first evaluation with a `rule` defines what
-    the name of its protocol means, permanently.
+    newest URI of a checkpoint replaces earlier ones. The first evaluation with a `rule` defines
+    what the name of its protocol means, permanently.
 
     **Claims.** A trial has at most one running attempt, and none after one that succeeded unless
     `rerun` was called (`gaplab.states.TRANSITIONS` lists every transition). The state of a trial
