@@ -37,7 +37,7 @@ def splits() -> dict[str, list[Photograph]]:
         "train": [
             Photograph("a1", (40, 30), (("hen", (0, 0, 40, 30)), ("cat", (10, 5, 18, 21)))),
             Photograph("a2", (64, 48), (("dog", (4, 6, 25, 36)),)),
-            Photograph("b3", (50, 80)),
+            Photograph("b4", (50, 80)),
         ],
         "val": [
             Photograph("c1", (33, 47), (("cat", (3, 5, 14, 40)), ("cat", (3, 6, 14, 40)))),

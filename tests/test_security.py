@@ -423,7 +423,7 @@ def test_class_names_cannot_contain_control_characters(tmp_path: Path) -> None:
     for split in ("train", "val"):
         path = tmp_path / "data" / f"{split}.json"
         path.write_text(path.read_text().replace("circle", "\\u001b[2J"))
-    with pytest.raises(DataError, match=r"not COCO: categories\.0\.name"):
+    with pytest.raises(DataError, match=r"not COCO: categories\[0\]\.name"):
         DATASETS["coco"].model_validate(raw).load("train")
 
 

@@ -205,7 +205,7 @@ def test_all_problems_of_a_split_are_reported_at_once(tmp_path: Path, name: str)
         ("hen", (-3, 6, 20, 36)),
     ]
     options = written(name, tmp_path, changed(a2=objects))
-    truncated(image_of(tmp_path, "b3"))
+    truncated(image_of(tmp_path, "b4"))
     problems = refused(options)
     for wanted in ("width or height: 7 (", ", and 2 more)", "non-finite", "1 px out", "unreadable"):
         assert any(wanted in problem for problem in problems), wanted
@@ -253,7 +253,7 @@ def test_the_fingerprint_changes_with_the_content(tmp_path: Path, name: str) -> 
         written(name, tmp_path / "d", changed(c2=[("hen", (1, 1, 3, 3))])).fingerprint(),
     }
     resized = written(name, tmp_path / "e")
-    save(image_of(tmp_path / "e", "b3"), (51, 80))
+    save(image_of(tmp_path / "e", "b4"), (51, 80))
     assert len({*prints, resized.fingerprint()}) == 5
 
 

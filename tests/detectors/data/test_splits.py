@@ -116,8 +116,11 @@ def test_a_split_on_which_ap_is_undefined_is_refused(
     expected: list[tuple[Split, str]] = [("train", train), ("val", val)]
     for split, message in expected:
         if message:
-            (problem,) = refused(options, split)
+            problem, *remarks = refused(options, split)
             assert problem.startswith(f"{tmp_path / split}.json: {message}")
+            assert ["with `ignore`: 3 (11, 12, 13)" in line for line in remarks] == (
+                [True] if spoil is ignored else []
+            )
         else:
             assert len(options.load(split)) == 3
         assert [message in line for line in options.listed(split).problems] == [True] * bool(

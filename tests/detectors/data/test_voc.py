@@ -98,7 +98,7 @@ def test_a_class_that_is_not_given(tmp_path: Path) -> None:
 def test_lists_of_one_class_have_a_flag(tmp_path: Path) -> None:
     usual = voc(tmp_path / "usual").load("train")
     options = voc(tmp_path / "other", train_list="ImageSets/Main/cat_train.txt")
-    lines = "a1  1\na2 -1\n\nb3  0\n"
+    lines = "a1  1\na2 -1\n\nb4  0\n"
     (tmp_path / "other/ImageSets/Main/cat_train.txt").write_text(lines)
     for one, two in zip(usual.truth(), options.load("train").truth(), strict=True):
         assert one.boxes.tolist() == two.boxes.tolist()
@@ -108,7 +108,7 @@ def test_names_with_blanks_and_other_suffixes(tmp_path: Path) -> None:
     options = voc(tmp_path)
     page(tmp_path).rename(page(tmp_path, "a 1"))
     image_of(tmp_path, "a2").rename(tmp_path / "JPEGImages" / "a 1.jpeg")
-    (tmp_path / "ImageSets/Main/train.txt").write_text("a1\na 1\nb3\n")
+    (tmp_path / "ImageSets/Main/train.txt").write_text("a1\na 1\nb4\n")
     assert [len(t.boxes) for t in options.load("train").truth()] == [1, 2, 0]
 
 

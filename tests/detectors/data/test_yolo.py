@@ -96,9 +96,9 @@ def test_an_image_without_a_label_file_has_no_objects(tmp_path: Path) -> None:
     assert len(data[2].targets) == 0
     (note,) = data.notes
     assert note.endswith(
-        "kept, without objects, images without a label file: 1 (images/train/b3.jpg)"
+        "kept, without objects, images without a label file: 1 (images/train/b4.jpg)"
     )
-    (tmp_path / "labels" / "train" / "b3.txt").write_text("\n")
+    (tmp_path / "labels" / "train" / "b4.txt").write_text("\n")
     assert yolo(tmp_path, cache_mib=3).load("train").notes == ()
 
 
