@@ -7,7 +7,7 @@ import pytest
 
 from gaplab.ledger import Ledger, reading
 from gaplab.ledger.views import METRICS, CostKey, Coverage, MeanCost, RowFilter
-from gaplab.records import AttemptEnd, Claim, Cost
+from gaplab.records import AttemptEnd, Claim, Cost, Started
 from gaplab.states import TrialState
 from tests.builders import (
     CROWD_VALUES,
@@ -160,6 +160,25 @@ class TestQuestions:
         assert about == ("second", "poto", "o2o", "shapes", 0, "running")
         assert (row.epochs, row.results_version, row.config) == (3, 1, trial_record("t1").config)
         assert {name: getattr(row, name) for name in METRICS} == {**METRIC_VALUES, "ap": 9.0}
+
+    @pytest.mark.parametrize(
+        ("device", "provenance", "expected"),
+        [
+            ("cpu", {"torch": {"cpu_capability": "AVX2"}}, "AVX2"),
+            ("H200", {"torch": {"cpu_capability": "AVX2"}}, ""),
+            ("cpu", {"torch": {}}, ""),
+            ("cpu", {}, ""),
+        ],
+    )
+    def test_vector_instructions(
+        self, ledger: Ledger, device: str, provenance: dict[str, Any], expected: str
+    ) -> None:
+        ledger.add_sweep(sweep_record("s1", trial_record()))
+        attempt = ledger.start_attempt(Claim("t1", "s1"))
+        machine = replace(MACHINE, device=device)
+        ledger.begin_attempt(attempt, Started("t1", machine, 0, provenance))
+        ledger.record(evaluation_record(), attempt)
+        assert [row.instructions for row in ledger.rows(RowFilter())] == [expected]
 
     def test_a_row_of_another_evaluator(self, measured: Ledger) -> None:
         [row] = measured.rows(RowFilter(protocol="crowd"))

@@ -19,6 +19,7 @@ from gaplab.formatting import plural, printable
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import ResultRow
 from gaplab.results.compare import compare as compare_groups
+from gaplab.results.compare import mixed_instructions
 from gaplab.results.intervals import MIN_IMAGES, Resampled
 from gaplab.results.leaderboard import leaderboard as find_rows
 from gaplab.results.leaderboard import unknown_keys
@@ -137,7 +138,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     with progress_line("comparing trials") as show:
         resampling = Resampling(resamples, show)
         groups = compare_groups(rows, keys, sort, resampling)
-    for problem in resampling.problems():
+    for problem in [*resampling.problems(), *mixed_instructions(groups)]:
         sys.stderr.write(f"gaplab: {printable(problem)}\n")
     if json:
         _print(to_json(groups))

@@ -13,6 +13,7 @@ from sqlalchemy import (
     SQLColumnExpression,
     Subquery,
     and_,
+    case,
     func,
     select,
 )
@@ -206,6 +207,15 @@ def costs() -> Query:
     )
 
 
+_INSTRUCTIONS = case(
+    (
+        Attempt.device == "cpu",
+        func.coalesce(Attempt.provenance["torch"]["cpu_capability"].as_string(), ""),
+    ),
+    else_="",
+).label("instructions")
+
+
 def rows(wanted: RowFilter) -> Query:
     """Select the evaluations that match `wanted`, as the fields of ResultRow."""
     chosen = _chosen(wanted)
@@ -215,6 +225,7 @@ def rows(wanted: RowFilter) -> Query:
             *(*_TRIAL, _config(Attempt.config), Trial.state),
             *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
             *(Evaluation.more, Evaluation.candidates, Evaluation.matches, Evaluation.truth),
+            _INSTRUCTIONS,
         )
         .select_from(chosen)
         .join(Evaluation, and_(*(column == chosen.c[column.key] for column in _KEY)))

@@ -190,6 +190,9 @@ class ResultRow:
     candidates: str = ""
     matches: str = ""
     truth: str = ""
+    instructions: str = ""
+    """Vector instructions of the processor that measured it, such as AVX2; empty on a GPU, and
+    where they are not known."""
     results_version: int
     config: dict[str, Any] = field(repr=False, compare=False)
     """The configuration with which the evaluation was measured, nested as in `TrialRecord`."""

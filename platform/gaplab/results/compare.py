@@ -254,3 +254,20 @@ def _difference_of_means(
 ) -> Difference | None:
     others = _values(best.trials, metric) if best else []
     return Difference(fmean(values) - fmean(others)) if others else None
+
+
+def mixed_instructions(groups: Sequence[Group]) -> list[str]:
+    """Return a line per group whose trials were measured with different vector instructions.
+
+    Sums are rounded in another order then, so equal trials differ as with other seeds.
+    """
+    lines = []
+    for group in groups:
+        found = sorted({row.instructions for row in group.trials} - {""})
+        if len(found) > 1:
+            name = ", ".join(str(value) for value in group.keys.values())
+            lines.append(
+                f"{name}: its trials were measured on processors with different vector "
+                f"instructions ({' and '.join(found)}), whose digits differ as those of other seeds"
+            )
+    return lines

@@ -21,7 +21,7 @@ from detectors.structures import ImageTruth
 from gaplab.cli import main
 from gaplab.cli.results import Resampling
 from gaplab.ledger import Ledger
-from gaplab.records import Claim, EvaluationRecord
+from gaplab.records import Claim, EvaluationRecord, Started
 from gaplab.results.leaderboard import leaderboard
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
@@ -66,16 +66,25 @@ class Bench:
         self.pairs: dict[str, tuple[Matches, Matches]] = {}
 
     def add(
-        self, name: str, quality: float, seed: int = 0, first_id: int = 1, images: int = IMAGES
+        self,
+        name: str,
+        quality: float,
+        seed: int = 0,
+        first_id: int = 1,
+        images: int = IMAGES,
+        machine: tuple[str, str | None] | None = None,
     ) -> None:
-        """Add a trial with a match file, whose AP is that of the matches."""
+        """Add a trial with a match file, whose AP is that of the matches.
+
+        `machine` is the device of its attempt, with the vector instructions if they are known.
+        """
         pair = matches(seed, quality, images), matches(seed + 50, quality, images)
         self.pairs[name] = pair
         ap, ap_nms = (float(replicates(each, each, 200).ap.mean()) for each in pair)
         metrics = {**dict.fromkeys(COCO, 50.0), "ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms}
         made = evaluation_record(f"{name}{seed}".ljust(12, "x"), 3, metrics=metrics)
         uri = write_matches(self.storage, made, truth(first_id, images), *pair)
-        self.record(replace(made, matches=uri), name, seed)
+        self.record(replace(made, matches=uri), name, seed, machine)
 
     def add_crowd(self, name: str, ap: float) -> None:
         """Add a trial that the crowd evaluator measured."""
@@ -83,7 +92,13 @@ class Bench:
         made = evaluation_record(f"crowd-{name}", 3, protocol="crowdhuman", metrics=metrics)
         self.record(made, name)
 
-    def record(self, evaluation: EvaluationRecord, name: str, seed: int = 0) -> None:
+    def record(
+        self,
+        evaluation: EvaluationRecord,
+        name: str,
+        seed: int = 0,
+        machine: tuple[str, str | None] | None = None,
+    ) -> None:
         trial = trial_record(
             evaluation.trial,
             config={"assignment": {"name": name}, "seed": seed},
@@ -94,6 +109,11 @@ class Bench:
         sweep = sweep_record(f"s-{trial.id}", trial)
         self.ledger.add_sweep(sweep)
         attempt = self.ledger.start_attempt(Claim(trial.id, sweep.id, machine=MACHINE))
+        if machine:
+            device, instructions = machine
+            facts = {"torch": {"cpu_capability": instructions}} if instructions else {}
+            started = Started(trial.id, replace(MACHINE, device=device), 0, facts)
+            self.ledger.begin_attempt(attempt, started)
         self.ledger.record(evaluation, attempt)
         self.ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
 
@@ -261,3 +281,18 @@ def test_slow_resampling_prints_nothing(
 def test_no_trials(bench: Bench, gaplab: Gaplab) -> None:
     out, _ = gaplab("compare", "--csv", "--by", "assignment.alpha")
     assert out.startswith("assignment.alpha,dataset,protocol,")
+
+
+def test_groups_that_mix_vector_instructions(bench: Bench, gaplab: Gaplab) -> None:
+    """On a GPU, and where they are not known, instructions are not compared."""
+    for seed, (device, instructions) in enumerate(
+        [("cpu", "AVX2"), ("cpu", "AVX2"), ("H200", "AVX512"), ("cpu", None)]
+    ):
+        bench.add("poto", 0.8, seed, machine=(device, instructions))
+    bench.add("o2f", 0.8, 0, machine=("cpu", "AVX512"))
+    assert "instructions" not in gaplab("compare")[1]
+    bench.add("poto", 0.8, 4, machine=("cpu", "AVX512"))
+    _, err = gaplab("compare")
+    [line] = [each for each in err.splitlines() if "instructions" in each]
+    assert line.startswith("gaplab: poto: its trials")
+    assert "(AVX2 and AVX512)" in line
