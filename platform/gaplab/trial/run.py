@@ -26,7 +26,7 @@ from gaplab.errors import StorageError, UserError
 from gaplab.formatting import plural
 from gaplab.records import Cost, EpochDone, EvaluationRecord, Event, Machine, Started, TrialRecord
 from gaplab.spec.models import Experiment
-from gaplab.spec.sweep import experiment_of
+from gaplab.spec.sweep import check_unchanged, experiment_of
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import CheckpointWriter, LoadedCheckpoint, load_newest
@@ -112,6 +112,7 @@ class _TrialRun:
         torch.set_num_threads(self.experiment.resources.cpus_per_worker)
         self.train_data = self.experiment.data.load("train")
         val_data = self.experiment.data.load("val")
+        check_unchanged([trial])  # the data may have changed since the sweep started
         self.evaluator = Evaluator(trial.id, self.experiment, val_data, world, storage)
         self.learner = _learner(self.experiment, self.train_data, context)
         self.steps = len(self.train_data) // self.experiment.training.batch

@@ -34,6 +34,7 @@ from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop, Stopped
 from gaplab.trial.run import final_event
+from tests.gaplab.spec.specs import coco
 
 Write = Callable[..., Path]
 
@@ -267,3 +268,20 @@ def test_errors_can_be_pickled(error: Any) -> None:
 def test_the_final_event_without_a_checkpoint(write_spec: Write, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint of trial \w+ there"):
         final_event(only_trial(write_spec()), Storage(str(tmp_path)))
+
+
+@pytest.mark.parametrize("before_epoch", [0, 1])
+def test_data_that_changed_since_the_sweep_started(
+    small: dict[str, Any], write_spec: Write, tmp_path: Path, before_epoch: int
+) -> None:
+    """The trial's id says which data it has: it is not trained on other data, nor continued."""
+    data = coco(tmp_path / "data")
+    trial = only_trial(write_spec(data=data, training=small["training"] | {"batch": 1}))
+    if before_epoch:
+        run(trial, tmp_path / "home", stop_after=before_epoch)
+    path = tmp_path / "data" / "val.json"
+    path.write_text(path.read_text().replace("[4, 4, 20, 20]", "[5, 4, 20, 20]"))
+    [ended] = run(trial, tmp_path / "home")
+    assert isinstance(ended, Ended)
+    assert (ended.end.state, ended.end.fault) == (TrialState.FAILED, "input")
+    assert ended.end.reason.startswith(f"trial {trial.id}: data has changed since the sweep was pl")
