@@ -1,5 +1,6 @@
 """Find image files by their names in an annotation file, also names written on other systems."""
 
+import contextlib
 import os
 from pathlib import Path
 from unicodedata import normalize
@@ -18,7 +19,7 @@ class Finder:
         """
         self._folder = Path(os.path.normpath(folder))
         self._root = root
-        self._listed: dict[Path, dict[str, str]] = {}
+        self._listed: dict[Path, dict[str, list[str]]] = {}
 
     def find(self, name: str) -> Path | None:
         """Return the path of an image; None if the data set has no such file.
@@ -42,6 +43,19 @@ class Finder:
         """
         return not all(map(self._contains, _forms(name)))
 
+    def alternative(self, name: str) -> str:
+        """Return what the data set has in the place of a missing file, in words; may be empty."""
+        form = _forms(name)[-1]
+        path, in_root = (Path(os.path.normpath(f / form)) for f in (self._folder, self._root))
+        if os.path.exists(path):
+            return "a folder" if path.is_dir() else "no regular file"
+        if os.path.islink(path):
+            return "a broken link"
+        if os.path.isfile(in_root) and in_root.is_relative_to(self._root):
+            return f"found in {self._root}"
+        alike = self._alike(path.parent, path.name)
+        return f"found as {alike[0]}" if alike else ""
+
     def _contains(self, name: str) -> bool:
         path = Path(os.path.normpath(self._folder / name))
         return path.is_relative_to(self._folder) or path.is_relative_to(self._root)
@@ -51,22 +65,29 @@ class Finder:
         path = Path(os.path.normpath(self._folder / name))
         base = self._folder if path.is_relative_to(self._folder) else self._root
         for part in path.relative_to(base).parts:
-            exact = os.path.exists(base / part)
-            spelled = part if exact else self._listing(base).get(normalize("NFC", part))
-            if spelled is None:
+            alike = [part] if os.path.exists(base / part) else self._alike(base, part)
+            same = [each for each in alike if normalize("NFC", each) == normalize("NFC", part)]
+            if not same:
                 return None
-            base /= spelled
+            base /= same[0]
         return base
 
-    def _listing(self, folder: Path) -> dict[str, str]:
-        """Return the names in a folder by their composed form. Each folder is listed once."""
+    def _alike(self, folder: Path, name: str) -> list[str]:
+        """Return the names in a folder that differ in Unicode form or capitals only.
+
+        Each folder is listed once.
+        """
         if folder not in self._listed:
-            try:
-                names = sorted(os.listdir(folder))
-            except (OSError, ValueError):
-                names = []
-            self._listed[folder] = {normalize("NFC", name): name for name in names}
-        return self._listed[folder]
+            found: dict[str, list[str]] = {}
+            with contextlib.suppress(OSError, ValueError):
+                for each in sorted(os.listdir(folder)):
+                    found.setdefault(_folded(each), []).append(each)
+            self._listed[folder] = found
+        return self._listed[folder].get(_folded(name), [])
+
+
+def _folded(name: str) -> str:
+    return normalize("NFC", name).casefold()
 
 
 def _forms(name: str) -> list[str]:

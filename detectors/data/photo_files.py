@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -62,8 +61,8 @@ class Files:
         lost = [name for name, path in found.items() if path is None]
         problems.add(kinds.OUTSIDE_DATA, filter(finder.is_outside, lost))
         for name in itertools.filterfalse(finder.is_outside, lost):
-            is_folder = os.path.isdir(paths.images / name)
-            problems.add(missing, [f"{name}: a folder" if is_folder else name])
+            other = finder.alternative(name)
+            problems.add(missing, [f"{name}: {other}" if other else name])
         return {name: path for name, path in found.items() if path is not None}, problems
 
 

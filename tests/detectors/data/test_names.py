@@ -128,6 +128,43 @@ def test_the_message_names_the_folder_and_the_option(tmp_path: Path, on_bad: str
         assert "correct their names or `train_images`, or set" in caught.value.problems[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "path", "expected"),
+    [
+        ("a.jpg", "a.jpg/b.jpg", "a.jpg: a folder"),
+        ("a.jpg", "a.JPG", "a.jpg: found as a.JPG"),
+        ("sub/a.jpg", "sub/A.jpg", "sub/a.jpg: found as A.jpg"),
+        ("sub\\a.jpg", "sub/A.jpg", "sub\\a.jpg: found as A.jpg"),
+        ("images/a.jpg", "a.jpg", "images/a.jpg: found in {root}"),
+        ("a.jpg", "sub/a.jpg", "a.jpg"),
+    ],
+)
+def test_the_message_says_what_there_is_instead(
+    tmp_path: Path, name: str, path: str, expected: str
+) -> None:
+    options = coco(tmp_path, name, path)
+    for use in (options.fingerprint, lambda: options.load("train")):
+        with pytest.raises(DataError) as caught:
+            use()
+        assert f"(train_images): 1 ({expected.format(root=tmp_path)}): " in caught.value.problems[0]
+
+
+def test_links_and_pipes(tmp_path: Path) -> None:
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    finder = Finder(tmp_path, tmp_path)
+    assert finder.find("link.jpg") is None
+    assert finder.alternative("link.jpg") == "a broken link"
+    assert finder.find("pipe.jpg") is None
+    assert finder.alternative("pipe.jpg") == "no regular file"
+
+
+def test_nothing_outside_is_mentioned(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "a.jpg").touch()
+    assert Finder(tmp_path / "data" / "images", tmp_path / "data").alternative("../a.jpg") == ""
+
+
 PARTS = st.lists(st.sampled_from(["a", "é", "..", ".", "%2e%2e", "%2F", "\\", "/", "..\\"]))
 
 
