@@ -85,9 +85,11 @@ class EvaluationRecord:
     such as small objects in a data set without any."""
     classes: tuple[ClassGap, ...]
     candidates: str = ""
-    """URI of the folder with the raw candidates; empty if they aren't stored."""
+    """Folder with the raw candidates: its path relative to the home folder, or a URI of another
+    storage (see `Storage.locate`); empty if they aren't stored."""
     matches: str = ""
-    """URI of the file that says which detection matched which object; empty if it isn't stored."""
+    """File that says which detection matched which object, like `candidates`; empty if it isn't
+    stored."""
     rule: dict[str, Any] = field(default_factory=dict)
     """Values of the protocol as plain JSON; empty if unknown."""
     truth: str = ""
@@ -250,7 +252,7 @@ class EpochDone:
     evaluations: tuple[EvaluationRecord, ...]
     """New evaluations; after a resume, all evaluations that the checkpoint has."""
     checkpoint: str
-    """URI of the checkpoint."""
+    """File of the checkpoint: its path relative to the home folder."""
     cost: Cost
     earlier: dict[int, dict[str, float]] = field(default_factory=dict)
     """After a resume, the mean losses of all epochs that the checkpoint has, by epoch."""

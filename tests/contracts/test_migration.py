@@ -19,16 +19,18 @@ from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
 from gaplab.ledger.models import Base
 from gaplab.ledger.views import METRICS, RowFilter
-from gaplab.records import CancelRequest, Claim, Cost
+from gaplab.records import CancelRequest, Claim, Cost, Started
 from gaplab.states import TrialState
 from tests.builders import (
     CROWD_VALUES,
+    MACHINE,
     METRIC_VALUES,
     NOW,
     RULE,
     attempt_end,
     checkpoints,
     driver_record,
+    epoch_done,
     evaluation_record,
     sweep_record,
     trial_record,
@@ -428,4 +430,50 @@ class TestFifthVersion:
                 (1, ""),
                 (2, ""),
                 (3, ""),
+            ]
+
+
+class TestAbsolutePaths:
+    """From version 0007, in which paths of files in the home folder were absolute, and back."""
+
+    HOMES = ("/home/a/.gaplab", "/data/trials/a?b c%20ü/code/x", "/")
+    OTHERS = ("", "s3://bucket/trials/t1/x", "/elsewhere/x", "trials/t1/x")
+
+    @pytest.fixture
+    def absolute(self, url: str, engine: Engine) -> Engine:
+        """A ledger of version 0007 with one epoch per home or other URI."""
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+            for epoch, (folder, code) in enumerate(self.written(), 1):
+                record = evaluation_record(
+                    epoch=epoch, candidates=f"{folder}", matches=f"{folder}/default.parquet"
+                )
+                done = epoch_done("t1", epoch, record, checkpoint=f"{folder}.pt")
+                ledger.record_epoch(done, attempt)
+                ledger.end_attempt(attempt, attempt_end(TrialState.INTERRUPTED))
+                attempt = ledger.start_attempt(Claim("t1", "s1"))
+                provenance = {"code": {"commit": "c", "uri": code}, "seed": epoch}
+                ledger.begin_attempt(attempt, Started("t1", MACHINE, epoch, provenance))
+        downgrade(engine, "0007")
+        return engine
+
+    def written(self) -> list[tuple[str, str]]:
+        homes = [each.rstrip("/") for each in self.HOMES]
+        inside = [(f"{each}/trials/t1/c/epoch=1", f"{each}/code/0a1b.diff") for each in homes]
+        return [*inside, *((each, each) for each in self.OTHERS)]
+
+    def test_those_in_a_home_become_relative(self, url: str, absolute: Engine) -> None:
+        expected = ["trials/t1/c/epoch=1"] * len(self.HOMES) + list(self.OTHERS)
+        codes = ["code/0a1b.diff"] * len(self.HOMES) + list(self.OTHERS)
+        with Ledger.open(url) as ledger:
+            found = ledger.evaluations("t1")
+            assert [each.candidates for each in found] == expected
+            assert [each.matches for each in found] == [f"{e}/default.parquet" for e in expected]
+            assert list(checkpoints(ledger, "t1").values()) == [f"{e}.pt" for e in expected]
+            first, *attempts = ledger.attempts("t1")
+            assert first.provenance == {}
+            assert [each.provenance for each in attempts] == [
+                {"code": {"commit": "c", "uri": code}, "seed": epoch}
+                for epoch, code in enumerate(codes, 1)
             ]

@@ -79,12 +79,13 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     folder = Home(home).check().check_ledger()
+    storage = Storage(str(folder.path))
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
     with Ledger.open(folder.ledger_url) as ledger, progress_line("reading candidates") as show:
         trials = find_trials(ledger, names)
-        sources = find_sources(ledger, trials, epoch, branch)
+        sources = find_sources(ledger, storage, trials, epoch, branch)
         found = []
-        for each in reevaluate(ledger, sources, protocols, Storage(str(folder.path)), options):
+        for each in reevaluate(ledger, sources, protocols, storage, options):
             found.append(each)
             show(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
             if json:
@@ -119,8 +120,9 @@ def explain(  # noqa: PLR0913 - every argument is an option of the command
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     rule = parse_protocol(protocol)
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
-        found = explain(ledger, name, rule, epoch, branch, options)
+    folder = Home(home).check_ledger()
+    with Ledger.open(folder.ledger_url) as ledger:
+        found = explain(ledger, Storage(str(folder.path)), name, rule, epoch, branch, options)
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))
     else:

@@ -124,7 +124,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     bootstrap).
     """
     at, keys = _epoch(epoch), by or ["assignment"]
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
+    folder = Home(home).check_ledger()
+    with Ledger.open(folder.ledger_url) as ledger:
         rows = find_rows(
             ledger,
             sweep=sweep,
@@ -136,7 +137,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             truth=truth,
         )
     with progress_line("comparing trials") as show:
-        resampling = Resampling(resamples, show)
+        resampling = Resampling(resamples, folder.path, show)
         groups = compare_groups(rows, keys, sort, resampling)
     for problem in [*resampling.problems(), *mixed_instructions(groups)]:
         sys.stderr.write(f"gaplab: {printable(problem)}\n")
@@ -152,11 +153,12 @@ class Resampling:
 
     Args:
         resamples: The number of resamples; 0 for none.
+        home: The home folder, which holds the files of matches.
         report: Called with a line before each computation, which may take seconds.
     """
 
-    def __init__(self, resamples: int, report: Callable[[str], None]) -> None:
-        self._resamples, self._report = resamples, report
+    def __init__(self, resamples: int, home: Path, report: Callable[[str], None]) -> None:
+        self._resamples, self._home, self._report = resamples, home, report
         self._made: dict[str, Resampled | None] = {}
         self._without: dict[str, ResultRow] = {}
         self._unread: list[str] = []
@@ -204,10 +206,11 @@ class Resampling:
     def _resample(self, row: ResultRow) -> Resampled | None:
         # Imported here: a leaderboard, and intervals over seeds, need neither NumPy nor PyArrow.
         from detectors.evaluation.bootstrap import replicates
+        from gaplab.storage.filesystem import Storage
         from gaplab.storage.matches import read_matches
 
         try:
-            about, without, with_nms = read_matches(row.matches)
+            about, without, with_nms = read_matches(Storage(str(self._home)).locate(row.matches))
         except UserError as error:
             self._unread += [f"{problem}; no interval over images" for problem in error.problems]
             return None

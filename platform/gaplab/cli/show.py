@@ -21,6 +21,7 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
+from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 LAST_ATTEMPTS = 10
@@ -62,7 +63,8 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show everything stored about a trial or a sweep."""
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
+    folder = Home(home).check_ledger()
+    with Ledger.open(folder.ledger_url) as ledger:
         found = ledger.sweeps() if name is None else details(ledger, name)
     console = open_console()
     if json:
@@ -70,7 +72,7 @@ def show(
     elif isinstance(found, list):
         print_sweeps(found, console)
     else:
-        print_details(found, console)
+        print_details(located(found, Storage(str(folder.path))), console)
 
 
 def details(ledger: Ledger, name: str) -> Details:
@@ -85,8 +87,25 @@ def details(ledger: Ledger, name: str) -> Details:
     return TrialDetails(found, attempts, evaluations, losses)
 
 
+def located(found: Details, storage: Storage) -> Details:
+    """Return the details with absolute paths of candidates and code, for people to copy."""
+    if isinstance(found, SweepDetails):
+        return found
+    evaluations = [
+        replace(each, candidates=storage.locate(each.candidates)) if each.candidates else each
+        for each in found.evaluations
+    ]
+    attempts = [
+        replace(each, provenance=each.provenance | {"code": code | {"uri": storage.locate(uri)}})
+        if (uri := (code := _code(each)).get("uri"))
+        else each
+        for each in found.attempts
+    ]
+    return TrialDetails(found.trial, attempts, evaluations)
+
+
 def details_json(found: Details | list[SweepView]) -> str:
-    """Return the details as JSON; datetimes in ISO 8601."""
+    """Return the details as JSON: datetimes in ISO 8601, paths relative to the home folder."""
     plain = [dataclasses.asdict(s) for s in found] if isinstance(found, list) else found.__dict__
     return jsonlib.dumps(plain, indent=2, default=_plain)
 

@@ -143,8 +143,9 @@ def _reason(error: Exception, trial: TrialRecord, storage: Storage) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     line = f"{type(error).__name__}: {first}"
     text = "".join(traceback.format_exception(error))
+    name = f"trials/{trial.id}/traceback.txt"
     try:
-        uri = storage.save_text(f"trials/{trial.id}/traceback.txt", text)
+        storage.save_text(name, text)
     except UserError as unwritten:
         return f"{line} (no traceback: {unwritten})"
-    return f"{line} (traceback in {uri})"
+    return f"{line} (traceback in {name} of the home folder)"

@@ -52,10 +52,18 @@ def _not_one(name: str, matching: Sequence[str]) -> str:
 def _move_aside(ledger: Ledger, storage: Storage, trial: str) -> None:
     home, number = f"trials/{trial}", ledger.attempts(trial)[-1].number
     aside = f"{home}/replaced/attempt={number:04d}"
-    evaluations = [asdict(each) for each in ledger.evaluations(trial, truth=None)]
+    evaluations = [
+        asdict(each)
+        | {name: _moved(getattr(each, name), home, aside) for name in ("candidates", "matches")}
+        for each in ledger.evaluations(trial, truth=None)
+    ]
     text = json.dumps(evaluations, default=str, indent=1, ensure_ascii=False)
-    moved = text.replace(f"{storage.uri}/{home}/", f"{storage.uri}/{aside}/")
-    storage.save_text(f"{aside}/evaluations.json", moved)
+    storage.save_text(f"{aside}/evaluations.json", text)
     for name in storage.below(home):
         if not name.startswith("replaced/"):
             storage.move(f"{home}/{name}", f"{aside}/{name}")
+
+
+def _moved(stored: str, old: str, new: str) -> str:
+    """Return the path of a file after its folder was moved; others are returned as they are."""
+    return f"{new}{stored.removeprefix(old)}" if stored.startswith(f"{old}/") else stored

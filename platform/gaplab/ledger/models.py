@@ -227,6 +227,7 @@ class Evaluation(Base):
     """Metrics of one trial per epoch, branch, protocol and ground truth.
 
     `attempt_id` is the attempt that measured them; `truth` is empty for the trial's own data.
+    `candidates` and `matches` are paths relative to the home folder.
     """
 
     __tablename__ = "evaluation"
@@ -260,7 +261,7 @@ class Evaluation(Base):
 
 
 class Checkpoint(Base):
-    """The URI of a trial's saved state after an epoch."""
+    """A trial's saved state after an epoch; `uri` is relative to the home folder."""
 
     __tablename__ = "checkpoint"
 

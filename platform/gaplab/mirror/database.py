@@ -12,7 +12,18 @@ from gaplab.errors import UserError
 from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
 from gaplab.storage.home import Home, sqlite_url
 
+SCHEME = "mlflow-artifacts:"
+"""Start of the addresses of files: MLflow's server looks them up in the folder that it serves."""
 _BUSY_SECONDS = 10.0  # how long to wait for another program's transaction
+_RELATIVE = (
+    "UPDATE experiments SET artifact_location = :scheme || substr(artifact_location, "
+    "instr(artifact_location, :folder) + :length) "
+    "WHERE artifact_location LIKE 'file:%' AND instr(artifact_location, :folder) > 0",
+    "UPDATE runs SET artifact_uri = :scheme || substr(artifact_uri, "
+    "instr(artifact_uri, :folder) + :length) "
+    "WHERE artifact_uri LIKE 'file:%' AND instr(artifact_uri, :folder) > 0",
+)
+"""Replace the absolute addresses `file:///HOME/mlflow-artifacts/...` of earlier versions."""
 
 
 @contextmanager
@@ -57,7 +68,11 @@ def _ensure_database(path: Path) -> None:
     # Checked here, because MLflow would retry for minutes on a file that it cannot use.
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", _BUSY_SECONDS, uri=True)) as database:
         database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
+        folder = "/mlflow-artifacts"
+        values = {"scheme": SCHEME, "folder": f"{folder}/", "length": len(folder)}
+        for statement in _RELATIVE:
+            database.execute(statement, values)
+        database.commit()
 
 
 def _create(path: Path) -> None:

@@ -1,6 +1,10 @@
 """Experiments and runs of MLflow: found or created, and filled with what they lack.
 
 Imports no MLflow: `gaplab.mirror.replay`, its only importer, passes the module on.
+
+The database names files by `mlflow-artifacts:` and a path, which MLflow's server looks up in the
+home folder that it serves, so the folder can be moved. MLflow's client can't write to such an
+address without a server, so the files are written here.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -8,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from gaplab.mirror.content import (
     KIND_TAG,
@@ -19,6 +21,7 @@ from gaplab.mirror.content import (
     RunContent,
     shared_view,
 )
+from gaplab.mirror.database import SCHEME
 
 T = TypeVar("T")
 
@@ -43,12 +46,20 @@ class _Run:
 
 
 class Runs:
-    """The runs of one experiment. Remembers what they hold, and writes only what is missing."""
+    """The runs of one experiment. Remembers what they hold, and writes only what is missing.
+
+    Args:
+        mlflow: the module.
+        uri: URL of MLflow's database.
+        name: name of the experiment.
+        artifacts: folder for the files of its runs, named like the experiment.
+    """
 
     def __init__(self, mlflow: ModuleType, uri: str, name: str, artifacts: Path) -> None:
         self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
         self._entities = mlflow.entities
-        self._experiment = self._open(name, artifacts.as_uri())
+        self._artifacts = artifacts
+        self._experiment = self._open(name, f"{SCHEME}/{name}")
         self._sweeps: dict[str, dict[str, _Run]] = {}
 
     def ensure(self, wanted: RunContent) -> tuple[str, int]:
@@ -118,7 +129,7 @@ class Runs:
         data, info = run.data, run.info
         return _Run(
             id=info.run_id,
-            folder=Path(url2pathname(urlsplit(info.artifact_uri).path)),
+            folder=self._artifacts / info.run_id / "artifacts",
             tags=dict(data.tags),
             status=info.status,
             ended=info.end_time,
@@ -170,8 +181,11 @@ class Runs:
         run.tags |= tags
 
     def _upload(self, run: _Run, files: dict[str, str]) -> int:
+        run.folder.mkdir(parents=True, exist_ok=True)
         for name, text in files.items():
-            self._client.log_text(run.id, text, name)
+            part = run.folder / f"{name}.part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(run.folder / name)
         run.files |= files
         return len(files)
 

@@ -62,7 +62,7 @@ def _start(home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
     artifacts = home.mlflow_artifacts.as_uri()
     command = [sys.executable, "-P", "-m", "mlflow", "server"]
     command += ["--backend-store-uri", home.mlflow_uri]
-    command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
+    command += ["--artifacts-destination", artifacts]
     command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
     with log.open("wb") as output:
         return subprocess.Popen(

@@ -11,6 +11,7 @@ from gaplab.ledger import Ledger
 from gaplab.results.reevaluate import Source, checked_truths, find_sources
 from gaplab.results.truth import OWN, TruthOptions
 from gaplab.spec.protocols import protocol_key
+from gaplab.storage.filesystem import Storage
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Explanation:
     """Digest of other ground truth; empty for that of the trial's own data."""
 
 
-def explain(
+def explain(  # noqa: PLR0913 - each is a choice of its own
     ledger: Ledger,
+    storage: Storage,
     name: str,
     protocol: Protocol,
     epoch: int | None,
@@ -45,6 +47,7 @@ def explain(
 
     Args:
         ledger: an open ledger.
+        storage: the home folder, which holds the candidates.
         name: the id of the trial, or its beginning.
         protocol: how the gap is measured.
         epoch: the epoch whose candidates are used; None: the last that has any.
@@ -55,7 +58,7 @@ def explain(
         UserError: the trial is unknown, it has no usable candidates, or its data has changed.
     """
     trial = ledger.find_trial(name)
-    source = _primary(find_sources(ledger, [trial], epoch, branch))
+    source = _primary(find_sources(ledger, storage, [trial], epoch, branch))
     found = checked_truths([source], [protocol], options)[trial.id]
     truth = found.data
     parts = [Candidates.none(), *source.dump.stream(truth.image_ids, truth.classes)]

@@ -63,12 +63,17 @@ def find_trials(ledger: Ledger, names: Sequence[str]) -> list[TrialView]:
 
 
 def find_sources(
-    ledger: Ledger, trials: Sequence[TrialView], epoch: int | None, branch: str | None
+    ledger: Ledger,
+    storage: Storage,
+    trials: Sequence[TrialView],
+    epoch: int | None,
+    branch: str | None,
 ) -> list[Source]:
     """Find the stored candidates of each trial.
 
     Args:
         ledger: an open ledger.
+        storage: the home folder, which holds the candidates.
         trials: the trials whose candidates are wanted.
         epoch: None: the last epoch that has any.
         branch: None: every branch.
@@ -81,9 +86,10 @@ def find_sources(
         try:
             stored = _with_candidates(trial, ledger.evaluations(trial.id), epoch, branch)
             prints = {a.id: str(a.provenance.get("data", "")) for a in ledger.attempts(trial.id)}
+            dumps = [Dump.open(storage.locate(each.candidates)) for each in stored]
             found += [
-                Source(trial, each, Dump.open(each.candidates), prints.get(each.attempt, ""))
-                for each in stored
+                Source(trial, each, dump, prints.get(each.attempt, ""))
+                for each, dump in zip(stored, dumps, strict=True)
             ]
         except UserError as error:
             problems += error.problems
@@ -154,7 +160,7 @@ def _measure(
         made = make_evaluation(source.subject, found, truth.data, protocol, source.training)
         made = replace(made, candidates=source.evaluation.candidates, truth=truth.digest)
         uri = save_matches(made, found, truth.data, protocol, storage)
-        made = replace(made, matches=uri)
+        made = replace(made, matches=storage.relative(uri))
         ledger.record(made, source.evaluation.attempt)
 
 

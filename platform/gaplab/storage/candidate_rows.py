@@ -28,7 +28,7 @@ LAYOUT = Layout(
         **{name: Column("float32", varied=True) for name in _BOX},
         **{name: Column("float32") for name in (*_POINT, "stride")},
     },
-    "restore it from a backup, or train the trial again in another --home",
+    "name the --home that the trial was trained in, or restore it from a backup",
 )
 
 

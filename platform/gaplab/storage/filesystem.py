@@ -19,6 +19,15 @@ def evaluation_folder(kind: str, trial: str, epoch: int, branch: str) -> str:
     return f"trials/{trial}/{kind}/epoch={epoch}/branch={branch}"
 
 
+def stored_path(uri: str, trial: str) -> str:
+    """Return the path of a file of a trial relative to its storage, whatever folder that was in.
+
+    Earlier versions stored absolute paths. URIs of other files are returned as they are.
+    """
+    before, found, after = uri.rpartition(f"/trials/{trial}/")
+    return f"trials/{trial}/{after}" if found and "://" not in before else uri
+
+
 class Storage:
     """Files under a URI. On a local disk, writing a file is atomic.
 
@@ -63,6 +72,17 @@ class Storage:
         with self.open(name) as stream:
             data: bytes = stream.read()
         return data
+
+    def relative(self, uri: str) -> str:
+        """Return a URI as the ledger stores it: relative to this storage if it lies inside."""
+        return uri.removeprefix(f"{self.uri}/")
+
+    def locate(self, stored: str) -> str:
+        """Return the URI of what `relative` returned, also after this storage was moved."""
+        if "://" in stored or stored.startswith("/"):
+            return stored
+        self._path(stored)  # raises UserError if it leads out
+        return f"{self.uri}/{stored}"
 
     def local_path(self, name: str) -> Path | None:
         """Return the path of a file on this machine; None in an object store."""

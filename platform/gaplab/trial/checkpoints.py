@@ -79,12 +79,12 @@ def load_newest(storage: Storage, trial: str) -> LoadedCheckpoint:
         try:
             state = _decode(_read_whole(storage, name, digest))
         except DamagedError as error:
-            notes.append(f"{uri}: damaged checkpoint ({error}), skipped")
+            notes.append(f"{name}: damaged checkpoint ({error}), skipped")
             damaged.append(name)
         except FileNotFoundError:
             continue  # its writer has replaced it since it was listed
         else:
-            instead = (f"continuing from {uri}",) if notes else ()
+            instead = (f"continuing from {name}",) if notes else ()
             return LoadedCheckpoint(uri, state, (*notes, *instead), tuple(damaged))
     instead = ("no undamaged checkpoint is left: starting from epoch 0",) if notes else ()
     return LoadedCheckpoint("", None, (*notes, *instead), tuple(damaged))

@@ -172,7 +172,8 @@ class Evaluator:
             return evaluation
         delete_leftovers(self._storage, uri, self._world.size)
         matches = save_matches(evaluation, detections, self._truth, protocol, self._storage)
-        return replace(evaluation, candidates=uri, matches=matches)
+        relative = self._storage.relative
+        return replace(evaluation, candidates=relative(uri), matches=relative(matches))
 
 
 def _training_metrics(positives: float, unassigned: float) -> dict[str, float]:

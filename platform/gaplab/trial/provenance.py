@@ -9,7 +9,8 @@ attempt, plain JSON with keys in this order:
       commit          full SHA-1 of the checkout's commit; "" where there is no checkout
       dirty           whether the checkout differs from it; null: unknown
       digest          SHA-256 (16 hex digits) of all that differs; "" if nothing does
-      uri             the file that holds what differs; "" if nothing does
+      uri             path of the file that holds what differs, relative to the home folder; "" if
+                      nothing does
       left_out        changed files that may hold secrets; their changes are not stored
       note            why something above is unknown, else ""
       sources         SHA-256 (16 hex digits) of all modules of gaplab and detectors
@@ -102,7 +103,7 @@ def read_code(roots: Sequence[Path] = ROOTS, seconds: float = SECONDS) -> Code:
 
 
 def save_changes(code: Code, storage: Storage) -> Code:
-    """Store what differs from the commit, equal changes once, and return the code with its URI.
+    """Store what differs from the commit, equal changes once; return the code with its `uri`.
 
     Raises:
         UserError: if the file can't be written.
@@ -112,7 +113,7 @@ def save_changes(code: Code, storage: Storage) -> Code:
     name = f"code/{code.digest}.diff"
     if f"{code.digest}.diff" not in storage.names("code"):
         storage.save_text(name, code.changes)
-    return replace(code, uri=f"{storage.uri}/{name}")
+    return replace(code, uri=name)
 
 
 def assemble(code: Code, worker: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from gaplab.records import Cost, EpochDone, EvaluationRecord, Event, Machine, St
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import check_unchanged, experiment_of
 from gaplab.states import TrialState
-from gaplab.storage.filesystem import Storage
+from gaplab.storage.filesystem import Storage, stored_path
 from gaplab.trial.checkpoints import CheckpointWriter, LoadedCheckpoint, load_newest
 from gaplab.trial.control import NO_CONTROL, Control, Stop, Stopped, any_rank, first_order
 from gaplab.trial.evaluate import Evaluator
@@ -98,7 +98,7 @@ def final_event(trial: TrialRecord, storage: Storage) -> EpochDone:
     found = load_newest(storage, trial.id)
     if found.state is None:
         raise UserError(f"{storage.uri}: no checkpoint of trial {trial.id} there", *found.notes)
-    return _event_of(found)
+    return _event_of(found, storage)
 
 
 class _TrialRun:
@@ -218,7 +218,8 @@ class _TrialRun:
             "middle": middle,
         }
         best = _best_epoch(self.history)
-        self.uri = self.writer.save(state, self.epoch, self.learner.step, best)
+        uri = self.writer.save(state, self.epoch, self.learner.step, best)
+        self.uri = self.context.storage.relative(uri)
 
     def _repetition(self, checkpoint: str, cost: Cost) -> EpochDone:
         """Return the event that repeats what all epochs so far have measured."""
@@ -229,11 +230,12 @@ class _TrialRun:
 
     def _restore(self) -> tuple[str, ...]:
         """Load the newest undamaged checkpoint and return notes about it, one line each."""
-        world, found = self.context.world, load_newest(self.context.storage, self.trial.id)
-        self.uri, self.writer.damaged = found.uri, found.damaged
+        world, storage = self.context.world, self.context.storage
+        found = load_newest(storage, self.trial.id)
+        self.uri, self.writer.damaged = storage.relative(found.uri), found.damaged
         if found.state is not None:
             self.learner.load(found.state["learner"])
-            event = _event_of(found)
+            event = _event_of(found, storage)
             self.epoch, self.history = event.epoch, event.evaluations
             self.losses = dict(event.earlier)
             self.middle = found.state.get("middle")
@@ -243,7 +245,7 @@ class _TrialRun:
         before = plural(len(self.middle["ranks"]), "worker")
         return (
             *found.notes,
-            f"{found.uri}: continuing in the middle of an epoch with {world.size} instead of "
+            f"{self.uri}: continuing in the middle of an epoch with {world.size} instead of "
             f"{before}: the rest of the epoch differs slightly from what it would have been",
         )
 
@@ -261,9 +263,19 @@ def _check_agreement(step: int, context: TrialContext) -> None:
         )
 
 
-def _event_of(found: LoadedCheckpoint) -> EpochDone:
+def _event_of(found: LoadedCheckpoint, storage: Storage) -> EpochDone:
+    """Return the event in a checkpoint, which may have been written in another folder."""
     state = found.state or {}
-    return replace(_EVENT.validate_json(state["event"]), checkpoint=found.uri)
+    event = _EVENT.validate_json(state["event"])
+    evaluations = tuple(
+        replace(
+            each,
+            candidates=stored_path(each.candidates, each.trial),
+            matches=stored_path(each.matches, each.trial),
+        )
+        for each in event.evaluations
+    )
+    return replace(event, evaluations=evaluations, checkpoint=storage.relative(found.uri))
 
 
 def _best_epoch(history: Sequence[EvaluationRecord]) -> int:

@@ -120,7 +120,7 @@ def hang_reason(trial: str, storage: Storage) -> str | None:
     where = ", ".join(dict.fromkeys(each for _, each in hung if each)) or "an unknown location"
     return (
         f"no step within {hung[0][0]} s (resources.hang_seconds): stuck in {where}; "
-        f"stacks in {storage.uri}/{_folder(trial)}"
+        f"stacks in {_folder(trial)} of the home folder"
     )
 
 

@@ -10,11 +10,14 @@ import pytest
 import yaml
 
 from gaplab.cli import main
+from gaplab.launch.attempt import run_attempt, run_in_process
+from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
-from gaplab.records import Claim
+from gaplab.records import Claim, Event
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
+from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from tests.builders import MACHINE, attempt_end, evaluation_record, row_ids
 
@@ -66,6 +69,37 @@ def gaplab(
         return err if code else out
 
     return run
+
+
+def _emit_to(recorder: Recorder, attempt: int) -> Callable[[Event], None]:
+    def emit(event: Event) -> None:
+        recorder.handle(attempt, event)
+
+    return emit
+
+
+@pytest.fixture(scope="session")
+def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with one dual trial and one that stored no candidates; to be copied."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "tiny.yaml"
+    spec = small | {
+        "data": small["data"] | {"train_images": 8, "val_images": 5},
+        "assignment": {"name": "dual"},
+        "training": {"epochs": 2, "batch": 4, "warmup_steps": 2},
+    }
+    bare = {"assignment": {"name": "poto"}, "evaluation.candidates": "none"}
+    grid = {"zip": {key: [spec.get(key, "last"), value] for key, value in bare.items()}}
+    path.write_text(json.dumps(spec | grid))  # JSON is YAML without aliases
+    sweep, home = expand(load_spec(path)), Home(folder / "home")
+    with Ledger.open(home.ledger_url) as ledger:
+        ledger.add_sweep(sweep)
+        recorder = Recorder(ledger, [])
+        for trial in sweep.trials:
+            number = ledger.start_attempt(Claim(trial.id, sweep.id))
+            recorder.add(number, trial.id)
+            run_attempt(trial, Storage(str(home.path)), _emit_to(recorder, number), run_in_process)
+    return home.path
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ class Bench:
         metrics = {**dict.fromkeys(COCO, 50.0), "ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms}
         made = evaluation_record(f"{name}{seed}".ljust(12, "x"), 3, metrics=metrics)
         uri = write_matches(self.storage, made, truth(first_id, images), *pair)
-        self.record(replace(made, matches=uri), name, seed, machine)
+        self.record(replace(made, matches=self.storage.relative(uri)), name, seed, machine)
 
     def add_crowd(self, name: str, ap: float) -> None:
         """Add a trial that the crowd evaluator measured."""
@@ -225,7 +225,7 @@ def test_a_missing_match_file(bench: Bench, gaplab: Gaplab) -> None:
     with Ledger.open(bench.home.ledger_url) as ledger:
         rows = leaderboard(ledger)
     lost = next(row for row in rows if row.assignment == "fcos").matches
-    Path(lost).unlink()
+    (bench.home.path / lost).unlink()
     out, err = gaplab("compare", "--resamples", 20, "--json")
     assert [group["over"] for group in json.loads(out)] == ["images", None]
     assert err.count("\n") == 1
@@ -262,7 +262,7 @@ def test_each_trial_is_resampled_and_reported_once(bench: Bench) -> None:
     bench.add("poto", 0.9)
     [row] = leaderboard(bench.ledger)
     reports: list[str] = []
-    resampling = Resampling(5, reports.append)
+    resampling = Resampling(5, bench.home.path, reports.append)
     assert resampling(row) is resampling(row)
     assert resampling.problems() == []
     assert reports == ["resampling the images of trial poto0xxx"]

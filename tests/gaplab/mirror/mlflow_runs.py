@@ -38,9 +38,16 @@ def history(bench: LedgerBench, run: Any) -> dict[str, list[tuple[int, float | N
     }
 
 
-def files(run: Any) -> dict[str, str]:
+def folder_of(bench: LedgerBench, run: Any) -> Path:
+    """Return the folder that MLflow's server reads the files of a run from."""
+    scheme, _, path = run.info.artifact_uri.partition(":/")
+    assert scheme == "mlflow-artifacts"
+    return bench.home.mlflow_artifacts / path
+
+
+def files(bench: LedgerBench, run: Any) -> dict[str, str]:
     """Return the texts of the files of a run."""
-    folder = Path(run.info.artifact_uri.removeprefix("file://"))
+    folder = folder_of(bench, run)
     return {path.name: path.read_text() for path in sorted(folder.glob("*"))}
 
 
@@ -53,7 +60,7 @@ def snapshot(bench: LedgerBench, name: str = "paper") -> dict[str, Any]:
         if "mlflow.parentRunId" in tags:
             tags["mlflow.parentRunId"] = names[tags["mlflow.parentRunId"]]
         info = (run.info.status, run.info.start_time, run.info.end_time, run.info.run_name)
-        kept = (tags, run.data.params, history(bench, run), files(run), info)
+        kept = (tags, run.data.params, history(bench, run), files(bench, run), info)
         assert run.data.tags["mlflow.runName"] not in found
         found[run.data.tags["mlflow.runName"]] = kept
     return found

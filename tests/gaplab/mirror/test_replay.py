@@ -11,13 +11,16 @@ import yaml
 
 from gaplab.cli import main
 from gaplab.errors import UserError
+from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
 from gaplab.mirror.replay import Mirror
 from gaplab.states import TrialState
+from gaplab.storage.home import Home
 from tests.builders import LedgerBench
 from tests.gaplab.mirror.mlflow_runs import (
     client,
     files,
+    folder_of,
     history,
     milliseconds,
     run_of,
@@ -82,12 +85,12 @@ def test_tags_params_and_files(bench: LedgerBench) -> None:
         "evaluation.every": "1",
         "evaluation.protocol.preset": "default",
     }
-    assert yaml.safe_load(files(run)["trial.yaml"]) == good.config
-    assert json.loads(files(run)["per_class.json"]) == {
+    assert yaml.safe_load(files(bench, run)["trial.yaml"]) == good.config
+    assert json.loads(files(bench, run)["per_class.json"]) == {
         "columns": ["class", "ap", "ap_nms", "gap"],
         "data": [["circle", 1.307, 2.307, -1.0], ["star", None, None, None]],
     }
-    assert files(parent) == {"spec.yaml": "name: paper\n"}
+    assert files(bench, parent) == {"spec.yaml": "name: paper\n"}
     assert parent.info.run_name == sweep
 
 
@@ -149,7 +152,7 @@ def test_other_protocols_have_a_prefix(bench: LedgerBench) -> None:
     sweep, good, _ = bench.small()
     mirror = Mirror(bench.home)
     mirror.replay(bench.ledger, sweep)
-    table = files(run_of(bench, good.id))["per_class.json"]
+    table = files(bench, run_of(bench, good.id))["per_class.json"]
     bench.epoch(good, 3, "defcn")
     assert mirror.replay(bench.ledger, sweep) == 20
     run = run_of(bench, good.id)
@@ -157,7 +160,7 @@ def test_other_protocols_have_a_prefix(bench: LedgerBench) -> None:
     assert run.data.metrics["gap"] == metrics["default", "o2o"]["gap"]
     assert run.data.metrics["defcn/gap"] == metrics["defcn", "o2o"]["gap"]
     assert run.data.metrics["defcn/o2m/gap"] == metrics["defcn", "o2m"]["gap"]
-    assert files(run)["per_class.json"] == table
+    assert files(bench, run)["per_class.json"] == table
 
 
 def test_metrics_of_any_name_where_they_have_a_value(bench: LedgerBench) -> None:
@@ -210,13 +213,42 @@ def test_what_a_person_deleted_is_restored_once(bench: LedgerBench) -> None:
     before = snapshot(bench)
     mlflow, run = client(bench), run_of(bench, good.id)
     mlflow.delete_run(run.info.run_id)
-    shutil.rmtree(run.info.artifact_uri.removeprefix("file://"))
+    shutil.rmtree(folder_of(bench, run))
     assert Mirror(bench.home).replay(bench.ledger, sweep) == 2  # the two files
     assert snapshot(bench) == before
     mlflow.delete_experiment(run.info.experiment_id)
     Mirror(bench.home).replay(bench.ledger, sweep)
     assert snapshot(bench) == before
     assert run_of(bench, bad.id).info.lifecycle_stage == "active"
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["this version", "absolute addresses"])
+def test_a_moved_home_keeps_its_runs(bench: LedgerBench, earlier: bool) -> None:
+    sweep, good, _ = bench.small()
+    Mirror(bench.home).replay(bench.ledger, sweep)
+    before, old = snapshot(bench), bench.home.path
+    if earlier:
+        make_absolute(bench.home)
+    bench.ledger.close()
+    bench.home = Home(old.rename(old.parent / "n?ew %20ü"))
+    bench.ledger = Ledger.open(bench.home.ledger_url)
+    assert Mirror(bench.home).replay(bench.ledger, sweep) == 0
+    assert snapshot(bench) == before
+    table = folder_of(bench, run_of(bench, good.id)) / "per_class.json"
+    table.unlink()
+    assert Mirror(bench.home).replay(bench.ledger, sweep) == 1
+    assert snapshot(bench) == before
+    assert not old.exists()
+
+
+def make_absolute(home: Home) -> None:
+    """Write the addresses of files as earlier versions did."""
+    folder = home.mlflow_artifacts.as_uri()
+    with closing(sqlite3.connect(home.mlflow_path)) as database, database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            where = f"WHERE {column} LIKE 'mlflow-artifacts:%'"
+            change = f"UPDATE {table} SET {column} = replace({column}, 'mlflow-artifacts:', ?)"
+            assert database.execute(f"{change} {where}", [folder]).rowcount > 0
 
 
 def test_two_mirrors_create_no_run_twice(bench: LedgerBench) -> None:

@@ -100,7 +100,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Served]:
     """Two sweeps, mirrored and served by `gaplab ui` in spite of a person's settings of MLflow."""
-    home = Home(tmp_path_factory.mktemp("served") / "home")
+    home = Home(tmp_path_factory.mktemp("served") / "home").create()
     shutil.copy(mlflow_database, home.path)
     bench, port = LedgerBench(home), free_port()
     bench.asha()

@@ -27,12 +27,13 @@ for last; do :; done
 exec {python} $options -c {program} {home} "${{last#sqlite:///}}"
 """
 PROGRAM = f"""
-import importlib.util, sys
+import importlib.util, sqlite3, sys
 home, database = sys.argv[1:]
 found = [importlib.util.find_spec(name) for name in {PLANTED!r}]
 if any(spec is not None and str(spec.origin).startswith(home) for spec in found):
     sys.exit("a module would come from the home folder")
-open(database, "x").close()
+tables = "CREATE TABLE experiments (artifact_location); CREATE TABLE runs (artifact_uri)"
+sqlite3.connect(database).executescript(tables).close()
 """
 
 
@@ -74,7 +75,7 @@ def test_creating_the_database_imports_nothing_from_the_home(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command, folder and environment are the real ones; MLflow's migrations are not run."""
-    home = Home(tmp_path / "home")
+    home = Home(tmp_path / "home").create()
     plant(home.path, tmp_path / "ran")
     words = {"python": sys.executable, "program": PROGRAM, "home": str(home.path)}
     stand_in = tmp_path / "python"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gaplab.errors import StorageError, UserError
-from gaplab.storage.filesystem import Storage
+from gaplab.storage.filesystem import Storage, stored_path
 
 
 def test_round_trip_and_replacement(tmp_path: Path) -> None:
@@ -62,6 +62,45 @@ def test_accepted_names_are_below_the_root(parts: list[str]) -> None:
     assert path is not None
     assert os.path.normpath(path) == str(path)
     assert str(path).startswith("/root/of/all/")
+
+
+@pytest.mark.parametrize("folder", ["home", "a b", "a?b", "a%20b", "größe#"])
+def test_relative_paths_lead_to_the_files_after_a_move(tmp_path: Path, folder: str) -> None:
+    storage = Storage(str(tmp_path / folder))
+    stored = storage.relative(storage.save_text("trials/x/a.txt", "text"))
+    assert stored == "trials/x/a.txt"
+    (tmp_path / folder).rename(tmp_path / "moved")
+    moved = Storage(str(tmp_path / "moved"))
+    assert Path(moved.locate(stored)) == tmp_path / "moved" / "trials/x/a.txt"
+    other, name = Storage.of(moved.locate(stored))
+    assert other.read(name) == b"text"
+
+
+@pytest.mark.parametrize("uri", ["/elsewhere/a.txt", "s3://bucket/a.txt", "file:///x/a.txt"])
+def test_uris_outside_of_the_storage_stay_absolute(tmp_path: Path, uri: str) -> None:
+    storage = Storage(str(tmp_path))
+    assert storage.relative(uri) == storage.locate(uri) == uri
+
+
+def test_stored_paths_lead_nowhere_else(tmp_path: Path) -> None:
+    for stored in ("../x", "a/../../x", "a\0b", ""):
+        with pytest.raises(UserError, match="leads out"):
+            Storage(str(tmp_path)).locate(stored)
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("/old/home/trials/t1/candidates/branch=o2o", "trials/t1/candidates/branch=o2o"),
+        ("/a/trials/b/trials/t1/a.txt", "trials/t1/a.txt"),
+        ("/old/home/trials/t2/a.txt", "/old/home/trials/t2/a.txt"),
+        ("trials/t1/a.txt", "trials/t1/a.txt"),
+        ("s3://bucket/trials/t1/a.txt", "s3://bucket/trials/t1/a.txt"),
+        ("", ""),
+    ],
+)
+def test_absolute_paths_of_earlier_versions(uri: str, stored: str) -> None:
+    assert stored_path(uri, "t1") == stored
 
 
 def test_text(tmp_path: Path) -> None:

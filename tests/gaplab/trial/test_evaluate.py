@@ -112,11 +112,11 @@ def assert_same(one: EvaluationRecord, other: EvaluationRecord) -> None:
     assert plain[0] == plain[1]
 
 
-def stream(record: EvaluationRecord, experiment: Experiment) -> list[Tensor]:
+def stream(record: EvaluationRecord, home: Path, experiment: Experiment) -> list[Tensor]:
     """Return all candidates by location and class; nearly equal scores may change their order."""
     data = experiment.data.load("val")
     ids = [image.image_id for image in data.truth()]
-    chunks = list(Dump.open(record.candidates).stream(ids, data.classes))
+    chunks = list(Dump.open(str(home / record.candidates)).stream(ids, data.classes))
     found = Candidates.join(chunks)
     key = [found.image, found.levels, found.points[:, 1], found.points[:, 0], found.labels]
     order = np.lexsort([column.numpy() for column in reversed(key)])
@@ -127,17 +127,19 @@ def stream(record: EvaluationRecord, experiment: Experiment) -> list[Tensor]:
 def test_the_same_numbers_for_any_number_of_ranks(
     experiment: Experiment, tmp_path: Path, size: int
 ) -> None:
-    alone = evaluate(experiment, tmp_path / "one", 1, experiment.training.epochs)
-    shared = evaluate(experiment, tmp_path / "many", size, experiment.training.epochs)
+    homes = (tmp_path / "one", tmp_path / "many")
+    alone = evaluate(experiment, homes[0], 1, experiment.training.epochs)
+    shared = evaluate(experiment, homes[1], size, experiment.training.epochs)
     assert [each.branch for each in alone] == [each.branch for each in shared] == ["o2o", "o2m"]
     assert [each.primary for each in alone] == [True, False]
     assert alone[0].metrics["gap"] != 0
     for one, other in zip(alone, shared, strict=True):
         assert_same(one, other)
-        for a, b in zip(stream(one, experiment), stream(other, experiment), strict=True):
+        columns = (stream(e, h, experiment) for e, h in zip((one, other), homes, strict=True))
+        for a, b in zip(*columns, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-        pairs = zip(read_matches(one.matches)[1:], read_matches(other.matches)[1:], strict=True)
-        for mine, theirs in pairs:
+        files = (str(h / e.matches) for e, h in zip((one, other), homes, strict=True))
+        for mine, theirs in zip(*(read_matches(file)[1:] for file in files), strict=True):
             assert_same_matches(mine, theirs)
 
 
@@ -182,5 +184,6 @@ def test_no_old_part_is_left_after_a_restart_with_fewer_ranks(
     evaluate(experiment, tmp_path, 3, 3)
     [again, _] = evaluate(experiment, tmp_path, 2, 3)
     alone = evaluate(experiment, tmp_path / "alone", 1, 3)[0]
-    for a, b in zip(stream(again, experiment), stream(alone, experiment), strict=True):
+    columns = (stream(again, tmp_path, experiment), stream(alone, tmp_path / "alone", experiment))
+    for a, b in zip(*columns, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

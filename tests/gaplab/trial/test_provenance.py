@@ -318,7 +318,7 @@ def test_equal_changes_are_stored_once(tmp_path: Path, monkeypatch: pytest.Monke
     storage = Storage(str(tmp_path))
     code = Code("s", commit="c", dirty=True, digest="0123", changes="é\n")
     kept = save_changes(code, storage)
-    assert kept.uri == f"{storage.uri}/code/0123.diff"
+    assert kept.uri == "code/0123.diff"
     assert (tmp_path / "code" / "0123.diff").read_text() == "é\n"
     monkeypatch.setattr(Storage, "save_text", None)
     assert save_changes(code, storage) == kept

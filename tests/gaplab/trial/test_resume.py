@@ -207,8 +207,8 @@ class TestDamage:
         (start,) = course.starts
         assert start.epoch == 1
         assert len(start.notes) == 2
-        assert start.notes[0].startswith(f"{last}: damaged checkpoint")
-        assert start.notes[1] == f"continuing from {first}"
+        assert start.notes[0].startswith(f"{last.relative_to(home)}: damaged checkpoint")
+        assert start.notes[1] == f"continuing from {first.relative_to(home)}"
         assert course.evaluations == expected.evaluations
         torch.testing.assert_close(resuming.saved(trial, home), end, rtol=0, atol=0)
         assert last not in self.files(trial, home)

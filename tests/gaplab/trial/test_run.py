@@ -4,7 +4,6 @@ import contextlib
 import errno
 import pickle
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,20 +66,6 @@ def evaluations(events: list[Event]) -> dict[tuple[int, str], EvaluationRecord]:
     return {(e.epoch, e.branch): e for e in found}
 
 
-def relative(
-    found: dict[tuple[int, str], EvaluationRecord], home: Path
-) -> dict[tuple[int, str], EvaluationRecord]:
-    """Return evaluations with URIs relative to `home`."""
-
-    def below(uri: str) -> str:
-        return uri.removeprefix(str(home))
-
-    return {
-        key: replace(each, candidates=below(each.candidates), matches=below(each.matches))
-        for key, each in found.items()
-    }
-
-
 def weights(trial: TrialRecord, home: Path) -> dict[str, torch.Tensor]:
     state = load_newest(Storage(str(home)), trial.id).state
     assert state is not None
@@ -126,9 +111,9 @@ def test_a_killed_trial_ends_with_the_same_bits(
     second = run(trial, tmp_path / "killed", stop_after=2)
     third = run(trial, tmp_path / "killed")
     assert [e.epoch for e in (second[0], third[0]) if isinstance(e, Started)] == [1, 2]
-    expected = relative(evaluations(whole), tmp_path / "whole")
-    assert relative(evaluations(first + second + third), tmp_path / "killed") == expected
-    again = relative(evaluations(third), tmp_path / "killed")
+    expected = evaluations(whole)
+    assert evaluations(first + second + third) == expected
+    again = evaluations(third)
     assert again == expected, "a resumed attempt replays all evaluations"
     parts = [sorted((tmp_path / folder).rglob("*.parquet")) for folder in ("killed", "whole")]
     assert len(parts[0]) == 2 * len(experiment_of(trial).assignment.branches())
@@ -136,6 +121,30 @@ def test_a_killed_trial_ends_with_the_same_bits(
     mine, theirs = (weights(trial, tmp_path / folder) for folder in ("killed", "whole"))
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@pytest.mark.parametrize("earlier", [False, True], ids=["this version", "absolute paths"])
+def test_a_trial_is_resumed_in_a_moved_home(
+    write_spec: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, earlier: bool
+) -> None:
+    """Its checkpoint holds evaluations, whose paths were absolute in earlier versions."""
+    trial = only_trial(write_spec(evaluation={"candidates": "every"}))
+    with monkeypatch.context() as patch:
+        if earlier:
+            patch.setattr(Storage, "relative", lambda self, uri: uri)
+        before = evaluations(run(trial, tmp_path / "old", stop_after=1))
+    assert all(Path(e.candidates).is_absolute() == earlier for e in before.values())
+    (tmp_path / "old").rename(tmp_path / "new")
+    events = run(trial, tmp_path / "new")
+    found = evaluations(events)
+    assert len(found) == 3
+    for each in found.values():
+        assert each.candidates == f"trials/{trial.id}/candidates/epoch={each.epoch}/branch=o2o"
+        assert (tmp_path / "new" / each.candidates).is_dir()
+        assert (tmp_path / "new" / each.matches).is_file()
+    checkpoints = [e.checkpoint for e in events if isinstance(e, EpochDone)]
+    assert all(each.startswith(f"trials/{trial.id}/checkpoints/") for each in checkpoints)
+    assert not (tmp_path / "old").exists()
 
 
 def test_two_seeds_differ(write_spec: Write, tmp_path: Path) -> None:
@@ -177,10 +186,10 @@ def end_of(trial: TrialRecord, home: Path, error: Exception | None) -> AttemptEn
 def test_the_traceback_of_an_unexpected_error_is_stored(write_spec: Write, tmp_path: Path) -> None:
     trial = only_trial(write_spec())
     end = end_of(trial, tmp_path, ZeroDivisionError("by zero"))
-    path = tmp_path / "trials" / trial.id / "traceback.txt"
-    assert end.reason == f"ZeroDivisionError: by zero (traceback in {path})"
+    name = f"trials/{trial.id}/traceback.txt"
+    assert end.reason == f"ZeroDivisionError: by zero (traceback in {name} of the home folder)"
     assert end.fault == "error"
-    assert "raise error" in path.read_text()
+    assert "raise error" in (tmp_path / name).read_text()
 
 
 def test_a_traceback_that_cannot_be_written_does_not_hide_the_reason(

@@ -94,10 +94,13 @@ def test_a_process_that_hangs_is_ended_and_its_location_is_known(
     assert outcomes[behaviour].code == 1
     reason = hang_reason(behaviour, Storage(str(home)))
     assert reason is not None
-    pattern = rf"no step within 1 s \(resources\.hang_seconds\): stuck in {where}; stacks in (.+)"
+    pattern = (
+        rf"no step within 1 s \(resources\.hang_seconds\): stuck in {where}; stacks in (.+) of "
+    )
+    pattern += "the home folder"
     match = re.fullmatch(pattern, reason)
     assert match, reason
-    (stacks,) = Path(match[1]).iterdir()
+    (stacks,) = (home / match[1]).iterdir()
     assert "in run_trial" in stacks.read_text()
     clear_hangs(behaviour, Storage(str(home)))
     assert hang_reason(behaviour, Storage(str(home))) is None
@@ -221,5 +224,5 @@ def test_each_location_of_several_workers_is_named_once(tmp_path: Path) -> None:
         storage.save_text(f"trials/{TRIAL}/hang/node-{number}.txt", text)
     assert hang_reason(TRIAL, storage) == (
         "no step within 9 s (resources.hang_seconds): stuck in all_reduce (torch/dist.py:7), "
-        f"read (a/disk.py:7); stacks in {tmp_path}/trials/{TRIAL}/hang"
+        f"read (a/disk.py:7); stacks in trials/{TRIAL}/hang of the home folder"
     )
