@@ -91,7 +91,7 @@ def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
             recorder.handle(number, event)
 
         run_attempt(trial, storage, emit, run_in_process)
-        [source] = find_sources(ledger, ledger.trials(sweep.id), None, None)
+        [source] = find_sources(ledger, storage, ledger.trials(sweep.id), None, None)
         val = experiment_of(trial).data.load("val")
         truth = GroundTruth.of(val.truth(), val.classes)
         write_part(storage, Part(source.subject, truth, 1000, LocalWorld()), exact(truth))
