@@ -60,7 +60,7 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
     if train:
         _train(chosen, specs, folder, address)
     with Ledger.open(folder.ledger_url) as ledger, progress_line("checking claims") as show:
-        resampling = Resampling(_RESAMPLES, show)
+        resampling = Resampling(_RESAMPLES, folder.path, show)
         found = find_verdicts(chosen, specs, ledger, resampling)
     for problem in resampling.problems():
         sys.stderr.write(f"gaplab: {problem}\n")

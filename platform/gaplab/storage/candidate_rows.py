@@ -28,7 +28,7 @@ LAYOUT = Layout(
         **{name: Column("float32", varied=True) for name in _BOX},
         **{name: Column("float32") for name in (*_POINT, "stride")},
     },
-    "name the --home that the trial was trained in, or restore it from a backup",
+    "restore it from a backup, or name the --home that the trial was trained in",
 )
 
 

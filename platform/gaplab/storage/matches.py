@@ -35,7 +35,7 @@ _LAYOUT = Layout(
         "hit": Column("uint16"),
         "ignored": Column("uint16"),
     },
-    "name the --home that the trial was trained in, or restore it from a backup",
+    "restore it from a backup, or name the --home that the trial was trained in",
 )
 """A row is a detection, or an object, which has no score. Bit t of `hit` and `ignored` belongs to
 IoU threshold t."""

@@ -42,7 +42,7 @@ def folder_of(bench: LedgerBench, run: Any) -> Path:
     """Return the folder that MLflow's server reads the files of a run from."""
     scheme, _, path = run.info.artifact_uri.partition(":/")
     assert scheme == "mlflow-artifacts"
-    return bench.home.mlflow_artifacts / path
+    return bench.home.mlflow_artifacts / str(path)
 
 
 def files(bench: LedgerBench, run: Any) -> dict[str, str]:
