@@ -3,7 +3,7 @@
 import dataclasses
 import json as jsonlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,18 +14,16 @@ from rich.console import Console
 
 from detectors.evaluation.metrics import LABELS, names_of
 from gaplab.cli.options import HomeOption, JsonOption
+from gaplab.cli.render.attempts import code_of, print_attempts
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
-from gaplab.formatting import duration, flat, plural, points, signed
+from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
-
-LAST_ATTEMPTS = 10
-"""Of more attempts at a trial, only the last ones are printed."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def located(found: Details, storage: Storage) -> Details:
     ]
     attempts = [
         replace(each, provenance=each.provenance | {"code": code | {"uri": storage.locate(uri)}})
-        if (uri := (code := _code(each)).get("uri"))
+        if (uri := (code := code_of(each)).get("uri"))
         else each
         for each in found.attempts
     ]
@@ -157,7 +155,7 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     trial = found.trial
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
     console.print(dump_yaml(trial.config))
-    _print_attempts(found.attempts, console)
+    print_attempts(found.attempts, console)
     if found.losses:
         console.print(_losses(found.losses))
     _print_evaluations(found.evaluations, console)
@@ -169,140 +167,6 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     for evaluation in _last_of_branches(alike):
         console.print(_heading(evaluation))
         console.print(_classes(evaluation))
-
-
-def _print_attempts(attempts: Sequence[AttemptView], console: Console) -> None:
-    """Print the last attempts: where and with which code they ran, their cost, and their end.
-
-    Below the table are the differences between the attempts.
-    """
-    last = attempts[-LAST_ATTEMPTS:]
-    console.print(_attempts(last))
-    lines = [line for attempt in last for line in _endings(attempt)]
-    lines += [*_codes(last), *_changed_modules(last), *_differences(last)]
-    if hidden := len(attempts) - len(last):
-        lines.append(f"{plural(hidden, 'earlier attempt')}: see --json")
-    for line in lines:
-        console.print(line)
-
-
-def _attempts(attempts: Sequence[AttemptView]) -> PlainTable:
-    """Return the table of attempts; with a column of GPU time if any was used."""
-    gpu = any(a.gpu_seconds for a in attempts)
-    columns = [
-        number("attempt"),
-        text("state", wrap=False, rank=0),
-        replace(text("code", wrap=False), marks=(" ",)),
-        *(text(heading, rank=2) for heading in ("node", "device")),
-        *(number(heading) for heading in ("wall", "CPU", *(["GPU"] if gpu else []), "memory")),
-    ]
-    return plain_table(columns, (_attempt(each, gpu) for each in attempts))
-
-
-def _attempt(a: AttemptView, gpu: bool) -> list[str]:
-    """Return the cells of one attempt."""
-    seconds = (a.wall_seconds, a.cpu_seconds, *([a.gpu_seconds] if gpu else []))
-    return [
-        *(str(a.number), a.state, _commit(a), a.node, a.device),
-        *("-" if each is None else duration(each) for each in seconds),
-        "-" if a.peak_memory_mib is None else f"{a.peak_memory_mib:.0f} MiB",
-    ]
-
-
-def _endings(attempt: AttemptView) -> list[str]:
-    """Return the notes of an attempt, and why it ended."""
-    fault = f" ({attempt.fault})" if attempt.fault else ""
-    ending = f"attempt {attempt.number} {attempt.state}{fault}: {attempt.reason}"
-    notes = [f"attempt {attempt.number}: {note}" for note in attempt.notes]
-    return notes + ([ending] if attempt.reason else [])
-
-
-def _code(attempt: AttemptView) -> dict[str, Any]:
-    code: dict[str, Any] = attempt.provenance.get("code", {})
-    return code
-
-
-def _commit(attempt: AttemptView) -> str:
-    """Return `1a2b3c4d` or `1a2b3c4d dirty`; without a commit `=` and a digest of the modules."""
-    code = _code(attempt)
-    if code.get("commit"):
-        state = {True: " dirty", False: "", None: " ?"}[code["dirty"]]
-        return f"{code['commit'][:8]}{state}"
-    return f"={code['sources'][:8]}" if code else "-"
-
-
-def _codes(attempts: Sequence[AttemptView]) -> list[str]:
-    """Return a line per code that is not exactly a commit, and a line if the codes differ."""
-    found = _group(attempts, lambda a: jsonlib.dumps(_code(a)))
-    lines = [_changes(jsonlib.loads(code), numbers) for code, numbers in found.items()]
-    if len(found) > 1:
-        codes = ", ".join(f"{name} ({n})" for name, n in _group(attempts, _version).items())
-        modules = _group(attempts, lambda a: str(a.provenance.get("sources")))
-        same = "; the modules of gaplab and detectors were the same" if len(modules) == 1 else ""
-        lines.append(f"attempts ran with different code: {codes}{same}")
-    return [line for line in lines if line]
-
-
-def _version(attempt: AttemptView) -> str:
-    return f"{_commit(attempt)} {_code(attempt).get('digest', '')}".strip()
-
-
-def _changes(code: dict[str, Any], numbers: str) -> str:
-    """Return a line about the changes on top of a commit; empty if there are none."""
-    parts = []
-    if code.get("uri"):
-        parts.append(f"changes {code['digest']} on top of {code['commit'][:8]}: {code['uri']}")
-    if code.get("left_out"):
-        parts.append(f"changed but not kept: {', '.join(code['left_out'])}")
-    if code.get("note"):
-        parts.append(code["note"])
-    return f"code of attempt {numbers}: {'; '.join(parts)}" if parts else ""
-
-
-def _changed_modules(attempts: Sequence[AttemptView]) -> list[str]:
-    """Return a line per attempt whose worker imported other modules than its driver."""
-    return [
-        f"attempt {a.number}: its worker had other modules of gaplab or detectors than its driver"
-        for a in attempts
-        if a.provenance.get("sources", _code(a).get("sources")) != _code(a).get("sources")
-    ]
-
-
-def _differences(attempts: Sequence[AttemptView]) -> list[str]:
-    """Return the versions, hardware, settings and data that differ between attempts.
-
-    Attempts that ended before they reported any are not compared.
-    """
-    reported = [a for a in attempts if "packages" in a.provenance]
-    facts = [
-        {k: v for k, v in a.provenance.items() if k not in ("code", "sources")} for a in reported
-    ]
-    lines = _unequal(attempts, [a.config for a in attempts]) + _unequal(reported, facts)
-    return ["not the same in all attempts:", *(f"  {line}" for line in lines)] if lines else []
-
-
-def _unequal(attempts: Sequence[AttemptView], facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line per key of `facts`, one for each attempt, whose values are not all the same."""
-    known = {a.id: flat(each) for a, each in zip(attempts, facts, strict=True)}
-    lines = []
-    for key in dict.fromkeys(key for each in known.values() for key in each):
-        values = _group(attempts, lambda a, key=key: _text(known[a.id].get(key, "-")))  # type: ignore[misc]
-        if len(values) > 1:
-            lines.append(f"{key}: " + ", ".join(f"{v} ({n})" for v, n in values.items()))
-    return lines
-
-
-def _text(value: Any) -> str:
-    """Return text as it is, and any other value as JSON."""
-    return value if isinstance(value, str) else jsonlib.dumps(value)
-
-
-def _group(attempts: Sequence[AttemptView], key: Callable[[AttemptView], str]) -> dict[str, str]:
-    """Return the numbers of the attempts for each value of `key`."""
-    found: dict[str, list[str]] = {}
-    for each in attempts:
-        found.setdefault(key(each), []).append(str(each.number))
-    return {value: ", ".join(numbers) for value, numbers in found.items()}
 
 
 def _last(found: TrialDetails) -> EvaluationView:
