@@ -1,7 +1,8 @@
-"""The attempts of a trial: a table, and lines about their code, their ends and their differences."""
+"""The attempts of a trial: a table, and lines about their code, ends and differences."""
 
 import json as jsonlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
