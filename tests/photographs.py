@@ -65,7 +65,8 @@ def save(path: Path, size: tuple[int, int]) -> None:
 def write_coco(root: Path, photographs: Splits) -> dict[str, Any]:
     """Write COCO JSON files. Categories are not in order."""
     for split, images in photographs.items():
-        document = _coco_document(images, lambda each: {"file_name": f"{each.name}.jpg"})
+        names = {each.name: {"file_name": f"{each.name}.jpg"} for each in images}
+        document = _coco_document(images, names)
         (root / f"{split}.json").write_text(json.dumps(document))
         for each in images:
             save(root / "images" / f"{each.name}.jpg", each.size)
@@ -125,13 +126,29 @@ def voc_object(label: str, box: Xyxy) -> str:
     )
 
 
+def write_lvis(root: Path, photographs: Splits) -> dict[str, Any]:
+    """Write LVIS's layout: COCO files without names; validation images are in both folders."""
+    for split, images in photographs.items():
+        folders = {each.name: "train2017" for each in images}
+        if split == "val":
+            folders |= {each.name: "val2017" for each in images[1:]}
+        urls = {name: f"http://127.0.0.1/{folder}/{name}.jpg" for name, folder in folders.items()}
+        document = _coco_document(images, {name: {"coco_url": url} for name, url in urls.items()})
+        for image in document["images"]:
+            image |= {"neg_category_ids": [2], "not_exhaustive_category_ids": []}
+        (root / f"lvis_v1_{split}.json").write_text(json.dumps(document))
+        for each in images:
+            save(root / folders[each.name] / f"{each.name}.jpg", each.size)
+    return {"name": "lvis"}
+
+
 def _coco_document(
-    images: Sequence[Photograph], naming: Callable[[Photograph], dict[str, Any]]
+    images: Sequence[Photograph], naming: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     pairs = [(i, each) for i, image in enumerate(images, start=1) for each in image.objects]
     return {
         "images": [
-            {"id": i, "width": each.size[0], "height": each.size[1], **naming(each)}
+            {"id": i, "width": each.size[0], "height": each.size[1], **naming[each.name]}
             for i, each in enumerate(images, start=1)
         ],
         "annotations": [
@@ -153,6 +170,7 @@ WRITERS: dict[str, Callable[[Path, Splits], dict[str, Any]]] = {
     "coco": write_coco,
     "yolo": write_yolo,
     "voc": write_voc,
+    "lvis": write_lvis,
 }
 """Name in `DATASETS` -> writes the data set into an existing folder, returns its `data` section."""
 

@@ -3,6 +3,7 @@
 from detectors.data.base import DataOptions
 from detectors.data.coco import Coco
 from detectors.data.crowdhuman import CrowdHuman
+from detectors.data.lvis import Lvis
 from detectors.data.shapes import Shapes
 from detectors.data.voc import Voc
 from detectors.data.yolo import Yolo
@@ -13,5 +14,6 @@ DATASETS: dict[str, type[DataOptions]] = {
     "crowdhuman": CrowdHuman,
     "yolo": Yolo,
     "voc": Voc,
+    "lvis": Lvis,
 }
 """Name in a spec -> options. A new data set needs a file, a line here and a row in the tests."""

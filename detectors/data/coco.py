@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,19 +24,9 @@ from detectors.data.problems import Problems
 from detectors.options import NOT_IDENTITY
 
 
-class Coco(Photos):
-    """Photographs with boxes, from COCO JSON files.
+class CocoFiles(Photos):
+    """Options of formats with one JSON file of COCO and one folder of images per split."""
 
-    Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
-    part of the ground truth, but not of the training targets. An image without `width` and `height`
-    in the file has the size of its picture.
-
-    An annotation without `id` is named by its position, and one without `bbox` has the box around
-    its `segmentation` (polygons or RLE). `ignore: 1` makes it a crowd region; pycocotools
-    overwrites `ignore` by `iscrowd`, so it evaluates such annotations as objects.
-    """
-
-    name: Literal["coco"] = "coco"
     train_json: str = Field("train.json", json_schema_extra=NOT_IDENTITY)
     """File of the training split, relative to `root`."""
     val_json: str = Field("val.json", json_schema_extra=NOT_IDENTITY)
@@ -45,6 +35,8 @@ class Coco(Photos):
     """Folder of the training images, relative to `root`; `file_name` is relative to it."""
     val_images: str = Field("images", json_schema_extra=NOT_IDENTITY)
     """Folder of the validation images, relative to `root`."""
+    val_note: ClassVar[str] = ""
+    """A note on the validation split."""
 
     def load(self, split: Split) -> Dataset:
         """Return the split; calls with equal options return the same object.
@@ -87,8 +79,24 @@ class Coco(Photos):
         return Files(root, train, train if self.val_fraction else val)
 
 
+class Coco(CocoFiles):
+    """Photographs with boxes, from COCO JSON files.
+
+    Labels are in the order of category ids, samples in the order of image ids. Crowd regions are
+    part of the ground truth, but not of the training targets. An image without `width` and `height`
+    in the file has the size of its picture, and one without `file_name` is named by the last folder
+    and name of its `coco_url`.
+
+    An annotation without `id` is named by its position, and one without `bbox` has the box around
+    its `segmentation` (polygons or RLE). `ignore: 1` makes it a crowd region; pycocotools
+    overwrites `ignore` by `iscrowd`, so it evaluates such annotations as objects.
+    """
+
+    name: Literal["coco"] = "coco"
+
+
 @lru_cache(maxsize=4)
-def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
+def _load(options: CocoFiles, files: Files, split: Split) -> PhotoDataset:
     indices, paths = _indices(files), files.of(split)
     images = {key: each.entries for key, each in indices.items()}
     parts = parts_of(images, options.val_fraction, paths.annotations)
@@ -105,13 +113,14 @@ def _load(options: Coco, files: Files, split: Split) -> PhotoDataset:
     where = str(paths.annotations)
     notes = (*index.notes, *check_split(options, where, split, usable, problems, lost))
     if split == "val":
+        notes += (f"{where}: {options.val_note}",) if options.val_note else ()
         notes += shared(files, {key: [e.file_name for e in part] for key, part in parts.items()})
     classes = tuple(name for _, name in index.categories)
     return PhotoDataset(options, paths.images, classes, usable, notes)
 
 
 @lru_cache(maxsize=8)
-def _fingerprint(options: Coco, files: Files) -> str:
+def _fingerprint(options: CocoFiles, files: Files) -> str:
     indices = read_both(files, read_index)
     return fingerprint(
         files,

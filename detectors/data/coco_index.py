@@ -24,7 +24,7 @@ from detectors.data.coco_schema import (
     StrictImage,
     whole,
 )
-from detectors.data.entries import THINNEST, TOLERANCE, Box, Entry, clipped, entry, outside
+from detectors.data.entries import THINNEST, Box, Entry, clipped, entry, out_of_image
 from detectors.data.json_text import describe, read_utf8
 from detectors.data.masks import extent
 from detectors.data.problems import Kind, Problems
@@ -272,8 +272,4 @@ def _box_problem(found: Found, image: Image | None) -> Kind | None:
         return kinds.DEGENERATE
     if image is None:
         return None
-    width, height = image.bounds
-    if outside((x, y, x + w, y + h), width, height):
-        return kinds.OUTSIDE
-    beyond = max(-x, -y, x + w - width, y + h - height)
-    return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None
+    return out_of_image((x, y, x + w, y + h), *image.bounds)

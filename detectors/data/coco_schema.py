@@ -8,11 +8,14 @@ import math
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Len, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 RULES, LATER_RULES = 1, 2
 """Which rules a file needs to be read. The first ones are those of gaplab before 0.3: every image
-has a size, every annotation an id and a box, integers have no point, and `ignore` is 0."""
+has a name and a size, every annotation an id and a box, integers have no point, `ignore` is 0."""
+
+
+URL = "coco_url"
 
 
 def whole(value: Any) -> Any:
@@ -47,6 +50,14 @@ class Image(_Strict):
     height: Annotated[Size | None, Whole] = None
     """The size of the picture, if the file has none."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, raw: Any) -> Any:
+        """Name an image without `file_name` by the last folder and name of its `coco_url`."""
+        if not isinstance(raw, dict) or "file_name" in raw or not isinstance(raw.get(URL), str):
+            return raw
+        return {**raw, "file_name": "/".join(raw[URL].split("/")[-2:])}
+
     @property
     def bounds(self) -> tuple[float, float]:
         """Width and height; infinity where unknown."""
@@ -59,6 +70,11 @@ class StrictImage(Image):
     id: ImageId
     width: Size
     height: Size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, raw: Any) -> Any:
+        return raw
 
 
 class Annotation(_Strict):

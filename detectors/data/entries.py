@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import torch
 
+from detectors.data import problems as kinds
+from detectors.data.problems import Kind
 from detectors.structures import ImageTruth
 
 THINNEST = 1e-3  # pixels; a smaller width may be 0 in float32
@@ -60,3 +62,12 @@ def outside(xyxy: Xyxy, width: float, height: float) -> bool:
     """Return whether no part of a box is inside its image."""
     x1, y1, x2, y2 = xyxy
     return min(x2, y2, width - x1, height - y1) < THINNEST
+
+
+def out_of_image(xyxy: Xyxy, width: float, height: float) -> Kind | None:
+    """Return the problem of a box that is wholly or partly outside its image; None: it is not."""
+    if outside(xyxy, width, height):
+        return kinds.OUTSIDE
+    x1, y1, x2, y2 = xyxy
+    beyond = max(-x1, -y1, x2 - width, y2 - height)
+    return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None

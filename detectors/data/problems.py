@@ -32,7 +32,6 @@ NOT_NORMALISED = Kind(
     "YOLO labels with coordinates above 1",
     "divide pixels by the width and height of the image",
 )
-NO_LABELS = Kind("images without a label file", "add them", "kept, without objects,")
 NOT_VOC = Kind("XML files or objects that are not Pascal VOC", "give each the elements of VOC")
 NO_ANNOTATION = Kind("annotation files missing", "add them, or correct their names or folder")
 REPEATED_NAME = Kind("images listed before", "list every image once")
@@ -47,7 +46,7 @@ UPRIGHT_SIZE = Kind(
     "set exif: apply, or annotate the stored pixels",
 )
 BAD_EXIF = Kind("EXIF orientations that can't be read", "", "ignored")
-OTHER_SIZE = Kind("images of another size than the JSON says", "correct `width` and `height`")
+OTHER_SIZE = Kind("images of another size than the annotations say", "correct `width` and `height`")
 UNKNOWN_IMAGE = Kind("annotations of an unknown image id", "add the image or drop them")
 UNKNOWN_CATEGORY = Kind("annotations of an unknown category id", "add the category or drop them")
 BAD_NUMBER = Kind("annotations with a non-finite number or negative area", "correct or drop them")
@@ -56,6 +55,10 @@ OUTSIDE = Kind("boxes wholly outside their image", "correct or drop them")
 PARTLY_OUTSIDE = Kind("boxes more than 1 px out of their image", "clip them", "clipped")
 WITH_IMAGE = Kind("annotations of the images left out", "repair the images")
 # Only for remarks:
+NO_LABELS = Kind("images without a label file", "", "kept, without objects,")
+AT_ZERO = Kind(
+    "objects with xmin or ymin 0; set first_pixel: 0 unless VOC's rule holds", "", "kept"
+)
 BOX_OF_SEGMENTATION = Kind("annotations without `bbox`", "", "took from `segmentation` the box of")
 IGNORED = Kind("annotations with `ignore`", "", "evaluated as crowd regions, and did not train on,")
 REPEATED_BOX = Kind("annotations with the image, class and box of another", "", "kept")

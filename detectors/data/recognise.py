@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detectors.data.base import DataError
+from detectors.data.coco_schema import URL
 from detectors.data.names import Finder
 from detectors.data.yolo_files import read_yaml
 
@@ -177,9 +178,9 @@ def _document(path: Path) -> _Document | None:
     if not isinstance(raw, dict) or not all(isinstance(raw.get(key), list) for key in keys):
         return None
     images = [each for each in raw["images"][:SAMPLE] if isinstance(each, dict)]
-    lvis = bool(images) and all("coco_url" in i and "file_name" not in i for i in images)
-    key = "coco_url" if lvis else "file_name"
-    return _Document(path, tuple(str(each.get(key, "")) for each in images), lvis)
+    lvis = bool(images) and all(URL in i and "file_name" not in i for i in images)
+    names = [str(i.get("file_name") or "/".join(str(i.get(URL)).split("/")[-2:])) for i in images]
+    return _Document(path, tuple(names), lvis)
 
 
 def _split(name: str) -> str:
@@ -216,23 +217,29 @@ def _only(documents: Sequence[_Document]) -> _Document | None:
 
 def _places(folder: Path, split: str, document: _Document) -> Section:
     """Return the options for the file and the images of a split, unless they have their default."""
+    usual_file, usual_images = _USUAL[document.lvis]
     json_name = _relative(document.path, folder)
-    file = {f"{split}_json": json_name} if json_name != f"{split}.json" else {}
-    if document.lvis:
-        return file
-    images = _image_folder(folder, document, split)
-    return {**file, **({f"{split}_images": images} if images != "images" else {})}
+    images = _image_folder(folder, document, split) or usual_images
+    file = {f"{split}_json": json_name} if json_name != usual_file.format(split) else {}
+    return {**file, **({f"{split}_images": images} if images != usual_images else {})}
+
+
+_USUAL = {False: ("{}.json", "images"), True: ("lvis_v1_{}.json", ".")}
+"""Whether a file is one of LVIS -> the default names of a split's file and folder."""
 
 
 def _image_folder(folder: Path, document: _Document, split: str) -> str:
-    """Return the folder that has most of the images of a file, relative to the data set's."""
+    """Return the folder that has most of the images of a file, relative to the data set's.
+
+    Empty if no folder has any.
+    """
     candidates = [document.path.parent, *_folders(folder)]
     ranked = [
         (-_held(each, folder, document.images), split not in each.name, i, each)
         for i, each in enumerate(dict.fromkeys(candidates))
     ]
     missing, *_, best = min(ranked)
-    return _relative(best, folder) if missing else "images"
+    return _relative(best, folder) if missing else ""
 
 
 def _held(folder: Path, root: Path, names: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeGuard
 
 from detectors.data import problems as kinds
 from detectors.data.base import Dataset, Listed, Split
-from detectors.data.entries import THINNEST, TOLERANCE, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, out_of_image
 from detectors.data.fraction import part_of, parts_of
 from detectors.data.orientation import UNKNOWN
 from detectors.data.photo_files import (
@@ -256,7 +256,4 @@ def _box_problem(xyxy: Xyxy, size: tuple[int, int]) -> Kind | None:
         return kinds.BAD_NUMBER
     if min(x2 - x1, y2 - y1) < THINNEST:
         return kinds.DEGENERATE
-    if outside(xyxy, *size):
-        return kinds.OUTSIDE
-    beyond = max(-x1, -y1, x2 - size[0], y2 - size[1])
-    return kinds.PARTLY_OUTSIDE if beyond > TOLERANCE else None
+    return out_of_image(xyxy, *size)

@@ -272,6 +272,9 @@ def _index(
             Drawn(o.place, _moved(o.xyxy, first_pixel), labels[o.name], o.difficult) for o in known
         ]
         records.append(Record(page.number, page.file_name, tuple(boxes), page.size))
+    if first_pixel:
+        zero = (o.place for page in pages for o in page.objects if 0 in o.xyxy[:2])
+        problems.remark(kinds.AT_ZERO, zero)
     return Index(tuple(labels), tuple(records), problems)
 
 

@@ -25,15 +25,8 @@ def read_labels(listing: Listing, config: Config) -> Index:
         else:
             empty.append(name)
         records.append(Record(number, name, boxes))
-    return Index(config.classes, tuple(records), problems, _notes(listing, empty), relative=True)
-
-
-def _notes(listing: Listing, empty: Sequence[str]) -> tuple[str, ...]:
-    if not empty:
-        return ()
-    noted = Problems()
-    noted.add(kinds.NO_LABELS, empty)
-    return noted.notes(str(listing.where))
+    problems.remark(kinds.NO_LABELS, empty)
+    return Index(config.classes, tuple(records), problems, relative=True)
 
 
 def _boxes(path: Path, config: Config, problems: Problems) -> Iterator[Drawn]:

@@ -334,7 +334,10 @@ BAD_IMAGES = [
     (truncated, "image files unreadable: 1 (2.jpg: image file is truncated"),
     (no_image, "image files unreadable: 1 (2.jpg: cannot identify image file '2.jpg')"),
     (deep, "image files unreadable: 1 (2.jpg: pixels of mode F, not grey or RGB"),
-    (image(width=48, height=64), "another size than the JSON says: 1 (2.jpg: 64x48, not 48x64)"),
+    (
+        image(width=48, height=64),
+        "another size than the annotations say: 1 (2.jpg: 64x48, not 48x64)",
+    ),
 ]
 
 
@@ -422,7 +425,7 @@ def test_one_side_in_the_file_must_be_that_of_the_picture(tmp_path: Path) -> Non
     content = unsized(document(), ["height"], False)
     content["images"][2]["width"] = 48
     (problem,) = refused(coco(write(tmp_path, train=content)))
-    assert "another size than the JSON says: 1 (2.jpg: 64x48, not 48x48)" in problem
+    assert "another size than the annotations say: 1 (2.jpg: 64x48, not 48x48)" in problem
 
 
 @pytest.mark.parametrize("image_id", [2**63, -(2**63) - 1, 10**30])

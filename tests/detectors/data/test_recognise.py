@@ -11,14 +11,16 @@ import pytest
 from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.recognise import recognise, yolo_section
-from tests.photographs import WRITERS, splits, written
+from tests.photographs import WRITERS, changed, splits, written
 
 FRACTION = {"val_fraction": 0.2}
+OBJECTS = changed(b3=[("hen", (1, 1, 9, 9))])
+"""Every image has an object, so that every part of a split has one."""
 
 
 def coco(root: Path) -> tuple[Path, Path, Path]:
     """Write a COCO data set; return its files and the folder of images."""
-    written("coco", root)
+    written("coco", root, OBJECTS)
     return root / "train.json", root / "val.json", root / "images"
 
 
@@ -158,7 +160,7 @@ def test_every_format_is_recognised(tmp_path: Path, name: str) -> None:
 
 
 def test_crowdhuman(tmp_path: Path) -> None:
-    written("crowdhuman", tmp_path)
+    written("crowdhuman", tmp_path, OBJECTS)
     (section,) = recognise(tmp_path)
     assert section == {"name": "crowdhuman", "root": str(tmp_path)}
     (tmp_path / "annotation_val.odgt").unlink()
@@ -171,7 +173,7 @@ def test_crowdhuman(tmp_path: Path) -> None:
 
 
 def test_yolo_under_another_name_and_without_validation(tmp_path: Path) -> None:
-    written("yolo", tmp_path)
+    written("yolo", tmp_path, OBJECTS)
     (tmp_path / "data.yaml").unlink()
     (tmp_path / "notes.yaml").write_text("author: me\n")
     (tmp_path / "pets.yml").write_text("names: [cat, dog, hen]\ntrain: images/train\nval:\n")
@@ -199,7 +201,7 @@ def test_yolo_under_another_name_and_without_validation(tmp_path: Path) -> None:
 )
 def test_lists_of_voc(tmp_path: Path, lists: list[str], options: dict[str, Any]) -> None:
     root = tmp_path / "VOCdevkit" / "VOC2012"
-    written("voc", root)
+    written("voc", root, OBJECTS)
     folder = root / "ImageSets" / "Main"
     texts = [(folder / f"{name}.txt").read_text() for name in ("train", "val")]
     for path in folder.iterdir():
@@ -219,13 +221,13 @@ def test_lists_of_voc(tmp_path: Path, lists: list[str], options: dict[str, Any])
     assert section == {"name": "voc", "root": str(root), **named}
 
 
-def test_lvis_is_recognised_by_its_keys(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        images = [{"id": 1, "coco_url": f"x/{split}2017/1.jpg", "width": 1, "height": 1}]
-        content = {"images": images, "annotations": [], "categories": []}
-        (tmp_path / f"lvis_v1_{split}.json").write_text(json.dumps(content))
+def test_lvis_with_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
+    written("lvis", tmp_path)
+    for name in ("train2017", "val2017"):
+        move(tmp_path / name, tmp_path / "images" / name)
     (section,) = recognise(tmp_path)
-    assert section["name"] == "lvis"
+    assert (section["train_images"], section["val_images"]) == ("images", "images")
+    assert len(DATASETS["lvis"].model_validate(section).load("val")) == 2
 
 
 def test_nothing_is_recognised(tmp_path: Path) -> None:
@@ -250,5 +252,5 @@ def test_several_files_for_one_split(tmp_path: Path) -> None:
 
 def test_several_formats(tmp_path: Path) -> None:
     coco(tmp_path)
-    written("crowdhuman", tmp_path)
+    written("crowdhuman", tmp_path, OBJECTS)
     assert [section["name"] for section in recognise(tmp_path)] == ["crowdhuman", "coco"]

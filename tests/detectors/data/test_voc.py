@@ -45,6 +45,15 @@ def test_coordinates_of_voc_start_at_one(tmp_path: Path) -> None:
     assert zero.boxes[0].tolist() == [1, 1, 40, 30]
 
 
+def test_coordinates_of_other_tools_start_at_zero(tmp_path: Path) -> None:
+    options = voc(tmp_path)
+    replaced(tmp_path, "<xmin>5</xmin>", "<xmin>0</xmin>")
+    (note,) = options.load("train").notes
+    assert "kept objects with xmin or ymin 0 (if XML files start at 0: first_pixel: 0)" in note
+    assert note.endswith(": 1 (a2.xml object 1)")
+    assert options.model_copy(update={"first_pixel": 0}).load("train").notes == ()
+
+
 def test_coordinates_may_be_fractions(tmp_path: Path) -> None:
     options = voc(tmp_path)
     replaced(tmp_path, "<xmax>25</xmax>", "<xmax>24.75</xmax>")

@@ -10,7 +10,7 @@ import yaml
 
 from detectors.data import DATASETS
 from gaplab.spec.yaml_text import parse_yaml
-from tests.photographs import WRITERS, changed, image_of, splits, written
+from tests.photographs import WRITERS, changed, image_of, written
 
 Gaplab = Callable[..., str]
 
@@ -127,7 +127,8 @@ def test_what_is_done_with_exif_orientations_is_kept(gaplab: Gaplab, tmp_path: P
 
 
 def test_one_split_is_divided(gaplab: Gaplab, tmp_path: Path) -> None:
-    written("coco", tmp_path / "old", {"train": splits()["train"]})
+    objects = changed(b3=[("hen", (1, 1, 9, 9))])
+    written("coco", tmp_path / "old", {"train": objects["train"]})
     printed = section(gaplab("data", "check", tmp_path / "old"))
     assert (printed["val_fraction"], printed["planned_images"]) == (0.2, 2)
     gaplab("data", "convert", tmp_path / "old", tmp_path / "new")
