@@ -267,7 +267,11 @@ def test_another_sweep_of_the_same_trials_trains_nothing(history: History) -> No
 @full
 @pytest.mark.parametrize(
     ("number", "code", "state"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "preempted")],
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "preempted"),
+        (signal.SIGHUP, 129, "preempted"),
+    ],
 )
 def test_a_driver_that_is_stopped_by_a_signal(
     write_spec: Write,

@@ -29,7 +29,7 @@ def ui(
 
     MLflow is updated from the ledger first. The printed link leads to the runs of the sweep.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # ends the server, too
+    _end_on_signals()
     folder = Home(home).check().check_ledger()
     print_ignored(folder)
     with Ledger.open(folder.ledger_url) as ledger:
@@ -62,6 +62,13 @@ def mirror(
             written = copy.replay(ledger, view.id)
             result = f"updated: {plural(written, 'item')}" if written else "is up to date"
             _print(f"{view.id}: MLflow {result}")
+
+
+def _end_on_signals() -> None:
+    """Exit at SIGTERM and SIGHUP, which ends the server, too. SIGHUP stays ignored where it is."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
 def _newest(ledger: Ledger) -> str | None:

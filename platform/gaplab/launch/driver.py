@@ -32,6 +32,7 @@ from gaplab.trial.provenance import read_code, save_changes
 SIGNALS = {
     signal.SIGINT: Stop(TrialState.INTERRUPTED, "interrupted with Ctrl-C", signal.SIGINT),
     signal.SIGTERM: Stop(TrialState.PREEMPTED, "the driver received SIGTERM", signal.SIGTERM),
+    signal.SIGHUP: Stop(TrialState.PREEMPTED, "the driver received SIGHUP", signal.SIGHUP),
 }
 """The signals that end a sweep early, and how."""
 
@@ -143,13 +144,19 @@ def _check_fit(nodes: tuple[Node, ...], trials: Sequence[TrialRecord]) -> set[Re
 
 @contextmanager
 def _stop_on_signals(stop: Callable[[Stop], None]) -> Iterator[None]:
-    """Call `stop` at the first SIGINT or SIGTERM; a second one has its original effect."""
+    """Call `stop` at the first signal of each kind; a second one has its original effect.
+
+    SIGHUP stays ignored where it is, as under `nohup`. A second SIGHUP is ignored: both the shell
+    and the kernel send one when a terminal is closed.
+    """
     before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
 
     def handle(number: int, frame: FrameType | None) -> None:
         signum = signal.Signals(number)
         stop(SIGNALS[signum])
-        signal.signal(signum, before[signum])
+        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else before[signum])
 
     for signum in before:
         signal.signal(signum, handle)

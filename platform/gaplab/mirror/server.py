@@ -1,18 +1,17 @@
 """MLflow's web server as a child process, for the mirror in one home folder."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
 from gaplab.errors import UserError
+from gaplab.mirror import guard
 from gaplab.mirror.database import exclusive_access
 from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
 from gaplab.storage.home import Home
@@ -25,8 +24,8 @@ _START_SECONDS = 120.0  # until the server must answer; it takes about ten
 def running_server(home: Home, port: int) -> Iterator[str]:
     """Serve MLflow's pages for `home` on this machine only, while the context is active.
 
-    The output of the server goes to mlflow-server.log in the home folder. When the context ends,
-    the server and all its processes are stopped.
+    The output of the server goes to mlflow-server.log in the home folder. When the context ends, or
+    this process in whatever way, the server and all its processes are stopped.
 
     Yields:
         The base URL of the server.
@@ -59,21 +58,24 @@ def _check_port(port: int) -> None:
 
 
 def _start(home: Home, port: int, log: Path) -> subprocess.Popen[bytes]:
-    artifacts = home.mlflow_artifacts.as_uri()
-    command = [sys.executable, "-P", "-m", "mlflow", "server"]
-    command += ["--backend-store-uri", home.mlflow_uri]
-    command += ["--artifacts-destination", artifacts]
-    command += ["--host", _HOST, "--port", str(port), "--workers", "1"]
     with log.open("wb") as output:
         return subprocess.Popen(
-            command,
+            [sys.executable, "-P", guard.__file__, *_command(home, port)],
             cwd=WORKING_DIRECTORY,
             env=clean_environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group to stop; it does not receive Ctrl-C
         )
+
+
+def _command(home: Home, port: int) -> list[str]:
+    artifacts = home.mlflow_artifacts.as_uri()
+    command = [sys.executable, "-P", "-m", "mlflow", "server"]
+    command += ["--backend-store-uri", home.mlflow_uri]
+    command += ["--artifacts-destination", artifacts]
+    return [*command, "--host", _HOST, "--port", str(port), "--workers", "1"]
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], base_url: str, log: Path) -> None:
@@ -96,10 +98,7 @@ def _answers(url: str) -> bool:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Terminate the server; after ten seconds, kill what is left of its process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        os.killpg(process.pid, signal.SIGKILL)
+    """Let the guard stop the server; it does so, too, if this process ends meanwhile."""
+    assert process.stdin is not None
+    process.stdin.close()
     process.wait()

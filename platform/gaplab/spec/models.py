@@ -144,7 +144,7 @@ class Policy(Options):
     """A driver without a heartbeat for this long is considered lost, and other drivers take over
     its trials. A driver that died on the same machine is noticed at once."""
     grace_seconds: float = Field(30.0, ge=0, le=3600)
-    """How long a stop (Ctrl-C, SIGTERM, `gaplab cancel`) waits for running trials to write a
+    """How long a stop (Ctrl-C, a signal, `gaplab cancel`) waits for running trials to write a
     checkpoint."""
 
     @model_validator(mode="after")

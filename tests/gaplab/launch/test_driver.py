@@ -1,5 +1,6 @@
 """What a driver checks before anything starts. The cluster is replaced by a list of nodes."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.launch import driver
 from gaplab.launch.capacity import Node
-from gaplab.launch.driver import SIGNALS, Listeners, run_sweep
+from gaplab.launch.driver import SIGNALS, Listeners, _stop_on_signals, run_sweep
 from gaplab.ledger import Ledger
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.storage.home import Home
+from gaplab.trial.control import Stop
 
 Write = Callable[..., Path]
 LARGE = ("resources.workers=64", "training.batch=64")
@@ -96,3 +98,41 @@ def test_signals_have_their_number_and_a_state_in_which_trials_continue() -> Non
     for number, stop in SIGNALS.items():
         assert stop.signal == number
         assert stop.state.open
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[signal.Signals]]:
+    """The signals that reach this process itself; its handlers are restored."""
+    found: list[signal.Signals] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, _: found.append(signal.Signals(number)))
+    yield found
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_stops_the_sweep_and_a_second_one_the_process(
+    number: signal.Signals, received: list[signal.Signals]
+) -> None:
+    stops: list[Stop] = []
+    with _stop_on_signals(stops.append):
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+    assert stops == [SIGNALS[number]]
+    # A terminal that is closed sends two of them.
+    assert received == ([] if number == signal.SIGHUP else [number])
+    signal.raise_signal(number)
+    assert received[-1] == number, "the handlers are restored"
+
+
+def test_a_hangup_stays_ignored_as_under_nohup(received: list[signal.Signals]) -> None:
+    stops: list[Stop] = []
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _stop_on_signals(stops.append):
+        signal.raise_signal(signal.SIGHUP)
+        assert stops == []
+        signal.raise_signal(signal.SIGTERM)
+    assert stops == [SIGNALS[signal.SIGTERM]]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

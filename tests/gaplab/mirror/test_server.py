@@ -49,6 +49,20 @@ from gaplab.mirror import server
 server._START_SECONDS = 1e9  # how long a test waits does not depend on the machine's speed
 main()
 """
+START_FAKE_UI = """
+import sys
+from contextlib import nullcontext
+from gaplab.cli import main
+from gaplab.mirror import server
+page = "import http.server as h; Page = type('Page', (h.BaseHTTPRequestHandler,), {'do_GET': "
+page += "lambda self: (self.send_response(200), self.end_headers())}); import sys; "
+page += "h.HTTPServer(('127.0.0.1', int(sys.argv[2])), Page).serve_forever()"
+server._command = lambda home, port: [sys.executable, "-c", page, "--port", str(port)]
+server.exclusive_access = nullcontext
+server._START_SECONDS = 1e9
+main()
+"""
+"""Starts `gaplab ui` with a small web server in place of MLflow's."""
 OWN_SETTINGS = {
     "MLFLOW_BACKEND_STORE_URI": "sqlite:////nowhere/mlflow.db",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9/",
@@ -212,6 +226,27 @@ def test_an_empty_home_has_pages_too(bench: LedgerBench, monkeypatch: pytest.Mon
         assert Mirror(bench.home).link(url, None) == f"{url}/#/experiments"
         assert Mirror(bench.home).link(url, "nothing") == f"{url}/#/experiments"
         assert "<title>MLflow</title>" in ask(url)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGKILL, -9)],
+)
+def test_the_server_ends_with_the_command(
+    bench: LedgerBench, number: signal.Signals, code: int
+) -> None:
+    port = free_port()
+    words = ["ui", "--home", str(bench.home.path), "--port", str(port)]
+    line = [sys.executable, "-c", START_FAKE_UI, *words]
+    environment = {k: v for k, v in os.environ.items() if k != "GAPLAB_LEDGER"}
+    with subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, text=True) as ui:
+        assert ui.stdout is not None
+        assert ui.stdout.readline() == f"MLflow: http://127.0.0.1:{port}/#/experiments\n"
+        assert ui.stdout.readline() == "Stop it with Ctrl-C.\n"
+        assert len(group_of(port)) >= 2
+        ui.send_signal(number)
+    assert ui.returncode == code
+    wait_until(lambda: group_of(port) in ([], [ui.pid]))
 
 
 def test_a_port_in_use_is_an_error(bench: LedgerBench) -> None:

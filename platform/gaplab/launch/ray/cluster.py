@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -181,11 +182,25 @@ def _connect(address: str) -> None:
     try:
         # The URL of the ledger may hold a password, and workers, which inherit this environment,
         # need none.
-        with changed_environment({"GAPLAB_LEDGER": None}):
+        with changed_environment({"GAPLAB_LEDGER": None}), _hangup_blocked():
             ray.init(**arguments)
     except Exception as error:  # Ray raises errors of many kinds
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"--address {address}: {_failure(address, first)}") from error
+
+
+@contextmanager
+def _hangup_blocked() -> Iterator[None]:
+    """Block SIGHUP in this thread and in processes that it starts.
+
+    When a terminal is closed, all its processes get the signal: Ray's must live until the driver
+    has saved what its trials have done. The driver gets one that arrives meanwhile afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _failure(address: str, reason: str) -> str:

@@ -1,6 +1,7 @@
 """Connecting to a cluster leaves the environment as it was. Ray itself is replaced."""
 
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ class FakeRay:
     at_shutdown: list[dict[str, str]] = field(default_factory=list)
     reloads: list[dict[str, str]] = field(default_factory=list)
     connected: bool = False
+    blocked: set[int] = field(default_factory=set)
 
     def init(self, **arguments: Any) -> None:
         self.arguments, self.at_init = arguments, environment()
+        self.blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
         os.environ["PYTHONBREAKPOINT"] = "ray.util.rpdb.set_trace"
         if self.error is not None:
             raise self.error
@@ -269,3 +272,11 @@ def test_a_local_cluster_has_a_private_token_that_stays(fake: FakeRay, tmp_path:
     assert token.read_text() == text
     assert [each.name for each in token.parent.iterdir()] == ["ray.token"]
     assert fake.arguments["_node_ip_address"] == "127.0.0.1"
+
+
+def test_processes_of_ray_outlive_a_terminal_that_is_closed(fake: FakeRay, tmp_path: Path) -> None:
+    """They inherit the mask, so that they live until the driver has saved its trials."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with cluster(LOCAL, tmp_path):
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    assert fake.blocked == {*before, signal.SIGHUP}
