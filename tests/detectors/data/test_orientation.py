@@ -188,7 +188,7 @@ def test_ignoring_is_not_the_remedy_for_sizes_of_the_upright_picture(
 def test_a_size_that_fits_neither_is_refused(tmp_path: Path, exif: str) -> None:
     save(tmp_path / "0.jpg", upright((64, 48)), 6)
     shown = {"apply": "64x48", "ignore": "48x64"}[exif]
-    with pytest.raises(DataError, match=rf"JSON says: 1 \(0\.jpg: {shown}, not 60x60\)"):
+    with pytest.raises(DataError, match=rf"annotations say: 1 \(0\.jpg: {shown}, not 60x60\)"):
         coco(tmp_path, UPRIGHT_BOXES, [(60, 60)], exif=exif).load("train")
 
 

@@ -49,7 +49,7 @@ def test_coordinates_of_other_tools_start_at_zero(tmp_path: Path) -> None:
     options = voc(tmp_path)
     replaced(tmp_path, "<xmin>5</xmin>", "<xmin>0</xmin>")
     (note,) = options.load("train").notes
-    assert "kept objects with xmin or ymin 0 (if XML files start at 0: first_pixel: 0)" in note
+    assert "kept objects with xmin or ymin 0; set first_pixel: 0 unless VOC's rule holds" in note
     assert note.endswith(": 1 (a2.xml object 1)")
     assert options.model_copy(update={"first_pixel": 0}).load("train").notes == ()
 
