@@ -60,6 +60,17 @@ def entries_with(key: Sequence[str], model: type[Options]) -> list[str]:
 
 
 @cache
+def dotted_keys(model: type[Options], depth: int = 4) -> tuple[str, ...]:
+    """Return the dotted keys below `model` with at most `depth` parts, each once, in order."""
+    found = dict[str, None]()
+    for key, field in model.model_fields.items():
+        found[key] = None
+        for inner in models_of(field) if depth > 1 else []:
+            found.update((f"{key}.{below}", None) for below in dotted_keys(inner, depth - 1))
+    return tuple(found)
+
+
+@cache
 def single_field_model(owner: type[Options], key: str) -> type[Options]:
     """Return a class with one field of `owner`, to validate one part of a spec by itself."""
     field = owner.model_fields[key]

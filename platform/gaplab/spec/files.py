@@ -15,12 +15,13 @@ from pydantic import ValidationError
 
 from gaplab.errors import UserError
 from gaplab.records import SweepRecord
+from gaplab.spec.fields import dotted_keys
 from gaplab.spec.merge import Layer, describe_problem, merge
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.overrides import override, varied_sections
-from gaplab.spec.problems import Problem, format_value, to_problem, unknown, unknown_key
+from gaplab.spec.problems import Problem, format_value, to_problem, unknown, unknown_dotted
 from gaplab.spec.resolve import ResolvedSpec, SpecError, base_problems, resolve
-from gaplab.spec.yaml_text import MAX_BYTES, YamlError, parse_yaml
+from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 DEFAULT_PROFILE = "laptop"
 MAX_DEPTH = 4
@@ -135,7 +136,7 @@ def _extended_path(path: Path, name: str, extends: Any) -> Path:
 
 
 def _read_mapping(path: Path, name: str, label: str) -> dict[str, Any]:
-    """Return the mapping in a file of at most `MAX_BYTES`.
+    """Return the mapping in a file.
 
     Args:
         path: the file.
@@ -143,13 +144,11 @@ def _read_mapping(path: Path, name: str, label: str) -> dict[str, Any]:
         label: start of messages about a file that can't be opened.
     """
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
-        found = parse_yaml(text)
+        found = parse_yaml(read_text(path))
+    except IsADirectoryError:
+        raise UserError(f"{label}: is a folder; give the path of a YAML file") from None
     except OSError as error:
         raise UserError(f"{label}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{label}: is not UTF-8 text") from None
     except YamlError as error:
         raise UserError(f"{name}: {error}") from None
     if found is None:
@@ -224,7 +223,9 @@ def _validated(raw: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
 def _unknown_top_key(key: str, valid: Sequence[str]) -> Problem:
     if key in _FILE_KEYS:  # of a file's own top level these are removed before
         return Problem((key,), "unknown key; only allowed at the top level of a file", True)
-    return Problem((key,), unknown_key(key, [*valid, *_FILE_KEYS]), True)
+    known = [*valid, *_FILE_KEYS, *dotted_keys(Experiment), *dotted_keys(Spec)]
+    text = unknown_dotted(key, (each for each in known if each != "base"), [*valid, *_FILE_KEYS])
+    return Problem((key,), text, True)
 
 
 def _base(raw: Mapping[str, Any]) -> dict[str, Any]:

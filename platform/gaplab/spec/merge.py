@@ -60,17 +60,19 @@ def describe_problem(problem: Problem, layers: Sequence[Layer]) -> str:
 def merge(base: Any, over: Any, key: Key = ()) -> Any:
     """Merge `over` into `base`: mappings key by key, anything else replaces.
 
-    A mapping with another `name` (entry of a table) or another `preset` replaces as a whole.
+    A mapping with another `name` (entry of a table) or another `preset` replaces as a whole. None
+    removes a key that `base` has. The key has its default then, which is None if it accepts None.
     """
     setting = _setting(key)
     base = expand_preset(setting, base)
     if not isinstance(over, Mapping) or not isinstance(base, Mapping):
         return over
-    named = [mark for mark in ("name", "preset") if mark in base and mark in over]
+    named = [m for m in ("name", "preset") if m in base and over.get(m) is not None]
     if setting and any(base[mark] != over[mark] for mark in named):
         return over
     inner = {part: merge(base.get(part, MISSING), over[part], (*key, part)) for part in over}
-    return {**base, **inner}
+    removed = {part for part in over if over[part] is None and part in base}
+    return {part: value for part, value in {**base, **inner}.items() if part not in removed}
 
 
 def _setting(key: Key) -> Key:

@@ -20,6 +20,7 @@ from detectors.models.base import DetectorOptions
 from detectors.options import NOT_IDENTITY, OneOf, Options
 from detectors.training import Training
 from gaplab.spec.protocols import read_preset_or_mapping, read_protocol, with_key
+from gaplab.spec.raw import MAX_REPEAT, with_seeds
 from gaplab.spec.search import SearchOptions, StopOptions
 
 MAX_BACKOFF = 300.0
@@ -209,6 +210,9 @@ class Spec(Options):
     """The question that the sweep answers."""
     base: dict[str, Any] = Field({})
     """Sections of the base experiment. In a spec file they are at the top level."""
+    repeat: int | None = Field(None, ge=1, le=MAX_REPEAT)
+    """Number of seeds: `repeat: 3` is short for `grid: {seed: [0, 1, 2]}`, and becomes that when a
+    spec is read."""
     rows: dict[str, dict[str, Any]] = Field({})
     """Name of a row, such as a line of a paper's table -> the keys that it sets. Each row is one
     trial for every combination of the rest; keys that it leaves out have their value of the base.
@@ -236,3 +240,8 @@ class Spec(Options):
     """How the sweep is run; not part of any trial."""
     max_trials: int = Field(10_000, ge=1, le=1_000_000)
     """A spec with more combinations than this, counted before `when` and `exclude`, is rejected."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds(cls, spec: Any) -> Any:
+        return with_seeds(spec) if isinstance(spec, Mapping) else spec

@@ -1,18 +1,24 @@
 """`--set key=value`: single values that override a spec."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gaplab.errors import UserError
 from gaplab.spec.axes import split_key
+from gaplab.spec.fields import dotted_keys
 from gaplab.spec.merge import Layer, merge
-from gaplab.spec.models import Experiment
-from gaplab.spec.problems import SpecPath, unknown_key
+from gaplab.spec.models import Experiment, Spec
+from gaplab.spec.problems import SpecPath, unknown_dotted, unknown_key
+from gaplab.spec.raw import varied_groups, with_seeds
 from gaplab.spec.sections import put
 from gaplab.spec.yaml_text import YamlError, parse_yaml
 
-_SWEEP_KEYS = ("rows", "grid", "search", "stop", "run", "name", "question", "max_trials")
+_SWEEP_KEYS = [key for key in Spec.model_fields if key not in ("base", "zip", "when", "exclude")]
 _SETTABLE = [*Experiment.model_fields, *_SWEEP_KEYS]
+_DOTTED = [
+    *dotted_keys(Experiment),
+    *(key for key in dotted_keys(Spec) if key.partition(".")[0] in _SWEEP_KEYS),
+]
 
 
 def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any], list[Layer]]:
@@ -37,7 +43,11 @@ def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any]
     changes: Any = {}
     layers = list[Layer]()
     settings = parse_settings(texts)
-    spec = _without_rows_of(spec, settings)
+    if "repeat" in settings:
+        count = settings.pop("repeat")
+        spec = spec | {"repeat": count}
+        layers.append(Layer(count, "--set ", ("repeat",), ("repeat",)))
+    spec = _without_rows_of(with_seeds(spec), settings)
     for key, value in sorted(settings.items(), key=lambda item: item[0].count(".")):
         path = _varied_path(spec, key)
         if path and path[0] == "zip":
@@ -58,7 +68,7 @@ def override(spec: dict[str, Any], texts: Sequence[str]) -> tuple[dict[str, Any]
 
 def varied_sections(spec: Mapping[str, Any]) -> set[str]:
     """Return the sections in which a spec that is not validated varies something."""
-    return {key.split(".")[0] for _, group in _groups(spec) for key in group}
+    return {key.split(".")[0] for _, group in varied_groups(spec) for key in group}
 
 
 def parse_settings(texts: Iterable[str]) -> dict[str, Any]:
@@ -81,7 +91,9 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise ValueError(f"{text}: must be key=value, as in seed=3")
     if first not in _SETTABLE:
-        raise ValueError(f"{key}: {unknown_key(first, _SETTABLE)}")
+        if first in Spec.model_fields:
+            raise ValueError(f"{key}: {unknown_key(first, _SETTABLE)}")
+        raise ValueError(f"{key}: {unknown_dotted(key, _DOTTED, _SETTABLE)}")
     try:
         return key, parse_yaml(value)
     except YamlError as error:
@@ -116,23 +128,11 @@ def _without_rows_of(spec: dict[str, Any], keys: Collection[str]) -> dict[str, A
 
 def _varied_path(spec: Mapping[str, Any], key: str) -> SpecPath | None:
     """Return where a key is varied, or must be because a section above it is; None otherwise."""
-    varied = {dotted: path for path, group in _groups(spec) for dotted in group}
+    varied = {dotted: path for path, group in varied_groups(spec) for dotted in group}
     if key in varied:
         return (*varied[key], key)
     below = any(key.startswith(f"{section}.") for section in varied)
     return ("grid", key) if below else None
-
-
-def _groups(spec: Mapping[str, Any]) -> Iterator[tuple[SpecPath, Mapping[str, Any]]]:
-    """Yield the mappings of varied keys, skipping what is no mapping: the spec is not validated."""
-    zipped, rows = spec.get("zip"), spec.get("rows")
-    many = list(enumerate(zipped)) if isinstance(zipped, list) else []
-    found: list[tuple[SpecPath, Any]] = [(("grid",), spec.get("grid")), (("zip",), zipped)]
-    found += [(("zip", i), group) for i, group in many]
-    found += [(("rows", row), rows[row]) for row in rows] if isinstance(rows, Mapping) else []
-    search = spec.get("search")
-    found += [(("search", "space"), search.get("space"))] if isinstance(search, Mapping) else []
-    return ((path, group) for path, group in found if isinstance(group, Mapping))
 
 
 def _with_one_value(zipped: Any, key: str, value: Any) -> Any:

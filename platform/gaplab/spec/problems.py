@@ -6,7 +6,7 @@ Errors that pydantic finds are converted by `to_problem`.
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, get_origin
@@ -15,11 +15,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from detectors.options import Options
-from gaplab.spec.fields import keys_of, models_of, table_of
+from gaplab.spec.fields import dotted_keys, keys_of, models_of, table_of
 
 SpecPath = tuple[str | int, ...]
 """Location in a spec: keys of mappings and indices of lists, from the top level down."""
 
+MOST_SIMILAR = 5
+"""Keys that a message suggests at most."""
 MESSAGES = {
     "missing": "is required",
     "greater_than": "must be greater than {gt}, got {got}",
@@ -66,7 +68,10 @@ def to_problem(error: ErrorDetails, model: type[Options]) -> Problem:
     path, owners, field = _locate(error["loc"], model)
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(path, unknown_key(str(path[-1]), keys_of(owners)), True)
+        own, key = keys_of(owners), str(path[-1])
+        near = difflib.get_close_matches(key, own)
+        elsewhere = [] if near else dotted_keys(model)
+        return Problem(path, unknown_dotted(format_path(path), elsewhere, own), True)
     if kind == "union_tag_not_found" and field is not None:
         names = ", ".join(table_of(field))
         return Problem((*path, "name"), f"is required; choose one of {names}")
@@ -107,6 +112,50 @@ def suggest(got: str, valid: list[str]) -> str:
     if similar:
         return f'did you mean "{similar[0]}"?'
     return f"choose one of {', '.join(valid)}" if valid else "there are none"
+
+
+def unknown_dotted(got: str, keys: Iterable[str], others: Iterable[str]) -> str:
+    """Return the text for an unknown dotted key, such as `did you mean "training.lr"?` for `lr`.
+
+    Args:
+        got: the key.
+        keys: dotted keys that may be meant.
+        others: what is listed if none of them is similar.
+    """
+    if not (found := similar_keys(got, list(dict.fromkeys(keys)))):
+        return unknown_key(got.rpartition(".")[2], others)
+    *first, last = [f'"{key}"' for key in found]
+    return f"unknown key; did you mean {', '.join(first)}{' or ' if first else ''}{last}?"
+
+
+def similar_keys(got: str, keys: Sequence[str]) -> list[str]:
+    """Return the dotted keys that `got` may stand for: at most `MOST_SIMILAR`, shortest first.
+
+    They are those that end with the same part, or else those that are spelled similarly. A key
+    without a dot is the only one. There are none if `got` is one of `keys`: then it is only wrong
+    where it stands.
+    """
+    if got in keys:
+        return []
+    section, last = got.partition(".")[0], got.rpartition(".")[2]
+    ends = {key: key.rpartition(".")[2] for key in keys}
+    found = [key for key in keys if ends[key] == last]
+    if not found and "." in got:
+        alike = [key for key in keys if _are_similar(got.split("."), key.split("."))]
+        found = difflib.get_close_matches(got, alike, n=1)
+    if not found:
+        near = difflib.get_close_matches(last, dict.fromkeys(ends.values()), n=1, cutoff=0.7)
+        found = [key for key in keys if ends[key] in near]
+    found = [key for key in found if key.startswith(f"{section}.")] or found
+    found = [key for key in found if "." not in key] or found
+    return sorted(found, key=lambda key: key.count("."))[:MOST_SIMILAR]
+
+
+def _are_similar(left: Sequence[str], right: Sequence[str]) -> bool:
+    """Return whether two keys have as many parts, all of which are spelled similarly."""
+    return len(left) == len(right) and all(
+        difflib.get_close_matches(a, [b], cutoff=0.7) for a, b in zip(left, right, strict=True)
+    )
 
 
 def _locate(

@@ -14,7 +14,7 @@ from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
 from gaplab.spec.problems import format_value, to_problem, unknown
-from gaplab.spec.yaml_text import MAX_BYTES, YamlError, parse_yaml
+from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 _CUSTOM = re.compile(r"custom(-[0-9a-f]{8})?")
 _MAPPING = re.compile(r"\s*\{|[^/]*:\s")
@@ -122,12 +122,10 @@ def _preset(name: str) -> dict[str, Any]:
 
 
 def _file_text(path: str) -> str:
-    """Return the text of a file; of a file that is too large, one byte more than is allowed."""
     try:
-        with Path(path).open("rb") as file:
-            return file.read(MAX_BYTES + 1).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text; save it as UTF-8") from None
+        return read_text(Path(path))
+    except YamlError as error:
+        raise UserError(f"{path}: {error}") from None
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {why}; give the path of a YAML file or a preset's name") from None

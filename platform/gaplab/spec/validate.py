@@ -16,18 +16,27 @@ from detectors.evaluation.metrics import LOWER_IS_BETTER, MEASURED, names_of
 from detectors.options import Options
 from gaplab.formatting import plural
 from gaplab.spec.axes import Axis, Key, split_key
-from gaplab.spec.fields import entries_with, keys_of, models_below, owners_of, single_field_model
+from gaplab.spec.fields import (
+    dotted_keys,
+    entries_with,
+    keys_of,
+    models_below,
+    owners_of,
+    single_field_model,
+)
 from gaplab.spec.grid import condition_order, may_change, size
 from gaplab.spec.models import READ, Condition, Experiment, Reading, Spec
 from gaplab.spec.problems import (
     Problem,
     SpecPath,
     format_path,
+    similar_keys,
     suggest,
     to_problem,
     unknown,
-    unknown_key,
+    unknown_dotted,
 )
+from gaplab.spec.raw import varied_seed
 from gaplab.spec.sampling import number_type
 from gaplab.spec.search import Domain
 
@@ -40,6 +49,7 @@ def check(spec: Spec, axes: Sequence[Axis]) -> list[Problem]:
         axes: its axes.
     """
     found = [
+        *_repeat(spec),
         *_varied_keys(axes),
         *_readings(spec),
         *_conditions(spec, axes),
@@ -88,7 +98,8 @@ def _unknown_part(key: Key, path: SpecPath) -> Iterator[Problem]:
             text = f"unknown key; {format_path(key[:depth])} is a single value"
             yield Problem(path, text, True)
         elif part not in keys_of(owners):
-            yield Problem(path, unknown_key(part, keys_of(owners)), True)
+            text = unknown_dotted(".".join(key), dotted_keys(Experiment), keys_of(owners))
+            yield Problem(path, text, True)
         else:
             owners = models_below(key[: depth + 1], Experiment)
             continue
@@ -137,6 +148,13 @@ def _varied_keys(axes: Sequence[Axis]) -> Iterator[Problem]:
             seen.setdefault(key, axis.path)
 
 
+def _repeat(spec: Spec) -> Iterator[Problem]:
+    """Yield a problem if the seed is varied twice; otherwise `repeat` has become `grid.seed`."""
+    if spec.repeat is not None and (path := varied_seed(spec.model_dump())) is not None:
+        text = f"{format_path(path)} varies the seed, too; remove one of them"
+        yield Problem(("repeat",), text)
+
+
 def _readings(spec: Spec) -> Iterator[Problem]:
     """Yield problems of the `read.` keys of rows."""
     for row, settings in spec.rows.items():
@@ -154,7 +172,8 @@ def _conditions(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
     varied = [key for axis in axes for key in axis.values]
     for key, condition in spec.when.items():
         if key not in varied:
-            text = f"not a key of grid, zip, rows or search; {suggest(key, varied)}"
+            near = (similar_keys(key, varied) or [key])[0]
+            text = f"not a key of grid, zip, rows or search; {suggest(near, varied)}"
             yield Problem(("when", key), text, True)
         yield from _condition(condition, ("when", key))
     for i, condition in enumerate(spec.exclude):

@@ -57,7 +57,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         # keys
         ("sed: 3", 'sed: unknown key; did you mean "seed"?'),
         ("profile: {}", 'profile: unknown key; did you mean "profiles"?'),
-        ("base: {}", "base: unknown key; choose one of name, question, rows, grid, zip, when, "),
+        ("base: {}", "base: unknown key; choose one of name, question, repeat, rows, grid, "),
         ("training: {epoch: 3}", 'training.epoch: unknown key; did you mean "epochs"?'),
         (
             "training: {zzz: 3}",
@@ -110,7 +110,10 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ("grid: {seed: 3}", "grid.seed: must be a list, got 3"),
         ("grid: {seed: []}", "grid.seed: length must be at least 1, is 0"),
         ("grid: {sed: [1]}", 'grid.sed: unknown key; did you mean "seed"?'),
-        ("grid: {training.lrr: [1, 2]}", 'grid.training.lrr: unknown key; did you mean "lr"?'),
+        (
+            "grid: {training.lrr: [1, 2]}",
+            'grid.training.lrr: unknown key; did you mean "training.lr"?',
+        ),
         ("grid: {seed.x: [1]}", "grid.seed.x: unknown key; seed is a single value"),
         (
             "grid: {training.lr: [1.0, -1.0]}",
@@ -147,7 +150,7 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
         ("when: {seed: {}}\ngrid: {seed: [1]}", "when.seed: must name at least one key"),
         (
             "when: {seed: {training.lrr: 1}}\ngrid: {seed: [1]}",
-            'when.seed.training.lrr: unknown key; did you mean "lr"?',
+            'when.seed.training.lrr: unknown key; did you mean "training.lr"?',
         ),
         (
             "when: {seed: {assignment: poto}}\ngrid: {seed: [1]}",
@@ -281,7 +284,7 @@ def test_problems_of_sweep_keys_and_sections_are_both_reported(tmp_path: Path) -
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, reason in [(tmp_path / "no.yaml", "No such file"), (tmp_path, "Is a directory")]:
+    for path, reason in [(tmp_path / "no.yaml", "No such file"), (tmp_path, "is a folder; give")]:
         with pytest.raises(UserError, match=reason) as caught:
             load_spec(path)
         assert str(path) in str(caught.value)

@@ -25,7 +25,10 @@ from tests.gaplab.spec.specs import BASE, NO_ASSIGNMENT, configs, load, problems
         ("training.lrr=1", '--set training.lrr: unknown key; did you mean "lr"?'),
         ("training={lrr: 1}", '--set training.lrr: unknown key; did you mean "lr"?'),
         ("assignment.alpha=2", "--set assignment.alpha: must be at most 1, got 2"),
-        ("assignment.alhpa=1", '--set assignment.alhpa: unknown key; did you mean "alpha"?'),
+        (
+            "assignment.alhpa=1",
+            '--set assignment.alhpa: unknown key; did you mean "assignment.alpha"?',
+        ),
         ("grid.seed=3", "--set grid.seed: must be a list, got 3"),
         ("grid.training.lr=[1, 0]", "--set grid.training.lr[1]: must be greater than 0, got 0"),
         ("training.batch=0", "--set training.batch: must be at least 1, got 0"),

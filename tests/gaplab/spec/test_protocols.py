@@ -142,7 +142,7 @@ class TestProblems:
             (b"defcn\n", 'must be a mapping such as {nms_iou: 0.5}, got "defcn"'),
             (b"a: 1\n\tb: 2\n", "line 2: "),
             (b"preset: defcn\nmax_det: 10\n", 'max_det: unknown key; did you mean "max_dets"?'),
-            (b"\xff\xfe", "is not UTF-8 text"),
+            (b"\xff\xff", "is not UTF-8 text"),
             (b"#" * (MAX_BYTES + 1), "larger than"),
         ],
     )

@@ -242,7 +242,7 @@ def outcome(found: Spec) -> list[str]:
         ({"rows": {"a": {"sed": 1}}}, 'rows.a.sed: unknown key; did you mean "seed"?'),
         (
             {"rows": {"a": {}, "b": {"training.lrr": 1}}},
-            'rows.b.training.lrr: unknown key; did you mean "lr"?',
+            'rows.b.training.lrr: unknown key; did you mean "training.lr"?',
         ),
         ({"rows": {"a": {"seed.x": 1}}}, "rows.a.seed.x: unknown key; seed is a single value"),
         ({"rows": {"a": {"rows": {}}}}, "rows.a.rows: unknown key; choose one of data, detector, "),

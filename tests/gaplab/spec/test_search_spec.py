@@ -245,7 +245,7 @@ def test_all_wrong_keys_and_values_are_reported_at_once(tmp_path: Path) -> None:
             'search.space.assignment.choices[1].kk: unknown key; did you mean "k"?',
             'search.space.assignment.choices[2].name: unknown "potto"; did you mean "poto"?',
             "search.space.detector.box: is not a number; give choices instead of low and high",
-            'search.space.detector.bbox: unknown key; did you mean "box"?',
+            'search.space.detector.bbox: unknown key; did you mean "detector.box"?',
             "search.space.training.lr.low: must be greater than 0, got 0.0",
             "search.space.training.epochs.step: must be an integer, got 0.5",
             "search.space.training.batch.low: must be at least 1, got 0",
