@@ -139,7 +139,7 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
     if json:
         _print(jsonlib.dumps(known, indent=2))
     else:
-        print_protocols(known, open_console())
+        open_console().print(protocols_table(known))
 
 
 def reevaluations_table(
@@ -174,12 +174,16 @@ def reevaluations_table(
     return plain_table(columns, rows)
 
 
-def print_protocols(known: Mapping[str, Mapping[str, Any]], console: Console) -> None:
-    """Print one line per protocol: `default` in full, of the others what differs from it."""
-    width = max(map(len, known))
-    for key, rule in known.items():
-        own = {n: v for n, v in rule.items() if key == "default" or v != known["default"].get(n)}
-        console.print(f"{key:<{width}}  {flow_yaml(own)}")
+def protocols_table(known: Mapping[str, Mapping[str, Any]]) -> PlainTable:
+    """Return one line per protocol: `default` in full, of the others what differs from it."""
+    rows = ([key, _rule(key, known)] for key in known)
+    caption = "rules of other protocols: what differs from the default"
+    return plain_table([text("protocol"), text("rule")], rows, caption=caption)
+
+
+def _rule(key: str, known: Mapping[str, Mapping[str, Any]]) -> str:
+    usual = {} if key == "default" else known["default"]
+    return flow_yaml({n: v for n, v in known[key].items() if n not in usual or v != usual[n]})
 
 
 def print_explanation(found: "Explanation", console: Console) -> None:

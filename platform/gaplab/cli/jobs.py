@@ -129,7 +129,8 @@ def logs(
     folder = Home(home).check_ledger()
     with Ledger.open(folder.ledger_url) as ledger:
         trial = ledger.find_trial(name)
-        open_console().print(trial_log(ledger, trial, Storage(str(folder.path))), end="")
+        log = trial_log(ledger, trial, Storage(str(folder.path)))
+        open_console(soft_wrap=True).print(log, end="")
 
 
 def cancel(
@@ -171,9 +172,9 @@ def print_status(found: Status, console: Console, json: bool) -> None:
     if found.running:
         console.print(_running(found))
     if found.waiting:
-        console.print(found.waiting)
+        console.print(found.waiting, soft_wrap=True)
     for group in found.failures:
-        console.print(group.line())
+        console.print(group.line(), soft_wrap=True)
 
 
 def print_jobs(jobs: "Sequence[Job]", console: Console, json: bool) -> None:
@@ -182,7 +183,7 @@ def print_jobs(jobs: "Sequence[Job]", console: Console, json: bool) -> None:
         sys.stdout.write(jsonlib.dumps([asdict(job) for job in jobs], indent=2) + "\n")
         return
     for job in jobs:
-        console.print(f"{job.id}: {job.state.lower()}. {job.message}".strip())
+        console.print(f"{job.id}: {job.state.lower()}. {job.message}".strip(), soft_wrap=True)
     if not jobs:
         console.print("no jobs of gaplab on this cluster; start one with: gaplab submit SPEC")
 

@@ -185,7 +185,7 @@ def print_plan(plan: Plan, console: Console, most: int) -> None:
         console.print(f"... and {rest} more (--all lists them)")
     for line in (_counts(plan), *plan.notes, *_unknown(plan), _cost(plan.estimate), plan.compute):
         if line is not None:
-            console.print(line)
+            console.print(line, soft_wrap=True)
 
 
 def _state(plan: Plan, trial: TrialRecord) -> TrialState | Literal["new"] | None:
@@ -255,7 +255,7 @@ def print_models(lines: "Sequence[DetectorCost]", console: Console) -> None:
     console.print(table)
     for line in lines:
         if line.problem:
-            console.print(f"{', '.join(line.names)}: {line.problem}")
+            console.print(f"{', '.join(line.names)}: {line.problem}", soft_wrap=True)
 
 
 def _names(line: "DetectorCost") -> str:

@@ -98,7 +98,7 @@ class SweepRun:
 
     def __init__(self, sweep: SweepRecord, home: Home, address: str, json: bool) -> None:
         self.sweep, self.home, self.address, self.json = sweep, home, address, json
-        self.console = open_console(stderr=json)
+        self.console = open_console(stderr=json, soft_wrap=True)
 
     def execute(self, again: Sequence[str] = ()) -> int:
         """Train the unfinished trials of the sweep.

@@ -148,13 +148,13 @@ def _print_sweep(found: SweepDetails, console: Console) -> None:
         for each in found.trials
     )
     console.print(plain_table(columns, rows))
-    console.print(found.sweep.spec)
+    console.print(found.sweep.spec, soft_wrap=True)
 
 
 def _print_trial(found: TrialDetails, console: Console) -> None:
     trial = found.trial
     console.print(f"trial {trial.id}: {trial.assignment} on {trial.dataset}, {trial.state}")
-    console.print(dump_yaml(trial.config))
+    console.print(dump_yaml(trial.config), soft_wrap=True)
     print_attempts(found.attempts, console)
     if found.losses:
         console.print(_losses(found.losses))
@@ -240,7 +240,7 @@ def _print_metrics(evaluation: EvaluationView, console: Console) -> None:
         console.print(_heading(evaluation))
         console.print(plain_table(columns, rows))
     if evaluation.candidates:
-        console.print(f"candidates: {evaluation.candidates}")
+        console.print(f"candidates: {evaluation.candidates}", soft_wrap=True)
 
 
 def _further(metrics: Mapping[str, float | None]) -> list[str]:

@@ -114,6 +114,7 @@ def standard_streams() -> Iterator[Callable[[], int]]:
     finally:
         with suppress(OutputError):
             sys.stdout.flush()
+        sys.stderr.flush()
         sys.stdout, sys.stderr = before
 
 

@@ -65,7 +65,8 @@ def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any)
     key = only["protocol"]
     [row] = json.loads(gaplab("leaderboard", "--protocol", key, "--json"))
     assert (row["trial"], row["ap"]) == (ids["dual"], round(only["metrics"]["ap"], 4))
-    line = next(line for line in gaplab("protocols").splitlines() if line.startswith(key))
+    lines = [line.strip() for line in gaplab("protocols").splitlines()]
+    line = next(line for line in lines if line.startswith(key))
     assert yaml.safe_load(line.removeprefix(key)) == yaml.safe_load(rule)
     assert json.loads(gaplab("protocols", "--json"))[key]["spatial_range"] == 3
 

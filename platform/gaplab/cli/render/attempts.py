@@ -27,7 +27,7 @@ def print_attempts(attempts: Sequence[AttemptView], console: Console) -> None:
     if hidden := len(attempts) - len(last):
         lines.append(f"{plural(hidden, 'earlier attempt')}: see --json")
     for line in lines:
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 def _attempts(attempts: Sequence[AttemptView]) -> PlainTable:

@@ -16,13 +16,14 @@ _IN_ASCII = str.maketrans({"±": "+-", "█": "#", "─": "-"})
 
 
 class PlainConsole(Console):
-    """A console that prints strings as they are: one line each, without markup.
+    """A console that prints strings as they are, without markup.
 
-    Characters that a terminal interprets, or that the encoding lacks, are escaped.
+    Lines are broken between words; with `soft_wrap` by the terminal, so that a command or a path
+    can be copied. Characters that a terminal interprets, or that the encoding lacks, are escaped.
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(soft_wrap=True, highlight=False, markup=False, emoji=False, **settings)
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
 
     def render_str(self, text: str, **settings: Any) -> Text:
         """Return a string as text that Rich can print."""
@@ -30,7 +31,7 @@ class PlainConsole(Console):
         return super().render_str("\n".join(lines), **settings)
 
 
-def open_console(*, stderr: bool = False) -> PlainConsole:
+def open_console(*, stderr: bool = False, soft_wrap: bool = False) -> PlainConsole:
     """Return a console for standard output, or for standard error.
 
     Only a terminal limits the width of lines and gets colors and cursor movements.
@@ -38,7 +39,11 @@ def open_console(*, stderr: bool = False) -> PlainConsole:
     stream = sys.stderr if stderr else sys.stdout
     terminal = stream.isatty()
     console = PlainConsole(
-        file=stream, stderr=stderr, width=None if terminal else FULL, force_terminal=terminal
+        file=stream,
+        stderr=stderr,
+        soft_wrap=soft_wrap,
+        width=None if terminal else FULL,
+        force_terminal=terminal,
     )
     if console.is_dumb_terminal:  # Rich would take 80 columns for all of them
         console.size = shutil.get_terminal_size()

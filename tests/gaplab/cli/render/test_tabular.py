@@ -20,9 +20,12 @@ from rich.cells import cell_len
 
 import gaplab.cli
 from detectors.cost import ModelCost
+from detectors.data.base import Split
+from detectors.data.summary import Counts
 from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep, ScoreGap
 from detectors.evaluation.metrics import ClassGap
-from gaplab.cli.evaluate import print_explanation, reevaluations_table
+from gaplab.cli.data import _class_table, _split_table
+from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.plan import Plan, print_models, print_plan
 from gaplab.cli.render.tables import compare_table, leaderboard_table
@@ -178,7 +181,8 @@ def trials(d: Draw) -> list[PlainTable]:
         evaluation_view(epoch=d.whole, protocol="crowdhuman", metrics=d.metrics(*CROWD)),
     ]
     config = {"evaluation": {"protocol": {"preset": "default"}}}
-    details = TrialDetails(trial_view("abcdefab", config=config), attempts, found)
+    losses = {d.whole: {"o2o.cls": d.numbers[0], "total": d.numbers[1]}}
+    details = TrialDetails(trial_view("abcdefab", config=config), attempts, found, losses)
     return printed(lambda console: print_details(details, console))
 
 
@@ -242,7 +246,22 @@ def reevaluations(d: Draw) -> list[PlainTable]:
     return [reevaluations_table(found, {"abcdefab": d.word})]
 
 
+def datasets(d: Draw) -> list[PlainTable]:
+    n = d.whole
+    counts = Counts(n, n, n, n, n, n, n, {d.word: n, "other": 1})
+    splits: dict[Split, Counts] = {"train": counts, "val": counts}
+    return [_split_table(splits), _class_table(splits)]
+
+
+def protocols(d: Draw) -> list[PlainTable]:
+    whole = {"nms_iou": round(abs(d.numbers[0]), 2), "max_dets": d.whole % 10**6}
+    return [protocols_table({"default": whole, d.word: {**whole, "max_dets": 1}})]
+
+
 TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
+    "data._split_table": datasets,
+    "data._class_table": datasets,
+    "evaluate.protocols_table": protocols,
     "evaluate.reevaluations_table": reevaluations,
     "evaluate._steps": explanations,
     "evaluate._duplicates": explanations,
@@ -251,10 +270,11 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "plan.print_models": models,
     "show.print_sweeps": sweeps,
     "show._print_sweep": sweeps,
-    "show._attempts": trials,
+    "attempts._attempts": trials,
     "show._evaluations": trials,
     "show._print_metrics": trials,
     "show._classes": trials,
+    "show._losses": trials,
     "table.text_table": papers,
     "tables._captioned": results,
     "watch._of": live,
