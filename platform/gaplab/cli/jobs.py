@@ -7,6 +7,7 @@ import json as jsonlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,7 @@ from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural, points, signed
+from gaplab.launch.process import has_died
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import SweepView, TrialView
 from gaplab.results.status import Running, Status
@@ -98,8 +100,10 @@ def status(
         jobs = _jobs(address)
         print_jobs([jobs.find(name)] if name else jobs.all(), console, json)
         return
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
-        print_status(find_status(ledger, name), console, json)
+    folder = Home(home).check_ledger()
+    with Ledger.open(folder.ledger_url) as ledger:
+        found = find_status(ledger, name, has_died, partial(folder.command, "resume"))
+        print_status(found, console, json)
 
 
 def logs(
@@ -169,6 +173,9 @@ def print_status(found: Status, console: Console, json: bool) -> None:
         lease = (driver.lease_until - found.at).total_seconds()
         where = f"{driver.node}, process {driver.pid}"
         console.print(f"driver {driver.id[:8]} on {where}; its lease ends in {duration(lease)}")
+    for lost in found.lost:
+        where = f"{lost.driver.node}, process {lost.driver.pid}"
+        console.print(f"driver {lost.driver.id[:8]} on {where}, {lost.reason}")
     if found.running:
         console.print(_running(found))
     if found.waiting:

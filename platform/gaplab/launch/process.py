@@ -45,6 +45,11 @@ def running_processes(processes: Iterable[Process]) -> set[Process]:
     }
 
 
+def has_died(process: Process) -> bool:
+    """Return whether a process of this machine has ended; False for one of another machine."""
+    return process.machine == machine_id() and not running_processes([process])
+
+
 def _start_time(pid: int) -> int | None:
     """Return when a process started, in clock ticks since boot; None for none or a zombie."""
     try:

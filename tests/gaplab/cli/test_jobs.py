@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,24 @@ def test_status_lists_running_waiting_and_failed_trials(gaplab: Gaplab, ledger: 
 
 def test_status_without_a_driver(gaplab: Gaplab, ledger: Ledger) -> None:
     ledger.end_driver(DRIVER)
-    waiting = "1 trial is waiting and nothing is running it. Continue with: gaplab resume"
+    waiting = "2 trials are waiting and nothing is running them. Continue with: gaplab resume"
     assert f"{waiting} {SWEEP.id}" in gaplab("status")
+
+
+def test_status_of_a_driver_of_this_machine_that_has_died(gaplab: Gaplab, ledger: Ledger) -> None:
+    """A later process with the same number is another one."""
+    ledger.end_driver(DRIVER)
+    mine = this_process()
+    dead = driver_record("e" * 32, SWEEP.id, **vars(replace(mine, born=mine.born - 1)))
+    ledger.add_driver(dead, 60.0)
+    output = gaplab("status")
+    assert f"driver eeeeeeee on node-1, process {mine.pid}, died\n" in output
+    assert "3 trials, 1 waiting, 1 failed, 1 interrupted" in output
+    continued = f"Continue with: gaplab resume {SWEEP.id}\n"
+    assert f"2 trials are waiting and nothing is running them. {continued}" in output
+    found = json.loads(gaplab("status", "--json"))
+    assert [each["reason"] for each in found["lost"]] == ["died"]
+    assert found["drivers"] == found["running"] == []
 
 
 def test_logs_of_a_trial(gaplab: Gaplab, ledger: Ledger, home: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gaplab.launch import process
-from gaplab.launch.process import running_processes, this_process
+from gaplab.launch.process import has_died, running_processes, this_process
 from gaplab.records import Process
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc here")
@@ -50,12 +50,16 @@ def test_a_child_is_running_until_it_is_killed(child: Child) -> None:
     running, known = child
     assert (known.machine, known.pid) == (process.machine_id(), running.pid)
     assert running_processes([known]) == {known}
+    assert not has_died(known)
     running.send_signal(signal.SIGKILL)
     os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # dead, but not reaped: a zombie
     assert Path(f"/proc/{running.pid}/stat").exists()
     assert running_processes([known]) == set()
+    assert has_died(known)
     running.wait()
     assert running_processes([known]) == set()
+    assert has_died(known)
+    assert not has_died(replace(known, machine="another"))
 
 
 def test_a_suspended_process_is_running(child: Child) -> None:

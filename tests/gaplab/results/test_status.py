@@ -78,3 +78,52 @@ def test_plain_data_keeps_the_names_of_json(ledger: Ledger) -> None:
     ledger.renew_lease(DRIVER.id, 60.0, 4, "")
     [driver] = status(ledger, "s1").plain()["drivers"]
     assert (driver["wants"], "demand" in driver) == (4, False)
+
+
+def test_a_driver_that_has_died_is_lost_at_once(ledger: Ledger) -> None:
+    other = driver_record("d2", SWEEP.id, pid=8)
+    for driver in (DRIVER, other):
+        ledger.add_driver(driver, 60.0)
+    start(ledger, "t1")
+    ledger.start_attempt(Claim("t2", SWEEP.id, other.id))
+    found = status(ledger, None, lambda process: process.pid == DRIVER.pid)
+    assert [each.id for each in found.drivers] == ["d2"]
+    assert [(each.driver.id, each.reason) for each in found.lost] == [("d1", "died")]
+    assert [each.trial.id for each in found.running] == ["t2"]
+    assert {state: n for state, n in found.sweep.counts.items() if n} == {
+        TrialState.RUNNING: 1,
+        TrialState.INTERRUPTED: 1,
+        TrialState.WAITING: 1,
+    }
+    assert found.waiting.startswith("2 trials are waiting for free resources")
+    plain = found.plain()
+    assert [(each["id"], each["reason"], each["wants"]) for each in plain["lost"]] == [
+        ("d1", "died", 0)
+    ]
+
+
+def test_all_drivers_have_died(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    start(ledger, "t1")
+    found = status(ledger, None, lambda process: True, "resume it: {}".format)
+    expected = "3 trials are waiting and nothing is running them. Continue with: resume it: s1"
+    assert found.waiting == expected
+    assert (found.drivers, found.running) == ((), ())
+
+
+def test_a_driver_whose_lease_has_ended_is_lost(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, -61.0)
+    start(ledger, "t1")
+    found = status(ledger, None)
+    ((lost,), running) = found.lost, found.running
+    assert lost.reason.startswith("sent no heartbeat, and its lease ended 1 min ")
+    assert running == ()
+
+
+def test_trials_that_a_driver_has_left_behind_are_not_running(ledger: Ledger) -> None:
+    ledger.add_driver(DRIVER, 60.0)
+    start(ledger, "t1")
+    ledger.end_driver(DRIVER.id)
+    found = status(ledger, None)
+    assert (found.drivers, found.lost, found.running) == ((), (), ())
+    assert found.sweep.counts[TrialState.INTERRUPTED] == 1
