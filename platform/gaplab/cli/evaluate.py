@@ -43,8 +43,8 @@ OtherOption = Annotated[
     bool,
     typer.Option(
         "--other-truth",
-        help="Accept data that has changed since training. Results are kept apart from others, "
-        "under a digest of the ground truth.",
+        help="Measure against the data as it is, whatever the trial was trained on. Results are "
+        "kept apart from others, under a digest of the ground truth.",
     ),
 ]
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"

@@ -163,6 +163,7 @@ class Resampling:
         self._without: dict[str, ResultRow] = {}
         self._unread: list[str] = []
         self._images: dict[str, set[str]] = defaultdict(set)
+        self._truths: dict[str, set[str]] = defaultdict(set)
         self._few: dict[str, int] = {}
 
     def __call__(self, row: ResultRow) -> Resampled | None:
@@ -201,6 +202,12 @@ class Resampling:
                     f"{dataset}: trials were measured on {len(digests)} different sets of images: "
                     "no interval of their differences"
                 )
+            elif len(self._truths[dataset] - {""}) > 1:
+                lines.append(
+                    f"{dataset}: trials were measured against different annotations of the same "
+                    "images: no interval of their differences; measure all of them against one "
+                    "with: gaplab reevaluate NAME --other-truth"
+                )
         return lines
 
     def _resample(self, row: ResultRow) -> Resampled | None:
@@ -215,11 +222,12 @@ class Resampling:
             self._unread += [f"{problem}; no interval over images" for problem in error.problems]
             return None
         self._images[row.dataset].add(about.images)
+        self._truths[row.dataset].add(about.truth)
         if about.count < MIN_IMAGES:
             self._few[row.dataset] = about.count
         self._report(f"resampling the images of trial {row.trial[:8]}")
         made = replicates(without, with_nms, self._resamples)
-        return Resampled(about.images, about.count, made)
+        return Resampled(about.images, about.count, made, about.truth)
 
 
 def _epoch(value: str) -> Literal["last", "best"] | int:

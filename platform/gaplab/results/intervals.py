@@ -60,11 +60,14 @@ class Resampled:
     count: int
     """Number of images."""
     replicates: "Replicates"
+    truth: str = ""
+    """A digest of the ground truth, which must be the same for a pair; empty if it is unknown."""
 
     def intervals(self, less: "Resampled | None" = None) -> dict[Metric, Interval]:
         """Return the percentile interval of each metric, or of its difference to that of `less`.
 
-        Empty for fewer than `MIN_IMAGES` images, and if `less` was measured on other images.
+        Empty for fewer than `MIN_IMAGES` images, and if `less` was measured on other images or
+        against other ground truth.
         """
         from detectors.evaluation.bootstrap import interval
 
@@ -72,7 +75,7 @@ class Resampled:
             return {}
         if less is None:
             return {m: Interval(*interval(getattr(self.replicates, m))) for m in _ON_IMAGES}
-        if less.images != self.images:
+        if less.images != self.images or len({less.truth, self.truth} - {""}) > 1:
             return {}
         pairs = {m: [getattr(each.replicates, m) for each in (self, less)] for m in _ON_IMAGES}
         return {m: Interval(*interval(mine - theirs)) for m, (mine, theirs) in pairs.items()}

@@ -29,7 +29,8 @@ class TruthOptions:
 
     Attributes:
         settings: `data.KEY=VALUE` texts, for data that has moved since the trial.
-        other: whether to accept data that has changed since the trial, as other ground truth.
+        other: whether to measure against this data whatever the trial's own was. The digest is then
+            never empty, so that all trials measured against one ground truth have the same.
     """
 
     settings: tuple[str, ...] = ()
@@ -45,7 +46,7 @@ class Truth:
     """The ground truth of one trial.
 
     Attributes:
-        digest: empty for that of the trial's own data, otherwise 12 hex digits.
+        digest: empty for that of the trial's own data, 12 hex digits if any other was allowed.
         data: the objects.
     """
 
@@ -75,11 +76,12 @@ def load_truths(
     for trial, fingerprint in trials:
         try:
             data = data_with(trial, settings)
-            _check_settings(trial, settings, options)
-            own = _is_own(trial, data, fingerprint, options)
-            if own or options.other:
+            if not options.other:
+                _check_settings(trial, settings)
+            if options.other or is_data_of(trial, data, fingerprint):
                 truth = loaded.of(data)
-                found[trial.id] = Truth("" if own else truth.digest()[:_DIGITS], truth)
+                digest = truth.digest()[:_DIGITS] if options.other else ""
+                found[trial.id] = Truth(digest, truth)
             else:
                 changed[data].append(trial.id)
         except UserError as error:
@@ -120,11 +122,11 @@ def _data_settings(texts: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _check_settings(trial: TrialRecord, settings: Mapping[str, Any], options: TruthOptions) -> None:
+def _check_settings(trial: TrialRecord, settings: Mapping[str, Any]) -> None:
     """Raise UserError for settings that can change the result of the trial."""
     own = identity(experiment_of(trial).data)
     wrong = [k for k, v in settings.items() if identity(data_with(trial, {k: v})) != own]
-    if wrong and not options.other:
+    if wrong:
         raise UserError(
             *(
                 f"--set {key}: trial {trial.id} was trained with another value; leave it out, or "
@@ -132,21 +134,6 @@ def _check_settings(trial: TrialRecord, settings: Mapping[str, Any], options: Tr
                 for key in wrong
             )
         )
-
-
-def _is_own(trial: TrialRecord, data: DataOptions, fingerprint: str, options: TruthOptions) -> bool:
-    """Return whether `data` is the trial's own.
-
-    Raises:
-        DataError: it can't be read. With `options.other`, the validation split is enough: data
-            without its training images is other ground truth.
-    """
-    try:
-        return is_data_of(trial, data, fingerprint)
-    except DataError:
-        if not options.other:
-            raise
-        return False
 
 
 def _has_changed(data: DataOptions, trials: Sequence[str]) -> str:

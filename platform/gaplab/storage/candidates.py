@@ -157,7 +157,7 @@ class Dump:
         if lines:
             raise UserError(
                 f"{self.uri}: belongs to another data set ({'; '.join(lines)}); "
-                "restore the data that the trial was evaluated on"
+                "other ground truth needs the same images and classes"
             )
         repeated = [name for name, count in Counter(classes).items() if count > 1]
         if repeated and not (self._labelled and tuple(classes) == self.info.classes):

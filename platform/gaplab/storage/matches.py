@@ -54,6 +54,7 @@ class MatchesInfo:
         images: digest of the ids of all images, in order.
         count: number of images.
         thresholds: number of IoU thresholds.
+        truth: digest of the ground truth; empty in files that older versions wrote.
     """
 
     trial: str
@@ -64,6 +65,7 @@ class MatchesInfo:
     images: str
     count: int
     thresholds: int
+    truth: str = ""
 
 
 def write_matches(
@@ -100,6 +102,7 @@ def write_matches(
         images=digest(canonical(truth.image_ids), 16),
         count=len(truth.image_ids),
         thresholds=len(without.hit),
+        truth=truth.digest()[:16],
     )
     folder = evaluation_folder("matches", info.trial, info.epoch, info.branch)
     other = f"-truth-{evaluation.truth}" if evaluation.truth else ""

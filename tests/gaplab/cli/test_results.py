@@ -34,9 +34,9 @@ IMAGES = 40
 COCO = ("ap50", "ap50_nms", "ap75", "ap75_nms", "ar", "ar_nms", "ar_gap", "ap_small")
 
 
-def truth(first_id: int = 1, count: int = IMAGES) -> GroundTruth:
+def truth(first_id: int = 1, count: int = IMAGES, size: float = 9.0) -> GroundTruth:
     """One object in every image."""
-    box, none = torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.zeros(1, dtype=torch.int64)
+    box, none = torch.tensor([[0.0, 0.0, 9.0, size]]), torch.zeros(1, dtype=torch.int64)
     images = [
         ImageTruth(first_id + i, 50, 50, box, none, none.bool(), torch.tensor([81.0]))
         for i in range(count)
@@ -72,6 +72,7 @@ class Bench:
         seed: int = 0,
         first_id: int = 1,
         images: int = IMAGES,
+        size: float = 9.0,
         machine: tuple[str, str | None] | None = None,
     ) -> None:
         """Add a trial with a match file, whose AP is that of the matches.
@@ -83,7 +84,7 @@ class Bench:
         ap, ap_nms = (float(replicates(each, each, 200).ap.mean()) for each in pair)
         metrics = {**dict.fromkeys(COCO, 50.0), "ap": ap, "ap_nms": ap_nms, "gap": ap - ap_nms}
         made = evaluation_record(f"{name}{seed}".ljust(12, "x"), 3, metrics=metrics)
-        uri = write_matches(self.storage, made, truth(first_id, images), *pair)
+        uri = write_matches(self.storage, made, truth(first_id, images, size), *pair)
         self.record(replace(made, matches=self.storage.relative(uri)), name, seed, machine)
 
     def add_crowd(self, name: str, ap: float) -> None:
@@ -216,6 +217,20 @@ def test_other_images_are_not_paired(bench: Bench, gaplab: Gaplab) -> None:
     assert err == (
         "gaplab: shapes: trials were measured on 2 different sets of images: "
         "no interval of their differences\n"
+    )
+
+
+def test_other_annotations_are_not_paired(bench: Bench, gaplab: Gaplab) -> None:
+    bench.add("poto", 0.9)
+    bench.add("fcos", 0.3, size=8.0)
+    out, err = gaplab("compare", "--resamples", 20, "--json")
+    groups = json.loads(out)
+    assert [group["over"] for group in groups] == ["images", "images"]
+    assert [group["to_best_over"] for group in groups] == [None, None]
+    assert err == (
+        "gaplab: shapes: trials were measured against different annotations of the same images: no "
+        "interval of their differences; measure all of them against one with: gaplab reevaluate "
+        "NAME --other-truth\n"
     )
 
 

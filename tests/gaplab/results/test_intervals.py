@@ -82,6 +82,17 @@ def test_differences_over_images_are_paired() -> None:
     assert mine.intervals(less=Resampled("b", 20, other.replicates)) == {}
 
 
+@pytest.mark.parametrize(
+    ("truths", "paired"),
+    [(("a", "a"), True), (("a", "b"), False), (("", "b"), True), (("", ""), True)],
+)
+def test_differences_are_against_one_ground_truth(truths: tuple[str, str], paired: bool) -> None:
+    """Older results, whose ground truth is unknown, are paired by their images."""
+    replicates = Replicates(np.linspace(50, 60, 201), np.linspace(40, 50, 201))
+    mine, other = (Resampled("a", 20, replicates, truth) for truth in truths)
+    assert bool(mine.intervals(less=other)) is paired
+
+
 @pytest.mark.parametrize("images", [1, 6, 19])
 def test_few_images_give_no_interval(images: int) -> None:
     replicates = Replicates(np.linspace(50, 60, 201), np.linspace(40, 50, 201))

@@ -275,7 +275,7 @@ class TestCheck:
             f"{dump.uri}: belongs to another data set "
             "(images only in the dump: 11, 12, 13, ... (6 in all); images only in the data: 3; "
             "classes only in the dump: traffic light, été; classes only in the data: dog); "
-            "restore the data that the trial was evaluated on"
+            "other ground truth needs the same images and classes"
         )
         with pytest.raises(UserError, match="belongs to another data set"):
             next(dump.stream([10, 3], CLASSES))

@@ -1,5 +1,6 @@
 """Files of matches: round trips, and every kind of damage."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,31 @@ def test_path_and_info(tmp_path: Path) -> None:
     assert uri == f"{tmp_path}/trials/abc/matches/epoch=9/branch=o2o/custom-01234567.parquet"
     about = read_matches(uri)[0]
     assert about == MatchesInfo(
-        "abc", 9, "o2o", "custom-01234567", CLASSES, about.images, count=3, thresholds=10
+        "abc", 9, "o2o", "custom-01234567", CLASSES, about.images, 3, 10, truth(3).digest()[:16]
     )
+
+
+def test_files_of_other_truth_are_apart(tmp_path: Path) -> None:
+    """Also their names: both are kept."""
+    other = replace(EVALUATION, truth="0123456789ab")
+    uris = [
+        write_matches(Storage(str(tmp_path)), each, truth(3), *pair())
+        for each in (EVALUATION, other)
+    ]
+    assert uris[1].endswith("/custom-01234567-truth-0123456789ab.parquet")
+    assert [read_matches(uri)[0].protocol for uri in uris] == ["custom-01234567"] * 2
+
+
+def test_a_file_without_a_digest_of_its_truth(tmp_path: Path) -> None:
+    """As older versions wrote them."""
+    uri = write_matches(Storage(str(tmp_path)), EVALUATION, truth(3), *pair())
+    table = pq.read_table(uri)
+    document = json.loads(pq.read_metadata(uri).metadata[b"gaplab"])
+    del document["truth"]
+    pq.write_table(table.replace_schema_metadata({"gaplab": json.dumps(document)}), uri)
+    about, *back = read_matches(uri)
+    assert about.truth == ""
+    assert_equal(back[0], pair()[0])
 
 
 def test_the_digest_depends_on_ids_and_order_of_images(tmp_path: Path) -> None:
