@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
@@ -94,3 +95,19 @@ def _forms(name: str) -> list[str]:
     """Return a name and what it may mean: with slashes for backslashes, without URL quotes."""
     forms = [form for plain in (name, unquote(name)) for form in (plain, plain.replace("\\", "/"))]
     return list(dict.fromkeys(forms))
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of all files below a folder, in no particular order.
+
+    Symbolic links are followed; a folder to which several paths lead is listed once.
+    """
+    seen = set[tuple[int, int]]()
+    for path, folders, files in os.walk(folder, followlinks=True):
+        own = os.stat(path)
+        if (own.st_dev, own.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((own.st_dev, own.st_ino))
+        folders.sort()
+        yield from (f"{path}/{name}" for name in files)

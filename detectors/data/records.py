@@ -5,8 +5,8 @@ import json
 import math
 import os
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
@@ -94,36 +94,44 @@ class Recorded(Photos):
         """Read both splits. Raises DataError if they can't be used with any `on_bad`."""
 
     def load(self, split: Split) -> Dataset:
-        """Return the split; calls with equal options return the same object.
+        """Return the split; the same object while options and annotations are equal.
 
         Raises:
             DataError: with every problem of the split. With `on_bad: skip`, only if files or
                 folders of a whole split are missing, or there is no valid image.
         """
-        return _load(self, split)
+        return _load(self, _found(self), split)
 
     def listed(self, split: Split) -> Listed:
         """See `DataOptions.listed`."""
-        listings = _listings(self)
-        index, where = _indices(self, listings)[split], listings[split].where
+        found = _found(self)
+        index, where = _indices(self, found)[split], found.listings[split].where
         records = part_of(index.records, split, self.val_fraction, where)
         return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.
 
-        It is computed once per process.
+        It is computed again only after an annotation file has changed.
 
         Raises:
             DataError: a file is missing. With `on_bad: skip`, images may be missing.
         """
-        return _fingerprint(self)
+        return _fingerprint(self, _found(self))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The files of both splits; equal if they have the same names, times and sizes."""
+
+    stamp: str
+    listings: dict[Split, Listing] = field(compare=False)
 
 
 @lru_cache(maxsize=4)
-def _load(options: Recorded, split: Split) -> PhotoDataset:
-    listings = _listings(options)
-    indices, where = _indices(options, listings), listings[split].where
+def _load(options: Recorded, found: _Found, split: Split) -> PhotoDataset:
+    indices, listings = _indices(options, found), found.listings
+    where = listings[split].where
     images = {key: each.records for key, each in indices.items()}
     parts = parts_of(images, options.val_fraction, where)
     index = replace(indices[split], records=parts[split])
@@ -142,21 +150,38 @@ def _load(options: Recorded, split: Split) -> PhotoDataset:
 
 
 @lru_cache(maxsize=8)
-def _fingerprint(options: Recorded) -> str:
-    listings = _listings(options)
-    indices = _indices(options, listings)
+def _fingerprint(options: Recorded, found: _Found) -> str:
+    indices, listings = _indices(options, found), found.listings
     names = {split: [r.file_name for r in indices[split].records] for split in SPLITS}
     contents = {split: _digest(indices[split], listings[split]) for split in SPLITS}
     skip = options.on_bad == "skip"
     return fingerprint(_files(options, listings), names, skip_missing=skip, contents=contents)
 
 
-def _listings(options: Recorded) -> dict[Split, Listing]:
+def _found(options: Recorded) -> _Found:
     """Find the files of both splits; with `val_fraction`, both are those of the training split."""
-    if not options.val_fraction:
-        return options.find(SPLITS)
-    (listing,) = options.find(("train",)).values()
-    return dict.fromkeys(SPLITS, listing)
+    if options.val_fraction:
+        (listing,) = options.find(("train",)).values()
+        listings = dict.fromkeys(SPLITS, listing)
+    else:
+        listings = options.find(SPLITS)
+    return _Found(_stamp(listings), listings)
+
+
+def _stamp(listings: Listings) -> str:
+    """Return a digest of the names of images and the times and sizes of annotation files."""
+    whole = hashlib.sha256()
+    for listing in listings.values():
+        whole.update("\0".join(listing.images).encode("utf-8", "surrogateescape"))
+        for path in (listing.where, *listing.annotations):
+            found = path.stat() if exists(path) else None
+            whole.update(repr(found and (found.st_mtime_ns, found.st_size)).encode())
+    return whole.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _indices(options: Recorded, found: _Found) -> dict[Split, Index]:
+    return options.read(found.listings)
 
 
 def _digest(index: Index, listing: Listing) -> str:
@@ -175,34 +200,9 @@ def _files(options: Recorded, listings: Listings) -> Files:
     return Files(root, train, val)
 
 
-def _indices(options: Recorded, listings: dict[Split, Listing]) -> dict[Split, Index]:
-    """Read both splits, again only if a file has changed."""
-    items = tuple(listings.items())
-    return _cached(
-        options, items, _stamp(p for _, each in items for p in (each.where, *each.annotations))
-    )
-
-
-@lru_cache(maxsize=2)
-def _cached(
-    options: Recorded, listings: tuple[tuple[Split, Listing], ...], stamp: str
-) -> dict[Split, Index]:
-    del stamp
-    return options.read(dict(listings))
-
-
 def exists(path: Path | None) -> TypeGuard[Path]:
     """Return whether an annotation file exists; False for a name that is not valid."""
     return path is not None and os.path.isfile(path)
-
-
-def _stamp(paths: Iterable[Path | None]) -> str:
-    """Return a digest of the times and sizes of files."""
-    whole = hashlib.sha256()
-    for path in paths:
-        found = path.stat() if exists(path) else None
-        whole.update(repr(found and (found.st_mtime_ns, found.st_size)).encode())
-    return whole.hexdigest()
 
 
 def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[Entry], Problems]:

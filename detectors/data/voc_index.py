@@ -15,7 +15,7 @@ from pydantic import Field
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.entries import Xyxy
-from detectors.data.names import Finder
+from detectors.data.names import Finder, files_below
 from detectors.data.problems import Problems
 from detectors.data.records import Drawn, Index, Listing, Listings, Record, exists
 
@@ -101,13 +101,15 @@ def read_xml(listings: Listings, classes: Sequence[str], first_pixel: int) -> di
 
 
 def _images(folders: VocFolders) -> dict[str, str]:
-    """Return the file name, relative to the root, of each image without its suffix."""
+    """Return the file name, relative to the root, of each image without its suffix.
+
+    Of several files of one name, the .jpg is preferred, then the first in the alphabet.
+    """
     found: dict[str, str] = {}
-    for path, inner, files in os.walk(folders.images, followlinks=True):
-        inner.sort()
-        for name in sorted(files, key=lambda name: (not name.lower().endswith(".jpg"), name)):
-            stem = Path(os.path.relpath(path, folders.images), name).with_suffix("").as_posix()
-            found.setdefault(stem, os.path.relpath(Path(path, name), folders.root))
+    paths = files_below(folders.images)
+    for path in sorted(paths, key=lambda path: (not path.lower().endswith(".jpg"), path)):
+        stem = os.path.splitext(os.path.relpath(path, folders.images))[0]
+        found.setdefault(stem, os.path.relpath(path, folders.root))
     return found
 
 

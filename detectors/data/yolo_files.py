@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -13,7 +13,7 @@ from annotated_types import Len
 from pydantic import BaseModel, Field, ValidationError
 
 from detectors.data.base import DataError, Split
-from detectors.data.names import Finder
+from detectors.data.names import Finder, files_below
 from detectors.data.photo_files import SPLITS
 from detectors.data.records import Listing, exists
 
@@ -191,38 +191,29 @@ def _existing(base: Path, place: str, config: Config, split: Split) -> Path:
 
     Exports of Roboflow name `../train/images` for the folder beside data.yaml.
     """
-    wanted = base / place
-    if not wanted.exists() and place.startswith("../") and (base / place[3:]).exists():
-        return base / place[3:]
-    if not wanted.exists():
-        raise DataError(
-            [f"{config.path}: {split}: {wanted}: no such folder or file; correct `{split}` in it"]
-        )
-    return wanted
+    for form in (place, place.replace("\\", "/")):
+        for name in (form, form.removeprefix("../")):
+            if os.path.exists(base / name):
+                return base / name
+    where = f"{config.path}: {split}: {base / place}"
+    raise DataError([f"{where}: no such folder or file; correct `{split}` in it"])
 
 
 def _names(root: Path, place: Path) -> list[str]:
     """Return the names of images, relative to root. Names outside of it are left absolute."""
-    inside = os.path.normpath(place)
-    if not Path(inside).is_relative_to(root):
+    if not Path(os.path.normpath(place)).is_relative_to(root):
         raise DataError([f"{place}: is outside of {root}; set `root` to a folder that holds it"])
     paths = _listed(place) if place.is_file() else _found(place)
-    return [_name(root, path) for path in paths]
+    start = f"{root}/".replace("//", "/")
+    return [os.path.normpath(path).removeprefix(start) for path in paths]
 
 
-def _name(root: Path, path: Path) -> str:
-    normal = Path(os.path.normpath(path))
-    inside = normal.is_relative_to(root)
-    return (normal.relative_to(root) if inside else normal).as_posix()
+def _found(folder: Path) -> Iterator[str]:
+    paths = files_below(folder)
+    return (path for path in paths if os.path.splitext(path)[1].lower() in IMAGES)
 
 
-def _found(folder: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder, followlinks=True):
-        folders.sort()
-        yield from (Path(path, name) for name in files if Path(name).suffix.lower() in IMAGES)
-
-
-def _listed(path: Path) -> Iterator[Path]:
+def _listed(path: Path) -> Iterator[str]:
     """Yield the images that a text file lists, one per line, relative to its folder."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
@@ -231,12 +222,13 @@ def _listed(path: Path) -> Iterator[Path]:
         raise DataError([f"{path}: {reason}; list one image per line"]) from None
     finder = Finder(path.parent, path.parent)
     names = [line.strip() for line in lines if line.strip()]
-    return (finder.find(name) or path.parent / name for name in names)
+    return (str(finder.find(name) or path.parent / name) for name in names)
 
 
 def _label(finder: Finder, root: Path, image: str) -> Path:
     name = label_name(image)
-    return finder.find(name) or root / name
+    usual = f"{root}/{name}"
+    return Path(usual) if os.path.isfile(usual) else finder.find(name) or Path(usual)
 
 
 def label_name(image: str) -> str:
@@ -246,8 +238,8 @@ def label_name(image: str) -> str:
         >>> label_name("images/train/a.jpg")
         'labels/train/a.txt'
     """
-    path = PurePosixPath(image)
-    parts = [*path.parent.parts]
+    folder, _, name = image.rpartition("/")
+    parts = folder.split("/") if folder else []
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    return str(PurePosixPath(*parts, f"{path.stem}.txt"))
+    return "/".join((*parts, f"{os.path.splitext(name)[0]}.txt"))

@@ -14,7 +14,7 @@ from detectors.data.recognise import recognise, yolo_section
 from tests.photographs import WRITERS, changed, splits, written
 
 FRACTION = {"val_fraction": 0.2}
-OBJECTS = changed(b3=[("hen", (1, 1, 9, 9))])
+OBJECTS = changed(b4=[("hen", (1, 1, 9, 9))])
 """Every image has an object, so that every part of a split has one."""
 
 

@@ -41,7 +41,8 @@ def test_a_split_without_objects_is_refused(tmp_path: Path, name: str, empty: Sp
         options = written(name, tmp_path, content)
     other: Split = "val" if empty == "train" else "train"
     assert len(options.load(other)) == len(content[other])
-    (problem,) = problems(options, empty)
+    problem, *notes = problems(options, empty)
+    assert ["images without a label file" in note for note in notes] == [True] * (name == "yolo")
     assert f"no object (images: {len(content[empty])}, annotations: 0): " in problem
     assert ("nothing to train on" if empty == "train" else "AP is undefined") in problem
     assert str(tmp_path) in problem

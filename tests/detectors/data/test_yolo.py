@@ -48,6 +48,7 @@ NAMES = "names: [cat, dog, hen]\n"
         "path: ../{root}\ntrain: images/train\nval: images/val\nnames: {{2: hen, 0: cat, 1: dog}}",
         "nc: 3\n" + NAMES + "train: [images/train]\nval: [images/val]\n",
         NAMES + "train: ../images/train\nval: ../images/val\n",  # as Roboflow writes it
+        NAMES + "train: images\\train\nval: ..\\images\\val\n",
         NAMES + "train: train.txt\nval: [val.txt]\n",
         NAMES + "train: train.txt\nval: images/val\nkpt_shape: [0, 3]\n",
     ],
@@ -281,3 +282,18 @@ def test_formats_that_pillow_lacks_are_not_left_out_without_a_word(tmp_path: Pat
         options.load("train")
     skipping = options.model_copy(update={"on_bad": "skip"})
     assert len(skipping.load("train")) == 4
+
+
+def test_a_circle_of_links_is_followed_once(tmp_path: Path) -> None:
+    options = yolo(tmp_path)
+    (tmp_path / "images" / "train" / "again").symlink_to(tmp_path / "images" / "train")
+    assert len(options.load("train")) == 3
+
+
+def test_a_label_that_is_added_is_read(tmp_path: Path) -> None:
+    options = yolo(tmp_path)
+    before = options.fingerprint()
+    assert len(options.load("train").truth()[2].boxes) == 0
+    (tmp_path / "labels" / "train" / "b4.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert options.load("train").truth()[2].boxes.tolist() == [[12.5, 20, 37.5, 60]]
+    assert options.fingerprint() != before

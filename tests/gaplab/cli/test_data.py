@@ -127,7 +127,7 @@ def test_what_is_done_with_exif_orientations_is_kept(gaplab: Gaplab, tmp_path: P
 
 
 def test_one_split_is_divided(gaplab: Gaplab, tmp_path: Path) -> None:
-    objects = changed(b3=[("hen", (1, 1, 9, 9))])
+    objects = changed(b4=[("hen", (1, 1, 9, 9))])
     written("coco", tmp_path / "old", {"train": objects["train"]})
     printed = section(gaplab("data", "check", tmp_path / "old"))
     assert (printed["val_fraction"], printed["planned_images"]) == (0.2, 2)
