@@ -5,7 +5,7 @@ import json as jsonlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,6 +20,7 @@ from gaplab.cli.options import (
     SetOption,
     SpecArgument,
 )
+from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
@@ -31,7 +32,7 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from gaplab.launch.costs import DetectorCost, Estimate
-    from gaplab.spec.models import Spec
+    from gaplab.spec.resolve import ResolvedSpec
     from gaplab.spec.sweep import Outline
 
 SHOWN = 20
@@ -49,7 +50,8 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """List the trials of a spec with their expected cost; run nothing."""
-    made = make_plan(spec, profile, overrides or [], Home(home))
+    with progress_line(f"expanding {spec}") as show:
+        made = make_plan(spec, profile, overrides or [], Home(home), show)
     if json:
         sys.stdout.write(plan_json(made) + "\n")
     else:
@@ -91,11 +93,19 @@ class Plan:
     compute: str | None = None
     """The cost in arithmetic operations, in one line; None if the ledger has precedents for all."""
     notes: tuple[str, ...] = ()
-    """What `gaplab run` will refuse, and remarks about a search, one line each."""
+    """What `gaplab run` will refuse, and remarks about the grid and the search, one line each."""
 
 
-def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: Home) -> Plan:
+def make_plan(
+    spec: Path,
+    profile: str | None,
+    overrides: Sequence[str],
+    home: Home,
+    show: Callable[[str], None] = lambda line: None,
+) -> Plan:
     """Expand a spec as far as its data can be read, and look up its trials in the ledger.
+
+    `show` is called with what is being done, in one line.
 
     Raises:
         UserError: The spec has problems, or the ledger can't be read.
@@ -107,9 +117,11 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
     from gaplab.spec.sweep import foreseen, outline
 
     resolved = load_spec(spec, profile, overrides)
+    show(f"{plural(len(resolved.variants), 'combination')}: computing the ids of trials")
     found = outline(resolved)
+    show(f"{plural(len(found.sweep.trials), 'trial')}: looking them up in the ledger")
     with Ledger.open(home.ledger_url) as ledger:
-        found = _with_proposed(found, resolved.spec, ledger)
+        found = _with_proposed(found, resolved, ledger)
         trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
         todo = ledger.unfinished(found.sweep)
@@ -121,18 +133,19 @@ def make_plan(spec: Path, profile: str | None, overrides: Sequence[str], home: H
     return Plan(found.sweep, states, cost, found.problems, compute, notes)
 
 
-def _with_proposed(found: "Outline", spec: "Spec", ledger: Ledger) -> "Outline":
+def _with_proposed(found: "Outline", resolved: "ResolvedSpec", ledger: Ledger) -> "Outline":
     """Add the trials that a search proposed when the sweep ran before."""
     from gaplab.launch.search import open_search
     from gaplab.launch.search_history import trial_results
     from gaplab.spec.sampling import remarks
 
-    search = open_search(spec)
+    spec, search = resolved.spec, open_search(resolved.spec)
     known = trial_results(ledger, found.sweep.id) if search is not None else []
     if search is None or not known:
         return found
     sweep = replace(found.sweep, trials=tuple(each.trial for each in known))
-    return replace(found, sweep=sweep, notes=remarks(spec.search, search.remaining(known)))
+    left = remarks(spec.search, search.remaining(known))
+    return replace(found, sweep=sweep, notes=(*resolved.notes, *left))
 
 
 def plan_json(plan: Plan) -> str:

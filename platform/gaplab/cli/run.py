@@ -20,6 +20,7 @@ from gaplab.cli.options import (
     SettingOption,
     SpecArgument,
 )
+from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import leaderboard_table
 from gaplab.cli.render.terminal import can_redraw, open_console
 from gaplab.cli.streams import output_may_fail
@@ -59,10 +60,16 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
     resume`, continues from there.
     """
     from gaplab.spec.files import load_spec
-    from gaplab.spec.sweep import expand
+    from gaplab.spec.sweep import sound_outline
 
-    sweep = expand(load_spec(spec, profile, overrides or []))
-    raise typer.Exit(SweepRun(sweep, Home(home).create(), address, json).execute(rerun or []))
+    with progress_line(f"expanding {spec}") as show:
+        resolved = load_spec(spec, profile, overrides or [])
+        show(f"{plural(len(resolved.variants), 'combination')}: computing the ids of trials")
+        found = sound_outline(resolved)
+    sweep = SweepRun(found.sweep, Home(home).create(), address, json)
+    for note in found.notes:
+        sweep.console.print(note)
+    raise typer.Exit(sweep.execute(rerun or []))
 
 
 def resume(

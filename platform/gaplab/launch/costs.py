@@ -6,7 +6,7 @@
 """
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -127,19 +127,37 @@ def compute_line(trials: Sequence[TrialRecord]) -> str | None:
 
     None if there are no trials.
     """
-    experiments = [experiment_of(trial) for trial in trials]
-    counts = [(each, training_operations(each)) for each in experiments]
-    on_gpu = [n for each, n in counts if n is not None and each.resources.gpus_per_worker]
-    on_cpu = [n for each, n in counts if n is not None and not each.resources.gpus_per_worker]
+    total, unknown = {"V100": 0.0, "CPU core": 0.0}, 0
+    for alike in _alike(trials):
+        experiment = experiment_of(alike[0])
+        count = training_operations(experiment)
+        if count is None:
+            unknown += len(alike)
+        else:
+            device = "V100" if experiment.resources.gpus_per_worker else "CPU core"
+            total[device] += count * len(alike)
     parts = [
-        f"{sum(found):.1e} operations, {_rough(sum(found) / rate)} on one {what}"
-        for found, rate, what in ((on_gpu, V100, "V100"), (on_cpu, CORE, "CPU core"))
-        if found
+        f"{total[what]:.1e} operations, {_rough(total[what] / rate)} on one {what}"
+        for what, rate in (("V100", V100), ("CPU core", CORE))
+        if total[what]
     ]
-    if unknown := len(trials) - len(on_gpu) - len(on_cpu):
+    if unknown:
         why = "data of unknown size, or a detector that can't be built here"
         parts.append(f"{plural(unknown, 'trial')} left out ({why})")
     return f"by arithmetic: {'; '.join(parts)}" if trials else None
+
+
+def _alike(trials: Sequence[TrialRecord]) -> Iterable[list[TrialRecord]]:
+    """Return trials in groups that differ at most in their seed.
+
+    The trials of a spec have equal sections in common, so these are compared by identity, which is
+    much faster; groups that could be one are harmless.
+    """
+    groups = dict[tuple[int, ...], list[TrialRecord]]()
+    for trial in trials:
+        key = tuple(id(value) for name, value in trial.config.items() if name != "seed")
+        groups.setdefault(key, []).append(trial)
+    return groups.values()
 
 
 def _rough(seconds: float) -> str:

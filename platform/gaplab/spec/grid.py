@@ -9,6 +9,7 @@ from gaplab.spec.axes import MISSING, Axis, Key, split_key, varied_keys
 from gaplab.spec.models import Condition, Experiment, Spec
 from gaplab.spec.problems import Problem
 from gaplab.spec.sections import Choice, Sections
+from gaplab.spec.yaml_text import flow_yaml
 
 TrialChoices = dict[str, Choice]
 """Name of a section -> its choice, for one trial."""
@@ -32,6 +33,8 @@ class Grid:
         self._conditional = [(index[key], spec.when[key]) for key in condition_order(spec)]
         self.sections = Sections(spec.base, self._varied)
         self.undecided: dict[Problem, None] = {}
+        self._unmet = dict.fromkeys(spec.when)
+        self._unused = dict.fromkeys(range(len(spec.exclude)))
 
     def trials(self) -> Iterator[tuple[str | None, TrialChoices]]:
         """Yield all trials that are not excluded, each with the name of its row.
@@ -41,8 +44,31 @@ class Grid:
         rows = self._axes[0].rows if self._axes else ()
         for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
             trial = self._trial(positions)
-            if not any(self._holds(condition, trial) for condition in self._spec.exclude):
+            if not self._excluded(trial):
                 yield (rows[positions[0]] if rows else None), trial
+
+    def notes(self) -> list[str]:
+        """Return the conditions that held for no combination, one line each.
+
+        Call it after the trials were enumerated. Values that are drawn may be others next time.
+        """
+        if any(axis.drawn for axis in self._axes):
+            return []
+        spec = self._spec
+        return [
+            f"when.{key}: {flow_yaml(spec.when[key])} holds for no combination, so {key} is never "
+            "varied"
+            for key in self._unmet
+        ] + [
+            f"exclude[{i}]: {flow_yaml(spec.exclude[i])} holds for no combination"
+            for i in self._unused
+        ]
+
+    def _excluded(self, trial: TrialChoices) -> bool:
+        """Return whether one of the conditions of `exclude` holds; all that are new are tested."""
+        for i in [i for i in self._unused if self._holds(self._spec.exclude[i], trial)]:
+            del self._unused[i]
+        return any(self._holds(condition, trial) for condition in self._spec.exclude)
 
     def _trial(self, positions: _Positions) -> TrialChoices:
         trial: TrialChoices = dict.fromkeys(Experiment.model_fields, ())
@@ -50,6 +76,7 @@ class Grid:
             self._choose(trial, index, positions)
         for index, condition in self._conditional:
             if self._holds(condition, trial):
+                self._unmet.pop(self._varied[index].name, None)
                 section = self._choose(trial, index, positions)
                 trial[section] = tuple(sorted(trial[section]))
         return trial

@@ -37,6 +37,8 @@ class ResolvedSpec:
     """What the spec varies, slowest first."""
     variants: tuple[Variant, ...]
     """All trials that are not excluded, in the order of the axes."""
+    notes: tuple[str, ...] = ()
+    """Conditions that never hold, one line each."""
 
     @property
     def samples_left(self) -> int:
@@ -70,7 +72,7 @@ def resolve(spec: Spec) -> ResolvedSpec:
     ]
     if problems := _problems(spec, variants) or list(grid.undecided):
         raise SpecError(problems)
-    return ResolvedSpec(spec, tuple(axes), tuple(variants))
+    return ResolvedSpec(spec, tuple(axes), tuple(variants), tuple(grid.notes()))
 
 
 def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:

@@ -35,7 +35,7 @@ class Outline:
     problems: tuple[str, ...]
     """Problems of the data, one line each."""
     notes: tuple[str, ...] = ()
-    """What the user should know about the search, one line each."""
+    """What the user should know about the grid and the search, one line each."""
 
 
 def expand(resolved: ResolvedSpec) -> SweepRecord:
@@ -50,12 +50,20 @@ def expand(resolved: ResolvedSpec) -> SweepRecord:
         >>> [trial.assignment for trial in sweep.trials]
         ['dual', 'fcos', 'center', 'poto', 'o2f']
     """
-    return _sound_outline(resolved).sweep
+    return sound_outline(resolved).sweep
 
 
 def row_records(resolved: ResolvedSpec) -> dict[str, tuple[TrialRecord, ...]]:
     """Return the trials of each row, in the spec's order. Raises UserError like `expand`."""
-    return _sound_outline(resolved).rows
+    return sound_outline(resolved).rows
+
+
+def sound_outline(resolved: ResolvedSpec) -> Outline:
+    """Return the outline of a spec. Raises UserError if some of the data can't be read."""
+    found = outline(resolved)
+    if found.problems:
+        raise UserError(*found.problems)
+    return found
 
 
 def outline(resolved: ResolvedSpec) -> Outline:
@@ -77,7 +85,16 @@ def outline(resolved: ResolvedSpec) -> Outline:
     sweep = "" if problems else _sweep_id(spec, records)
     record = SweepRecord(sweep, spec.name, dump_yaml(to_mapping(spec)), tuple(records.values()))
     held = {row: tuple(found.values()) for row, found in rows.items()}
-    return Outline(record, held, problems, remarks(spec.search, resolved.samples_left))
+    left = remarks(spec.search, resolved.samples_left)
+    return Outline(record, held, problems, (*grid_notes(resolved, len(records)), *left))
+
+
+def grid_notes(resolved: ResolvedSpec, trials: int) -> tuple[str, ...]:
+    """Return what the user should know about a grid with this number of different trials."""
+    if trials == (combinations := len(resolved.variants)):
+        return resolved.notes
+    given = f"{plural(combinations, 'combination')} give {plural(trials, 'different trial')}"
+    return (*resolved.notes, given)
 
 
 def to_mapping(spec: Spec) -> dict[str, Any]:
@@ -113,14 +130,6 @@ def data_with(record: TrialRecord, settings: Mapping[str, Any]) -> DataOptions:
 
 
 # --- ids ------------------------------------------------------------------------------------------
-
-
-def _sound_outline(resolved: ResolvedSpec) -> Outline:
-    """Return the outline of a spec. Raises UserError if it has problems."""
-    found = outline(resolved)
-    if found.problems:
-        raise UserError(*found.problems)
-    return found
 
 
 def id_without_data(resolved: ResolvedSpec) -> str:

@@ -171,3 +171,14 @@ def test_an_invalid_size_is_refused(gaplab: Gaplab, write_spec: Write, size: str
     assert output.splitlines() == [
         f"gaplab: --size {size}: must be height x width in pixels, such as 800x1280"
     ]
+
+
+def test_notes_of_a_grid_are_printed(gaplab: Gaplab, write_spec: Write) -> None:
+    spec = write_spec(grid={"training.lr": [1, 1.0], "seed": [0, 1]}, exclude=[{"seed": 7}])
+    notes = [
+        "exclude[0]: {seed: 7} holds for no combination",
+        "4 combinations give 2 different trials",
+    ]
+    lines = gaplab("plan", spec).splitlines()
+    assert [line for line in lines if line in notes] == notes
+    assert json.loads(gaplab("plan", spec, "--json"))["notes"] == notes

@@ -161,6 +161,20 @@ def test_rerun(gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps], 
     assert "2 to train" in output
 
 
+def test_notes_of_a_grid_are_printed(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    """On standard error if standard output is for JSON."""
+    spec = write_spec(grid={"training.lr": [1, 1.0], "seed": [0, 1]}, exclude=[{"seed": 7}])
+    notes = (
+        "exclude[0]: {seed: 7} holds for no combination\n4 combinations give 2 different trials\n"
+    )
+    train(TrialState.FAILED)
+    assert gaplab("run", spec, "--json", code=1).startswith(f"{notes}sweep small-")
+    train()
+    assert gaplab("run", spec).startswith(f"{notes}sweep small-")
+
+
 class TestSettings:
     """Settings that are no part of a trial's id: edited, printed, used by the next resume."""
 

@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,17 @@ def test_a_backbone_whose_library_is_missing_is_left_out(
     detector = {"name": "fcos", "backbone": {"name": "timm"}}
     (trial,) = trials(write_spec(detector=detector))
     assert training_operations(experiment_of(trial)) is None
+
+
+def test_trials_add_up_whether_or_not_they_share_sections(write_spec: Write) -> None:
+    pairs = {"training.epochs": [1, 2, 5], "resources.gpus_per_worker": [0, 1, 1]}
+    found = expand(load_spec(write_spec(zip=pairs, grid={"seed": [0, 1]}))).trials
+    experiments = [experiment_of(trial) for trial in found]
+    total = {0.0: 0.0, 1.0: 0.0}
+    for each in experiments:
+        total[each.resources.gpus_per_worker] += training_operations(each) or 0.0
+    copies = [replace(trial, config=deepcopy(trial.config)) for trial in found]
+    for line in (compute_line(found), compute_line(copies)):
+        assert line is not None
+        assert f"{total[1.0]:.1e} operations, " in line
+        assert f"{total[0.0]:.1e} operations, " in line
