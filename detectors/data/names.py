@@ -7,6 +7,15 @@ from pathlib import Path
 from unicodedata import normalize
 from urllib.parse import unquote
 
+SUFFIXES = frozenset(
+    f".{name}"
+    for name in (
+        *("avif", "bmp", "dng", "gif", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "pfm", "pgm"),
+        *("png", "ppm", "tif", "tiff", "webp"),
+    )
+)
+"""Suffixes of files that are images. Some can't be read, which is then a problem of the image."""
+
 
 class Finder:
     """Finds the images of one split."""
@@ -97,8 +106,8 @@ def _forms(name: str) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
-def files_below(folder: Path) -> Iterator[str]:
-    """Yield the paths of all files below a folder, in no particular order.
+def images_below(folder: Path) -> Iterator[str]:
+    """Yield the paths of all image files below a folder, in no particular order.
 
     Symbolic links are followed; a folder to which several paths lead is listed once.
     """
@@ -110,4 +119,5 @@ def files_below(folder: Path) -> Iterator[str]:
             continue
         seen.add((own.st_dev, own.st_ino))
         folders.sort()
-        yield from (f"{path}/{name}" for name in files)
+        named = (name for name in files if os.path.splitext(name)[1].lower() in SUFFIXES)
+        yield from (f"{path}/{name}" for name in named)

@@ -40,7 +40,17 @@ def recognise(folder: Path) -> list[Section]:
     if not folder.is_dir():
         raise DataError([f"{folder}: no such folder; name the folder of a data set"])
     found = [section for look in _LOOKS for section in look(folder)]
+    if not found and _has_labels(folder):
+        line = (
+            f"{folder}: has labels of YOLO, but no data.yaml; write one with names, train and val"
+        )
+        raise DataError([line])
     return [{"name": each.pop("name"), "root": str(folder), **each} for each in found]
+
+
+def _has_labels(folder: Path) -> bool:
+    """Return whether a folder looks like one of YOLO without its data.yaml."""
+    return any(i.name == "labels" and any(i.rglob("*.txt")) for i in _folders(folder, 2))
 
 
 def _folders(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
@@ -94,9 +104,29 @@ def _yolo(folder: Path) -> Iterator[Section]:
 
 
 def _voc(folder: Path) -> Iterator[Section]:
+    found = [*_voc_devkit(folder)]
+    yield from found or _voc_side_by_side(folder)
+
+
+def _voc_side_by_side(folder: Path) -> Iterator[Section]:
+    """Look for folders that hold images and XML files, as those of LabelImg and Roboflow."""
+    folders = {_split(_relative(i, folder)): i for i in reversed([*_folders(folder, 1)]) if _xml(i)}
+    train, val = folders.get("train", folders.get("")), folders.get("val")
+    if train is not None:
+        lists = {"train_list": _relative(train, folder)}
+        more = {"val_list": _relative(val, folder)} if val else {"val_fraction": FRACTION}
+        yield {"name": "voc", **lists, **more}
+
+
+def _xml(folder: Path) -> bool:
+    """Return whether a folder holds an XML file of VOC."""
+    first = next(folder.glob("*.xml"), None)
+    return first is not None and b"<annotation" in first.read_bytes()[:1000]
+
+
+def _voc_devkit(folder: Path) -> Iterator[Section]:
     for inner in _folders(folder, 2):
-        pages = inner / "Annotations"
-        if not pages.is_dir() or not any(pages.glob("*.xml")):
+        if not _xml(inner / "Annotations"):
             continue
         prefix = "" if inner == folder else f"{_relative(inner, folder)}/"
         images = next((n for n in ("JPEGImages", "images", "Images") if (inner / n).is_dir()), "")

@@ -25,9 +25,10 @@ class Voc(Recorded):
 
     name: Literal["voc"] = "voc"
     train_list: str = Field("ImageSets/Main/train.txt", json_schema_extra=NOT_IDENTITY)
-    """File of the names of the training split, relative to `root`; empty: all XML files."""
+    """File of the names of the training split, relative to `root`; or a folder with its images and
+    XML files side by side; empty: all XML files in `annotations`."""
     val_list: str = Field("ImageSets/Main/val.txt", json_schema_extra=NOT_IDENTITY)
-    """File of the names of the validation split, relative to `root`."""
+    """File of the names of the validation split, relative to `root`, or a folder."""
     annotations: str = Field("Annotations", json_schema_extra=NOT_IDENTITY)
     """Folder of the XML files, relative to `root`."""
     images: str = Field("JPEGImages", json_schema_extra=NOT_IDENTITY)

@@ -15,7 +15,7 @@ from pydantic import Field
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.entries import Xyxy
-from detectors.data.names import Finder, files_below
+from detectors.data.names import Finder, images_below
 from detectors.data.problems import Problems
 from detectors.data.records import Drawn, Index, Listing, Listings, Record, exists
 
@@ -40,8 +40,6 @@ class VocFolders:
 
     def missing(self) -> list[str]:
         """Return an error for each folder that does not exist."""
-        if not self.root.is_dir():
-            return [f"{self.root}: no such folder; set `root` to the data set's folder"]
         named = {"annotations": self.annotations, "images": self.images}
         return [
             f"{folder}: no such folder; correct `{option}`"
@@ -51,29 +49,27 @@ class VocFolders:
 
 
 def find_files(folders: VocFolders, lists: Mapping[Split, str]) -> dict[Split, Listing]:
-    """Find the images and XML files of both splits.
+    """Find the images and XML files of splits.
 
     Args:
         folders: the folders of the data set.
-        lists: path of each split's list of names, relative to the root.
+        lists: of each split, the path of its list of names, relative to the root, or of a folder
+            with its images and XML files; empty: all XML files.
 
     Raises:
         DataError: a folder or list is missing, or a list is empty; with all problems.
     """
-    problems = folders.missing()
-    if problems:
-        raise DataError(problems)
-    images = _images(folders)
+    if not folders.root.is_dir():
+        raise DataError([f"{folders.root}: no such folder; set `root` to the data set's folder"])
     listings: dict[Split, Listing] = {}
+    problems: list[str] = []
     for split, name in lists.items():
         try:
-            path = folders.root / name if name else folders.annotations
-            names = _names(folders, path, split) if name else _all_names(folders)
-            listings[split] = _listing(folders, path, names, images)
+            listings[split] = _found(folders, split, name)
         except DataError as error:
             problems += error.problems
     if problems:
-        raise DataError(problems)
+        raise DataError(list(dict.fromkeys(problems)))
     return listings
 
 
@@ -100,13 +96,24 @@ def read_xml(listings: Listings, classes: Sequence[str], first_pixel: int) -> di
 # --- lists ----------------------------------------------------------------------------------------
 
 
+def _found(folders: VocFolders, split: Split, name: str) -> Listing:
+    """Find the files of one split. Raises DataError if there are none."""
+    path = folders.root / name if name else folders.annotations
+    if name and path.is_dir():
+        folders = VocFolders(folders.root, path, path)
+    if missing := folders.missing():
+        raise DataError(missing)
+    names = _all_names(path) if path.is_dir() else _names(folders, path, split)
+    return _listing(folders, path, names, _images(folders))
+
+
 def _images(folders: VocFolders) -> dict[str, str]:
     """Return the file name, relative to the root, of each image without its suffix.
 
     Of several files of one name, the .jpg is preferred, then the first in the alphabet.
     """
     found: dict[str, str] = {}
-    paths = files_below(folders.images)
+    paths = images_below(folders.images)
     for path in sorted(paths, key=lambda path: (not path.lower().endswith(".jpg"), path)):
         stem = os.path.splitext(os.path.relpath(path, folders.images))[0]
         found.setdefault(stem, os.path.relpath(path, folders.root))
@@ -143,12 +150,12 @@ def _names(folders: VocFolders, path: Path, split: Split) -> list[str]:
     return names
 
 
-def _all_names(folders: VocFolders) -> list[str]:
+def _all_names(folder: Path) -> list[str]:
     """Return the names of all XML files. Raises DataError if there are none."""
-    paths = folders.annotations.rglob("*.xml")
-    names = [path.relative_to(folders.annotations).with_suffix("").as_posix() for path in paths]
+    paths = folder.rglob("*.xml")
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
     if not names:
-        raise DataError([f"{folders.annotations}: no XML file; correct `annotations`"])
+        raise DataError([f"{folder}: no XML file; correct `annotations` or the list"])
     return names
 
 

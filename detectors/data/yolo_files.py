@@ -13,18 +13,10 @@ from annotated_types import Len
 from pydantic import BaseModel, Field, ValidationError
 
 from detectors.data.base import DataError, Split
-from detectors.data.names import Finder, files_below
+from detectors.data.names import Finder, images_below
 from detectors.data.photo_files import SPLITS
 from detectors.data.records import Listing, exists
 
-IMAGES = frozenset(
-    f".{name}"
-    for name in (
-        *("avif", "bmp", "dng", "gif", "heic", "heif", "jp2", "jpeg", "jpg", "mpo", "pfm", "pgm"),
-        *("png", "ppm", "tif", "tiff", "webp"),
-    )
-)
-"""Suffixes of files that are images. Some can't be read, which is then a problem of the image."""
 MAX_BYTES = 2**22
 
 ClassName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -203,14 +195,9 @@ def _names(root: Path, place: Path) -> list[str]:
     """Return the names of images, relative to root. Names outside of it are left absolute."""
     if not Path(os.path.normpath(place)).is_relative_to(root):
         raise DataError([f"{place}: is outside of {root}; set `root` to a folder that holds it"])
-    paths = _listed(place) if place.is_file() else _found(place)
+    paths = _listed(place) if place.is_file() else images_below(place)
     start = f"{root}/".replace("//", "/")
     return [os.path.normpath(path).removeprefix(start) for path in paths]
-
-
-def _found(folder: Path) -> Iterator[str]:
-    paths = files_below(folder)
-    return (path for path in paths if os.path.splitext(path)[1].lower() in IMAGES)
 
 
 def _listed(path: Path) -> Iterator[str]:

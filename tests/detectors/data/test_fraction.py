@@ -75,7 +75,9 @@ def test_all_xml_files_without_a_list(tmp_path: Path) -> None:
     assert widths(free, "train") == expected
     for path in (tmp_path / "Annotations").iterdir():
         path.rename(tmp_path / path.name)
-    with pytest.raises(DataError, match="Annotations: no XML file; correct `annotations`"):
+    with pytest.raises(
+        DataError, match="Annotations: no XML file; correct `annotations` or the list"
+    ):
         free.model_copy(update={"title": "again"}).load("train")
 
 

@@ -221,6 +221,50 @@ def test_lists_of_voc(tmp_path: Path, lists: list[str], options: dict[str, Any])
     assert section == {"name": "voc", "root": str(root), **named}
 
 
+def side_by_side(root: Path, folders: dict[str, str]) -> None:
+    """Write VOC's files beside the images of each split."""
+    written("voc", root / "voc", OBJECTS)
+    for split, folder in folders.items():
+        for each in OBJECTS[split]:
+            move(
+                root / "voc" / "JPEGImages" / f"{each.name}.jpg", root / folder / f"{each.name}.jpg"
+            )
+            move(
+                root / "voc" / "Annotations" / f"{each.name}.xml",
+                root / folder / f"{each.name}.xml",
+            )
+    shutil.rmtree(root / "voc")
+
+
+@pytest.mark.parametrize(
+    ("folders", "options", "counts"),
+    [
+        (
+            {"train": "train", "val": "valid"},
+            {"train_list": "train", "val_list": "valid"},
+            [3, 2],
+        ),
+        ({"train": "."}, {"train_list": ".", **FRACTION}, [2, 1]),
+        ({"train": "photos"}, {"train_list": "photos", **FRACTION}, [2, 1]),
+    ],
+)
+def test_xml_files_beside_their_images(
+    tmp_path: Path, folders: dict[str, str], options: dict[str, Any], counts: list[int]
+) -> None:
+    side_by_side(tmp_path, folders)
+    (section,) = recognise(tmp_path)
+    assert section == {"name": "voc", "root": str(tmp_path), **options}
+    data = DATASETS["voc"].model_validate(section)
+    assert [len(data.load(split)) for split in ("train", "val")] == counts
+
+
+def test_labels_without_a_data_yaml(tmp_path: Path) -> None:
+    written("yolo", tmp_path)
+    (tmp_path / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"has labels of YOLO, but no data\.yaml; write one with"):
+        recognise(tmp_path)
+
+
 def test_lvis_with_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
     written("lvis", tmp_path)
     for name in ("train2017", "val2017"):
