@@ -174,6 +174,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab mirror quickstart",
         ),
         Command(
+            "upgrade",
+            "gaplab.cli.upgrade",
+            "Upgrade a ledger that an older gaplab has written.",
+            "gaplab upgrade --home results",
+        ),
+        Command(
             "doctor",
             "gaplab.cli.doctor.command",
             "Check versions, home, ledger, Ray, MLflow and open ports.",

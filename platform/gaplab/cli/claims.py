@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detectors.evaluation.metrics import label
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import AddressOption, HomeOption, JsonOption, ProfileOption
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.results import Resampling
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, rounded, signed
-from gaplab.ledger import Ledger
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
     folder = Home(home)
     if train:
         _train(chosen, specs, folder, address)
-    with Ledger.open(folder.ledger_url) as ledger, progress_line("checking claims") as show:
+    with read_ledger(folder) as ledger, progress_line("checking claims") as show:
         resampling = Resampling(_RESAMPLES, folder.path, show)
         found = find_verdicts(chosen, specs, ledger, resampling)
     for problem in resampling.problems():

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli.opening import read_ledger, read_ledger_if_any
 from gaplab.cli.options import BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
@@ -81,7 +82,10 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     folder = Home(home).check().check_ledger()
     storage = Storage(str(folder.path))
     protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
-    with Ledger.open(folder.ledger_url) as ledger, progress_line("reading candidates") as show:
+    with (
+        Ledger.open(folder.ledger_url, create=False) as ledger,
+        progress_line("reading candidates") as show,
+    ):
         trials = find_trials(ledger, names)
         sources = find_sources(ledger, storage, trials, epoch, branch)
         found = []
@@ -120,8 +124,8 @@ def explain(  # noqa: PLR0913 - every argument is an option of the command
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     rule = parse_protocol(protocol)
-    folder = Home(home).check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    folder = Home(home)
+    with read_ledger(folder) as ledger:
         found = explain(ledger, Storage(str(folder.path)), name, rule, epoch, branch, options)
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))
@@ -134,7 +138,7 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
 
     These are the presets and other protocols that trials in the ledger were measured under.
     """
-    with Ledger.open(Home(home).ledger_url) as ledger:
+    with read_ledger_if_any(Home(home)) as ledger:
         known = {key: rule_of(preset) for key, preset in PROTOCOLS.items()} | ledger.protocols()
     if json:
         _print(jsonlib.dumps(known, indent=2))

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption
 from gaplab.formatting import plural
-from gaplab.ledger import Ledger
 from gaplab.results.export import export as write_files
 from gaplab.storage.home import DEFAULT_HOME, Home
 
@@ -25,6 +25,6 @@ def export(
 
     AP per class is in a file of its own.
     """
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
+    with read_ledger(Home(home)) as ledger:
         for path, rows in write_files(ledger, folder, sweep, force).items():
             sys.stdout.write(f"{path}: {plural(rows, 'row')}\n")

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural, points, signed
 from gaplab.launch.process import has_died
-from gaplab.ledger import Ledger
+from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.views import SweepView, TrialView
 from gaplab.results.status import Running, Status
 from gaplab.results.status import status as find_status
@@ -100,8 +101,8 @@ def status(
         jobs = _jobs(address)
         print_jobs([jobs.find(name)] if name else jobs.all(), console, json)
         return
-    folder = Home(home).check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    folder = Home(home)
+    with read_ledger(folder) as ledger:
         found = find_status(ledger, name, has_died, partial(folder.command, "resume"))
         print_status(found, console, json)
 
@@ -130,8 +131,8 @@ def logs(
             sys.stdout.write(output)
             sys.stdout.flush()
         return
-    folder = Home(home).check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    folder = Home(home)
+    with read_ledger(folder) as ledger:
         trial = ledger.find_trial(name)
         log = trial_log(ledger, trial, Storage(str(folder.path)))
         open_console(soft_wrap=True).print(log, end="")
@@ -156,7 +157,7 @@ def cancel(
             result = "stopping" if jobs.stop(job) else f"has already ended ({job.state})"
             sys.stdout.write(f"{job.id}: {result}\n")
         return
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
+    with Ledger.open(Home(home).check_ledger().ledger_url, create=False) as ledger:
         for line in cancel_all(ledger, names):
             sys.stdout.write(f"{line}\n")
 
@@ -195,7 +196,7 @@ def print_jobs(jobs: "Sequence[Job]", console: Console, json: bool) -> None:
         console.print("no jobs of gaplab on this cluster; start one with: gaplab submit SPEC")
 
 
-def trial_log(ledger: Ledger, trial: TrialView, storage: Storage) -> str:
+def trial_log(ledger: Reader, trial: TrialView, storage: Storage) -> str:
     """Return how each attempt at a trial ended, followed by the stored stacks."""
     lines = [f"trial {trial.id}: {trial.assignment}, seed {trial.seed}, {trial.state}"]
     for each in ledger.attempts(trial.id):
@@ -224,7 +225,7 @@ def cancel_all(ledger: Ledger, names: Sequence[str]) -> Iterator[str]:
         yield f"{what}: {result}"
 
 
-def _sweep_and_trial(ledger: Ledger, name: str) -> tuple[str, str | None]:
+def _sweep_and_trial(ledger: Reader, name: str) -> tuple[str, str | None]:
     """Return the id of the sweep that `name` means, and None.
 
     If it means a trial, return the sweep for which the trial was last attempted, or that a driver

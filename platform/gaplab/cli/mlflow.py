@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from gaplab.cli.environment import print_ignored
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption
 from gaplab.formatting import plural
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.mirror.replay import Mirror
 from gaplab.mirror.server import running_server
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -32,7 +33,7 @@ def ui(
     _end_on_signals()
     folder = Home(home).check().check_ledger()
     print_ignored(folder)
-    with Ledger.open(folder.ledger_url) as ledger:
+    with read_ledger(folder) as ledger:
         name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
         copy = Mirror(folder)
         for view in ledger.sweeps():
@@ -55,7 +56,7 @@ def mirror(
     """
     folder = Home(home).check().check_ledger()
     print_ignored(folder)
-    with Ledger.open(folder.ledger_url) as ledger:
+    with read_ledger(folder) as ledger:
         views = [ledger.find_sweep(sweep)] if sweep else ledger.sweeps()
         copy = Mirror(folder)
         for view in views:
@@ -71,7 +72,7 @@ def _end_on_signals() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def _newest(ledger: Ledger) -> str | None:
+def _newest(ledger: Reader) -> str | None:
     sweeps = ledger.sweeps()
     return sweeps[0].name if sweeps else None
 

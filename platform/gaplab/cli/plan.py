@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from gaplab.cli.opening import read_ledger_if_any
 from gaplab.cli.options import (
     HomeOption,
     JsonOption,
@@ -25,7 +26,7 @@ from gaplab.cli.render.tabular import number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.states import TrialState
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -120,7 +121,7 @@ def make_plan(
     show(f"{plural(len(resolved.variants), 'combination')}: computing the ids of trials")
     found = outline(resolved)
     show(f"{plural(len(found.sweep.trials), 'trial')}: looking them up in the ledger")
-    with Ledger.open(home.ledger_url) as ledger:
+    with read_ledger_if_any(home) as ledger:
         found = _with_proposed(found, resolved, ledger)
         trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
@@ -133,7 +134,7 @@ def make_plan(
     return Plan(found.sweep, states, cost, found.problems, compute, notes)
 
 
-def _with_proposed(found: "Outline", resolved: "ResolvedSpec", ledger: Ledger) -> "Outline":
+def _with_proposed(found: "Outline", resolved: "ResolvedSpec", ledger: Reader) -> "Outline":
     """Add the trials that a search proposed when the sweep ran before."""
     from gaplab.launch.search import open_search
     from gaplab.launch.search_history import trial_results

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import BranchOption, CsvOption, HomeOption, JsonOption, MetricOption
 from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
 from gaplab.cli.render.progress import progress_line
@@ -16,7 +17,6 @@ from gaplab.cli.render.tabular import PlainTable
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
-from gaplab.ledger import Ledger
 from gaplab.ledger.views import ResultRow
 from gaplab.results.compare import compare as compare_groups
 from gaplab.results.compare import mixed_instructions
@@ -73,7 +73,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     less the detector needs NMS.
     """
     at = _epoch(epoch)
-    with Ledger.open(Home(home).check_ledger().ledger_url) as ledger:
+    with read_ledger(Home(home)) as ledger:
         rows = find_rows(
             ledger,
             sort=sort,
@@ -124,8 +124,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     bootstrap).
     """
     at, keys = _epoch(epoch), by or ["assignment"]
-    folder = Home(home).check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    folder = Home(home)
+    with read_ledger(folder) as ledger:
         rows = find_rows(
             ledger,
             sweep=sweep,

@@ -91,7 +91,7 @@ def resume(
     from gaplab.spec.sweep import check_unchanged
 
     folder = Home(home).check().check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    with Ledger.open(folder.ledger_url, create=False) as ledger:
         stored = ledger.stored_sweep(sweep)
         if overrides:
             stored = with_settings(stored, overrides)

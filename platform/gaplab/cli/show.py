@@ -13,12 +13,13 @@ import typer
 from rich.console import Console
 
 from detectors.evaluation.metrics import LABELS, names_of
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.cli.render.attempts import code_of, print_attempts
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.formatting import points, signed
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
@@ -61,8 +62,8 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show everything stored about a trial or a sweep."""
-    folder = Home(home).check_ledger()
-    with Ledger.open(folder.ledger_url) as ledger:
+    folder = Home(home)
+    with read_ledger(folder) as ledger:
         found = ledger.sweeps() if name is None else details(ledger, name)
     console = open_console()
     if json:
@@ -73,7 +74,7 @@ def show(
         print_details(located(found, Storage(str(folder.path))), console)
 
 
-def details(ledger: Ledger, name: str) -> Details:
+def details(ledger: Reader, name: str) -> Details:
     """Return the trial or sweep that `name` means. Raises UserError if there is none."""
     found = ledger.find(name)
     if isinstance(found, SweepView):

@@ -10,6 +10,7 @@ import typer
 
 from detectors.evaluation.metrics import label
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from gaplab.cli.opening import read_ledger_if_any
 from gaplab.cli.options import (
     CsvOption,
     HomeOption,
@@ -24,7 +25,6 @@ from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, numbe
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
-from gaplab.ledger import Ledger
 from gaplab.spec.protocols import rule_of
 from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -116,7 +116,7 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
         )
     file = paper or nearest_paper(query.spec)
     known = read_paper(file) if file else {}
-    with Ledger.open(home.ledger_url) as ledger:
+    with read_ledger_if_any(home) as ledger:
         lines = table_lines(resolved.spec, row_records(resolved), known, ledger)
     check_metrics(lines, query.metrics)
     metrics = tuple(dict.fromkeys((*TABLE_METRICS, *query.metrics)))

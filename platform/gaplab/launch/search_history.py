@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from gaplab.identity import canonical
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import RowFilter
 from gaplab.records import TrialRecord
 from gaplab.spec.axes import MISSING, axes_of, split_key
@@ -57,7 +57,7 @@ class Outcome:
     epoch: int
 
 
-def trial_results(ledger: Ledger, sweep: str) -> list[TrialResult]:
+def trial_results(ledger: Reader, sweep: str) -> list[TrialResult]:
     """Return the trials of a sweep in its order; none if the ledger has no such sweep."""
     trials = ledger.trials(sweep)
     protocols = {trial.protocol for trial in trials}

@@ -6,6 +6,8 @@ database with another Alembic user such as MLflow.
 
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,31 +42,49 @@ WRITE = "gaplab_write"
 MIGRATE = "migrate"
 """Value of WRITE for connections that migrate. They switch foreign keys off: to change a table,
 SQLite rebuilds it, which would delete the rows that refer to it."""
-_BUSY_SECONDS = 30.0  # how long SQLite waits for another program's transaction
+BUSY_SECONDS = 30.0
+"""How long SQLite waits for another program's transaction."""
 _MIGRATION_LOCK = 0x6761706C  # any number, the same in every release of gaplab
 
 
-def open_engine(url: str) -> Engine:
-    """Connect to the ledger at `url` and upgrade it. Creates a SQLite file and its folder.
+def open_engine(url: str, create: bool = True) -> Engine:
+    """Connect to the ledger at `url` for writing, and upgrade it.
+
+    Args:
+        url: see `parse_url`.
+        create: whether to create a SQLite file, with its folder, that does not exist.
 
     Raises:
-        UserError: the URL is malformed, the database cannot be reached or is not a database, or it
-            was written by a newer gaplab.
+        UserError: the URL is malformed, the database cannot be reached or is not a database, it
+            does not exist and is not to be created, or it was written by a newer gaplab.
     """
     where = parse_url(url)
     sqlite = where.drivername == SQLITE
-    engine = _sqlite_engine(where) if sqlite else _postgresql_engine(where)
-    try:
+    engine = _sqlite_engine(where, create) if sqlite else postgresql_engine(where)
+    with lasting_errors(engine):
         with engine.connect() as connection:
-            current = _version(connection)
+            current = read_version(connection)
         if current != HEAD:
             with engine.execution_options(**{WRITE: MIGRATE}).begin() as connection:
                 _upgrade(connection)
             engine.dispose()  # its connection does not check foreign keys
+    return engine
+
+
+@contextmanager
+def lasting_errors(engine: Engine) -> Iterator[None]:
+    """Dispose of the engine after an error. Errors of its driver become a UserError of one line."""
+    where = engine.url
+    try:
+        yield
     except (DBAPIError, UnicodeError) as error:  # the latter for a name that no host can have
         engine.dispose()
         said = str(error.orig if isinstance(error, DBAPIError) else error).strip()
         cause = masked((said or type(error).__name__).splitlines()[0], where)
+        if "readonly database" in cause:
+            raise UserError(
+                f"ledger {shown(where)}: can't be written (you have no permission); ask its owner"
+            ) from error
         raise UserError(
             f"ledger {shown(where)}: {cause}; give the URL of a gaplab ledger, or of an empty "
             "database for a new one"
@@ -72,7 +92,6 @@ def open_engine(url: str) -> Engine:
     except UserError:
         engine.dispose()
         raise
-    return engine
 
 
 def alembic_config(connection: Connection) -> "Config":
@@ -90,21 +109,23 @@ def _upgrade(connection: Connection) -> None:
     """Run the missing migrations. Drivers that open an empty database together take turns."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-    current = _version(connection)
+    current = read_version(connection)
     if current == HEAD:
         return
     from alembic import command
-    from alembic.script import ScriptDirectory
 
-    config = alembic_config(connection)
-    known = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
-    if current is not None and current not in known:
-        raise UserError(
-            f"ledger {shown(connection.engine.url)}: written by a newer gaplab "
-            f"(version {current}, this one knows up to {HEAD}); upgrade gaplab"
-        )
-    command.upgrade(config, "head")
+    check_known(current, connection.engine.url)
+    command.upgrade(alembic_config(connection), "head")
     _check_references(connection)
+
+
+def check_known(version: str | None, where: URL) -> None:
+    """Raise UserError for a version of a newer gaplab; None is that of an empty database."""
+    if version is not None and not (version.isdecimal() and int(version) <= int(HEAD)):
+        raise UserError(
+            f"ledger {shown(where)}: written by a newer gaplab (version {version}, this one knows "
+            f"up to {HEAD}); upgrade gaplab"
+        )
 
 
 def _check_references(connection: Connection) -> None:
@@ -115,14 +136,15 @@ def _check_references(connection: Connection) -> None:
             raise RuntimeError(f"migration broke a reference: {tuple(broken)}")
 
 
-def _version(connection: Connection) -> str | None:
+def read_version(connection: Connection) -> str | None:
+    """Return the version of the ledger's tables; None for a database without them."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     version: ColumnClause[str] = column("version_num", Text)
     return connection.execute(select(version).select_from(table(VERSION_TABLE))).scalar()
 
 
-def _postgresql_engine(where: URL) -> Engine:
+def postgresql_engine(where: URL) -> Engine:
     """Create an engine that replaces connections which the server has dropped while idle."""
     engine = create_engine(where)
     event.listen(engine, "checkin", _record_idle)
@@ -148,16 +170,19 @@ def _check_idle(connection: Any, record: Any, _fairy: Any) -> None:
             raise DisconnectionError from error
 
 
-def _sqlite_engine(where: URL) -> Engine:
+def _sqlite_engine(where: URL, create: bool) -> Engine:
     """Create an engine that emits BEGIN and COMMIT itself instead of Python's sqlite3 module."""
+    path = Path(where.database or "")
+    if not create and not path.exists():
+        raise UserError(f"ledger {shown(where)}: no such file; correct the URL")
     try:
-        Path(where.database or "").parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
             f"ledger {shown(where)}: its folder can't be created ({error.strerror}); choose a "
             "folder you can write to"
         ) from error
-    engine = create_engine(where, connect_args={"timeout": _BUSY_SECONDS})
+    engine = create_engine(where, connect_args={"timeout": BUSY_SECONDS})
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
@@ -173,7 +198,7 @@ def _configure(connection: sqlite3.Connection, _record: Any) -> None:
 
 def _enter_wal(connection: sqlite3.Connection) -> None:
     """Switch to WAL mode. Retries, because SQLite's busy timeout does not cover this change."""
-    deadline = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").close()

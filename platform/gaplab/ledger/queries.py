@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    CompoundSelect,
     Label,
     Row,
     ScalarSelect,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     case,
     func,
     select,
+    union,
 )
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -172,6 +174,12 @@ def all_losses(sweep: str | None, trial: str | None) -> Query:
 def losses_view(row: AnyRow) -> EpochLossesView:
     """Convert a row of `all_losses`."""
     return EpochLossesView(row.trial_id, row.epoch, row.losses, row.created_at)
+
+
+def stored_files() -> CompoundSelect[str]:
+    """Select the paths of candidates and matches, each once."""
+    columns = (Evaluation.candidates, Evaluation.matches)
+    return union(*(select(each).where(each != "") for each in columns))
 
 
 def evaluation_view(row: AnyRow) -> EvaluationView:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Engine, select
 from gaplab.errors import UserError
 from gaplab.ledger import drivers, lookup, queries
 from gaplab.ledger.clock import now
-from gaplab.ledger.migrate import WRITE, open_engine
 from gaplab.ledger.models import Evaluation, Protocol, Trial
+from gaplab.ledger.readonly import SqliteFile, empty_engine, open_readonly
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import (
     AttemptView,
@@ -30,21 +30,30 @@ from gaplab.states import TrialState
 
 T = TypeVar("T")
 
+_NO_RETRY = RetryPolicy()
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
 _FETCHED = 1000  # rows in memory while a whole table is read
 
 
 class Reader:
-    """Everything that can be read from the ledger. See `Ledger` for its rules."""
+    """Everything that can be read from the ledger. See `Ledger` for its rules.
 
-    def __init__(self, engine: Engine, retry: RetryPolicy) -> None:
-        self._engine = engine
-        self._writing = engine.execution_options(**{WRITE: True})
-        self._retry = retry
+    Opened by itself, it creates, upgrades and locks nothing, and needs no permission to write.
+
+    Args:
+        engine: connects to the database.
+        retry: how long a transaction is retried.
+        file: the SQLite file, if the engine only reads it.
+    """
+
+    def __init__(
+        self, engine: Engine, retry: RetryPolicy = _NO_RETRY, file: SqliteFile | None = None
+    ) -> None:
+        self._engine, self._retry, self._file = engine, retry, file
 
     @classmethod
-    def open(cls, url: str, retry: RetryPolicy = RetryPolicy()) -> Self:  # noqa: B008
-        """Open the ledger at `url`; create or upgrade it first if necessary.
+    def open(cls, url: str, retry: RetryPolicy = _NO_RETRY) -> Self:
+        """Open the ledger at `url` for reading.
 
         Args:
             url: `sqlite:////folder/ledger.db` or `postgresql+psycopg://user@host/database`.
@@ -52,10 +61,16 @@ class Reader:
                 not at all.
 
         Raises:
-            UserError: the URL is malformed, the database cannot be reached or is not a database,
-                or it was written by a newer gaplab.
+            UserError: the URL is malformed, the database cannot be reached, or it holds no ledger
+                of this version of gaplab.
         """
-        return cls(open_engine(url), retry)
+        engine, file = open_readonly(url)
+        return cls(engine, retry, file)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Return a ledger that holds nothing, for a home folder that does not exist yet."""
+        return cls(empty_engine())
 
     def close(self) -> None:
         """Close all connections. The ledger can't be used afterwards."""
@@ -63,7 +78,7 @@ class Reader:
 
     def stop_waiting(self) -> None:
         """Disable retries from now on: a call fails at once if the database does not answer."""
-        self._retry = RetryPolicy()
+        self._retry = _NO_RETRY
 
     def __enter__(self) -> Self:
         return self
@@ -236,6 +251,10 @@ class Reader:
         """
         return map(queries.losses_view, self._stream(queries.all_losses(sweep, trial)))
 
+    def stored_files(self) -> set[str]:
+        """Return the paths of all candidates and matches, see `Storage.locate`."""
+        return set(self._read(lambda c: c.scalars(queries.stored_files()).all()))
+
     def protocols(self) -> dict[str, dict[str, Any]]:
         """Return the rule of each protocol that is known by name: its values without the name."""
         query = select(Protocol.id, Protocol.rule).order_by(Protocol.id)
@@ -261,10 +280,13 @@ class Reader:
 
     def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
         engine = self._engine.execution_options(yield_per=_FETCHED)
+        before = self._file.state if self._file else None
         # Only the start of a stream can be retried.
         connection = self._retry.run(engine.connect)
         with connection, connection.execute(query) as found:
             yield from found
+        if self._file and before:
+            self._file.check_unchanged(before)
 
     def _read_chunks(
         self, query: Callable[[Sequence[str]], queries.Query], trials: Sequence[str]
@@ -280,4 +302,5 @@ class Reader:
             with self._engine.connect() as connection:
                 return action(connection)
 
-        return self._retry.run(once)
+        file = self._file
+        return self._retry.run(once if file is None else lambda: file.read(once))

@@ -1,12 +1,15 @@
 """The ledger's public class: everything that is written to it, and the rules it keeps."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, TypeVarTuple
+from functools import cached_property
+from typing import Self, TypeVar, TypeVarTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 
 from gaplab.ledger import claims, drivers, writes
+from gaplab.ledger.migrate import WRITE, open_engine
 from gaplab.ledger.reading import Reader
+from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import DriverView
 from gaplab.records import (
     AttemptEnd,
@@ -76,6 +79,31 @@ class Ledger(Reader):
         ...     [(stored.name, stored.total) for stored in ledger.sweeps()]
         [('quickstart', 5)]
     """
+
+    @classmethod
+    def open(cls, url: str, retry: RetryPolicy = RetryPolicy(), create: bool = True) -> Self:  # noqa: B008
+        """Open the ledger at `url` for reading and writing; create or upgrade it if necessary.
+
+        Args:
+            url: `sqlite:////folder/ledger.db` or `postgresql+psycopg://user@host/database`.
+            retry: how long later calls are retried while the database does not answer; by default
+                not at all.
+            create: whether to create a SQLite file that does not exist.
+
+        Raises:
+            UserError: the URL is malformed, the database cannot be reached or is not a database,
+                it does not exist and is not to be created, or it was written by a newer gaplab.
+        """
+        return cls(open_engine(url, create), retry)
+
+    @cached_property
+    def _writing(self) -> Engine:
+        return self._engine.execution_options(**{WRITE: True})
+
+    @staticmethod
+    def read_only(url: str) -> Reader:
+        """Open the ledger at `url` for reading, without the permission to write. See `Reader`."""
+        return Reader.open(url)
 
     def add_sweep(self, sweep: SweepRecord) -> None:
         """Add a sweep, and those of its trials that are new, as `waiting`.

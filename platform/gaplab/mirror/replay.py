@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from types import ModuleType
 
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import SweepView
 from gaplab.mirror.content import VIEW, sweep_content, trial_content
 from gaplab.mirror.database import exclusive_access, mirror_error
@@ -38,7 +38,7 @@ class Mirror:
         self._home = home
         self._experiments: dict[str, Runs] = {}
 
-    def replay(self, ledger: Ledger, sweep: str, only: Collection[str] | None = None) -> int:
+    def replay(self, ledger: Reader, sweep: str, only: Collection[str] | None = None) -> int:
         """Make MLflow equal to the ledger for one sweep.
 
         May be repeated, also after a replay that was killed: no run is created and no metric is
@@ -92,7 +92,7 @@ class Mirror:
         return self._experiments[name]
 
     def _replay_sweep(
-        self, ledger: Ledger, view: SweepView, runs: Runs, only: Collection[str] | None
+        self, ledger: Reader, view: SweepView, runs: Runs, only: Collection[str] | None
     ) -> int:
         parent, written = runs.ensure(sweep_content(view, view.created_at))
         ended = view.created_at
@@ -170,12 +170,12 @@ class MirrorThread:
 
     def _run(self) -> None:
         try:
-            with Ledger.open(self._home.ledger_url) as ledger:
+            with Reader.open(self._home.ledger_url) as ledger:
                 self._replay_changes(Mirror(self._home), ledger)
         except Exception as error:  # the sweep goes on without its mirror
             self._store_problem(error)
 
-    def _replay_changes(self, mirror: Mirror, ledger: Ledger) -> None:
+    def _replay_changes(self, mirror: Mirror, ledger: Reader) -> None:
         only: Collection[str] | None = None
         while not self._closing.is_set():
             self._replay(mirror, ledger, only)
@@ -185,7 +185,7 @@ class MirrorThread:
                 only.add(self._changed.get())
         self._replay(mirror, ledger, None)
 
-    def _replay(self, mirror: Mirror, ledger: Ledger, only: Collection[str] | None) -> None:
+    def _replay(self, mirror: Mirror, ledger: Reader, only: Collection[str] | None) -> None:
         try:
             mirror.replay(ledger, self._sweep, only)
             self._problem = None

@@ -17,7 +17,7 @@ from detectors.assigners.base import Branch
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.formatting import plural
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import ResultRow
 from gaplab.records import TrialRecord
 from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled
@@ -167,7 +167,7 @@ def check_rows(claims: Mapping[str, Claim], specs: Mapping[str, ClaimSpec]) -> N
 def find_verdicts(
     claims: Mapping[str, Claim],
     specs: Mapping[str, ClaimSpec],
-    ledger: Ledger,
+    ledger: Reader,
     resample: Resample,
 ) -> list[Finding]:
     """Return the verdict on each claim, in the order given.
@@ -209,7 +209,7 @@ def _decided(finding: Finding, verdict: Verdict, p: float, evidence: Evidence) -
 
 
 def _gather(
-    key: str, claim: Claim, spec: ClaimSpec, ledger: Ledger, resample: Resample
+    key: str, claim: Claim, spec: ClaimSpec, ledger: Reader, resample: Resample
 ) -> tuple[Finding, Evidence | None]:
     """Return a finding without a verdict, and the evidence for one if there is enough."""
     terms = [_by_seed(claim, term, spec, ledger) for term in claim.rows]
@@ -229,7 +229,7 @@ def _gather(
     return Finding(key, claim, "undecided"), Evidence(tuple(known), claim.limit)
 
 
-def _by_seed(claim: Claim, term: Term, spec: ClaimSpec, ledger: Ledger) -> dict[int, ResultRow]:
+def _by_seed(claim: Claim, term: Term, spec: ClaimSpec, ledger: Reader) -> dict[int, ResultRow]:
     """Return the selected evaluation of each seed of a row."""
     settings: dict[str, Any] = dict(spec.spec.rows[term.row])
     settings |= {"read.protocol": claim.protocol} if claim.protocol else {}

@@ -7,7 +7,7 @@ from detectors.evaluation.diagnosis import Diagnosis, diagnose
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.results.reevaluate import Source, checked_truths, find_sources
 from gaplab.results.truth import OWN, TruthOptions
 from gaplab.spec.protocols import protocol_key
@@ -35,7 +35,7 @@ class Explanation:
 
 
 def explain(  # noqa: PLR0913 - each is a choice of its own
-    ledger: Ledger,
+    ledger: Reader,
     storage: Storage,
     name: str,
     protocol: Protocol,

@@ -13,7 +13,7 @@ import numpy as np
 from detectors.evaluation.metrics import names_of
 from gaplab.errors import UserError
 from gaplab.formatting import flat
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import EpochLossesView, EvaluationView, TrialView
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
@@ -64,7 +64,7 @@ _LOSSES: dict[str, Column] = {
 
 
 def export(
-    ledger: Ledger, folder: Path, sweep: str | None = None, force: bool = False
+    ledger: Reader, folder: Path, sweep: str | None = None, force: bool = False
 ) -> dict[Path, int]:
     """Write `FILES` into `folder` and return the number of rows of each file.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
 from gaplab.formatting import flat
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.views import Coverage, ResultRow, RowFilter
 
@@ -29,7 +29,7 @@ class LeaderboardRow(ResultRow):
 
 
 def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have defaults
-    ledger: Ledger,
+    ledger: Reader,
     *,
     protocol: str = "default",
     sweep: str | None = None,
@@ -114,7 +114,7 @@ def unknown_keys(keys: Iterable[str], known: Iterable[str]) -> UserError | None:
     return UserError(*lines) if lines else None
 
 
-def _find_truth(ledger: Ledger, text: str) -> str:
+def _find_truth(ledger: Reader, text: str) -> str:
     """Return the digest of ground truth that begins with `text`. Raises UserError."""
     known = ledger.truths() if text else []
     found = [each for each in known if each.startswith(text)]
@@ -155,7 +155,7 @@ def _parse_condition(text: str) -> tuple[str, tuple[Any, ...]]:
         return key.strip(), (value,)
 
 
-def _raise_if_others_match(ledger: Ledger, query: RowFilter) -> None:
+def _raise_if_others_match(ledger: Reader, query: RowFilter) -> None:
     """Raise UserError if there are evaluations, but only others than those of `query`."""
     others = ledger.rows(replace(query, dataset=None, assignment=None))
     lines = []

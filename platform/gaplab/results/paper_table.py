@@ -16,7 +16,7 @@ from detectors.evaluation.metrics import SIZES, names_of
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.formatting import rounded
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import METRICS, ResultRow, RowFilter
 from gaplab.records import TrialRecord
 from gaplab.results.leaderboard import unknown_keys
@@ -137,7 +137,7 @@ def table_lines(
     spec: Spec,
     rows: Mapping[str, tuple[TrialRecord, ...]],
     paper: Mapping[str, PaperRow],
-    ledger: Ledger,
+    ledger: Reader,
 ) -> list[Line]:
     """Return one line per row of a spec, in the order of `rows`.
 
@@ -200,7 +200,7 @@ def _several_protocols(line: Line) -> str:
     return f"rows.{line.row}: its trials are measured under {names}; choose one in read.protocol"
 
 
-def _with_results(line: Line, ledger: Ledger) -> Line:
+def _with_results(line: Line, ledger: Reader) -> Line:
     """Return the line with the ledger's results of its trials."""
     if not line.trials:
         return line

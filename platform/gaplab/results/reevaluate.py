@@ -8,7 +8,7 @@ from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select_both
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger
+from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
 from gaplab.results.truth import OWN, Truth, TruthOptions, load_truths
@@ -41,7 +41,7 @@ class Source:
         return {name: value for name, value in found if value is not None}
 
 
-def find_trials(ledger: Ledger, names: Sequence[str]) -> list[TrialView]:
+def find_trials(ledger: Reader, names: Sequence[str]) -> list[TrialView]:
     """Return the trials that `names` mean, each once.
 
     Args:
@@ -63,7 +63,7 @@ def find_trials(ledger: Ledger, names: Sequence[str]) -> list[TrialView]:
 
 
 def find_sources(
-    ledger: Ledger,
+    ledger: Reader,
     storage: Storage,
     trials: Sequence[TrialView],
     epoch: int | None,
@@ -203,7 +203,7 @@ def _too_few(dump: Dump, protocol: Protocol) -> str:
     )
 
 
-def _named(ledger: Ledger, name: str) -> list[TrialView]:
+def _named(ledger: Reader, name: str) -> list[TrialView]:
     """Return the trials of the sweep called `name`, or else the trial whose id begins with it."""
     found = ledger.find(name)
     return ledger.trials(found.id) if isinstance(found, SweepView) else [found]

@@ -8,7 +8,7 @@ from typing import Any
 
 from gaplab.failures import Failure, Group, group
 from gaplab.formatting import duration, plural
-from gaplab.ledger import Ledger
+from gaplab.ledger import Reader
 from gaplab.ledger.views import AttemptView, DriverView, EvaluationView, SweepView, TrialView
 from gaplab.records import Process
 from gaplab.states import TrialState
@@ -60,7 +60,7 @@ class Status:
 
 
 def status(
-    ledger: Ledger,
+    ledger: Reader,
     name: str | None,
     has_died: Callable[[Process], bool] = lambda process: False,
     resume: Callable[[str], str] = "gaplab resume {}".format,
@@ -112,7 +112,7 @@ def _without_lost(sweep: SweepView, running: int) -> SweepView:
     return replace(sweep, counts=counts | {TrialState.RUNNING: running})
 
 
-def _running(ledger: Ledger, trial: TrialView, attempt: AttemptView) -> Running:
+def _running(ledger: Reader, trial: TrialView, attempt: AttemptView) -> Running:
     evaluations = [each for each in ledger.evaluations(trial.id) if each.primary]
     last = max(evaluations, key=lambda each: each.epoch, default=None)
     return Running(trial, attempt, last)

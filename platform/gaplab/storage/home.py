@@ -82,9 +82,14 @@ class Home:
         """
         if not os.environ.get("GAPLAB_LEDGER"):
             self.check()
-            if not self.ledger_path.exists():
+            if not self.has_ledger:
                 raise self._nothing("holds no ledger")
         return self
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger: a file in the folder, or one that GAPLAB_LEDGER names."""
+        return bool(os.environ.get("GAPLAB_LEDGER")) or os.path.exists(self.ledger_path)
 
     @property
     def missing(self) -> bool:

@@ -239,7 +239,7 @@ def test_what_can_be_wrong_with_a_sqlite_file() -> None:
     assert bad(check_sqlite(replace(sound, exists=False, version=None, filesystem=""))) == []
     older = check_sqlite(replace(sound, version="0001"))
     assert bad(older) == []
-    assert f"the next command upgrades it to {HEAD}" in older[0].what
+    assert f"`gaplab upgrade` upgrades it to {HEAD}" in older[0].what
     [newer] = bad(check_sqlite(replace(sound, version="9999")))
     assert newer.endswith(f"supports only up to {HEAD}; upgrade gaplab")
     [shared] = bad(check_sqlite(replace(sound, filesystem="nfs4")))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import typer
 
+from gaplab.cli.doctor.files import check_files, inspect_files
 from gaplab.cli.doctor.finding import Finding
 from gaplab.cli.doctor.home import check_home, inspect_home
 from gaplab.cli.doctor.ledger import check_ledger
@@ -54,6 +55,7 @@ def examine(home: Path, address: str) -> list[Finding]:
         *check_packages(installed()),
         *check_home(inspect_home(named)),
         *check_ledger(named),
+        *check_files(inspect_files(named)),
         *check_access(inspect_access(address, os.environ)),
         *check_ports(listeners()),
         *check_mlflow(os.environ, named.mlflow_uri),

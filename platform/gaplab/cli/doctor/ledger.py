@@ -21,9 +21,10 @@ from gaplab.cli.doctor.network import is_loopback
 from gaplab.errors import UserError
 from gaplab.ledger.address import SQLITE, masked, parse_url
 from gaplab.ledger.migrate import HEAD
+from gaplab.ledger.readonly import SqliteFile
 from gaplab.storage.home import Home
 
-_TIMEOUT = 5  # seconds to wait for a lock or a connection
+_TIMEOUT = 5  # seconds to wait for a connection
 _SKEW = 5.0  # seconds
 _SHARED = frozenset(
     {
@@ -105,7 +106,7 @@ def check_sqlite(ledger: Sqlite) -> list[Finding]:
         what, remedy = f"{ledger.path}: {ledger.error}", "repair the file or restore a backup"
         found = problem("ledger", what, remedy)
     elif not ledger.exists:
-        what = f"{ledger.path} does not exist yet; the first command creates it"
+        what = f"{ledger.path} does not exist yet; `gaplab run` creates it"
         found = ok("ledger", what)
     else:
         found = _check_version(str(ledger.path), ledger.version)
@@ -115,7 +116,7 @@ def check_sqlite(ledger: Sqlite) -> list[Finding]:
 def _sqlite_version(path: Path) -> str | None:
     """Return the schema version. Raises sqlite3.Error if the file is not a database."""
     tables = "SELECT 1 FROM sqlite_master WHERE name = 'gaplab_version'"
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", _TIMEOUT, uri=True)) as connection:
+    with closing(SqliteFile(path).connect()) as connection:
         if connection.execute(tables).fetchone() is None:
             return None
         row = connection.execute("SELECT version_num FROM gaplab_version").fetchone()
@@ -132,11 +133,11 @@ def _disk(ledger: Sqlite) -> Finding:
 
 def _check_version(where: str, version: str | None) -> Finding:
     if version is None:
-        return ok("ledger", f"{where} is empty; the first command creates its tables")
+        return ok("ledger", f"{where} is empty; `gaplab run` creates its tables")
     if version > HEAD:
         what = f"{where} has schema version {version}, but this gaplab supports only up to {HEAD}"
         return problem("ledger", what, "upgrade gaplab")
-    later = "" if version == HEAD else f"; the next command upgrades it to {HEAD}"
+    later = "" if version == HEAD else f"; `gaplab upgrade` upgrades it to {HEAD}"
     return ok("ledger", f"{where}, schema version {version}{later}")
 
 
