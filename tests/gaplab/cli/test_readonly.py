@@ -176,8 +176,8 @@ class TestBeforeTheFirstSweep:
         capsys: pytest.CaptureFixture[str],
         name: str,
     ) -> None:
-        words = {"plan": ["plan", spec], "protocols": ["protocols"], "table": ["table", table_spec]}
+        arguments: dict[str, list[Path]] = {"plan": [spec], "table": [table_spec]}
         for made in (False, True):
-            assert gaplab(*words[name])
+            assert gaplab(name, *arguments.get(name, []))
             assert list(home.iterdir()) == [] if made else not home.exists()
             home.mkdir(exist_ok=True)
