@@ -154,7 +154,7 @@ def test_invalid_input_is_refused(gaplab: Gaplab, table_spec: Path, tmp_path: Pa
         "gaplab: plain.yaml: rows: missing; they name the rows of a table, for"
     )
     output = gaplab("table", table_spec, "--metric", "arr", code=2)
-    assert output.startswith("gaplab: arr: no such key; did you mean ar")
+    assert output.splitlines()[-1].startswith("gaplab: arr: no such key; did you mean ar")
     output = gaplab("table", table_spec, "--set", "data={name: coco, root: nowhere}", code=2)
     remedy = "set `root` to the data set's folder"
     assert output == f"gaplab: {tmp_path}/nowhere: no such folder; {remedy}\n"
