@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detectors.data import problems as kinds
+from detectors.data.checks import other_form
 from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
+from detectors.data.json_text import describe, read_utf8
 from detectors.data.problems import Problems
 
 
@@ -84,7 +87,7 @@ def read_index(path: Path) -> Index:
 def entries(
     index: Index, sizes: Mapping[str, tuple[int, int]], *, mask_is_person: bool
 ) -> tuple[list[Entry], Problems]:
-    """Return the images in `sizes` with clipped boxes, and the problems of boxes outside.
+    """Return the images in `sizes` with clipped boxes, and the problems of boxes.
 
     `image_id` is the line number, and `area` that of the clipped box.
 
@@ -105,16 +108,31 @@ def entries(
             _box(person, size, person.ignored(mask_is_person=mask_is_person)) for person in people
         ]
         found.append(entry(record.file_name, record.line, size, boxes))
+    if form := _other_form(index, sizes):
+        problems = problems.without(kinds.OUTSIDE)
+        problems.fatal = (form,)
     return found, problems
 
 
+def _other_form(index: Index, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+    """Return what the boxes look like if they aren't x, y, width, height in pixels."""
+    rows = [
+        (x1, y1, x2 - x1, y2 - y1, *sizes[record.file_name])
+        for record in index.records
+        if record.file_name in sizes
+        for x1, y1, x2, y2 in (person.xyxy for person in record.people)
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return other_form(table[:, :4], table[:, 4:])
+
+
 def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, _Line]]:
-    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, text in enumerate(read_utf8(path).splitlines(), start=1):
         if not text.strip():
             continue
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.add(kinds.NOT_CROWDHUMAN, [f"line {number}: {_reason(error)}"])
             continue
         line = _valid(_Line, raw, f"line {number}", problems)
@@ -144,9 +162,7 @@ def _valid(model: type[Model], raw: Any, place: str, problems: Problems) -> Mode
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, (place, *first["loc"])))
-        problems.add(kinds.NOT_CROWDHUMAN, [f"{where}: {first['msg']}"])
+        problems.add(kinds.NOT_CROWDHUMAN, [describe(error.errors()[0], place)])
         return None
 
 
@@ -155,7 +171,9 @@ def _box(person: Person, size: tuple[int, int], ignored: bool) -> Box:
     return Box(person.place, (x1, y1, x2, y2), (x2 - x1) * (y2 - y1), 0, ignored)
 
 
-def _reason(error: ValueError) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error.msg} at character {error.colno}"
-    return f"not text in UTF-8: {error}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not text in UTF-8: {error}"
+    return f"not JSON: {error}"

@@ -180,6 +180,16 @@ def not_an_object(content: Lines) -> str:
     return "\n".join([first, "[1, 2]", third])
 
 
+def deep(content: Lines) -> str:
+    first, _, third = text(content).splitlines()
+    return "\n".join([first, "[" * 10**6, third])
+
+
+def long_integer(content: Lines) -> str:
+    first, _, third = text(content).splitlines()
+    return "\n".join([first, "7" * 5000, third])
+
+
 NAN, INF = float("nan"), float("inf")
 BAD_BOXES = [
     (box(fbox=[4, 6, 0, 30]), "boxes without width or height: 1 (line 2 gtboxes[0])"),
@@ -189,16 +199,21 @@ BAD_BOXES = [
     (box(fbox=[40, 6, 20, 30]), "boxes wholly outside their image: 1 (line 2 gtboxes[0])"),
     (box(fbox=[4, -40, 20, 30]), "boxes wholly outside their image: 1 (line 2 gtboxes[0])"),
     (box(fbox=[4, 6, 20]), "not CrowdHuman's: 1 (line 2 gtboxes[0].fbox: "),
-    (box(fbox=[4, "6", 20, 30]), "not CrowdHuman's: 1 (line 2 gtboxes[0].fbox.1: "),
+    (
+        box(fbox=[4, "6", 20, 30]),
+        'not CrowdHuman\'s: 1 (line 2 gtboxes[0].fbox[1]: must be a number, got "6")',
+    ),
     (box(tag=3), "not CrowdHuman's: 1 (line 2 gtboxes[0].tag: "),
     (box(extra={"ignore": "1"}), "not CrowdHuman's: 1 (line 2 gtboxes[0].extra.ignore: "),
-    (line(gtboxes=[5]), "not CrowdHuman's: 1 (line 2 gtboxes[0]: "),
+    (line(gtboxes=[5]), "not CrowdHuman's: 1 (line 2 gtboxes[0]: must be an object, got 5)"),
 ]
 BAD_LINES = [
     (truncated, "not CrowdHuman's: 1 (line 2: not JSON: "),
-    (not_an_object, "not CrowdHuman's: 1 (line 2: "),
-    (without("ID"), "not CrowdHuman's: 1 (line 2.ID: Field required)"),
-    (without("gtboxes"), "not CrowdHuman's: 1 (line 2.gtboxes: Field required)"),
+    (not_an_object, "not CrowdHuman's: 1 (line 2: must be an object, got a list)"),
+    (deep, "not CrowdHuman's: 1 (line 2: not JSON: "),
+    (long_integer, "not CrowdHuman's: 1 (line 2: not JSON: "),
+    (without("ID"), "not CrowdHuman's: 1 (line 2.ID: is missing)"),
+    (without("gtboxes"), "not CrowdHuman's: 1 (line 2.gtboxes: is missing)"),
     (line(ID=7), "not CrowdHuman's: 1 (line 2.ID: "),
     (line(ID=""), "not CrowdHuman's: 1 (line 2.ID: "),
     (line(ID=FIRST), f"image ids used before: 1 (line 2: {FIRST})"),
@@ -239,6 +254,26 @@ def test_a_line_that_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b'{"ID": "\xff\xfe"}\n')
     (problem,) = refused(crowdhuman(root))
     assert "line 4: not text in UTF-8" in problem
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_any_utf_encoding(tmp_path: Path, encoding: str) -> None:
+    root = write(tmp_path)
+    expected = crowdhuman(root).load("train").truth()
+    path = root / "annotation_train.odgt"
+    path.write_bytes(path.read_text().encode(encoding))
+    found = crowdhuman(root).load("train").truth()
+    assert [t.boxes.tolist() for t in found] == [t.boxes.tolist() for t in expected]
+
+
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+def test_normalised_boxes_are_refused(tmp_path: Path, on_bad: str) -> None:
+    content = lines()
+    for row in content:
+        for each in row["gtboxes"]:
+            each["fbox"] = [0.1, 0.2, 0.3, 0.4]
+    (problem,) = refused(crowdhuman(write(tmp_path, train=text(content)), on_bad=on_bad))
+    assert "annotation_train.odgt: the 7 boxes look normalised: " in problem
 
 
 def damage(root: Path, id_: str, kind: str) -> None:
@@ -302,7 +337,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_bad", ["refuse", "skip"])
 def test_a_file_without_images(tmp_path: Path, on_bad: str) -> None:
     (problem,) = refused(crowdhuman(write(tmp_path, train=""), on_bad=on_bad))
-    assert "annotation_train.odgt: no image is left to use" in problem
+    assert "annotation_train.odgt: an empty file; export it again" in problem
 
 
 def test_all_missing_paths_are_named_at_once(tmp_path: Path) -> None:
