@@ -34,6 +34,7 @@ from gaplab.cli.render.tabular import (
     PlainTable,
     fitted,
     number,
+    plain_table,
     text,
     width_of,
 )
@@ -287,7 +288,7 @@ draws = st.builds(
     Draw,
     word=words | st.sampled_from(["a" * 64, "long words " * 9, "自転車と自動車", "שלום", "[red]"]),
     numbers=st.tuples(*[st.floats(-100, 100)] * 4),
-    whole=st.integers(1, 10**12),
+    whole=st.integers(1, 10**12) | st.just(2**63),
 )
 widths = st.integers(1, 200)
 
@@ -413,3 +414,47 @@ def test_text_is_kept_in_columns_of_eight_characters_before_others_are_left_out(
     table = PlainTable([text("name", ["twelve chars"]), number("n", ["123456"])])
     assert len(split(lines_of(table, 17))[0]) == 2
     assert split(lines_of(table, 16))[1] == {"n"}
+
+
+HOSTILE = {
+    "markup": ("[red]x[/] [link=http://a]", "[red]x[/] [link=http://a]"),
+    "emoji code": (":bug: :thumbs_up:", ":bug: :thumbs_up:"),
+    "control characters": ("a\x1b[31m\r\x08\x07\tb", r"a\x1b[31m\r\x08\x07\tb"),
+    "line breaks": ("a\nb\u2028c\x85", r"a\nb\u2028c\x85"),
+    "hidden direction": ("a\u202eb\u2066", r"a\u202eb\u2066"),
+    "lone surrogate": ("a\udc80", r"a\udc80"),
+    "wide": ("自転車🚲", "自転車🚲"),
+    "combined": ("e\u0301", "e\u0301"),
+}
+
+
+@pytest.mark.parametrize(("name", "shown"), HOSTILE.values(), ids=HOSTILE)
+def test_names_are_shown_as_they_are(name: str, shown: str) -> None:
+    table = plain_table([text("class"), number("AP")], [[name, "1.0"], ["x", "22.0"]])
+    lines = [line.rstrip() for line in lines_of(table, 80) if line.strip()]
+    assert [line.split("  ")[0].strip() for line in lines] == [
+        "class",
+        lines[1].strip(),
+        shown,
+        "x",
+    ]
+    assert len({cell_len(line) for line in lines[2:]}) == 1, "numbers are aligned"
+    file = io.StringIO()
+    PlainConsole(file=file, width=80).print(f"{name}|")
+    assert file.getvalue() == "\n".join(shown.replace(r"\n", "\n").split("\n")) + "|\n"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_numbers_beside_names_from_right_to_left_keep_their_places(terminal: bool) -> None:
+    """A terminal needs a mark before each number; a script must not get any."""
+    table = plain_table([text("class"), number("AP")], [["שלום", "1.0"], ["x", "22.0"]])
+    lines = lines_of(table, 80, force_terminal=terminal, color_system=None)
+    rows = [line for line in lines if re.search(r"\d", line)]
+    assert [bool(re.search("\u200e\\d", row)) for row in rows] == [terminal, terminal]
+    assert len({cell_len(row) for row in rows}) == 1, "the mark takes no space"
+
+
+def test_a_table_without_rows_or_without_width_is_no_error() -> None:
+    empty = plain_table([text("class"), number("AP")], [])
+    assert "class" in lines_of(empty, 80)[1]
+    assert split(lines_of(empty, 1)) == ([], {"class", "AP"})
