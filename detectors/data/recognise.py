@@ -91,8 +91,10 @@ def _yolo_options(path: Path) -> Section | None:
         raw = read_yaml(path)
     except DataError:
         return None if named else {}
-    if not isinstance(raw, dict) or not {"names", "train"} <= raw.keys():
-        return None
+    if not isinstance(raw, dict):
+        return None if named else {}
+    if not {"names", "train"} <= raw.keys():
+        return None if named or {"names", "train"}.isdisjoint(raw) else {}
     return named if raw.get("val") else {**named, "val_fraction": FRACTION}
 
 

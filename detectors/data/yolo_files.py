@@ -34,6 +34,20 @@ class _Document(BaseModel):
     kpt_shape: list[int] = []
 
 
+_PLACE = "{} must be a folder of images, a .txt file that lists images, or a list of these"
+_KEYS = {
+    "": "must be a mapping with the keys names, train and val, as YOLO's data.yaml",
+    "names": "{} must be a list of names, or a mapping from 0, 1, 2, ... to names; all without "
+    "control characters",
+    "train": _PLACE,
+    "val": _PLACE,
+    "path": "{} must be a folder",
+    "nc": "{} must be the number of names",
+    "kpt_shape": "{} must be two numbers: keypoints, and values of each",
+}
+"""Key of a data.yaml -> what it must be."""
+
+
 @dataclass(frozen=True)
 class Config:
     """The content of a data.yaml."""
@@ -50,14 +64,12 @@ class Config:
 
 def read_config(path: Path) -> Config:
     """Read a data.yaml. Raises DataError with all of its problems."""
+    raw = read_yaml(path)
     try:
-        document = _Document.model_validate(read_yaml(path))
+        document = _Document.model_validate(raw)
     except ValidationError as error:
-        wrong = [(".".join(map(str, each["loc"][:1])), each["msg"]) for each in error.errors()]
-        lines = [f"{key}: {message}" for key, message in dict(wrong).items()]
-        raise DataError(
-            [f"{path}: not a data.yaml of YOLO: {line}; correct the key" for line in lines]
-        ) from None
+        wrong = dict.fromkeys(str(each["loc"][0]) if each["loc"] else "" for each in error.errors())
+        raise DataError([f"{path}: {_KEYS[key].format(key)}" for key in wrong]) from None
     splits = {split: _tuple(getattr(document, split)) for split in SPLITS}
     classes = _classes(path, document)
     return Config(path, classes, splits, document.path, prod(document.kpt_shape or [0]))

@@ -228,7 +228,8 @@ def _print(summary: "Summary") -> None:
         console.print(_class_table(summary.splits))
     for note in summary.notes:
         sys.stdout.write(f"note: {printable(note)}\n")
-    _print_section(_section(summary))
+    if summary.splits:
+        _print_section(_section(summary))
 
 
 def _print_section(section: dict[str, Any]) -> None:

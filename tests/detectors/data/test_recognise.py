@@ -265,6 +265,18 @@ def test_labels_without_a_data_yaml(tmp_path: Path) -> None:
         recognise(tmp_path)
 
 
+@pytest.mark.parametrize("text", ["", "names: [", "names: [a]", "train: a"])
+def test_a_wrong_data_yaml_is_still_one_of_yolo(tmp_path: Path, text: str) -> None:
+    (tmp_path / "data.yaml").write_text(text)
+    assert recognise(tmp_path) == [{"name": "yolo", "root": str(tmp_path)}]
+
+
+def test_a_data_yaml_of_another_tool(tmp_path: Path) -> None:
+    coco(tmp_path)
+    (tmp_path / "data.yaml").write_text("version: 3\nauthor: me\n")
+    assert [section["name"] for section in recognise(tmp_path)] == ["coco"]
+
+
 def test_lvis_with_images_in_a_folder_of_their_own(tmp_path: Path) -> None:
     written("lvis", tmp_path)
     for name in ("train2017", "val2017"):
