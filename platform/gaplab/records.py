@@ -191,6 +191,9 @@ class Claim:
     token: str = field(default_factory=lambda: uuid4().hex)
     config: dict[str, Any] | None = None
     """The configuration that the trial will run with; None: that of the trial in the ledger."""
+    at_once: int | None = None
+    """Largest number of running attempts of the sweep, of all its drivers together and this one
+    included; beyond it the claim is rejected. None: no limit."""
 
 
 @dataclass(frozen=True)

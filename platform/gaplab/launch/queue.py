@@ -11,7 +11,7 @@ from gaplab.formatting import duration, plural
 from gaplab.launch.decisions import Ending, next_step
 from gaplab.launch.sources import parent
 from gaplab.ledger import Ledger
-from gaplab.ledger.claims import ClaimError
+from gaplab.ledger.claims import ClaimError, LimitError
 from gaplab.ledger.views import AttemptView
 from gaplab.records import AttemptEnd, CancelRequest, Claim, DriverRecord, TrialRecord
 from gaplab.spec.models import Policy
@@ -61,6 +61,7 @@ class Queue:
         self._running: set[str] = set()
         self._failed_attempts: dict[str, int] = {}
         self._last_poll = self._clock()
+        self._limited_until = float("-inf")
         self._known: dict[str, int] = {}  # id of the last attempt at a trial that we know of
         self.failures: list[Failure] = []
         """The last failure of every trial that this driver has given up."""
@@ -84,17 +85,27 @@ class Queue:
     @property
     def demand(self) -> int:
         """Number of trials that run in this driver or could start now."""
-        return len(self._running) + len(self._due)
+        return len(self._running) + (0 if self.limited else len(self._due))
+
+    @property
+    def limited(self) -> bool:
+        """Whether nothing may start because all drivers together run `run.at_once` trials.
+
+        The next claim finds out again after `POLL` seconds, or when an attempt has ended here.
+        """
+        return self._clock() < self._limited_until
 
     @property
     def waits_for(self) -> str:
-        """What an idle driver is waiting for, in words; empty where trials are due or running."""
-        if self._due or self._running or self.finished:
+        """What an idle driver is waiting for, in words; empty where trials can start or run."""
+        if self._running or self.finished or (self._due and not self.limited):
             return ""
         parts = list[str]()
         if count := len(self._elsewhere):
             drivers = "another driver runs" if count == 1 else "other drivers run"
             parts.append(f"{plural(count, 'trial')} that {drivers}")
+        if count := len(self._due):
+            parts.append(f"a free slot for {plural(count, 'trial')} (run.at_once)")
         if count := len(self._retries):
             wait = duration(max(0.0, self._retries[0][0] - self._clock()))
             parts.append(f"{plural(count, 'trial')} to be retried, the first in {wait}")
@@ -114,7 +125,7 @@ class Queue:
     def claim(self) -> ClaimedTrial | None:
         """Claim the next trial that is due, or return None if there is none now."""
         self.refresh()
-        while self._due:
+        while self._due and not self.limited:
             trial = self._open.get(self._due.popleft())
             if trial is not None and (claimed := self._claim(trial)) is not None:
                 return claimed
@@ -129,6 +140,7 @@ class Queue:
             node: where it ran, if known; taken out of the reason when failures are compared.
         """
         self._running.discard(trial)
+        self._limited_until = float("-inf")
         if end.state == TrialState.FAILED:
             self._failed_attempts[trial] = self._failed_attempts.get(trial, 0) + 1
         ending = Ending(end.state, end.fault, self._failed_attempts.get(trial, 0))
@@ -162,10 +174,19 @@ class Queue:
     def _claim(self, trial: TrialRecord) -> ClaimedTrial | None:
         known = self._known.get(trial.id, 0)
         claim = Claim(
-            trial.id, self._driver.sweep, self._driver.id, after=known, config=trial.config
+            trial.id,
+            self._driver.sweep,
+            self._driver.id,
+            after=known,
+            at_once=self._policy.at_once,
+            config=trial.config,
         )
         try:
             attempt = self._ledger.start_attempt(claim)
+        except LimitError:
+            self._due.appendleft(trial.id)
+            self._limited_until = self._clock() + POLL
+            return None
         except ClaimError as error:
             if error.state == TrialState.SUCCEEDED:
                 self._settle(trial.id)

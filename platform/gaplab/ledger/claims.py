@@ -3,12 +3,12 @@
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Update, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Update, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gaplab.formatting import one_line
 from gaplab.ledger.clock import Clock
-from gaplab.ledger.models import Attempt, Base, Checkpoint, EpochLosses, Evaluation, Trial
+from gaplab.ledger.models import Attempt, Base, Checkpoint, EpochLosses, Evaluation, Sweep, Trial
 from gaplab.ledger.queries import AnyRow
 from gaplab.ledger.writes import check_finite, own_config
 from gaplab.records import AttemptEnd, Claim, Cost, Started
@@ -25,6 +25,10 @@ _ATTEMPTS_OF_TRIAL = (
     .order_by(_ATTEMPTS.c.number)
 )
 _CONFIG = select(Trial.config).where(Trial.id == bindparam("which"))
+_LOCK_SWEEP = select(Sweep.id).where(Sweep.id == bindparam("which")).with_for_update(key_share=True)
+_RUNNING_OF_SWEEP = select(func.count()).where(
+    _ATTEMPTS.c.sweep_id == bindparam("which"), _ATTEMPTS.c.state == TrialState.RUNNING
+)
 _INSERT_RUNNING = (
     insert(_ATTEMPTS).values(state=TrialState.RUNNING, started_at=Clock()).returning(_ATTEMPTS.c.id)
 )
@@ -46,6 +50,10 @@ class ClaimError(ValueError):
         self.state = state
 
 
+class LimitError(ClaimError):
+    """A trial that can be claimed once another attempt of its sweep has ended."""
+
+
 @cache
 def _update_state(transition: Transition) -> Update:
     """Build the statement that applies the transition where it is allowed."""
@@ -61,6 +69,8 @@ def apply_transition(connection: Connection, trial: str, transition: Transition)
 
 def start_attempt(connection: Connection, claim: Claim) -> int:
     """Set the trial running and insert its next attempt. Returns the attempt's id."""
+    if claim.at_once is not None:  # one claim of the sweep at a time, so that all can be counted
+        connection.execute(_LOCK_SWEEP, {"which": claim.sweep})
     claimed = apply_transition(connection, claim.trial, CLAIM)
     attempts = connection.execute(_ATTEMPTS_OF_TRIAL, {"which": claim.trial}).all()
     same = next((row.id for row in attempts if row.token == claim.token), None)
@@ -70,6 +80,7 @@ def start_attempt(connection: Connection, claim: Claim) -> int:
         return int(same)
     last = attempts[-1] if attempts else None
     _check_claim(connection, claim, claimed, last)
+    _check_limit(connection, claim, last)
     return _insert_attempt(connection, claim, last.number + 1 if last else 1)
 
 
@@ -81,6 +92,16 @@ def _check_claim(connection: Connection, claim: Claim, claimed: bool, last: AnyR
         raise ClaimError(f"{what} can't start: it is {state or 'not in the ledger'}", state)
     if claim.after is not None and last is not None and last.id > claim.after:
         raise ClaimError(f"{what} was attempted meanwhile: it is {last.state}", last.state)
+
+
+def _check_limit(connection: Connection, claim: Claim, last: AnyRow | None) -> None:
+    """Raise LimitError if as many attempts of the sweep are running as the claim allows."""
+    if claim.at_once is None:
+        return
+    running = connection.scalar(_RUNNING_OF_SWEEP, {"which": claim.sweep}) or 0
+    if running >= claim.at_once:
+        text = f"trial {claim.trial} can't start: {running} of sweep {claim.sweep} are running"
+        raise LimitError(text, last.state if last else TrialState.WAITING)
 
 
 def _insert_attempt(connection: Connection, claim: Claim, number: int) -> int:

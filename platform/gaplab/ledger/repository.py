@@ -139,6 +139,7 @@ class Ledger(Reader):
         Raises:
             ClaimError: the trial is unknown, running or succeeded, or has had an attempt later
                 than `claim.after`; the error holds the state that the trial is in.
+            LimitError: a ClaimError; `claim.at_once` attempts of the sweep are running.
             ValueError: the trial is not in the sweep.
         """
         return self._write(claims.start_attempt, claim)

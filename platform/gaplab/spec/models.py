@@ -140,7 +140,8 @@ class Policy(Options):
     """Of two sweeps on one cluster and ledger, the one with the higher priority starts its trials
     first."""
     at_once: int | None = Field(None, ge=1)
-    """Largest number of trials of this sweep that run at the same time; null: as many as fit."""
+    """Largest number of trials of this sweep that run at the same time, in all of its drivers
+    together; null: as many as fit."""
     lease_seconds: float = Field(60.0, ge=1, le=3600)
     """A driver without a heartbeat for this long is considered lost, and other drivers take over
     its trials. A driver that died on the same machine is noticed at once."""

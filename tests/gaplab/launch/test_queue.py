@@ -421,3 +421,57 @@ class TestTwoDrivers:
         bench.wait()
         assert queue.claim() is None
         assert queue.demand == 1
+
+
+def test_two_drivers_of_a_sweep_share_its_limit(bench: Bench) -> None:
+    trials = [record(n) for n in range(4)]
+    first, second = (bench.queue(*trials, at_once=2) for _ in range(2))
+    held = [claim(first), claim(first)]
+    assert second.claim() is None
+    assert (second.limited, second.demand, second.due) == (True, 0, 2)
+    reasons = "2 trials that other drivers run and a free slot for 2 trials (run.at_once)"
+    assert second.waits_for == f"waiting for {reasons}"
+    bench.end(first, held[0], end(TrialState.SUCCEEDED))
+    assert second.claim() is None, "the ledger is asked again after a while"
+    bench.wait()
+    assert (second.limited, second.demand) == (False, 2)
+    assert claim(second).trial.id == name(2)
+    assert (first.claim(), second.claim()) == (None, None)
+    assert bench.states(0, 1, 2, 3) == [
+        TrialState.SUCCEEDED,
+        TrialState.RUNNING,
+        TrialState.RUNNING,
+        TrialState.WAITING,
+    ]
+
+
+def test_the_end_of_an_own_attempt_makes_room_at_once(bench: Bench) -> None:
+    queue = bench.queue(record(0), record(1), at_once=1)
+    held = claim(queue)
+    assert queue.claim() is None
+    assert (queue.limited, queue.demand, queue.waits_for) == (True, 1, "")
+    bench.end(queue, held, end(TrialState.SUCCEEDED))
+    assert claim(queue).trial.id == name(1)
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_drivers_run_all_trials_and_never_more_than_the_limit(
+    tmp_path_factory: pytest.TempPathFactory, limit: int, drivers: int, seed: int
+) -> None:
+    bench, chance = Bench(tmp_path_factory.mktemp("limit")), random.Random(seed)
+    trials = [record(n) for n in range(6)]
+    queues = [bench.queue(*trials, at_once=limit) for _ in range(drivers)]
+    held: list[tuple[Queue, ClaimedTrial]] = []
+    while not all(queue.finished for queue in queues):
+        queue = chance.choice(queues)
+        if held and chance.random() < 0.4:
+            bench.end(*held.pop(chance.randrange(len(held))), end(TrialState.SUCCEEDED))
+        elif (claimed := queue.claim()) is not None:
+            held.append((queue, claimed))
+        else:
+            bench.wait()
+        states = bench.states(*range(6))
+        assert states.count(TrialState.RUNNING) == len(held) <= limit
+    assert set(bench.states(*range(6))) == {TrialState.SUCCEEDED}
+    bench.ledger.close()
