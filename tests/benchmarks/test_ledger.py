@@ -97,13 +97,14 @@ def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
     """Insert an attempt per trial and two evaluations per epoch without the public methods."""
     now, metrics = datetime.now(UTC), dict.fromkeys(METRICS, 30.0)
     classes = [dict(vars(each)) for each in CLASSES]
+    empty = dict.fromkeys(("candidates", "matches", "truth"), "")
     with ledger._writing.begin() as connection:
         for each in trials:
             attempt = claims.start_attempt(connection, Claim(each, "s1", machine=machine))
             rows = [
                 {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
                 | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}
-                | {"classes": classes, **metrics, "more": MORE, "candidates": "", "matches": ""}
+                | {"classes": classes, **metrics, "more": MORE, **empty}
                 for epoch in range(1, EPOCHS + 1)
                 for branch in ("o2o", "o2m")
             ]
