@@ -13,7 +13,7 @@ from detectors.options import Options
 class Training(Options):
     """Schedule, optimiser, augmentation and losses. The defaults are the laptop recipe."""
 
-    epochs: int = Field(12, ge=1)
+    epochs: int = Field(12, ge=1, lt=2**31)
     """Passes over the training images."""
     batch: int = Field(8, ge=1)
     """Images per step, over all workers together."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.cli.opening import read_ledger, read_ledger_if_any
-from gaplab.cli.options import BranchOption, HomeOption, JsonOption
+from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 EpochOption = Annotated[
     int | None,
-    typer.Option(min=1, help="Epoch whose candidates to use [default: the last one stored]."),
+    typer.Option(
+        min=1, max=MAX_EPOCH, help="Epoch whose candidates to use [default: the last one stored]."
+    ),
 ]
 DataOption = Annotated[
     list[str] | None,

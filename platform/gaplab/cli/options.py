@@ -14,6 +14,8 @@ def _home(value: str | Path) -> Path:
     return Path(value)
 
 
+MAX_EPOCH = 2**31 - 1
+"""Largest number of an epoch that a ledger can hold, as in `training.epochs`."""
 HomeOption = Annotated[
     Path,
     typer.Option(

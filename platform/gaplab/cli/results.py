@@ -9,7 +9,14 @@ from typing import Annotated, Literal
 import typer
 
 from gaplab.cli.opening import read_ledger
-from gaplab.cli.options import BranchOption, CsvOption, HomeOption, JsonOption, MetricOption
+from gaplab.cli.options import (
+    MAX_EPOCH,
+    BranchOption,
+    CsvOption,
+    HomeOption,
+    JsonOption,
+    MetricOption,
+)
 from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import compare_table, leaderboard_table
@@ -234,9 +241,9 @@ def _epoch(value: str) -> Literal["last", "best"] | int:
     """Parse `--epoch`. Raises UserError."""
     if value == "last" or value == "best":
         return value  # type: ignore[return-value]
-    if value.isdecimal() and int(value) > 0:
+    if value.isdecimal() and len(value) <= len(str(MAX_EPOCH)) and 1 <= int(value) <= MAX_EPOCH:
         return int(value)
-    raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1')
+    raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1 to {MAX_EPOCH}')
 
 
 def _print(output: str | PlainTable) -> None:

@@ -151,7 +151,7 @@ def _parse_condition(text: str) -> tuple[str, tuple[Any, ...]]:
     value = value.strip()
     try:
         return key.strip(), (value, json.loads(value))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # not JSON, or a number or a nesting without end
         return key.strip(), (value,)
 
 

@@ -16,8 +16,8 @@ import yaml
 MAX_BYTES = 2**20
 MAX_NODES = 20_000
 MAX_DEPTH = 40
-MAX_DIGITS = 100
-"""Digits of an integer; Python refuses to convert more than 4300."""
+MAX_INTEGER = 2**63 - 1
+"""Largest integer and largest negative one: what databases and tensors can hold."""
 
 
 class YamlError(ValueError):
@@ -153,10 +153,13 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
-        """Return an integer of a limited size."""
-        if len(node.value) > MAX_DIGITS:
-            raise _error(node, f"an integer of {len(node.value)} digits is too large")
-        return int(node.value)
+        """Return an integer of at most 64 bits."""
+        digits = len(node.value.lstrip("+-"))
+        if digits > len(str(MAX_INTEGER)):  # Python refuses to convert very long ones
+            raise _error(node, f"an integer of {digits} digits is too large")
+        if abs(value := int(node.value)) > MAX_INTEGER:
+            raise _error(node, f"the integer {value} is too large")
+        return value
 
     def construct_text(self, node: yaml.ScalarNode) -> str:
         """Return text, in which JSON may have escaped a character as a surrogate pair."""

@@ -311,3 +311,11 @@ def test_groups_that_mix_vector_instructions(bench: Bench, gaplab: Gaplab) -> No
     [line] = [each for each in err.splitlines() if "instructions" in each]
     assert line.startswith("gaplab: poto: its trials")
     assert "(AVX2 and AVX512)" in line
+
+
+@pytest.mark.parametrize("epoch", ["0", "-1", "first", "1.5", "²", str(2**31), "9" * 5000])
+@pytest.mark.parametrize("command", ["leaderboard", "compare"])
+def test_an_epoch_that_no_trial_has(gaplab: Gaplab, command: str, epoch: str) -> None:
+    _, error = gaplab(command, f"--epoch={epoch}", code=2)
+    wanted = 'must be "last", "best" or a number from 1 to 2147483647'
+    assert error == f"gaplab: --epoch {epoch}: {wanted}\n"

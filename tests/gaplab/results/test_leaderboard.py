@@ -156,6 +156,8 @@ def test_a_trial_of_two_sweeps_appears_once(ledger: Ledger) -> None:
         ("seed = 1", {"p1"}),
         (("seed=0", "seed=1"), set()),
         (("assignment.alpha=0.7",), set()),
+        (("seed=" + "9" * 5000,), set()),
+        (("seed=" + "[" * 100_000,), set()),
         ((f"results_version={RESULTS_VERSION - 1}",), {"old"}),
     ],
 )

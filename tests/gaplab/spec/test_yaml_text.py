@@ -10,12 +10,20 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaplab.spec.yaml_text import MAX_BYTES, MAX_NODES, YamlError, dump_yaml, parse_yaml, read_text
+from gaplab.spec.yaml_text import (
+    MAX_BYTES,
+    MAX_INTEGER,
+    MAX_NODES,
+    YamlError,
+    dump_yaml,
+    parse_yaml,
+    read_text,
+)
 
 SCALARS = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-MAX_INTEGER, MAX_INTEGER)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=8)
     | st.sampled_from(
@@ -62,7 +70,8 @@ def test_shared_values_are_written_twice_without_aliases() -> None:
         ("1:30", "1:30"),
         ("2020-01-01", "2020-01-01"),
         ('{"<<": <<}', {"<<": "<<"}),
-        ("9" * 100, 10**100 - 1),
+        (str(2**63 - 1), 2**63 - 1),
+        (str(1 - 2**63), 1 - 2**63),
         ("1e" + "9" * 4000, math.inf),
         ("0." + "0" * 5000 + "1", 0.0),
     ],
@@ -103,8 +112,10 @@ def test_scalars(text: str, value: Any) -> None:
         ("[" + "0," * MAX_NODES + "]", "line 1: more than 20000 values"),
         ("#" * (MAX_BYTES + 1), "larger than 1048576 bytes"),
         ("9" * 5000, "line 1: an integer of 5000 digits is too large"),
-        ("a: [0, -" + "9" * 5000 + "]", "line 1: an integer of 5001 digits is too large"),
-        ('{"a":\n' + "9" * 101 + "}", "line 2: an integer of 101 digits is too large"),
+        ("a: [0, -" + "9" * 5000 + "]", "line 1: an integer of 5000 digits is too large"),
+        ('{"a":\n' + "9" * 20 + "}", "line 2: an integer of 20 digits is too large"),
+        (str(2**63), "line 1: the integer 9223372036854775808 is too large"),
+        (str(-(2**63)), "line 1: the integer -9223372036854775808 is too large"),
         ("a: \x00", "unacceptable character"),
     ],
 )
