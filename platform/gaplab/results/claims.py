@@ -20,7 +20,7 @@ from gaplab.formatting import plural
 from gaplab.ledger import Reader
 from gaplab.ledger.views import ResultRow
 from gaplab.records import TrialRecord
-from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled
+from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled, alike
 from gaplab.results.paper_table import Line, table_lines, value_of
 from gaplab.results.verdicts import MIN_SEEDS, Evidence, Limit, Quantity, Verdict, judge
 from gaplab.spec.models import Spec
@@ -266,7 +266,7 @@ def _image_error(
     ]
     made = [each for each, _, _ in found if each is not None]
     few = any(each.count < MIN_IMAGES for each in made)
-    if few or len(made) < len(found) or len({each.images for each in made}) > 1:
+    if few or len(made) < len(found) or not alike(made):
         return None
     parts = [sign * getattr(each.replicates, metric) for each, metric, sign in found if each]
     return float(np.nanstd(np.sum(parts, axis=0) / len(seeds), ddof=1))

@@ -75,10 +75,19 @@ class Resampled:
             return {}
         if less is None:
             return {m: Interval(*interval(getattr(self.replicates, m))) for m in _ON_IMAGES}
-        if less.images != self.images or len({less.truth, self.truth} - {""}) > 1:
+        if not alike((self, less)):
             return {}
         pairs = {m: [getattr(each.replicates, m) for each in (self, less)] for m in _ON_IMAGES}
         return {m: Interval(*interval(mine - theirs)) for m, (mine, theirs) in pairs.items()}
+
+
+def alike(evaluations: Sequence[Resampled]) -> bool:
+    """Return whether all were measured on the same images against the same ground truth.
+
+    Older ones, whose ground truth is unknown, are compared by their images.
+    """
+    truths = {each.truth for each in evaluations} - {""}
+    return len({each.images for each in evaluations}) <= 1 and len(truths) <= 1
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,19 @@ def test_few_images_are_not_resampled(bench: Bench) -> None:
     bench.measure("a", [10.0, 10.1, 10.2])
     found = bench.verdicts(resampled(1.0, count=19), x={"rows": ["a"], "above": 5})["x"]
     assert (found.verdict, found.images) == ("holds", False)
+
+
+def test_other_annotations_of_the_same_images_are_not_paired(bench: Bench) -> None:
+    bench.measure("a", [10.0, 10.1, 10.2])
+    bench.measure("b", [12.0, 12.1, 12.3])
+
+    def resample(row: ResultRow) -> Resampled:
+        made: Resampled = resampled(0.2)(row)
+        return replace(made, truth="old" if row.ap < 11 else "new")
+
+    claims: dict[str, Any] = {"both": {"rows": ["b", "a"], "above": 0}}
+    assert bench.verdicts(resampled(0.2), **claims)["both"].images
+    assert not bench.verdicts(resample, **claims)["both"].images
 
 
 def test_rows_that_a_spec_lacks(bench: Bench) -> None:
