@@ -3,7 +3,7 @@
 import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +53,8 @@ OtherOption = Annotated[
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
 _BAR = 40
 """Characters of the longest bar of a histogram."""
+_BESIDE = 26
+"""Columns of the terminal that the rest of its line takes, unless there are 10^7 objects."""
 
 
 def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
@@ -244,10 +246,25 @@ def _print_score_gap(gap: "ScoreGap", console: Console) -> None:
     if gap.mean is None:
         return
     console.print(f"score gap (best minus second-best score per object): mean {gap.mean:.3f}")
-    most = max(gap.histogram)
-    for bin_, count in enumerate(gap.histogram):
-        bar = "█" * round(_BAR * count / most)
-        console.print(f"  {bin_ / 10:.1f} to {(bin_ + 1) / 10:.1f} {count:>7} {bar}")
+    console.print(_histogram(gap.histogram, min(_BAR, max(1, console.width - _BESIDE))))
+
+
+def _histogram(counts: Sequence[int], longest: int) -> PlainTable:
+    """Return the number of objects per tenth of the score gap, with bars of at most `longest`."""
+    columns = [
+        text("score gap", wrap=False),
+        number("objects"),
+        replace(text("", wrap=False, rank=2), name="histogram"),
+    ]
+    rows = (
+        [
+            f"{bin_ / 10:.1f} to {(bin_ + 1) / 10:.1f}",
+            str(count),
+            "█" * round(longest * count / max(counts)),
+        ]
+        for bin_, count in enumerate(counts)
+    )
+    return plain_table(columns, rows)
 
 
 def _print(line: str) -> None:

@@ -236,7 +236,7 @@ def live(d: Draw) -> list[PlainTable]:
 def explanations(d: Draw) -> list[PlainTable]:
     first = abs(d.numbers[0])
     steps = tuple(GapStep(d.word, each, each) for each in d.numbers)
-    gap = ScoreGap(1, 0.5, None, None, None, (), ())
+    gap = ScoreGap(1, 0.5, None, None, 0.5, (), (d.whole, 0, 1))
     diagnosis = Diagnosis(gap, (Duplicates(0.5, first, first),), first, first, steps)
     found = Explanation("abcdefab", "a", "b", 1, "o2o", "default", {}, None, diagnosis)
     return printed(lambda console: print_explanation(found, console))
@@ -265,6 +265,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "evaluate.protocols_table": protocols,
     "evaluate.reevaluations_table": reevaluations,
     "evaluate._steps": explanations,
+    "evaluate._histogram": explanations,
     "evaluate._duplicates": explanations,
     "jobs._running": statuses,
     "plan.print_plan": plans,
