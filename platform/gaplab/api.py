@@ -1,5 +1,6 @@
 """Run a sweep from Python: what `gaplab run` does, without a terminal and without MLflow."""
 
+import sys
 from collections.abc import Callable
 
 from gaplab.launch import driver
@@ -7,6 +8,7 @@ from gaplab.launch.search import with_proposed
 from gaplab.ledger import Ledger
 from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.records import Event, SweepRecord
+from gaplab.spec.sweep import inspect_data
 from gaplab.states import TrialState
 from gaplab.storage.home import Home, open_home
 
@@ -34,8 +36,8 @@ def run_sweep(
         The state of every trial, by id.
 
     Raises:
-        UserError: a trial doesn't fit the cluster, starts from weights that don't exist, or the
-            ledger can't be written.
+        UserError: data can't be used, a trial doesn't fit the cluster or starts from weights that
+            don't exist, or the ledger can't be written.
 
     Examples:
         >>> import gaplab
@@ -50,7 +52,9 @@ def run_sweep(
     with Ledger.open(home.ledger_url, RetryPolicy(OUTAGE_SECONDS, print)) as ledger:
         if not sweep.from_ledger and (before := ledger.known_sweep(sweep.id)) is not None:
             sweep = with_proposed(sweep, before, ledger)
-        if ledger.unfinished(sweep):
+        if todo := ledger.unfinished(sweep):
+            for note in inspect_data(todo):
+                sys.stdout.write(f"{note}\n")
             driver.run_sweep(home, ledger, sweep, address, driver.Listeners([on_event]))
         else:
             ledger.add_sweep(sweep)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import gaplab
+from gaplab.errors import UserError
 from gaplab.records import Claim
 from gaplab.states import TrialState
 from tests.builders import MACHINE, attempt_end, sweep_record, trial_record
@@ -63,3 +64,14 @@ def test_a_finished_sweep_is_not_run_again(folder: Path) -> None:
     assert gaplab.run_sweep(sweep) == {trial.id: TrialState.SUCCEEDED}
     with gaplab.Ledger.open(home.ledger_url) as ledger:
         assert ledger.find_sweep("s1").total == 1
+
+
+def test_data_that_cannot_be_used_is_refused_before_the_start(folder: Path) -> None:
+    few = ["data.train_images=3", "data.val_images=1", "data.max_objects=0", "data.min_objects=0"]
+    sweep = gaplab.expand(gaplab.load_spec("experiments/quickstart.yaml", overrides=few))
+    with pytest.raises(UserError) as caught:
+        gaplab.run_sweep(sweep)
+    train, val, batch = caught.value.problems
+    assert "no object in split train (images: 3)" in train
+    assert "no object in split val (images: 1)" in val
+    assert "training.batch: 8 is more than the 3 training images of shapes" in batch

@@ -199,6 +199,7 @@ def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
                 dataset = options.load(split)
             except DataError as error:
                 problems += error.problems
+                images |= _listed_images(options, split)
                 continue
             notes += dataset.notes
             images[split] = len(dataset)
@@ -207,6 +208,14 @@ def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
+
+
+def _listed_images(options: DataOptions, split: Split) -> dict[Split, int]:
+    """Return the number of images that the annotations of a split name, if they can be read."""
+    try:
+        return {split: options.listed(split).images}
+    except DataError:
+        return {}
 
 
 def foreseen(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
