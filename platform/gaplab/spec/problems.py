@@ -129,26 +129,27 @@ def unknown_dotted(got: str, keys: Iterable[str], others: Iterable[str]) -> str:
 
 
 def similar_keys(got: str, keys: Sequence[str]) -> list[str]:
-    """Return the dotted keys that `got` may stand for: at most `MOST_SIMILAR`, shortest first.
+    """Return the dotted keys that `got` may stand for: at most `MOST_SIMILAR`, all of equal depth.
 
-    They are those that end with the same part, or else those that are spelled similarly. A key
-    without a dot is the only one. There are none if `got` is one of `keys`: then it is only wrong
-    where it stands.
+    For a key with a dot, that is the one that is spelled similarly in all parts. Otherwise they are
+    those that end with the same part, or else with a similar one, and have the fewest parts. There
+    are none if `got` is one of `keys`: then it is only wrong where it stands.
     """
     if got in keys:
         return []
     section, last = got.partition(".")[0], got.rpartition(".")[2]
     ends = {key: key.rpartition(".")[2] for key in keys}
-    found = [key for key in keys if ends[key] == last]
-    if not found and "." in got:
+    found = list[str]()
+    if "." in got:
         alike = [key for key in keys if _are_similar(got.split("."), key.split("."))]
         found = difflib.get_close_matches(got, alike, n=1)
+    found = found or [key for key in keys if ends[key] == last]
     if not found:
         near = difflib.get_close_matches(last, dict.fromkeys(ends.values()), n=1, cutoff=0.7)
         found = [key for key in keys if ends[key] in near]
     found = [key for key in found if key.startswith(f"{section}.")] or found
-    found = [key for key in found if "." not in key] or found
-    return sorted(found, key=lambda key: key.count("."))[:MOST_SIMILAR]
+    depth = min((key.count(".") for key in found), default=0)
+    return [key for key in found if key.count(".") == depth][:MOST_SIMILAR]
 
 
 def _are_similar(left: Sequence[str], right: Sequence[str]) -> bool:

@@ -86,15 +86,18 @@ def outline(resolved: ResolvedSpec) -> Outline:
     record = SweepRecord(sweep, spec.name, dump_yaml(to_mapping(spec)), tuple(records.values()))
     held = {row: tuple(found.values()) for row, found in rows.items()}
     left = remarks(spec.search, resolved.samples_left)
-    return Outline(record, held, problems, (*grid_notes(resolved, len(records)), *left))
+    notes = (*resolved.notes, *_equal_trials(len(variants), held, len(records)), *left)
+    return Outline(record, held, problems, notes)
 
 
-def grid_notes(resolved: ResolvedSpec, trials: int) -> tuple[str, ...]:
-    """Return what the user should know about a grid with this number of different trials."""
-    if trials == (combinations := len(resolved.variants)):
-        return resolved.notes
-    given = f"{plural(combinations, 'combination')} give {plural(trials, 'different trial')}"
-    return (*resolved.notes, given)
+def _equal_trials(
+    combinations: int, rows: Mapping[str, Sequence[TrialRecord]], trials: int
+) -> tuple[str, ...]:
+    """Return a note if combinations give equal trials; rows may have trials in common."""
+    if combinations == (sum(map(len, rows.values())) if rows else trials):
+        return ()
+    given = plural(trials, "different trial")
+    return (f"{plural(combinations, 'combination')} give {given}",)
 
 
 def to_mapping(spec: Spec) -> dict[str, Any]:

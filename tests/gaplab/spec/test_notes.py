@@ -30,8 +30,12 @@ GRIDS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["2 combinations give 1 different trial"],
     ),
     "rows in common": (
-        {"rows": {"a": {}, "b": {"seed": 0}}},
-        ["2 combinations give 1 different trial"],
+        {"rows": {"a": {}, "b": {"seed": 0}}, "grid": {"training.lr": [1, 2]}},
+        [],
+    ),
+    "equal trials of one row": (
+        {"rows": {"a": {}, "b": {"seed": 0}}, "grid": {"training.lr": [1, 1.0]}},
+        ["4 combinations give 1 different trial"],
     ),
     "a key of one section": (
         {

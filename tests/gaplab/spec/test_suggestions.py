@@ -24,17 +24,18 @@ PLACES: dict[str, tuple[Any, str]] = {
 }
 """Where a spec has dotted keys: what is added to it, and how a problem names the place."""
 KEYS = {
-    "alpha": '"assignment.alpha"',
+    "alpha": '"assignment.alpha"?',
     "lr": '"training.lr"',
     "epochs": '"training.epochs"',
     "alhpa": '"assignment.alpha"',
     "assignment.lr": '"training.lr"',
-    "assignmnt.alpha": '"assignment.alpha"',
+    "assignmnt.alpha": '"assignment.alpha"?',
+    "assignmnt.name": '"assignment.name"?',
     "depth": '"detector.backbone.depth"',
     "train_images": '"data.train_images"',
     "sed": '"seed"',
     "cpus_per_wroker": '"resources.cpus_per_worker"',
-    "name": '"data.name", "detector.name", "assignment.name"',
+    "name": '"data.name", "detector.name" or "assignment.name"?',
 }
 
 
