@@ -1,10 +1,13 @@
 """Data sets of every format, written as COCO files, and their counts."""
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from pycocotools.coco import COCO
 
 from detectors.data.base import DataError, Split
 from detectors.data.coco import Coco
@@ -51,6 +54,23 @@ def test_a_written_data_set_is_the_same(tmp_path: Path, name: str, copy: bool) -
     links = [path.is_symlink() for path in (tmp_path / "deep" / "new").rglob("*.jpg")]
     assert links == [not copy] * 5
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["new"]
+
+
+@each_format
+def test_other_tools_read_it(tmp_path: Path, name: str) -> None:
+    data = loaded(written(name, tmp_path / "old"))
+    write_coco(data, tmp_path / "new", copy=False)
+    for split in SPLITS:
+        with redirect_stdout(StringIO()):
+            read = COCO(str(tmp_path / "new" / f"{split}.json"))
+        for truth in data[split].truth():
+            (image,) = read.loadImgs(truth.image_id)
+            assert (image["width"], image["height"]) == (truth.width, truth.height)
+            assert (tmp_path / "new" / "images" / split / image["file_name"]).is_file()
+            found = read.loadAnns(read.getAnnIds(truth.image_id))
+            assert [each["area"] for each in found] == truth.area.tolist()
+            names = [read.loadCats(each["category_id"])[0]["name"] for each in found]
+            assert names == [data[split].classes[label] for label in truth.labels]
 
 
 def test_crowd_regions_and_areas_are_kept(tmp_path: Path) -> None:

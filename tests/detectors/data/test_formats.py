@@ -8,11 +8,14 @@ from unicodedata import normalize
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from detectors.data.base import DataError, Dataset, Split
 from detectors.data.photo_files import SPLITS
 from detectors.data.photos import Photos
+from tests.examples import examples
 from tests.photographs import (
     CLASSES,
     WRITERS,
@@ -53,6 +56,41 @@ def test_truth_is_what_was_written(tmp_path: Path, name: str, split: Split) -> N
         assert truth.area.tolist() == pytest.approx(areas)
         assert truth.labels.tolist() == [CLASSES.index(label) for label, _ in photograph.objects]
         assert not truth.crowd.any()
+
+
+@st.composite
+def photographs(draw: st.DrawFn, name: str) -> Photograph:
+    """Draw an image with objects of at least 2 pixels; coordinates are multiples of 1/8."""
+    width, height = draw(st.integers(8, 40)), draw(st.integers(8, 40))
+
+    def side(limit: int) -> tuple[float, float]:
+        low = draw(st.integers(0, 8 * limit - 16))
+        return low / 8, draw(st.integers(low + 16, 8 * limit)) / 8
+
+    objects = []
+    for _ in range(draw(st.integers(1, 4))):
+        (x1, x2), (y1, y2) = side(width), side(height)
+        objects.append((draw(st.sampled_from(CLASSES)), (x1, y1, x2, y2)))
+    return Photograph(name, (width, height), tuple(objects))
+
+
+@examples(10)
+@given(st.tuples(*map(photographs, ("a1", "b2", "c3"))))
+def test_random_data_is_the_same_in_every_format(
+    tmp_path_factory: pytest.TempPathFactory, images: tuple[Photograph, ...]
+) -> None:
+    root = tmp_path_factory.mktemp("formats")
+    content = {"train": images[:2], "val": images[2:]}
+    for name in WRITERS:
+        classes = {"classes": CLASSES} if name == "voc" else {}
+        options = written(name, root / name, content, **classes)
+        for split, held in content.items():
+            data = options.load("train" if split == "train" else "val")
+            for truth, photograph in zip(data.truth(), held, strict=True):
+                found = [label for label, _ in photograph.objects]
+                assert [data.classes[label] for label in truth.labels] == found
+                boxes = torch.tensor([box for _, box in photograph.objects], dtype=torch.float64)
+                assert torch.allclose(truth.boxes, boxes, rtol=0, atol=PIXELS)
 
 
 @each_format
