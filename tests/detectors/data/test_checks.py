@@ -14,7 +14,6 @@ from detectors.data.entries import Box, Entry, entry
 from tests.examples import examples
 
 Floats = NDArray[np.float64]
-BCCD = Path(__file__).parents[4] / "shared" / "data" / "bccd"
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -123,10 +122,9 @@ def test_boxes_without_an_extent_have_no_form(rows: list[list[float]]) -> None:
     assert other_form(boxes, np.full((len(boxes), 2), 64.0)) is None
 
 
-@pytest.mark.skipif(not BCCD.is_dir(), reason="the BCCD photographs are not on this machine")
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_real_annotations_in_each_form(split: str) -> None:
-    content = json.loads((BCCD / f"{split}.json").read_text())
+def test_real_annotations_in_each_form(bccd: Path, split: str) -> None:
+    content = json.loads((bccd / f"{split}.json").read_text())
     size = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     boxes = np.array([each["bbox"] for each in content["annotations"]], dtype=np.float64)
     sizes = np.array([size[each["image_id"]] for each in content["annotations"]], dtype=np.float64)
