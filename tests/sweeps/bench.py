@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,46 @@ TIMEOUT = 3600 if FULL else 1800
 GAPLAB = (sys.executable, "-m", "gaplab")
 HIDDEN = ("RAY_", "GAPLAB_", "MLFLOW_")
 """Variables of the machine that commands of tests don't see begin so."""
+
+
+_GATED = """
+import os, time
+
+def patch(module):
+    after_step = module._TrialRun._after_step
+    def wait_at_gate(run):
+        after_step(run)
+        while run.learner.step >= 6 and not os.path.exists(os.environ["GAPLAB_TEST_GATE"]):
+            run.context.control.beat()
+            if run.context.control.order() is not None:
+                after_step(run)
+            time.sleep(0.05)
+    module._TrialRun._after_step = wait_at_gate
+"""
+
+
+class Gate:
+    """Trials wait after their sixth step while it is closed; meanwhile they obey orders.
+
+    So nothing ends by itself while a test looks at the ledger and then acts.
+
+    Attributes:
+        environment: the variables that processes of trials need.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        site, self._file = folder / "site", folder / "gate"
+        site.mkdir(parents=True)
+        (site / "sitecustomize.py").write_text(patched_after_import("gaplab.trial.run", _GATED))
+        self.environment = {"PYTHONPATH": str(site), "GAPLAB_TEST_GATE": str(self._file)}
+
+    def open(self) -> None:
+        """Let the trials continue."""
+        self._file.touch()
+
+    def close(self) -> None:
+        """Let trials wait from now on."""
+        self._file.unlink(missing_ok=True)
 
 
 _PATCHED = """
@@ -200,6 +240,23 @@ class Bench:
         return [each.pid for each in descendants(driver) if "ImplicitFunc" in command_line(each)]
 
 
+def kill(process: int) -> bool:
+    """Kill a process that may have ended by itself; return whether it was there."""
+    with suppress(ProcessLookupError):
+        os.kill(process, SIGKILL)
+        return True
+    return False
+
+
+def have_ended(processes: Sequence[int]) -> bool:
+    """Return whether none of these processes runs; those that nobody waits for have ended, too."""
+    for each in processes:
+        with suppress(psutil.NoSuchProcess):
+            if psutil.Process(each).status() != psutil.STATUS_ZOMBIE:
+                return False
+    return True
+
+
 def descendants(driver: Driver) -> list[psutil.Process]:
     """Return all processes below a driver."""
     return psutil.Process(driver.pid).children(recursive=True)
@@ -216,15 +273,20 @@ def command_line(process: psutil.Process) -> str:
 class TwoNodes:
     """The script of cluster/local, with a cluster of its own that is running.
 
+    Args:
+        folder: an empty folder with a short path.
+        environment: more variables for its nodes, and so for drivers and trials on them.
+
     Attributes:
         environment: the variables that a person exports, except for the addresses.
         address: address of the cluster.
         dashboard: address of its dashboard.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, environment: Mapping[str, str]) -> None:
         self._script = Path(__file__).parents[2] / "cluster" / "local" / "two_nodes.sh"
-        self._env = os.environ | {"GAPLAB_CLUSTER": folder, "PYTHON": sys.executable}
+        own = {"GAPLAB_CLUSTER": folder, "PYTHON": sys.executable}
+        self._env = os.environ | environment | own
         self("up")
         exports = re.findall(r"^export (\w+)=(.*)$", self("env"), re.MULTILINE)
         self.environment = {name: shlex.split(value)[0] for name, value in exports}

@@ -14,7 +14,7 @@ from gaplab.records import EpochDone, Event
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.storage.filesystem import Storage
-from tests.sweeps.bench import FULL, Bench, Metrics, TwoNodes
+from tests.sweeps.bench import FULL, Bench, Gate, Metrics, TwoNodes
 
 
 @pytest.fixture(scope="session")
@@ -74,11 +74,19 @@ def report() -> Callable[[str, int, Bench, int], None]:
 
 
 @pytest.fixture
-def two_nodes() -> Iterator[TwoNodes]:
-    """A cluster of two nodes on this machine."""
+def gate(tmp_path: Path) -> Gate:
+    """A gate that is open."""
+    made = Gate(tmp_path / "gate")
+    made.open()
+    return made
+
+
+@pytest.fixture
+def two_nodes(gate: Gate) -> Iterator[TwoNodes]:
+    """A cluster of two nodes on this machine, whose trials wait while the gate is closed."""
     folder = tempfile.mkdtemp(prefix="gaplab-two-")  # short enough for the path of a socket
     try:
-        cluster = TwoNodes(folder)
+        cluster = TwoNodes(folder, gate.environment)
         yield cluster
         cluster("down")
     finally:

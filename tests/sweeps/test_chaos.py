@@ -10,7 +10,6 @@ Whatever happens, every evaluation is there once and equal, digit by digit, to t
 trials trained undisturbed; attempts are numbered without a gap, and no trial is trained twice.
 """
 
-import os
 import random
 import signal
 import sqlite3
@@ -24,7 +23,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.sweeps.bench import FULL, TIMEOUT, Bench, Metrics, TwoNodes, patched_after_import
+from tests.sweeps.bench import (
+    FULL,
+    TIMEOUT,
+    Bench,
+    Gate,
+    Metrics,
+    TwoNodes,
+    have_ended,
+    kill,
+    patched_after_import,
+)
 
 if TYPE_CHECKING:
     from tests.conftest import Postgres
@@ -69,8 +78,7 @@ def test_killed_workers(
         while done < 20 and driver.poll() is None:
             time.sleep(dice.uniform(0.2, 2.0))
             if alive := either.workers(driver):
-                os.kill(dice.choice(alive), signal.SIGKILL)
-                done += 1
+                done += kill(dice.choice(alive))
         out, err = driver.communicate()
     assert driver.returncode == 0, out + err
     assert "Traceback" not in out + err
@@ -174,9 +182,10 @@ def test_damaged_checkpoints(
         orphans = bench.workers(driver)  # they continue for a moment, and save
         driver.kill()
         driver.communicate()
-    bench.wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in orphans))
-    folders = list((bench.home / "trials").glob("*/checkpoints"))
-    newest = [max(folder.glob("*.pt")) for folder in folders]
+    bench.wait_for(lambda: have_ended(orphans))
+    folders = (bench.home / "trials").glob("*/checkpoints")
+    found = [list(folder.glob("*.pt")) for folder in folders]
+    newest = [max(files) for files in found if files]  # a trial may have saved nothing yet
     for file in newest:
         damage(file, dice, flip)
     output = bench.gaplab("resume")
@@ -361,10 +370,15 @@ main()
 
 
 def test_a_node_that_is_drained(
-    write_spec: Write, bench: Bench, undisturbed: Undisturbed, two_nodes: TwoNodes, report: Report
+    write_spec: Write,
+    bench: Bench,
+    undisturbed: Undisturbed,
+    two_nodes: TwoNodes,
+    gate: Gate,
+    report: Report,
 ) -> None:
-    """The trials are long enough to be running when the notice arrives."""
-    sweep = write_spec(grid={"seed": [0, 1, 2]}, training={"epochs": 60, "batch": 4})
+    sweep = write_spec(grid={"seed": [0, 1, 2]}, training={"epochs": 4, "batch": 4})
+    gate.close()
     expected = undisturbed(sweep)
     bench.environment |= two_nodes.environment
     with bench.start("run", sweep, "--address", two_nodes.address) as driver:
@@ -373,6 +387,7 @@ def test_a_node_that_is_drained(
         subprocess.run(drain, env=bench.variables(), check=True, capture_output=True)
         bench.wait_for(lambda: {a.state for a in bench.attempts()} >= {"preempted"}, driver)
         two_nodes("kill", "second")
+        gate.open()
         out, err = driver.communicate()
     assert driver.returncode == 0, out + err
     assert "Traceback" not in out + err

@@ -5,7 +5,6 @@ middle of their second epoch until a test opens it; meanwhile they still obey or
 """
 
 import json
-import os
 import signal
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.states import TrialState
 from tests.leaks import assert_no_secret, assert_no_secret_in_argv
-from tests.sweeps.bench import FULL, TIMEOUT, Bench, Driver, Key, Metrics, patched_after_import
+from tests.sweeps.bench import FULL, TIMEOUT, Bench, Driver, Gate, Key, Metrics, kill
 
 Write = Callable[..., Path]
 Undisturbed = Callable[[Path], Metrics]
@@ -36,25 +35,6 @@ ROWS = {
 EPOCHS, STEPS = 4, 4
 EVALUATIONS = EPOCHS * (0 + 1 + 2)
 """Of the three trials, by their branches; the first one diverges before it is evaluated."""
-
-GATED = patched_after_import(
-    "gaplab.trial.run",
-    """
-import os, time
-
-def patch(module):
-    after_step = module._TrialRun._after_step
-    def wait_at_gate(run):
-        after_step(run)
-        while run.learner.step >= 6 and not os.path.exists(os.environ["GAPLAB_TEST_GATE"]):
-            run.context.control.beat()
-            if run.context.control.order() is not None:
-                after_step(run)
-            time.sleep(0.05)
-    module._TrialRun._after_step = wait_at_gate
-""",
-)
-"""Makes trials wait after their sixth step while there is no file GAPLAB_TEST_GATE."""
 
 COMPARED = """
 import os, sys
@@ -123,9 +103,7 @@ class History:
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any]) -> History:
     folder = tmp_path_factory.mktemp("history")
-    (folder / "site").mkdir()
-    (folder / "site" / "sitecustomize.py").write_text(GATED)
-    spec, gate = folder / "small.yaml", folder / "gate"
+    spec, gate = folder / "small.yaml", Gate(folder / "gate")
     content = {
         "rows": ROWS,
         "assignment": {"name": "center"},
@@ -134,7 +112,7 @@ def history(tmp_path_factory: pytest.TempPathFactory, small: dict[str, Any]) -> 
     }
     spec.write_text(yaml.safe_dump(small | content))
     found = History(Bench.at(folder / "home"), spec)
-    found.bench.environment |= {"PYTHONPATH": str(folder / "site"), "GAPLAB_TEST_GATE": str(gate)}
+    found.bench.environment |= gate.environment
     kill_a_driver(found)
     stop_a_driver(found)
     kill_workers_and_finish(found, gate)
@@ -172,7 +150,7 @@ def stop_a_driver(found: History) -> None:
     found.stopped = found.bench.attempts()
 
 
-def kill_workers_and_finish(found: History, gate: Path) -> None:
+def kill_workers_and_finish(found: History, gate: Gate) -> None:
     """Kill both workers of the third driver, wait until that is noticed, and open the gate."""
 
     def lost() -> int:
@@ -181,10 +159,9 @@ def kill_workers_and_finish(found: History, gate: Path) -> None:
     with found.bench.start("resume", command=(sys.executable, "-c", COMPARED)) as driver:
         found.bench.wait_for(lambda: found.is_waiting(driver), driver)
         for worker in found.bench.workers(driver):
-            os.kill(worker, signal.SIGKILL)
-            found.killed_workers += 1
+            found.killed_workers += kill(worker)
         found.bench.wait_for(lambda: lost() >= 2, driver)
-        gate.touch()
+        gate.open()
         found.end("finished", driver)
     found.attempts, found.metrics = found.bench.attempts(), found.bench.metrics()
     found.states = found.bench.states()
@@ -277,6 +254,7 @@ def test_a_driver_that_is_stopped_by_a_signal(
     write_spec: Write,
     bench: Bench,
     undisturbed: Undisturbed,
+    gate: Gate,
     number: signal.Signals,
     code: int,
     state: str,
@@ -284,8 +262,10 @@ def test_a_driver_that_is_stopped_by_a_signal(
     spec = write_spec(
         grid={"assignment.name": ["center", "fcos", "dual"]},
         assignment={"name": "fcos"},
-        training={"epochs": 60, "batch": 4, "warmup_steps": 4},
+        training={"epochs": 4, "batch": 4, "warmup_steps": 4},
     )
+    gate.close()
+    bench.environment |= gate.environment
     with bench.start("run", spec) as driver:
         bench.wait_for_evaluations(1, driver)
         driver.send_signal(number)
@@ -296,6 +276,7 @@ def test_a_driver_that_is_stopped_by_a_signal(
     assert "running" not in bench.states()
     assert {a.state for a in bench.attempts()} <= {state, "succeeded"}
     assert state in bench.states()
+    gate.open()
     bench.gaplab("resume")
     assert bench.metrics() == undisturbed(spec)
 

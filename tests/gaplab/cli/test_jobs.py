@@ -18,6 +18,8 @@ Gaplab = Callable[..., str]
 TRIALS = tuple(trial_record(f"{n:012x}", seed=n) for n in (1, 2, 3))
 SWEEP = sweep_record("small-00000001", *TRIALS, name="small")
 DRIVER = "d" * 32
+LEASE = 1e6
+"""Seconds: no lease ends while a test runs."""
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def ledger(home: Path) -> Iterator[Ledger]:
     driver = driver_record(DRIVER, SWEEP.id, node="far", **vars(this_process()))
     with Ledger.open(f"sqlite:///{home}/ledger.db") as opened:
         opened.add_sweep(SWEEP)
-        opened.add_driver(driver, 60.0)
+        opened.add_driver(driver, LEASE)
         attempts = [opened.start_attempt(Claim(t.id, SWEEP.id, driver.id)) for t in TRIALS[:2]]
         opened.begin_attempt(attempts[0], Started(TRIALS[0].id, MACHINE, 0, notes=("look",)))
         reason = "loss is not finite at step 7"
@@ -57,7 +59,7 @@ def test_status_of_a_driver_of_this_machine_that_has_died(gaplab: Gaplab, ledger
     ledger.end_driver(DRIVER)
     mine = this_process()
     dead = driver_record("e" * 32, SWEEP.id, **vars(replace(mine, born=mine.born - 1)))
-    ledger.add_driver(dead, 60.0)
+    ledger.add_driver(dead, LEASE)
     output = gaplab("status")
     assert f"driver eeeeeeee on node-1, process {mine.pid}, died\n" in output
     assert "3 trials, 1 waiting, 1 failed, 1 interrupted" in output

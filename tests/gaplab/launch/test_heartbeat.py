@@ -193,13 +193,13 @@ class TestLostDrivers:
         assert {ledger.attempts(t)[0].reason for t in ("t0", "t1")} == {"its driver died"}
 
     def test_a_driver_of_another_machine_is_lost_by_its_lease_alone(self, ledger: Ledger) -> None:
-        ledger.add_driver(driver("far", machine="other", pid=1, born=1), 60.0)
+        ledger.add_driver(driver("far", machine="other", pid=1, born=1), 6000.0)
         ledger.start_attempt(Claim("t0", "s1", "far"))
         expired: dict[str, datetime] = {}
         assert mark_lost_drivers(ledger, expired) == []
-        assert mark_lost_drivers(ahead(ledger, 20.0), expired) == []
-        assert mark_lost_drivers(ahead(ledger, 61.0), expired) == [], "found expired once"
-        assert mark_lost_drivers(ahead(ledger, 62.0), expired) == ["t0"]
+        assert mark_lost_drivers(ahead(ledger, 2000.0), expired) == []
+        assert mark_lost_drivers(ahead(ledger, 6001.0), expired) == [], "found expired once"
+        assert mark_lost_drivers(ahead(ledger, 6002.0), expired) == ["t0"]
         assert "no heartbeat" in ledger.attempts("t0")[0].reason
 
     def test_orphaned_attempts_and_an_empty_ledger(self, ledger: Ledger) -> None:

@@ -14,6 +14,8 @@ from tests.builders import MACHINE, attempt_end, driver_record, sweep_record, tr
 TRIALS = [trial_record(identity) for identity in ("t1", "t2", "t3")]
 SWEEP = sweep_record("s1", *TRIALS)
 DRIVER = driver_record("d1", SWEEP.id)
+LEASE = 1e6
+"""Seconds: no lease ends while a test runs."""
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def test_nothing_runs_the_trials(ledger: Ledger) -> None:
     remedy = "Continue with: gaplab resume s1"
     expected = f"3 trials are waiting and nothing is running them. {remedy}"
     assert status(ledger, "s1").waiting == status(ledger, None).waiting == expected
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     for trial in ("t1", "t2"):
         ledger.end_attempt(start(ledger, trial), attempt_end(TrialState.SUCCEEDED))
     ledger.end_driver(DRIVER.id)
@@ -44,14 +46,14 @@ def test_nothing_runs_the_trials(ledger: Ledger) -> None:
 
 
 def test_the_driver_says_what_it_waits_for(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     reason = "waiting for 3 trials that other drivers run"
-    ledger.renew_lease(DRIVER.id, 60.0, 1, reason)
+    ledger.renew_lease(DRIVER.id, LEASE, 1, reason)
     assert status(ledger, "s1").waiting == f"3 trials are waiting. Drivers: {reason}"
 
 
 def test_the_cluster_has_no_free_resources(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     waiting = "3 trials are waiting for free resources (none is running)"
     assert status(ledger, "s1").waiting == waiting
     start(ledger, "t1")
@@ -64,7 +66,7 @@ def test_the_cluster_has_no_free_resources(ledger: Ledger) -> None:
 
 
 def test_no_trial_waits_once_all_have_ended(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     ends = (TrialState.SUCCEEDED, TrialState.FAILED, TrialState.STOPPED)
     for trial, state in zip(TRIALS, ends, strict=True):
         ledger.end_attempt(start(ledger, trial.id), attempt_end(state))
@@ -74,8 +76,8 @@ def test_no_trial_waits_once_all_have_ended(ledger: Ledger) -> None:
 
 
 def test_plain_data_keeps_the_names_of_json(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
-    ledger.renew_lease(DRIVER.id, 60.0, 4, "")
+    ledger.add_driver(DRIVER, LEASE)
+    ledger.renew_lease(DRIVER.id, LEASE, 4, "")
     [driver] = status(ledger, "s1").plain()["drivers"]
     assert (driver["wants"], "demand" in driver) == (4, False)
 
@@ -83,7 +85,7 @@ def test_plain_data_keeps_the_names_of_json(ledger: Ledger) -> None:
 def test_a_driver_that_has_died_is_lost_at_once(ledger: Ledger) -> None:
     other = driver_record("d2", SWEEP.id, pid=8)
     for driver in (DRIVER, other):
-        ledger.add_driver(driver, 60.0)
+        ledger.add_driver(driver, LEASE)
     start(ledger, "t1")
     ledger.start_attempt(Claim("t2", SWEEP.id, other.id))
     found = status(ledger, None, lambda process: process.pid == DRIVER.pid)
@@ -103,7 +105,7 @@ def test_a_driver_that_has_died_is_lost_at_once(ledger: Ledger) -> None:
 
 
 def test_all_drivers_have_died(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     start(ledger, "t1")
     found = status(ledger, None, lambda process: True, "resume it: {}".format)
     expected = "3 trials are waiting and nothing is running them. Continue with: resume it: s1"
@@ -112,16 +114,16 @@ def test_all_drivers_have_died(ledger: Ledger) -> None:
 
 
 def test_a_driver_whose_lease_has_ended_is_lost(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, -61.0)
+    ledger.add_driver(DRIVER, -7.5 * 3600)
     start(ledger, "t1")
     found = status(ledger, None)
     ((lost,), running) = found.lost, found.running
-    assert lost.reason.startswith("sent no heartbeat, and its lease ended 1 min ")
+    assert lost.reason.startswith("sent no heartbeat, and its lease ended 7 h ")
     assert running == ()
 
 
 def test_trials_that_a_driver_has_left_behind_are_not_running(ledger: Ledger) -> None:
-    ledger.add_driver(DRIVER, 60.0)
+    ledger.add_driver(DRIVER, LEASE)
     start(ledger, "t1")
     ledger.end_driver(DRIVER.id)
     found = status(ledger, None)

@@ -71,13 +71,15 @@ def cluster(address: str, home: Path) -> Iterator[tuple[Node, ...]]:
     with _settings(address, home):
         import ray  # only now: it reads some of its settings when it is imported
 
-        _check_address(address)
-        _connect(address)
-        try:
-            with silent_worker_deaths():
-                yield alive_nodes()
-        finally:
-            ray.shutdown()
+        target = current_cluster() if address == AUTO else address
+        _check_address(address, target)
+        with _one_machine(target if address == AUTO else ""):
+            _connect(address)
+            try:
+                with silent_worker_deaths():
+                    yield alive_nodes()
+            finally:
+                ray.shutdown()
 
 
 @contextmanager
@@ -123,14 +125,13 @@ def _check_not_connected(address: str) -> None:
         )
 
 
-def _check_address(address: str) -> None:
+def _check_address(address: str, target: str) -> None:
     """Raise UserError if there is no cluster that a driver here can use, or none can start."""
     if address == LOCAL:
         if problems := start_problems(temporary_folder(os.environ)):
             raise UserError(*(f"--address local: {each}" for each in problems))
         return
-    target = current_cluster() if address == AUTO else address
-    if not target:
+    if address == AUTO and not target:
         raise UserError(
             "--address auto: no cluster runs on this machine; start one with `ray start --head`, "
             "or give its HOST:PORT"
@@ -154,6 +155,17 @@ def _settings(address: str, home: Path) -> Iterator[None]:
             yield
     finally:
         reload_settings()
+
+
+@contextmanager
+def _one_machine(found: str) -> Iterator[None]:
+    """Connect to a cluster that `auto` has found on loopback without leaving loopback."""
+    if not is_loopback(found):
+        yield
+        return
+    with changed_environment({_ONE_MACHINE: "0"}):
+        reload_settings()
+        yield
 
 
 def _variables(address: str, home: Path) -> dict[str, str | None]:

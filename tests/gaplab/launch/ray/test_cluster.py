@@ -280,3 +280,23 @@ def test_processes_of_ray_outlive_a_terminal_that_is_closed(fake: FakeRay, tmp_p
     with cluster(LOCAL, tmp_path):
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
     assert fake.blocked == {*before, signal.SIGHUP}
+
+
+@pytest.mark.parametrize("found", ["127.0.0.1:6379", "10.0.0.1:6379"])
+def test_a_cluster_on_loopback_that_auto_finds_is_not_left(
+    fake: FakeRay,
+    before: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    found: str,
+) -> None:
+    """Otherwise Ray would try the machine's own address, on which nobody listens, for minutes."""
+    monkeypatch.setattr(module, "current_cluster", lambda: found)
+    one_machine = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+    with cluster("auto", tmp_path):
+        inside = environment()
+    expected = "0" if found.startswith("127.") else before.get(one_machine)
+    assert fake.at_init.get(one_machine) == expected
+    assert fake.reloads[-2].get(one_machine) == expected, "Ray has read it"
+    assert fake.at_shutdown == [inside]
+    assert environment() == before
