@@ -85,6 +85,8 @@ def read_both(files: Files, read: Callable[[Path], Content]) -> dict[Split, Cont
             contents[split] = _cached(read, path, path.stat().st_mtime_ns, path.stat().st_size)
         except DataError as error:
             problems += error.problems
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}; allow reading it")
     if problems:
         raise DataError(problems)
     return contents

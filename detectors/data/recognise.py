@@ -123,7 +123,10 @@ def _voc_side_by_side(folder: Path) -> Iterator[Section]:
 def _xml(folder: Path) -> bool:
     """Return whether a folder holds an XML file of VOC."""
     first = next(folder.glob("*.xml"), None)
-    return first is not None and b"<annotation" in first.read_bytes()[:1000]
+    try:
+        return first is not None and b"<annotation" in first.read_bytes()[:1000]
+    except OSError:
+        return False
 
 
 def _voc_devkit(folder: Path) -> Iterator[Section]:

@@ -187,10 +187,18 @@ def _indices(options: Recorded, found: _Found) -> dict[Split, Index]:
 def _digest(index: Index, listing: Listing) -> str:
     """Return the SHA-256 of the classes and of all annotation files, in hex."""
     files = [
-        (name, hashlib.sha256(path.read_bytes()).hexdigest() if exists(path) else None)
+        (name, _content(path))
         for name, path in zip(listing.images, listing.annotations, strict=True)
     ]
     return hashlib.sha256(json.dumps([index.classes, files]).encode()).hexdigest()
+
+
+def _content(path: Path | None) -> str | None:
+    """Return the SHA-256 of a file; None if there is none, or it can't be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() if exists(path) else None
+    except OSError:  # a problem of `Recorded.read`
+        return None
 
 
 def _files(options: Recorded, listings: Listings) -> Files:

@@ -215,7 +215,10 @@ def _pages(listing: Listing) -> tuple[list[_Page], Problems]:
 
 def _parse(path: Path) -> Element:
     """Parse an XML file. Raises ValueError; also for a document type, which may define entities."""
-    text = path.read_bytes()
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror) from None
     if b"<!DOCTYPE" in text:
         raise ValueError("has a document type")
     try:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import pytest
@@ -248,6 +249,27 @@ def test_all_problems_of_a_split_are_reported_at_once(tmp_path: Path, name: str)
     for wanted in ("width or height: 7 (", ", and 2 more)", "non-finite", "1 px out", "unreadable"):
         assert any(wanted in problem for problem in problems), wanted
     assert len(problems) == 4
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "crowdhuman"])
+def test_an_annotation_file_that_can_not_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    options = written(name, tmp_path)
+    read_bytes, read_text = Path.read_bytes, Path.read_text
+
+    def closed(read: Any) -> Any:
+        def opened(path: Path, *given: Any) -> Any:
+            if path.stem in ("a1", "train", "lvis_v1_train", "annotation_train"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path, *given)
+
+        return opened
+
+    monkeypatch.setattr(Path, "read_bytes", closed(read_bytes))
+    monkeypatch.setattr(Path, "read_text", closed(read_text))
+    (problem,) = refused(options)
+    assert "Permission denied" in problem
 
 
 @each_format
