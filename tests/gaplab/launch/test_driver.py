@@ -81,14 +81,14 @@ def test_the_command_prints_one_line_and_exits_with_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
-    settings = [word for each in LARGE for word in ("--set", each)]
+    settings = ("--set", "resources.cpus_per_worker=64")
     command = ["gaplab", "run", str(write_spec()), "--home", str(home.path), *settings]
     monkeypatch.setattr(sys, "argv", command)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
     error = capsys.readouterr().err
-    assert "resources: 64 workers x 1 CPU can't run here" in error
+    assert "resources: 1 worker x 64 CPUs can't run here" in error
     assert len(error.splitlines()) == 1
     with Ledger.open(home.ledger_url) as ledger:
         assert list(ledger.all_evaluations()) == []

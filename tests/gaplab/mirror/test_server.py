@@ -245,6 +245,7 @@ def test_the_server_ends_with_the_command(
         assert ui.stdout.readline() == "Stop it with Ctrl-C.\n"
         assert len(group_of(port)) >= 2
         ui.send_signal(number)
+        ui.communicate()  # it writes a last line, so its output must stay open
     assert ui.returncode == code
     wait_until(lambda: group_of(port) in ([], [ui.pid]))
 

@@ -408,7 +408,7 @@ def test_data_that_is_loaded_is_not_parsed_again(
     loaded = experiment(name="coco", root=str(tmp_path))
     for split in ("train", "val"):
         loaded.data.load(split)
-    monkeypatch.setattr(coco_index, "_Document", None)  # it parses
+    monkeypatch.setattr(coco_index, "Document", None)  # it parses
     first = worker_provenance(loaded, torch.device("cpu"))["data"]
     monkeypatch.setattr(Path, "read_bytes", None)
     assert worker_provenance(loaded, torch.device("cpu"))["data"] == first
