@@ -13,6 +13,7 @@ from detectors.data.base import DataError, Split
 from detectors.data.coco import Coco
 from detectors.data.coco_writer import write_coco
 from detectors.data.photos import PhotoDataset, Photos
+from detectors.data.recognise import recognise
 from detectors.data.shapes import Shapes
 from detectors.data.summary import Counts, count, summarise
 from tests.photographs import WRITERS, changed, image_of, splits, written
@@ -71,6 +72,27 @@ def test_other_tools_read_it(tmp_path: Path, name: str) -> None:
             assert [each["area"] for each in found] == truth.area.tolist()
             names = [read.loadCats(each["category_id"])[0]["name"] for each in found]
             assert names == [data[split].classes[label] for label in truth.labels]
+
+
+def test_real_photographs_are_recognised_and_written(bccd: Path, tmp_path: Path) -> None:
+    (section,) = recognise(bccd)
+    options = Coco.model_validate({**section, "height": 240, "width": 320, "verify": "header"})
+    found = summarise(options)
+    assert found.problems == ()
+    for split in SPLITS:
+        raw = json.loads((bccd / f"{split}.json").read_text())
+        counts = found.splits[split]
+        assert (counts.images, counts.objects) == (len(raw["images"]), len(raw["annotations"]))
+        assert counts.small + counts.medium + counts.large == counts.objects
+    data = loaded(options)
+    write_coco(data, tmp_path / "new", copy=False)
+    again = reread(tmp_path / "new").model_copy(update={"height": 240, "width": 320})
+    old, new = data["val"], again.load("val")
+    assert all(
+        torch.allclose(one.boxes, other.boxes, rtol=0, atol=1e-9)
+        for one, other in zip(old.truth(), new.truth(), strict=True)
+    )
+    assert torch.equal(old[0].image, new[0].image)
 
 
 def test_crowd_regions_and_areas_are_kept(tmp_path: Path) -> None:
