@@ -1,9 +1,13 @@
 """`gaplab ui` and `gaplab mirror`: the results of the ledger in MLflow."""
 
+import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -11,6 +15,7 @@ import typer
 from gaplab.cli.environment import print_ignored
 from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption
+from gaplab.errors import UserError
 from gaplab.formatting import plural
 from gaplab.ledger import Reader
 from gaplab.mirror.replay import Mirror
@@ -29,18 +34,20 @@ def ui(
     """Serve the results in MLflow on this machine.
 
     MLflow is updated from the ledger first. The printed link leads to the runs of the sweep.
+    Without the permission to write to the home folder, MLflow's data is made in a temporary folder.
     """
     _end_on_signals()
     folder = Home(home).check().check_ledger()
     print_ignored(folder)
-    with read_ledger(folder) as ledger:
-        name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
-        copy = Mirror(folder)
-        for view in ledger.sweeps():
-            copy.replay(ledger, view.id)
-    with running_server(folder, port) as base_url:
-        _print(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
-        _wait()
+    with writable_copy(folder) as place:
+        with read_ledger(folder) as ledger:
+            name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
+            copy = Mirror(place)
+            for view in ledger.sweeps():
+                copy.replay(ledger, view.id)
+        with running_server(place, port) as base_url:
+            _print(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
+            _wait()
 
 
 def mirror(
@@ -56,6 +63,11 @@ def mirror(
     """
     folder = Home(home).check().check_ledger()
     print_ignored(folder)
+    if not _is_writable(folder):
+        raise UserError(
+            f"--home {folder.path}: you have no permission to write MLflow's data there; ask its "
+            f"owner, or see the results with: {folder.command('ui')}"
+        )
     with read_ledger(folder) as ledger:
         views = [ledger.find_sweep(sweep)] if sweep else ledger.sweeps()
         copy = Mirror(folder)
@@ -63,6 +75,23 @@ def mirror(
             written = copy.replay(ledger, view.id)
             result = f"updated: {plural(written, 'item')}" if written else "is up to date"
             _print(f"{view.id}: MLflow {result}")
+
+
+def _is_writable(home: Home) -> bool:
+    """Return whether this user may write MLflow's data in the home folder."""
+    files = (home.path, home.mlflow_path, home.mlflow_artifacts, home.path / "mlflow.lock")
+    return all(os.access(each, os.W_OK) for each in files if each.exists())
+
+
+@contextmanager
+def writable_copy(home: Home) -> Iterator[Home]:
+    """Yield where to keep MLflow's data: the home, or a temporary folder if it can't be written."""
+    if _is_writable(home):
+        yield home
+        return
+    with TemporaryDirectory(prefix="gaplab-ui-") as folder:
+        _print(f"you cannot write to {home.path}: MLflow's data is in {folder} while this runs")
+        yield Home(Path(folder))
 
 
 def _end_on_signals() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gaplab.errors import UserError
 from gaplab.mirror.environment import WORKING_DIRECTORY, clean_environment, last_line
-from gaplab.storage.home import Home, sqlite_url
+from gaplab.storage.home import Home, mlflow_url
 
 SCHEME = "mlflow-artifacts:"
 """Start of the addresses of files: MLflow's server looks them up in the folder that it serves."""
@@ -80,7 +80,7 @@ def _create(path: Path) -> None:
     new = path.with_name(f"{path.name}.new")
     for leftover in (new, new.with_name(f"{new.name}-journal")):
         leftover.unlink(missing_ok=True)
-    command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", sqlite_url(new)]
+    command = [sys.executable, "-P", "-m", "mlflow", "db", "upgrade", mlflow_url(new)]
     environment = clean_environment()
     done = subprocess.run(
         command, env=environment, cwd=WORKING_DIRECTORY, capture_output=True, text=True

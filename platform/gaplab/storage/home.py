@@ -114,7 +114,7 @@ class Home:
     @property
     def ledger_url(self) -> str:
         """SQLAlchemy URL of the ledger: GAPLAB_LEDGER, or else a SQLite file in this folder."""
-        return os.environ.get("GAPLAB_LEDGER") or sqlite_url(self.ledger_path)
+        return os.environ.get("GAPLAB_LEDGER") or _sqlite_url(self.ledger_path)
 
     @property
     def mlflow_path(self) -> Path:
@@ -124,7 +124,7 @@ class Home:
     @property
     def mlflow_uri(self) -> str:
         """SQLAlchemy URL of MLflow's database."""
-        return sqlite_url(self.mlflow_path)
+        return mlflow_url(self.mlflow_path)
 
     @property
     def mlflow_artifacts(self) -> Path:
@@ -189,7 +189,16 @@ def check_is_path(home: str, option: str = "--home") -> None:
         )
 
 
-def sqlite_url(path: Path) -> str:
+def mlflow_url(path: Path) -> str:
+    """Return the URL of MLflow's SQLite file for SQLAlchemy and MLflow.
+
+    MLflow takes what follows `sqlite:///` for a path, and creates its folder with the escapes.
+    """
+    url = _sqlite_url(path)
+    return url if url.endswith(str(path)) else url.replace("sqlite:", "sqlite+pysqlite:", 1)
+
+
+def _sqlite_url(path: Path) -> str:
     """Return SQLAlchemy's URL of a SQLite file; special characters of the path are escaped."""
     return f"sqlite:///{quote(str(path))}"
 

@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 from sqlalchemy import make_url
 
+from gaplab.cli.doctor.files import check_files, inspect_files
 from gaplab.cli.doctor.finding import Finding
 from gaplab.cli.doctor.home import HomeFolder, check_home, inspect_home
 from gaplab.cli.doctor.ledger import (
@@ -38,7 +39,9 @@ from gaplab.cli.doctor.ray import Access, check_access, inspect_access
 from gaplab.launch.ray.address import RayProblem
 from gaplab.ledger import Ledger
 from gaplab.ledger.migrate import HEAD, VERSION_TABLE
+from gaplab.records import Claim
 from gaplab.storage.home import Home
+from tests.builders import evaluation_record, sweep_record, trial_record
 
 SOUND = Machine("3.12.1", "CUDA 13.0", True, "/dev/nvidia0", 8, None)
 HOME = Path("/data/home")
@@ -269,6 +272,27 @@ def test_the_facts_of_real_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "other.db is empty" in check_ledger(Home(tmp_path))[0].what
     monkeypatch.setenv("GAPLAB_LEDGER", "mysql://host/x")
     assert levels(check_ledger(Home(tmp_path))) == {"ledger": "problem"}
+
+
+def test_files_that_the_ledger_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
+    home = Home(tmp_path)
+    assert check_files(inspect_files(home)) == []
+    names = {name: f"trials/t1/{name}" for name in ("candidates", "matches")}
+    with Ledger.open(home.ledger_url) as ledger:
+        ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+        attempt = ledger.start_attempt(Claim("t1", "s1"))
+        ledger.record(evaluation_record(**names), attempt)
+        ledger.record(evaluation_record(epoch=2, candidates="s3://bucket/x"), attempt)
+    [lost] = check_files(inspect_files(home))
+    assert str(lost).startswith(f"problem files: 2 of 2 are not in {tmp_path}: trials/t1/candid")
+    (tmp_path / names["candidates"]).mkdir(parents=True)
+    [lost] = check_files(inspect_files(home))
+    assert str(lost).startswith(f"problem files: 1 of 2 are not in {tmp_path}: trials/t1/matches;")
+    monkeypatch.setenv("GAPLAB_LEDGER", home.ledger_url)
+    assert levels(check_files(inspect_files(home))) == {"files": "warn"}
+    (tmp_path / names["matches"]).touch()
+    assert levels(check_files(inspect_files(home))) == {"files": "ok"}
 
 
 REMOTE = Postgres("db.example", password=False, sslmode="verify-full", tls=True, version=HEAD)

@@ -1,11 +1,14 @@
 """What commands do with `--home`, and with variables of Ray and MLflow that they do not use."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaplab.cli.environment import ignored
+from gaplab.cli.mlflow import writable_copy
+from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
 
 Gaplab = Callable[..., str]
@@ -87,3 +90,22 @@ def test_variables_that_have_no_effect(
 def test_the_mlflow_of_the_home_is_not_ignored() -> None:
     home = Home(Path("/x"))
     assert list(ignored({"MLFLOW_TRACKING_URI": home.mlflow_uri}, home, None)) == []
+
+
+def test_pages_of_a_home_that_may_not_be_written_are_made_elsewhere(
+    gaplab: Gaplab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may write everywhere, so the permission is simulated."""
+    home = Home(tmp_path / "home").create()
+    Ledger.open(home.ledger_url).close()
+    before = sorted(home.path.iterdir())
+    with writable_copy(home) as same:
+        assert same is home
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    with writable_copy(home) as other:
+        assert home.path not in (other.path, *other.path.parents)
+        assert other.path.is_dir()
+    assert not other.path.exists()
+    said = gaplab("mirror", "--home", home.path, code=2)
+    assert said.startswith(f"gaplab: --home {home.path}: you have no permission to write MLflow's")
+    assert sorted(home.path.iterdir()) == before

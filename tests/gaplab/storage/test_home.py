@@ -107,11 +107,9 @@ class TestUrls:
     @pytest.mark.parametrize("name", ODD)
     def test_urls_lead_to_the_files_in_the_folder(self, tmp_path: Path, name: str) -> None:
         home = Home(tmp_path / name)
-        for url, path in (
-            (home.ledger_url, home.ledger_path),
-            (home.mlflow_uri, home.mlflow_path),
-        ):
-            assert make_url(url) == URL.create("sqlite", database=str(path))
+        assert make_url(home.ledger_url) == URL.create("sqlite", database=str(home.ledger_path))
+        mlflow = make_url(home.mlflow_uri)
+        assert (mlflow.get_backend_name(), mlflow.database) == ("sqlite", str(home.mlflow_path))
 
     @given(st.lists(st.text(min_size=1).filter(lambda s: "/" not in s and "\0" not in s)))
     def test_urls_of_any_path(self, parts: list[str]) -> None:
