@@ -278,20 +278,20 @@ def test_files_that_the_ledger_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
     home = Home(tmp_path)
     assert check_files(inspect_files(home)) == []
-    names = {name: f"trials/t1/{name}" for name in ("candidates", "matches")}
+    candidates, matches = "trials/t1/candidates", "trials/t1/matches"
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(sweep_record("s1", trial_record("t1")))
         attempt = ledger.start_attempt(Claim("t1", "s1"))
-        ledger.record(evaluation_record(**names), attempt)
+        ledger.record(evaluation_record(candidates=candidates, matches=matches), attempt)
         ledger.record(evaluation_record(epoch=2, candidates="s3://bucket/x"), attempt)
     [lost] = check_files(inspect_files(home))
     assert str(lost).startswith(f"problem files: 2 of 2 are not in {tmp_path}: trials/t1/candid")
-    (tmp_path / names["candidates"]).mkdir(parents=True)
+    (tmp_path / candidates).mkdir(parents=True)
     [lost] = check_files(inspect_files(home))
     assert str(lost).startswith(f"problem files: 1 of 2 are not in {tmp_path}: trials/t1/matches;")
     monkeypatch.setenv("GAPLAB_LEDGER", home.ledger_url)
     assert levels(check_files(inspect_files(home))) == {"files": "warn"}
-    (tmp_path / names["matches"]).touch()
+    (tmp_path / matches).touch()
     assert levels(check_files(inspect_files(home))) == {"files": "ok"}
 
 
