@@ -41,7 +41,7 @@ class Home:
         """Create the folder if it does not exist.
 
         Raises:
-            UserError: the folder can't be created.
+            UserError: the folder can't be created, or may not be written.
         """
         try:
             self._check_link()
@@ -53,6 +53,11 @@ class Home:
                 f"--home {self._given}: can't be created ({error.strerror}); choose a folder that "
                 "you can write to"
             ) from error
+        if not os.access(self.path, os.W_OK | os.X_OK):
+            raise UserError(
+                f"--home {self._given}: you have no permission to write there; ask its owner, or "
+                "choose another --home"
+            )
         return self
 
     def check(self) -> Self:
@@ -164,7 +169,7 @@ def open_home(path: str | os.PathLike[str] | None = None, create: bool = True) -
         The home folder. `Ledger.open(home.ledger_url)` opens its ledger.
 
     Raises:
-        UserError: the folder can't be created; or, without `create`, it holds no ledger.
+        UserError: the folder can't be created or read; or, without `create`, it holds no ledger.
 
     Examples:
         >>> import gaplab
@@ -175,7 +180,9 @@ def open_home(path: str | os.PathLike[str] | None = None, create: bool = True) -
     if path is not None:
         check_is_path(os.fspath(path))
     home = Home(default_path() if path is None else Path(path))
-    return home.create() if create else home.check_ledger()
+    if not create:
+        return home.check_ledger()
+    return home.create() if home.missing else home.check()
 
 
 def check_is_path(home: str, option: str = "--home") -> None:

@@ -185,3 +185,11 @@ def test_a_home_can_be_opened_without_creating_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no ledger"):
         open_home(tmp_path, create=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so the permission is simulated."""
+    monkeypatch.setattr("os.access", lambda path, mode: not mode & os.W_OK)
+    assert open_home(tmp_path).path == tmp_path
+    with pytest.raises(UserError, match="you have no permission to write there; ask its owner"):
+        Home(tmp_path).create()
