@@ -52,7 +52,7 @@ def test_the_table_fits_eighty_columns(
     *table, last = output.splitlines()
     assert "gaplab run" in last
     assert max(map(cell_len, table)) <= 80
-    note = " ".join(output.partition("left out, too narrow for: ")[2].split())
+    note = " ".join(output.partition("no room for: ")[2].split())
     names = ["in the paper", "recall in the paper"]
     assert note.partition("; to see them")[0] == ", ".join(names[: max(0, len(metrics) - 1)])
     assert cells(output, "003-T1-05")[-1] == ("-0.6", "-", "99.9", "-")[len(metrics)]

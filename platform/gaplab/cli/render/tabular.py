@@ -87,7 +87,7 @@ class PlainTable:
             yield _line(self.caption, encoding)
         if left_out:
             names = ", ".join(map(str, left_out))
-            yield _line(f"left out, too narrow for: {names}; to see them: {self.remedy}", encoding)
+            yield _line(f"no room for: {names}; to see them: {self.remedy}", encoding)
 
 
 def plain_table(

@@ -326,7 +326,7 @@ def split(lines: list[str]) -> tuple[list[str], set[str]]:
     """Return the lines of the rows, and the names of the columns left out, without blanks."""
     start = next((n for n, line in enumerate(lines) if "──" in line), -1)
     whole = "".join("".join(lines).split())
-    _, _, note = whole.partition("leftout,toonarrowfor:")
+    _, _, note = whole.partition("noroomfor:")
     names = note.partition(";toseethem:")[0]
     end = next((n for n in range(start + 1, len(lines)) if not lines[n].strip()), len(lines))
     return (lines[start + 1 : end] if start >= 0 else []), set(names.split(",")) - {""}
@@ -405,10 +405,10 @@ def test_cells_are_stacked_before_columns_are_left_out() -> None:
     shown = ["\n".join(line.strip() for line in lines_of(table, width)) for width in (30, 16, 12)]
     assert "AP NMS" in shown[0]
     assert "37.0±11.9" in shown[0]
-    assert [name in shown[1] for name in ("AP NMS", "37.0±11.9", "±11.9", "left out")] == [
+    assert [name in shown[1] for name in ("AP NMS", "37.0±11.9", "±11.9", "no room")] == [
         *(False, False, True, False)
     ]
-    assert "toonarrowfor:n;" in "".join(shown[2].split())
+    assert "noroomfor:n;" in "".join(shown[2].split())
 
 
 def test_text_is_kept_in_columns_of_eight_characters_before_others_are_left_out() -> None:
