@@ -75,8 +75,8 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
     if (np.abs(boxes - 0.5) <= 0.501).all():
         return _normalised(boxes, sizes)
     x_y, w_h = boxes[:, :2], boxes[:, 2:]
-    clearly_out = (x_y + w_h > sizes * (1 + CLEARLY) + TOLERANCE).any(axis=1).mean()
-    if len(boxes) >= 5 and clearly_out > 0.25 and _inside(x_y, w_h, sizes).mean() >= 0.95:
+    clearly_out = _clearly_out(x_y, x_y + w_h, sizes)
+    if _are_corners(boxes, clearly_out, sizes):
         return (
             f"the {len(boxes)} boxes look like corners (x1, y1, x2, y2), not x, y, width, height; "
             "write width x2 - x1 and height y2 - y1"
@@ -88,6 +88,38 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
             "x, y, width, height; subtract half of the width from x, half of the height from y"
         )
     return None
+
+
+def corners_for_centres(boxes: Floats, sizes: Floats) -> str | None:
+    """Return what boxes look like that should be centre x, centre y, width, height.
+
+    Only corners are recognised, by the rule of `other_form`.
+
+    Args:
+        boxes: [N, 4], as they are written, multiplied by the width and height of the image.
+        sizes: [N, 2], width and height of the image of each box.
+    """
+    x_y, half = boxes[:, :2], boxes[:, 2:] / 2
+    if not _are_corners(boxes, _clearly_out(x_y - half, x_y + half, sizes), sizes):
+        return None
+    return (
+        f"the {len(boxes)} boxes look like corners (x1, y1, x2, y2), not centre x, centre y, "
+        "width, height; write centre x (x1 + x2) / 2 and width x2 - x1, and so for y"
+    )
+
+
+def _are_corners(boxes: Floats, clearly_out: float, sizes: Floats) -> bool:
+    """Return whether boxes are corners, of which `clearly_out` is the part out of the image."""
+    if len(boxes) < 5 or clearly_out <= 0.25:
+        return False
+    return bool(_inside(boxes[:, :2], boxes[:, 2:], sizes).mean() >= 0.95)
+
+
+def _clearly_out(low: Floats, high: Floats, sizes: Floats) -> float:
+    """Return the part of boxes from `low` to `high` [N, 2] that are clearly out of their image."""
+    margin = sizes * CLEARLY + TOLERANCE
+    out = (low < -margin) | (high > sizes + margin)
+    return float(out.any(axis=1).mean()) if len(out) else 0.0
 
 
 def _normalised(boxes: Floats, sizes: Floats) -> str | None:

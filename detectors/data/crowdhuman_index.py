@@ -176,4 +176,4 @@ def _reason(error: Exception) -> str:
         return f"not JSON: {error.msg} at character {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return f"not text in UTF-8: {error}"
-    return f"not JSON: {error}"
+    return "nested too deeply" if isinstance(error, RecursionError) else f"not JSON: {error}"

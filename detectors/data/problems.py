@@ -60,7 +60,7 @@ AT_ZERO = Kind(
     "objects with xmin or ymin 0; set first_pixel: 0 unless VOC's rule holds", "", "kept"
 )
 BOX_OF_SEGMENTATION = Kind("annotations without `bbox`", "", "took from `segmentation` the box of")
-IGNORED = Kind("annotations with `ignore`", "", "evaluated as crowd regions, and did not train on,")
+IGNORED = Kind("annotations with `ignore`", "", "made crowd regions of")
 REPEATED_BOX = Kind("annotations with the image, class and box of another", "", "kept")
 REPEATED_FILE = Kind("image files with several image ids", "", "kept")
 SHARED_PICTURE = Kind("validation images that are also training images", "", "kept")

@@ -11,8 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
+import numpy as np
+
 from detectors.data import problems as kinds
 from detectors.data.base import Dataset, Listed, Split
+from detectors.data.checks import corners_for_centres
 from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, out_of_image
 from detectors.data.fraction import part_of, parts_of
 from detectors.data.orientation import UNKNOWN
@@ -234,7 +237,24 @@ def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[En
         boxes = [_box(drawn, scale, size, problems) for drawn in record.boxes]
         held = [box for box in boxes if box is not None]
         found.append(entry(record.file_name, record.image_id, size, held))
+    if form := _other_form(index, sizes):
+        problems = problems.without(kinds.OUTSIDE, kinds.PARTLY_OUTSIDE)
+        problems.fatal = (form,)
     return found, problems
+
+
+def _other_form(index: Index, sizes: Mapping[str, tuple[int, int]]) -> str | None:
+    """Return what boxes look like if they should be centres and sides, and aren't."""
+    if not index.relative:
+        return None
+    rows = [
+        ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, *sizes[record.file_name])
+        for record in index.records
+        if record.file_name in sizes
+        for x1, y1, x2, y2 in (drawn.xyxy for drawn in record.boxes)
+    ]
+    table = np.array(rows, dtype=np.float64).reshape(-1, 6)
+    return corners_for_centres(table[:, :4] * np.tile(table[:, 4:], 2), table[:, 4:])
 
 
 def _difference(record: Record, size: tuple[int, int]) -> str:

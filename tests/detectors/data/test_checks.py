@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from detectors.data.checks import object_problems, other_form
+from detectors.data.checks import corners_for_centres, object_problems, other_form
 from detectors.data.entries import Box, Entry, entry
 from tests.examples import examples
 
@@ -116,6 +116,25 @@ def test_centres_are_recognised(seed: int, count: int) -> None:
     assert "subtract half of the width from x" in text
 
 
+@examples(200)
+@given(SEEDS, st.integers(60, 300))
+def test_corners_for_centres_are_recognised(seed: int, count: int) -> None:
+    boxes, sizes = sound(seed, count)
+    assert corners_for_centres(centred(boxes), sizes) is None
+    text = corners_for_centres(corners(boxes), sizes)
+    assert text is not None
+    assert text.startswith(f"the {count} boxes look like corners (x1, y1, x2, y2), not centre x, ")
+
+
+@examples(200)
+@given(SEEDS, st.integers(10, 300), st.sampled_from([0.2, 0.5, 0.9]))
+def test_centres_of_partly_visible_objects_are_accepted(
+    seed: int, count: int, beyond: float
+) -> None:
+    boxes, sizes = sound(seed, count, beyond)
+    assert corners_for_centres(centred(boxes), sizes) is None
+
+
 @pytest.mark.parametrize("rows", [[], [[1.0, 1.0, 0.0, 0.0]], [[np.nan, 0.0, 1.0, 1.0]]])
 def test_boxes_without_an_extent_have_no_form(rows: list[list[float]]) -> None:
     boxes = np.array(rows).reshape(-1, 4)
@@ -128,8 +147,9 @@ def test_real_annotations_in_each_form(bccd: Path, split: str) -> None:
     size = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     boxes = np.array([each["bbox"] for each in content["annotations"]], dtype=np.float64)
     sizes = np.array([size[each["image_id"]] for each in content["annotations"]], dtype=np.float64)
-    assert other_form(boxes, sizes) is None
+    assert other_form(boxes, sizes) is corners_for_centres(centred(boxes), sizes) is None
     assert "corners" in (other_form(corners(boxes), sizes) or "")
+    assert "corners" in (corners_for_centres(corners(boxes), sizes) or "")
     assert "centres" in (other_form(centred(boxes), sizes) or "")
     for written in (boxes, centred(boxes)):
         assert "normalised" in (other_form(normalised(written, sizes), sizes) or "")

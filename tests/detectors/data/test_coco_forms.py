@@ -186,9 +186,7 @@ def test_ignored_annotations_are_crowd_regions(tmp_path: Path, flag: Any) -> Non
     same(data, loaded(tmp_path / "b", crowd))
     assert [len(sample.targets) for sample in (data[0], data[1], data[2])] == [1, 0, 0]
     (note,) = data.notes
-    assert (
-        "evaluated as crowd regions, and did not train on, annotations with `ignore`: 1 (" in note
-    )
+    assert "made crowd regions of annotations with `ignore`: 1 (" in note
 
 
 @pytest.mark.parametrize("flag", [2, -1, "yes", None])

@@ -210,7 +210,7 @@ BAD_BOXES = [
 BAD_LINES = [
     (truncated, "not CrowdHuman's: 1 (line 2: not JSON: "),
     (not_an_object, "not CrowdHuman's: 1 (line 2: must be an object, got a list)"),
-    (deep, "not CrowdHuman's: 1 (line 2: not JSON: "),
+    (deep, "not CrowdHuman's: 1 (line 2: nested too deeply)"),
     (long_integer, "not CrowdHuman's: 1 (line 2: not JSON: "),
     (without("ID"), "not CrowdHuman's: 1 (line 2.ID: is missing)"),
     (without("gtboxes"), "not CrowdHuman's: 1 (line 2.gtboxes: is missing)"),

@@ -219,6 +219,17 @@ def test_other_problems_are_reported_with_the_form(tmp_path: Path) -> None:
     assert "files missing" in missing
 
 
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+def test_corners_in_yolo_labels_are_refused(tmp_path: Path, on_bad: str) -> None:
+    options = written("yolo", tmp_path, on_bad=on_bad)
+    label = tmp_path / "labels" / "train" / "a2.txt"
+    label.write_text("".join(f"0 0.{i} 0.{i} 0.{i}8 0.{i}9\n" for i in range(3, 10)))
+    (tmp_path / "labels" / "train" / "a1.txt").unlink()
+    problem, note = problems(options, "train")
+    assert "the 7 boxes look like corners (x1, y1, x2, y2), not centre x" in problem
+    assert "images without a label file: 2" in note
+
+
 # What occurs twice --------------------------------------------------------------------------------
 
 
