@@ -93,7 +93,7 @@ def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], f
     # In the order of ids, so that two drivers that add the same trials cannot deadlock.
     ordered = sorted(trials, key=lambda trial: trial.id)
     insert_new(connection, Trial, [_trial_row(trial, at) for trial in ordered])
-    own = _own_configs(connection, trials)
+    own = _own_configs(connection, trials, at)
     positions = [
         {"sweep_id": sweep, "trial_id": trial.id, "position": position, "config": own[trial.id]}
         for position, trial in enumerate(trials, first)
@@ -102,16 +102,24 @@ def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], f
 
 
 def _own_configs(
-    connection: Connection, trials: Sequence[TrialRecord]
+    connection: Connection, trials: Sequence[TrialRecord], inserted_at: datetime | None = None
 ) -> dict[str, dict[str, Any] | None]:
-    """Return the configuration of each trial; None where it equals that of the stored trial."""
+    """Return the configuration of each trial; None where it equals that of the stored trial.
+
+    Trials that were stored at `inserted_at` are equal without comparison.
+    """
     ids = [trial.id for trial in trials]
     stored = dict[str, dict[str, Any]]()
     for start in range(0, len(ids), _CHUNK):
-        part = Trial.id.in_(ids[start : start + _CHUNK])
-        rows = connection.execute(select(Trial.id, Trial.config).where(part))
-        stored |= {row.id: row.config for row in rows}
-    return {trial.id: own_config(trial.config, stored[trial.id]) for trial in trials}
+        query = select(Trial.id, Trial.config).where(Trial.id.in_(ids[start : start + _CHUNK]))
+        if inserted_at is not None:
+            query = query.where(Trial.created_at != inserted_at)
+        stored |= {row.id: row.config for row in connection.execute(query)}
+    configs = {trial.id: trial.config for trial in trials}
+    return {
+        key: own_config(config, stored[key]) if key in stored else None
+        for key, config in configs.items()
+    }
 
 
 def own_config(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any] | None:
