@@ -216,7 +216,7 @@ def test_an_expansion_bomb_in_a_spec_is_rejected(tmp_path: Path) -> None:
     bomb = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 64)]
     path = tmp_path / "bomb.yaml"
     path.write_text("\n".join(bomb))
-    with pytest.raises(UserError, match=r"bomb\.yaml: line 2: alias \*a0 is not allowed"):
+    with pytest.raises(UserError, match=r"bomb\.yaml: line \d+: more than 20000 values"):
         load_spec(path)
 
 
