@@ -37,11 +37,13 @@ def moved(
     request: pytest.FixtureRequest, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """A home folder moved from `old`, of this version or of one that stored absolute paths."""
+    monkeypatch.delenv("GAPLAB_LEDGER", raising=False)
     old, new = tmp_path / "old", tmp_path / "el?se where%20#ü"
     shutil.copytree(trained, old)
     if request.param == "absolute paths":
         make_absolute(old, old)
     old.rename(new)
+    Ledger.open(Home(new).ledger_url).close()  # as `gaplab upgrade` does
     monkeypatch.chdir(tmp_path)
     yield new
     assert not old.exists(), "a command has written to the old folder"
