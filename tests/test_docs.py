@@ -261,3 +261,16 @@ def test_files_name_nothing_of_this_machine() -> None:
     private = {str(ROOT), *(word for value in sources for word in value.split())}
     found = {(name_of(path), each) for path in files() for each in private if each in text_of(path)}
     assert found == set()
+
+
+def test_the_tests_of_every_kind_of_input_exist() -> None:
+    """`docs/inputs.md` is written by hand; each of its rows names tests of its kind."""
+    text = (ROOT / "docs" / "inputs.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("|") and "---" not in line]
+    assert len(rows) > 100
+    defined = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in rows:
+        names = re.findall(r"`(test_\w+)", row)
+        assert names or row.startswith("| Input |") or "| same" in row, row
+        missing = [name for name in names if f"def {name}(" not in defined]
+        assert missing == [], row
