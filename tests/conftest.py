@@ -5,6 +5,7 @@ to train in seconds, PostgreSQL servers, and programs that run as several ranks.
 import importlib.util
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("gaplab")
+
+
+def pytest_configure() -> None:
+    """Let the programs that tests start receive Ctrl-C and the end of a terminal.
+
+    A shell ignores the first for what it runs in the background, and nohup the second; programs
+    would inherit that, but a handler becomes the default in them.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
 
 SMALL: dict[str, Any] = {
     "name": "small",
