@@ -46,8 +46,7 @@ def ui(
             for view in ledger.sweeps():
                 copy.replay(ledger, view.id)
         with running_server(place, port) as base_url:
-            _print(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
-            _wait()
+            _wait(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
 
 
 def mirror(
@@ -106,9 +105,10 @@ def _newest(ledger: Reader) -> str | None:
     return sweeps[0].name if sweeps else None
 
 
-def _wait() -> None:
-    """Wait for Ctrl-C."""
+def _wait(line: str) -> None:
+    """Print a line and wait for Ctrl-C, which may come as soon as the line is printed."""
     try:
+        _print(line)
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
