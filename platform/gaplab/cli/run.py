@@ -117,6 +117,7 @@ class SweepRun:
             The exit code: 0, 1 if trials failed, 128 plus a signal's number if one stopped the
             sweep (130 for Ctrl-C).
         """
+        from gaplab.launch.search import is_open
         from gaplab.spec.sweep import inspect_data
 
         print_ignored(self.home, self.address)
@@ -128,10 +129,11 @@ class SweepRun:
             if once_more:
                 self._rerun(ledger, once_more)
             todo = ledger.unfinished(self.sweep)
-            self._announce(todo)
+            searching = is_open(self.sweep, ledger)
+            self._announce(todo, searching)
             for note in inspect_data(todo):
                 self.console.print(note)
-            if todo and (stop := self._train(todo, ledger)):
+            if (todo or searching) and (stop := self._train(todo, ledger)):
                 return self._stopped(stop)
             ledger.add_sweep(self.sweep)
             return self._conclude(ledger)
@@ -154,9 +156,10 @@ class SweepRun:
             f"are kept in {self.home.path}/trials/TRIAL/replaced"
         )
 
-    def _announce(self, todo: Sequence[TrialRecord]) -> None:
+    def _announce(self, todo: Sequence[TrialRecord], searching: bool) -> None:
         total = len(self.sweep.trials)
-        rest = f"{len(todo)} to train" if todo else "nothing to train"
+        nothing = "the search goes on" if searching else "nothing to train"
+        rest = f"{len(todo)} to train" if todo else nothing
         done = total - len(todo)
         self.console.print(
             f"sweep {self.sweep.id}: {plural(total, 'trial')}, {done} already done, {rest}"

@@ -134,6 +134,12 @@ def with_proposed(sweep: SweepRecord, before: SweepRecord, ledger: Ledger) -> Sw
     return replace(sweep, trials=tuple(search.renewed(trial_results(ledger, sweep.id))))
 
 
+def is_open(sweep: SweepRecord, ledger: Ledger) -> bool:
+    """Return whether the search of a sweep has samples left to propose; False without a search."""
+    search = open_search(stored_spec(sweep))
+    return search is not None and search.remaining(trial_results(ledger, sweep.id)) > 0
+
+
 class Proposals:
     """Adds the proposals of a search to a sweep in the ledger. Several drivers may do so at once.
 

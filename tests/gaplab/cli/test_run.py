@@ -105,6 +105,20 @@ def test_failures_are_shown_under_any_protocol(
     assert gaplab("run", write_spec(**ONENET), code=1) == "", "no error about a protocol"
 
 
+def test_a_search_goes_on_after_its_known_trials_have_finished(
+    gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
+) -> None:
+    """As after a driver that was killed before it asked for the next sample."""
+    pytest.importorskip("optuna")
+    space = {"training.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    search = {"method": "optuna", "trials": 3, "startup": 2, "space": space}
+    trained = train()
+    spec = write_spec(search=search)
+    assert "2 trials, 0 already done, 2 to train" in gaplab("run", spec)
+    assert "2 trials, 2 already done, the search goes on" in gaplab("resume")
+    assert len(trained) == 2
+
+
 def test_one_trial_is_written_in_the_singular(
     gaplab: Gaplab, write_spec: Write, train: Callable[..., Sweeps]
 ) -> None:
