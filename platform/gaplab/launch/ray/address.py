@@ -44,10 +44,16 @@ class RayProblem:
         return f"{self.what}; {self.remedy}"
 
 
+_NO_TOKEN = RayProblem(
+    "the cluster needs a token", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH here"
+)
+"""Ray sends no token unless RAY_AUTH_MODE says so."""
+
+
 def cluster_problem(address: str) -> RayProblem | None:
     """Return why a driver can't use the cluster at `address`, or None if it can.
 
-    Takes at most `SECONDS`. A token is not checked.
+    Takes at most `SECONDS`. Whether a token is the right one is not checked.
     """
     if address.startswith("ray://"):
         what = "Ray Client is not supported, because a driver must run on a node of its cluster"
@@ -110,14 +116,16 @@ def within(seconds: float, action: Callable[[], T]) -> T:
     return result.result(seconds)
 
 
-def _problem(check: Callable[[], str], remedy: str) -> RayProblem | None:
-    """Return what `check` finds or fails with; None if it finds nothing."""
+def _problem(check: Callable[[], str | RayProblem], remedy: str) -> RayProblem | None:
+    """Return what `check` finds or fails with, by default with `remedy`; None if it is nothing."""
     try:
         what = within(SECONDS, check)
     except TimeoutError:
         what = f"nothing answers within {SECONDS:g} seconds"
     except (OSError, UnicodeError) as error:
         what = _connection_problem(error)
+    if isinstance(what, RayProblem):
+        return what
     return RayProblem(what, remedy) if what else None
 
 
@@ -135,7 +143,7 @@ def _connection_problem(error: OSError | UnicodeError) -> str:
     return f"can't connect ({cause})"
 
 
-def _no_cluster(host: str, port: int) -> str:
+def _no_cluster(host: str, port: int) -> str | RayProblem:
     """Return why this is not the global control service of a cluster; raises OSError."""
     with socket.create_connection((host, port), SECONDS):
         pass
@@ -148,7 +156,9 @@ def _no_cluster(host: str, port: int) -> str:
         except grpc.RpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise TimeoutError from error
-            return "" if error.code() in _PROTECTED else "something answers that is not Ray"
+            if error.code() not in _PROTECTED:
+                return "something answers that is not Ray"
+            return "" if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else _NO_TOKEN
     return ""
 
 

@@ -177,12 +177,29 @@ def test_web_servers(status: int, body: str, found: bool) -> None:
         ("/another.Service/Call", None, False),
     ],
 )
-def test_programs_that_use_grpc(service: str, code: grpc.StatusCode | None, found: bool) -> None:
+def test_programs_that_use_grpc(
+    service: str, code: grpc.StatusCode | None, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "Token")
     with rpc(service, code) as address:
         assert (cluster_problem(address) is None) == found
         problem = dashboard_problem(f"http://{address}")
         assert problem is not None
         assert "dashboard" in problem.remedy
+
+
+@pytest.mark.parametrize("mode", [None, "", "disabled"])
+def test_a_cluster_that_needs_a_token(monkeypatch: pytest.MonkeyPatch, mode: str | None) -> None:
+    """Ray would retry for 20 seconds without one."""
+    if mode is None:
+        monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    else:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    with rpc(GET_CLUSTER_ID, grpc.StatusCode.UNAUTHENTICATED) as address:
+        problem = cluster_problem(address)
+    assert problem is not None
+    assert problem.what == "the cluster needs a token"
+    assert "RAY_AUTH_TOKEN_PATH" in problem.remedy
 
 
 def test_an_encrypted_cluster_is_left_to_ray(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
