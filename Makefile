@@ -22,7 +22,7 @@ demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
 
 test: lint types unit sweeps docs  ## everything that CI runs
 
-test-fast: $(VENV)/.ready-dev  ## unit tests that start no server, in under two minutes
+test-fast: $(VENV)/.ready-dev  ## unit tests that start no server, in two and a half minutes
 	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(addprefix --ignore ,$(SWEEPS) $(SERVERS))
 
 lint: $(VENV)/.ready-dev  ## check style and formatting (ruff)
