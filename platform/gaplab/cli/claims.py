@@ -4,6 +4,7 @@ import json as jsonlib
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from gaplab.cli.options import AddressOption, HomeOption, JsonOption, ProfileOpt
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.results import Resampling
 from gaplab.errors import UserError
-from gaplab.formatting import plural, points, rounded, signed
+from gaplab.formatting import plural, points, printable, rounded, signed
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
@@ -57,16 +58,17 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
         each.spec: _read_spec(file.parent / each.spec, profile, seeds) for each in chosen.values()
     }
     folder = Home(home)
-    if train:
-        _train(chosen, specs, folder, address)
+    if train:  # what it prints is no part of the JSON
+        with redirect_stdout(sys.stderr) if json else nullcontext():
+            _train(chosen, specs, folder, address)
     with read_ledger(folder) as ledger, progress_line("checking claims") as show:
         resampling = Resampling(_RESAMPLES, folder.path, show)
         found = find_verdicts(chosen, specs, ledger, resampling)
     for problem in resampling.problems():
-        sys.stderr.write(f"gaplab: {problem}\n")
+        sys.stderr.write(f"gaplab: {printable(problem)}\n")
+    sys.stdout.write(to_json(found) if json else to_text(found))
     if output:
         _write(output, markdown(found))
-    sys.stdout.write(to_json(found) if json else to_text(found))
 
 
 def to_text(found: "Sequence[Finding]") -> str:
@@ -141,7 +143,7 @@ def _train(
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--output {path}: can't be written ({error.strerror})") from error
 

@@ -25,7 +25,7 @@ from gaplab.results.paper_table import Line, table_lines, value_of
 from gaplab.results.verdicts import MIN_SEEDS, Evidence, Limit, Quantity, Verdict, judge
 from gaplab.spec.models import Spec
 from gaplab.spec.problems import to_problem
-from gaplab.spec.yaml_text import YamlError, parse_yaml
+from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 Resample = Callable[[ResultRow], Resampled | None]
 """Returns AP of an evaluation on resamples of its images, or None if it is not known."""
@@ -124,8 +124,8 @@ def read_claims(path: Path) -> dict[str, Claim]:
         UserError: the file can't be read, or claims are not valid; one line per problem.
     """
     try:
-        content = parse_yaml(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, YamlError) as error:
+        content = parse_yaml(read_text(path))
+    except (OSError, YamlError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"{path}: {why}") from None
     if not isinstance(content, dict) or not all(isinstance(c, dict) for c in content.values()):
@@ -141,8 +141,8 @@ def read_claims(path: Path) -> dict[str, Claim]:
             except ValidationError as error:
                 wrong = [to_problem(e, Claim) for e in error.errors(include_url=False)]
                 problems += [f"{where}{problem}" for problem in wrong]
-    if problems:
-        raise UserError(*problems)
+    if problems or not found:
+        raise UserError(*(problems or [f"{path}: holds no claim; add one below a spec"]))
     return found
 
 

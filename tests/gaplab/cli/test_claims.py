@@ -87,6 +87,7 @@ def test_a_run_with_nothing_to_train_goes_on(gaplab: Gaplab, claims: Path) -> No
     output = gaplab("claims", claims, "--run", "--only", "tables/t1.yaml")
     assert "6 trials, 6 already done, nothing to train" in output
     assert "3 claims: 2 hold, 1 fails, 0 undecided" in output
+    assert len(json.loads(gaplab("claims", claims, "--run", "--json"))) == 3
 
 
 @pytest.mark.parametrize(

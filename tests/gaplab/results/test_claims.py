@@ -228,6 +228,8 @@ SOUND = {"source": "a paper", "sentence": "It is so.", "rows": ["a"], "above": 1
         ("a: [", ["line 1: expected the node content"]),
         ("", ["must be a mapping of specs to mappings of ids to claims"]),
         ("- a", ["must be a mapping of specs"]),
+        ("{}", ["holds no claim"]),
+        ({"t.yaml": {}}, ["holds no claim"]),
         ("t.yaml: [1]", ["must be a mapping of specs"]),
         ({"t.yaml": {"x": 3}}, ["t.yaml: x: must be a mapping"]),
         (
