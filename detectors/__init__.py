@@ -41,7 +41,7 @@ __all__ = [
 
 limit_instructions()
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Part of every trial's id. It goes up when a change alters results; old rows are marked stale."""
 
 _MODULES = {

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from detectors.options import LATER, Options
+from detectors.options import Options
 
 ClsLoss = Literal["focal", "bce", "gaussian"]
 """The classification loss of an assignment.
@@ -43,7 +43,7 @@ class LossOptions(Options):
     l1_weight: float = Field(0.0, ge=0)
     """Weight of a second box loss, L1 between boxes as fractions of the image (5 in DETR, OneNet
     and DATE's one-to-one branch); see `l1_of`."""
-    l1_of: L1Of = Field("center_sides", json_schema_extra=LATER)
+    l1_of: L1Of = "center_sides"
     """What L1 compares: centre, width and height (DETR, DATE, the text of 001) or the corners
     (OneNet's released code)."""
     box_by: Literal["degree", "centerness", "equal"] = "degree"

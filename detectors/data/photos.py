@@ -17,7 +17,7 @@ from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif
 from detectors.data.problems import Problems
-from detectors.options import LATER, NOT_IDENTITY
+from detectors.options import NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
 
 
@@ -39,7 +39,7 @@ class Photos(DataOptions):
     smaller of the two limits the shorter side of an image and the larger its longer side (the rule
     of Detectron: 800 and 1333), and each side is only padded to the next multiple of 32; images of
     a batch are then padded to the largest of them."""
-    exif: Exif = Field("apply", json_schema_extra=LATER)
+    exif: Exif = "apply"
     """`apply`: images are turned as their EXIF orientation says, as browsers, annotation tools and
     OpenCV show them, unless only the stored pixels have the width and height of the annotations.
     `ignore`: the stored pixels are used, as in COCO's tools. `refuse`: images with an orientation
@@ -47,7 +47,7 @@ class Photos(DataOptions):
     on_bad: Literal["refuse", "skip"] = "refuse"
     """What to do with images and annotations that can't be used: raise an error, or leave them out
     and report it."""
-    val_fraction: float = Field(0.0, ge=0, lt=1, json_schema_extra=LATER)
+    val_fraction: float = Field(0.0, ge=0, lt=1)
     """Part of the training images that is used for validation instead. The file of the validation
     split is then not read. 0: the data set has its own validation split. The images are those whose
     file names, without folders, have the smallest SHA-256; their number is rounded, but each split

@@ -8,7 +8,7 @@ from detectors.models.anchors import AnchorOptions
 from detectors.models.gates import GATES, Centerness, GateOptions, NoGate
 from detectors.models.predictor import BranchShape
 from detectors.models.pyramid_options import PyramidOptions
-from detectors.options import LATER, OneOf
+from detectors.options import OneOf
 
 
 class FcosOptions(PyramidOptions):
@@ -33,7 +33,7 @@ class FcosOptions(PyramidOptions):
     anchor_scale: float = Field(4.0, gt=0)
     """Side, in strides, of the square anchor at every point, for the assignments that use one
     (anchor, atss, retinanet; 4 in 003 Table 1, 8 in ATSS)."""
-    o2m_code: Literal["same", "softplus", "relu", "exp"] = Field("same", json_schema_extra=LATER)
+    o2m_code: Literal["same", "softplus", "relu", "exp"] = "same"
     """`box` of the one-to-many branch, if `o2m_box` is `point`; `same`: like `box` (`exp` in
     DATE)."""
     o2m_box: Literal["point", "anchor"] = "point"

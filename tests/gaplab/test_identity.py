@@ -1,9 +1,7 @@
 """The identity of options, field by field."""
 
-import pytest
 from pydantic import Field
 
-from detectors.models.fcos import FcosOptions
 from detectors.options import LATER, NOT_IDENTITY, Options
 from gaplab.identity import identity
 
@@ -40,9 +38,3 @@ def test_fields_at_any_depth() -> None:
     assert identity(Whole(parts=(Grown(), Grown(mode="new")))) == {
         "parts": [{"size": 1}, {"size": 1, "mode": "new"}]
     }
-
-
-@pytest.mark.parametrize("code", ["relu", "exp"])
-def test_detectors_keep_their_ids_after_an_option_was_added(code: str) -> None:
-    assert "o2m_code" not in identity(FcosOptions())
-    assert identity(FcosOptions.model_validate({"o2m_code": code}))["o2m_code"] == code

@@ -15,7 +15,6 @@ from detectors.data import DATASETS
 from detectors.data.base import DataError
 from detectors.data.fraction import part_of
 from detectors.data.photos import Photos
-from detectors.options import LATER
 from tests.photographs import WRITERS, Photograph, written
 
 FORMATS = [*WRITERS, "crowdhuman"]
@@ -123,12 +122,6 @@ def test_two_entries_of_one_file_stay_together(tmp_path: Path) -> None:
         ids = {t.image_id for t in options.load(split).truth()}
         assert len(ids) == 10
         assert {i % 100 for i in ids if i > 100} == {i for i in ids if i < 100}
-
-
-def test_the_fraction_is_part_of_the_identity_only_if_it_is_set() -> None:
-    for name in FORMATS:
-        field = DATASETS[name].model_fields["val_fraction"]
-        assert (field.default, field.json_schema_extra) == (0, LATER)
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.0, 1.5, True, "half"])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from gaplab.errors import UserError
 from gaplab.spec.models import Experiment
@@ -123,7 +124,7 @@ def test_nothing_varied_is_one_trial() -> None:
     assert trial.config == experiment.config()
     assert (trial.assignment, trial.family, trial.seed) == ("poto", "o2o", 0)
     assert trial.dataset == experiment.data.label
-    assert (trial.epochs, trial.results_version) == (12, 1)
+    assert (trial.epochs, trial.results_version) == (12, RESULTS_VERSION)
 
 
 @pytest.mark.parametrize("name", list(ASSIGNERS))

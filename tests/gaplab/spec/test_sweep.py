@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from detectors.options import Options
 from gaplab.errors import UserError
@@ -141,10 +142,9 @@ def test_the_id_is_the_digest_of_the_canonical_json() -> None:
     del config["resources"], config["checkpoints"]
     del config["evaluation"]["every"], config["evaluation"]["candidates"]
     del config["evaluation"]["protocol"]["preset"]
-    del config["detector"]["o2m_code"], config["training"]["loss"]["l1_of"]  # added later
     content = config | {
         "fingerprint": Experiment.model_validate(SECTIONS).data.fingerprint(),
-        "results_version": 1,
+        "results_version": RESULTS_VERSION,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     assert trial.id == hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -152,10 +152,10 @@ def test_the_id_is_the_digest_of_the_canonical_json() -> None:
 
 def test_a_new_results_version_is_a_new_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     before = expand(resolve(make_spec())).trials[0]
-    monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
+    monkeypatch.setattr(sweep, "RESULTS_VERSION", RESULTS_VERSION + 1)
     after = expand(resolve(make_spec())).trials[0]
     assert before.id != after.id
-    assert (before.results_version, after.results_version) == (1, 2)
+    assert (before.results_version, after.results_version) == (RESULTS_VERSION, RESULTS_VERSION + 1)
 
 
 def test_the_id_of_a_sweep_depends_on_its_trials_alone() -> None:
@@ -193,7 +193,7 @@ def test_changed_trials_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert changed_trials([first, changed, second]) == [changed]
     (tmp_path / "a" / "train.json").write_text((tmp_path / "a" / "val.json").read_text())
     assert changed_trials([first, second]) == [first]
-    monkeypatch.setattr(sweep, "RESULTS_VERSION", 2)
+    monkeypatch.setattr(sweep, "RESULTS_VERSION", RESULTS_VERSION + 1)
     assert changed_trials([first, second]) == [first, second]
     (tmp_path / "b" / "train.json").unlink()
     with pytest.raises(UserError, match=r"b/train\.json"):
