@@ -63,9 +63,10 @@ class Training(Options):
     """`bf16`: backbone, neck and towers run under autocast; predictors, gates, boxes, assignment
     and losses stay in fp32."""
     init_from: str = ""
-    """The id of a finished trial, or a file with the state dict of a detector. Backbone, neck,
-    towers and level scales are initialised with its (averaged) weights; predictors and gates are
-    not (004 Table 11). A trial's id contains this text, not the content of the file."""
+    """The id of a finished trial, in a spec also `row:NAME` for that row's trial with the same
+    seed, or a file with the state dict of a detector. Backbone, neck, towers and level scales are
+    initialised with its (averaged) weights; predictors and gates are not (004 Table 11). A trial's
+    id contains this text, or the id of the row's trial, not the content of the file."""
 
     @field_validator("decay_at")
     @classmethod

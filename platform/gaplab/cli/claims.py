@@ -135,6 +135,7 @@ def _train(
     check_rows(claims, specs)
     for name, each in specs.items():
         rows = {term.row for claim in claims.values() if claim.spec == name for term in claim.rows}
+        rows = resolve(each.spec).with_parents(rows)
         needed = {row: keys for row, keys in each.spec.rows.items() if row in rows}
         sweep = expand(resolve(each.spec.model_copy(update={"rows": needed})))
         if code := SweepRun(sweep, home, address, json=False).execute():

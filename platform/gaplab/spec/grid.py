@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
-from typing import Any
+from typing import Any, NamedTuple
 
 from gaplab.spec.axes import MISSING, Axis, Key, split_key, varied_keys
 from gaplab.spec.models import Condition, Experiment, Spec
@@ -15,6 +15,16 @@ TrialChoices = dict[str, Choice]
 """Name of a section -> its choice, for one trial."""
 _Positions = tuple[int, ...]
 """One position per axis."""
+
+
+class Combination(NamedTuple):
+    """One trial before its sections are read."""
+
+    row: str | None
+    """Name of its row; None in a spec without rows."""
+    others: tuple[int, ...]
+    """Its position on every axis other than that of `rows`."""
+    choices: TrialChoices
 
 
 class Grid:
@@ -36,16 +46,17 @@ class Grid:
         self._unmet = dict.fromkeys(spec.when)
         self._unused = dict.fromkeys(range(len(spec.exclude)))
 
-    def trials(self) -> Iterator[tuple[str | None, TrialChoices]]:
-        """Yield all trials that are not excluded, each with the name of its row.
+    def trials(self) -> Iterator[Combination]:
+        """Yield all trials that are not excluded.
 
-        The first axis varies slowest. Equal trials may be repeated. Without rows the name is None.
+        The first axis varies slowest. Equal trials may be repeated.
         """
         rows = self._axes[0].rows if self._axes else ()
         for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
             trial = self._trial(positions)
             if not self._excluded(trial):
-                yield (rows[positions[0]] if rows else None), trial
+                row, others = (rows[positions[0]], positions[1:]) if rows else (None, positions)
+                yield Combination(row, others, trial)
 
     def notes(self) -> list[str]:
         """Return the conditions that held for no combination, one line each.

@@ -4,8 +4,9 @@ The result, a `ResolvedSpec`, is what other modules pass on, so that nothing enu
 of a spec a second time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -15,6 +16,7 @@ from gaplab.spec.axes import Axis, axes_of, split_key
 from gaplab.spec.grid import Grid
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.problems import Problem, to_problem
+from gaplab.spec.references import find_parents
 from gaplab.spec.sections import Section, Sections
 from gaplab.spec.validate import check, unmeasured_metrics
 
@@ -26,6 +28,8 @@ class Variant(NamedTuple):
     """Name of the row that the trial belongs to; None in a spec without rows."""
     sections: Mapping[str, Section]
     """Validated sections of the experiment, by name."""
+    parent: int | None = None
+    """Index of the variant that this one starts from, if its `init_from` names a row."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,23 @@ class ResolvedSpec:
     """All trials that are not excluded, in the order of the axes."""
     notes: tuple[str, ...] = ()
     """Conditions that never hold, one line each."""
+
+    def parents_first(self) -> Iterator[int]:
+        """Yield the index of every variant, after that of the one that it starts from."""
+        needs = {i: each.parent for i, each in enumerate(self.variants) if each.parent is not None}
+        if not needs:
+            yield from range(len(self.variants))
+            return
+        first = TopologicalSorter({i: [parent] for i, parent in needs.items()}).static_order()
+        yield from dict.fromkeys([*first, *range(len(self.variants))])
+
+    def with_parents(self, rows: Iterable[str]) -> set[str]:
+        """Return rows and all those whose trials they start from, directly or indirectly."""
+        found, variants = set(rows), self.variants
+        for i in [*self.parents_first()][::-1]:
+            if variants[i].row in found and (parent := variants[i].parent) is not None:
+                found.add(variants[parent].row or "")
+        return found
 
     @property
     def samples_left(self) -> int:
@@ -66,12 +87,20 @@ def resolve(spec: Spec) -> ResolvedSpec:
         varied = {split_key(key)[0] for axis in axes for key in axis.values}
         raise SpecError(problems + base_problems(spec.base, varied))
     grid = Grid(spec, axes)
-    variants = [
-        Variant(row, {name: grid.sections.read(name, choice) for name, choice in choices.items()})
-        for row, choices in grid.trials()
+    found = list(grid.trials())
+    trials = [
+        {name: grid.sections.read(name, choice) for name, choice in each.choices.items()}
+        for each in found
     ]
-    if problems := _problems(spec, variants) or list(grid.undecided):
+    if problems := _problems(spec, trials) or list(grid.undecided):
         raise SpecError(problems)
+    parents, problems = find_parents(spec.rows, found, trials, grid.sections)
+    if problems:
+        raise SpecError(problems)
+    variants = [
+        Variant(each.row, sections, parents.get(i))
+        for i, (each, sections) in enumerate(zip(found, trials, strict=True))
+    ]
     return ResolvedSpec(spec, tuple(axes), tuple(variants), tuple(grid.notes()))
 
 
@@ -86,15 +115,15 @@ def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:
     return [p for name in names if name not in varied for p in sections.read(name, ()).problems]
 
 
-def _problems(spec: Spec, variants: Sequence[Variant]) -> list[Problem]:
+def _problems(spec: Spec, trials: Sequence[Mapping[str, Section]]) -> list[Problem]:
     """Return the problems of the trials, each once."""
-    if not variants:
+    if not trials:
         return [Problem(("exclude",), "leaves no trial")]
     found = dict[Problem, None]()
-    for variant in variants:
-        inside = [each for section in variant.sections.values() for each in section.problems]
-        found.update(dict.fromkeys(inside or _problems_between(variant.sections)))
-    evaluations = [variant.sections["evaluation"] for variant in variants]
+    for sections in trials:
+        inside = [each for section in sections.values() for each in section.problems]
+        found.update(dict.fromkeys(inside or _problems_between(sections)))
+    evaluations = [sections["evaluation"] for sections in trials]
     used = [each.value.protocol.evaluator for each in evaluations if not each.problems]
     found.update(dict.fromkeys(unmeasured_metrics(spec, used)))
     return list(found)

@@ -72,7 +72,7 @@ class Sections:
             model = _READERS[name].model_validate({} if raw is MISSING else {name: raw})
         except ValidationError as error:
             found = [to_problem(each, Experiment) for each in error.errors(include_url=False)]
-            return Section(None, tuple(self._relocated(each, choice) for each in found))
+            return Section(None, tuple(self.relocated(each, choice) for each in found))
         return Section(getattr(model, name))
 
     def _raw(self, name: str, choice: Choice) -> Any:
@@ -82,7 +82,7 @@ class Sections:
             raw = put(raw, varied.key, varied.values[position], 1)
         return raw
 
-    def _relocated(self, problem: Problem, choice: Choice) -> Problem:
+    def relocated(self, problem: Problem, choice: Choice) -> Problem:
         """Return the problem with the path at which the spec has the wrong value."""
         for index, position in reversed(choice):
             varied = self._varied[index]

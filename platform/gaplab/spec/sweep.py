@@ -4,9 +4,9 @@ The id of a trial is a digest of everything that can change its result: the iden
 sections (see `identity`), the fingerprint of its data, and `detectors.RESULTS_VERSION`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectors import RESULTS_VERSION
 from detectors.data.base import DataError, DataOptions, Split
@@ -16,6 +16,7 @@ from gaplab.identity import canonical, counted, digest, identity
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.spec.axes import split_key
 from gaplab.spec.models import Experiment, Spec
+from gaplab.spec.references import start_from
 from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sampling import remarks
 from gaplab.spec.sections import Section, Sections, put
@@ -75,19 +76,40 @@ def outline(resolved: ResolvedSpec) -> Outline:
     spec, variants = resolved.spec, resolved.variants
     prints, problems = _fingerprints([each.sections["data"].value for each in variants])
     records, rows = dict[str, TrialRecord](), {row: dict[str, TrialRecord]() for row in spec.rows}
-    for row, sections in variants:
-        known = prints.get(sections["data"].value)
-        key = _trial_id(sections, known or canonical(sections["data"].config))
-        if key not in records:
-            records[key] = _record(key if known else "", sections)
-        if row is not None:
-            rows[row][key] = records[key]
+    for variant, each in zip(variants, _identified(resolved, prints), strict=True):
+        if each.key not in records:
+            records[each.key] = _record(each.id, each.sections)
+        if variant.row is not None:
+            rows[variant.row][each.key] = records[each.key]
     sweep = "" if problems else _sweep_id(spec, records)
     record = SweepRecord(sweep, spec.name, dump_yaml(to_mapping(spec)), tuple(records.values()))
     held = {row: tuple(found.values()) for row, found in rows.items()}
     left = remarks(spec.search, resolved.samples_left)
     notes = (*resolved.notes, *_equal_trials(len(variants), held, len(records)), *left)
     return Outline(record, held, problems, notes)
+
+
+class _Identified(NamedTuple):
+    """A variant with its id, and its reference to another row replaced by an id."""
+
+    key: str
+    """The id or, if the data can't be read, a text that other trials don't have."""
+    id: str
+    sections: Mapping[str, Section]
+
+
+def _identified(resolved: ResolvedSpec, prints: Mapping[DataOptions, str]) -> Iterator[_Identified]:
+    """Yield the variants with their ids; those without a fingerprint in `prints` have none."""
+    found = dict[int, _Identified]()
+    for i in resolved.parents_first():
+        _, sections, parent = resolved.variants[i]
+        start = "" if parent is None else found[parent].id
+        sections = start_from(sections, start) if start else sections
+        known = prints.get(sections["data"].value)
+        key = _trial_id(sections, known or canonical(sections["data"].config))
+        complete = known and (start or parent is None)
+        found[i] = _Identified(key, key if complete else "", sections)
+    return (found[i] for i in range(len(found)))
 
 
 def _equal_trials(

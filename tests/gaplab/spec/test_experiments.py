@@ -14,8 +14,7 @@ from gaplab.records import TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Reading, Spec
 from gaplab.spec.resolve import ResolvedSpec
-from gaplab.spec.sweep import Outline, expand, experiment_of, outline
-from tests.builders import row_ids
+from gaplab.spec.sweep import Outline, expand, experiment_of, outline, row_records
 
 FOLDER = Path(__file__).parents[3] / "experiments"
 TABLES = sorted(FOLDER.glob("[0-9]*/t*.yaml"))
@@ -297,11 +296,20 @@ def test_the_header_has_the_protocols_that_rows_need(path: Path) -> None:
 
 
 def test_initial_weights_come_from_the_trial_of_the_intended_row() -> None:
-    ids = row_ids(_resolved(FOLDER / "004/t11.yaml"))
+    found = row_records(load_spec(FOLDER / "004/t11.yaml", overrides=["grid.seed=[0, 1]"]))
     for row, parent in STARTS.items():
-        start = _trials("laptop")[row][0].config["training"]["init_from"]
-        assert start == _trials("laptop")[parent][0].id, f"{row} must start from {parent}"
-        assert (start,) == ids[parent], "and that is trained in the same sweep"
+        starts = [each.config["training"]["init_from"] for each in found[row]]
+        assert starts == [each.id for each in found[parent]], f"{row} must start from {parent}"
+        assert starts[0] == _trials("laptop")[parent][0].id, "and Table 1 has the same trial"
+
+
+@in_both_profiles
+def test_no_file_names_a_trial(profile: str) -> None:
+    for path in TABLES:
+        named = [
+            row.get("training.init_from", "row:") for row in _spec(path, profile).rows.values()
+        ]
+        assert all(each.startswith("row:") for each in named), path
 
 
 @in_both_profiles
