@@ -5,17 +5,14 @@ results: T IoU thresholds 0.50:0.05:0.95, R recall levels, K classes, A area ran
 medium, large), M limits on the number of detections.
 """
 
-import gc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
 from numpy.typing import NDArray
-from torch import Tensor
 
-from detectors.evaluation.matches import Matches
+from detectors.evaluation.matching import xywh
 from detectors.evaluation.metrics import SIZES, Metrics
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
@@ -49,52 +46,6 @@ def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
     return [_metrics(_evaluated(ground_truth, each, truth, counts), counts) for each in columns]
 
 
-def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matches:
-    """Match detections as COCO does, for all object sizes together."""
-    evaluator = _evaluated(_ground_truth(truth), detections, truth, [max_dets], ["all"])
-    index_of = np.argsort(_positions(truth))
-    with _no_collection():
-        found = [each for each in evaluator.eval_imgs if each and each["dtScores"]]
-    found.sort(key=lambda each: (each["category_id"], each["image_id"]))
-    counts = [len(each["dtScores"]) for each in found]
-    thresholds = len(evaluator.params.iou_thrs)
-    ignored = _flags([each["dtIgnore"] for each in found], thresholds)
-    objects = ~truth.crowd
-    return Matches(
-        images=len(truth),
-        classes=len(truth.classes),
-        image=np.repeat(_ints(index_of[each["image_id"]] for each in found), counts),
-        label=np.repeat(_ints(each["category_id"] for each in found), counts),
-        score=np.array([score for each in found for score in each["dtScores"]], dtype=np.float64),
-        hit=_flags([each["dtMatched"] for each in found], thresholds) & ~ignored,
-        ignored=ignored,
-        object_image=truth.image[objects].numpy(),
-        object_label=truth.labels[objects].numpy(),
-    )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Disable garbage collection, which makes creating many dictionaries ten times slower."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
-
-
-def _ints(values: Any) -> NDArray[np.int64]:
-    return np.fromiter(values, dtype=np.int64)
-
-
-def _flags(parts: Sequence[Any], thresholds: int) -> NDArray[np.bool_]:
-    """Concatenate parts [T, D_i] to [T, D]."""
-    empty = np.zeros((thresholds, 0), dtype=bool)
-    return np.concatenate([empty, *(np.array(part, dtype=bool) for part in parts)], axis=1)
-
-
 def _evaluated(
     ground_truth: Any,
     detections: Candidates,
@@ -115,52 +66,33 @@ def _evaluated(
 
 def _ground_truth(truth: GroundTruth) -> Any:
     """Convert the ground truth to hotcoco's data set; category ids are labels."""
-    if bool(truth.crowd.all()):
-        raise ValueError(
-            f"no object in {len(truth)} images of ground truth: AP is undefined; "
-            "evaluate on a split with objects"
-        )
-    positions = _positions(truth)
+    truth.require_objects()
+    positions = truth.positions()
     sizes = zip(positions.tolist(), truth.sizes, strict=True)
     return COCO.from_arrays(
         [{"id": position, "width": width, "height": height} for position, (width, height) in sizes],
         [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
         positions[truth.image.numpy()],
         truth.labels.numpy(),
-        _xywh(truth.boxes),
+        xywh(truth.boxes),
         area=truth.area.double().numpy(),
         iscrowd=truth.crowd.long().numpy(),
     )
 
 
 def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
-    """Return hotcoco's rows [M, 7]: image, x, y, width, height, score, category id."""
+    """Return hotcoco's rows [M, 7]: image, x, y, width, height, score, category id.
+
+    Images are given by position, because the rows are floats, in which ids above 2^53 would be
+    rounded, and hotcoco takes no negative ids.
+    """
     columns = [
-        _positions(truth)[detections.image.numpy()],
-        _xywh(detections.boxes),
+        truth.positions()[detections.image.numpy()],
+        xywh(detections.boxes),
         detections.scores.double().numpy(),
         detections.labels.numpy(),
     ]
     return np.column_stack(columns)
-
-
-def _positions(truth: GroundTruth) -> NDArray[np.int64]:
-    """Return the position [I] of each image among all, sorted by id.
-
-    hotcoco gets positions as ids: its rows are floats, in which ids above 2^53 would be rounded,
-    and it takes no negative ones. Sorted, because it processes images in the order of ids.
-    """
-    ids = np.array(truth.image_ids, dtype=np.int64)
-    return np.argsort(np.argsort(ids, kind="stable"), kind="stable")
-
-
-def _xywh(boxes: Tensor) -> Floats:
-    """Convert boxes xyxy [M, 4] to float64 xywh; negative widths and heights become 0.
-
-    COCO would ignore a degenerate box otherwise, because a negative area is in no area range.
-    """
-    corners = boxes.double().numpy()
-    return np.hstack([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)])
 
 
 def _metrics(evaluator: Any, counts: list[int]) -> Metrics:

@@ -55,11 +55,7 @@ def crowd_metrics(
     Raises:
         ValueError: there is no object; crowd regions don't count.
     """
-    if bool(truth.crowd.all()):
-        raise ValueError(
-            f"no object in {len(truth)} images of ground truth: AP is undefined; "
-            "evaluate on a split with objects"
-        )
+    truth.require_objects()
     clipped = replace(truth, boxes=_clipped(truth.boxes, truth.image, truth))
     return [_metrics(_best(each, truth, max_dets), clipped) for each in columns]
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.structures import ImageTruth
@@ -67,6 +69,19 @@ class GroundTruth:
             total.update(f"{column.dtype} {tuple(column.shape)} ".encode())
             total.update(column.contiguous().numpy().tobytes())
         return total.hexdigest()
+
+    def positions(self) -> NDArray[np.int64]:
+        """Return the position of each image among all, sorted by id: [I]."""
+        order = np.argsort(np.array(self.image_ids, dtype=np.int64), kind="stable")
+        return np.argsort(order, kind="stable")
+
+    def require_objects(self) -> None:
+        """Raise ValueError if there is no object; crowd regions don't count."""
+        if bool(self.crowd.all()):
+            raise ValueError(
+                f"no object in {len(self)} images of ground truth: AP is undefined; "
+                "evaluate on a split with objects"
+            )
 
     def __len__(self) -> int:
         """Number of images."""

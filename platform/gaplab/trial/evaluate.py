@@ -10,8 +10,8 @@ from torch import nn
 
 from detectors.assigners.base import Branch
 from detectors.data.base import Dataset
-from detectors.evaluation.coco import coco_matches
 from detectors.evaluation.gap import gap_between
+from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select_both

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.evaluation.coco import coco_matches, coco_metrics
+from detectors.evaluation.coco import coco_metrics
 from detectors.evaluation.matches import Matches
+from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
