@@ -6,12 +6,15 @@ medium, large), M limits on the number of detections.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
+from hotcoco.metrics import calibration_error as calibration
 from numpy.typing import NDArray
 
+from detectors.evaluation.matches import Matches
 from detectors.evaluation.matching import xywh
 from detectors.evaluation.metrics import SIZES, Metrics
 from detectors.evaluation.truth import GroundTruth
@@ -20,6 +23,15 @@ from detectors.structures import Candidates
 Floats = NDArray[np.float64]
 
 _IOU_50, _IOU_75 = 0, 5
+_TYPES = {
+    "duplicate": "Dupe",
+    "class": "Cls",
+    "location": "Loc",
+    "both": "Both",
+    "background": "Bkg",
+    "missed": "Miss",
+}
+"""Our names of TIDE's error types, and hotcoco's."""
 _SIZES = {size: index for index, size in enumerate(SIZES, start=1)}
 """Indices of the area ranges; 0 is that of all sizes."""
 
@@ -44,6 +56,54 @@ def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
     ground_truth = _ground_truth(truth)
     counts = sorted({1, min(10, max_dets), max_dets})
     return [_metrics(_evaluated(ground_truth, each, truth, counts), counts) for each in columns]
+
+
+@dataclass(frozen=True)
+class ErrorTypes:
+    """Errors of detections by type, as TIDE divides them (Bolya et al., 2020).
+
+    A wrong detection has the first type that applies: its IoU with an object of its class is from
+    0.1 to 0.5 (`location`); with one of another class at least 0.5 (`class`); with one of its class
+    that is matched to a better detection at least 0.5 (`duplicate`); with all objects at most 0.1
+    (`background`); else `both`. An object that none of these explains is `missed`. Deviation of
+    hotcoco from TIDE's code: a crowd region counts as an object in the first test.
+
+    Attributes:
+        gains: AP50, in percent points, that would be gained without the errors of a type.
+        counts: number of errors of a type.
+    """
+
+    gains: dict[str, float]
+    counts: dict[str, int]
+
+
+def error_types(
+    columns: Sequence[Candidates], truth: GroundTruth, max_dets: int
+) -> list[ErrorTypes]:
+    """Divide the errors of each set of detections; arguments and errors as for `coco_metrics`."""
+    ground_truth = _ground_truth(truth)
+    found = []
+    for each in columns:
+        evaluator = _evaluated(ground_truth, each, truth, [max_dets], ["all"])
+        errors = evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
+        gains = {name: 100 * errors["delta_ap"][key] for name, key in _TYPES.items()}
+        counts = {name: int(errors["counts"][key]) for name, key in _TYPES.items()}
+        found.append(ErrorTypes(gains, counts))
+    return found
+
+
+def calibration_error(matches: Matches) -> float | None:
+    """Compute the expected calibration error of the scores, in percent points.
+
+    It is the mean, over ten equal bins of the score and weighted by the number of detections, of
+    |mean score - share of detections that are matched to an object at IoU 0.5|. Detections that are
+    matched to a crowd region are left out; None if there are no others.
+    """
+    counted = ~matches.ignored[0]
+    if not counted.any():
+        return None
+    error, _ = calibration(matches.score[counted], matches.hit[0][counted], n_bins=10)
+    return 100 * float(error)
 
 
 def _evaluated(

@@ -18,7 +18,7 @@ from detectors.evaluation.overlaps import overlaps
 from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
-from detectors.evaluation.truth import GroundTruth
+from detectors.evaluation.truth import GroundTruth, as_candidates
 from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
@@ -72,7 +72,7 @@ def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
             (max_filter, level_range, spatial_range), or there is no object.
     """
     _check_has_ceiling(protocol)
-    objects = _as_candidates(truth)
+    objects = as_candidates(replace(truth, boxes=_clipped(truth.boxes, truth.image, truth)))
     roomy = protocol.model_copy(update={"pre_nms_topk": max(len(objects), 1)})
     kept = select(objects, roomy, suppress=True)
     recall = crowd_metrics([kept], truth, protocol.max_dets)[0].values["recall"]
@@ -90,16 +90,6 @@ def _check_has_ceiling(protocol: Protocol) -> None:
             f"protocol {protocol.preset!r} has no recall ceiling because of {', '.join(fields)}: "
             "objects have no pyramid level and no anchor point; use a protocol without these fields"
         )
-
-
-def _as_candidates(truth: GroundTruth) -> Candidates:
-    """Return every object, clipped to its image, as a candidate with score 1."""
-    objects = ~truth.crowd
-    image = truth.image[objects]
-    boxes = _clipped(truth.boxes[objects], image, truth)
-    ones = boxes.new_ones(len(boxes))
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return Candidates(image, boxes, ones, truth.labels[objects], image * 0, centres, ones)
 
 
 def _clipped(boxes: Tensor, image: Tensor, truth: GroundTruth) -> Tensor:

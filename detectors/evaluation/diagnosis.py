@@ -1,29 +1,24 @@
-"""Diagnosis of the NMS gap: score gaps, duplicates at equal recall, and the steps of NMS.
-
-A candidate claims the object of its image and class (never a crowd region) with the highest IoU, if
-it is at least 0.5; among equal IoUs, the first object. Boxes are not clipped.
-"""
+"""Diagnosis of the NMS gap: score gaps, duplicates at equal recall, and the steps of NMS."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors.evaluation.claims import claims
 from detectors.evaluation.gap import EVALUATORS
 from detectors.evaluation.metrics import Metrics
-from detectors.evaluation.overlaps import overlaps
 from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.score_gap import ScoreGap, score_gap, top_scores
 from detectors.evaluation.selection import filter_candidates, select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 
-_CLAIM_IOU = 0.5
 _RECALLS = (0.25, 0.5, 0.75, 0.9)
 _TINY_GAP = 0.05
 """Percent points. A smaller gap is shown as 0.0, and shares of it would be noise."""
@@ -35,35 +30,6 @@ _STEPS: dict[str, dict[str, Any]] = {
     "other classes": {"class_wise": False},
 }
 """Changes to `_UNLIMITED`. Each step suppresses among more candidates than the step before."""
-
-
-@dataclass(frozen=True)
-class ScoreGap:
-    """The highest minus the second highest score among the candidates that claim an object.
-
-    Definition 3.3 of "What Makes for End-to-End Object Detection?" (Sun et al., 2021), computed
-    over the candidates that claim an object, because the candidates of a trained detector are not
-    positive or negative. The second score is 0 for an object with one candidate: others, if any,
-    were below the score floor or not among the `pre_nms_topk`.
-
-    Attributes:
-        objects: number of objects.
-        unclaimed: fraction of the objects that no candidate claims. All other attributes are about
-            the remaining objects; they are None or empty if there are none.
-        single: fraction of the objects with one candidate.
-        claimants: mean number of candidates per object.
-        mean: mean score gap.
-        deciles: nine quantiles of the score gap, 10 % to 90 %.
-        histogram: counts of the score gap in ten equal bins of [0, 1].
-    """
-
-    objects: int
-    unclaimed: float
-    single: float | None
-    claimants: float | None
-    mean: float | None
-    deciles: tuple[float, ...]
-    histogram: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -135,57 +101,22 @@ def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> 
     ap, gap, steps = _gap_in_steps(found, truth, protocol)
     detections = select(found, protocol, suppress=False)
     return Diagnosis(
-        score_gap=_score_gap(found.scores, _claims(found, truth), truth),
-        duplicates=_duplicates(detections.scores, _claims(detections, truth), truth),
+        score_gap=score_gap(top_scores(found, truth), ~truth.crowd.numpy()),
+        duplicates=_duplicates(detections.scores, claims(detections, truth), truth),
         ap=ap,
         gap=gap,
         steps=steps,
     )
 
 
-def _claims(candidates: Candidates, truth: GroundTruth) -> Tensor:
-    """Return the object that each candidate claims: [M] int64, a position in `truth`, or -1."""
-    claim = torch.full_like(candidates.image, -1)
-    for rows, objects, iou in overlaps(candidates, truth, ~truth.crowd):
-        best = iou.argmax(dim=2)
-        enough = iou.gather(2, best[:, :, None])[:, :, 0] >= _CLAIM_IOU
-        claim[rows[enough]] = objects.gather(1, best)[enough]
-    return claim
-
-
-def _score_gap(scores: Tensor, claim: Tensor, truth: GroundTruth) -> ScoreGap:
-    """Compute the score gap.
+def _duplicates(scores: Tensor, claim: Tensor, truth: GroundTruth) -> tuple[Duplicates, ...]:
+    """Compute the duplicates at several recalls.
 
     Args:
         scores: [M], descending within an image.
         claim: [M] int64, the claimed objects; -1 for none.
         truth: the ground truth.
     """
-    scores, claim = scores[claim >= 0].double(), claim[claim >= 0]
-    rank = rank_in_group(claim)
-    best, second = torch.zeros(2, len(truth.labels), dtype=torch.float64)
-    best[claim[rank == 0]] = scores[rank == 0]
-    second[claim[rank == 1]] = scores[rank == 1]
-    counts = claim.bincount(minlength=len(truth.labels)).numpy()
-    gaps = (best - second).numpy()[counts > 0]
-    counts, objects = counts[counts > 0], int((~truth.crowd).sum())
-    return ScoreGap(
-        objects=objects,
-        unclaimed=1 - len(gaps) / objects,
-        single=_mean(counts == 1),
-        claimants=_mean(counts),
-        mean=_mean(gaps),
-        deciles=tuple(np.quantile(gaps, np.arange(1, 10) / 10).tolist()) if len(gaps) else (),
-        histogram=tuple(np.histogram(gaps, bins=10, range=(0, 1))[0].tolist()),
-    )
-
-
-def _mean(values: NDArray[Any]) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _duplicates(scores: Tensor, claim: Tensor, truth: GroundTruth) -> tuple[Duplicates, ...]:
-    """Compute the duplicates at several recalls; arguments as for `_score_gap`."""
     claiming = claim >= 0
     first = rank_in_group(claim[claiming]) == 0
     score = scores[claiming].double()

@@ -21,7 +21,11 @@ _PAIRS = 1 << 20
 
 
 def overlaps(
-    candidates: Candidates, truth: GroundTruth, which: Tensor, measure: Measure = pairwise_iou
+    candidates: Candidates,
+    truth: GroundTruth,
+    which: Tensor,
+    measure: Measure = pairwise_iou,
+    class_wise: bool = True,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Compute the overlaps of candidates with the objects of their image and class.
 
@@ -30,20 +34,22 @@ def overlaps(
         truth: the objects.
         which: bool, one per object of `truth`: the objects to compare with.
         measure: computes the overlap of two boxes.
+        class_wise: False: compare with the objects of other classes, too.
 
     Yields:
         For a few images at a time, so that every candidate is in exactly one chunk: positions of
         the candidates of each image [B, W] int64; positions in `truth` of its objects [B, G] int64,
         G at least 1; and their overlaps [B, W, G] float. Positions beyond the end of a row are -1.
-        There, and between different classes, the overlap is 0.
+        There, and between different classes if `class_wise`, the overlap is 0.
     """
     table = _by_image(truth, which)
     for rows in padded(candidates.image, len(truth), _PAIRS // table.shape[1]):
         objects = _narrow(table[candidates.image[rows[:, 0]]])
         there = (rows >= 0)[:, :, None] & (objects >= 0)[:, None]
-        same = candidates.labels[rows][:, :, None] == truth.labels[objects][:, None]
+        if class_wise:
+            there &= candidates.labels[rows][:, :, None] == truth.labels[objects][:, None]
         overlap = measure(candidates.boxes[rows], truth.boxes[objects])
-        yield rows, objects, overlap * (there & same)
+        yield rows, objects, overlap * there
 
 
 def _by_image(truth: GroundTruth, which: Tensor) -> Tensor:

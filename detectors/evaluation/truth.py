@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors.structures import ImageTruth
+from detectors.structures import Candidates, ImageTruth
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,12 @@ class GroundTruth:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.image_ids)
+
+
+def as_candidates(truth: GroundTruth) -> Candidates:
+    """Return every object, without crowd regions, as a candidate with score 1."""
+    objects = ~truth.crowd
+    image, boxes = truth.image[objects], truth.boxes[objects]
+    ones = boxes.new_ones(len(boxes))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return Candidates(image, boxes, ones, truth.labels[objects], image * 0, centres, ones)

@@ -25,7 +25,8 @@ from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
-    from detectors.evaluation.diagnosis import Diagnosis, ScoreGap
+    from detectors.evaluation.diagnosis import Diagnosis
+    from detectors.evaluation.score_gap import ScoreGap
     from gaplab.results.explain import Explanation
 
 EpochOption = Annotated[

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.evaluation.diagnosis import Diagnosis, Duplicates, ScoreGap, diagnose
+from detectors.evaluation.diagnosis import Diagnosis, Duplicates, diagnose
 from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.score_gap import ScoreGap
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
 from tests.detectors.evaluation.cases import measure_gap

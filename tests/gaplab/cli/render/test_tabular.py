@@ -22,8 +22,9 @@ import gaplab.cli
 from detectors.cost import ModelCost
 from detectors.data.base import Split
 from detectors.data.summary import Counts
-from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep, ScoreGap
+from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep
 from detectors.evaluation.metrics import ClassGap
+from detectors.evaluation.score_gap import ScoreGap
 from gaplab.cli.data import _class_table, _split_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
