@@ -18,6 +18,7 @@ from detectors.evaluation.selection import select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.inference import CandidateRequest, predict
 from detectors.models.base import DetectorOptions
+from detectors.models.dense import DenseDetector
 from detectors.structures import Progress
 from detectors.training import Training
 from detectors.world import LocalWorld, seed_torch
@@ -70,6 +71,7 @@ def train(
 
     Raises:
         DataError: the data set has fewer images than one batch.
+        ValueError: a box loss does not fit the boxes that the detector predicts.
         NonFiniteLossError: a loss is NaN or infinite.
 
     Examples:
@@ -91,6 +93,10 @@ def train(
         >>> learner.step
         4
     """
+    if isinstance(detector, DenseDetector):
+        codes = {name: shape.box for name, shape in detector.branches.items()}
+        if problems := training.unfit_losses(codes):
+            raise ValueError("; ".join(problems))
     world = LocalWorld()
     learner = Learner.create(detector, assignment, training, world)
     steps = len(dataset) // training.batch * training.epochs

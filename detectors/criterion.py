@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.boxes import paired_giou, paired_iou
 from detectors.losses import ClsLoss, LossOptions, centerness, classification, l1_of_image, soft_bce
-from detectors.models.decode import encode_deltas
+from detectors.models.decode import ENCODERS
 from detectors.structures import Assignment, Points, Predictions, Targets
 from detectors.world import World
 
@@ -101,8 +101,10 @@ class Criterion:
         weights = {"degree": found.degree, "centerness": target, "equal": torch.ones_like(target)}
         weight = weights[self.options.box_by]
         by_objects = self.options.normalizer == "objects"
-        total = self._count(targets) if by_objects else self._total(weight.sum())
-        box = self.options.box_weight * ((weight * self._box(boxes, found, points)).sum() / total)
+        floor = self.options.centerness_floor if self.options.box_by == "centerness" else 1.0
+        total = self._count(targets) if by_objects else self._total(weight.sum(), floor)
+        each = self._box(predictions, boxes, found, points)
+        box = self.options.box_weight * ((weight * each).sum() / total)
         return Loss(
             cls + 0 * predictions.logits.sum(),
             box + 0 * predictions.boxes.sum(),
@@ -131,23 +133,28 @@ class Criterion:
         total = self._count(targets) if by == "objects" else self._total(totals[by])
         return self.options.cls_weight * (loss_BNC.sum() / total)
 
-    def _total(self, of_rank: Tensor) -> Tensor:
-        """Return the mean over ranks of a number, at least 1 in total over all ranks."""
-        return self.world.all_reduce_mean(of_rank).clamp(min=1 / self.world.size)
+    def _total(self, of_rank: Tensor, floor: float = 1.0) -> Tensor:
+        """Return the mean over ranks of a number, whose sum over all ranks is at least `floor`."""
+        return self.world.all_reduce_mean(of_rank).clamp(min=floor / self.world.size)
 
     def _count(self, targets: Sequence[Targets]) -> Tensor:
         """Return the mean over ranks of the number of objects, at least 1 in total."""
         count = sum(len(t) for t in targets)
         return self._total(torch.tensor(float(count), device=targets[0].boxes.device))
 
-    def _box(self, boxes: Tensor, found: Positives, points: Points) -> Tensor:
-        """Compute the box loss of each of K positive points: [K]."""
+    def _box(
+        self, predictions: Predictions, boxes: Tensor, found: Positives, points: Points
+    ) -> Tensor:
+        """Compute the box loss of each of K positive points with predicted boxes [K, 4]: [K]."""
         if self.options.box == "giou":
             return 1 - paired_giou(boxes, found.box)
         if self.options.box == "iou":
             return -paired_iou(boxes, found.box).clamp(min=1e-6).log()
-        anchors = points.anchors[found.point]
-        return (encode_deltas(boxes, anchors) - encode_deltas(found.box, anchors)).abs().sum(1)
+        if predictions.encoded is None:
+            raise ValueError(f"the box loss {self.options.box} needs encoded predictions")
+        encoded = predictions.encoded[found.image, found.point]
+        wanted = ENCODERS[self.options.box](found.box, points.take(found.point))
+        return (encoded - wanted).abs().sum(1)
 
     def _l1(
         self,

@@ -13,7 +13,6 @@ from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
-from detectors.losses import LossOptions
 from detectors.optimizer import make_optimizer, ramped_average
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
@@ -175,7 +174,8 @@ def _supervise(
     """Compute the loss of one branch, summed over its cascaded heads."""
     supervision = learner.strategy.branches()[branch]
     auxiliary = learner.strategy.auxiliary().get(branch)
-    criterion = Criterion(_loss_options(learner, branch), learner.world)
+    options = learner.training.loss_of(branch, learner.strategy.branches())
+    criterion = Criterion(options, learner.world)
     points, losses = output.points[branch], []
     for predictions in output.branches[branch]:
         assigner = supervision.assigner
@@ -188,12 +188,6 @@ def _supervise(
             loss = replace(loss, aux=aux)
         losses.append(loss)
     return _sum(losses)
-
-
-def _loss_options(learner: Learner, branch: Branch) -> LossOptions:
-    training = learner.training
-    second = branch == "o2m" and len(learner.strategy.branches()) > 1
-    return training.o2m_loss if second and training.o2m_loss is not None else training.loss
 
 
 def _auxiliary(

@@ -37,7 +37,11 @@ class LossOptions(Options):
     focal_gamma: float = Field(2.0, ge=0)
     """Exponent of the focal loss: larger values reduce the weight of easy points."""
     box: Literal["giou", "iou", "deltas"] = "giou"
-    """1 - GIoU; -log(IoU) (FCOS as first published); L1 of deltas to the anchors (RetinaNet)."""
+    """1 - GIoU; -log(IoU) (FCOS as first published, with IoU at least 1e-6); or L1 between the
+    predicted deltas and those of the object's box to the anchor (RetinaNet), for detectors that
+    predict deltas. GIoU and IoU compare decoded boxes: they have no gradient where a decoder clamps
+    (`relu` and `pixels` below 0, `deltas` above log(1000/16)), as in the released codes. `deltas`
+    compares the output itself, so its gradient never vanishes."""
     box_weight: float = Field(5.0, ge=0)
     """Weight of the box loss."""
     l1_weight: float = Field(0.0, ge=0)
@@ -49,7 +53,12 @@ class LossOptions(Options):
     box_by: Literal["degree", "centerness", "equal"] = "degree"
     """Weight of a positive point in the box loss: its degree, the centerness of its position in the
     box (FCOS's improved recipe; o2f's released code), or 1 (002 Eq. 5). The loss is divided by the
-    sum of the weights. If all degrees are 1, `degree` and `equal` are the same."""
+    sum of the weights over the global batch, which counts as at least 1, except for `centerness`.
+    If all degrees are 1, `degree` and `equal` are the same."""
+    centerness_floor: float = Field(1e-6, gt=0)
+    """Smallest sum of centerness that divides the box loss with `box_by: centerness`: 1e-6 in the
+    released codes of 002 and 004 and in mmdetection, 1 in cvpods, the framework of 003. A batch
+    with few positive points far from the centres of boxes has a smaller sum than 1."""
     centerness_weight: float = Field(1.0, ge=0)
     """Weight of the centerness loss, for detectors that predict centerness."""
     normalizer: Literal["degrees", "positives", "objects"] = "degrees"

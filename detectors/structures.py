@@ -34,6 +34,12 @@ class Points:
     def __len__(self) -> int:
         return len(self.xy)
 
+    def take(self, index: Tensor) -> Self:
+        """Return the points at `index` [K]."""
+        columns = (self.xy, self.stride, self.level, self.anchors)
+        xy, stride, level, anchors = (column[index] for column in columns)
+        return type(self)(xy, stride, level, anchors, self.extent)
+
     def to(self, device: str) -> Self:
         """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
@@ -76,12 +82,15 @@ class Predictions:
         ungated: [..., N, C], logits of the class score without the gate; None without a gate.
         centerness: [..., N], logits of a centerness with a loss of its own, which multiplies the
             score at inference only; None without one.
+        encoded: [..., N, 4], the boxes as the head encodes them, before any clamp; None for codes
+            without an encoder (see `detectors.models.decode`).
     """
 
     logits: Tensor
     boxes: Tensor
     ungated: Tensor | None = None
     centerness: Tensor | None = None
+    encoded: Tensor | None = None
 
     def image(self, index: int) -> "Predictions":
         """Return logits and boxes of one image, detached: assignment has no gradients."""

@@ -1,12 +1,14 @@
 """The options of a training, and its learning-rate schedule."""
 
 import math
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from detectors.losses import LossOptions
+from detectors.models.decode import ENCODERS
 from detectors.options import Options
 
 
@@ -64,9 +66,29 @@ class Training(Options):
     and losses stay in fp32."""
     init_from: str = ""
     """The id of a finished trial, in a spec also `row:NAME` for that row's trial with the same
-    seed, or a file with the state dict of a detector. Backbone, neck, towers and level scales are
-    initialised with its (averaged) weights; predictors and gates are not (004 Table 11). A trial's
-    id contains this text, or the id of the row's trial, not the content of the file."""
+    seed, or a file with the state dict of a detector. Backbone, neck and towers are initialised
+    with its (averaged) weights; predictors, gates and level scales, which belong to the encoding of
+    boxes, are not (004 section 4.6, Table 11). A trial's id contains this text, or the id of the
+    row's trial, not the content of the file."""
+
+    def loss_of(self, branch: str, branches: Collection[str]) -> LossOptions:
+        """Return the losses of `branch`, one of the `branches` that are trained together."""
+        second = branch == "o2m" and len(branches) > 1
+        return self.o2m_loss if second and self.o2m_loss is not None else self.loss
+
+    def unfit_losses(self, codes: Mapping[str, str]) -> list[str]:
+        """Return why the box loss of a branch can't be computed; empty if all can.
+
+        Args:
+            codes: the encoding of boxes (`BranchShape.box`) of every branch.
+        """
+        pairs = [(branch, self.loss_of(branch, codes).box, code) for branch, code in codes.items()]
+        return [
+            f"the box loss {loss} of branch {branch} needs a detector that predicts {loss}, not "
+            f"{code}; choose box: giou or iou for it in training.loss or training.o2m_loss"
+            for branch, loss, code in pairs
+            if loss in ENCODERS and loss != code
+        ]
 
     @field_validator("decay_at")
     @classmethod

@@ -23,7 +23,8 @@ class Dual(Strategy):
     loss of 004 is focal loss (weight 2), L1 (5) and GIoU (2). The o2m branch of DATE-F has
     centerness, the IoU loss and boxes encoded with exp (`detector.o2m_code`); its released code
     takes points from the whole box, whereas `fcos` uses the centre square by default. As in that
-    code, both branches share the scales of the levels.
+    code, both branches share the scales of the levels, also if the o2m branch predicts deltas to
+    anchors (DATE-R).
     """
 
     name: Literal["dual"] = "dual"

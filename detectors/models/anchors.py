@@ -13,6 +13,10 @@ class AnchorOptions(Options):
     """Square roots of the areas, in strides; by default 4 times 2^0, 2^(1/3) and 2^(2/3)."""
     ratios: tuple[float, ...] = Field((0.5, 1.0, 2.0), strict=False, min_length=1)
     """Ratios of height to width."""
+    offset: float = Field(0.0, ge=0, lt=1)
+    """Position of the anchors of cell (i, j) in strides: their centre is at ((j + offset) * stride,
+    (i + offset) * stride). 0 in detectron2, mmdetection and the codes of 000, 001 and 004 (the
+    paper of RetinaNet does not say); 0.5 is the centre of the cell."""
 
     @field_validator("scales", "ratios")
     @classmethod

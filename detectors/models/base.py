@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from torch import nn
 
 from detectors.assigners.base import Branch
+from detectors.models.predictor import BranchShape
 from detectors.options import Options
 
 
 class DetectorOptions(Options):
     """Options of one kind of detector. `name` is its key in the table `DETECTORS`."""
+
+    @abstractmethod
+    def branch(self, name: str) -> BranchShape:
+        """Return what the branch `name` (o2o, o2m, o2f) predicts."""
 
     @abstractmethod
     def build(self, num_classes: int, branches: Sequence[Branch]) -> nn.Module:

@@ -1,4 +1,9 @@
-"""Decode boxes from the raw regression output of a head."""
+"""Decode boxes from the raw regression output of a head.
+
+`relu` and `pixels` have no gradient where the output is negative, and `deltas` has none where a
+side is cut at `WIDEST`. This is as in the published codes, whose losses compare decoded boxes; the
+loss `deltas` compares encoded boxes, before any clamp.
+"""
 
 import math
 from collections.abc import Callable, Mapping
@@ -51,8 +56,9 @@ def deltas(raw: Tensor, points: Points) -> Tensor:
     return torch.cat([center - half, center + half], dim=-1)
 
 
-def encode_deltas(boxes: Tensor, anchors: Tensor) -> Tensor:
-    """Encode boxes [K, 4] as deltas to anchors [K, 4]; sides are at least 0.001 pixels."""
+def encode_deltas(boxes: Tensor, points: Points) -> Tensor:
+    """Encode boxes [K, 4] as deltas to the anchors of K points; sides are at least 0.001 pixels."""
+    anchors = points.anchors
     side, anchor_side = boxes[:, 2:] - boxes[:, :2], anchors[:, 2:] - anchors[:, :2]
     side = side.clamp(min=1e-3)
     shift = (boxes[:, 2:] + boxes[:, :2] - anchors[:, 2:] - anchors[:, :2]) / 2 / anchor_side
@@ -68,3 +74,7 @@ DECODERS: Mapping[BoxCode, Callable[[Tensor, Points], Tensor]] = {
 }
 """Functions that map the raw output [B, N, 4], already multiplied by the learned factors of the
 levels, and the points to boxes [B, N, 4]."""
+
+ENCODERS: Mapping[str, Callable[[Tensor, Points], Tensor]] = {"deltas": encode_deltas}
+"""Functions that map boxes [K, 4] and their K points to the raw output [K, 4] that decodes to them,
+for losses that compare encoded boxes. The names are those of the decoders."""

@@ -54,8 +54,9 @@ class DenseDetector(nn.Module):
         """
         levels = self.neck(self.backbone(self.backbone.normalise(images)))
         sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
+        shapes = {n: self.branches[n] for n in (self.branches if branches is None else branches)}
         points = {
-            name: pyramid_points(sizes, self.strides, images.device, self.branches[name].anchors)
-            for name in (self.branches if branches is None else branches)
+            name: pyramid_points(sizes, self.strides, images.device, shape.anchors, shape.offset)
+            for name, shape in shapes.items()
         }
         return Output(points, self.head(levels, points))

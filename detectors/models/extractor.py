@@ -6,12 +6,14 @@ from torch import Tensor, nn
 
 from detectors.models.weights import WeightsError, differences
 
-PREDICTORS = "head.predictors."
-"""Prefix of the weights that are not copied: predictors and gates of the branches."""
+PRIVATE = ("head.predictors.", "head.scales")
+"""Prefixes of the weights that are not copied: predictors and gates of the branches, and the scales
+of the levels, which multiply the output of the predictors. Their meaning depends on how boxes are
+encoded: with `exp` they multiply the logarithm of a distance, with `relu` a distance in strides."""
 
 
 def load_extractor(detector: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy backbone, neck, towers and scales from another detector's state dict into `detector`.
+    """Copy backbone, neck and towers from another detector's state dict into `detector`.
 
     Args:
         detector: the detector to initialise.
@@ -32,4 +34,4 @@ def load_extractor(detector: nn.Module, weights: Mapping[str, Tensor], source: s
 
 
 def _is_copied(key: str) -> bool:
-    return not key.startswith(PREDICTORS)
+    return not key.startswith(PRIVATE)

@@ -17,7 +17,9 @@ class GateOptions(Options):
     """Options of one kind of gate. `name` is its key in the table `GATES`."""
 
     @abstractmethod
-    def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
+    def build(
+        self, channels: int, groups: int, anchors: int, *, bias: bool = True
+    ) -> nn.Module | None:
         """Build the gate; None: there is no gate.
 
         It maps the box tower's maps [B, channels, h, w] of all levels to logits [B, anchors, h, w]
@@ -27,6 +29,7 @@ class GateOptions(Options):
             channels: channels of the maps.
             groups: groups of group norm; 0: no norm.
             anchors: number of anchors per cell.
+            bias: whether convolutions before a norm have a bias.
         """
 
 
@@ -35,7 +38,9 @@ class NoGate(GateOptions):
 
     name: Literal["none"] = "none"
 
-    def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
+    def build(
+        self, channels: int, groups: int, anchors: int, *, bias: bool = True
+    ) -> nn.Module | None:
         """See `GateOptions.build`."""
         return None
 
@@ -52,9 +57,11 @@ class Centerness(GateOptions):
     width: int = Field(64, ge=1)
     """Channels of these convolutions."""
 
-    def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
+    def build(
+        self, channels: int, groups: int, anchors: int, *, bias: bool = True
+    ) -> nn.Module | None:
         """See `GateOptions.build`."""
-        path = tower(channels, self.width, self.convs, groups)
+        path = tower(channels, self.width, self.convs, groups, bias=bias)
         return EachLevel(
             nn.Sequential(path, small_conv(self.width if self.convs else channels, anchors))
         )
@@ -79,7 +86,9 @@ class MaxFilter(GateOptions):
             raise ValueError(f"must be {kind}, got {value}")
         return value
 
-    def build(self, channels: int, groups: int, anchors: int) -> nn.Module | None:
+    def build(
+        self, channels: int, groups: int, anchors: int, *, bias: bool = True
+    ) -> nn.Module | None:
         """See `GateOptions.build`."""
         filtered = MaxFilter3d(channels, self.tau, self.phi, groups if self.norm else 0)
         return nn.Sequential(filtered, EachLevel(small_conv(channels, anchors)))

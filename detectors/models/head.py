@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detectors.models.predictor import SCALED, BranchShape, Predictor
+from detectors.models.predictor import BranchShape, Predictor
 from detectors.models.towers import tower
 from detectors.structures import Points, Predictions
 
@@ -23,6 +23,8 @@ class TowerShape:
     """Number of 3x3 convolutions per tower."""
     groups: int
     """Groups of group norm; 0: no norm."""
+    bias: bool = True
+    """Whether the convolutions have a bias."""
     shared: bool = True
     """Whether all branches share both towers."""
 
@@ -33,7 +35,8 @@ class Towers(nn.Module):
     def __init__(self, shape: TowerShape) -> None:
         super().__init__()
         self.cls, self.box = (
-            tower(shape.channels, shape.channels, shape.convs, shape.groups) for _ in range(2)
+            tower(shape.channels, shape.channels, shape.convs, shape.groups, bias=shape.bias)
+            for _ in range(2)
         )
 
     def forward(self, levels: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
@@ -54,12 +57,13 @@ class TowerHead(nn.Module):
         first, *others = branches
         self._tower_of = {name: SHARED if shape.shared else name for name in branches}
         self.towers = nn.ModuleDict({self._tower_of[first]: Towers(shape)})
-        scaled = any(branch.box in SCALED for branch in branches.values())
+        scaled = any(branch.scaled for branch in branches.values())
         self.scales = nn.Parameter(torch.ones(levels), requires_grad=scaled)
         self.predictors = nn.ModuleDict()
         for name, branch in branches.items():
-            predictor = Predictor(branch, shape.channels, num_classes, shape.groups)
-            self.predictors[name] = predictor
+            self.predictors[name] = Predictor(
+                branch, shape.channels, num_classes, shape.groups, bias=shape.bias
+            )
         if not shape.shared:
             self.towers.update({name: Towers(shape) for name in others})
 

@@ -59,11 +59,14 @@ class OneNetOptions(DetectorOptions):
             raise ValueError("backbone: its finest map must have stride 4; a resnet has finest: 4")
         return self
 
+    def branch(self, name: str) -> BranchShape:
+        """See `DetectorOptions.branch`."""
+        return BranchShape(((self.anchor_scale, self.anchor_scale),), self.box)
+
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""
         backbone = self.backbone.build()
-        square = ((self.anchor_scale, self.anchor_scale),)
-        predicted = {name: BranchShape(square, self.box) for name in branches}
+        predicted = {name: self.branch(name) for name in branches}
         neck = self._neck(backbone.channels)
         head = CascadeHead(self, predicted, num_classes)
         return DenseDetector(backbone, neck, head, (4,), predicted)

@@ -22,16 +22,20 @@ def pyramid_points(
     strides: Sequence[int],
     device: torch.device,
     anchors: Sequence[Shape] = ((4.0, 4.0),),
+    offset: float = 0.5,
 ) -> Points:
-    """Create the points of all levels, row by row, at (i + 0.5) * stride.
+    """Create the points of all levels, row by row, at (i + offset) * stride.
 
     Args:
         sizes: (height, width) of the map of each level.
         strides: strides of the levels.
         device: where the tensors are created.
         anchors: anchors per cell; every cell has one point for each, in this order.
+        offset: position of points and anchors in their cell, in strides; 0.5 is the centre.
     """
-    grids = [_grid(h, w, stride, device) for (h, w), stride in zip(sizes, strides, strict=True)]
+    grids = [
+        _grid(h, w, stride, offset, device) for (h, w), stride in zip(sizes, strides, strict=True)
+    ]
     counts = [len(grid) * len(anchors) for grid in grids]
     stride = torch.tensor(strides, dtype=torch.float32, device=device)
     level = torch.cat([torch.full((n,), i, device=device) for i, n in enumerate(counts)])
@@ -43,7 +47,7 @@ def pyramid_points(
     return Points(xy, stride[level], level, torch.cat([xy - half, xy + half], 1), extent)
 
 
-def _grid(height: int, width: int, stride: int, device: torch.device) -> Tensor:
-    y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * stride
-    x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * stride
+def _grid(height: int, width: int, stride: int, offset: float, device: torch.device) -> Tensor:
+    y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
+    x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
     return torch.cartesian_prod(y, x).flip(1)

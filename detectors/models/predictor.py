@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from detectors.models.decode import DECODERS, BoxCode
+from detectors.models.decode import DECODERS, ENCODERS, BoxCode
 from detectors.models.gates import GateOptions, NoGate, gated
 from detectors.models.points import Shape
 from detectors.models.towers import init_small, small_conv
@@ -17,7 +17,7 @@ PRIOR = 0.01
 """Initial score of every class."""
 NO_GATE = NoGate()
 SCALED: tuple[BoxCode, ...] = ("softplus", "relu", "exp")
-"""Encodings whose raw output is multiplied by a learned factor per level."""
+"""Encodings whose raw output is always multiplied by a learned factor per level."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,32 @@ class BranchShape:
     """Whether it predicts centerness with a loss of its own."""
     centerness_from: str = "box"
     """The tower from which centerness is predicted: `cls` or `box`."""
+    scale_code: bool = False
+    """Whether the raw output of an encoding that is not in `SCALED` is also multiplied by it."""
+    offset: float = 0.5
+    """Position of points and anchors in their cell, in strides: 0.5 is the centre."""
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the raw output of boxes is multiplied by a learned factor per level."""
+        return self.scale_code or self.box in SCALED
 
 
 class Predictor(nn.Module):
-    """3x3 convolutions that compute scores and boxes from both towers, see `BranchShape`."""
+    """3x3 convolutions that compute scores and boxes from both towers, see `BranchShape`.
 
-    def __init__(self, branch: BranchShape, channels: int, num_classes: int, groups: int) -> None:
+    `groups` and `bias` are those of the towers; a gate has the same.
+    """
+
+    def __init__(
+        self,
+        branch: BranchShape,
+        channels: int,
+        num_classes: int,
+        groups: int,
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
         self.branch, count = branch, len(branch.anchors)
         self.cls = nn.Conv2d(channels, count * num_classes, 3, 1, 1)
@@ -47,7 +67,7 @@ class Predictor(nn.Module):
         init_small(self.box)
         nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         self.centerness = small_conv(channels, count) if branch.centerness else None
-        self.gate = branch.gate.build(channels, groups, count)
+        self.gate = branch.gate.build(channels, groups, count, bias=bias)
 
     def forward(
         self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
@@ -63,14 +83,15 @@ class Predictor(nn.Module):
         cls, box = ([pair[i] for pair in towers] for i in (0, 1))
         logits = self._flat([self.cls(x) for x in cls])
         raw = self._flat([self.box(x) for x in box])
-        if self.branch.box in SCALED:
+        if self.branch.scaled:
             raw = raw * scales[points.level][:, None]
         boxes = DECODERS[self.branch.box](raw, points)
+        encoded = raw if self.branch.box in ENCODERS else None
         centerness = self._centerness(cls if self.branch.centerness_from == "cls" else box)
         if self.gate is None:
-            return Predictions(logits, boxes, None, centerness)
+            return Predictions(logits, boxes, None, centerness, encoded)
         product = gated(logits, self._flat(self.gate(box)))
-        return Predictions(product, boxes, logits, centerness)
+        return Predictions(product, boxes, logits, centerness, encoded)
 
     def _centerness(self, features: Sequence[Tensor]) -> Tensor | None:
         if self.centerness is None:

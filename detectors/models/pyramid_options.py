@@ -1,6 +1,5 @@
 """Options that FCOS and RetinaNet share: backbone, feature pyramid, two towers."""
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
@@ -12,7 +11,6 @@ from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
 from detectors.models.head import TowerHead, TowerShape
-from detectors.models.predictor import BranchShape
 from detectors.models.pyramid import FeaturePyramid
 from detectors.options import OneOf
 
@@ -33,6 +31,9 @@ class PyramidOptions(DetectorOptions):
     backbone (RetinaNet in OneNet and Detectron2)."""
     groups: int = Field(8, ge=0)
     """Groups of group norm in the towers; must divide `channels`. 0: no norm."""
+    tower_bias: bool = True
+    """Whether the convolutions of the towers, and of the centerness path of o2f, have a bias: true
+    in the released codes of 002, 003 and FCOS, false in those of 000, 001 and 004."""
     shared_towers: bool = True
     """Whether all branches share both towers, or each has its own (004 Table 9)."""
 
@@ -42,10 +43,6 @@ class PyramidOptions(DetectorOptions):
             raise ValueError(f"groups must divide channels ({self.channels}), got {self.groups}")
         return self
 
-    @abstractmethod
-    def branch(self, name: str) -> BranchShape:
-        """Return what the branch `name` (o2o, o2m, o2f) predicts."""
-
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""
         backbone = self.backbone.build()
@@ -53,7 +50,9 @@ class PyramidOptions(DetectorOptions):
         coarsest = backbone.strides[-1]
         extra = [coarsest * 2 ** (i + 1) for i in range(self.extra_levels)]
         strides = (*backbone.strides, *extra)
-        shape = TowerShape(self.channels, self.tower_convs, self.groups, self.shared_towers)
+        shape = TowerShape(
+            self.channels, self.tower_convs, self.groups, self.tower_bias, self.shared_towers
+        )
         predicted = {name: self.branch(name) for name in branches}
         head = TowerHead(shape, predicted, len(strides), num_classes)
         return DenseDetector(backbone, neck, head, strides, predicted)

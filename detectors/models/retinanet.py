@@ -11,7 +11,7 @@ class RetinaNetOptions(PyramidOptions):
     """One prediction per anchor, with boxes as deltas to it (RetinaNet; 000 Tables 1 to 3).
 
     The published detector has channels 256, tower_convs 4, extra_levels 2 and groups 0 (no norm).
-    All branches have the same anchors.
+    All branches have the same anchors. Deltas are not scaled per level.
     """
 
     name: Literal["retinanet"] = "retinanet"
@@ -19,5 +19,5 @@ class RetinaNetOptions(PyramidOptions):
     """Anchors per cell."""
 
     def branch(self, name: str) -> BranchShape:
-        """See `PyramidOptions.branch`."""
-        return BranchShape(self.anchors.shapes(), "deltas")
+        """See `DetectorOptions.branch`."""
+        return BranchShape(self.anchors.shapes(), "deltas", offset=self.anchors.offset)

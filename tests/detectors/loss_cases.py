@@ -59,7 +59,8 @@ class Case:
         """Return every `size`-th image."""
         p, mine = self.predictions, slice(rank, None, size)
         centerness = None if p.centerness is None else p.centerness[mine]
-        shared = Predictions(p.logits[mine], p.boxes[mine], None, centerness)
+        encoded = None if p.encoded is None else p.encoded[mine]
+        shared = Predictions(p.logits[mine], p.boxes[mine], None, centerness, encoded)
         return Case(self.points, shared, self.assignments[mine], self.targets[mine], self.kind)
 
     def on_ranks(self, options: LossOptions, size: int) -> list[Loss]:
@@ -95,6 +96,7 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
         predicted.requires_grad_(),
         None,
         (2 * drawn()).requires_grad_() if centerness else None,
+        (4 * drawn(4)).requires_grad_(),
     )
     extents = [None, (24.0, 30.0)]
     targets = [
@@ -151,13 +153,13 @@ def delta(box: Box, anchor: Box) -> Box:
     return [(x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah)]
 
 
-def boxed(box: Box, target: Box, anchor: Box, kind: str) -> float:
+def boxed(box: Box, encoded: Box, target: Box, anchor: Box, kind: str) -> float:
     iou, giou = overlap(box, target)
     if kind == "giou":
         return 1 - giou
     if kind == "iou":
         return -math.log(max(iou, 1e-6))
-    pairs = zip(delta(box, anchor), delta(target, anchor), strict=True)
+    pairs = zip(encoded, delta(target, anchor), strict=True)
     return sum(abs(a - b) for a, b in pairs)
 
 
@@ -203,22 +205,25 @@ def looped(of: Case, options: LossOptions) -> dict[str, float]:
         for n in (n for n in range(POINTS) if found.object[n] >= 0):
             g, degree = int(found.object[n]), float(found.degree[n])
             target, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
+            assert of.predictions.encoded is not None
+            encoded, anchor = of.predictions.encoded[i, n].tolist(), of.points.anchors[n].tolist()
             center = center_of(of.points.xy[n].tolist(), target)
             weight = {"degree": degree, "centerness": center, "equal": 1.0}[options.box_by]
-            box += weight * boxed(guess, target, of.points.anchors[n].tolist(), options.box)
+            box += weight * boxed(guess, encoded, target, anchor, options.box)
             l1 += weight * in_shares(guess, target, targets.extent or EXTENT, options.l1_of)
             if of.predictions.centerness is not None:
                 centerness += bce(of.predictions.centerness[i, n].item(), center)
             degrees, weights, positives = degrees + degree, weights + weight, positives + 1
     objects = float(sum(len(t) for t in of.targets))
     total = {"degrees": degrees, "positives": positives, "objects": objects}[options.normalizer]
-    of_boxes = objects if options.normalizer == "objects" else weights
+    floor = options.centerness_floor if options.box_by == "centerness" else 1.0
+    of_boxes = max(1.0, objects) if options.normalizer == "objects" else max(floor, weights)
     parts = {
         "cls": options.cls_weight * class_terms(of, options) / max(1.0, total),
-        "box": options.box_weight * box / max(1.0, of_boxes),
+        "box": options.box_weight * box / of_boxes,
     }
     if options.l1_weight:
-        parts["l1"] = options.l1_weight * l1 / max(1.0, of_boxes)
+        parts["l1"] = options.l1_weight * l1 / of_boxes
     if of.predictions.centerness is not None:
         parts["centerness"] = options.centerness_weight * centerness / max(1.0, positives)
     return parts

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from detectors.criterion import Loss
 from detectors.losses import ClsLoss, LossOptions
-from detectors.structures import Assignment, Predictions
+from detectors.models.decode import encode_deltas
+from detectors.models.points import pyramid_points
+from detectors.structures import Assignment, Predictions, Targets
 from tests.detectors import loss_cases
 from tests.examples import examples
 
@@ -31,6 +33,7 @@ all_options = st.builds(
     l1_weight=weight,
     l1_of=st.sampled_from(["center_sides", "corners"]),
     box_by=st.sampled_from(["degree", "centerness", "equal"]),
+    centerness_floor=st.sampled_from([1e-6, 0.5, 1.0]),
     centerness_weight=weight,
     normalizer=st.sampled_from(NORMALIZERS),
 )
@@ -176,8 +179,56 @@ def test_gradient_reaches_boxes_and_centerness_of_positive_points_only() -> None
 def test_perfect_boxes_cost_nothing(box: str) -> None:
     of = loss_cases.case([1], 5, "focal")
     same = of.targets[0].boxes.repeat(len(of.points), 1)[None]
-    perfect = Predictions(of.predictions.logits, same)
+    codes = encode_deltas(same[0], of.points)[None]
+    perfect = Predictions(of.predictions.logits, same, encoded=codes)
     options = LossOptions.model_validate({"box": box, "l1_weight": 1.0})
     loss = loss_cases.Case(of.points, perfect, of.assignments, of.targets, "focal").loss(options)
     assert part(loss, "box").item() == pytest.approx(0, abs=1e-6)
     assert part(loss, "l1").item() == 0
+
+
+@pytest.mark.parametrize("floor", [1e-6, 0.25, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_floor_of_the_sum_of_centerness_is_that_of_the_global_batch(
+    size: int, floor: float
+) -> None:
+    of = loss_cases.case([1] * size, seed=2, kind="focal")
+    only = torch.tensor([0] + [-1] * (len(of.points) - 1))
+    of.assignments[:] = [Assignment(only, (only >= 0).double()) for _ in range(size)]
+    options = LossOptions(box_by="centerness", centerness_floor=floor, l1_weight=1.0)
+    whole = loss_cases.values(of.loss(options))
+    assert whole == pytest.approx(loss_cases.looped(of, options))
+    ranks = [loss_cases.values(rank) for rank in of.on_ranks(options, size)]
+    assert {name: sum(r[name] for r in ranks) / size for name in whole} == pytest.approx(whole)
+
+
+def off_centre() -> loss_cases.Case:
+    """Build one positive point whose centerness is 0.27."""
+    points = pyramid_points([(4, 4)], (8,), torch.device("cpu"))
+    around = torch.cat([points.xy - 4, points.xy + 4], 1)[None]
+    owner = torch.where((points.xy == 12).all(1), 0, -1)
+    target = Targets(torch.tensor([[10.0, 10.0, 26.0, 13.0]]), torch.tensor([0]))
+    found = Assignment(owner, (owner >= 0).float())
+    return loss_cases.Case(
+        points, Predictions(torch.zeros(1, 16, 1), around), [found], [target], "focal"
+    )
+
+
+@pytest.mark.parametrize(("floor", "loss"), [(1e-6, 1.156), (1.0, 0.309)])
+def test_few_points_far_from_the_centre_by_hand(floor: float, loss: float) -> None:
+    """GIoU 18 / 94 - 50 / 144: once divided by the centerness, once by 1."""
+    options = LossOptions(box_by="centerness", box_weight=1.0, centerness_floor=floor)
+    assert part(off_centre().loss(options), "box").item() == pytest.approx(loss, abs=5e-4)
+
+
+def test_by_default_a_single_point_has_its_full_box_loss_whatever_its_centerness() -> None:
+    by_centerness, equal = (
+        part(off_centre().loss(LossOptions.model_validate({"box_by": by})), "box")
+        for by in ("centerness", "equal")
+    )
+    torch.testing.assert_close(by_centerness, equal)
+
+
+def test_a_loss_of_encoded_boxes_needs_them() -> None:
+    with pytest.raises(ValueError, match="the box loss deltas needs encoded predictions"):
+        off_centre().loss(LossOptions(box="deltas"))

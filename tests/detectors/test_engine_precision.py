@@ -14,8 +14,9 @@ from detectors.world import LocalWorld
 from tests.detectors import miniature as mini
 
 STEPS, CLASSES = 30, 4
-FIRST_STEP = 0.02
-"""Largest relative difference of a loss part to that of float32; bf16 has 8 bits of precision."""
+FIRST_STEP = 0.1
+"""Largest relative difference of a loss part to that of float32; bf16 has 8 bits of precision, so
+another point may be matched."""
 
 
 @pytest.fixture(scope="module")

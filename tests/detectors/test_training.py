@@ -74,3 +74,12 @@ def test_a_single_step_is_taken_at_the_peak() -> None:
 def test_options_out_of_range_or_unknown_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Training.model_validate(wrong)
+
+
+def test_losses_of_encoded_boxes_fit_only_branches_that_encode_them_so() -> None:
+    of = Training.model_validate({"loss": {"box": "giou"}, "o2m_loss": {"box": "deltas"}})
+    assert of.unfit_losses({"o2o": "relu", "o2m": "deltas"}) == []
+    assert of.unfit_losses({"o2m": "exp"}) == []
+    (problem,) = of.unfit_losses({"o2o": "relu", "o2m": "exp"})
+    assert problem.startswith("the box loss deltas of branch o2m needs a detector that predicts")
+    assert "not exp" in problem

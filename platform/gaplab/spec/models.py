@@ -109,12 +109,16 @@ class Experiment(Options):
     """Which checkpoints are written and kept."""
 
     @model_validator(mode="after")
-    def _every_worker_has_an_image(self) -> Self:
+    def _sections_fit(self) -> Self:
+        branches = self.assignment.branches()
+        problems = self.training.unfit_losses({b: self.detector.branch(b).box for b in branches})
         if self.training.batch < self.resources.workers:
-            raise ValueError(
+            problems.append(
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
                 f"got {self.training.batch}"
             )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def config(self) -> dict[str, Any]:

@@ -128,7 +128,8 @@ def test_nine_anchors_beside_one() -> None:
         assert predictions.logits.shape == (2, sizes[name], 3)
         assert predictions.boxes.shape == (2, sizes[name], 4)
     o2m = output.points["o2m"]
-    assert torch.equal(o2m.xy[::9], output.points["o2o"].xy)
+    o2o = output.points["o2o"]
+    assert torch.equal(o2m.xy[::9], o2o.xy - o2o.stride[:, None] / 2)
     side = o2m.anchors[:9, 2:] - o2m.anchors[:9, :2]
     assert side.prod(1).sqrt().tolist() == pytest.approx([16, 20.16, 25.4] * 3)
     assert (side[:, 1] / side[:, 0]).tolist() == pytest.approx([0.5] * 3 + [1] * 3 + [2] * 3)

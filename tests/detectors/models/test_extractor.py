@@ -16,15 +16,20 @@ def built(options: FcosOptions | OneNetOptions, *branches: str, seed: int) -> nn
     return options.build(3, branches)
 
 
-def test_everything_but_predictors_and_gates_is_copied() -> None:
-    """From FCOS (o2m, centerness) to a dual detector with a gate: other predictors, same rest."""
-    source = built(FcosOptions(centerness=True), "o2m", seed=0)
+def test_everything_but_predictors_gates_and_level_scales_is_copied() -> None:
+    """From FCOS (o2m, centerness) to a dual detector with a gate: other predictors, same rest.
+
+    A scale of 0.5 halves a logarithm in FCOS as first published, and a distance here.
+    """
+    source = built(FcosOptions(centerness=True, box="exp"), "o2m", seed=0)
+    with torch.no_grad():
+        source.get_parameter("head.scales").fill_(0.5)
     detector = built(FcosOptions(gate=MaxFilter()), "o2o", "o2m", seed=1)
     before = {key: value.clone() for key, value in detector.state_dict().items()}
     load_extractor(detector, source.state_dict(), "there")
     given = source.state_dict()
     for key, value in detector.state_dict().items():
-        private = key.startswith("head.predictors.")
+        private = key.startswith(("head.predictors.", "head.scales"))
         assert torch.equal(value, before[key] if private else given[key]), key
     moved = [key for key in before if not torch.equal(before[key], detector.state_dict()[key])]
     parts = {".".join(key.split(".")[:2]) for key in moved}

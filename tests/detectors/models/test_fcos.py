@@ -10,11 +10,14 @@ from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Branch
+from detectors.models.anchors import AnchorOptions
 from detectors.models.backbones import Tiny
+from detectors.models.decode import DECODERS
 from detectors.models.dense import DenseDetector
 from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter, NoGate
 from detectors.models.resnet import ResNet
+from detectors.models.retinanet import RetinaNetOptions
 from detectors.structures import Output
 from tests.examples import examples
 
@@ -173,7 +176,7 @@ def test_a_gate_is_built_for_its_branches_only(
     [
         ({"gate": {"name": "centerness", "width": 20}}, r"gate.width must be a multiple of groups"),
         ({"gate": {"name": "dcn"}}, "max_filter"),
-        ({"box": "deltas"}, "softplus"),
+        ({"box": "pixels"}, "softplus"),
         ({"o2m_anchors": {"scales": []}}, "scales"),
         ({"o2m_anchors": {"ratios": [1.0, 0.0]}}, r"must be positive, got \[1.0, 0.0\]"),
         ({"anchor_scale": 0.0}, "anchor_scale"),
@@ -182,3 +185,48 @@ def test_a_gate_is_built_for_its_branches_only(
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         FcosOptions.model_validate(wrong)
+
+
+def test_anchor_variant_of_003_predicts_unscaled_deltas_to_one_square_per_point() -> None:
+    """One anchor of 32 pixels at (i + 0.5) * 8, and so on; the head starts near its anchors."""
+    options = SMALL.model_copy(update={"box": "deltas"})
+    detector = build(options=options)
+    output = detector(images())
+    points, (found,) = output.points["o2o"], output.branches["o2o"]
+    sides = (points.anchors[:, 2:] - points.anchors[:, :2]) / points.stride[:, None]
+    assert torch.equal(sides, torch.full_like(sides, 4.0))
+    assert torch.equal((points.anchors[:, 2:] + points.anchors[:, :2]) / 2, points.xy)
+    assert points.xy[0].tolist() == [2.0, 2.0]
+    assert found.encoded is not None
+    torch.testing.assert_close(found.boxes, DECODERS["deltas"](found.encoded, points))
+    with torch.no_grad():
+        detector.get_parameter("head.scales").fill_(3.0)
+    assert torch.equal(detector(images()).branches["o2o"][0].boxes, found.boxes)
+    assert not detector.get_parameter("head.scales").requires_grad
+
+
+def test_date_r_multiplies_its_deltas_by_the_scales_that_both_branches_share() -> None:
+    options = SMALL.model_copy(update={"o2m_box": "anchor"})
+    detector = build(("o2o", "o2m"), options)
+    before = detector(images()).branches
+    with torch.no_grad():
+        detector.get_parameter("head.scales").copy_(torch.tensor([2.0, 0.5]))
+    after, levels = detector(images()).branches, detector(images()).points["o2m"].level
+    scales = torch.tensor([2.0, 0.5])[levels][:, None]
+    old, new = before["o2m"][0].encoded, after["o2m"][0].encoded
+    assert old is not None
+    assert new is not None
+    torch.testing.assert_close(new, old * scales)
+    assert not torch.equal(before["o2o"][0].boxes, after["o2o"][0].boxes)
+
+
+def test_anchors_of_retinanet_and_date_r_are_at_multiples_of_the_stride() -> None:
+    for offset in (0.0, 0.5):
+        anchors = AnchorOptions(offset=offset)
+        shapes = [
+            RetinaNetOptions(anchors=anchors).branch("o2o"),
+            FcosOptions(o2m_box="anchor", o2m_anchors=anchors).branch("o2m"),
+        ]
+        assert [shape.offset for shape in shapes] == [offset, offset]
+    assert RetinaNetOptions().branch("o2m").offset == 0
+    assert FcosOptions().branch("o2m").offset == 0.5

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detectors.models.gates import Centerness, MaxFilter
 from detectors.models.head import TowerHead, TowerShape
 from detectors.models.points import pyramid_points
 from detectors.models.predictor import BranchShape
+from detectors.models.towers import tower
 from detectors.structures import Points, Predictions
 
 SIZES, STRIDES = [(4, 5), (2, 3)], (4, 8)
@@ -15,9 +17,11 @@ SQUARE = BranchShape(((4.0, 4.0),), "relu")
 POINTS = pyramid_points(SIZES, STRIDES, torch.device("cpu"))
 
 
-def head(*branches: str, groups: int = 4, shared: bool = True, seed: int = 0) -> TowerHead:
+def head(
+    *branches: str, groups: int = 4, shared: bool = True, seed: int = 0, bias: bool = True
+) -> TowerHead:
     torch.manual_seed(seed)
-    shape = TowerShape(channels=16, convs=2, groups=groups, shared=shared)
+    shape = TowerShape(channels=16, convs=2, groups=groups, bias=bias, shared=shared)
     return TowerHead(shape, dict.fromkeys(branches, SQUARE), levels=2, num_classes=3)
 
 
@@ -50,7 +54,7 @@ def test_shapes_of_each_requested_branch(shared: bool) -> None:
 @each_sharing
 def test_equals_towers_and_predictor_one_by_one(groups: int, shared: bool) -> None:
     """A tower has two convolutions, each with its norm, if there is one, and ReLU."""
-    built = head("o2o", "o2m", groups=groups, shared=shared)
+    built = head("o2o", "o2m", groups=groups, shared=shared, bias=groups == 4)
     with torch.no_grad():
         built.scales.copy_(torch.tensor([0.5, 2.0]))
     for branch, found in asked(built, "o2o", "o2m").items():
@@ -58,10 +62,10 @@ def test_equals_towers_and_predictor_one_by_one(groups: int, shared: bool) -> No
         maps = []
         for x in levels():
             pair = []
-            for tower in ("cls", "box"):
+            for side in ("cls", "box"):
                 y = x
                 for i in range(2):
-                    y = built.get_submodule(f"{prefix}.{tower}.{i}.0")(y).relu()
+                    y = built.get_submodule(f"{prefix}.{side}.{i}.0")(y).relu()
                 pair.append(y)
             maps.append((pair[0], pair[1]))
         reference = built.predictors[branch](maps, built.scales, POINTS)
@@ -136,3 +140,41 @@ def test_branches_may_have_different_numbers_of_anchors() -> None:
     found = built(levels(), points)
     assert found["o2o"][0].logits.shape == (2, 26, 3)
     assert found["o2m"][0].boxes.shape == (2, 78, 4)
+
+
+@pytest.mark.parametrize(("bias", "weights"), [(True, 86_703), (False, 86_447)])
+def test_number_of_weights_of_the_published_head(bias: bool, weights: int) -> None:
+    """DeFCN's head with 3D max filtering: 32 channels, 4 convolutions, 5 classes, 5 levels."""
+    branch = BranchShape(((4.0, 4.0),), "relu", MaxFilter())
+    built = TowerHead(TowerShape(32, 4, 32, bias), {"o2o": branch}, levels=5, num_classes=5)
+    assert sum(p.numel() for p in built.parameters()) == weights
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("groups", [0, 4])
+def test_weights_of_a_published_tower_load_in_their_order(groups: int, bias: bool) -> None:
+    """DeFCN: convolution, norm, ReLU, and so on, in one `Sequential`."""
+    torch.manual_seed(3)
+    published = nn.Sequential()
+    for _ in range(2):
+        published.append(nn.Conv2d(16, 16, 3, 1, 1, bias=bias))
+        if groups:
+            published.append(nn.GroupNorm(groups, 16))
+        published.append(nn.ReLU())
+    own = tower(16, 16, 2, groups, bias=bias)
+    names, weights = own.state_dict().keys(), published.state_dict().values()
+    own.load_state_dict(dict(zip(names, weights, strict=True)))
+    for x in levels():
+        torch.testing.assert_close(own(x), published(x))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_biases_before_a_norm_start_at_zero_also_in_the_centerness_path(bias: bool) -> None:
+    branch = BranchShape(((4.0, 4.0),), "relu", Centerness(convs=2, width=8))
+    built = TowerHead(TowerShape(16, 2, 4, bias), {"o2f": branch}, levels=2, num_classes=3)
+    pairs = [m for m in built.modules() if isinstance(m, nn.Sequential) and len(m) == 2]
+    convs = [m[0] for m in pairs if isinstance(m[1], nn.GroupNorm)]
+    assert len(convs) == 2 * 2 + 2
+    for conv in convs:
+        assert (conv.bias is not None) == bias
+        assert conv.bias is None or conv.bias.eq(0).all()

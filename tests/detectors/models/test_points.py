@@ -14,15 +14,17 @@ shapes = st.lists(st.tuples(st.sampled_from([1.0, 4.0, 5.5]), st.sampled_from([2
 
 
 @examples(30)
-@given(sizes, st.sampled_from([4, 7, 8]), shapes.filter(len))
-def test_points_are_cell_centres_row_by_row_finest_level_first(
-    of: list[tuple[int, int]], finest: int, anchors: list[tuple[float, float]]
+@given(sizes, st.sampled_from([4, 7, 8]), shapes.filter(len), st.sampled_from([0.5, 0.0, 0.25]))
+def test_points_are_in_their_cells_row_by_row_finest_level_first(
+    of: list[tuple[int, int]], finest: int, anchors: list[tuple[float, float]], offset: float
 ) -> None:
-    """Every anchor of a cell is a point at its centre, in the order of `anchors`."""
+    """Every anchor of a cell is a point, by default at its centre, in the order of `anchors`."""
     strides = [finest * 2**level for level in range(len(of))]
-    points = pyramid_points(of, strides, CPU, anchors)
+    points = pyramid_points(of, strides, CPU, anchors, offset)
+    if offset == 0.5:
+        assert torch.equal(points.xy, pyramid_points(of, strides, CPU, anchors).xy)
     expected = [
-        ((column + 0.5) * stride, (row + 0.5) * stride, stride, level, width, height)
+        ((column + offset) * stride, (row + offset) * stride, stride, level, width, height)
         for level, ((rows, columns), stride) in enumerate(zip(of, strides, strict=True))
         for row in range(rows)
         for column in range(columns)
@@ -52,6 +54,15 @@ def test_extent_is_the_area_of_the_finest_cells() -> None:
     """It is (width, height), without what coarser levels add by rounding up."""
     assert pyramid_points([(5, 3), (3, 2)], [8, 16], CPU).extent == (24.0, 40.0)
     assert pyramid_points([(1, 1)], [4], CPU).extent == (4.0, 4.0)
+
+
+def test_points_are_taken_by_their_index() -> None:
+    points = pyramid_points([(2, 2), (1, 1)], [8, 16], CPU, ((4.0, 2.0), (1.0, 1.0)))
+    index = torch.tensor([9, 0, 9])
+    taken = points.take(index)
+    assert taken.extent == points.extent
+    for name in ("xy", "stride", "level", "anchors"):
+        assert torch.equal(getattr(taken, name), getattr(points, name)[index])
 
 
 def test_points_keep_their_columns_on_another_device() -> None:

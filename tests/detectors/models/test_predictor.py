@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.models.decode import DECODERS, BoxCode
+from detectors.models.decode import DECODERS, ENCODERS, BoxCode
 from detectors.models.gates import Centerness, gated
 from detectors.models.points import Shape, anchor_shapes, pyramid_points
 from detectors.models.predictor import SCALED, BranchShape, Predictor
@@ -61,23 +61,27 @@ def test_anchors_of_a_cell_are_in_the_order_of_their_channels() -> None:
         assert (width, height) == pytest.approx(tuple(reference.tolist()))
 
 
+@pytest.mark.parametrize("scale_code", [False, True])
 @pytest.mark.parametrize("code", DECODERS)
-def test_equals_the_convolutions_cell_by_cell(code: BoxCode) -> None:
-    """Codes of distances in strides or by exp are scaled by their level first, others aren't."""
-    branch = BranchShape(SQUARE, code)
+def test_equals_the_convolutions_cell_by_cell(code: BoxCode, scale_code: bool) -> None:
+    """Codes of distances in strides or by exp are scaled by their level first, others on demand."""
+    branch = BranchShape(SQUARE, code, scale_code=scale_code)
     module, points, scales = predictor(branch), points_of(branch), (0.5, 2.0)
     torch.nn.init.normal_(module.box.weight, std=0.3)
     found, n = predictions(module, scales), 0
     for level, (cls, box) in enumerate(towers()):
         scores, raw = module.cls(cls), module.box(box)
-        raw = raw * scales[level] if code in SCALED else raw
+        raw = raw * scales[level] if scale_code or code in SCALED else raw
         for y in range(SIZES[level][0]):
             for x in range(SIZES[level][1]):
                 torch.testing.assert_close(found.logits[:, n], scores[:, :, y, x])
                 reference = DECODERS[code](raw[:, None, :, y, x], only(points, n))[:, 0]
                 torch.testing.assert_close(found.boxes[:, n], reference)
+                if found.encoded is not None:
+                    torch.testing.assert_close(found.encoded[:, n], raw[:, :, y, x])
                 n += 1
     assert n == found.logits.shape[1] == len(points)
+    assert (found.encoded is not None) == (code in ENCODERS)
 
 
 def test_scores_start_at_the_prior_and_sides_near_a_stride() -> None:
@@ -145,4 +149,4 @@ def test_outputs_are_float32_for_features_of_any_type() -> None:
     module = predictor(branch)
     with torch.autocast("cpu", torch.bfloat16):
         found = predictions(module)
-    assert {v.dtype for v in vars(found).values()} == {torch.float32}
+    assert {v.dtype for v in vars(found).values() if v is not None} == {torch.float32}

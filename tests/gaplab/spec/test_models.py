@@ -51,6 +51,55 @@ def test_each_worker_needs_an_image_per_batch() -> None:
         Experiment.model_validate(SECTIONS | too_many)
 
 
+ANCHORED = {"name": "fcos", "o2m_box": "anchor"}
+DUAL = {"name": "dual", "o2m": {"name": "retinanet"}}
+
+
+@pytest.mark.parametrize(
+    ("detector", "assignment", "training"),
+    [
+        ({"name": "retinanet"}, {"name": "retinanet"}, {"loss": {"box": "deltas"}}),
+        ({"name": "fcos", "box": "deltas"}, {"name": "anchor"}, {"loss": {"box": "deltas"}}),
+        ({"name": "fcos", "box": "deltas"}, {"name": "anchor"}, {"loss": {"box": "giou"}}),
+        (ANCHORED, DUAL, {"o2m_loss": {"box": "deltas"}}),
+        ({"name": "fcos"}, {"name": "poto"}, {"o2m_loss": {"box": "deltas"}}),
+    ],
+)
+def test_a_loss_of_deltas_fits_a_branch_that_predicts_them(
+    detector: dict[str, Any], assignment: dict[str, Any], training: dict[str, Any]
+) -> None:
+    Experiment.model_validate(
+        SECTIONS | {"detector": detector, "assignment": assignment, "training": training}
+    )
+
+
+@pytest.mark.parametrize(
+    ("detector", "assignment", "training", "branches"),
+    [
+        ({"name": "fcos"}, {"name": "poto"}, {"loss": {"box": "deltas"}}, ["o2o"]),
+        ({"name": "onenet"}, {"name": "min_cost"}, {"loss": {"box": "deltas"}}, ["o2o"]),
+        ({"name": "fcos"}, DUAL, {"o2m_loss": {"box": "deltas"}}, ["o2m"]),
+        ({"name": "fcos"}, DUAL, {"loss": {"box": "deltas"}}, ["o2o", "o2m"]),
+        (ANCHORED, DUAL, {"loss": {"box": "deltas"}}, ["o2o"]),
+    ],
+)
+def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
+    detector: dict[str, Any],
+    assignment: dict[str, Any],
+    training: dict[str, Any],
+    branches: list[str],
+) -> None:
+    sections = {"detector": detector, "assignment": assignment}
+    many = {"training": training | {"batch": 2}, "resources": {"workers": 3}}
+    with pytest.raises(ValidationError) as raised:
+        Experiment.model_validate(SECTIONS | sections | many)
+    text = str(raised.value)
+    for branch in ("o2o", "o2m"):
+        line = f"the box loss deltas of branch {branch} needs a detector that predicts deltas"
+        assert (line in text) == (branch in branches)
+    assert "at least resources.workers (3), got 2" in text
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])
 def test_the_seed_is_a_natural_number_below_2_to_the_31(seed: Any) -> None:
     with pytest.raises(ValidationError):
