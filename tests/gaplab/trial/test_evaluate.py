@@ -74,7 +74,7 @@ def experiment(small: dict[str, Any], write_spec: Write) -> Experiment:
 
 def model_of(experiment: Experiment) -> nn.Module:
     """Build a detector with random weights whose scores differ enough for AP and a gap."""
-    torch.manual_seed(3)
+    torch.manual_seed(1)
     model = experiment.detector.build(
         len(experiment.data.load("val").classes), tuple(experiment.assignment.branches())
     )
