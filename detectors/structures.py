@@ -194,6 +194,13 @@ class Candidates:
         return joined.take(joined.image.argsort(stable=True))
 
     @classmethod
+    def flat(cls, image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> "Candidates":
+        """Create candidates without levels and anchor points: level 0, points and strides NaN."""
+        unknown = scores.new_full((len(scores), 3), float("nan"))
+        levels = torch.zeros_like(labels)
+        return cls(image, boxes, scores, labels, levels, unknown[:, :2], unknown[:, 2])
+
+    @classmethod
     def none(cls) -> "Candidates":
         """Return an empty set of candidates."""
         index, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)

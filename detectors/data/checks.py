@@ -90,6 +90,31 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
     return None
 
 
+def sides_for_corners(boxes: Floats, sizes: Floats) -> str | None:
+    """Return what boxes look like if they aren't x1, y1, x2, y2 in pixels, with the remedy.
+
+    The rules are those of `other_form`: all coordinates in [0, 1] are normalised; of at least 5
+    boxes, more than a quarter end before they start, and 95 % are inside if read as x, y, width,
+    height.
+
+    Args:
+        boxes: [N, 4], as they are written.
+        sizes: [N, 2], width and height of the image of each box.
+    """
+    if not len(boxes):
+        return None
+    if (np.abs(boxes - 0.5) <= 0.501).all():
+        return _normalised(boxes, sizes)
+    x_y, w_h = boxes[:, :2], boxes[:, 2:]
+    reversed_ = float((w_h < x_y).any(axis=1).mean())
+    if len(boxes) < 5 or reversed_ <= 0.25 or _inside(x_y, x_y + w_h, sizes).mean() < 0.95:
+        return None
+    return (
+        f"the {len(boxes)} boxes look like x, y, width, height, not corners (x1, y1, x2, y2); "
+        "write x2 = x + width and y2 = y + height"
+    )
+
+
 def corners_for_centres(boxes: Floats, sizes: Floats) -> str | None:
     """Return what boxes look like that should be centre x, centre y, width, height.
 

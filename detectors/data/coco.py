@@ -45,11 +45,11 @@ class CocoFiles(Photos):
             DataError: with every problem of the split. With `on_bad: skip`, only if a file or
                 folder is missing, a file is not COCO, or there is no valid image.
         """
-        return _load(self, self._files(), split)
+        return _load(self, self.files(), split)
 
     def listed(self, split: Split) -> Listed:
         """See `DataOptions.listed`."""
-        files = self._files()
+        files = self.files()
         index, where = _indices(files)[split], files.of(split).annotations
         index = with_sizes(index, {})
         entries = part_of(index.entries, split, self.val_fraction, where)
@@ -64,13 +64,14 @@ class CocoFiles(Photos):
         Raises:
             DataError: a file is missing. With `on_bad: skip`, images may be missing.
         """
-        return _fingerprint(self, self._files())
+        return _fingerprint(self, self.files())
 
     def source(self, split: Split) -> str:
         """See `DataOptions.source`."""
-        return str(self._files().of(split).annotations)
+        return str(self.files().of(split).annotations)
 
-    def _files(self) -> Files:
+    def files(self) -> Files:
+        """Return the paths of both splits."""
         root = Path(self.root)
         train = SplitFiles(
             root / self.train_json, root / self.train_images, ("train_json", "train_images")

@@ -61,11 +61,11 @@ class CrowdHuman(Photos):
             DataError: with every problem of the split. With `on_bad: skip`, only if a file or
                 folder is missing, or there is no valid image.
         """
-        return _load(self, self._files(), split)
+        return _load(self, self.files(), split)
 
     def listed(self, split: Split) -> Listed:
         """See `DataOptions.listed`."""
-        files = self._files()
+        files = self.files()
         index, where = read_both(files, read_index)[split], files.of(split).annotations
         records = part_of(index.records, split, self.val_fraction, where)
         return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
@@ -78,13 +78,14 @@ class CrowdHuman(Photos):
         Raises:
             DataError: a file is missing. With `on_bad: skip`, images may be missing.
         """
-        return _fingerprint(self, self._files())
+        return _fingerprint(self, self.files())
 
     def source(self, split: Split) -> str:
         """See `DataOptions.source`."""
-        return str(self._files().of(split).annotations)
+        return str(self.files().of(split).annotations)
 
-    def _files(self) -> Files:
+    def files(self) -> Files:
+        """Return the paths of both splits."""
         root = Path(self.root)
         rows = (
             ("train", self.train_odgt, self.train_images),

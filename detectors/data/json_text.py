@@ -1,6 +1,8 @@
 """Read JSON files in any UTF encoding, and describe what is wrong with them in one line."""
 
+import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +35,24 @@ _SHOWN = 60
 """Maximum number of characters of a value in a message."""
 
 
+GZIP = b"\x1f\x8b"
+"""The first bytes of a file compressed by gzip."""
+
+
 def read_utf8(path: Path) -> bytes:
     """Read a JSON file as UTF-8, without a byte-order mark. UTF-16 and UTF-32 are converted.
 
+    A file compressed by gzip is read, whatever its name.
+
     Raises:
-        DataError: the file is empty, or not text.
+        DataError: the file is empty, or not text, or damaged.
     """
     raw = path.read_bytes()
+    if raw.startswith(GZIP):
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError([f"{path}: damaged gzip file: {error}; export it again"]) from None
     encoding = json.detect_encoding(raw)
     try:
         text = raw if encoding == "utf-8" else raw.decode(encoding).encode()
