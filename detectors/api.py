@@ -146,6 +146,6 @@ def evaluate(
         detector, dataset, CandidateRequest(branches, protocol.pre_nms_topk), LocalWorld()
     )
     return {
-        branch: gap_between(select_both(found[branch], protocol), truth, protocol)
+        branch: gap_between(select_both(found[branch], protocol, truth.sizes), truth, protocol)
         for branch in branches
     }

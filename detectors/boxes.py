@@ -58,12 +58,6 @@ def _generalised(iou: Tensor, union: Tensor, hull: Tensor) -> Tensor:
     return iou - uncovered / hull.clamp(min=_EPS)
 
 
-def clip(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Clip boxes [..., 4] to the image: x to [0, width], y to [0, height]."""
-    limit = boxes.new_tensor([width, height, width, height])
-    return boxes.clamp(min=0).minimum(limit)
-
-
 def _iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Compute IoU and area of the union, with broadcasting.
 

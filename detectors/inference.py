@@ -62,7 +62,6 @@ def predict(
     """
     model.eval()
     device = next(model.parameters()).device
-    sizes = [(truth.width, truth.height) for truth in dataset.truth()]
     found = {branch: [Candidates.none()] for branch in request.branches}
     problem, halted = "", False
     for indices, images in val_batches(dataset, request.batch, world.rank, world.size):
@@ -70,9 +69,7 @@ def predict(
         problem = _problem(output, images.image_ids)
         if problem:
             break
-        frames = [
-            Frame(i, scale, sizes[i]) for i, scale in zip(indices, images.scales, strict=True)
-        ]
+        frames = [Frame(i, scale) for i, scale in zip(indices, images.scales, strict=True)]
         for branch, parts in found.items():
             predictions = output.branches[branch][0]
             parts += _candidates(predictions, output.points[branch], request.topk, frames)

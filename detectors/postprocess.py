@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from detectors import boxes as box
 from detectors.structures import Candidates, Points, Predictions
 
 
@@ -40,8 +39,6 @@ class Frame:
     """Index of the image in the data set."""
     scale: tuple[float, float]
     """(x, y) factors from pixels of the original image to pixels of the input."""
-    size: tuple[int, int]
-    """(width, height) of the original image."""
 
 
 def select_candidates(
@@ -53,8 +50,8 @@ def select_candidates(
 
     Args:
         scores_NC: [N, C] in [0, 1].
-        boxes_N4: [N, 4] xyxy, pixels of the input; they are scaled to the original image and
-            clipped to it.
+        boxes_N4: [N, 4] xyxy, pixels of the input; they are scaled to the original image, but
+            not clipped to it.
         points: the N anchor points.
         topk: number of candidates per level.
         frame: how the input relates to the original image.
@@ -64,15 +61,15 @@ def select_candidates(
     pairs = pairs[scores[pairs].argsort(descending=True, stable=True)]
     point = pairs // num_classes
     boxes = boxes_N4[point] / boxes_N4.new_tensor([*frame.scale, *frame.scale])
-    width, height = frame.size
     return Candidates(
         image=torch.full_like(pairs, frame.index),
-        boxes=box.clip(boxes, height, width),
+        boxes=boxes,
         scores=scores[pairs],
         labels=pairs % num_classes,
         levels=points.level[point],
         points=points.xy[point],
         strides=points.stride[point],
+        level_points=points.level.bincount()[points.level[point]],
     )
 
 

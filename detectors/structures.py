@@ -163,12 +163,14 @@ class Candidates:
 
     Attributes:
         image: [M] int64, index of the image in its data set.
-        boxes: [M, 4] float xyxy, pixels of the original image.
+        boxes: [M, 4] float xyxy, pixels of the original image; those of raw candidates are not
+            clipped to it.
         scores: [M] float in [0, 1].
         labels: [M] int64.
         levels: [M] int64, pyramid levels.
         points: [M, 2] float, the anchor point in pixels of the detector's input.
         strides: [M] float, the stride of the anchor point in the same pixels.
+        level_points: [M] int64, the number of anchor points on the level of the candidate.
     """
 
     image: Tensor
@@ -178,6 +180,7 @@ class Candidates:
     levels: Tensor
     points: Tensor
     strides: Tensor
+    level_points: Tensor
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -204,7 +207,7 @@ class Candidates:
     def none(cls) -> "Candidates":
         """Return an empty set of candidates."""
         index, flat = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
-        return cls(index, torch.zeros(0, 4), flat, index, index, torch.zeros(0, 2), flat)
+        return cls(index, torch.zeros(0, 4), flat, index, index, torch.zeros(0, 2), flat, index)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A candidate claims the object of its image and class (never a crowd region) with the highest IoU, if
 it is at least 0.5; among equal IoUs, the first object. Several candidates may claim one object: all
-but the best are its duplicates. Boxes are not clipped.
+but the best are its duplicates. Boxes are compared as they are; clip those of candidates before.
 """
 
 import torch

@@ -40,9 +40,10 @@ def crowd_metrics(
       rate, or else at the last rank.
     - recall: recall of all detections.
 
-    Boxes are clipped to their image. By descending score, a detection is matched to the free object
-    of its class with the highest IoU above 0.5. A detection without a match is ignored if more than
-    half of it lies in a crowd region of its class, otherwise it is a false positive.
+    Boxes are clipped to their image as in CrowdDet's code: x1 to [0, width - 1], x2 to [0, width].
+    By descending score, a detection is matched to the free object of its class with the highest
+    IoU above 0.5. A detection without a match is ignored if more than half of it lies in a crowd
+    region of its class, otherwise it is a false positive.
 
     Args:
         columns: sets of detections.
@@ -63,18 +64,18 @@ def crowd_metrics(
 def recall_ceiling(truth: GroundTruth, protocol: Protocol) -> float:
     """Compute the recall, in [0, 1], of a detector that predicts exactly the objects, after NMS.
 
-    The objects themselves, with score 1 and clipped to their image, are the candidates. NMS removes
-    those that overlap others too much. (Table 8 of POTO: "Ground-truth (w/ NMS)".) `pre_nms_topk`
-    is not applied, because objects have no pyramid level.
+    The objects themselves, with score 1, are the candidates. NMS removes those that overlap others
+    too much. (Table 8 of POTO: "Ground-truth (w/ NMS)".) `pre_nms_topk` is not applied, because
+    objects have no pyramid level.
 
     Raises:
         ValueError: the protocol has a field that needs pyramid levels or anchor points
             (max_filter, level_range, spatial_range), or there is no object.
     """
     _check_has_ceiling(protocol)
-    objects = as_candidates(replace(truth, boxes=_clipped(truth.boxes, truth.image, truth)))
-    roomy = protocol.model_copy(update={"pre_nms_topk": max(len(objects), 1)})
-    kept = select(objects, roomy, suppress=True)
+    objects = as_candidates(truth)
+    limits = {"pre_nms_topk": max(len(objects), 1), "cap_at_points": False}
+    kept = select(objects, protocol.model_copy(update=limits), truth.sizes, suppress=True)
     recall = crowd_metrics([kept], truth, protocol.max_dets)[0].values["recall"]
     assert recall is not None  # there are objects, or crowd_metrics had raised
     return recall
@@ -93,8 +94,10 @@ def _check_has_ceiling(protocol: Protocol) -> None:
 
 
 def _clipped(boxes: Tensor, image: Tensor, truth: GroundTruth) -> Tensor:
-    sizes = torch.tensor(truth.sizes, dtype=boxes.dtype).repeat(1, 2)
-    return boxes.clamp(min=0).minimum(sizes[image])
+    """Clip boxes as CrowdDet does: a box beyond the right or bottom edge keeps 1 px there."""
+    sizes = torch.tensor(truth.sizes, dtype=boxes.dtype)
+    corners = torch.cat([sizes - 1, sizes], dim=1)
+    return boxes.clamp(min=0).minimum(corners[image])
 
 
 def _best(detections: Candidates, truth: GroundTruth, max_dets: int) -> Candidates:

@@ -13,7 +13,7 @@ from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.padding import rank_in_group
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.score_gap import ScoreGap, score_gap, top_scores
-from detectors.evaluation.selection import filter_candidates, select
+from detectors.evaluation.selection import clip_to_images, filter_candidates, select
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
@@ -97,11 +97,12 @@ def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> 
     Raises:
         ValueError: there is no object in the ground truth.
     """
-    found = filter_candidates(candidates, protocol)
+    found = filter_candidates(candidates, protocol, truth.sizes)
     ap, gap, steps = _gap_in_steps(found, truth, protocol)
-    detections = select(found, protocol, suppress=False)
+    detections = select(found, protocol, truth.sizes, suppress=False)
+    clipped = clip_to_images(found, truth.sizes)
     return Diagnosis(
-        score_gap=score_gap(top_scores(found, truth), ~truth.crowd.numpy()),
+        score_gap=score_gap(top_scores(clipped, truth), ~truth.crowd.numpy()),
         duplicates=_duplicates(detections.scores, claims(detections, truth), truth),
         ap=ap,
         gap=gap,
@@ -147,8 +148,8 @@ def _gap_in_steps(
 ) -> tuple[float, float, tuple[GapStep, ...]]:
     """Return AP without suppression, the whole gap and the steps, in percent points."""
     stages = [protocol.model_copy(update=_UNLIMITED | change) for change in _STEPS.values()]
-    columns = [select(found, protocol, suppress=False)]
-    columns += [select(found, stage, suppress=True) for stage in stages]
+    columns = [select(found, protocol, truth.sizes, suppress=False)]
+    columns += [select(found, stage, truth.sizes, suppress=True) for stage in stages]
     metrics = EVALUATORS[protocol.evaluator](columns, truth, protocol.max_dets)
     aps = [_ap(each) for each in metrics]
     whole = dict(zip(_STEPS, aps[1:], strict=True))[_last_step(protocol)] - aps[0]

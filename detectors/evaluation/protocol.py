@@ -25,6 +25,13 @@ class Protocol(Options):
     """Candidates with a score of at most this are removed first."""
     pre_nms_topk: int = Field(300, ge=1)
     """Maximum number of candidates (pairs of point and class) per pyramid level and image."""
+    cap_at_points: bool = False
+    """Whether a level keeps at most one candidate per anchor point on average: not more than
+    `pre_nms_topk`, and not more than it has points (detectron2, cvpods)."""
+    clip: Literal["before", "after"] = "before"
+    """When boxes are clipped to their image. `before`: before suppression (mmdetection). `after`:
+    after suppression and the cut, and boxes that are then empty are removed (detectron2,
+    cvpods)."""
     suppression: Literal["nms", "max_filter"] = "nms"
     """`nms`: a candidate is suppressed by a better one that is kept and overlaps it. `max_filter`:
     it is suppressed by any better one in its neighbourhood, whatever their boxes (Eq. 6 of POTO as
@@ -62,29 +69,43 @@ def _preset(name: str, **values: object) -> Protocol:
     return Protocol.model_validate({"preset": name, **values})
 
 
+_CVPODS: dict[str, object] = {"pre_nms_topk": 1000, "cap_at_points": True, "clip": "after"}
+"""What DeFCN's detectors share before suppression."""
+
 PROTOCOLS: dict[str, Protocol] = {
     protocol.preset: protocol
     for protocol in (
         Protocol(),
-        _preset("defcn", score_floor=0.05, pre_nms_topk=1000, nms_iou=0.6),
+        _preset("defcn", score_floor=0.05, nms_iou=0.6, **_CVPODS),
         _preset("o2f", score_floor=0.05, pre_nms_topk=1000, nms_iou=0.6),
-        _preset("onenet", pre_nms_topk=1000, nms_iou=0.5, order="cut_then_nms"),
+        _preset("onenet", pre_nms_topk=1000, clip="after", nms_iou=0.5, order="cut_then_nms"),
         _preset("date", score_floor=0.01, pre_nms_topk=100, nms_iou=0.5),
         _preset(
             "crowdhuman",
             evaluator="crowd",
             score_floor=0.05,
-            pre_nms_topk=1000,
             nms_iou=0.6,
             max_dets=500,
+            **_CVPODS,
+        ),
+        _preset(
+            "centernet",
+            pre_nms_topk=1000,
+            clip="after",
+            suppression="max_filter",
+            level_range=0,
+            spatial_range=3,
         ),
     )
 }
 """Presets by name, each as the released code of its paper measures, with 100 detections per image
 (500 for `crowdhuman`).
 
-`default` is POTO's NMS (IoU 0.6) without score floor, with 300 candidates per level. `defcn` (POTO)
-and `o2f` have the same values. `onenet` cuts before NMS and has no floor (its 100 best pairs of all
-levels are among the 1,000 best of each level). `date` is that of DATE-F; DATE-R keeps 1,000
-candidates per level. `crowdhuman` is DeFCN's.
+`default` is POTO's NMS (IoU 0.6) without score floor, with 300 candidates per level. It clips boxes
+before NMS, because the boxes in files of other tools are clipped, and both can then be measured
+alike. `defcn` (POTO) suppresses boxes that are not clipped, `o2f` clipped ones. `onenet` cuts before
+NMS and has no floor (its 100 best pairs of all levels are among the 1,000 best of each level).
+`date` is that of DATE-F; DATE-R keeps 1,000 candidates per level. `crowdhuman` is DeFCN's.
+`centernet` is CenterNet's: peaks of the score map of a class in 3 x 3 cells, then the 100 best of
+them.
 """

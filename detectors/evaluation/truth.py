@@ -91,7 +91,7 @@ class GroundTruth:
 def as_candidates(truth: GroundTruth) -> Candidates:
     """Return every object, without crowd regions, as a candidate with score 1."""
     objects = ~truth.crowd
-    image, boxes = truth.image[objects], truth.boxes[objects]
-    ones = boxes.new_ones(len(boxes))
+    image, boxes, labels = truth.image[objects], truth.boxes[objects], truth.labels[objects]
+    ones, level = boxes.new_ones(len(boxes)), image * 0
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return Candidates(image, boxes, ones, truth.labels[objects], image * 0, centres, ones)
+    return Candidates(image, boxes, ones, labels, level, centres, ones, level + 1)

@@ -54,6 +54,7 @@ def make_candidates(truth: GroundTruth) -> Candidates:
         levels=torch.randint(LEVELS, (len(image),)),
         points=torch.rand(len(image), 2) * 640,
         strides=torch.full((len(image),), 8.0),
+        level_points=torch.full((len(image),), 6400),
     )
 
 
@@ -74,7 +75,7 @@ def reevaluate(uri: str, images: int) -> dict[str, float | None]:
     truth, protocol = make_truth(images), PROTOCOLS["defcn"]
     start = time.perf_counter()
     chunks = Dump.open(uri).stream(truth.image_ids, truth.classes)
-    found = concatenate([select_both(chunk, protocol) for chunk in chunks])
+    found = concatenate([select_both(chunk, protocol, truth.sizes) for chunk in chunks])
     metrics = make_evaluation(Subject("trial", 1, "o2o", True), found, truth, protocol, {}).metrics
     seconds = time.perf_counter() - start
     peak = peak_mebibytes()

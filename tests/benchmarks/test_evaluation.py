@@ -48,7 +48,10 @@ def make_candidates(truth: GroundTruth, count: int) -> Candidates:
     labels = torch.where(torch.rand(images * count) < 0.1, other, truth.labels[which])
     boxes = truth.boxes[which] + torch.randn(images * count, 4) * 4
     scores = torch.rand(images, count).sort(dim=1, descending=True).values.flatten()
-    return Candidates(image, boxes, scores, labels, labels * 0, boxes[:, :2], scores * 0 + 8)
+    level = labels * 0
+    return Candidates(
+        image, boxes, scores, labels, level, boxes[:, :2], scores * 0 + 8, level + 9999
+    )
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
@@ -89,7 +92,7 @@ def test_gap_of_five_thousand_images_against_pycocotools() -> None:
 
     data, theirs = pycoco.dataset(truth), 0.0
     for suppress, name in ((False, "ap"), (True, "ap_nms")):
-        detections = select(found, PROTOCOL, suppress)
+        detections = select(found, PROTOCOL, truth.sizes, suppress)
         results, evaluators = pycoco.results_of(detections, truth.image_ids), list[Any]()
         evaluate = partial(pycoco.evaluated, data, results, 100)
         theirs += seconds(lambda: evaluators.append(evaluate()), 1)  # noqa: B023

@@ -13,13 +13,16 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, MetaData, Table, insert, inspect, select, text
 
 from detectors.evaluation.metrics import ClassGap
+from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.errors import UserError
+from gaplab.identity import canonical, digest
 from gaplab.ledger import Ledger
 from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
 from gaplab.ledger.models import Base
 from gaplab.ledger.views import METRICS, RowFilter
 from gaplab.records import CancelRequest, Claim, Cost, Started
+from gaplab.spec.protocols import protocol_key
 from gaplab.states import TrialState
 from tests.builders import (
     CROWD_VALUES,
@@ -477,3 +480,79 @@ class TestAbsolutePaths:
                 {"code": {"commit": "c", "uri": code}, "seed": epoch}
                 for epoch, code in enumerate(codes, 1)
             ]
+
+
+class TestClippedBoxes:
+    """From version 0008, in which every protocol clipped boxes before suppression, and back."""
+
+    NAMES: ClassVar = {
+        "default": "default",
+        "o2f": "o2f",
+        "defcn": "o2f",
+        "onenet": "custom-ed4e8788",
+        "crowdhuman": "custom-e07e4f0d",
+        "custom-{}": "custom-{}",
+    }
+    """Name of a protocol before -> after; `{}` stands for the digest of its values."""
+
+    OWN: ClassVar[dict[str, Any]] = {"nms_iou": 0.7, "level_range": 0}
+    ADDED: ClassVar[dict[str, Any]] = {"cap_at_points": False, "clip": "before"}
+
+    @staticmethod
+    def named(name: str, rule: Mapping[str, Any]) -> str:
+        return name.format(digest(canonical(rule), 8))
+
+    @pytest.fixture
+    def eighth(self, url: str, engine: Engine) -> Engine:
+        """A ledger of version 0008: a trial with one evaluation per protocol."""
+        own = {"preset": self.named("custom-{}", self.OWN), **self.OWN}
+        config = {"evaluation": {"protocol": own, "every": 1}, "seed": 3}
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1", config=config)))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+        downgrade(engine, "0008")
+        tables = tables_of(engine)
+        with begin(engine) as connection:
+            ap = {name: 1.0 for name in ("ap", "ap_nms", "gap")}
+            row = {"trial_id": "t1", "epoch": 1, "branch": "o2o", "truth": "", "is_primary": True}
+            more = {"attempt_id": attempt, "more": {}, "classes": [], "created_at": NOW}
+            for place, before in enumerate(self.NAMES):
+                name = self.named(before, self.OWN)
+                where = {"protocol": name, "candidates": f"c{place}", "matches": ""}
+                connection.execute(insert(tables["evaluation"]).values(**row, **more, **ap, **where))
+                rule = {"id": name, "rule": self.OWN, "created_at": NOW}
+                connection.execute(insert(tables["protocol"]).values(**rule))
+        return engine
+
+    def test_evaluations_are_named_after_what_they_measured(
+        self, url: str, eighth: Engine
+    ) -> None:
+        with Ledger.open(url) as ledger:
+            found = {e.protocol: (e.candidates, e.rule) for e in ledger.evaluations("t1")}
+            own = ledger.trials("s1")[0].protocol
+        rule = self.OWN | self.ADDED
+        kept = [name for name in self.NAMES if name != "defcn"]  # o2f has the same values
+        assert found == {
+            self.named(self.NAMES[name], rule): (f"c{list(self.NAMES).index(name)}", rule)
+            for name in kept
+        }
+        assert own == self.named("custom-{}", rule)
+
+    def test_the_own_name_is_that_of_the_spec(self) -> None:
+        """Fixed in the migration, because presets may change again."""
+        for name in ("defcn", "onenet", "crowdhuman"):
+            old = PROTOCOLS[name].model_copy(update=self.ADDED)
+            assert self.NAMES[name] == protocol_key(old)
+
+    def test_the_way_back(self, url: str, eighth: Engine) -> None:
+        unclipped = self.OWN | self.ADDED | {"clip": "after"}
+        with Ledger.open(url) as ledger:
+            [attempt] = ledger.attempts("t1")
+            ledger.record(evaluation_record(protocol="onenet", rule=unclipped), attempt.id)
+        downgrade(eighth, "0008")
+        with eighth.connect() as connection:
+            tables = tables_of(eighth)
+            rules = {row.id: row.rule for row in connection.execute(select(tables["protocol"]))}
+            names = {row.protocol for row in connection.execute(select(tables["evaluation"]))}
+        assert names == rules.keys() == {"default", "o2f", self.named("custom-{}", self.OWN)}
+        assert all(rule == self.OWN for rule in rules.values())

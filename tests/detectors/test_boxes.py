@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.boxes import area, clip, paired_giou, paired_iou, pairwise_iou
+from detectors.boxes import area, paired_giou, paired_iou, pairwise_iou
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -135,20 +135,9 @@ def test_far_apart_boxes_have_giou_near_minus_one() -> None:
     assert paired_giou(a, b).item() == pytest.approx(-1 + 2e-6)
 
 
-@given(box_lists, st.integers(0, 12), st.integers(0, 12))
-def test_clip_moves_boxes_inside_and_keeps_inner_ones(
-    boxes: list[Box], height: int, width: int
-) -> None:
-    clipped = clip(tensor(boxes), height, width).tolist()
-    for before, after in zip(boxes, clipped, strict=True):
-        limits = (width, height, width, height)
-        assert after == [min(max(v, 0), limit) for v, limit in zip(before, limits, strict=True)]
-
-
 def test_leading_dimensions_and_double_precision_are_kept() -> None:
     boxes = torch.rand(2, 3, 4, dtype=torch.float64)
     assert area(boxes).shape == (2, 3)
-    assert clip(boxes, 1, 1).shape == (2, 3, 4)
     assert paired_iou(boxes[0], boxes[1]).dtype == torch.float64
     assert pairwise_iou(boxes, boxes).dtype == torch.float64
     assert math.isfinite(float(paired_giou(boxes[0], boxes[1]).sum()))

@@ -128,8 +128,6 @@ def test_candidates_are_the_models_best_pairs_in_original_pixels() -> None:
             best = own.sort(descending=True).values[:7]
             torch.testing.assert_close(candidates.scores[mine], best, rtol=1e-4, atol=1e-6)
             assert set(candidates.strides[mine].tolist()) == {model.strides[level]}
-        assert (candidates.boxes >= 0).all()
-        assert (candidates.boxes <= mini.SIDE).all()
         assert (candidates.scores.diff() <= 0).all()
 
 

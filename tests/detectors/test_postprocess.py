@@ -9,7 +9,7 @@ from detectors.postprocess import Frame, describe_non_finite, select_candidates
 from detectors.structures import Points, Predictions
 from tests.examples import examples
 
-FRAME = Frame(0, (1.0, 1.0), (1000, 1000))
+FRAME = Frame(0, (1.0, 1.0))
 
 
 def make_points(level: list[int]) -> Points:
@@ -54,7 +54,7 @@ def test_keeps_the_best_pairs_of_each_level_and_equal_scores_in_index_order(imag
     classes, level, rows, topk, index = image
     boxes = torch.arange(4.0 * len(level)).reshape(-1, 4)
     scores, points = torch.tensor(rows).reshape(-1, classes), make_points(level)
-    found = select_candidates(scores, boxes, points, topk, Frame(index, (1.0, 1.0), (1000, 1000)))
+    found = select_candidates(scores, boxes, points, topk, Frame(index, (1.0, 1.0)))
     expected = best_pairs(rows, level, topk)
     chosen = torch.tensor([point for _, _, point, _ in expected], dtype=torch.int64)
     assert found.labels.tolist() == [label for *_, label in expected]
@@ -63,6 +63,7 @@ def test_keeps_the_best_pairs_of_each_level_and_equal_scores_in_index_order(imag
     assert torch.equal(found.boxes, boxes[chosen])
     assert torch.equal(found.points, points.xy[chosen])
     assert torch.equal(found.strides, points.stride[chosen])
+    assert found.level_points.tolist() == [level.count(each) for each in found.levels.tolist()]
     assert found.scores.tolist() == pytest.approx([-score for score, *_ in expected])
     assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
 
@@ -73,11 +74,11 @@ def test_candidates_of_score_zero_are_kept() -> None:
     assert found.scores.tolist() == pytest.approx([0.3, 0.0])
 
 
-def test_boxes_are_in_original_pixels_inside_the_image_and_points_in_those_of_the_input() -> None:
+def test_boxes_are_unclipped_in_original_pixels_and_points_in_those_of_the_input() -> None:
     boxes = torch.tensor([[20.0, 10.0, 60.0, 40.0], [-8.0, -8.0, 900.0, 900.0]])
-    points, frame = make_points([0, 0]), Frame(7, (2.0, 0.5), (100, 50))
+    points, frame = make_points([0, 0]), Frame(7, (2.0, 0.5))
     found = select_candidates(torch.tensor([[0.9], [0.8]]), boxes, points, 300, frame)
-    assert found.boxes.tolist() == [[10.0, 20.0, 30.0, 50.0], [0.0, 0.0, 100.0, 50.0]]
+    assert found.boxes.tolist() == [[10.0, 20.0, 30.0, 80.0], [-4.0, -16.0, 450.0, 1800.0]]
     assert torch.equal(found.points, points.xy)
     assert found.strides.tolist() == [8.0, 8.0]
 
@@ -85,8 +86,7 @@ def test_boxes_are_in_original_pixels_inside_the_image_and_points_in_those_of_th
 def test_a_large_level_gives_exactly_its_best_pairs() -> None:
     scores = torch.randint(64, (5000, 4)) / 64  # many are equal
     boxes, level = torch.rand(5000, 4) * 100, [0] * 4000 + [1] * 900 + [2] * 100
-    frame = Frame(0, (1.0, 1.0), (100, 100))
-    found = select_candidates(scores, boxes, make_points(level), 300, frame)
+    found = select_candidates(scores, boxes, make_points(level), 300, FRAME)
     assert found.levels.bincount().tolist() == [300, 300, 300]
     expected = best_pairs(scores.tolist(), level, 300)
     assert found.labels.tolist() == [label for *_, label in expected]

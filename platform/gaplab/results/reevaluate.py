@@ -121,7 +121,7 @@ def reevaluate(
         The evaluations as the ledger holds them, new and old ones, source by source.
 
     Raises:
-        UserError: candidates don't match their data, or are fewer than a protocol needs.
+        UserError: candidates don't match their data, or lack what a protocol needs.
     """
     truths = checked_truths(sources, protocols, options)
     for source in sources:
@@ -152,7 +152,7 @@ def _measure(
     if not protocols:
         return
     shares = [
-        [select_both(chunk, protocol) for protocol in protocols]
+        [select_both(chunk, protocol, truth.data.sizes) for protocol in protocols]
         for chunk in source.dump.stream(truth.data.image_ids, truth.data.classes)
     ]
     for protocol, parts in zip(protocols, zip(*shares, strict=True), strict=True):
@@ -170,13 +170,12 @@ def checked_truths(
     """Return the ground truth by id of the trial.
 
     Raises:
-        UserError: a source does not match its data, or holds too few candidates; with all problems.
+        UserError: a source does not match its data, or lacks what a protocol needs; with all problems.
     """
     problems = [
-        _too_few(source.dump, protocol)
+        problem
         for source in sources
-        for protocol in protocols
-        if protocol.pre_nms_topk > source.dump.info.topk
+        for problem in _shortcomings(source.dump, protocols)
     ]
     truths = dict[str, Truth]()
     try:
@@ -196,11 +195,21 @@ def checked_truths(
     return truths
 
 
-def _too_few(dump: Dump, protocol: Protocol) -> str:
-    return (
-        f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
-        f"{protocol_key(protocol)} needs {protocol.pre_nms_topk}; lower pre_nms_topk"
-    )
+def _shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
+    """Yield what the protocols need and the candidates don't have."""
+    for each in protocols:
+        if each.pre_nms_topk > dump.info.topk:
+            yield (
+                f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
+                f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
+            )
+    newer = [protocol_key(p) for p in protocols if p.clip == "after" or p.cap_at_points]
+    if dump.clipped and newer:
+        yield (
+            f"{dump.uri}: an older version wrote clipped boxes without the number of points per "
+            f"level, which does not serve protocol {', '.join(newer)}; train the trial again, or "
+            "set clip: before and cap_at_points: false in the protocol"
+        )
 
 
 def _named(ledger: Reader, name: str) -> list[TrialView]:

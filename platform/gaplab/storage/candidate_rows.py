@@ -18,7 +18,7 @@ _BOX = ("x1", "y1", "x2", "y2")
 _POINT = ("point_x", "point_y")
 LAYOUT = Layout(
     "candidates",
-    2,
+    3,
     {
         "image_id": Column("int64"),
         "level": Column("int16"),
@@ -27,6 +27,7 @@ LAYOUT = Layout(
         "score": Column("float32", varied=True),
         **{name: Column("float32", varied=True) for name in _BOX},
         **{name: Column("float32") for name in (*_POINT, "stride")},
+        "level_points": Column("int32", since=3),
     },
     "restore it from a backup, or name the --home that the trial was trained in",
 )
@@ -65,6 +66,7 @@ def _columns(candidates: Candidates, image_id: NDArray[np.int64]) -> dict[str, N
         **{name: np.ascontiguousarray(boxes[:, i]) for i, name in enumerate(_BOX)},
         **{name: np.ascontiguousarray(points[:, i]) for i, name in enumerate(_POINT)},
         "stride": candidates.strides.float().numpy(),
+        "level_points": candidates.level_points.numpy().astype(np.int32),
     }
 
 
@@ -163,14 +165,16 @@ def _read_group(group: Mapping[str, Any], lookup: Lookup, where: str) -> Candida
     image, known = lookup.images(group["image_id"])
     label, named, fitting = lookup.read_labels(group)
     boxes, points = (np.stack([group[n] for n in names], axis=1) for names in (_BOX, _POINT))
-    score = group["score"]
+    score, stride = group["score"], group["stride"]
+    level_points = group.get("level_points", np.ones_like(image)).astype(np.int64)
     checks = {
         "images that are not in this part": not known,
         "unknown classes": not named,
         "names of classes that differ from their labels": not fitting,
         "boxes that are not finite": not np.isfinite(boxes).all(),
         "anchor points that are not finite": not np.isfinite(points).all(),
-        "strides that are not positive": not (group["stride"] > 0).all(),
+        "strides that are not positive": not (stride > 0).all(),
+        "levels without points": (level_points < 1).any(),
         "levels below 0": (group["level"] < 0).any(),
         "scores outside [0, 1]": not ((score >= 0) & (score <= 1)).all(),
         "images that are not sorted by falling score": _is_unsorted(image, score),
@@ -178,5 +182,6 @@ def _read_group(group: Mapping[str, Any], lookup: Lookup, where: str) -> Candida
     if problems := [problem for problem, found in checks.items() if found]:
         raise UserError(f"{where}: {', '.join(problems)}; {LAYOUT.remedy}")
     order = np.argsort(image, kind="stable")
-    columns = (image, boxes, score, label, group["level"].astype(np.int64), points, group["stride"])
+    level = group["level"].astype(np.int64)
+    columns = (image, boxes, score, label, level, points, stride, level_points)
     return Candidates(*(torch.from_numpy(column[order]) for column in columns))

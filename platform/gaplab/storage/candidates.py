@@ -1,10 +1,12 @@
 """Store the raw candidates of one trial, epoch and branch as Parquet files, and read them again.
 
 A dump is a folder with one part per rank. Each row of a part is a candidate: its class, as a label
-and by name, its box in pixels of the original image, and its anchor point in pixels of the
-detector's input. Row groups never split an image. Other tools can read the files as they are.
+and by name, its box in pixels of the original image, not clipped to it, and its anchor point in pixels
+of the detector's input. Row groups never split an image. Other tools can read the files as they
+are.
 
-Version 1 had no labels, and is still read.
+Version 1 had no labels. Versions 1 and 2 had clipped boxes, and no number of points per level. Both
+are still read, for protocols that need neither.
 """
 
 import re
@@ -25,6 +27,8 @@ from gaplab.storage.candidate_rows import LAYOUT, Lookup, chunks, row_groups
 from gaplab.storage.filesystem import Storage, evaluation_folder
 from gaplab.storage.parquet import reading, write_table
 
+_LABELLED, _UNCLIPPED = 2, 3
+"""The versions that added labels, and unclipped boxes with the number of points of a level."""
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})\.parquet")
 _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
 
@@ -126,8 +130,8 @@ class Dump:
     info: DumpInfo
     _images: tuple[tuple[int, ...], ...]
     """Image ids of each part, by rank."""
-    _labelled: bool
-    """Whether all parts have labels."""
+    _version: int
+    """The lowest version of any part."""
 
     @classmethod
     def open(cls, uri: str) -> Self:
@@ -145,7 +149,12 @@ class Dump:
                 versions.append(file.version)
         _check_footers(uri, names, footers)
         images = tuple(footer.images for footer in footers)
-        return cls(uri, footers[0].info(), images, min(versions) > 1)
+        return cls(uri, footers[0].info(), images, min(versions))
+
+    @property
+    def clipped(self) -> bool:
+        """Whether its boxes were clipped, and the number of points per level is unknown."""
+        return self._version < _UNCLIPPED
 
     def check(self, image_ids: Sequence[int], classes: Sequence[str]) -> None:
         """Raise UserError unless the dump has exactly these images and classes, in any order.
@@ -160,7 +169,9 @@ class Dump:
                 "other ground truth needs the same images and classes"
             )
         repeated = [name for name, count in Counter(classes).items() if count > 1]
-        if repeated and not (self._labelled and tuple(classes) == self.info.classes):
+        if repeated and not (
+            self._version >= _LABELLED and tuple(classes) == self.info.classes
+        ):
             raise UserError(
                 f"{self.uri}: its classes named {_first_three(repeated)} can't be told apart; give "
                 "every class its own name, and train the trial again"

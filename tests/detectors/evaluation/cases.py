@@ -20,13 +20,15 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
 
 Box = Sequence[float]
+ROOMY = ((1_000_000, 1_000_000),) * 1000
+"""Sizes of images whose right and bottom edges no box reaches."""
 Values = Tensor | NDArray[Any] | Sequence[Any] | float
 """One value for all rows, or one value per row."""
 
 
 def measure_gap(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Gap:
     """Measure the candidates of all images, without suppression and with it."""
-    return gap_between(select_both(candidates, protocol), truth, protocol)
+    return gap_between(select_both(candidates, protocol, truth.sizes), truth, protocol)
 
 
 def candidates(
@@ -36,6 +38,7 @@ def candidates(
     image: Values = 0,
     levels: Values = 0,
     cells: Values = ((0, 0),),
+    level_points: Values = 1_000_000,
 ) -> Candidates:
     """Build candidates in the order of the class; values are broadcast to the number of boxes.
 
@@ -53,7 +56,7 @@ def candidates(
     score_N = torch.as_tensor(scores, dtype=torch.float32).expand(count)
     points = (cell_N2 + 0.5) * strides[:, None]
     columns = (integers(image), box_N4, score_N, integers(labels), level_N, points, strides)
-    return ordered(Candidates(*columns))
+    return ordered(Candidates(*columns, integers(level_points)))
 
 
 def ordered(found: Candidates) -> Candidates:

@@ -111,7 +111,7 @@ def test_a_real_annotation_file_equals_pycocotools(
     photographs: tuple[Candidates, GroundTruth], suppress: bool, max_dets: int
 ) -> None:
     dump, truth = photographs
-    found = select(dump, Protocol(max_dets=max_dets), suppress)
+    found = select(dump, Protocol(max_dets=max_dets), truth.sizes, suppress)
     (metrics,) = coco_metrics([found], truth, max_dets)
     assert pycoco.differences(metrics, pycoco.metrics_of(found, truth, max_dets)) == {}
     assert 0.01 < known(metrics.values["ap"]) < 0.9

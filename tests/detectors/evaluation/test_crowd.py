@@ -49,7 +49,10 @@ def make_candidates(rows: Sequence[Row]) -> Candidates:
     boxes = torch.tensor([row[1] for row in rows], dtype=torch.float32).reshape(-1, 4)
     image, labels = (torch.tensor([row[k] for row in rows], dtype=torch.int64) for k in (0, 3))
     scores = torch.tensor([row[2] for row in rows], dtype=torch.float32)
-    return Candidates(image, boxes, scores, labels, labels * 0, boxes[:, :2], scores * 0 + 8)
+    level = labels * 0
+    return Candidates(
+        image, boxes, scores, labels, level, boxes[:, :2], scores * 0 + 8, level + 9999
+    )
 
 
 def alone(
@@ -80,8 +83,20 @@ def square(k: int) -> Box:
 
 
 def clipped(box: Box) -> Box:
+    """Clip as CrowdDet does."""
     width, height = SIZE
     x1, y1, x2, y2 = box
+    return (
+        min(max(x1, 0), width - 1),
+        min(max(y1, 0), height - 1),
+        min(max(x2, 0), width),
+        min(max(y2, 0), height),
+    )
+
+
+def inside(box: Box) -> Box:
+    """Clip as a protocol does."""
+    (x1, y1, x2, y2), (width, height) = box, SIZE
     return (
         min(max(x1, 0), width),
         min(max(y1, 0), height),
@@ -268,6 +283,19 @@ def test_boxes_are_clipped_to_the_image() -> None:
     assert alone([(0, (30, 0, 300, 6), 0.9)], [(0, beyond, False)])["recall"] == 1
 
 
+@pytest.mark.parametrize(
+    ("box", "object_"),
+    [
+        ((60, 0, 90, 6), (39, 0, 40, 6)),  # beyond the right edge: 1 px inside is left
+        ((0, 50, 6, 90), (0, 29, 6, 30)),  # beyond the bottom edge
+    ],
+)
+def test_a_box_beyond_the_right_or_bottom_edge_keeps_one_pixel(box: Box, object_: Box) -> None:
+    """As CrowdDet's evaluator clips: x1 to at most width - 1, y1 to at most height - 1."""
+    assert alone([(0, box, 0.9)], [(0, object_, False)])["recall"] == 1
+    assert alone([(0, object_, 0.9)], [(0, box, False)])["recall"] == 1
+
+
 def test_a_crowd_region_absorbs_any_number_of_detections() -> None:
     objects = [(0, square(0), False), (0, square(1), False), (0, (16, 0, 40, 30), True)]
     rows = [(0, square(0), 0.9), (0, square(1), 0.2)]
@@ -329,7 +357,7 @@ def test_duplicates_cost_ap_without_nms_and_nothing_with_it(seed: int) -> None:
     once, truth = noisy(seed)
     twice = once.take(torch.arange(len(once)).repeat_interleave(2))
     protocol = PROTOCOLS["crowdhuman"]
-    columns = [select(c, protocol, nms) for nms in (False, True) for c in (once, twice)]
+    columns = [select(c, protocol, truth.sizes, nms) for nms in (False, True) for c in (once, twice)]
     plain, plain_twice, nms, nms_twice = crowd_metrics(columns, truth, protocol.max_dets)
     assert nms_twice == nms
     assert plain == nms
@@ -349,9 +377,10 @@ def test_nms_suppresses_some_of_the_objects_themselves() -> None:
     assert recall_ceiling(truth, Protocol(nms_iou=0.9)) == 1
 
 
-def test_the_ceiling_clips_objects_to_the_image() -> None:
+def test_the_ceiling_clips_objects_when_the_protocol_says() -> None:
     objects: list[Object] = [(0, (30, 0, 45, 6), 0, False), (0, (30, 0, 100, 6), 0, False)]
     assert recall_ceiling(make_truth(objects), Protocol()) == 0.5  # both are clipped to 10 x 6
+    assert recall_ceiling(make_truth(objects), Protocol(clip="after")) == 1
 
 
 @examples(50)
@@ -366,10 +395,10 @@ def test_ceiling_is_the_recall_of_what_greedy_suppression_keeps(
     for image, box, label, region in objects:
         rivals = [row for row in kept if row[0] == image]
         free = all(
-            iou(clipped(box), row[1]) <= threshold or (wise and row[3] != label) for row in rivals
+            iou(inside(box), inside(row[1])) <= threshold or (wise and row[3] != label) for row in rivals
         )
         if free and not region and len(rivals) < max_dets:
-            kept.append((image, clipped(box), 1.0, label))
+            kept.append((image, box, 1.0, label))
     recalls = []
     for label in range(CLASSES):
         count = sum(row[2] == label and not row[3] for row in objects)

@@ -74,7 +74,7 @@ def test_numbers_are_percent_points_of_the_selected_detections(
     found, truth = random_data(3)
     protocol = Protocol(evaluator=evaluator, max_dets=12, score_floor=0.2, nms_iou=0.5, order=order)
     gap = measure_gap(found, truth, protocol)
-    columns = [select(found, protocol, suppress) for suppress in (False, True)]
+    columns = [select(found, protocol, truth.sizes, suppress) for suppress in (False, True)]
     assert gap == gap_between(columns, truth, protocol)
     evaluate = {"coco": coco_metrics, "crowd": crowd_metrics}[evaluator]
     plain, suppressed = (evaluate([column], truth, 12)[0] for column in columns)
@@ -168,7 +168,7 @@ def test_suppressed_detections_have_no_gap(evaluator: Evaluator, order: Order) -
     found, truth = random_data(7)
     protocol = Protocol(evaluator=evaluator, order=order)
     before = measure_gap(found, truth, protocol).metrics
-    after = measure_gap(select(found, protocol, suppress=True), truth, protocol).metrics
+    after = measure_gap(select(found, protocol, truth.sizes, suppress=True), truth, protocol).metrics
     assert after["gap"] == 0
     assert after["ap"] == after["ap_nms"] == before["ap_nms"]
     assert known(after["ap"]) > known(before["ap"])

@@ -5,28 +5,37 @@ from pydantic import ValidationError
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 
-# Score floor, candidates per level, NMS IoU, order and detections of each paper's released code.
+# Score floor, candidates per level and whether they are capped, clipping, NMS IoU, order and
+# detections of each paper's released code.
 PRESETS = {
-    "default": (0.0, 300, 0.6, "nms_then_cut", 100),
-    "defcn": (0.05, 1000, 0.6, "nms_then_cut", 100),
-    "o2f": (0.05, 1000, 0.6, "nms_then_cut", 100),
-    "onenet": (0.0, 1000, 0.5, "cut_then_nms", 100),
-    "date": (0.01, 100, 0.5, "nms_then_cut", 100),
-    "crowdhuman": (0.05, 1000, 0.6, "nms_then_cut", 500),
+    "default": (0.0, 300, False, "before", 0.6, "nms_then_cut", 100),
+    "defcn": (0.05, 1000, True, "after", 0.6, "nms_then_cut", 100),
+    "o2f": (0.05, 1000, False, "before", 0.6, "nms_then_cut", 100),
+    "onenet": (0.0, 1000, False, "after", 0.5, "cut_then_nms", 100),
+    "date": (0.01, 100, False, "before", 0.5, "nms_then_cut", 100),
+    "crowdhuman": (0.05, 1000, True, "after", 0.6, "nms_then_cut", 500),
+    "centernet": (0.0, 1000, False, "after", 0.6, "nms_then_cut", 100),
 }
+FIELDS = (
+    "score_floor",
+    "pre_nms_topk",
+    "cap_at_points",
+    "clip",
+    "nms_iou",
+    "order",
+    "max_dets",
+)
 
 
 def test_presets() -> None:
-    found = {
-        name: (p.score_floor, p.pre_nms_topk, p.nms_iou, p.order, p.max_dets)
-        for name, p in PROTOCOLS.items()
-    }
+    found = {name: tuple(vars(p)[f] for f in FIELDS) for name, p in PROTOCOLS.items()}
     assert found == PRESETS
     for name, protocol in PROTOCOLS.items():
         assert protocol.preset == name
         assert protocol.evaluator == ("crowd" if name == "crowdhuman" else "coco")
-        assert (protocol.suppression, protocol.class_wise) == ("nms", True)
-        assert protocol.level_range is protocol.spatial_range is None
+        assert protocol.class_wise
+        peaks = ("max_filter", 0, 3) if name == "centernet" else ("nms", None, None)
+        assert (protocol.suppression, protocol.level_range, protocol.spatial_range) == peaks
 
 
 @pytest.mark.parametrize("side", [1, 3, 99])
@@ -51,6 +60,7 @@ def test_an_odd_window_is_accepted(side: int) -> None:
         ({"max_dets": 0}, "greater than or equal to 1"),
         ({"pre_nms_topk": 0}, "greater than or equal to 1"),
         ({"pre_nms_topk": 1.5}, "valid integer"),
+        ({"clip": "never"}, "'before' or 'after'"),
         ({"order": "cut"}, "'nms_then_cut' or 'cut_then_nms'"),
         ({"nms_threshold": 0.6}, "Extra inputs are not permitted"),
     ],

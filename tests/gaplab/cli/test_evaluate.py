@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -114,6 +115,40 @@ def test_wrong_input_is_one_line(
     assert len(output.splitlines()) == (2 if words == ["nothing"] else 1)
     with Ledger.open(Home(home).ledger_url) as ledger:
         assert {e.protocol for e in ledger.all_evaluations()} == {"default"}
+
+
+class TestCandidatesOfOlderVersions:
+    """They are clipped, and hold no numbers of points per level."""
+
+    @pytest.fixture(autouse=True)
+    def _aged(self, home: Path, ids: Any) -> None:
+        for part in (home / "trials" / ids["dual"]).rglob("part-*.parquet"):
+            table = pq.read_table(part).drop_columns(["level_points"])
+            footer = json.loads(table.schema.metadata[b"gaplab"]) | {"version": 2}
+            pq.write_table(table.replace_schema_metadata({"gaplab": json.dumps(footer)}), part)
+
+    @pytest.mark.parametrize(
+        ("words", "refused"),
+        [
+            (["reevaluate", "DUAL", "--branch", "o2o"], "defcn, onenet, crowdhuman, centernet"),
+            (["reevaluate", "DUAL", "--branch", "o2o", "--protocol", "onenet"], "onenet"),
+            (["explain", "DUAL", "--protocol", "crowdhuman"], "crowdhuman"),
+        ],
+    )
+    def test_are_refused_where_a_protocol_needs_more(
+        self, gaplab: Gaplab, ids: Any, words: list[str], refused: str
+    ) -> None:
+        [line] = gaplab(*(ids.get(w.lower(), w) for w in words), code=2).splitlines()
+        assert f"which does not serve protocol {refused}; train the trial again, or set" in line
+
+    def test_serve_the_others(self, gaplab: Gaplab, ids: Any) -> None:
+        words = ("--branch", "o2o", "--json", "--protocol")
+        new = "{preset: defcn, clip: before, cap_at_points: false}"
+        found = [
+            evaluations(gaplab("reevaluate", ids["dual"], *words, name))[0]["metrics"]
+            for name in ("o2f", new)
+        ]
+        assert found[0] == found[1]
 
 
 def test_damaged_candidates_are_named_before_anything_is_measured(

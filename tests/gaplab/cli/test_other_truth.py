@@ -68,7 +68,8 @@ def exact(truth: GroundTruth) -> Candidates:
     ones = torch.ones(len(truth.labels))
     points = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
     own = (truth.image, truth.boxes, ones * 0.9, truth.labels)
-    return Candidates(*own, truth.labels * 0, points, ones * 8)
+    level = truth.labels * 0
+    return Candidates(*own, level, points, ones * 8, level + 64)
 
 
 @pytest.fixture(scope="module")

@@ -321,7 +321,7 @@ def test_every_metric_but_miss_rates_can_be_maximised(evaluator: str) -> None:
     box, none = torch.tensor([[0.0, 0.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
     image = ImageTruth(1, 64, 64, box, none, torch.tensor([False]), torch.tensor([1600.0]))
     one = torch.ones(1)
-    found = Candidates(none, box, one, none, none, torch.zeros(1, 2), one)
+    found = Candidates(none, box, one, none, none, torch.zeros(1, 2), one, none + 1)
     protocol = PROTOCOLS["default"].model_copy(update={"evaluator": evaluator})
     measured = measure_gap(found, GroundTruth.of([image], ["thing"]), protocol).metrics
     assert metrics([evaluator]) == [name for name in measured if not name.startswith("mmr")]
