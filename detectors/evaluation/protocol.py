@@ -103,8 +103,9 @@ PROTOCOLS: dict[str, Protocol] = {
 
 `default` is POTO's NMS (IoU 0.6) without score floor, with 300 candidates per level. It clips boxes
 before NMS, because the boxes in files of other tools are clipped, and both can then be measured
-alike. `defcn` (POTO) suppresses boxes that are not clipped, `o2f` clipped ones. `onenet` cuts before
-NMS and has no floor (its 100 best pairs of all levels are among the 1,000 best of each level).
+alike. `defcn` (POTO) suppresses boxes that are not clipped, `o2f` clipped ones. `onenet` cuts
+before NMS and has no floor (its 100 best pairs of all levels are among the 1,000 best of each
+level).
 `date` is that of DATE-F; DATE-R keeps 1,000 candidates per level. `crowdhuman` is DeFCN's.
 `centernet` is CenterNet's: peaks of the score map of a class in 3 x 3 cells, then the 100 best of
 them.

@@ -15,13 +15,12 @@ Sizes = Sequence[tuple[int, int]]
 """(width, height) in pixels of each image, by its index."""
 
 
-def select(
-    candidates: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool
-) -> Candidates:
+def select(candidates: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool) -> Candidates:
     """Return the detections of a protocol, by image and descending score.
 
-    There are at most `max_dets` per image, and their boxes are clipped to it. The score floor and `pre_nms_topk` are applied here, so
-    the candidates may have been stored under a more generous protocol.
+    There are at most `max_dets` per image, and their boxes are clipped to it. The score floor
+    and `pre_nms_topk` are applied here, so the candidates may have been stored under a more
+    generous protocol.
 
     Args:
         candidates: raw candidates of all images.
@@ -58,9 +57,7 @@ def clip_to_images(candidates: Candidates, sizes: Sizes) -> Candidates:
     return replace(candidates, boxes=clipped)
 
 
-def _detections(
-    found: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool
-) -> Candidates:
+def _detections(found: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool) -> Candidates:
     """Select detections from filtered candidates."""
     kept = _kept(found, protocol, suppress)
     if protocol.clip == "before":

@@ -513,20 +513,20 @@ class TestClippedBoxes:
         downgrade(engine, "0008")
         tables = tables_of(engine)
         with begin(engine) as connection:
-            ap = {name: 1.0 for name in ("ap", "ap_nms", "gap")}
+            ap = dict.fromkeys(("ap", "ap_nms", "gap"), 1.0)
             row = {"trial_id": "t1", "epoch": 1, "branch": "o2o", "truth": "", "is_primary": True}
             more = {"attempt_id": attempt, "more": {}, "classes": [], "created_at": NOW}
             for place, before in enumerate(self.NAMES):
                 name = self.named(before, self.OWN)
                 where = {"protocol": name, "candidates": f"c{place}", "matches": ""}
-                connection.execute(insert(tables["evaluation"]).values(**row, **more, **ap, **where))
+                connection.execute(
+                    insert(tables["evaluation"]).values(**row, **more, **ap, **where)
+                )
                 rule = {"id": name, "rule": self.OWN, "created_at": NOW}
                 connection.execute(insert(tables["protocol"]).values(**rule))
         return engine
 
-    def test_evaluations_are_named_after_what_they_measured(
-        self, url: str, eighth: Engine
-    ) -> None:
+    def test_evaluations_are_named_after_what_they_measured(self, url: str, eighth: Engine) -> None:
         with Ledger.open(url) as ledger:
             found = {e.protocol: (e.candidates, e.rule) for e in ledger.evaluations("t1")}
             own = ledger.trials("s1")[0].protocol

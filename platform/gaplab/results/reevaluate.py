@@ -170,13 +170,9 @@ def checked_truths(
     """Return the ground truth by id of the trial.
 
     Raises:
-        UserError: a source does not match its data, or lacks what a protocol needs; with all problems.
+        UserError: all sources that don't match their data, or lack what a protocol needs.
     """
-    problems = [
-        problem
-        for source in sources
-        for problem in _shortcomings(source.dump, protocols)
-    ]
+    problems = [problem for source in sources for problem in _shortcomings(source.dump, protocols)]
     truths = dict[str, Truth]()
     try:
         truths = load_truths(

@@ -1,9 +1,9 @@
 """Store the raw candidates of one trial, epoch and branch as Parquet files, and read them again.
 
 A dump is a folder with one part per rank. Each row of a part is a candidate: its class, as a label
-and by name, its box in pixels of the original image, not clipped to it, and its anchor point in pixels
-of the detector's input. Row groups never split an image. Other tools can read the files as they
-are.
+and by name, its box in pixels of the original image, not clipped to it, and its anchor point in
+pixels of the detector's input. Row groups never split an image. Other tools can read the files as
+they are.
 
 Version 1 had no labels. Versions 1 and 2 had clipped boxes, and no number of points per level. Both
 are still read, for protocols that need neither.
@@ -169,9 +169,7 @@ class Dump:
                 "other ground truth needs the same images and classes"
             )
         repeated = [name for name, count in Counter(classes).items() if count > 1]
-        if repeated and not (
-            self._version >= _LABELLED and tuple(classes) == self.info.classes
-        ):
+        if repeated and not (self._version >= _LABELLED and tuple(classes) == self.info.classes):
             raise UserError(
                 f"{self.uri}: its classes named {_first_three(repeated)} can't be told apart; give "
                 "every class its own name, and train the trial again"

@@ -133,10 +133,7 @@ class Evaluator:
         shares = predict(model, self._data, request, self._world, halt)
         uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
         ranks = self._world.gather(
-            {
-                name: select_both(each, protocol, self._truth.sizes)
-                for name, each in shares.items()
-            }
+            {name: select_both(each, protocol, self._truth.sizes) for name, each in shares.items()}
         )
         if self._world.rank:
             return ()

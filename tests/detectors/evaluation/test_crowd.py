@@ -357,7 +357,9 @@ def test_duplicates_cost_ap_without_nms_and_nothing_with_it(seed: int) -> None:
     once, truth = noisy(seed)
     twice = once.take(torch.arange(len(once)).repeat_interleave(2))
     protocol = PROTOCOLS["crowdhuman"]
-    columns = [select(c, protocol, truth.sizes, nms) for nms in (False, True) for c in (once, twice)]
+    columns = [
+        select(c, protocol, truth.sizes, nms) for nms in (False, True) for c in (once, twice)
+    ]
     plain, plain_twice, nms, nms_twice = crowd_metrics(columns, truth, protocol.max_dets)
     assert nms_twice == nms
     assert plain == nms
@@ -395,7 +397,8 @@ def test_ceiling_is_the_recall_of_what_greedy_suppression_keeps(
     for image, box, label, region in objects:
         rivals = [row for row in kept if row[0] == image]
         free = all(
-            iou(inside(box), inside(row[1])) <= threshold or (wise and row[3] != label) for row in rivals
+            iou(inside(box), inside(row[1])) <= threshold or (wise and row[3] != label)
+            for row in rivals
         )
         if free and not region and len(rivals) < max_dets:
             kept.append((image, box, 1.0, label))

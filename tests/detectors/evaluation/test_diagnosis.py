@@ -53,7 +53,9 @@ def make_candidates(rows: Sequence[Row]) -> Candidates:
     image, labels, levels = (
         torch.tensor([row[k] for row in rows], dtype=torch.int64) for k in (0, 3, 4)
     )
-    return Candidates(image, boxes, scores, labels, levels, boxes[:, :2], scores * 0 + 1, image * 0 + 99)
+    return Candidates(
+        image, boxes, scores, labels, levels, boxes[:, :2], scores * 0 + 1, image * 0 + 99
+    )
 
 
 def square(k: int) -> Box:

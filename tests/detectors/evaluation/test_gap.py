@@ -168,7 +168,9 @@ def test_suppressed_detections_have_no_gap(evaluator: Evaluator, order: Order) -
     found, truth = random_data(7)
     protocol = Protocol(evaluator=evaluator, order=order)
     before = measure_gap(found, truth, protocol).metrics
-    after = measure_gap(select(found, protocol, truth.sizes, suppress=True), truth, protocol).metrics
+    after = measure_gap(
+        select(found, protocol, truth.sizes, suppress=True), truth, protocol
+    ).metrics
     assert after["gap"] == 0
     assert after["ap"] == after["ap_nms"] == before["ap_nms"]
     assert known(after["ap"]) > known(before["ap"])

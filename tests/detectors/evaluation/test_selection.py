@@ -111,7 +111,10 @@ def test_a_score_at_the_floor_is_dropped() -> None:
     pair = cases.candidates(cases.grid(3), [0.05, 0.3, 0.051])
     found = select(pair, PROTOCOLS["defcn"], cases.ROOMY, suppress=True)
     assert found.scores.tolist() == pytest.approx([0.3, 0.051])
-    assert len(select(cases.candidates(cases.grid(1), 0.0), Protocol(), cases.ROOMY, suppress=False)) == 0
+    assert (
+        len(select(cases.candidates(cases.grid(1), 0.0), Protocol(), cases.ROOMY, suppress=False))
+        == 0
+    )
 
 
 def test_no_candidates_and_images_left_without_any() -> None:
@@ -132,9 +135,7 @@ def scene(image: int, topk: int, classes: int = 3) -> Candidates:
     shift = torch.randint(-4, 5, (len(POINTS), 4), generator=rng)
     half = POINTS.stride[:, None] * 2
     boxes = torch.cat([POINTS.xy - half, POINTS.xy + half], dim=1) + shift
-    return select_candidates(
-        logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0))
-    )
+    return select_candidates(logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,9 @@ def test_a_larger_dump_gives_the_same_result_under_a_narrower_protocol(
         dump = Candidates.join([scene(image, topk) for image in range(3)])
         cases.assert_same(select(dump, narrow, SCENE, suppress), expected)
     roomy = narrow.model_copy(update={"pre_nms_topk": 50, "score_floor": narrow.score_floor / 2})
-    cases.assert_same(select(filter_candidates(dump, roomy, SCENE), narrow, SCENE, suppress), expected)
+    cases.assert_same(
+        select(filter_candidates(dump, roomy, SCENE), narrow, SCENE, suppress), expected
+    )
 
 
 @pytest.mark.parametrize("suppress", [False, True])
@@ -187,7 +190,9 @@ def test_presets_keep_what_they_promise(busy: Candidates, name: str) -> None:
         own = busy.scores[busy.levels == level]
         best = own[own > protocol.score_floor][: protocol.pre_nms_topk]
         assert torch.equal(kept.scores[kept.levels == level], best)
-    without, suppressed = (select(busy, protocol, cases.ROOMY, suppress) for suppress in (False, True))
+    without, suppressed = (
+        select(busy, protocol, cases.ROOMY, suppress) for suppress in (False, True)
+    )
     cut = kept.take(torch.arange(protocol.max_dets))
     cases.assert_same(without, cut)
     left = cut if protocol.order == "cut_then_nms" else kept

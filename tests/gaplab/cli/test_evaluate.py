@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -123,8 +122,8 @@ class TestCandidatesOfOlderVersions:
     @pytest.fixture(autouse=True)
     def _aged(self, home: Path, ids: Any) -> None:
         for part in (home / "trials" / ids["dual"]).rglob("part-*.parquet"):
+            footer = json.loads(pq.read_metadata(part).metadata[b"gaplab"]) | {"version": 2}
             table = pq.read_table(part).drop_columns(["level_points"])
-            footer = json.loads(table.schema.metadata[b"gaplab"]) | {"version": 2}
             pq.write_table(table.replace_schema_metadata({"gaplab": json.dumps(footer)}), part)
 
     @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def test_data_may_move_but_not_change(tmp_path: Path) -> None:
 
 
 def test_the_name_of_an_equal_protocol_is_no_setting(tmp_path: Path) -> None:
-    before = stored(tmp_path, evaluation={"protocol": "defcn"})
+    equal = {"preset": "defcn", "clip": "before", "cap_at_points": False}
+    before = stored(tmp_path, evaluation={"protocol": equal})
     now = stored(tmp_path, evaluation={"protocol": "o2f"})
     assert now.id == before.id
     assert changes(before, now) == []

@@ -70,7 +70,7 @@ def _replace_rule(old: str, new: str, rule: dict[str, Any]) -> None:
 
 
 def _rename(old: str, new: str) -> None:
-    """Rename the protocol of evaluations. Of two with the same values, the one named `new` stays."""
+    """Rename the protocol of evaluations. Of two with equal values, the one named `new` stays."""
     if old == new:
         return
     twin, mine = _evaluation.alias(), _evaluation.c.protocol == old
