@@ -198,10 +198,14 @@ class Candidates:
 
     @classmethod
     def flat(cls, image: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor) -> "Candidates":
-        """Create candidates without levels and anchor points: level 0, points and strides NaN."""
+        """Create candidates without levels and anchor points: level 0, points and strides NaN.
+
+        The number of points of their level is so high that `cap_at_points` has no effect.
+        """
         unknown = scores.new_full((len(scores), 3), float("nan"))
-        levels = torch.zeros_like(labels)
-        return cls(image, boxes, scores, labels, levels, unknown[:, :2], unknown[:, 2])
+        points, strides, levels = unknown[:, :2], unknown[:, 2], torch.zeros_like(labels)
+        many = torch.full_like(labels, torch.iinfo(torch.int32).max)
+        return cls(image, boxes, scores, labels, levels, points, strides, many)
 
     @classmethod
     def none(cls) -> "Candidates":

@@ -44,7 +44,8 @@ def findings(*parts: Candidates, images: int = IMAGES) -> Findings:
 
 def suppressed(candidates: Candidates, iou: float, *, class_wise: bool = True) -> Candidates:
     protocol = Protocol(nms_iou=iou, class_wise=class_wise, max_dets=300)
-    return select(candidates, protocol, suppress=True)
+    sizes = [(1_000_000, 1_000_000)] * IMAGES
+    return select(candidates, protocol, sizes, suppress=True)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -158,6 +158,7 @@ def test_stored_candidates_keep_levels_and_points(tmp_path: Path) -> None:
         levels=torch.tensor([0, 1, 2, 0, 1]),
         points=torch.ones(count, 2),
         strides=torch.full((count,), 8.0),
+        level_points=torch.full((count,), 64),
     )
     part = Part(Subject("abc", 9, "o2o", primary=True), TRUTH.truth, 1000, LocalWorld())
     uri = write_part(Storage(str(tmp_path)), part, stored)
