@@ -12,9 +12,9 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 class Anchor(Assigner):
     """Assigns the anchor with the highest IoU (003 Table 1, "Anchor"; 000 Table 1, RetinaNet o2o).
 
-    The assignment is the one-to-one matching with the largest total IoU; an object that overlaps no
-    anchor gets the nearest one. The anchors are defined by the detector: one square of four strides
-    per point in 003, RetinaNet's nine in 000.
+    The assignment is the one-to-one matching in which most objects get an anchor that they overlap,
+    with the largest total IoU; the others get the nearest one that is left. The anchors are defined
+    by the detector: one square of four strides per point in 003, RetinaNet's nine in 000.
 
     Deviation: in the released code of 003, an object gets no positive if another object overlaps
     its anchor more; see `solver`.

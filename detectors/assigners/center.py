@@ -16,7 +16,8 @@ class Center(Assigner):
     """Assigns the point nearest to the centre, on the level for the size (003 Table 1, "Center").
 
     The level is the one whose size range, as in FCOS, contains half of the longer side of the box.
-    The assignment is the one-to-one matching with the smallest total distance.
+    Most objects get a point of their level, with the smallest total distance; the others get the
+    nearest points that are left.
 
     Deviation: the released code keeps the nearest point of every level whose size range fits, and
     assigns a point that several objects compete for to the smallest one; an object may get no point
@@ -39,9 +40,7 @@ class Center(Assigner):
         distance_GN = center_distance(points, targets)
         half_side = (targets.boxes[:, 2:] - targets.boxes[:, :2]).amax(1) / 2
         own_level_GN = level_of(points, half_side, self.range_factor)[:, None] == points.level
-        worst = distance_GN.max().clamp(min=1.0) if len(targets) else 1.0
-        nearness_GN = 1 - distance_GN / worst
-        return match(nearness_GN, own_level_GN, distance_GN, self.solver)
+        return match(-distance_GN, own_level_GN, distance_GN, self.solver)
 
 
 def level_of(points: Points, length: Tensor, factor: float) -> Tensor:

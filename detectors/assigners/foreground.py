@@ -27,8 +27,8 @@ class Foreground(Assigner):
     loss"): the point must be good at everything, background classes included.
 
     The paper does not give loss weights and prior; both are those of the released code. As in
-    `poto`, an object gets a point outside of its centre square only if no point is left there: the
-    nearest one (released code: an arbitrary one, with a cost of 1e8).
+    `poto`, most objects get a point in their centre square, with the smallest total loss; the
+    others get the nearest point that is left (released code: an arbitrary one, with a cost of 1e8).
     """
 
     name: Literal["foreground"] = "foreground"
@@ -50,8 +50,7 @@ class Foreground(Assigner):
         """See `Assigner.assign`; progress is not used."""
         cost_GN = equalize(self._cost(predictions, targets), targets)
         candidate_GN = in_center_square(points, targets, self.radius)
-        quality_GN = _to_quality(cost_GN, candidate_GN)
-        return match(quality_GN, candidate_GN, center_distance(points, targets), "lsa")
+        return match(-cost_GN, candidate_GN, center_distance(points, targets), "lsa")
 
     def _cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Compute the cost of each pair: [G, N] >= 0.
@@ -64,12 +63,3 @@ class Foreground(Assigner):
         change_GN = focal_change(class_logits(predictions, targets), alpha, gamma)
         giou_GN = pairwise_giou(targets.boxes, predictions.boxes)
         return background_N + change_GN + self.box_weight * (1 - giou_GN)
-
-
-def _to_quality(cost_GN: Tensor, candidate_GN: Tensor) -> Tensor:
-    """Map costs linearly to qualities: 1 for the lowest cost of a candidate, 0 for the highest."""
-    cost = cost_GN[candidate_GN].double()
-    if not len(cost):
-        return torch.zeros_like(cost_GN)
-    low, high = cost.min(), cost.max()
-    return ((high - cost_GN) / (high - low).clamp(min=torch.finfo(cost_GN.dtype).tiny)).float()

@@ -2,17 +2,20 @@
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detectors.assigners.lexicographic import Indices, Matrix, match_all, match_candidates
 from detectors.structures import Assignment
 
 Solver = Literal["lsa", "argmax"]
-"""`lsa`: linear sum assignment, the matching with the largest total quality; every object gets a
-point. `argmax`: each object gets its best candidate; if several objects have the same one, the
-object with the highest quality gets it, and the others get none."""
+"""`lsa`: linear sum assignment, the matching in which most objects get a candidate, among these the
+one with the largest total quality; every object gets a point. `argmax`: each object gets its best
+candidate; if several objects have the same one, the object with the highest quality gets it, and
+the others get none."""
 
 _BLOCK = 32
 """Number of adjacent points whose maximum is computed first. The result is exact for any size; this
@@ -36,10 +39,16 @@ def match(
 ) -> Assignment:
     """Return the one-to-one assignment among candidates.
 
-    With `lsa`, objects without a candidate of their own get other points, see `prefer`.
+    With `lsa`, of two assignments the better one has more objects with a candidate; among those
+    with as many, the larger total quality of these objects; among those with the same total, the
+    smaller total distance of the other objects. So an object gets a point that is not a candidate
+    only if no candidate is left for it (a tiny object between points, or many objects with few
+    candidates), and how far it must go has no influence on who keeps a candidate. The solution is
+    exact up to the rounding of totals in float64. With more objects than points, all points are
+    assigned.
 
     Args:
-        quality_GN: [G, N] in [0, 1].
+        quality_GN: [G, N], finite for candidates.
         candidate_GN: [G, N] bool.
         distance_GN: [G, N] >= 0, the order of points that are not candidates.
         solver: how to solve it.
@@ -49,10 +58,12 @@ def match(
     """
     if solver == "argmax":
         return best_of_each(quality_GN, candidate_GN)
-    return one_to_one(prefer(quality_GN, candidate_GN, distance_GN), candidate_GN)
+    if not quality_GN.numel():
+        return negatives(quality_GN.shape[1], quality_GN.device)
+    return _assignment(_lexicographic(quality_GN, candidate_GN, distance_GN), quality_GN)
 
 
-def one_to_one(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
+def one_to_one(quality_GN: Tensor) -> Assignment:
     """Return the one-to-one assignment with the largest total quality (exact, on the CPU).
 
     Each object gets one point, and each point at most one object. With more objects than points,
@@ -62,16 +73,15 @@ def one_to_one(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assign
 
     Args:
         quality_GN: [G, N], finite.
-        candidate_GN: [G, N] bool, if the qualities come from `prefer`. The solution is the same,
-            but found faster.
 
     Raises:
         ValueError: a quality is not finite.
     """
     if not quality_GN.numel():
         return negatives(quality_GN.shape[1], quality_GN.device)
-    pairs = None if candidate_GN is None else _among(quality_GN, candidate_GN)
-    return _assignment(pairs or _solve(quality_GN, _best_points(quality_GN)), quality_GN)
+    points = _best_points(quality_GN, len(quality_GN) + _SPARE)
+    objects, chosen = linear_sum_assignment(_numpy(quality_GN, points), maximize=True)
+    return _assignment(_pairs(objects, chosen, points), quality_GN)
 
 
 def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
@@ -100,57 +110,74 @@ def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assi
     return _assignment((objects, point[objects]), quality_GN)
 
 
-def prefer(quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor) -> Tensor:
-    """Return qualities in [0, 1] for candidates, and at most -G for others, lower with distance.
-
-    With these qualities, an object gets a point that is not a candidate only if it has no candidate
-    left (a tiny object between points, or many objects with few candidates), and then the nearest
-    one. With a smaller step than G, an object could lose its only candidate to improve two others.
-    """
-    worst = distance_GN.max().clamp(min=1.0) if distance_GN.numel() else 1.0
-    return torch.where(candidate_GN, quality_GN, -len(quality_GN) - distance_GN / worst)
-
-
 Pairs = tuple[Tensor, Tensor]
 """Objects [K] and their points [K], int64."""
 
 
-def _among(quality_GN: Tensor, candidate_GN: Tensor) -> Pairs | None:
-    """Return the solution if there are few candidates and each object that has one gets one.
+def _lexicographic(quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor) -> Pairs:
+    """Return the assignment of `match` with `lsa`.
 
-    Then only candidates, and the best points of objects without candidates, need to be considered.
+    Usually each object gets a candidate, and only candidates need to be considered. Otherwise, the
+    nearest points that are not among these are added for the objects that may get none.
+    """
+    points = _candidates(quality_GN, candidate_GN)
+    quality, candidate = _numpy(quality_GN, points), _numpy(candidate_GN, points) > 0
+    if not np.isfinite(quality[candidate]).all():
+        raise ValueError("the quality matrix contains invalid numeric entries")
+    found = match_candidates(quality, candidate)
+    if found is not None and len(found[0]) == len(quality):
+        return _pairs(*found, points)
+    without = slice(None) if found is None else ~candidate_GN.any(1)
+    nearness_KN = torch.where(candidate_GN, -torch.inf, -distance_GN)[without]
+    nearness_KN = nearness_KN.index_fill(1, points, -torch.inf)
+    others = _best_points(nearness_KN, len(nearness_KN) + _SPARE)
+    points = torch.unique(torch.cat([points, others]))
+    quality, candidate = _numpy(quality_GN, points), _numpy(candidate_GN, points) > 0
+    pairs = match_all(quality, candidate, _numpy(distance_GN, points), contested=found is None)
+    return _pairs(*pairs, points)
+
+
+def _candidates(quality_GN: Tensor, candidate_GN: Tensor) -> Tensor:
+    """Return all points among the G best candidates of an object: [M] int64, sorted.
+
+    Where there are few candidates, all are returned, which is faster than to rank them. Qualities
+    that are not finite rank first, so that they are found.
     """
     points = candidate_GN.view(torch.uint8).amax(0).nonzero()[:, 0]
-    if len(points) > len(quality_GN) ** 2:
-        return None
-    has_candidate_G = candidate_GN.index_select(1, points).any(1)
-    if not has_candidate_G.all():
-        points = torch.unique(torch.cat([points, _best_points(quality_GN, ~has_candidate_G)]))
-    pairs = _solve(quality_GN, points)
-    return pairs if candidate_GN[pairs].sum() == has_candidate_G.sum() else None
+    if len(points) <= len(quality_GN) ** 2:
+        return points
+    rank_GN = quality_GN.nan_to_num(torch.inf, torch.inf, torch.inf)
+    rank_GN = torch.where(candidate_GN, rank_GN, -torch.inf)
+    return _best_points(rank_GN, len(rank_GN) + _SPARE)
 
 
-def _best_points(quality_GN: Tensor, of: Tensor | slice = slice(None)) -> Tensor:
-    """Return all points among the G best of an object in `of`, and a few more: [M] int64, sorted.
+def _best_points(value_KN: Tensor, count: int) -> Tensor:
+    """Return all points among the `count` best of a row: [M] int64, sorted.
 
     The k best points are in the k blocks with the highest maxima, so only those are searched.
+    Points whose value is -inf may be left out.
     """
-    rows_GN, size = quality_GN[of], quality_GN.shape[1]
-    count = min(len(quality_GN) + _SPARE, size)
-    padded = F.pad(rows_GN, (0, -size % _BLOCK), value=-torch.inf)
-    blocks = padded.view(len(rows_GN), -(-size // _BLOCK), _BLOCK)
+    size = value_KN.shape[1]
+    count = min(count, size)
+    padded = F.pad(value_KN, (0, -size % _BLOCK), value=-torch.inf)
+    blocks = padded.view(len(value_KN), -(-size // _BLOCK), _BLOCK)
     block = blocks.amax(2).topk(min(count, blocks.shape[1]), sorted=False).indices
     inner = blocks.gather(1, block[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
     best = inner.topk(count, sorted=False).indices
     points: Tensor = torch.unique(block.gather(1, best // _BLOCK) * _BLOCK + best % _BLOCK)
-    return points
+    return points[points < size]
 
 
-def _solve(quality_GN: Tensor, points: Tensor) -> Pairs:
-    """Solve the problem restricted to `points`, exactly."""
-    small = quality_GN.index_select(1, points).double().cpu().numpy()
-    objects, chosen = (torch.from_numpy(index) for index in linear_sum_assignment(small, True))
-    return objects.to(points.device), points[chosen.to(points.device)]
+def _numpy(value_GN: Tensor, points: Tensor) -> Matrix:
+    """Return the columns of `points` in float64, on the CPU."""
+    small: Matrix = value_GN.index_select(1, points).double().cpu().numpy()
+    return small
+
+
+def _pairs(objects: Indices, chosen: Indices, points: Tensor) -> Pairs:
+    """Return pairs of objects and points from indices into `points`."""
+    on = points.device
+    return torch.from_numpy(objects).to(on), points[torch.from_numpy(chosen).to(on)]
 
 
 def _assignment(pairs: Pairs, quality_GN: Tensor) -> Assignment:

@@ -23,9 +23,10 @@ class Poto(Assigner):
     all levels.
 
     Deviations: in Eq. 4, all points outside of the prior have quality 0 (-1 in the released code),
-    so an object without a point in its prior gets an arbitrary one; here it gets the nearest one.
-    With Eq. 4, an object may get a point outside of its prior if its qualities inside are near 0;
-    here it gets a point inside as long as there is one.
+    so an object without a point in its prior gets an arbitrary one; here it gets the nearest one
+    that is left, which has no influence on the other objects. With Eq. 4, an object may get a point
+    outside of its prior if its qualities inside are near 0; here, as with -1, most objects get a
+    point inside, and the total quality decides among such matchings.
     """
 
     name: Literal["poto"] = "poto"

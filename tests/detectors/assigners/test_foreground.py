@@ -1,4 +1,3 @@
-from itertools import permutations
 from math import exp, hypot, log
 
 import pytest
@@ -9,6 +8,7 @@ from hypothesis import strategies as st
 from detectors.assigners.foreground import Foreground
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
+from tests.detectors.assigners.ordering import check_order
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -65,42 +65,43 @@ def inside(options: Foreground, points: Points, n: int, box: Box) -> bool:
     return within and bool(max(abs(x - cx), abs(y - cy)) < reach)
 
 
-class Ranking:
-    """Rank assignments: objects in their squares first, then cost there and distance outside.
-
-    Cost and distance are measured on a scale from 0 to 1 of the image, so that they add up.
-    """
-
-    def __init__(self, options: Foreground, predicted: Predictions, boxes: list[Box]) -> None:
-        cells = [(g, n) for g in range(len(boxes)) for n in range(len(SMALL))]
-        self.cost = {(g, n): cost(options, predicted, g, n, boxes[g]) for g, n in cells}
-        self.inside = {(g, n) for g, n in cells if inside(options, SMALL, n, boxes[g])}
-        centre = [((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in boxes]
-        xy = [tuple(xy) for xy in SMALL.xy.tolist()]
-        self.away = {
-            (g, n): hypot(xy[n][0] - centre[g][0], xy[n][1] - centre[g][1]) for g, n in cells
-        }
-
-    def of(self, matching: dict[int, int]) -> tuple[int, float]:
-        kept = [self.cost[pair] for pair in matching.items() if pair in self.inside]
-        costs = [self.cost[pair] for pair in self.inside]
-        low, high = min(costs, default=0.0), max(costs, default=1.0)
-        farthest = max(1.0, max(self.away.values(), default=0.0))
-        away = [self.away[pair] / farthest for pair in matching.items() if pair not in self.inside]
-        worth = sum((high - each) / max(high - low, 1e-30) for each in kept)
-        return len(kept), worth - sum(away)
+def apart(n: int, box: Box) -> float:
+    x, y = SMALL.xy[n].tolist()
+    return hypot(x - (box[0] + box[2]) / 2, y - (box[1] + box[3]) / 2)
 
 
 @examples(30)
 @given(st.lists(any_box, max_size=4), st.integers(0, 10_000), st.sampled_from([0.0, 2.0]))
 def test_no_permutation_has_less_loss(boxes: list[Box], seed: int, box_weight: float) -> None:
+    """Most objects are in their squares; then their loss is least, then the others' distance."""
     options, predicted = Foreground(box_weight=box_weight, radius=1.0), predictions(SMALL, seed)
-    ranking = Ranking(options, predicted, boxes)
-    found = ranking.of(assign(options, SMALL, predicted, boxes))
-    choices = permutations(range(len(SMALL)), len(boxes))
-    best = max(ranking.of(dict(enumerate(choice))) for choice in choices)
-    assert found[0] == best[0]
-    assert found[1] == pytest.approx(best[1], abs=1e-3)
+    size = (len(boxes), len(SMALL))
+    cells = [(g, n) for g in range(size[0]) for n in range(size[1])]
+    gain = {(g, n): -cost(options, predicted, g, n, boxes[g]) for g, n in cells}
+    square = {(g, n): inside(options, SMALL, n, boxes[g]) for g, n in cells}
+    away = {(g, n): apart(n, boxes[g]) for g, n in cells}
+    found = assign(options, SMALL, predicted, boxes).items()
+    check_order(found, size, square.__getitem__, gain.__getitem__, away.__getitem__, 1e-4)
+
+
+@pytest.mark.parametrize("sure", [6.0, 60.0, 1e4])
+def test_the_only_candidate_of_two_goes_to_the_lower_cost_whatever_other_costs_are(
+    sure: float,
+) -> None:
+    """A third object has candidates of a much higher cost, and the loser has far to go."""
+    level = pyramid_points([(4, 4)], (8,), torch.device("cpu"))
+    contested, third = (level.xy.tolist().index(xy) for xy in ([12.0, 12.0], [28.0, 28.0]))
+    logits = torch.full((len(level), 2), 0.01).logit()
+    logits[contested], logits[third] = torch.tensor([0.32, 0.54]).logit(), sure
+    predicted = Predictions(logits, torch.cat([level.xy - 4, level.xy + 4], dim=1))
+    predicted.boxes[contested] = torch.tensor([9.5, 9.5, 16.14, 16.14])
+    boxes = [(10.0, 10.0, 14.0, 14.0), (9.0, 9.0, 19.5, 19.5), (17.0, 17.0, 31.0, 31.0)]
+    of = Targets(torch.tensor(boxes), torch.tensor([0, 1, 0]))
+    found = Foreground().assign(level, predicted, of, Progress(0, 1, 0, 1)).object.tolist()
+    costs = Foreground()._cost(predicted, of)[:2, contested].tolist()
+    assert costs == pytest.approx([1.576, 1.262], abs=1e-3)
+    assert found[contested] == 1
+    assert found[level.xy.tolist().index([12.0, 4.0])] == 0
 
 
 def test_a_single_object_has_the_point_of_least_loss_in_its_square() -> None:

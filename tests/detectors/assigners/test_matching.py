@@ -1,5 +1,3 @@
-from itertools import permutations
-
 import pytest
 import torch
 from hypothesis import given
@@ -7,8 +5,9 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detectors.assigners.matching import best_of_each, match, negatives, one_to_one, prefer
+from detectors.assigners.matching import Solver, best_of_each, match, negatives, one_to_one
 from detectors.structures import Assignment
+from tests.detectors.assigners.ordering import all_matchings
 from tests.examples import examples
 
 seeds = st.integers(0, 10_000)
@@ -17,13 +16,6 @@ seeds = st.integers(0, 10_000)
 def pairs(found: Assignment) -> list[tuple[int, int]]:
     """Return (object, point) of every positive."""
     return [(g, n) for n, g in enumerate(found.object.tolist()) if g >= 0]
-
-
-def all_matchings(g: int, n: int) -> list[list[tuple[int, int]]]:
-    """List all ways to give each object a point, or each point an object if G > N."""
-    if g <= n:
-        return [list(enumerate(points)) for points in permutations(range(n), g)]
-    return [[(obj, p) for p, obj in enumerate(objects)] for objects in permutations(range(g), n)]
 
 
 def total(quality: Tensor, matching: list[tuple[int, int]]) -> float:
@@ -59,37 +51,86 @@ def test_quality_that_is_not_finite_is_refused(bad: float) -> None:
         one_to_one(quality)
 
 
-@examples(30)
-@given(st.integers(1, 4), st.integers(1, 5), seeds)
-def test_candidates_come_first_then_quality_then_nearness(g: int, n: int, seed: int) -> None:
+Aims = tuple[int, float, float]
+
+
+def is_better(one: Aims, other: Aims) -> bool:
+    """Return whether the first aim that differs by more than rounding is larger."""
+    for a, b in zip(one, other, strict=True):
+        if a != pytest.approx(b, rel=1e-9, abs=1e-30):
+            return a > b
+    return False
+
+
+@examples(100)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 6),
+    seeds,
+    st.sampled_from([0, 1, 3, 2**24]),
+    st.sampled_from([1.0, 1e-20, -1e5]),
+    st.sampled_from([0.2, 0.5, 0.9]),
+)
+def test_most_candidates_come_first_then_quality_then_nearness(
+    g: int, n: int, seed: int, steps: int, scale: float, share: float
+) -> None:
+    """Also with equal qualities, of which the distance then decides, and of any magnitude."""
     rng = torch.Generator().manual_seed(seed)
-    quality = torch.rand(g, n, generator=rng).round()
+    quality = scale * torch.randint(0, steps + 1, (g, n), generator=rng)
     distance = 50 * torch.rand(g, n, generator=rng)
-    candidate = torch.rand(g, n, generator=rng) < 0.4
-    worst = max(1.0, distance.max().item())
+    candidate = torch.rand(g, n, generator=rng) < share
 
-    def rank(matching: list[tuple[int, int]]) -> tuple[int, float]:
+    def aims(matching: list[tuple[int, int]]) -> Aims:
         kept = [pair for pair in matching if candidate[pair]]
-        away = [distance[pair].item() / worst for pair in matching if not candidate[pair]]
-        return len(kept), total(quality, kept) - sum(away)
+        away = [distance[pair].item() for pair in matching if not candidate[pair]]
+        return len(kept), total(quality, kept), -float(sum(away))
 
-    found = rank(pairs(one_to_one(prefer(quality, candidate, distance))))
-    best = max(rank(m) for m in all_matchings(g, n))
-    assert found[0] == best[0]
-    assert found[1] == pytest.approx(best[1], abs=1e-5)
+    found = pairs(match(quality, candidate, distance, "lsa"))
+    assert len(found) == min(g, n)
+    assert not any(is_better(aims(each), aims(found)) for each in all_matchings(g, n))
 
 
 def test_no_object_loses_its_only_candidate_to_improve_two_others() -> None:
     candidate = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
     quality = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
     distance = torch.tensor([[9.0, 9, 9, 1], [9, 9, 9, 9], [9, 9, 9, 9]])
-    assert pairs(one_to_one(prefer(quality, candidate, distance))) == [(0, 0), (1, 1), (2, 2)]
+    assert pairs(match(quality, candidate, distance, "lsa")) == [(0, 0), (1, 1), (2, 2)]
 
 
-def test_prefer_of_no_objects() -> None:
+def test_the_way_of_the_loser_does_not_decide_who_keeps_a_candidate() -> None:
+    """The first would go 1000 pixels, the second one pixel; the second has the higher quality."""
+    candidate = torch.tensor([[1, 0, 0], [1, 0, 0]], dtype=torch.bool)
+    quality, distance = torch.tensor([[0.50], [0.51]]).expand(2, 3), torch.ones(2, 3)
+    distance[0] = 1000.0
+    assert pairs(match(quality, candidate, distance, "lsa")) == [(1, 0), (0, 1)]
+
+
+def test_an_object_takes_its_other_candidate_of_equal_quality_to_leave_a_near_point() -> None:
+    candidate = torch.tensor([[1, 1, 0], [0, 0, 0]], dtype=torch.bool)
+    for near in (0, 1):
+        distance = torch.full((2, 3), 9.0)
+        distance[1, near] = 1.0
+        found = match(torch.zeros(2, 3), candidate, distance, "lsa")
+        assert sorted(pairs(found)) == [(0, 1 - near), (1, near)]
+
+
+@pytest.mark.parametrize("solver", ["lsa", "argmax"])
+def test_match_of_no_objects(solver: Solver) -> None:
     nothing = torch.zeros(0, 3)
-    assert prefer(nothing, nothing.bool(), nothing).shape == (0, 3)
+    assert match(nothing, nothing.bool(), nothing, solver).object.tolist() == [-1, -1, -1]
     assert one_to_one(nothing).object.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize("count", [2, 40])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_quality_of_a_candidate_that_is_not_finite_is_refused(bad: float, count: int) -> None:
+    quality, distance = random_quality(count, 50, 0, "distinct"), torch.zeros(count, 50)
+    candidate = torch.ones(count, 50, dtype=torch.bool)
+    quality[1, 2] = bad
+    with pytest.raises(ValueError, match="numeric"):
+        match(quality, candidate, distance, "lsa")
+    candidate[1, 2] = False
+    match(quality, candidate, distance, "lsa")
 
 
 def random_quality(g: int, n: int, seed: int, kind: str) -> Tensor:
@@ -131,16 +172,39 @@ def test_reduced_problem_has_the_total_of_the_whole(
     check_against_dense(quality, one_to_one(quality))
 
 
-@examples(30)
-@given(sizes, seeds, kinds, st.sampled_from([0.0, 0.003, 0.03, 1.0]))
-def test_problem_reduced_to_candidates_has_the_total_of_the_whole(
-    size: tuple[int, int], seed: int, kind: str, share: float
+def dense_value(value: Tensor, found: list[tuple[int, int]]) -> tuple[float, float]:
+    """Return the total of the matching, and the largest one by SciPy on the whole matrix."""
+    rows, columns = linear_sum_assignment(value.numpy(), maximize=True)
+    return sum(value[pair].item() for pair in found), float(value.numpy()[rows, columns].sum())
+
+
+@examples(60)
+@given(
+    sizes,
+    seeds,
+    st.sampled_from([0, 1, 3, 1000]),
+    st.sampled_from([2, 100, 1000]),
+    st.sampled_from([0.0, 0.003, 0.03, 0.5, 1.0]),
+    st.integers(0, 50),
+)
+def test_problem_reduced_to_candidates_is_the_whole_one(
+    size: tuple[int, int], seed: int, steps: int, farthest: int, share: float, shared: int
 ) -> None:
-    """Some objects have no candidates, share too few, or have all points as candidates."""
-    rng = torch.Generator().manual_seed(seed + 1)
-    candidate, distance = torch.rand(*size, generator=rng) < share, torch.rand(*size, generator=rng)
-    quality = prefer(random_quality(*size, seed, kind), candidate, distance)
-    check_against_dense(quality, one_to_one(quality, candidate))
+    """Aims of whole numbers add up in one matrix exactly: 10^12 per candidate, 10^6 per quality.
+
+    Some objects have no candidates, share too few, or have all points as candidates.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    quality = torch.randint(0, steps + 1, size, generator=rng).float()
+    distance = torch.randint(0, farthest, size, generator=rng).float()
+    candidate = torch.rand(*size, generator=rng) < share
+    if shared:
+        candidate[:, shared:] = False
+    value = torch.where(candidate, 1e12 + 1e6 * quality.double(), -distance.double())
+    found = pairs(match(quality, candidate, distance, "lsa"))
+    assert len(found) == len({g for g, _ in found}) == min(size)
+    ours, best = dense_value(value, found)
+    assert ours == best
 
 
 def test_objects_without_candidates_beside_several_that_share_one() -> None:
@@ -148,10 +212,11 @@ def test_objects_without_candidates_beside_several_that_share_one() -> None:
     candidate[:3, 17] = True
     rng = torch.Generator().manual_seed(0)
     quality, distance = torch.rand(5, 200, generator=rng), torch.rand(5, 200, generator=rng)
-    preferred = prefer(quality, candidate, distance)
-    found = one_to_one(preferred, candidate)
-    check_against_dense(preferred, found)
-    assert found.object[17].item() in (0, 1, 2)
+    found = match(quality, candidate, distance, "lsa")
+    assert found.object[17] == quality[:3, 17].argmax()
+    value = torch.where(candidate, 100.0 + 10 * quality.double(), -distance.double())
+    ours, best = dense_value(value, pairs(found))
+    assert ours == pytest.approx(best, abs=1e-9)
 
 
 @pytest.mark.parametrize("best", [(3, 8, 40, 99), (0, 1, 2, 3), (64, 65)])
@@ -160,6 +225,9 @@ def test_of_a_few_equal_points_an_object_takes_the_first(best: tuple[int, ...]) 
     quality[0, list(best)] = 1.0
     assert pairs(one_to_one(quality)) == [(0, best[0])]
     assert pairs(best_of_each(quality)) == [(0, best[0])]
+    everywhere, distance = torch.ones(1, 100, dtype=torch.bool), torch.zeros(1, 100)
+    assert pairs(match(quality, everywhere, distance, "lsa")) == [(0, best[0])]
+    assert pairs(match(quality, ~everywhere, 1 - quality, "lsa")) == [(0, best[0])]
 
 
 def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:

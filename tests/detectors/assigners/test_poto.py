@@ -1,4 +1,3 @@
-from itertools import permutations
 from math import exp, hypot
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from tests.detectors.assigners.ordering import check_order
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -71,12 +71,12 @@ class Equations:
                 if poto.combine == "add":
                     self.quality[g, n] = (1 - poto.alpha) * score + poto.alpha * iou
 
-    def rank(self, matching: Matching) -> tuple[int, float]:
-        """Count the objects inside their prior; sum their quality minus the others' distance."""
-        worst = max(1.0, self.distance.max(initial=0.0))
-        kept = [pair for pair in matching.items() if self.prior[pair]]
-        away = [self.distance[pair] / worst for pair in matching.items() if not self.prior[pair]]
-        return len(kept), float(sum(self.quality[pair] for pair in kept) - sum(away))
+    def check(self, found: Matching) -> None:
+        """Assert Eq. 3: most objects inside their prior, then most quality, then least distance."""
+        candidate, quality, distance = (
+            getattr(self, name).__getitem__ for name in ("prior", "quality", "distance")
+        )
+        check_order(found.items(), self.prior.shape, candidate, quality, distance, 1e-5)
 
 
 def assign(poto: Poto, points: Points, predicted: Predictions, boxes: list[Box]) -> Assignment:
@@ -92,11 +92,7 @@ def matching(found: Assignment) -> Matching:
 def test_no_permutation_is_better(boxes: list[Box], seed: int, alpha: float) -> None:
     poto, predicted = Poto(alpha=alpha), predictions(SMALL, seed)
     equations = Equations(poto, SMALL, predicted, boxes)
-    found = equations.rank(matching(assign(poto, SMALL, predicted, boxes)))
-    choices = permutations(range(len(SMALL)), len(boxes))
-    best = max(equations.rank(dict(enumerate(choice))) for choice in choices)
-    assert found[0] == best[0]
-    assert found[1] == pytest.approx(best[1], abs=1e-4)
+    equations.check(matching(assign(poto, SMALL, predicted, boxes)))
 
 
 @pytest.mark.parametrize("combine", ["mul", "add"])
@@ -109,11 +105,7 @@ def test_no_permutation_is_better_with_other_priors_and_qualities(
     poto = Poto.model_validate({"alpha": 0.5, "prior": prior, "combine": combine, "radius": 1.0})
     predicted = predictions(SMALL, seed)
     equations = Equations(poto, SMALL, predicted, boxes)
-    found = equations.rank(matching(assign(poto, SMALL, predicted, boxes)))
-    choices = permutations(range(len(SMALL)), len(boxes))
-    best = max(equations.rank(dict(enumerate(choice))) for choice in choices)
-    assert found[0] == best[0]
-    assert found[1] == pytest.approx(best[1], abs=1e-4)
+    equations.check(matching(assign(poto, SMALL, predicted, boxes)))
 
 
 @pytest.mark.parametrize("prior", ["center", "box", "global"])
@@ -153,9 +145,10 @@ def test_total_quality_equals_that_of_another_solver(count: int, radius: float) 
     inside = np.where(equations.prior, equations.quality, -len(boxes))
     rows, columns = min_weight_full_bipartite_matching(csr_array(inside - 99), maximize=True)
     assert equations.prior[rows, columns].all()
-    at_home, quality = equations.rank(matching(assign(poto, LARGE, predicted, boxes)))
-    assert at_home == count
-    assert quality == pytest.approx(inside[rows, columns].sum(), abs=1e-4)
+    found = matching(assign(poto, LARGE, predicted, boxes))
+    assert all(equations.prior[pair] for pair in found.items())
+    total = sum(equations.quality[pair] for pair in found.items())
+    assert total == pytest.approx(inside[rows, columns].sum(), abs=1e-4)
 
 
 def test_an_object_between_all_points_gets_the_nearest_one_of_any_quality() -> None:
@@ -176,8 +169,7 @@ def test_a_shared_point_goes_to_the_higher_quality_and_the_loser_takes_the_neare
     found = matching(assign(Poto(), SMALL, predicted, boxes))
     (winner,) = (g for g, n in found.items() if n == shared[0])
     loser = 1 - winner
-    swapped = {loser: shared[0], winner: int(np.argsort(equations.distance[winner])[1])}
-    assert equations.rank(found) > equations.rank(swapped)
+    assert equations.quality[winner, shared[0]] > equations.quality[loser, shared[0]]
     assert equations.distance[loser, found[loser]] == sorted(equations.distance[loser])[1]
 
 
@@ -198,3 +190,32 @@ def test_only_the_score_of_the_objects_own_class_counts() -> None:
     logits = torch.full((len(LARGE), CLASSES), -4.0)
     logits[own, 0], logits[other, 1] = 1.0, 9.0
     assert matching(assign(Poto(), LARGE, Predictions(logits, boxes), [box])) == {0: own}
+
+
+LEVEL = pyramid_points([(4, 4)], (8,), torch.device("cpu"))
+RIVALS: list[Box] = [(10.0, 10.0, 14.0, 14.0), (9.0, 9.0, 19.5, 19.5)]
+"""Both have (12, 12) as the only point in their centre squares; the next point of both is far."""
+
+
+@pytest.mark.parametrize(
+    ("alpha", "scores", "box"),
+    [
+        (0.0, (0.47, 0.50), (8.0, 8.0, 16.0, 16.0)),
+        (0.8, (0.50, 0.50), (9.5, 9.5, 16.14, 16.14)),
+        (0.0, (1e-12, 2e-12), (8.0, 8.0, 16.0, 16.0)),
+    ],
+)
+def test_the_only_candidate_of_two_goes_to_the_higher_quality_however_far_the_other_is(
+    alpha: float, scores: tuple[float, float], box: Box
+) -> None:
+    contested, far = (LEVEL.xy.tolist().index(xy) for xy in ([12.0, 12.0], [12.0, 4.0]))
+    logits = torch.full((len(LEVEL), 2), 0.01).logit()
+    boxes = torch.cat([LEVEL.xy - 4, LEVEL.xy + 4], dim=1)
+    logits[contested] = torch.tensor(scores, dtype=torch.float64).logit().float()
+    boxes[contested] = torch.tensor(box)
+    for order in ((0, 1), (1, 0)):
+        of = Targets(torch.tensor(RIVALS)[list(order)], torch.tensor(order))
+        progress, predicted = Progress(0, 1, 0, 1), Predictions(logits, boxes)
+        found = Poto(alpha=alpha).assign(LEVEL, predicted, of, progress)
+        places = {order[g]: n for n, g in enumerate(found.object.tolist()) if g >= 0}
+        assert places == {0: far, 1: contested}
