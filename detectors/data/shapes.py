@@ -1,8 +1,8 @@
 """A procedural data set of coloured shapes, crowded enough that label assignments differ.
 
 Ellipses, rectangles, triangles and crosses at any angle, plain, striped or checked, partly hidden
-behind each other, over a smooth background with distractor lines. The hue is only a weak cue of the
-class. Every image is a pure function of the options and its index.
+behind each other, over a smooth background with distractor lines. How much the hue tells about the
+class is an option. Every image is a pure function of the options and its index.
 """
 
 import hashlib

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from detectors.data.shapes_layout import Floats, Mask, Thing, fill, snap
 from detectors.data.shapes_options import ShapesOptions
 
-HUE_JITTER = 0.35  # standard deviation of the hue, in distances between two classes
 SHADE = 0.55  # brightness of the darker stripes and checks
 OCTAVES = ((4, 0.15), (8, 0.105))  # background: cells per side, amplitude
 
@@ -22,7 +21,7 @@ def render(options: ShapesOptions, things: Sequence[Thing], rng: np.random.Gener
         line = _line(options.size, rng)
         pixels[:, line] = 0.5 + options.contrast * rng.uniform(-1, 1, (3, 1))
     for thing in things:
-        hue = (thing.label + HUE_JITTER * rng.standard_normal()) / options.classes
+        hue = (thing.label + options.hue_jitter * rng.standard_normal()) / options.classes
         wheel = np.cos(2 * np.pi * (hue + np.arange(3) / 3))
         dark = _pattern(thing.mask, rng)
         pixels[:, thing.mask] = (0.5 + options.contrast * wheel)[:, None] * np.where(dark, SHADE, 1)

@@ -37,6 +37,10 @@ class ShapesOptions(DataOptions):
     """Standard deviation of the Gaussian pixel noise; 1 is the range from black to white."""
     contrast: float = Field(0.45, gt=0, le=0.5)
     """Distance of an object's colour from mid-grey; 1 is the range from black to white."""
+    hue_jitter: float = Field(0.35, ge=0, le=1)
+    """Standard deviation of an object's hue; 1 is the distance between the hues of two neighbouring
+    classes. With small values the colour alone tells the class; from about 0.35 on, only colour and
+    shape together do."""
     seed: int = Field(1, ge=0, lt=2**32)
     """Seed of the training images; validation images use the next integer."""
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from detectors.data import shapes as shapes_module
@@ -77,6 +78,7 @@ def any_options(draw_: st.DrawFn) -> Shapes:
         clutter=draw_(st.integers(0, 4)),
         noise=draw_(st.floats(0, 0.2)),
         contrast=draw_(st.floats(0.1, 0.5)),
+        hue_jitter=draw_(st.floats(0, 1)),
     )
 
 
@@ -180,10 +182,34 @@ def test_equal_options_share_one_copy() -> None:
 
 def test_appearance_does_not_move_objects() -> None:
     plain = Shapes().load("train")
-    other = Shapes(noise=0.2, contrast=0.2, clutter=0).load("train")
+    other = Shapes(noise=0.2, contrast=0.2, clutter=0, hue_jitter=0.1).load("train")
     for index in range(10):
         assert torch.equal(plain[index].targets.boxes, other[index].targets.boxes)
         assert not torch.equal(plain[index].image, other[index].image)
+
+
+def hue_errors(options: Shapes, images: int) -> NDArray[np.float64]:
+    """Return hue minus hue of the class, in distances between classes, of the only objects."""
+    errors = []
+    for index in range(images):
+        rng = np.random.default_rng([5, index])
+        things = layout(options, rng)
+        pixels = render(options, things, rng)[:, things[0].mask].T / 255
+        red, green, blue = pixels[pixels.sum(axis=1).argmax()]  # not in a dark stripe
+        # rgb = 0.5 + contrast * cos(angle + (0, 1, 2) * 2 pi / 3)
+        angle = np.arctan2((blue - green) / np.sqrt(3), red - 0.5)
+        turn = angle / (2 * np.pi) - things[0].label / options.classes
+        errors.append((turn - np.rint(turn)) * options.classes)
+    return np.array(errors)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.15, 0.35])
+def test_hues_deviate_from_those_of_the_classes(jitter: float) -> None:
+    one = {"min_objects": 1, "max_objects": 1, "noise": 0.0, "clutter": 0, "size": 64}
+    options = Shapes.model_validate({**one, "max_side": 40.0, "hue_jitter": jitter})
+    errors = hue_errors(options, 300)
+    assert errors.mean() == pytest.approx(0, abs=0.06)
+    assert errors.std() == pytest.approx(jitter, abs=0.03)
 
 
 def test_crowding_makes_objects_overlap() -> None:
@@ -271,7 +297,7 @@ def test_invalid_options_are_refused(wrong: dict[str, object], message: str) -> 
 CHANGES = {
     "size": 64, "train_images": 10, "val_images": 10, "classes": 3, "min_objects": 1,
     "max_objects": 7, "min_side": 8, "max_side": 40, "crowding": 0.5, "max_overlap": 0.4,
-    "clutter": 0, "noise": 0.1, "contrast": 0.3, "seed": 2,
+    "clutter": 0, "noise": 0.1, "contrast": 0.3, "hue_jitter": 0.1, "seed": 2,
 }  # fmt: skip
 
 
