@@ -154,7 +154,10 @@ class Criterion:
             raise ValueError(f"the box loss {self.options.box} needs encoded predictions")
         encoded = predictions.encoded[found.image, found.point]
         wanted = ENCODERS[self.options.box](found.box, points.take(found.point))
-        return (encoded - wanted).abs().sum(1)
+        first, last = (encoded - wanted).abs().view(-1, 2, 2).sum(2).unbind(1)
+        if self.options.box == "size_offset":
+            return self.options.offset_weight * first + self.options.size_weight * last
+        return first + last
 
     def _l1(
         self,

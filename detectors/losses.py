@@ -36,14 +36,21 @@ class LossOptions(Options):
     """Weight of the positive class in the focal loss, against 1 - alpha for the negative one."""
     focal_gamma: float = Field(2.0, ge=0)
     """Exponent of the focal loss: larger values reduce the weight of easy points."""
-    box: Literal["giou", "iou", "deltas"] = "giou"
-    """1 - GIoU; -log(IoU) (FCOS as first published, with IoU at least 1e-6); or L1 between the
+    box: Literal["giou", "iou", "deltas", "size_offset"] = "giou"
+    """1 - GIoU; -log(IoU) (FCOS as first published, with IoU at least 1e-6); L1 between the
     predicted deltas and those of the object's box to the anchor (RetinaNet), for detectors that
-    predict deltas. GIoU and IoU compare decoded boxes: they have no gradient where a decoder clamps
-    (`relu` and `pixels` below 0, `deltas` above log(1000/16)), as in the released codes. `deltas`
-    compares the output itself, so its gradient never vanishes."""
+    predict deltas; or L1 of sides and of the centre's offset (CenterNet), for detectors that
+    predict them, see `size_weight`. GIoU and IoU compare decoded boxes: they have no gradient where
+    a decoder clamps (`relu` and `pixels` below 0, `deltas` above log(1000/16)), as in the released
+    codes. The other two compare the output itself, so their gradients never vanish."""
     box_weight: float = Field(5.0, ge=0)
     """Weight of the box loss."""
+    size_weight: float = Field(0.1, ge=0)
+    """Weight of width and height, in strides, within the box loss `size_offset`. The loss is
+    CenterNet's Eq. 3 and 4, box_weight / N sum (size_weight |size - s| + offset_weight |offset -
+    o|), summed over both coordinates; its released code takes their mean, which halves it."""
+    offset_weight: float = Field(1.0, ge=0)
+    """Weight of the offset of the centre, in strides, within the box loss `size_offset`."""
     l1_weight: float = Field(0.0, ge=0)
     """Weight of a second box loss, L1 between boxes as fractions of the image (5 in DETR, OneNet
     and DATE's one-to-one branch); see `l1_of`."""

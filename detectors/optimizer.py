@@ -7,30 +7,41 @@ from torch import Tensor, nn
 
 from detectors.training import Training
 
+NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
+NEVER_DECAYED = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
+"""Names of parameters without weight decay: tables of positions."""
+
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Create AdamW or SGD; weight decay applies to parameters with two or more dimensions only.
+    """Create AdamW or SGD with a group of parameters for each weight decay and learning rate.
 
-    The `share` of a parameter group is its learning rate relative to `training.lr`.
+    The `share` of a group is its learning rate relative to `training.lr`.
     """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [
-                p
-                for name, p in named
-                if name.startswith("backbone.") == backbone and (p.ndim > 1) == decays
-            ],
-            "weight_decay": training.weight_decay if decays else 0.0,
-            "share": training.backbone_lr if backbone else 1.0,
-        }
-        for backbone in (True, False)
-        for decays in (True, False)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for prefix, module in model.named_modules():
+        share = training.backbone_lr if f"{prefix}.".startswith("backbone.") else 1.0
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                decay = _weight_decay(module, name, parameter, training)
+                groups.setdefault((share, decay), []).append(parameter)
+    options = [
+        {"params": members, "weight_decay": decay, "share": share}
+        for (share, decay), members in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=training.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=training.lr, fused=True)
+        return torch.optim.SGD(options, lr=training.lr, momentum=training.momentum, fused=True)
+    return torch.optim.AdamW(options, lr=training.lr, fused=True)
+
+
+def _weight_decay(
+    module: nn.Module, name: str, parameter: nn.Parameter, training: Training
+) -> float:
+    """Return the weight decay of the parameter `name` of `module`."""
+    if isinstance(module, NORMS):
+        return training.weight_decay_norm
+    if name in NEVER_DECAYED:
+        return 0.0
+    return training.weight_decay_bias if parameter.ndim < 2 else training.weight_decay
 
 
 def ramped_average(decay: float) -> Any:

@@ -26,7 +26,13 @@ class Training(Options):
     backbone_lr: float = Field(1.0, ge=0)
     """Learning rate of the backbone, relative to `lr` (DATE: 0.1)."""
     weight_decay: float = Field(0.05, ge=0)
-    """Applied to weights with two or more dimensions only, not to norms and biases."""
+    """Weight decay of all other parameters than those of the next two options. Tables of relative
+    positions and position embeddings have none (Swin, the released code of 002)."""
+    weight_decay_norm: float = Field(0.0, ge=0)
+    """Weight decay of scale and shift of norms: 0 in detectron2, DeFCN and o2f; like `weight_decay`
+    in the codes of 000, 001 and 004."""
+    weight_decay_bias: float = Field(0.0, ge=0)
+    """Weight decay of biases and level scales; like `weight_decay` in all released codes."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Used by `sgd` only."""
     warmup_steps: int = Field(100, ge=0)

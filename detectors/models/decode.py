@@ -2,7 +2,7 @@
 
 `relu` and `pixels` have no gradient where the output is negative, and `deltas` has none where a
 side is cut at `WIDEST`. This is as in the published codes, whose losses compare decoded boxes; the
-loss `deltas` compares encoded boxes, before any clamp.
+losses `deltas` and `size_offset` compare encoded boxes, before any clamp.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from detectors.structures import Points
 
-BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas"]
+BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas", "size_offset"]
 """The encoding of boxes; see `DECODERS`."""
 
 WIDEST = math.log(1000 / 16)
@@ -65,16 +65,39 @@ def encode_deltas(boxes: Tensor, points: Points) -> Tensor:
     return torch.cat([shift, (side / anchor_side).log()], dim=-1)
 
 
+def size_offset(raw: Tensor, points: Points) -> Tensor:
+    """Decode the offset of the centre in its cell, width and height, in strides (CenterNet).
+
+    The offset is from the upper left corner of the cell; points are the centres of cells. Sides are
+    at least 0.
+    """
+    stride = points.stride[:, None]
+    center = points.xy + (raw[..., :2] - 0.5) * stride
+    half = raw[..., 2:].clamp(min=0) * stride / 2
+    return torch.cat([center - half, center + half], dim=-1)
+
+
+def encode_size_offset(boxes: Tensor, points: Points) -> Tensor:
+    """Encode boxes [K, 4] as CenterNet does: offset of the centre and sides, for K points."""
+    stride = points.stride[:, None]
+    offset = ((boxes[:, :2] + boxes[:, 2:]) / 2 - points.xy) / stride + 0.5
+    return torch.cat([offset, (boxes[:, 2:] - boxes[:, :2]) / stride], dim=-1)
+
+
 DECODERS: Mapping[BoxCode, Callable[[Tensor, Points], Tensor]] = {
     "softplus": softplus,
     "relu": relu,
     "exp": exp,
     "pixels": pixels,
     "deltas": deltas,
+    "size_offset": size_offset,
 }
 """Functions that map the raw output [B, N, 4], already multiplied by the learned factors of the
 levels, and the points to boxes [B, N, 4]."""
 
-ENCODERS: Mapping[str, Callable[[Tensor, Points], Tensor]] = {"deltas": encode_deltas}
+ENCODERS: Mapping[str, Callable[[Tensor, Points], Tensor]] = {
+    "deltas": encode_deltas,
+    "size_offset": encode_size_offset,
+}
 """Functions that map boxes [K, 4] and their K points to the raw output [K, 4] that decodes to them,
 for losses that compare encoded boxes. The names are those of the decoders."""

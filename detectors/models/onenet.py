@@ -27,8 +27,13 @@ class OneNetOptions(DetectorOptions):
     map F_0 of the neck and the features F_{j-1} of the head before (F_0 twice for the first head);
     class and box convolutions are shared. There is no released code for several heads.
 
-    Deviations: the released neck has deformable convolutions, see `Deconv`. The released heads are
-    initialised Xavier-uniform, ours like a plain convolution and small predictors.
+    CenterNet is `box: size_offset` with the assignment `centernet` and, in the training, the loss
+    `{box: size_offset, box_weight: 1, normalizer: objects}`.
+
+    Deviations: in CenterNet, class, size and offset have a 3x3 convolution each before their
+    predictor, which is 1x1; an object whose centre cell belongs to a smaller object still trains
+    size and offset there. The released neck of 001 has deformable convolutions, see `Deconv`. Its
+    heads are initialised Xavier-uniform, ours like a plain convolution and small predictors.
     """
 
     name: Literal["onenet"] = "onenet"
@@ -41,9 +46,10 @@ class OneNetOptions(DetectorOptions):
     """Norm of the neck `deconv`."""
     channels: int = Field(32, ge=8, multiple_of=8)
     """Channels of the neck's map and of the heads."""
-    box: Literal["softplus", "relu", "pixels"] = "softplus"
+    box: Literal["softplus", "relu", "pixels", "size_offset"] = "softplus"
     """How the raw output x encodes the distance to a side: softplus(x + 1) or max(x, 0) strides, or
-    max(x, 0) pixels."""
+    max(x, 0) pixels. `size_offset`: offset of the centre in its cell, and width and height, in
+    strides (CenterNet; with the loss of the same name and the assignment `centernet`)."""
     heads: int = Field(1, ge=1, le=8)
     """Number of cascaded heads in training."""
     infer_head: int = Field(1, ge=1)

@@ -153,14 +153,30 @@ def delta(box: Box, anchor: Box) -> Box:
     return [(x - ax) / aw, (y - ay) / ah, math.log(w / aw), math.log(h / ah)]
 
 
-def boxed(box: Box, encoded: Box, target: Box, anchor: Box, kind: str) -> float:
+def sized(target: Box, point: list[float], stride: float) -> Box:
+    """Encode a box as offset of its centre from the corner of the cell, and sides, in strides."""
+    x, y, w, h = center_form(target)
+    corner = [c - stride / 2 for c in point]
+    return [(x - corner[0]) / stride, (y - corner[1]) / stride, w / stride, h / stride]
+
+
+def boxed(of: Case, i: int, n: int, target: Box, options: LossOptions) -> float:
+    """Compute the box loss of point `n` of image `i`."""
+    kind, box = options.box, of.predictions.boxes[i, n].tolist()
     iou, giou = overlap(box, target)
     if kind == "giou":
         return 1 - giou
     if kind == "iou":
         return -math.log(max(iou, 1e-6))
-    pairs = zip(encoded, delta(target, anchor), strict=True)
-    return sum(abs(a - b) for a, b in pairs)
+    assert of.predictions.encoded is not None
+    encoded, weights = of.predictions.encoded[i, n].tolist(), [1.0] * 4
+    if kind == "deltas":
+        wanted = delta(target, of.points.anchors[n].tolist())
+    else:
+        wanted = sized(target, of.points.xy[n].tolist(), of.points.stride[n].item())
+        weights = [options.offset_weight] * 2 + [options.size_weight] * 2
+    terms = [w * abs(a - b) for w, a, b in zip(weights, encoded, wanted, strict=True)]
+    return float(sum(terms))
 
 
 def in_shares(box: Box, target: Box, extent: tuple[float, float], of: str) -> float:
@@ -205,11 +221,9 @@ def looped(of: Case, options: LossOptions) -> dict[str, float]:
         for n in (n for n in range(POINTS) if found.object[n] >= 0):
             g, degree = int(found.object[n]), float(found.degree[n])
             target, guess = targets.boxes[g].tolist(), of.predictions.boxes[i, n].tolist()
-            assert of.predictions.encoded is not None
-            encoded, anchor = of.predictions.encoded[i, n].tolist(), of.points.anchors[n].tolist()
             center = center_of(of.points.xy[n].tolist(), target)
             weight = {"degree": degree, "centerness": center, "equal": 1.0}[options.box_by]
-            box += weight * boxed(guess, encoded, target, anchor, options.box)
+            box += weight * boxed(of, i, n, target, options)
             l1 += weight * in_shares(guess, target, targets.extent or EXTENT, options.l1_of)
             if of.predictions.centerness is not None:
                 centerness += bce(of.predictions.centerness[i, n].item(), center)

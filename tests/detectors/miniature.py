@@ -55,6 +55,10 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
         ASSIGNERS["retinanet"](),
         RetinaNetOptions(backbone=TRUNK, channels=16, tower_convs=1, groups=0),
     ),
+    "centernet with its head": (
+        ASSIGNERS["centernet"](),
+        OneNetOptions(backbone=TRUNK, channels=16, box="size_offset"),
+    ),
     "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
 }
 """A detector for each strategy of the table, and for combinations of their options."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detectors.criterion import Loss
 from detectors.losses import ClsLoss, LossOptions
-from detectors.models.decode import encode_deltas
+from detectors.models.decode import ENCODERS
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Predictions, Targets
 from tests.detectors import loss_cases
@@ -28,7 +28,9 @@ all_options = st.builds(
     cls_weight=weight,
     focal_alpha=st.sampled_from([0.0, 0.3, 1.0]),
     focal_gamma=st.sampled_from([0.0, 0.5, 2.0]),
-    box=st.sampled_from(["giou", "iou", "deltas"]),
+    box=st.sampled_from(["giou", "iou", "deltas", "size_offset"]),
+    size_weight=weight,
+    offset_weight=weight,
     box_weight=weight,
     l1_weight=weight,
     l1_of=st.sampled_from(["center_sides", "corners"]),
@@ -106,7 +108,7 @@ def test_only_used_parts_are_returned() -> None:
 
 @each_kind
 @each_normalizer
-@pytest.mark.parametrize("box", ["giou", "iou", "deltas"])
+@pytest.mark.parametrize("box", ["giou", "iou", "deltas", "size_offset"])
 @pytest.mark.parametrize("counts", [[0], [0, 0, 0]])
 def test_batch_without_objects_trains_only_the_background(
     counts: list[int], box: str, normalizer: str, kind: ClsLoss
@@ -175,11 +177,11 @@ def test_gradient_reaches_boxes_and_centerness_of_positive_points_only() -> None
     assert torch.equal(gradient(of.predictions.centerness).ne(0), positive)
 
 
-@pytest.mark.parametrize("box", ["giou", "iou", "deltas"])
+@pytest.mark.parametrize("box", ["giou", "iou", "deltas", "size_offset"])
 def test_perfect_boxes_cost_nothing(box: str) -> None:
     of = loss_cases.case([1], 5, "focal")
     same = of.targets[0].boxes.repeat(len(of.points), 1)[None]
-    codes = encode_deltas(same[0], of.points)[None]
+    codes = ENCODERS[box](same[0], of.points)[None] if box in ENCODERS else None
     perfect = Predictions(of.predictions.logits, same, encoded=codes)
     options = LossOptions.model_validate({"box": box, "l1_weight": 1.0})
     loss = loss_cases.Case(of.points, perfect, of.assignments, of.targets, "focal").loss(options)

@@ -113,6 +113,25 @@ class TestOptimizer:
         assert {names[i] for i in free} == {"0.bias", "1.weight", "1.bias"}
         assert {g["lr"] for g in groups} == {0.1}
 
+    def test_norms_biases_and_position_tables_have_their_own_weight_decay(self) -> None:
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LayerNorm(8), nn.GroupNorm(2, 8)
+        )
+        for name in ("relative_position_bias_table", "pos_embed"):
+            model[0].register_parameter(name, nn.Parameter(torch.zeros(4, 4)))
+        model[0].register_parameter("scale", nn.Parameter(torch.ones(5)))
+        training = Training(weight_decay=0.3, weight_decay_norm=0.2, weight_decay_bias=0.1)
+        groups = make_optimizer(model, training).param_groups
+        decays = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+        assert {name: decays[id(p)] for name, p in model.named_parameters()} == {
+            "0.weight": 0.3,
+            "0.bias": 0.1,
+            "0.scale": 0.1,
+            "0.relative_position_bias_table": 0.0,
+            "0.pos_embed": 0.0,
+            **{f"{n}.{kind}": 0.2 for n in (1, 2, 3) for kind in ("weight", "bias")},
+        }
+
     def test_kind_and_momentum(self) -> None:
         sgd = make_optimizer(self.model(), Training(optimizer="sgd", momentum=0.7))
         assert isinstance(sgd, torch.optim.SGD)

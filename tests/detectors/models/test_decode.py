@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.assigners.geometry import ltrb
-from detectors.models.decode import DECODERS, WIDEST, BoxCode, deltas, encode_deltas, from_distances
+from detectors.models.decode import (
+    DECODERS,
+    ENCODERS,
+    WIDEST,
+    BoxCode,
+    deltas,
+    encode_deltas,
+    from_distances,
+)
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Targets
 from tests.examples import examples
@@ -26,6 +34,13 @@ def by_formula(code: BoxCode, raw: Numbers, x: float, y: float, stride: float) -
     }
     left, top, right, bottom = sides[code]
     return [x - left, y - top, x + right, y + bottom]
+
+
+def sized(raw: Numbers, x: float, y: float, stride: float) -> Numbers:
+    """A box from the offset of its centre in the cell and its sides (CenterNet section 4)."""
+    x, y = (x // stride + raw[0]) * stride, (y // stride + raw[1]) * stride
+    width, height = stride * max(raw[2], 0.0), stride * max(raw[3], 0.0)
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def shifted(raw: Numbers, anchor: Numbers) -> Numbers:
@@ -53,6 +68,8 @@ def test_every_code_equals_its_formula_at_every_point(
             values = given[image, n].tolist()
             if code == "deltas":
                 expected = shifted(values, POINTS.anchors[n].tolist())
+            elif code == "size_offset":
+                expected = sized(values, x, y, stride)
             else:
                 expected = by_formula(code, values, x, y, stride)
             assert found[image, n].tolist() == pytest.approx(expected, rel=1e-4, abs=1e-3)
@@ -105,3 +122,15 @@ def test_a_box_without_area_has_finite_deltas_and_gradients() -> None:
     assert encoded.isfinite().all()
     assert boxes.grad is not None
     assert boxes.grad.isfinite().all()
+
+
+@examples(30)
+@given(st.lists(box, min_size=1, max_size=6), st.sampled_from(list(ENCODERS)), st.integers(0, 7))
+def test_encoding_is_undone_by_the_decoder_of_the_same_name(
+    rows: list[Numbers], code: BoxCode, first: int
+) -> None:
+    corners = torch.tensor(rows)
+    boxes = torch.cat([corners[:, :2], corners[:, :2] + corners[:, 2:]], dim=1)
+    at = POINTS.take((first + torch.arange(len(boxes))) % len(POINTS))
+    back = DECODERS[code](ENCODERS[code](boxes, at), at)
+    torch.testing.assert_close(back, boxes, rtol=1e-4, atol=1e-3)

@@ -109,7 +109,7 @@ def test_there_is_one_map_of_stride_four(neck: str) -> None:
         ({"heads": 2, "infer_head": 3}, r"infer_head: at most heads \(2\), got 3"),
         ({"heads": 0}, "heads"),
         ({"backbone": {"name": "resnet", "bn": "trained", "frozen_stages": 0}}, "finest: 4"),
-        ({"box": "deltas"}, "softplus"),
+        ({"box": "exp"}, "softplus"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:

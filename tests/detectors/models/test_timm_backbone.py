@@ -11,10 +11,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from detectors.data.base import DataError
 from detectors.models.timm_backbone import Timm, TimmBackbone
+from detectors.optimizer import make_optimizer
+from detectors.training import Training
 from tests.examples import examples
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -66,8 +69,11 @@ class FakeNet(nn.Module):
     def __init__(self, output_fmt: str | None, strides: tuple[int, ...]) -> None:
         super().__init__()
         self.feature_info = types.SimpleNamespace(
-            channels=lambda: [3] * 3, reduction=lambda: list(strides)
+            channels=lambda: [3] * 3,
+            reduction=lambda: list(strides),
+            info=[{"module": "first.0"}, {"module": "first.1"}, {"module": "hooked"}],
         )
+        self.stem, self.first_0, self.first_1 = (nn.Dropout() for _ in range(3))
         self.last = output_fmt == "NHWC"
         self.gain = nn.Parameter(torch.ones(1))
         if output_fmt:
@@ -120,7 +126,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 
 def test_only_swin_is_asked_to_accept_any_size(asked: list[dict[str, Any]]) -> None:
-    maps = {"features_only": True, "out_indices": (-3, -2, -1)}
+    maps = {"features_only": True, "out_indices": (-3, -2, -1), "drop_path_rate": 0.2}
     Timm(model="plain").build()
     Timm(model="swin_last").build()
     assert asked == [maps, maps | {"strict_img_size": False, "always_partition": True}]
@@ -174,6 +180,56 @@ def test_weights_must_fit_exactly(tmp_path: Path) -> None:
     torch.save({"layers.0.gain": torch.tensor([3.0])}, path)
     message = refusal(Timm(model="swin_last", weights=str(path)))
     assert "missing gain; unexpected layers.0.gain; correct `weights`" in message
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, None])
+def test_stochastic_depth_is_given_to_the_model(
+    asked: list[dict[str, Any]], rate: float | None
+) -> None:
+    Timm(model="plain", drop_path_rate=rate).build()
+    assert [options.get("drop_path_rate") for options in asked] == [rate]
+    assert ("drop_path_rate" in asked[0]) == (rate is not None)
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_model_without_stochastic_depth_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unexpected() -> nn.Module:
+        raise TypeError("VGG.__init__() got an unexpected keyword argument 'drop_path_rate'")
+
+    monkeypatch.setitem(FAKES, "vgg", unexpected)
+    message = refusal(Timm(model="vgg"))
+    assert message.startswith("backbone timm: vgg: VGG.__init__() got an unexpected keyword")
+    assert message.endswith("; set drop_path_rate: null or correct `model`")
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize(("stages", "frozen"), [(1, 2), (2, 3)])
+def test_frozen_stages_stay_in_eval_mode_with_everything_before(
+    tmp_path: Path, stages: int, frozen: int
+) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save({"gain": torch.tensor([3.0])}, path)
+    backbone = Timm(model="plain", weights=str(path), frozen_stages=stages).build()
+    for mode in (True, False, True):
+        backbone.train(mode)
+        parts = [backbone.get_submodule(f"net.{p}") for p in ("stem", "first_0", "first_1")]
+        assert [part.training for part in parts] == [False] * frozen + [mode] * (3 - frozen)
+
+
+@pytest.mark.usefixtures("asked")
+@pytest.mark.parametrize("stages", [3, 4])
+def test_stages_that_cannot_be_frozen_are_refused(tmp_path: Path, stages: int) -> None:
+    """The third one is inside of another part, the fourth one does not exist."""
+    path = tmp_path / "weights.pth"
+    torch.save({"gain": torch.tensor([3.0])}, path)
+    found = refusal(Timm(model="plain", weights=str(path), frozen_stages=stages))
+    expected = f"plain: has no stage {stages} that can be frozen; correct `frozen_stages`"
+    assert found == f"backbone timm: {expected}"
+
+
+def test_frozen_stages_need_weights() -> None:
+    with pytest.raises(ValidationError, match="frozen_stages needs weights"):
+        Timm(frozen_stages=1)
 
 
 # With timm itself, where it is installed ---------------------------------------------------------
@@ -231,7 +287,7 @@ def timm() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def swin(timm: Any) -> TimmBackbone:
     torch.manual_seed(0)
-    backbone = Timm(model=SWIN).build()
+    backbone = Timm(model=SWIN, drop_path_rate=0.2).build()
     assert isinstance(backbone, TimmBackbone)
     return backbone.eval()
 
@@ -284,6 +340,28 @@ def test_swin_weights_are_loaded_by_timms_names(timm: Any, tmp_path: Path) -> No
     torch.save(classifier, path)
     assert "unexpected layers.0.blocks.0.norm1.weight, " in refusal(Timm(weights=str(path)))
     path.unlink()
+
+
+def test_swin_as_in_the_code_of_002(timm: Any, tmp_path: Path) -> None:
+    """Stochastic depth up to 0.2, stage 1 frozen, no weight decay of norms and position tables."""
+    path = tmp_path / "swin.pth"
+    recipe = timm.create_model(SWIN, features_only=True, out_indices=(-3, -2, -1))
+    torch.save(recipe.state_dict(), path)
+    backbone = Timm(weights=str(path), frozen_stages=1).build()
+    path.unlink()
+    rates: list[Any] = [m.drop_prob for m in backbone.modules() if type(m).__name__ == "DropPath"]
+    assert max(rates) == pytest.approx(0.2)
+    names = [name for name, p in backbone.named_parameters() if not p.requires_grad]
+    assert {name.split(".")[1] for name in names} == {"patch_embed", "layers_0"}
+    assert "layers_1" not in "".join(names)
+    training = Training(weight_decay=0.05, weight_decay_bias=0.05)
+    groups = make_optimizer(backbone, training).param_groups
+    free = {id(p) for g in groups if not g["weight_decay"] for p in g["params"]}
+    trained = {name: id(p) for name, p in backbone.named_parameters() if p.requires_grad}
+    undecayed = {name for name, i in trained.items() if i in free}
+    tables = {name for name in trained if "relative_position_bias_table" in name}
+    assert len(tables) == 10
+    assert undecayed == tables | {name for name in trained if "norm" in name}
 
 
 @pytest.mark.parametrize("model", ["resnet18", "convnext_atto", "swinv2_cr_tiny_224"])
