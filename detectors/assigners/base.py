@@ -17,7 +17,8 @@ Every assigner follows these rules:
   formula may differ in the last bit, by how the processor rounds. A one-to-one solution of largest
   total quality may be any of several with that total.
 - One-to-one (o2o): an object has exactly one positive point, of degree 1, if there are at least as
-  many points as objects; at most one with the options argmax and argmin.
+  many points as objects; at most one with the options argmax and argmin, and at most one per
+  level with per_level.
 - One-to-many (o2m): an object has any number of positive points, each of degree 1.
 - One-to-few (o2f): an object has at most one point of degree 1 (the certain point) and a few
   (ambiguous) points with a degree in (0, 1).

@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.center import level_of
 from detectors.assigners.geometry import center_distance
 from detectors.assigners.ranking import best_object
 from detectors.boxes import area
@@ -22,9 +21,9 @@ class CenterNet(Assigner):
     with Y = exp(-d^2 / (2 sigma^2)), the distance d to the point of the centre cell and sigma =
     radius / 3. Among several objects of the class, the highest Y counts. Beyond the radius, and for
     all other classes, the weight is 1. In a pyramid, the level is chosen by the size of the object,
-    as in `center`. A cell that is the centre of several objects is assigned to the smallest one;
-    the negative loss of the other objects' classes has weight 0 there. The detector must have one
-    point per cell.
+    as in `center`, the finer one of two. A cell that is the centre of several objects is assigned
+    to the smallest one; the negative loss of the other objects' classes has weight 0 there. The
+    detector must have one point per cell.
 
     The radius is CornerNet's: boxes whose corners are moved by it still have IoU `min_overlap`.
 
@@ -62,6 +61,13 @@ class CenterNet(Assigner):
         positive = (found.object >= 0).nonzero()[:, 0]
         weight_NC[positive, targets.labels[found.object[positive]]] = 1.0
         return Assignment(found.object, found.degree, weight_NC)
+
+
+def level_of(points: Points, length: Tensor, factor: float) -> Tensor:
+    """Return the finest level whose size range contains each length [G] in pixels: [G] int64."""
+    upper = torch.unique(points.stride)[:-1] * factor
+    level: Tensor = (length[:, None] > upper).sum(1)
+    return level
 
 
 def nearest_point(points: Points, targets: Targets, candidate_GN: Tensor) -> Tensor:

@@ -24,7 +24,8 @@ class Dual(Strategy):
     centerness, the IoU loss and boxes encoded with exp (`detector.o2m_code`); its released code
     takes points from the whole box, whereas `fcos` uses the centre square by default. As in that
     code, both branches share the scales of the levels, also if the o2m branch predicts deltas to
-    anchors (DATE-R).
+    anchors (DATE-R). Its low-quality anchors follow mmdetection (`low_quality_owner: own` of
+    `retinanet`).
     """
 
     name: Literal["dual"] = "dual"

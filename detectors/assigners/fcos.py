@@ -15,8 +15,10 @@ class Fcos(Assigner):
     """Assigns all points in the centre square, on the level for the size (FCOS; o2m of 000-004).
 
     A point is positive for an object if it lies in its centre square (`radius` strides, clipped to
-    the box) and its largest distance to the sides of the box is in the range of its level: (4s, 8s]
+    the box) and its largest distance to the sides of the box is in the range of its level: 4s to 8s
     for stride s, without lower limit for the finest and without upper limit for the coarsest level.
+    Both ends belong to a range, as in the paper of FCOS, mmdetection and cvpods (detectron2 and
+    torchvision: neither).
     A point that is positive for several objects is assigned to the smallest one. An object may get
     no point. Centerness is an option of the detector (`detector.centerness`).
     """

@@ -44,11 +44,13 @@ def center_offset(points: Points, targets: Targets) -> tuple[Tensor, Tensor]:
     return cx[:, None] - x, cy[:, None] - y
 
 
-def in_box(points: Points, targets: Targets) -> Tensor:
-    """Return whether a point lies inside the box, not on its border: [G, N] bool."""
+def in_box(points: Points, targets: Targets, margin: float = 0.0) -> Tensor:
+    """Return whether a point is more than `margin` pixels inside the box: [G, N] bool."""
     x, y = points.xy.unbind(1)
     x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
-    return (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    if not margin:
+        return (x > x0) & (x < x1) & (y > y0) & (y < y1)
+    return (x - x0 > margin) & (x1 - x > margin) & (y - y0 > margin) & (y1 - y > margin)
 
 
 def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
@@ -73,14 +75,21 @@ def in_prior(points: Points, targets: Targets, prior: Prior, radius: float) -> T
 def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
     """Return whether the reach, in pixels, is in the range of the point's level: [G, N] bool.
 
-    FCOS's ranges are (factor / 2 * s, factor * s] for stride s, without lower limit for the finest
+    FCOS's ranges are [factor / 2 * s, factor * s] for stride s, without lower limit for the finest
     and without upper limit for the coarsest level. The reach is the largest distance of the point
-    to the sides of the box.
+    to the sides of the box. Both ends belong to a range, as in the paper of FCOS, mmdetection and
+    cvpods (codes of 002 to 004); in detectron2 and torchvision, none does. So a reach of exactly an
+    end fits two levels.
+
+    Args:
+        points: the N points.
+        reach_GN: [G, N], or [G, 1] if the reach of an object is the same for all points.
+        factor: upper end of the range, in strides.
     """
     upper = points.stride * factor
     lower = torch.where(points.level == points.level.amin(), -torch.inf, upper / 2)
     upper = torch.where(points.level == points.level.amax(), torch.inf, upper)
-    return (reach_GN > lower) & (reach_GN <= upper)
+    return (reach_GN >= lower) & (reach_GN <= upper)
 
 
 def class_logits(predictions: Predictions, targets: Targets) -> Tensor:

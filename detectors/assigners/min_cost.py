@@ -27,14 +27,14 @@ class MinCost(Assigner):
 
     - predicted: the predicted boxes ("pred." in 000 Table 2; 001).
     - points: "pre-def." of CenterNet and FCOS. C_L1 compares twice the centres, there is no GIoU,
-      and points of other levels than the object's cost 9999 (see `level_range`).
+      and points of other levels than the object's cost 9999 more (see `level_range`).
     - anchors: "pre-def." of RetinaNet: anchors instead of predicted boxes.
 
     Deviations: Algorithm 1 of 001 takes the minimum of each object and does not say which object
     gets a point that is the minimum of two; its released code, and the text of 000, solve the
     matching; see `solver`. In 001, C_L1 is of centres and sides, in the released code of corners;
-    see `l1_of`. 000 uses only FCOS points of the predefined level; in the released code, this holds
-    for `points` only.
+    see `l1_of`. The text of 000 uses only FCOS points of the predefined level; the released code
+    does so for `points`, but takes `predicted` boxes of all levels, as 001 does; see `level_range`.
     """
 
     name: Literal["min_cost"] = "min_cost"
@@ -55,9 +55,10 @@ class MinCost(Assigner):
     """Exponent of the focal classification cost."""
     l1_of: Literal["corners", "center_sides"] = "corners"
     """What C_L1 compares: the corners (released code), or centre, width and height (001)."""
-    level_range: bool = True
-    """For `points`: whether a point on a level whose range does not contain its largest distance to
-    the sides of the box has a high cost. Without effect if there is only one level."""
+    level_range: bool | None = None
+    """Whether a point on a level whose range does not contain its largest distance to the sides of
+    the box costs 9999 more ("the pre-defined layer" of FCOS in 000), for any `location`. Not set:
+    for `points` only (released code). Without effect if there is only one level."""
     range_factor: float = Field(8.0, gt=0)
     """Upper end of the size range of a level, in strides; the lower end is half of it."""
     compat_level_bug: bool = False
@@ -83,10 +84,22 @@ class MinCost(Assigner):
 
     def _location_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:
         """Compute the cost without C_cls: [G, N]."""
-        if self.location == "points":
-            return self._point_cost(points, targets)
-        boxes = predictions.boxes if self.location == "predicted" else points.anchors
+        cost_GN = self._box_cost(points, predictions, targets)
+        by_level = self.location == "points" if self.level_range is None else self.level_range
+        if not by_level:
+            return cost_GN
+        sides = ltrb(points, targets)
+        reach_GN = (sides[:, :, [0, 2, 3]] if self.compat_level_bug else sides).amax(2)
+        return cost_GN + OFF_LEVEL * ~fits_level(points, reach_GN, self.range_factor)
+
+    def _box_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:
+        """Compute the cost of the boxes, or points, that `location` selects: [G, N]."""
         extent = targets.extent or points.extent
+        if self.location == "points":
+            size = points.xy.new_tensor(extent)
+            twice_center = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / size
+            return self.l1_weight * torch.cdist(twice_center, 2 * points.xy / size, p=1)
+        boxes = predictions.boxes if self.location == "predicted" else points.anchors
         true, compared = self._relative(targets.boxes, extent), self._relative(boxes, extent)
         giou_GN = pairwise_giou(targets.boxes, boxes)
         return self.l1_weight * torch.cdist(true, compared, p=1) - self.giou_weight * giou_GN
@@ -98,15 +111,3 @@ class MinCost(Assigner):
             return relative
         first, second = relative[:, :2], relative[:, 2:]
         return torch.cat([(first + second) / 2, second - first], 1)
-
-    def _point_cost(self, points: Points, targets: Targets) -> Tensor:
-        """Compute the cost of the location `points`: [G, N]."""
-        extent = points.xy.new_tensor(targets.extent or points.extent)
-        twice_center = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / extent
-        l1_GN = torch.cdist(twice_center, 2 * points.xy / extent, p=1)
-        if not self.level_range:
-            return self.l1_weight * l1_GN
-        sides = ltrb(points, targets)
-        reach_GN = (sides[:, :, [0, 2, 3]] if self.compat_level_bug else sides).amax(2)
-        off_level_GN = ~fits_level(points, reach_GN, self.range_factor)
-        return self.l1_weight * l1_GN + OFF_LEVEL * off_level_GN

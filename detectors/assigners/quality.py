@@ -15,8 +15,8 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 class QualityRule(Assigner):
     """Selects points by the quality p^(1 - alpha) * IoU^alpha (003 Eq. 4 without the prior).
 
-    A point that several objects select is assigned to the one with the highest quality (003 section
-    3.2.3; Table 9).
+    The auxiliary losses of 003 (section 3.2.3 and Table 9). As in the released code of one of them,
+    a point that several objects select is assigned to the one with the highest quality.
     """
 
     alpha: float = Field(0.8, ge=0, le=1)

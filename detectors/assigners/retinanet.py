@@ -4,6 +4,7 @@ from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.ranking import best_object
@@ -16,11 +17,11 @@ class RetinaNetIou(Assigner):
 
     RetinaNet section 4.1. An anchor is assigned to the object with the highest IoU. The best
     anchors of an object (all with the same IoU) are positive at any IoU (`low_quality`, from
-    detectron2); as there, such an anchor is assigned to another object if its IoU with that one is
-    higher. The anchors are defined by the detector.
+    detectron2). If the IoU of such an anchor with another object is higher, `low_quality_owner`
+    selects the object. The anchors are defined by the detector.
 
-    Deviation: an object that overlaps no anchor gets none; in detectron2, all anchors with IoU 0 to
-    it are positive.
+    Deviation: an object that overlaps no anchor gets none; in detectron2 and mmdetection, all
+    anchors with IoU 0 to it are positive.
     """
 
     name: Literal["retinanet"] = "retinanet"
@@ -31,6 +32,9 @@ class RetinaNetIou(Assigner):
     classification loss."""
     low_quality: bool = True
     """Whether the best anchors of an object are positive at any IoU above 0 (not in the paper)."""
+    low_quality_owner: Literal["highest_iou", "own"] = "highest_iou"
+    """The object of such an anchor: the one with the highest IoU (detectron2: 000 and 001), or its
+    own one, of several the last (mmdetection: the code of DATE-R, 004)."""
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
@@ -51,7 +55,16 @@ class RetinaNetIou(Assigner):
         positive_N = best_N >= self.positive_iou
         if self.low_quality:
             own_best = iou_GN.amax(1, keepdim=True)
-            positive_N |= ((iou_GN == own_best) & (iou_GN > 0)).any(0)
+            low_GN = (iou_GN == own_best) & (iou_GN > 0)
+            positive_N |= low_GN.any(0)
+            if self.low_quality_owner == "own":
+                iou_GN = _only_last(iou_GN, low_GN)
         found = best_object(iou_GN, positive_N.expand_as(iou_GN))
         ignored_N = ~positive_N & (best_N >= self.negative_iou)
         return Assignment(found.object, found.degree, (~ignored_N).float()[:, None])
+
+
+def _only_last(iou_GN: Tensor, low_GN: Tensor) -> Tensor:
+    """Return IoUs, with -inf for all but the last object of `low_GN` at points that have one."""
+    last_GN = low_GN & (low_GN.flip(0).cumsum(0).flip(0) == 1)
+    return torch.where(last_GN | ~low_GN.any(0), iou_GN, -torch.inf)

@@ -68,7 +68,7 @@ class Centerness(GateOptions):
 
 
 class MaxFilter(GateOptions):
-    """3D max filtering (003 Eq. 6 and Fig. 4): compares a point with its neighbours."""
+    """3D max filtering (003 Eq. 6 and Fig. 3): compares a point with its neighbours."""
 
     name: Literal["max_filter"] = "max_filter"
     tau: int = Field(2, ge=0)

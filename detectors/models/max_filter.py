@@ -1,4 +1,4 @@
-"""3D max filtering: maxima over neighbours in space and scale (003 section 3.3)."""
+"""3D max filtering: maxima over neighbours in space and scale (003 section 3.2.2)."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from detectors.models.towers import small_conv
 class MaxFilter3d(nn.Module):
     """A 3x3 convolution, the maximum over a window, a residual connection, group norm and ReLU.
 
-    The window has tau + 1 levels and phi x phi cells (003 Eq. 6 and Fig. 4). Neighbouring levels
+    The window has tau + 1 levels and phi x phi cells (003 Eq. 6 and Fig. 3). Neighbouring levels
     are resized bilinearly; the first and the last level have fewer neighbours. The residual
     connection skips the convolution, too, as in the released code. With `groups` 0 there is no
     norm. With tau 0 and phi 1 the maximum has no effect.

@@ -142,3 +142,15 @@ def test_of_equal_objects_the_first_takes_all_points() -> None:
 
 def test_an_object_that_holds_no_point_gets_none() -> None:
     assert set(assign(Atss(), points_of(32, 32), [(3.5, 3.5, 4.5, 4.5)])) == {-1}
+
+
+def test_a_positive_point_is_more_than_the_margin_inside() -> None:
+    """(10, 10) is 0.005 pixels from the left side: ATSS's code has a margin of 0.01, 003 has 0."""
+    points, box = points_of(32, 32, (4,)), (9.995, 8.0, 11.9, 12.1)
+    edge = [n for n, xy in enumerate(points.xy.tolist()) if xy == [10.0, 10.0]]
+    assert edge
+    without = assign(Atss(topk=1, margin=0), points, [box])
+    with_margin = assign(Atss(topk=1), points, [box])
+    assert without[edge[0]] == 0
+    assert with_margin[edge[0]] == -1
+    assert [n for n, g in enumerate(without) if g == 0 and with_margin[n] != 0] == edge

@@ -5,8 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.assigners.center import Center, level_of
-from detectors.assigners.matching import Solver
+from detectors.assigners.center import Center
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
 from tests.detectors.assigners.ordering import check_order
@@ -28,19 +27,20 @@ def targets(boxes: list[Box]) -> Targets:
 
 
 def assign(
-    points: Points, boxes: list[Box], factor: float = 8.0, solver: Solver = "lsa"
+    points: Points, boxes: list[Box], factor: float = 8.0, solver: str = "lsa"
 ) -> dict[int, int]:
     """Return the point of each object."""
     predictions = Predictions(torch.zeros(len(points), 1), torch.zeros(len(points), 4))
-    center = Center(range_factor=factor, solver=solver)
+    center = Center.model_validate({"range_factor": factor, "solver": solver})
     found = center.assign(points, predictions, targets(boxes), Progress(0, 1, 0, 1))
     return {g: n for n, g in enumerate(found.object.tolist()) if g >= 0}
 
 
-def own_level(box: Box, factor: float) -> int:
+def own_levels(box: Box, factor: float) -> list[int]:
+    """Return the levels whose range has half of the longer side, ends included."""
     half_side = max(box[2] - box[0], box[3] - box[1]) / 2
-    ends = [factor * s for s in STRIDES[:-1]] + [inf]
-    return next(level for level, end in enumerate(ends) if half_side <= end)
+    ends = [-inf, *(factor * s for s in STRIDES[:-1]), inf]
+    return [n for n in range(len(STRIDES)) if ends[n] <= half_side <= ends[n + 1]]
 
 
 def apart(points: Points, n: int, box: Box) -> float:
@@ -54,7 +54,7 @@ def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], facto
     """Most objects are on their level; their distance is least, then that of the others."""
     size = (len(boxes), len(SMALL))
     cells = [(g, n) for g in range(size[0]) for n in range(size[1])]
-    own = {(g, n): SMALL.level[n].item() == own_level(boxes[g], factor) for g, n in cells}
+    own = {(g, n): SMALL.level[n].item() in own_levels(boxes[g], factor) for g, n in cells}
     away = {(g, n): apart(SMALL, n, boxes[g]) for g, n in cells}
     found = assign(SMALL, boxes, factor).items()
     check_order(found, size, own.__getitem__, lambda p: -away[p], away.__getitem__, 1e-3)
@@ -63,8 +63,8 @@ def test_no_other_choice_is_nearer_on_the_objects_levels(boxes: list[Box], facto
 @examples(30)
 @given(any_box)
 def test_a_single_object_gets_the_nearest_point_of_its_level(box: Box) -> None:
-    level = own_level(box, 8.0)
-    of_level = [n for n, at in enumerate(LARGE.level.tolist()) if at == level]
+    levels = own_levels(box, 8.0)
+    of_level = [n for n, at in enumerate(LARGE.level.tolist()) if at in levels]
     nearest = min(apart(LARGE, n, box) for n in of_level)
     chosen = assign(LARGE, [box])[0]
     assert chosen in of_level
@@ -78,10 +78,44 @@ def test_objects_that_do_not_fit_on_their_level_take_the_nearest_point_elsewhere
     assert sorted(spots) == [[6.0, 6.0], [8.0, 8.0]]
 
 
-def test_level_holds_half_the_longer_side_up_to_its_end() -> None:
-    lengths = torch.tensor([0.1, 32.0, 32.1, 64.0, 64.1, 1e6])
-    assert level_of(SMALL, lengths, 8.0).tolist() == [0, 0, 1, 1, 2, 2]
-    assert level_of(SMALL, lengths[:0], 8.0).tolist() == []
+def test_an_object_at_the_end_of_a_range_may_use_two_levels() -> None:
+    """Half of its side is 32 pixels, and the nearest point of either level is at its centre."""
+    fine, coarse = ((30.0, 30.0, 94.0, 94.0), (28.0, 28.0, 92.0, 92.0))
+    points = pyramid_points([(32, 32), (16, 16), (8, 8)], STRIDES, torch.device("cpu"))
+    levels = [points.level[assign(points, [box])[0]].item() for box in (fine, coarse)]
+    assert levels == [0, 1]
+
+
+def per_level(points: Points, boxes: list[Box], factor: float) -> list[int]:
+    """Apply the rule of the released code in loops; return the object of each point, or -1."""
+    areas, owners = [inf] * len(points), [-1] * len(points)
+    ends = [-inf, *(factor * s for s in STRIDES[:-1]), inf]
+    for g, (x0, y0, x1, y1) in enumerate(boxes):
+        for level in range(len(STRIDES)):
+            of_level = [n for n, at in enumerate(points.level.tolist()) if at == level]
+            n = min(of_level, key=lambda n, box=boxes[g]: apart(points, n, box))  # type: ignore[misc]
+            x, y = points.xy[n].tolist()
+            reach = max(x - x0, y - y0, x1 - x, y1 - y)
+            if ends[level] <= reach <= ends[level + 1] and (x1 - x0) * (y1 - y0) < areas[n]:
+                areas[n], owners[n] = (x1 - x0) * (y1 - y0), g
+    return owners
+
+
+@examples(30)
+@given(st.lists(any_box, max_size=5), st.sampled_from([1.0, 8.0]))
+def test_per_level_is_the_rule_of_the_released_code(boxes: list[Box], factor: float) -> None:
+    predictions = Predictions(torch.zeros(len(LARGE), 1), torch.zeros(len(LARGE), 4))
+    center = Center(range_factor=factor, solver="per_level")
+    found = center.assign(LARGE, predictions, targets(boxes), Progress(0, 1, 0, 1))
+    assert found.object.tolist() == per_level(LARGE, boxes, factor)
+    assert found.degree.tolist() == (found.object >= 0).float().tolist()
+
+
+def test_per_level_leaves_a_contested_point_to_the_smaller_object() -> None:
+    boxes: list[Box] = [(24.0, 24.0, 36.0, 36.0), (27.0, 27.0, 35.0, 35.0)]
+    contested = LARGE.xy.tolist().index([30.0, 30.0])
+    assert assign(LARGE, boxes, solver="per_level") == {1: contested}
+    assert assign(LARGE, boxes, solver="argmax") == {0: contested}
 
 
 def test_equal_objects_take_the_points_around_their_centre() -> None:

@@ -39,7 +39,7 @@ def assign(assigner: Fcos, points: Points, boxes: list[Box]) -> list[int]:
 
 
 def ranges(strides: tuple[int, ...], factor: float) -> list[tuple[float, float]]:
-    """Return the size range (above, up to) of every level, as in FCOS's table."""
+    """Return the size range (from, up to) of every level, as in FCOS's table."""
     ends = [factor * s for s in strides[:-1]]
     return list(zip([-inf, *(factor * s / 2 for s in strides[1:])], [*ends, inf], strict=True))
 
@@ -55,7 +55,7 @@ def looped(assigner: Fcos, points: Points, strides: tuple[int, ...], boxes: list
             cx, cy = (x0 + x1) / 2, (y0 + y1) / 2
             in_x = max(x0, cx - reach) < x < min(x1, cx + reach)
             in_y = max(y0, cy - reach) < y < min(y1, cy + reach)
-            in_range = above < max(x - x0, y - y0, x1 - x, y1 - y) <= up_to
+            in_range = above <= max(x - x0, y - y0, x1 - x, y1 - y) <= up_to
             size = (x1 - x0) * (y1 - y0)
             if in_x and in_y and in_range and size < least:
                 least, owner = size, g
@@ -101,7 +101,7 @@ def test_upper_end_of_a_range_belongs_to_the_level() -> None:
     """The centre of the box is a point of both levels; half its side is 8 fine strides."""
     xy, stride = torch.tensor([[36.0, 36.0], [36.0, 36.0]]), torch.tensor([4.0, 8.0])
     points = Points(xy, stride, torch.tensor([0, 1]), torch.cat([xy - 8, xy + 8], 1), (72.0, 72.0))
-    assert assign(Fcos(range_factor=8.0), points, [(4.0, 4.0, 68.0, 68.0)]) == [0, -1]
+    assert assign(Fcos(range_factor=8.0), points, [(4.0, 4.0, 68.0, 68.0)]) == [0, 0]
     assert assign(Fcos(range_factor=8.0), points, [(3.5, 3.5, 68.5, 68.5)]) == [-1, 0]
 
 
@@ -133,3 +133,14 @@ def test_without_centre_sampling_every_point_in_the_box_is_positive() -> None:
     assert found.count(0) == 21
     assert set(assign(Fcos(), points, [box])) == {-1, 0}
     assert assign(Fcos(), points, [box]).count(0) < 21
+
+
+@pytest.mark.parametrize("box", [(0.0, 0.0, 72.0, 20.0), (0.0, 0.0, 20.0, 72.0)])
+def test_a_reach_of_exactly_an_end_is_in_the_ranges_of_two_levels(box: Box) -> None:
+    """From (8, 8), the far side is 64 pixels away: the end of stride 8 and the start of 16."""
+    points = points_of(128, 128, (8, 16))
+    found = assign(Fcos(prior="box"), points, [box])
+    coarse = [points.xy[n].tolist() for n, g in enumerate(found) if g == 0 and points.level[n] == 1]
+    assert [8.0, 8.0] in coarse
+    fine = [points.xy[n].tolist() for n, g in enumerate(found) if g == 0 and points.level[n] == 0]
+    assert [12.0, 12.0] in fine

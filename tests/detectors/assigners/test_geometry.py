@@ -98,16 +98,29 @@ def test_priors_are_square_box_and_everywhere(of: list[Box]) -> None:
     assert everywhere.all()
 
 
+@pytest.mark.parametrize("margin", [0.0, 0.01, 0.5, 1.0])
+def test_inside_is_more_than_the_margin_from_each_side(margin: float) -> None:
+    """The point (2, 2) is `gap` from one side and far from the others."""
+    for gap in (0.0, margin, margin + 0.005):
+        for moved in range(4):
+            box = [-8.0, -8.0, 12.0, 12.0]
+            box[moved] = 2 - gap if moved < 2 else 2 + gap
+            inside = in_box(POINTS, Targets(torch.tensor([box]), torch.tensor([0])), margin)
+            assert inside[0, 0].item() == (gap > margin)
+
+
 @pytest.mark.parametrize(
     ("reach", "stride", "level", "expected"),
     [
         (-5.0, 8, 0, True),
         (64.0, 8, 0, True),
         (64.5, 8, 0, False),
-        (64.0, 16, 1, False),
+        (63.5, 16, 1, False),
+        (64.0, 16, 1, True),
         (64.5, 16, 1, True),
         (128.0, 16, 1, True),
-        (128.0, 32, 2, False),
+        (127.5, 32, 2, False),
+        (128.0, 32, 2, True),
         (1e9, 32, 2, True),
     ],
 )

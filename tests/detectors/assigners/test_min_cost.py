@@ -31,6 +31,11 @@ VARIANTS = {
     "points": MinCost(location="points", range_factor=1.0),
     "points, any level": MinCost(location="points", level_range=False, classification=False),
     "points, bug": MinCost(location="points", range_factor=1.0, compat_level_bug=True),
+    "predicted, own level": MinCost(level_range=True, range_factor=1.0),
+    "predicted, own level, bug": MinCost(
+        level_range=True, range_factor=1.0, compat_level_bug=True, classification=False
+    ),
+    "anchors, own level": MinCost(location="anchors", level_range=True, range_factor=1.0),
 }
 
 
@@ -68,6 +73,8 @@ class Equation:
 
     def cost(self, g: int, n: int, box: Box) -> float:
         o, total = self.options, self.location(n, box)
+        by_level = o.location == "points" if o.level_range is None else o.level_range
+        total += 9999 if by_level and self.off_level(n, box) else 0
         if o.classification:
             p = 1 / (1 + exp(-self.predicted.logits[n, g % CLASSES].item()))
             positive = -o.focal_alpha * pow(1 - p, o.focal_gamma) * log(p)
@@ -80,7 +87,7 @@ class Equation:
         if o.location == "points":
             x, y = self.xy(n)
             l1 = abs(2 * x - box[0] - box[2]) / width + abs(2 * y - box[1] - box[3]) / height
-            return o.l1_weight * l1 + (9999 if o.level_range and self.off_level(n, box) else 0)
+            return o.l1_weight * l1
         boxes = self.predicted.boxes if o.location == "predicted" else self.points.anchors
         x0, y0, x1, y1 = boxes[n].tolist()
         parts = [(box[0] - x0, width), (box[1] - y0, height)]
@@ -101,7 +108,7 @@ class Equation:
         reach = max(left, bottom if self.options.compat_level_bug else top, right, bottom)
         ends = [-inf, *(self.options.range_factor * s for s in STRIDES[:-1]), inf]
         level = int(self.points.level[n])
-        return not ends[level] < reach <= ends[level + 1]
+        return not ends[level] <= reach <= ends[level + 1]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -177,3 +184,16 @@ def test_extreme_logits_have_finite_costs(scale: float) -> None:
     boxes: list[Box] = [(4.0, 4.0, 12.0, 12.0), (20.0, 20.0, 40.0, 50.0)]
     found = assign(MinCost(), LARGE, sure, boxes)
     assert [sure.logits[found[g], g].item() for g in (0, 1)] == [scale, scale]
+
+
+def test_level_range_of_predicted_boxes_is_an_option() -> None:
+    """The best prediction is of a level for larger objects: 001 takes it, the text of 000 not."""
+    box: Box = (20.0, 20.0, 28.0, 28.0)
+    predicted = Predictions(torch.full((len(LARGE), CLASSES), -4.0), predictions(LARGE, 7).boxes)
+    coarse = next(n for n in range(len(LARGE)) if LARGE.xy[n].tolist() == [24.0, 24.0])
+    assert LARGE.stride[coarse] == 16.0
+    predicted.boxes[coarse], predicted.logits[coarse, 0] = torch.tensor(box), 4.0
+    assert assign(MinCost(), LARGE, predicted, [box]) == {0: coarse}
+    assert assign(MinCost(level_range=False), LARGE, predicted, [box]) == {0: coarse}
+    chosen = assign(MinCost(level_range=True), LARGE, predicted, [box])[0]
+    assert LARGE.stride[chosen] == 4.0

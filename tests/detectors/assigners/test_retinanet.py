@@ -145,3 +145,34 @@ def test_more_equal_objects_than_anchors() -> None:
 def test_negatives_may_not_overlap_more_than_positives() -> None:
     with pytest.raises(ValueError, match=r"negative_iou must not be above.*0\.6 > 0\.5"):
         RetinaNetIou(negative_iou=0.6)
+
+
+def own_last(points: Points, boxes: list[Box], found: list[int]) -> list[int]:
+    """Give the best anchors of each object to it, one object after the other (mmdetection)."""
+    found = list(found)
+    for g, box in enumerate(boxes):
+        ious = [scalar_iou(box, tuple(a)) for a in points.anchors.tolist()]
+        for n, iou in enumerate(ious):
+            if iou == max(ious) and iou > 0:
+                found[n] = g
+    return found
+
+
+@examples(30)
+@given(boxes)
+def test_low_quality_anchors_may_belong_to_their_own_object(of: list[Box]) -> None:
+    points = points_of(32, 32)
+    highest = kinds(assign(RetinaNetIou(), points, of))
+    own = kinds(assign(RetinaNetIou(low_quality_owner="own"), points, of))
+    assert own == own_last(points, of, highest)
+
+
+def test_the_owner_of_a_low_quality_anchor_that_another_object_overlaps_more() -> None:
+    """The small object overlaps only this anchor, which the large object overlaps more."""
+    points = anchors_at((0.0, 0.0, 16.0, 16.0), (40.0, 40.0, 56.0, 56.0))
+    of: list[Box] = [(0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 16.0, 15.0)]
+    assert kinds(assign(RetinaNetIou(), points, of)) == [1, -1]
+    for objects, owner in ((of, 1), (of[::-1], 1)):
+        found = assign(RetinaNetIou(low_quality_owner="own"), points, objects)
+        assert kinds(found) == [owner, -1]
+    assert kinds(assign(RetinaNetIou(low_quality=False), points, of)) == [1, -1]
