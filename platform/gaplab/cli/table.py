@@ -2,6 +2,7 @@
 
 import json as jsonlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -53,14 +54,16 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
     """Show results beside the numbers of a paper's table.
 
     There is one line per row of the spec: AP without NMS, AP with NMS and the gap, each with the
-    paper's number. Commands for unfinished trials follow.
+    paper's number. A second table has every other metric that the paper publishes for any row.
+    Commands for unfinished trials follow.
     """
     query = TableQuery(spec, profile, tuple(overrides or ()), tuple(dict.fromkeys(metric or ())))
     made = make_table(query, paper, Home(home))
     form: Literal["json", "csv", "markdown"] | None
     form = "json" if json else "csv" if csv else "markdown" if markdown else None
     if form is None:
-        open_console().print(text_table(made))
+        for each in text_tables(made):
+            open_console().print(each)
     else:
         sys.stdout.write(to_text(made, form))
     for note in notes(made, query, Home(home)):
@@ -85,6 +88,8 @@ class PaperTable:
     metrics: tuple[str, ...]
     paper: bool
     """Whether a file of the paper's numbers was found."""
+    published: tuple[str, ...] = ()
+    """Other metrics that the paper publishes."""
 
 
 def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
@@ -102,6 +107,7 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
         TABLE_METRICS,
         check_metrics,
         nearest_paper,
+        published_metrics,
         read_paper,
         table_lines,
     )
@@ -120,7 +126,8 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
         lines = table_lines(resolved.spec, row_records(resolved), known, ledger)
     check_metrics(lines, query.metrics)
     metrics = tuple(dict.fromkeys((*TABLE_METRICS, *query.metrics)))
-    return PaperTable(lines, metrics, file is not None)
+    published = tuple(name for name in published_metrics(lines) if name not in metrics)
+    return PaperTable(lines, metrics, file is not None, published)
 
 
 def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
@@ -129,13 +136,34 @@ def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
 
     if form == "markdown":
         return _markdown(made)
-    plain = [plain_line(line, made.metrics) for line in made.lines]
+    plain = [plain_line(line, (*made.metrics, *made.published)) for line in made.lines]
     return csv_text(plain, ()) if form == "csv" else jsonlib.dumps(plain, indent=2) + "\n"
 
 
-def text_table(made: PaperTable) -> PlainTable:
-    """Return the table for a terminal."""
-    return PlainTable(_columns(made), caption=_legend(made), remedy=REMEDY_WITH_CSV)
+def text_tables(made: PaperTable) -> list[PlainTable]:
+    """Return the tables for a terminal."""
+    return [
+        PlainTable(columns, caption=legend, remedy=REMEDY_WITH_CSV)
+        for columns, legend in _tables(made)
+    ]
+
+
+def _tables(made: PaperTable) -> list[tuple[list[Column], str]]:
+    """Return the columns and the legend of each table: AP and its gap, then other metrics."""
+    tables = [(_columns(made), _legend(made))]
+    if made.published:
+        tables.append((_pairs(made), "published metrics: ours / the paper's, percent points"))
+    return tables
+
+
+def _pairs(made: PaperTable) -> list[Column]:
+    """Return the columns of the other metrics that the paper publishes."""
+    columns = [text("row", [line.row for line in made.lines])]
+    for metric in made.published:
+        pairs = [(points(line.ours(metric)), points(line.papers(metric))) for line in made.lines]
+        cells = ["-" if pair == ("-", "-") else " / ".join(pair) for pair in pairs]
+        columns.append(number(label(metric), cells))
+    return columns
 
 
 def notes(made: PaperTable, query: TableQuery, home: Home) -> list[str]:
@@ -218,13 +246,16 @@ def _legend(made: PaperTable) -> str:
 
 
 def _markdown(made: PaperTable) -> str:
-    """Return the table in Markdown, with the legend below it."""
-    columns = _columns(made)
+    """Return the tables in Markdown, each with its legend below it."""
+    return "\n".join(_markdown_table(*each) for each in _tables(made))
+
+
+def _markdown_table(columns: Sequence[Column], legend: str) -> str:
     sides = ["--:" if column.numeric else ":--" for column in columns]
     rows = zip(*(column.cells for column in columns), strict=True)
     table = [[column.heading for column in columns], sides, *rows]
     body = "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in table)
-    return f"{body}\n{_legend(made)}\n"
+    return f"{body}\n{legend}\n"
 
 
 def _escaped(cell: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
-from detectors.evaluation.metrics import SIZES, names_of
+from detectors.evaluation.metrics import LABELS, SIZES, names_of
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.formatting import rounded
@@ -67,6 +67,13 @@ class PaperRow(Options):
         bases = {"ap", *(name.removesuffix("_nms") for name in self.metrics)}
         found = {f"{ours.get(base, base)}{end}" for base in bases for end in ("", "_nms", "_gap")}
         return {name for name in found if self.number(name) is not None}
+
+    def published(self) -> set[str]:
+        """Return our names of what the row publishes beside AP, without gaps."""
+        shown = {"ap", "ap_nms"}
+        if self.metrics.keys().isdisjoint(shown):  # its AP50 is shown as AP
+            shown |= {"ap50", "ap50_nms"}
+        return {name for name in self.names() - shown if not name.endswith("gap")}
 
 
 class _PaperFile(Options):
@@ -163,6 +170,15 @@ def check_metrics(lines: Sequence[Line], metrics: Collection[str]) -> None:
     known |= {name for line in lines for row in line.found for name in (*METRICS, *row.more)}
     if known and (error := unknown_keys(metrics, known)):
         raise error
+
+
+def published_metrics(lines: Sequence[Line]) -> tuple[str, ...]:
+    """Return the metrics beside AP that the paper publishes for any row, in the usual order.
+
+    Numbers of the paper that gaplab has no metric for, such as its speed, are left out.
+    """
+    found = {name for line in lines if line.paper for name in line.paper.published()}
+    return tuple(name for metric in LABELS for name in names_of(metric) if name in found)
 
 
 def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:

@@ -102,7 +102,17 @@ def test_csv_json_and_markdown(
         "| 003-T1-01 | FCOS baseline | 1/2 | 18.0 | 12.1 | 44.2 | 40.5 | -26.2 | -28.4 |",
         r"| 003-T1-05 | POTO\|x | 2/2 | 43.0 | 38.0 | 44.2 | 38.6 | -1.2 | -0.6 |",
     ]
-    assert output.splitlines()[-1].endswith("; protocol default")
+    assert output.splitlines()[6].endswith("; protocol default")
+    assert output.splitlines()[7:] == [
+        "",
+        "| row | AR |",
+        "| :-- | --: |",
+        "| 003-T1-01 | 70.0 / - |",
+        "| 003-T1-05 | 70.0 / 60.5 |",
+        "| own | - |",
+        "",
+        "published metrics: ours / the paper's, percent points",
+    ]
 
 
 @pytest.mark.usefixtures("measured")

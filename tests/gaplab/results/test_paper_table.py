@@ -15,6 +15,8 @@ from gaplab.results.paper_table import (
     PaperRow,
     check_metrics,
     plain_line,
+    published_metrics,
+    read_paper,
     table_lines,
 )
 from gaplab.spec.models import Spec
@@ -23,6 +25,7 @@ from gaplab.spec.sweep import expand, row_records
 from gaplab.states import TrialState
 from tests.builders import MACHINE, attempt_end, evaluation_record
 
+EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 BASE: dict[str, Any] = {
     "data": {"name": "shapes"},
     "detector": {"name": "fcos"},
@@ -221,3 +224,31 @@ def test_plain_line(bench: Bench) -> None:
     empty = plain_line(lines["b"], TABLE_METRICS)
     assert (empty["paper_row"], empty["trials"], empty["found"]) == (None, [other], 0)
     assert empty["branch"] is empty["epoch"] is empty["ap"] is None
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        ({"ap": 1, "ap_nms": 2}, ()),
+        ({"ap": 1, "ap50": 2, "ar": 3, "ar_nms": 4}, ("ap50", "ar", "ar_nms")),
+        ({"ap_nms": 1, "aps_nms": 2, "apl_nms": 3}, ("ap_small_nms", "ap_large_nms")),
+        ({"ap50": 90, "recall": 98, "mmr": 49}, ("mmr", "recall")),  # its AP50 is shown as AP
+        ({"ap50_nms": 90, "recall_nms": 95, "mmr_nms": 49}, ("mmr_nms", "recall_nms")),
+        ({"recall_nms": 95}, ("recall_nms",)),
+        ({"ap": 1, "fps": 80, "params_m": 32}, ()),  # not measured
+    ],
+)
+def test_what_a_paper_publishes_beside_ap(
+    bench: Bench, metrics: dict[str, float], expected: tuple[str, ...]
+) -> None:
+    lines = bench.lines(bench.spec(ROWS), a=metrics)
+    assert published_metrics([*lines.values()]) == expected
+
+
+def test_every_published_number_that_is_measured_is_shown() -> None:
+    """AP50 of rows without AP is shown as AP."""
+    for row in read_paper(EXPERIMENTS / "paper_results.json").values():
+        shown = {row.number(name) for name in (*TABLE_METRICS, *row.published())}
+        others = ("fps", "forward_ms", "nms_ms", "params", "gflops", "train_hours")
+        measured = [v for name, v in row.metrics.items() if not name.startswith(others)]
+        assert shown.issuperset(measured)

@@ -41,7 +41,7 @@ from gaplab.cli.render.tabular import (
 )
 from gaplab.cli.render.terminal import FULL, PlainConsole
 from gaplab.cli.show import SweepDetails, TrialDetails, print_details, print_sweeps
-from gaplab.cli.table import PaperTable, text_table
+from gaplab.cli.table import PaperTable, text_tables
 from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import SweepView
@@ -202,7 +202,7 @@ def papers(d: Draw) -> list[PlainTable]:
         )
         for protocol in ("default", "defcn")
     ]
-    return [text_table(PaperTable(lines, ("ap", "ap_nms", "gap"), paper=True))]
+    return text_tables(PaperTable(lines, ("ap", "ap_nms", "gap"), True, ("ar", "recall_nms")))
 
 
 def plans(d: Draw) -> list[PlainTable]:
@@ -278,7 +278,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "show._print_metrics": trials,
     "show._classes": trials,
     "show._losses": trials,
-    "table.text_table": papers,
+    "table.text_tables": papers,
     "tables._captioned": results,
     "watch._of": live,
 }
