@@ -103,6 +103,7 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
     Raises:
         UserError: The spec has problems or no rows, or the file can't be read.
     """
+    from gaplab.results.ground_truth import with_ground_truth
     from gaplab.results.paper_table import (
         TABLE_METRICS,
         check_metrics,
@@ -124,6 +125,7 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
     known = read_paper(file) if file else {}
     with read_ledger_if_any(home) as ledger:
         lines = table_lines(resolved.spec, row_records(resolved), known, ledger)
+    lines = with_ground_truth(lines, resolved.ground_truth)
     check_metrics(lines, query.metrics)
     metrics = tuple(dict.fromkeys((*TABLE_METRICS, *query.metrics)))
     published = tuple(name for name in published_metrics(lines) if name not in metrics)
@@ -214,7 +216,7 @@ def _columns(made: PaperTable) -> list[Column]:
     if made.paper:
         theirs = [(line.paper.row if line.paper else "") or "-" for line in lines]
         columns.append(text("in the paper", theirs, rank=2))
-    columns.append(number("trials", [f"{len(line.found)}/{len(line.trials)}" for line in lines]))
+    columns.append(number("trials", [_counted(line) for line in lines]))
     for metric in made.metrics:
         form, name = signed if metric.split("_")[-1] == "gap" else points, label(metric)
         columns.append(number(name, [form(line.ours(metric)) for line in lines]))
@@ -223,6 +225,11 @@ def _columns(made: PaperTable) -> list[Column]:
             columns.append(replace(number("paper", theirs), name=f"{name} in the paper"))
     readings = [_reading(line, len(_protocols(made)) > 1) for line in lines]
     return [*columns, text("read as", readings)] if any(readings) else columns
+
+
+def _counted(line: "Line") -> str:
+    """Return how many of the row's trials have results."""
+    return "none" if line.reading.ground_truth else f"{len(line.found)}/{len(line.trials)}"
 
 
 def _protocols(made: PaperTable) -> list[str]:

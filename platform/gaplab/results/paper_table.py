@@ -5,7 +5,7 @@ The paper's numbers come from a JSON file (`read_paper`), ours from the ledger (
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -128,9 +128,13 @@ class Line:
     """Ids of trials without such an evaluation that have not succeeded."""
     unmeasured: tuple[str, ...] = ()
     """Ids of trials without such an evaluation that have succeeded."""
+    computed: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the ground truth, for a row that shows it."""
 
     def ours(self, metric: str) -> float | None:
         """Return the mean over the evaluations found; None if there are none, or one lacks it."""
+        if metric in self.computed:
+            return self.computed[metric]
         values = [value_of(row, metric) for row in self.found]
         known = [value for value in values if value is not None]
         return fmean(known) if known and len(known) == len(values) else None

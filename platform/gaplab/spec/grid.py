@@ -6,7 +6,7 @@ from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
 from gaplab.spec.axes import MISSING, Axis, Key, split_key, varied_keys
-from gaplab.spec.models import Condition, Experiment, Spec
+from gaplab.spec.models import Condition, Experiment, Reading, Spec
 from gaplab.spec.problems import Problem
 from gaplab.spec.sections import Choice, Sections
 from gaplab.spec.yaml_text import flow_yaml
@@ -43,6 +43,7 @@ class Grid:
         self._conditional = [(index[key], spec.when[key]) for key in condition_order(spec)]
         self.sections = Sections(spec.base, self._varied)
         self.undecided: dict[Problem, None] = {}
+        self._untrained = {row for row, s in spec.rows.items() if Reading.of(s).ground_truth}
         self._unmet = dict.fromkeys(spec.when)
         self._unused = dict.fromkeys(range(len(spec.exclude)))
 
@@ -51,12 +52,23 @@ class Grid:
 
         The first axis varies slowest. Equal trials may be repeated.
         """
+        for row, others, trial in self._combinations():
+            if row not in self._untrained and not self._excluded(trial):
+                yield Combination(row, others, trial)
+
+    def ground_truth(self) -> Iterator[Combination]:
+        """Yield the first combination of each row that shows the ground truth."""
+        left = set(self._untrained)
+        for each in self._combinations() if left else ():
+            if each.row in left:
+                left.remove(each.row)
+                yield each
+
+    def _combinations(self) -> Iterator[Combination]:
         rows = self._axes[0].rows if self._axes else ()
         for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
-            trial = self._trial(positions)
-            if not self._excluded(trial):
-                row, others = (rows[positions[0]], positions[1:]) if rows else (None, positions)
-                yield Combination(row, others, trial)
+            row, others = (rows[positions[0]], positions[1:]) if rows else (None, positions)
+            yield Combination(row, others, self._trial(positions))
 
     def notes(self) -> list[str]:
         """Return the conditions that held for no combination, one line each.

@@ -184,6 +184,9 @@ class Reading(Options):
     """Branch of the detector; null: the branch kept at inference."""
     epoch: int | None = Field(None, ge=1)
     """Epoch; null: the last one."""
+    ground_truth: bool = False
+    """Whether the row shows the annotated objects after the protocol's NMS instead of trials. The
+    row has no trial then, and may only set keys of `data` and `evaluation`."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Self:
@@ -221,8 +224,7 @@ class Spec(Options):
     rows: dict[str, dict[str, Any]] = Field({})
     """Name of a row, such as a line of a paper's table -> the keys that it sets. Each row is one
     trial for every combination of the rest; keys that it leaves out have their value of the base.
-    `read.protocol`, `read.branch` and `read.epoch` only select which evaluations the row shows (see
-    `Reading`)."""
+    Keys that begin with `read.` only say what the row shows (see `Reading`)."""
     grid: dict[str, Values] = Field({})
     """Key -> its values. Every combination of the values of all keys is one trial."""
     zip: Annotated[

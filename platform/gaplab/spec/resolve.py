@@ -5,7 +5,7 @@ of a spec a second time.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
 
@@ -42,7 +42,9 @@ class ResolvedSpec:
     variants: tuple[Variant, ...]
     """All trials that are not excluded, in the order of the axes."""
     notes: tuple[str, ...] = ()
-    """Conditions that never hold, one line each."""
+    """Conditions that never hold and rows without trials, one line each."""
+    ground_truth: Mapping[str, Mapping[str, Section]] = field(default_factory=dict)
+    """Sections `data` and `evaluation` of each row that shows the ground truth."""
 
     def parents_first(self) -> Iterator[int]:
         """Yield the index of every variant, after that of the one that it starts from."""
@@ -92,7 +94,14 @@ def resolve(spec: Spec) -> ResolvedSpec:
         {name: grid.sections.read(name, choice) for name, choice in each.choices.items()}
         for each in found
     ]
-    if problems := _problems(spec, trials) or list(grid.undecided):
+    truths = {
+        each.row or "": {
+            name: grid.sections.read(name, each.choices[name]) for name in ("data", "evaluation")
+        }
+        for each in grid.ground_truth()
+    }
+    inside = [p for both in truths.values() for section in both.values() for p in section.problems]
+    if problems := _problems(spec, trials) or inside or list(grid.undecided):
         raise SpecError(problems)
     parents, problems = find_parents(spec.rows, found, trials, grid.sections)
     if problems:
@@ -101,7 +110,12 @@ def resolve(spec: Spec) -> ResolvedSpec:
         Variant(each.row, sections, parents.get(i))
         for i, (each, sections) in enumerate(zip(found, trials, strict=True))
     ]
-    return ResolvedSpec(spec, tuple(axes), tuple(variants), tuple(grid.notes()))
+    untrained = [
+        f"row {row} shows the ground truth: nothing is trained for it, gaplab table computes it"
+        for row in truths
+    ]
+    notes = (*grid.notes(), *untrained)
+    return ResolvedSpec(spec, tuple(axes), tuple(variants), notes, truths)
 
 
 def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:

@@ -5,7 +5,7 @@ metrics that the spec names, and of the search. Values of varied keys are valida
 section they belong to (see `sections`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError
 from importlib.util import find_spec
 from typing import Any
@@ -159,12 +159,22 @@ def _readings(spec: Spec) -> Iterator[Problem]:
     """Yield problems of the `read.` keys of rows."""
     for row, settings in spec.rows.items():
         try:
-            Reading.of(settings)
+            if Reading.of(settings).ground_truth:
+                yield from _keys_without_trial(row, settings)
         except ValidationError as error:
             for each in error.errors(include_url=False):
                 problem = to_problem(each, Reading)
                 path = ("rows", row, f"{READ}{problem.path[0]}", *problem.path[1:])
                 yield Problem(path, problem.text, problem.of_key)
+
+
+def _keys_without_trial(row: str, settings: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the keys of a row of the ground truth that only a trial could have."""
+    allowed = ("data", "evaluation", READ.rstrip("."))
+    for key in settings:
+        if key.split(".")[0] not in allowed or key in (f"{READ}branch", f"{READ}epoch"):
+            text = "has no effect on a row of the ground truth, which has no trial; remove it"
+            yield Problem(("rows", row, key), text)
 
 
 def _conditions(spec: Spec, axes: Sequence[Axis]) -> Iterator[Problem]:
