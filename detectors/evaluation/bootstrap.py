@@ -5,7 +5,7 @@ of one image doesn't depend on the others. Shape letters: N images, D detections
 thresholds, K classes, S = T x K segments (one precision-recall curve each), R resamples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,16 +57,37 @@ def replicates(
     """
     _check(without, with_, resamples)
     columns = _Curves.of(without), _Curves.of(with_)
-    ap = np.full((len(columns), resamples), np.nan)
-    for r, weights in enumerate(draws(without.images, resamples, seed)):
-        objects = _objects(without, weights)
-        curves = len(without.hit) * int(np.count_nonzero(objects))
-        if not curves:
-            continue
-        reached, first = _points_reached(objects)
-        for column, curve in enumerate(columns):
-            ap[column, r] = 100 * curve.area(weights, reached, first) / curves
-    return Replicates(*ap)
+    weights = draws(without.images, resamples, seed)
+    ap = np.array([_precisions(columns, without, each) for each in weights])
+    return Replicates(*ap.T)
+
+
+def average_precision(columns: Sequence[Matches], images: NDArray[np.bool_]) -> list[float | None]:
+    """Compute COCO's AP on some of the images.
+
+    Args:
+        columns: matches of several sets of detections of the same images.
+        images: [N], whether to use the image.
+
+    Returns:
+        AP of each set in percent points; None if the images have no object.
+    """
+    curves = [_Curves.of(each) for each in columns]
+    found = _precisions(curves, columns[0], images.astype(np.int64))
+    return [None if np.isnan(ap) else ap for ap in found]
+
+
+def _precisions(columns: "Sequence[_Curves]", matches: Matches, weights: Ints) -> list[float]:
+    """Return AP of each set in percent points if image n counts weights[n] times; NaN if undefined.
+
+    matches: those of one of the sets, which hold the objects.
+    """
+    objects = _objects(matches, weights)
+    curves = len(matches.hit) * int(np.count_nonzero(objects))
+    if not curves:
+        return [np.nan] * len(columns)
+    reached, first = _points_reached(objects)
+    return [100 * curve.area(weights, reached, first) / curves for curve in columns]
 
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[Ints]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from detectors.evaluation.bootstrap import draws
 from detectors.evaluation.claims import claims
 from detectors.evaluation.matching import Matching, match
 from detectors.evaluation.truth import GroundTruth
@@ -141,6 +142,24 @@ def best_f1_threshold(judged: Judged) -> float | None:
     if not f1[ends].any():
         return None
     return float(judged.score[ends[f1[ends].argmax()] - 1])
+
+
+def duplicates_replicates(
+    judged: Judged, threshold: float, resamples: int = 1000, seed: int = 0
+) -> Floats:
+    """Compute the duplicates on resamples of the images: [R]; NaN without a claimed object.
+
+    The resamples are those of `bootstrap.replicates` with the same `resamples` and `seed`.
+    """
+    images = len(judged.images)
+    at = judged.score >= threshold
+    claimed = at & (judged.claim >= 0) & judged.chosen[judged.claim]
+    claims = np.bincount(judged.image[claimed], minlength=images)
+    objects = np.unique(judged.claim[claimed])
+    found = np.bincount(judged.object_image[objects], minlength=images)
+    counts = np.array([(w @ claims, w @ found) for w in draws(images, resamples, seed)])
+    with np.errstate(invalid="ignore"):
+        return np.asarray(counts[:, 0] / counts[:, 1] - 1)
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ class TopScores:
     second: Floats
     count: Ints
 
+    @classmethod
+    def none(cls, objects: int) -> Self:
+        """Return the record of G = `objects` without candidates."""
+        return cls(np.zeros(objects), np.zeros(objects), np.zeros(objects, dtype=np.int64))
+
     def __add__(self, other: Self) -> Self:
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return type(self)(*(mine + theirs for mine, theirs in pairs))

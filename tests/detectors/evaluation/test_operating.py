@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.evaluation.bootstrap import draws
 from detectors.evaluation.matching import match
 from detectors.evaluation.operating import (
     Judged,
     OperatingPoint,
     best_f1_threshold,
+    duplicates_replicates,
     judge,
     operating_points,
 )
@@ -208,3 +210,26 @@ def test_only_crowd_regions_are_rejected() -> None:
     truth = GroundTruth.of([cases.image_truth(1, [square(0)], crowd=[True])], "a")
     with pytest.raises(ValueError, match="no object in 1 images"):
         judge(Candidates.none(), truth, 100)
+
+
+def test_duplicates_on_resamples_are_those_of_repeated_images() -> None:
+    found, truth = cases.random_case(6)
+    values = duplicates_replicates(judge(found, truth, 100), 0.3, resamples=20, seed=4)
+    parts = [found.take(found.image == image) for image in range(len(truth))]
+    for value, weights in zip(values, draws(len(truth), 20, 4), strict=True):
+        counts = [0, 0]
+        for part, weight in zip(parts, weights.tolist(), strict=True):
+            (point,) = operating_points(judge(part, truth, 100), [0.3])
+            claimed = judge(part, truth, 100).claim
+            claims = int(
+                (claimed[part.scores.double().sort(descending=True).values >= 0.3] >= 0).sum()
+            )
+            counts[0] += weight * claims
+            counts[1] += (
+                0 if point.duplicates is None else weight * round(claims / (point.duplicates + 1))
+            )
+        assert value == pytest.approx(counts[0] / counts[1] - 1)
+
+
+def test_duplicates_on_resamples_without_detections_are_undefined() -> None:
+    assert np.isnan(duplicates_replicates(view(), 0.25, resamples=3)).all()
