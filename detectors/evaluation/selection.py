@@ -18,7 +18,8 @@ Sizes = Sequence[tuple[int, int]]
 def select(candidates: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool) -> Candidates:
     """Return the detections of a protocol, by image and descending score.
 
-    There are at most `max_dets` per image, and their boxes are clipped to it. The score floor
+    There are at most `max_dets` per image, and their boxes are clipped to it, unless the protocol
+    never clips. The score floor
     and `pre_nms_topk` are applied here, so the candidates may have been stored under a more
     generous protocol.
 
@@ -60,7 +61,7 @@ def clip_to_images(candidates: Candidates, sizes: Sizes) -> Candidates:
 def _detections(found: Candidates, protocol: Protocol, sizes: Sizes, suppress: bool) -> Candidates:
     """Select detections from filtered candidates."""
     kept = _kept(found, protocol, suppress)
-    if protocol.clip == "before":
+    if protocol.clip != "after":
         return kept
     clipped = clip_to_images(kept, sizes)
     return clipped.take(area(clipped.boxes) > 0)

@@ -115,7 +115,7 @@ def summarise(
         columns: those without suppression and those with it, of all images, see
             `selection.select_both`.
         tops: the highest scores of each object among the candidates that the protocol admits, see
-            `selection.filter_candidates`.
+            `selection.filter_candidates`, clipped to their images.
         truth: the ground truth.
         protocol: how the detections were selected.
         thresholds: the score thresholds to measure at.

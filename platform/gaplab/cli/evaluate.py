@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from detectors.evaluation.protocol import PROTOCOLS
+from detectors.evaluation.protocol import PROTOCOLS, TOOLS
 from gaplab.cli.opening import read_ledger, read_ledger_if_any
 from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
@@ -64,7 +64,7 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     ],
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help=f"{_PROTOCOL}; repeatable [default: every preset]."),
+        typer.Option(help=f"{_PROTOCOL}; repeatable [default: every paper's preset]."),
     ] = None,
     branch: Annotated[
         str | None, typer.Option(help="o2o, o2m or o2f [default: every branch].")
@@ -86,7 +86,8 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     options = TruthOptions(tuple(settings or ()), other_truth)
     folder = Home(home).check().check_ledger()
     storage = Storage(str(folder.path))
-    protocols = parse_protocols(protocol) if protocol else list(PROTOCOLS.values())
+    names = [] if protocol else [name for name in PROTOCOLS if name not in TOOLS]
+    protocols = parse_protocols(protocol or names)
     with (
         Ledger.open(folder.ledger_url, create=False) as ledger,
         progress_line("reading candidates") as show,

@@ -199,7 +199,7 @@ def _shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
                 f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
                 f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
             )
-    newer = [protocol_key(p) for p in protocols if p.clip == "after" or p.cap_at_points]
+    newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]
     if dump.clipped and newer:
         yield (
             f"{dump.uri}: an older version wrote clipped boxes without the number of points per "

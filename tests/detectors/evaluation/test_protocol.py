@@ -3,10 +3,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.evaluation.protocol import PROTOCOLS, TOOLS, Protocol
 
 # Score floor, candidates per level and whether they are capped, clipping, NMS IoU, order and
-# detections of each paper's released code.
+# detections of each paper's released code, and of each tool.
 PRESETS = {
     "default": (0.0, 300, False, "before", 0.6, "nms_then_cut", 100),
     "defcn": (0.05, 1000, True, "after", 0.6, "nms_then_cut", 100),
@@ -15,6 +15,11 @@ PRESETS = {
     "date": (0.01, 100, False, "before", 0.5, "nms_then_cut", 100),
     "crowdhuman": (0.05, 1000, True, "after", 0.6, "nms_then_cut", 500),
     "centernet": (0.0, 1000, False, "after", 0.6, "nms_then_cut", 100),
+    "ultralytics": (0.001, 30_000, False, "after", 0.7, "nms_then_cut", 300),
+    "roboflow": (0.0, 30_000, False, "after", 0.7, "nms_then_cut", 100),
+    "detr": (0.0, 1000, False, "never", 0.5, "cut_then_nms", 100),
+    "deepstream": (0.25, 30_000, False, "before", 0.45, "nms_then_cut", 300),
+    "torchvision": (0.05, 30_000, False, "before", 0.5, "nms_then_cut", 100),
 }
 FIELDS = (
     "score_floor",
@@ -36,6 +41,11 @@ def test_presets() -> None:
         assert protocol.class_wise
         peaks = ("max_filter", 0, 3) if name == "centernet" else ("nms", None, None)
         assert (protocol.suppression, protocol.level_range, protocol.spatial_range) == peaks
+
+
+def test_tools_are_the_presets_that_no_paper_has() -> None:
+    assert sorted(TOOLS) == ["deepstream", "detr", "roboflow", "torchvision", "ultralytics"]
+    assert next(iter(PROTOCOLS)) == "default"
 
 
 @pytest.mark.parametrize("side", [1, 3, 99])
@@ -60,7 +70,7 @@ def test_an_odd_window_is_accepted(side: int) -> None:
         ({"max_dets": 0}, "greater than or equal to 1"),
         ({"pre_nms_topk": 0}, "greater than or equal to 1"),
         ({"pre_nms_topk": 1.5}, "valid integer"),
-        ({"clip": "never"}, "'before' or 'after'"),
+        ({"clip": "later"}, "'before', 'after' or 'never'"),
         ({"order": "cut"}, "'nms_then_cut' or 'cut_then_nms'"),
         ({"nms_threshold": 0.6}, "Extra inputs are not permitted"),
     ],

@@ -221,7 +221,8 @@ class TestClipping:
     def test_presets_clip_as_their_released_code(self, name: str) -> None:
         changed = {"nms_iou": 0.5, "suppression": "nms", "level_range": None, "spatial_range": None}
         kept = self.kept(PROTOCOLS[name].model_copy(update=changed))
-        assert len(kept) == (1 if name in ("default", "o2f", "date") else 2)
+        before = ("default", "o2f", "date", "deepstream", "torchvision")
+        assert len(kept) == (1 if name in before else 2)
 
     @pytest.mark.parametrize("order", ["nms_then_cut", "cut_then_nms"])
     @pytest.mark.parametrize("suppress", [False, True])
@@ -255,3 +256,10 @@ def test_a_level_with_few_points_keeps_one_pair_per_point_on_average(
     found = cases.candidates(cases.grid(12), 0.5, levels=levels, level_points=points)
     left = filter_candidates(found, Protocol(cap_at_points=capped), cases.ROOMY)
     assert left.levels.bincount().tolist() == kept
+
+
+def test_a_protocol_that_never_clips_keeps_boxes_as_they_are() -> None:
+    outside = cases.candidates([[-40, 0, 40, 50], [70, 0, 90, 10]], [0.9, 0.8])
+    never, after = (Protocol.model_validate({"clip": clip}) for clip in ("never", "after"))
+    cases.assert_same(select(outside, never, [(64, 64)], suppress=True), outside)
+    assert select(outside, after, [(64, 64)], suppress=True).boxes.tolist() == [[0, 0, 40, 50]]

@@ -12,7 +12,7 @@ from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.operating import judge, operating_points
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.score_gap import top_scores
-from detectors.evaluation.selection import filter_candidates, select_both
+from detectors.evaluation.selection import clip_to_images, filter_candidates, select_both
 from detectors.evaluation.summary import Summary, summarise
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, ImageTruth
@@ -24,9 +24,10 @@ PROTOCOL = Protocol(max_dets=20)
 def measure(found: Candidates, truth: GroundTruth, protocol: Protocol = PROTOCOL) -> Summary:
     """Measure candidates image by image, as they come from a large file."""
     chunks = [found.take(found.image == image) for image in range(len(truth))]
-    shares = [select_both(chunk, protocol) for chunk in chunks]
+    shares = [select_both(chunk, protocol, truth.sizes) for chunk in chunks]
     columns = [Candidates.join(parts) for parts in zip(*shares, strict=True)]
-    tops = reduce(add, (top_scores(filter_candidates(c, protocol), truth) for c in chunks))
+    admitted = (filter_candidates(chunk, protocol, truth.sizes) for chunk in chunks)
+    tops = reduce(add, (top_scores(clip_to_images(c, truth.sizes), truth) for c in admitted))
     return summarise(columns, tops, truth, protocol)
 
 
@@ -62,7 +63,7 @@ def test_ap_of_no_image_is_undefined() -> None:
 def test_a_summary_consists_of_the_single_measurements() -> None:
     found, truth = cases.random_case(2)
     summary = measure(found, truth)
-    without, with_nms = select_both(found, PROTOCOL)
+    without, with_nms = select_both(found, PROTOCOL, truth.sizes)
     for column, detections in ((summary.without, without), (summary.with_nms, with_nms)):
         judged = judge(detections, truth, PROTOCOL.max_dets)
         assert column.points == operating_points(judged, (0.25, 0.5))
