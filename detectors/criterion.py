@@ -42,6 +42,7 @@ class Positives:
     Attributes:
         image: [K] int64, index of the image in the batch.
         point: [K] int64, index of the point.
+        object: [K] int64, index of the object, counted through the batch.
         label: [K] int64, label of the point's object.
         degree: [K] float, degree of the assignment.
         box: [K, 4] float xyxy, box of the point's object.
@@ -49,6 +50,7 @@ class Positives:
 
     image: Tensor
     point: Tensor
+    object: Tensor
     label: Tensor
     degree: Tensor
     box: Tensor
@@ -64,6 +66,7 @@ class Positives:
         return cls(
             image,
             point,
+            chosen,
             torch.cat([t.labels for t in targets])[chosen],
             degree_BN[image, point],
             torch.cat([t.boxes for t in targets])[chosen],

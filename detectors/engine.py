@@ -14,6 +14,7 @@ from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
 from detectors.optimizer import make_optimizer, ramped_average
+from detectors.positives import EVERY, means, measure
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
 from detectors.world import World
@@ -43,6 +44,8 @@ class Learner:
     """Sums of the global loss parts over these batches."""
     tally: dict[Branch, Tensor] = field(default_factory=dict)
     """Sums of `criterion.count_positives` on this rank over these batches, by branch."""
+    measured: dict[Branch, Tensor] = field(default_factory=dict)
+    """Sums of `positives.measure` on this rank over every EVERY-th of these batches, by branch."""
 
     @classmethod
     def create(
@@ -67,10 +70,23 @@ class Learner:
             The mean number of positive points per object, and the fraction in [0, 1] of objects
             without any, over all ranks; (0, 0) if there were no objects.
         """
-        device = next(self.bare.parameters()).device
-        counts = self.world.all_reduce_mean(self.tally[branch].to(device))
-        positive, unassigned, objects = counts.tolist()
+        positive, unassigned, objects = self._over_ranks(self.tally[branch]).tolist()
         return (positive / objects, unassigned / objects) if objects else (0.0, 0.0)
+
+    def scores(self) -> dict[str, float]:
+        """Return scores and ranks of the current epoch's positives. All ranks must call this.
+
+        Returns:
+            The means over all ranks of what `positives.measure` sums over the first batch of the
+            epoch and every EVERY-th after it, named `branch.quantity`. A branch that had no
+            positive points is missing.
+        """
+        found = {b: means(self._over_ranks(sums)) for b, sums in self.measured.items()}
+        return {f"{b}.{name}": value for b, each in found.items() for name, value in each.items()}
+
+    def _over_ranks(self, sums: Tensor) -> Tensor:
+        """Return the mean over all ranks of sums on this rank."""
+        return self.world.all_reduce_mean(sums.to(next(self.bare.parameters()).device))
 
     def state(self) -> dict[str, Any]:
         """Return the state at the end of an epoch for a checkpoint, as tensors and plain values."""
@@ -113,6 +129,7 @@ def train_epoch(
     learner.model.train()
     if not learner.batches:
         learner.tally.clear()
+        learner.measured.clear()
         learner.sums.clear()
     for batch in batches:
         parts = train_step(learner, batch, replace(progress, step=learner.step))
@@ -181,6 +198,9 @@ def _supervise(
         assigner = supervision.assigner
         found = assign_batch(assigner, points, predictions, targets, progress)
         learner.tally[branch] = learner.tally.get(branch, 0) + count_positives(found, targets)
+        if learner.batches % EVERY == 0:
+            sums = measure(points, predictions, found, targets)
+            learner.measured[branch] = sums + learner.measured.get(branch, 0)
         loss = criterion.branch_loss(points, predictions, found, targets, assigner.loss)
         if auxiliary is not None:
             ungated = predictions.without_gate()

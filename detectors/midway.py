@@ -42,6 +42,7 @@ def load(learner: Learner, state: Mapping[str, Any]) -> None:
         for key, buffer in buffers.items():
             buffer.copy_(own[name][key])
     learner.tally = dict(own["tally"])
+    learner.measured = {b: sums.to(_device(learner)) for b, sums in own["measured"].items()}
     if same:
         _set_random(own["random"], _device(learner))
 
@@ -53,7 +54,8 @@ def _own(learner: Learner) -> dict[str, Any]:
         for name, buffers in _statistics(learner).items()
     }
     tally = {branch: counts.cpu() for branch, counts in learner.tally.items()}
-    return {**statistics, "tally": tally, "random": _random(_device(learner))}
+    measured = {branch: sums.cpu() for branch, sums in learner.measured.items()}
+    return {**statistics, "tally": tally, "measured": measured, "random": _random(_device(learner))}
 
 
 def _statistics(learner: Learner) -> dict[str, dict[str, Tensor]]:

@@ -19,6 +19,9 @@ LOWER_IS_BETTER = frozenset({"mmr"})
 TRAINING = ("positives_per_object", "objects_unassigned")
 """Metrics of an epoch's assignments: positive points per object, and the percentage of objects
 without any."""
+POSITIVES = ("score", "iou", "rank", "first", "relative", "score_gap")
+"""What is recorded about the positive points of an epoch, see `detectors.positives.measure`. Means:
+the rank from 1, the others in [0, 1]."""
 LABELS = {
     "ap": "AP",
     "ap50": "AP50",

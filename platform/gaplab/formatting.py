@@ -59,6 +59,15 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def by_branch(values: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return values named `branch.quantity` by branch, then by quantity."""
+    found: dict[str, dict[str, float]] = {}
+    for name, value in values.items():
+        branch, _, quantity = name.partition(".")
+        found.setdefault(branch, {})[quantity] = value
+    return found
+
+
 def rounded(value: float | None) -> float | None:
     """Return a number with 4 decimals."""
     return None if value is None else round(value, 4) + 0.0  # + 0.0 turns -0.0 into 0.0

@@ -257,14 +257,24 @@ class EpochDone:
     checkpoint: str
     """File of the checkpoint: its path relative to the home folder."""
     cost: Cost
+    positives: dict[str, float] = field(default_factory=dict)
+    """Scores and ranks of the epoch's positive points by name, see `Learner.scores`; empty if the
+    epoch had none, and like `losses`."""
     earlier: dict[int, dict[str, float]] = field(default_factory=dict)
     """After a resume, the mean losses of all epochs that the checkpoint has, by epoch."""
+    earlier_positives: dict[int, dict[str, float]] = field(default_factory=dict)
+    """`positives` of the same epochs."""
     kind: Literal["epoch"] = "epoch"
 
     @property
     def all_losses(self) -> dict[int, dict[str, float]]:
         """The mean losses of this epoch and those of `earlier`, by epoch."""
         return self.earlier | ({self.epoch: self.losses} if self.losses else {})
+
+    @property
+    def all_positives(self) -> dict[int, dict[str, float]]:
+        """`positives` of this epoch and those of `earlier_positives`, by epoch."""
+        return self.earlier_positives | ({self.epoch: self.positives} if self.losses else {})
 
 
 @dataclass(frozen=True)

@@ -286,6 +286,35 @@ class TestLosses:
         assert ledger.rerun("t1")
         assert ledger.losses("t1") == {}
 
+    def test_positives_are_stored_with_them(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        first, second = {"o2o.rank": 1.5}, {"o2o.rank": 1 / 3, "o2m.score": 1e-300}
+        done = epoch_done("t1", 2, losses={"o2o.cls": 0.5}, positives=second)
+        ledger.record_epoch(done, attempt)
+        assert ledger.positives("t1") == {2: second}
+        losses = {epoch: {"o2o.cls": 9.0} for epoch in (1, 2, 3)}
+        missed = {1: first, 2: first, 3: {}}
+        repetition = epoch_done("t1", 3, earlier=losses, earlier_positives=missed)
+        ledger.record_epoch(repetition, attempt)
+        assert ledger.positives("t1") == {1: first, 2: second}
+        found = {row.epoch: row.positives for row in ledger.all_losses(trial="t1")}
+        assert found == {1: first, 2: second, 3: {}}
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+        assert ledger.rerun("t1")
+        assert ledger.positives("t1") == {}
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_positives_that_are_not_finite_store_nothing(
+        self, started: tuple[Ledger, int], value: float
+    ) -> None:
+        ledger, attempt = started
+        done = epoch_done("t1", 1, losses={"o2o.cls": 1.0}, positives={"o2o.rank": value})
+        with pytest.raises(
+            ValueError, match=r"positives of epoch 1 of trial t1: not finite: o2o\.rank"
+        ):
+            ledger.record_epoch(done, attempt)
+        assert ledger.losses("t1") == {}
+
     @pytest.mark.parametrize("value", [math.nan, math.inf])
     def test_a_loss_that_is_not_finite_stores_nothing(
         self, started: tuple[Ledger, int], value: float

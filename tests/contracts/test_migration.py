@@ -556,3 +556,22 @@ class TestClippedBoxes:
             names = {row.protocol for row in connection.execute(select(tables["evaluation"]))}
         assert names == rules.keys() == {"default", "o2f", self.named("custom-{}", self.OWN)}
         assert all(rule == self.OWN for rule in rules.values())
+
+
+class TestPositives:
+    """From version 0009, in which epochs had losses only, and back."""
+
+    def test_epochs_of_earlier_versions_have_none(self, url: str, engine: Engine) -> None:
+        losses = {1: {"o2o.cls": 1 / 3}, 2: {"o2o.cls": 0.25}}
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", trial_record("t1")))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+            done = epoch_done("t1", 1, losses=losses[1], positives={"o2o.rank": 2.0})
+            ledger.record_epoch(done, attempt)
+        downgrade(engine, "0009")
+        with Ledger.open(url) as ledger:
+            assert ledger.positives("t1") == {}
+            done = epoch_done("t1", 2, losses=losses[2], positives={"o2o.rank": 3.0})
+            ledger.record_epoch(done, attempt)
+            assert ledger.losses("t1") == losses
+            assert ledger.positives("t1") == {2: {"o2o.rank": 3.0}}

@@ -149,6 +149,7 @@ def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
     return {
         "parts": parts,
         "positives": {branch: mine.positives(branch) for branch in strategy.branches()},
+        "scores": mine.scores(),
         "model": mine.bare.state_dict(),
         "averaged": mine.averaged.state_dict(),
     }

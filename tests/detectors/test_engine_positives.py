@@ -1,5 +1,5 @@
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import assign_batch, to_device, train_epoch, train_step
+from detectors.engine import Learner, assign_batch, to_device, train_epoch, train_step
+from detectors.evaluation.metrics import POSITIVES
+from detectors.positives import EVERY, means, measure
 from tests.detectors import miniature as mini
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
@@ -92,3 +94,66 @@ class TestPositives:
             if not objects[-1][0]:
                 assert [learner.positives(b) for b in branches] == [(0.0, 0.0)] * len(branches)
         assert objects == [[n] * len(branches) for n in (8, 1, 0, 7)]
+
+
+class TestScores:
+    """Scores and ranks of the positives, see `tests/detectors/test_positives.py`."""
+
+    def sums(self, learner: Learner, counts: list[int], seed: int) -> dict[str, Tensor]:
+        """Measure a batch with the learner's weights, per branch over all cascaded heads."""
+        batch = mini.batch(counts, seed)
+        output = deepcopy(learner.bare).train()(to_device(batch.images, torch.device("cpu")))
+        targets, found = list(batch.targets), dict[str, Tensor]()
+        for branch, supervision in learner.strategy.branches().items():
+            points, now = output.points[branch], replace(mini.progress(0), step=learner.step)
+            heads = [
+                measure(
+                    points, x, assign_batch(supervision.assigner, points, x, targets, now), targets
+                )
+                for x in output.branches[branch]
+            ]
+            found[branch] = torch.stack(heads).sum(0)
+        return found
+
+    def test_are_those_before_every_fourth_step_of_the_epoch(self, setup: str) -> None:
+        learner, counts = mini.set_up(setup, mini.BRISK), [[3, 0, 1], [2, 1], [0], [1], [4, 2], [1]]
+        batches = [mini.batch(each, seed) for seed, each in enumerate(counts)]
+        expected = []
+
+        def after() -> None:
+            if learner.batches == EVERY:
+                expected.append(self.sums(learner, counts[EVERY], EVERY))
+
+        expected.append(self.sums(learner, counts[0], 0))
+        train_epoch(learner, batches, mini.progress(0), after)
+        assert learner.scores() == {
+            f"{branch}.{name}": pytest.approx(value)
+            for branch in learner.strategy.branches()
+            for name, value in means(expected[0][branch] + expected[1][branch]).items()
+        }
+        assert len(learner.scores()) == len(POSITIVES) * len(learner.strategy.branches())
+
+    def test_are_those_of_all_ranks(self) -> None:
+        learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK)
+        mine, other = (self.sums(learner, [n + 1, 3], n)["o2o"] for n in range(2))
+        learner.world, learner.measured["o2o"] = Twin(other), mine
+        expected = {f"o2o.{name}": value for name, value in means(mine + other).items()}
+        assert learner.scores() == pytest.approx(expected)
+
+    @each_strategy
+    def test_are_missing_without_objects_and_begin_again_in_every_epoch(self, name: str) -> None:
+        learner = mini.learner(ASSIGNERS[name](), mini.BRISK)
+        assert learner.scores() == {}
+        train_epoch(learner, [mini.batch([4, 3])], mini.progress(0))
+        assert {key.split(".")[0] for key in learner.scores()} == set(learner.strategy.branches())
+        train_epoch(learner, [mini.batch([0, 0])], mini.progress(2))
+        assert learner.scores() == {}
+
+    def test_do_not_change_the_training(self) -> None:
+        """A learner that measures no batch has the same losses and weights."""
+        first, second = (mini.learner(ASSIGNERS["dual"](), mini.BRISK) for _ in range(2))
+        second.batches = 1
+        assert mini.steps(first, 0, 3) == mini.steps(second, 0, 3)
+        torch.testing.assert_close(first.state(), second.state(), rtol=0, atol=0)
+        assert first.measured
+        assert not second.measured

@@ -63,6 +63,7 @@ def check_continues(setup: str, at: int) -> None:
     assert train_epoch(second, BATCHES[at:], mini.progress(0)) == expected
     torch.testing.assert_close(second.state(), straight.state(), rtol=0, atol=0)
     torch.testing.assert_close(second.tally, straight.tally, rtol=0, atol=0)
+    assert second.scores() == straight.scores() != {}
     assert second.batches == straight.batches == 0
 
 
@@ -106,6 +107,7 @@ class TestRanks:
         for number, module in enumerate((made.bare, made.averaged.module)):
             module.get_buffer("norm.running_mean").fill_(10.0 * rank + number + 1)
         made.tally = {"o2o": torch.full((3,), float(rank), dtype=torch.float64)}
+        made.measured = {"o2o": torch.full((8,), float(rank), dtype=torch.float64)}
         made.batches, made.sums = 2, {"o2o.cls": 1.5}
         torch.manual_seed(rank)
         return made
@@ -126,6 +128,7 @@ class TestRanks:
         averaged = learner.averaged.module.get_buffer("norm.running_mean")
         assert averaged.tolist() == [10 * rank + 2] * 2
         assert learner.tally["o2o"].tolist() == [rank] * 3
+        assert learner.measured["o2o"].tolist() == [rank] * 8
         drawn = torch.rand(3)
         torch.manual_seed(rank)
         assert torch.equal(drawn, torch.rand(3))
@@ -138,6 +141,7 @@ class TestRanks:
         midway.load(learner, state)
         assert learner.bare.get_buffer("norm.running_mean").tolist() == [1, 1]
         assert learner.tally["o2o"].tolist() == [0] * 3
+        assert learner.measured["o2o"].tolist() == [0] * 8
         assert (learner.batches, learner.sums) == (2, {"o2o.cls": 1.5})
         drawn = torch.rand(3)
         torch.manual_seed(99)

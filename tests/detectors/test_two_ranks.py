@@ -50,6 +50,7 @@ class TestStep:
             for part in ("model", "averaged"):
                 torch.testing.assert_close(found[part], alone[part], rtol=0, atol=1e-6)
             assert found["positives"] == alone["positives"]
+            assert found["scores"] == pytest.approx(alone["scores"], rel=1e-5)
         moved = [(alone["model"][key] - start[key]).abs().max().item() for key in start]
         assert max(moved) > 1e-2
 

@@ -148,7 +148,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "export",
             "gaplab.cli.export",
-            "Write trials, evaluations and losses as Parquet files.",
+            "Write trials, evaluations, losses and positives as Parquet files.",
             "gaplab export results --sweep quickstart",
         ),
         Command(

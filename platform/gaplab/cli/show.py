@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from detectors.evaluation.metrics import LABELS, names_of
+from detectors.evaluation.metrics import LABELS, POSITIVES, names_of
 from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.cli.render.attempts import code_of, print_attempts
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
-from gaplab.formatting import points, signed
+from gaplab.formatting import by_branch, points, signed
 from gaplab.ledger import Reader
 from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
 from gaplab.spec.yaml_text import dump_yaml
@@ -29,13 +29,15 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 @dataclass(frozen=True)
 class TrialDetails:
-    """A trial with all of its attempts, evaluations and losses."""
+    """A trial with all that the ledger stores about it."""
 
     trial: TrialView
     attempts: list[AttemptView]
     evaluations: list[EvaluationView]
     losses: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
     """Mean losses by epoch and name."""
+    positives: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    """Scores and ranks of positive points by epoch and name."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def details(ledger: Reader, name: str) -> Details:
     attempts = ledger.attempts(found.id)
     if attempts:  # the settings with which it ran, which a sweep may have replaced since
         found = dataclasses.replace(found, config=attempts[-1].config)
-    evaluations, losses = ledger.evaluations(found.id, None), ledger.losses(found.id)
-    return TrialDetails(found, attempts, evaluations, losses)
+    epochs = ledger.losses(found.id), ledger.positives(found.id)
+    return TrialDetails(found, attempts, ledger.evaluations(found.id, None), *epochs)
 
 
 def located(found: Details, storage: Storage) -> Details:
@@ -100,7 +102,7 @@ def located(found: Details, storage: Storage) -> Details:
         else each
         for each in found.attempts
     ]
-    return TrialDetails(found.trial, attempts, evaluations)
+    return replace(found, attempts=attempts, evaluations=evaluations)
 
 
 def details_json(found: Details | list[SweepView]) -> str:
@@ -159,6 +161,8 @@ def _print_trial(found: TrialDetails, console: Console) -> None:
     print_attempts(found.attempts, console)
     if found.losses:
         console.print(_losses(found.losses))
+    if found.positives:
+        console.print(_positives(found.positives))
     _print_evaluations(found.evaluations, console)
     if not found.evaluations:
         return
@@ -195,6 +199,20 @@ def _losses(losses: Mapping[int, Mapping[str, float]]) -> PlainTable:
     rows = (
         [str(epoch), *(f"{each[name]:.4g}" if name in each else "-" for name in names)]
         for epoch, each in losses.items()
+    )
+    return plain_table(columns, rows)
+
+
+def _positives(positives: Mapping[int, Mapping[str, float]]) -> PlainTable:
+    """Return a table of the scores and ranks of positive points, one line per epoch and branch."""
+    columns = [
+        *(number("epoch"), text("branch", wrap=False, rank=0)),
+        *(number(f"positives\n{name.replace('_', ' ')}") for name in POSITIVES),
+    ]
+    rows = (
+        [str(epoch), branch, *(f"{values[name]:.3f}" for name in POSITIVES)]
+        for epoch, each in positives.items()
+        for branch, values in by_branch(each).items()
     )
     return plain_table(columns, rows)
 

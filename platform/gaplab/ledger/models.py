@@ -272,11 +272,12 @@ class Checkpoint(Base):
 
 
 class EpochLosses(Base):
-    """Mean losses of one epoch of a trial, by name."""
+    """Mean losses of one epoch of a trial, and scores and ranks of its positive points, by name."""
 
     __tablename__ = "epoch_losses"
 
     trial_id: Mapped[str] = mapped_column(ForeignKey("trial.id"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     losses: Mapped[dict[str, Any]]
+    positives: Mapped[dict[str, Any] | None]
     created_at: Mapped[datetime]

@@ -173,7 +173,7 @@ def all_losses(sweep: str | None, trial: str | None) -> Query:
 
 def losses_view(row: AnyRow) -> EpochLossesView:
     """Convert a row of `all_losses`."""
-    return EpochLossesView(row.trial_id, row.epoch, row.losses, row.created_at)
+    return EpochLossesView(row.trial_id, row.epoch, row.losses, row.created_at, row.positives or {})
 
 
 def stored_files() -> CompoundSelect[str]:

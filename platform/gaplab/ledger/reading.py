@@ -242,10 +242,18 @@ class Reader:
         """
         return {row.epoch: row.losses for row in self.all_losses(trial=trial)}
 
+    def positives(self, trial: str) -> dict[int, dict[str, float]]:
+        """Return scores and ranks of a trial's positive points by epoch and name.
+
+        Epochs without positive points are missing, and those that were trained before gaplab
+        stored them.
+        """
+        return {row.epoch: row.positives for row in self.all_losses(trial=trial) if row.positives}
+
     def all_losses(
         self, sweep: str | None = None, trial: str | None = None
     ) -> Iterator[EpochLossesView]:
-        """Iterate over the losses of every epoch, or of those of one sweep or trial.
+        """Iterate over losses and positives of every epoch, or of those of one sweep or trial.
 
         By trial and epoch; fetched as `all_trials` does.
         """

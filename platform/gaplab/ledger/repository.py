@@ -183,7 +183,7 @@ class Ledger(Reader):
         # Sorted by key, so that two writers of the same evaluations cannot deadlock.
         for evaluation in sorted(done.evaluations, key=writes.write_order):
             writes.record(connection, evaluation, attempt)
-        writes.add_losses(connection, done.trial, done.all_losses)
+        writes.add_losses(connection, done.trial, done.all_losses, done.all_positives)
         if done.checkpoint:
             writes.add_checkpoint(connection, done.trial, done.epoch, done.checkpoint)
 

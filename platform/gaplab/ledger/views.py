@@ -151,12 +151,14 @@ class RowFilter:
 
 @dataclass(frozen=True)
 class EpochLossesView:
-    """Mean losses of one epoch of a trial, by name."""
+    """Mean losses of one epoch of a trial, and scores and ranks of its positive points, by name."""
 
     trial: str
     epoch: int
     losses: dict[str, float]
     created_at: datetime
+    positives: dict[str, float] = field(default_factory=dict)
+    """Empty if the epoch had no positive points, or was trained before gaplab stored them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,16 +190,21 @@ def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> 
 
 
 def add_losses(
-    connection: Connection, trial: str, losses: Mapping[int, Mapping[str, float]]
+    connection: Connection,
+    trial: str,
+    losses: Mapping[int, Mapping[str, float]],
+    positives: Mapping[int, Mapping[str, float]],
 ) -> None:
-    """Insert the losses of epochs; those that are stored already stay.
+    """Insert the losses of epochs, with their positives; those that are stored already stay.
 
     Raises:
-        ValueError: a loss is not finite.
+        ValueError: a value is not finite.
     """
     for epoch, values in sorted(losses.items()):
+        more = positives.get(epoch, {})
         check_finite(f"losses of epoch {epoch} of trial {trial}", values.items())
-        row = {"trial_id": trial, "epoch": epoch, "losses": dict(values)}
+        check_finite(f"positives of epoch {epoch} of trial {trial}", more.items())
+        row = {"trial_id": trial, "epoch": epoch, "losses": dict(values), "positives": dict(more)}
         connection.execute(_losses_insert(connection.dialect.name), row)
 
 

@@ -112,7 +112,7 @@ def trial_content(
         trial: the trial.
         attempts: its attempts, first to last; at least one.
         evaluations: its evaluations, sorted by epoch.
-        losses: its losses, sorted by epoch.
+        losses: its losses and positives, sorted by epoch.
     """
     own = trial.protocol
     files = {"trial.yaml": dump_yaml(trial.config)}
@@ -127,7 +127,7 @@ def trial_content(
         params=_params(trial.config),
         points=tuple(
             [point for each in evaluations for point in _points(each, own)]
-            + [point for each in losses for point in _loss_points(each)]
+            + [point for each in losses for point in _epoch_points(each)]
         ),
     )
 
@@ -181,12 +181,13 @@ def _points(evaluation: EvaluationView, own: str) -> list[Point]:
     ]
 
 
-def _loss_points(epoch: EpochLossesView) -> list[Point]:
-    """Return the losses of an epoch as `loss/o2o.cls`."""
+def _epoch_points(epoch: EpochLossesView) -> list[Point]:
+    """Return what an epoch measured as `loss/o2o.cls` and `positives/o2o.score`."""
     time = _milliseconds(epoch.created_at)
     return [
-        Point(f"loss/{_FORBIDDEN.sub('_', name)}", value, epoch.epoch, time)
-        for name, value in epoch.losses.items()
+        Point(f"{prefix}/{_FORBIDDEN.sub('_', name)}", value, epoch.epoch, time)
+        for prefix, values in (("loss", epoch.losses), ("positives", epoch.positives))
+        for name, value in values.items()
     ]
 
 

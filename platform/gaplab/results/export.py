@@ -1,4 +1,4 @@
-"""Write the ledger's trials, evaluations and losses to Parquet files, for other tools to read."""
+"""Write the contents of a ledger to Parquet files, for other tools to read."""
 
 import json
 import math
@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from detectors.evaluation.metrics import names_of
+from detectors.evaluation.metrics import POSITIVES, names_of
 from gaplab.errors import UserError
-from gaplab.formatting import flat
+from gaplab.formatting import by_branch, flat
 from gaplab.ledger import Reader
 from gaplab.ledger.views import EpochLossesView, EvaluationView, TrialView
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
 
-FILES = ("trials.parquet", "evaluations.parquet", "classes.parquet", "losses.parquet")
+FILES = tuple(
+    f"{name}.parquet" for name in ("trials", "evaluations", "classes", "losses", "positives")
+)
 _ROWS = 65_536
 """Number of rows in a row group."""
 _KEY: dict[str, Column] = {
@@ -61,6 +63,12 @@ _LOSSES: dict[str, Column] = {
     "loss": Column("text"),
     "value": Column("float64"),
 }
+_POSITIVES: dict[str, Column] = {
+    "trial": Column("text"),
+    "epoch": Column("int64"),
+    "branch": Column("text"),
+    **{name: Column("float64") for name in POSITIVES},
+}
 
 
 def export(
@@ -87,10 +95,12 @@ def export(
     # Trials come last, so that they include the trials of all evaluations even during training.
     collected = evaluations.collect(ledger.all_evaluations(identity, truth=None))
     losses = _write(storage, "losses", _LOSSES, _loss_groups(ledger.all_losses(identity)))
+    positives = _positive_groups(ledger.all_losses(identity))
+    of_positives = _write(storage, "positives", _POSITIVES, positives)
     classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
     measured = _write(storage, "evaluations", *evaluations.table())
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
-    rows = (trials, measured, classes, losses)
+    rows = (trials, measured, classes, losses, of_positives)
     return {folder / name: count for name, count in zip(FILES, rows, strict=True)}
 
 
@@ -118,6 +128,16 @@ def _loss_groups(epochs: Iterable[EpochLossesView]) -> Iterator[dict[str, Values
     """Yield the row groups of `losses.parquet`, one row per epoch and loss."""
     rows = ((e.trial, e.epoch, name, value) for e in epochs for name, value in e.losses.items())
     return _groups(_LOSSES, rows)
+
+
+def _positive_groups(epochs: Iterable[EpochLossesView]) -> Iterator[dict[str, Values]]:
+    """Yield the row groups of `positives.parquet`, one row per epoch and branch."""
+    rows = (
+        (each.trial, each.epoch, branch, *(values[name] for name in POSITIVES))
+        for each in epochs
+        for branch, values in by_branch(each.positives).items()
+    )
+    return _groups(_POSITIVES, rows)
 
 
 def _groups(

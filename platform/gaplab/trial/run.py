@@ -63,8 +63,8 @@ def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event],
     """Train `trial` from its last checkpoint to its last epoch. All ranks must call this.
 
     A checkpoint is saved before each evaluation and after each epoch; then an `EpochDone` is
-    emitted. The checkpoint holds all evaluations and losses so far, and a resumed trial emits them
-    first: an event that was lost with a dead process is replayed.
+    emitted. The checkpoint holds all that was measured so far, and a resumed trial emits it first:
+    an event that was lost with a dead process is replayed.
 
     Args:
         trial: the trial.
@@ -122,6 +122,7 @@ class _TrialRun:
         self.epoch = 0
         self.history: tuple[EvaluationRecord, ...] = ()
         self.losses: dict[int, dict[str, float]] = {}
+        self.positives: dict[int, dict[str, float]] = {}
         self.middle: Mapping[str, Any] | None = None
         self.notes = self._restore()
 
@@ -167,8 +168,11 @@ class _TrialRun:
         epochs, cost = self.experiment.training.epochs, self.meter.read()
         self.history += evaluations
         self.losses[self.epoch] = losses
+        self.positives[self.epoch] = positives = self.learner.scores()
         self._save(None, cost)
-        return EpochDone(self.trial.id, self.epoch, epochs, losses, evaluations, self.uri, cost)
+        return EpochDone(
+            self.trial.id, self.epoch, epochs, losses, evaluations, self.uri, cost, positives
+        )
 
     def apply_stopping_rule(self, done: EpochDone) -> None:
         """Raise Stopped if the sweep's stopping rule ends the trial. All ranks must call this."""
@@ -223,9 +227,16 @@ class _TrialRun:
 
     def _repetition(self, checkpoint: str, cost: Cost) -> EpochDone:
         """Return the event that repeats what all epochs so far have measured."""
-        epochs, losses = self.experiment.training.epochs, dict(self.losses)
         return EpochDone(
-            self.trial.id, self.epoch, epochs, {}, self.history, checkpoint, cost, losses
+            trial=self.trial.id,
+            epoch=self.epoch,
+            epochs=self.experiment.training.epochs,
+            losses={},
+            evaluations=self.history,
+            checkpoint=checkpoint,
+            cost=cost,
+            earlier=dict(self.losses),
+            earlier_positives=dict(self.positives),
         )
 
     def _restore(self) -> tuple[str, ...]:
@@ -238,6 +249,7 @@ class _TrialRun:
             event = _event_of(found, storage)
             self.epoch, self.history = event.epoch, event.evaluations
             self.losses = dict(event.earlier)
+            self.positives = dict(event.earlier_positives)
             self.middle = found.state.get("middle")
         _check_agreement(self.learner.step, self.context)
         if self.middle is None or midway.exact(self.middle, world):

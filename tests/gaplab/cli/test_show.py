@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from detectors.evaluation.metrics import ClassGap
+from detectors.evaluation.metrics import POSITIVES, ClassGap
 from gaplab.cli.render.terminal import FULL, PlainConsole
-from gaplab.cli.show import TrialDetails, details_json, print_details
+from gaplab.cli.show import TrialDetails, details_json, located, print_details
 from gaplab.ledger.views import AttemptView, EvaluationView
 from gaplab.states import TrialState
+from gaplab.storage.filesystem import Storage
 from tests.builders import attempt_view, evaluation_view, trial_view
 
 TRIAL = trial_view(
@@ -123,6 +124,27 @@ def test_where_the_candidates_are_stored(uri: str) -> None:
     lines = printed(evaluation(1, candidates="file:///old"), evaluation(2, candidates=uri))
     found = [line for line in lines if line.startswith("candidates:")]
     assert found == ([f"candidates: {uri}"] if uri else [])
+
+
+EPOCHS: dict[str, Any] = {
+    "losses": {1: {"o2o.cls": 0.25, "o2o.box": 1 / 3}, 2: {"o2o.cls": 0.125}},
+    "positives": {
+        1: {f"{b}.{name}": n / 7 for b in ("o2o", "o2m") for n, name in enumerate(POSITIVES, 1)}
+    },
+}
+
+
+def test_losses_and_positives_of_every_epoch() -> None:
+    """Also those that `show` prints after it has found the files of the trial."""
+    details = TrialDetails(TRIAL, [ATTEMPT], [evaluation()], **EPOCHS)
+    for found in (details, located(details, Storage("/home"))):
+        assert isinstance(found, TrialDetails)
+        lines = [" ".join(line.split()) for line in raw(found)]
+        assert "1 0.25 0.3333" in lines
+        assert "2 0.125 -" in lines
+        start = lines.index("epoch branch score iou rank first relative score gap")
+        values = "0.143 0.286 0.429 0.571 0.714 0.857"
+        assert lines[start + 2 : start + 4] == [f"1 o2o {values}", f"1 o2m {values}"]
 
 
 def test_a_trial_without_evaluations() -> None:
@@ -302,7 +324,9 @@ def test_a_trial_without_attempts() -> None:
 def test_json_has_everything() -> None:
     kept = evaluation(candidates="c", matches="m", rule={"nms_iou": 0.6})
     one = attempt(1, fault="memory", notes=["n"], provenance=provenance(DIRTY))
-    whole = json.loads(details_json(TrialDetails(TRIAL, [one], [kept])))
+    whole = json.loads(details_json(TrialDetails(TRIAL, [one], [kept], **EPOCHS)))
+    for key, values in EPOCHS.items():
+        assert whole[key] == {str(epoch): each for epoch, each in values.items()}
     [found], [tried] = whole["evaluations"], whole["attempts"]
     assert (tried["fault"], tried["notes"]) == ("memory", ["n"])
     assert tried["provenance"] == provenance(DIRTY)

@@ -56,9 +56,11 @@ def test_a_sweep_that_stopped_some_trials_early_is_finished_with_the_others() ->
     assert sweep_status({STOPPED: 6, SUCCEEDED: 2, WAITING: 1}) == "KILLED"
 
 
-def test_losses_are_metrics_of_their_own_per_epoch() -> None:
+def test_losses_and_positives_are_metrics_of_their_own_per_epoch() -> None:
     losses = [
-        EpochLossesView("t1", epoch, {"o2o.cls": 1 / epoch, "o2o.a/b": 2.0}, NOW)
+        EpochLossesView(
+            "t1", epoch, {"o2o.cls": 1 / epoch, "o2o.a/b": 2.0}, NOW, {"o2o.rank": 3.0 * epoch}
+        )
         for epoch in (1, 2)
     ]
     trial = trial_view(config={"evaluation": {"protocol": {"preset": "default"}}, "seed": 0})
@@ -71,3 +73,5 @@ def test_losses_are_metrics_of_their_own_per_epoch() -> None:
         ("loss/o2o.a_b", 2): 2.0,
     }
     assert "ap" in {point.key for point in content.points}
+    ranks = [(p.epoch, p.value) for p in content.points if p.key == "positives/o2o.rank"]
+    assert ranks == [(1, 3.0), (2, 6.0)]

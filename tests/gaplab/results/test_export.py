@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from detectors.evaluation.metrics import ClassGap
+from detectors.evaluation.metrics import POSITIVES, ClassGap
 from gaplab.cli import main
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
@@ -61,7 +61,12 @@ def evaluation(index: int, epoch: int, **more: float | None) -> EvaluationRecord
 
 LOSSES: dict[str, Any] = {
     "losses": {"o2o.cls": 0.1, "o2o.box": 1 / 3},
-    "earlier": {1: {"o2o.cls": 0.7}},
+    "positives": {f"o2o.{name}": n / 8 for n, name in enumerate(POSITIVES)},
+    "earlier": {1: {"o2o.cls": 0.7}, 3: {"o2o.cls": 0.6}},
+    "earlier_positives": {
+        1: {f"{branch}.{name}": 2.0 for branch in ("o2o", "o2m") for name in POSITIVES},
+        3: {},
+    },
     "checkpoint": "",
 }
 
@@ -90,7 +95,7 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
 def test_trials(ledger: Ledger, tmp_path: Path) -> None:
     counts = export(ledger, tmp_path / "out")
     assert counts == dict(
-        zip((tmp_path / "out" / name for name in module.FILES), (2, 4, 8, 3), strict=True)
+        zip((tmp_path / "out" / name for name in module.FILES), (2, 4, 8, 4, 3), strict=True)
     )
     table = pq.read_table(tmp_path / "out/trials.parquet")
     columns = table.to_pydict()
@@ -161,7 +166,20 @@ def test_losses(ledger: Ledger, tmp_path: Path) -> None:
     export(ledger, tmp_path)
     assert pq.read_table(tmp_path / "losses.parquet").to_pylist() == [
         {"trial": trial(1).id, "epoch": epoch, "loss": name, "value": value}
-        for epoch, name, value in ((1, "o2o.cls", 0.7), (2, "o2o.cls", 0.1), (2, "o2o.box", 1 / 3))
+        for epoch, name, value in (
+            *((1, "o2o.cls", 0.7), (2, "o2o.cls", 0.1), (2, "o2o.box", 1 / 3)),
+            (3, "o2o.cls", 0.6),
+        )
+    ]
+
+
+def test_positives(ledger: Ledger, tmp_path: Path) -> None:
+    export(ledger, tmp_path)
+    key = {"trial": trial(1).id}
+    assert pq.read_table(tmp_path / "positives.parquet").to_pylist() == [
+        key | {"epoch": 1, "branch": "o2o"} | dict.fromkeys(POSITIVES, 2.0),
+        key | {"epoch": 1, "branch": "o2m"} | dict.fromkeys(POSITIVES, 2.0),
+        key | {"epoch": 2, "branch": "o2o"} | {n: i / 8 for i, n in enumerate(POSITIVES)},
     ]
 
 
@@ -173,6 +191,7 @@ def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
     assert "mmr" not in evaluations.schema.names
     assert pq.read_table(tmp_path / "classes.parquet").num_rows == 4
     assert pq.read_table(tmp_path / "losses.parquet").num_rows == 0
+    assert pq.read_table(tmp_path / "positives.parquet").num_rows == 0
     with pytest.raises(UserError, match="nine"):
         export(ledger, tmp_path / "other", "nine")
     assert not (tmp_path / "other").exists()
@@ -181,7 +200,7 @@ def test_one_sweep(ledger: Ledger, tmp_path: Path) -> None:
 def test_an_empty_ledger(tmp_path: Path) -> None:
     with Ledger.open(f"sqlite:///{tmp_path / 'empty.db'}") as ledger:
         counts = export(ledger, tmp_path / "out")
-    assert list(counts.values()) == [0, 0, 0, 0]
+    assert list(counts.values()) == [0] * len(module.FILES)
     for name in module.FILES:
         assert pq.read_table(tmp_path / "out" / name).num_rows == 0
 

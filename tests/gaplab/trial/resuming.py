@@ -72,6 +72,8 @@ class Course:
 
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     repeated: dict[int, dict[str, float]] = field(default_factory=dict)
+    positives: dict[int, dict[str, float]] = field(default_factory=dict)
+    repeated_positives: dict[int, dict[str, float]] = field(default_factory=dict)
     evaluations: dict[tuple[int, str], Any] = field(default_factory=dict)
     starts: list[Started] = field(default_factory=list)
     stops: list[Stopped] = field(default_factory=list)
@@ -83,8 +85,10 @@ class Course:
             if event.losses:
                 assert event.epoch not in self.losses, "an epoch is finished once"
                 self.losses[event.epoch] = event.losses
+                self.positives[event.epoch] = event.positives
             else:
                 self.repeated = event.earlier
+                self.repeated_positives = event.earlier_positives
             for each in event.evaluations:
                 plain = replace(each, candidates="", matches="")
                 assert self.evaluations.setdefault((each.epoch, each.branch), plain) == plain
@@ -142,6 +146,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         found[name] = {
             "state": state,
             "losses": course.losses,
+            "positives": course.positives,
             "evaluations": course.evaluations,
             "stops": [stopped.stop for stopped in course.stops],
             "epochs": [start.epoch for start in course.starts],

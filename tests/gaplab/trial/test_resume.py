@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gaplab.trial.run
+from detectors.evaluation.metrics import POSITIVES
 from gaplab.launch.attempt import run_attempt, run_in_process
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
 from gaplab.states import TrialState
@@ -66,7 +67,7 @@ def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
     resuming: ModuleType, trial: TrialRecord, undisturbed: dict[str, Any]
 ) -> None:
     """`order` is called 14 times: for 12 steps and 2 evaluations. Compared are weights, average,
-    optimiser, evaluations and mean losses.
+    optimiser, evaluations, mean losses and positives.
     """
     expected, end = whole(resuming, trial, undisturbed)
 
@@ -80,6 +81,7 @@ def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
             torch.testing.assert_close(resuming.saved(trial, Path(made)), end, rtol=0, atol=0)
             assert course.evaluations == expected.evaluations
             assert course.losses == expected.losses
+            assert course.positives == expected.positives
             assert all(stopped.stop == resuming.CANCELLED for stopped in course.stops)
             assert all(stopped.cost.wall_seconds > 0 for stopped in course.stops)
             assert all(start.notes == () for start in course.starts)
@@ -132,7 +134,10 @@ def test_the_first_event_repeats_the_losses_of_all_epochs(
     """So that losses whose event was lost with its driver are stored after all."""
     before = resuming.attempts(trial, home, [10])
     assert list(before.losses) == [1, 2]
-    assert resuming.attempts(trial, home, [None]).repeated == before.losses
+    after = resuming.attempts(trial, home, [None])
+    assert after.repeated == before.losses
+    assert after.repeated_positives == before.positives
+    assert set(before.positives[2]) == {f"o2o.{name}" for name in POSITIVES}
 
 
 def test_no_step_is_lost_by_an_order_during_an_evaluation(
@@ -330,6 +335,7 @@ class TestTwoWorkers:
         )
         for rank in (first, second):
             assert rank["stopped"]["losses"] == rank["whole"]["losses"]
+            assert rank["stopped"]["positives"] == rank["whole"]["positives"] != {}
         assert first["stopped"]["evaluations"] == first["whole"]["evaluations"]
         assert first["whole"]["evaluations"].keys() == {(1, "o2o"), (2, "o2o")}
         assert second["whole"]["evaluations"] == {}, "rank 0 alone evaluates"

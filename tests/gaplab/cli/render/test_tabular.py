@@ -23,7 +23,7 @@ from detectors.cost import ModelCost
 from detectors.data.base import Split
 from detectors.data.summary import Counts
 from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep
-from detectors.evaluation.metrics import ClassGap
+from detectors.evaluation.metrics import POSITIVES, ClassGap
 from detectors.evaluation.score_gap import ScoreGap
 from gaplab.cli.data import _class_table, _split_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
@@ -184,7 +184,9 @@ def trials(d: Draw) -> list[PlainTable]:
     ]
     config = {"evaluation": {"protocol": {"preset": "default"}}}
     losses = {d.whole: {"o2o.cls": d.numbers[0], "total": d.numbers[1]}}
-    details = TrialDetails(trial_view("abcdefab", config=config), attempts, found, losses)
+    positives = {d.whole: {f"o2o.{name}": abs(d.numbers[0]) for name in POSITIVES}}
+    whole = attempts, found, losses, positives
+    details = TrialDetails(trial_view("abcdefab", config=config), *whole)
     return printed(lambda console: print_details(details, console))
 
 
@@ -278,6 +280,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "show._print_metrics": trials,
     "show._classes": trials,
     "show._losses": trials,
+    "show._positives": trials,
     "table.text_tables": papers,
     "tables._captioned": results,
     "watch._of": live,
