@@ -13,6 +13,7 @@ from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
+from detectors.models.parts import freeze
 from detectors.optimizer import make_optimizer, ramped_average
 from detectors.positives import EVERY, means, measure
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
@@ -37,6 +38,8 @@ class Learner:
     strategy: Strategy
     training: Training
     world: World
+    frozen: tuple[nn.Module, ...] = ()
+    """The modules of `training.freeze`."""
     step: int = 0
     batches: int = 0
     """Number of batches done in the current epoch; 0 between epochs."""
@@ -49,13 +52,41 @@ class Learner:
 
     @classmethod
     def create(
-        cls, model: nn.Module, strategy: Strategy, training: Training, world: World
+        cls,
+        detector: nn.Module,
+        strategy: Strategy,
+        training: Training,
+        world: World,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> "Learner":
-        """Create a learner at step 0."""
+        """Create a learner at step 0.
+
+        Args:
+            detector: the detector. The parts that `training.freeze` names are frozen here, before
+                `wrap`: DDP waits for gradients of all parameters that had one when it was created.
+            strategy: the assignment that the detector was built for.
+            training: schedule and losses.
+            world: the process group.
+            wrap: wraps the detector, for example with DDP.
+
+        Raises:
+            ValueError: `training.freeze` names an unknown part, or all parts.
+        """
+        frozen = freeze(detector, training.freeze)
+        model = wrap(detector)
         bare = getattr(model, "module", model)
         averaged = AveragedModel(bare, multi_avg_fn=ramped_average(training.ema), use_buffers=True)
         averaged.requires_grad_(False).eval()
-        return cls(model, averaged, make_optimizer(bare, training), strategy, training, world)
+        optimizer = make_optimizer(bare, training)
+        learner = cls(model, averaged, optimizer, strategy, training, world, frozen)
+        learner.train()
+        return learner
+
+    def train(self) -> None:
+        """Set the model to training mode, except for its frozen parts."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     @property
     def bare(self) -> nn.Module:
@@ -126,7 +157,7 @@ def train_epoch(
     Raises:
         NonFiniteLossError: on every rank at the same step.
     """
-    learner.model.train()
+    learner.train()
     if not learner.batches:
         learner.tally.clear()
         learner.measured.clear()

@@ -70,12 +70,17 @@ class Training(Options):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: backbone, neck and towers run under autocast; predictors, gates, boxes, assignment
     and losses stay in fp32."""
+    freeze: tuple[str, ...] = Field((), strict=False)
+    """Parts of the detector that are not trained, such as `backbone`, `neck`, `cls_tower` and
+    `box_tower`; the error for a wrong name lists the parts that the detector has. Their weights and
+    running statistics stay as they are initialised, see `init_from`. The location sub-network of
+    000 Observation 4.1 is `[box_tower, box_predictor, scales]`."""
     init_from: str = ""
     """The id of a finished trial, in a spec also `row:NAME` for that row's trial with the same
     seed, or a file with the state dict of a detector. Backbone, neck and towers are initialised
     with its (averaged) weights; predictors, gates and level scales, which belong to the encoding of
-    boxes, are not (004 section 4.6, Table 11). A trial's id contains this text, or the id of the
-    row's trial, not the content of the file."""
+    boxes, are not (004 section 4.6, Table 11), unless `freeze` names them. A trial's id contains
+    this text, or the id of the row's trial, not the content of the file."""
 
     def loss_of(self, branch: str, branches: Collection[str]) -> LossOptions:
         """Return the losses of `branch`, one of the `branches` that are trained together."""
@@ -95,6 +100,12 @@ class Training(Options):
             for branch, loss, code in pairs
             if loss in ENCODERS and loss != code
         ]
+
+    @field_validator("freeze")
+    @classmethod
+    def _sorted(cls, freeze: tuple[str, ...]) -> tuple[str, ...]:
+        """Their order changes no result, so it must not change the id of a trial."""
+        return tuple(sorted(set(freeze)))
 
     @field_validator("decay_at")
     @classmethod

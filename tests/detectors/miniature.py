@@ -6,7 +6,7 @@ and saves it.
 
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,10 @@ def learner(
     training: Training,
     world: World | None = None,
     model: nn.Module | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> Learner:
-    return Learner.create(model or detector(strategy), strategy, training, world or LocalWorld())
+    built, world = model or detector(strategy), world or LocalWorld()
+    return Learner.create(built, strategy, training, world, wrap)
 
 
 def set_up(name: str, training: Training) -> Learner:
@@ -137,14 +139,22 @@ UNEVEN = batch([3, 0, 2, 0, 1])
 """On two ranks, one has three images with objects and the other two without."""
 
 
-def one_step(name: str, rank: int, size: int) -> dict[str, Any]:
+FROZEN = {
+    "the location": ("box_predictor", "box_tower", "scales"),
+    "most": ("backbone", "neck", "cls_tower", "box_tower", "scales", "cls_predictor"),
+}
+"""What `training.freeze` may name."""
+
+
+def one_step(name: str, rank: int, size: int, freeze: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return loss parts, weights and positives after one step on this rank's share of UNEVEN."""
     strategy, options = SETUPS[name]
-    model: nn.Module = detector(strategy, options)
+    training = DESCENT.model_copy(update={"freeze": freeze})
+    model = detector(strategy, options)
     if size > 1:
-        model = DistributedDataParallel(model)
-    world = TorchWorld() if size > 1 else LocalWorld()
-    mine = learner(strategy, DESCENT, world, model)
+        mine = learner(strategy, training, TorchWorld(), model, DistributedDataParallel)
+    else:
+        mine = learner(strategy, training, LocalWorld(), model)
     parts = train_step(mine, share(UNEVEN, rank, size), progress(0))
     return {
         "parts": parts,
@@ -218,6 +228,7 @@ def main(rank: int, size: int, folder: Path) -> None:
         "mean": world.all_reduce_mean(value),
         "gathered": world.gather({"rank": rank}),
         "steps": {name: one_step(name, rank, size) for name in SETUPS},
+        "frozen": {name: one_step("dual", rank, size, parts) for name, parts in FROZEN.items()},
         "diverged": error_of_diverged_weights(rank),
         "predicted": predicted(world),
         "unpredictable": error_of_predictions(rank),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from detectors.models.parts import parts_of, within
 from detectors.world import LocalWorld
 from tests.detectors import miniature as mini
 
@@ -57,6 +58,19 @@ class TestStep:
     def test_is_bit_identical_on_both_ranks(self, ranks: Ranks, setup: str) -> None:
         first, second = (rank["steps"][setup] for rank in ranks)
         torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("name", mini.FROZEN)
+    def test_with_frozen_parts(self, ranks: Ranks, name: str) -> None:
+        """They have no gradient, so no rank waits for one, and their weights keep all bits."""
+        alone = mini.one_step("dual", rank=0, size=1, freeze=mini.FROZEN[name])
+        start = mini.detector(*mini.SETUPS["dual"])
+        names = parts_of(start)
+        for rank in ranks:
+            found = rank["frozen"][name]
+            torch.testing.assert_close(found["model"], alone["model"], rtol=0, atol=1e-6)
+            for key, value in start.state_dict().items():
+                fixed = any(within(key, names[part]) for part in mini.FROZEN[name])
+                assert torch.equal(found["model"][key], value) == fixed, key
 
     def test_both_ranks_stop_if_one_diverges(self, ranks: Ranks) -> None:
         messages = [rank["diverged"] for rank in ranks]

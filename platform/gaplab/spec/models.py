@@ -13,10 +13,11 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Branch, Strategy
 from detectors.data import DATASETS
-from detectors.data.base import DataOptions
+from detectors.data.base import DataError, DataOptions
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
+from detectors.models.parts import check_freeze
 from detectors.options import NOT_IDENTITY, OneOf, Options
 from detectors.training import Training
 from gaplab.spec.protocols import read_preset_or_mapping, read_protocol, with_key
@@ -117,9 +118,22 @@ class Experiment(Options):
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
                 f"got {self.training.batch}"
             )
+        problems += self._unknown_parts()
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _unknown_parts(self) -> list[str]:
+        """Return why `training.freeze` doesn't fit the detector; empty if it does."""
+        branches = tuple(self.assignment.branches())
+        try:
+            if self.training.freeze:
+                check_freeze(self.detector, branches, self.training.freeze)
+        except DataError:  # timm may be installed where the trial runs, and only there
+            return []
+        except ValueError as error:
+            return [f"training.freeze: {error}"]
+        return []
 
     def config(self) -> dict[str, Any]:
         """Return plain JSON from which `Experiment.model_validate` rebuilds this experiment."""

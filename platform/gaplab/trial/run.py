@@ -302,12 +302,13 @@ def _best_epoch(history: Sequence[EvaluationRecord]) -> int:
 
 def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Learner:
     torch.manual_seed(experiment.seed)
-    strategy = experiment.assignment
+    strategy, training = experiment.assignment, experiment.training
     detector = experiment.detector.build(len(data.classes), tuple(strategy.branches()))
-    if source := experiment.training.init_from:
-        load_extractor(detector, initial_weights(source, context.storage), source)
+    if source := training.init_from:
+        weights = initial_weights(source, context.storage)
+        load_extractor(detector, weights, source, training.freeze)
     detector = detector.to(context.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Learner.create(context.wrap(detector), strategy, experiment.training, context.world)
+    return Learner.create(detector, strategy, training, context.world, context.wrap)
 
 
 class CostMeter:

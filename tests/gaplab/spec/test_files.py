@@ -103,6 +103,12 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
             "resources: {workers: 9}",
             "training.batch: must be at least resources.workers (9), got 8",
         ),
+        (
+            "training: {freeze: [box_towr, neck]}",
+            "training.freeze: unknown part box_towr; choose from backbone, neck, scales, "
+            "cls_tower, box_tower, cls_predictor, box_predictor",
+        ),
+        ("training: {freeze: box_tower}", "training.freeze: must be a list, got"),
         ("question: 3", "question: must be text, got 3"),
         ("evaluation: {protocol: defalt}", 'evaluation.protocol: unknown preset "defalt"; did you'),
         # the sweep's own keys
