@@ -137,17 +137,26 @@ def read_claims(path: Path) -> dict[str, Claim]:
             if key in found:
                 problems.append(f"{where}this id is used before")
             try:
-                found[key] = Claim.model_validate(_with_spec(keys, spec))
-            except ValidationError as error:
-                wrong = [to_problem(e, Claim) for e in error.errors(include_url=False)]
-                problems += [f"{where}{problem}" for problem in wrong]
+                found[key] = _read_claim(keys, spec)
+            except UserError as error:
+                problems += [f"{where}{problem}" for problem in error.problems]
     if problems or not found:
         raise UserError(*(problems or [f"{path}: holds no claim; add one below a spec"]))
     return found
 
 
-def _with_spec(keys: Any, spec: str) -> Any:
-    return {**keys, "spec": spec} if isinstance(keys, dict) else keys
+def _read_claim(keys: Any, spec: str) -> Claim:
+    """Validate a claim that stands below `spec`. Raises UserError."""
+    given = isinstance(keys, dict) and "spec" in keys
+    wrong = ["spec: unknown key; a claim is on the spec it stands below"] if given else []
+    try:
+        claim = Claim.model_validate({**keys, "spec": spec} if isinstance(keys, dict) else keys)
+    except ValidationError as error:
+        found = [to_problem(each, Claim) for each in error.errors(include_url=False)]
+        raise UserError(*wrong, *map(str, found)) from None
+    if wrong:
+        raise UserError(*wrong)
+    return claim
 
 
 def check_rows(claims: Mapping[str, Claim], specs: Mapping[str, ClaimSpec]) -> None:

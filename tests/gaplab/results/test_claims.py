@@ -243,6 +243,12 @@ SOUND = {"source": "a paper", "sentence": "It is so.", "rows": ["a"], "above": 1
             ["t.yaml: x: source", "t.yaml: x: sentence", "u.yaml: y: over"],
         ),
         ({"t.yaml": {"x": SOUND}, "u.yaml": {"x": SOUND}}, ["u.yaml: x: this id is used before"]),
+        (
+            {"t.yaml": {"x": {**SOUND, "spec": "u.yaml"}}},
+            ["t.yaml: x: spec: unknown key; a claim is on the spec it stands below"],
+        ),
+        ("t.yaml: {}\nt.yaml: {}", ['line 2: key "t.yaml" is repeated']),
+        ("t.yaml:\n  x: {above: 1, above: 2}", ['line 2: key "above" is repeated']),
     ],
 )
 def test_wrong_files(tmp_path: Path, content: Any, problems: list[str]) -> None:
