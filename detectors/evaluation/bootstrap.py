@@ -2,11 +2,13 @@
 
 Detections are not matched again: an image that was drawn w times counts w times, and the matching
 of one image doesn't depend on the others. Shape letters: N images, D detections, H hits, T IoU
-thresholds, K classes, S = T x K segments (one precision-recall curve each), R resamples.
+thresholds, K classes, R resamples.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _RECALL = np.linspace(0.0, 1.0, 101)
+_TOGETHER = 16
+"""Number of resamples whose detections are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ def replicates(
     """
     _check(without, with_, resamples)
     columns = _Curves.of(without), _Curves.of(with_)
-    weights = draws(without.images, resamples, seed)
-    ap = np.array([_precisions(columns, without, each) for each in weights])
-    return Replicates(*ap.T)
+    weights = iter(draws(without.images, resamples, seed))
+    parts = []
+    while block := list(islice(weights, _TOGETHER)):
+        parts.append(_precisions(columns, without, np.array(block)))
+    return Replicates(*np.concatenate(parts, axis=1))
 
 
 def average_precision(columns: Sequence[Matches], images: NDArray[np.bool_]) -> list[float | None]:
@@ -73,21 +79,25 @@ def average_precision(columns: Sequence[Matches], images: NDArray[np.bool_]) -> 
         AP of each set in percent points; None if the images have no object.
     """
     curves = [_Curves.of(each) for each in columns]
-    found = _precisions(curves, columns[0], images.astype(np.int64))
-    return [None if np.isnan(ap) else ap for ap in found]
+    found = _precisions(curves, columns[0], images[None].astype(np.int64))[:, 0]
+    return [None if np.isnan(ap) else float(ap) for ap in found]
 
 
-def _precisions(columns: "Sequence[_Curves]", matches: Matches, weights: Ints) -> list[float]:
-    """Return AP of each set in percent points if image n counts weights[n] times; NaN if undefined.
+def _precisions(columns: "Sequence[_Curves]", matches: Matches, weights: Ints) -> Floats:
+    """Compute AP of each of C sets on R resamples: [C, R] in percent points; NaN if undefined.
 
-    matches: those of one of the sets, which hold the objects.
+    Args:
+        columns: the curves of the sets.
+        matches: those of one of the sets, which hold the objects.
+        weights: [R, N], how often each image counts.
     """
-    objects = _objects(matches, weights)
-    curves = len(matches.hit) * int(np.count_nonzero(objects))
-    if not curves:
-        return [np.nan] * len(columns)
-    reached, first = _points_reached(objects)
-    return [100 * curve.area(weights, reached, first) / curves for curve in columns]
+    objects = [_objects(matches, each) for each in weights]
+    tables = [_Tables.of(each) for each in objects]
+    curves = len(matches.hit) * np.count_nonzero(objects, axis=1)
+    areas = np.array([each.areas(weights.astype(np.int32), tables) for each in columns])
+    ap = np.full(areas.shape, np.nan)
+    np.divide(100 * areas, curves, out=ap, where=curves > 0)
+    return ap
 
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[Ints]:
@@ -108,86 +118,183 @@ class _Curves:
     """All precision-recall curves of one set of detections, stored at their hits.
 
     Precision has its local maxima and recall its steps at hits. Detections are sorted by class and
-    descending score; hits and ignored detections by IoU threshold, then like detections.
+    descending score; U of them are hits at one threshold or more.
 
     Attributes:
-        image: [D], image of each detection.
-        class_start: [K], position of the first detection of each class.
-        hit_image: [H], image of each hit.
-        hit_position: [H], number of detections up to the hit, the hit included.
-        hit_ignored: [H], number of ignored detections up to the hit.
-        hits: [S], number of hits in each segment.
-        ignored_image: image of each ignored detection.
-        ignored_start: [S], number of ignored detections before each segment.
+        counts: [U, N] sparse int32, number of detections on each image from the one after the
+            previous hit up to this hit.
+        first: [K], position of the first of the U hits of each class.
+        per_class: [K], number of the U hits of each class.
+        levels: the curves at each threshold.
     """
 
-    image: Ints
-    class_start: Ints
-    hit_image: Ints
-    hit_position: Ints
-    hit_ignored: Ints
-    hits: Ints
-    ignored_image: Ints
-    ignored_start: Ints
+    counts: Any
+    first: Ints
+    per_class: Ints
+    levels: "tuple[_Level, ...]"
 
     @classmethod
     def of(cls, matches: Matches) -> "_Curves":
         """Compute the curves. The stable sort keeps the order of equal scores, as COCO does."""
         order = np.lexsort((-matches.score, matches.label))
         image, label = matches.image[order], matches.label[order]
-        threshold, hit = np.nonzero(matches.hit[:, order])
-        rows, columns = np.nonzero(matches.ignored[:, order])
-        ignored = rows * len(order) + columns
-        class_start = np.searchsorted(label, np.arange(matches.classes))
-        thresholds = np.arange(len(matches.hit))
-        segments = len(thresholds) * matches.classes
-        starts = thresholds[:, None] * len(order) + class_start
+        hit, ignored = matches.hit[:, order], matches.ignored[:, order]
+        hits = np.flatnonzero(hit.any(axis=0))
+        start = np.searchsorted(label, np.arange(matches.classes))
+        per_class = np.bincount(label[hits], minlength=matches.classes)
+        levels = zip(hit, ignored, strict=True)
         return cls(
-            image,
-            class_start,
-            image[hit],
-            hit + 1,
-            np.searchsorted(ignored, threshold * len(order) + hit),
-            np.bincount(threshold * matches.classes + label[hit], minlength=segments),
-            image[columns],
-            np.searchsorted(ignored, starts.ravel()),
+            _counts(hits, start[label[hits]], image, matches.images),
+            per_class.cumsum() - per_class,
+            per_class,
+            tuple(_Level.of(*each, hits, start, image, label) for each in levels),
         )
 
-    def area(self, weights: Ints, reached: Ints, first: Ints) -> float:
-        """Return the sum over segments of the area under the curve.
+    def areas(self, weights: Ints, tables: "Sequence[_Tables]") -> list[float]:
+        """Return the sum over thresholds and classes of the area under the curve, per resample.
+
+        Args:
+            weights: [R, N] int32, how often each image was drawn.
+            tables: R tables, see `_Tables`.
+        """
+        running = np.zeros((len(weights), self.counts.shape[0] + 1), dtype=np.int32)
+        np.cumsum((self.counts @ weights.T).T, axis=1, out=running[:, 1:])
+        before = np.repeat(running[:, self.first], self.per_class, axis=1)
+        detected = (running[:, 1:] - before).astype(np.float64)
+        rows = zip(weights, detected, tables, strict=True)
+        return [sum(level.area(*row) for level in self.levels) / len(_RECALL) for row in rows]
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The precision-recall curves of all classes at one IoU threshold, with H hits.
+
+    Attributes:
+        hit: [H], position of each hit among the U hits at any threshold.
+        image: [H], image of each hit.
+        counts: [K], number of hits of each class.
+        step: [H], a larger number for every class that comes earlier, see `area`.
+        ignored_image: image of each ignored detection.
+        ignored: [H], number of ignored detections up to the hit, of all classes.
+        ignored_before: [H], number of ignored detections of the classes before.
+    """
+
+    hit: Ints
+    image: Ints
+    counts: Ints
+    step: Floats
+    ignored_image: Ints
+    ignored: Ints
+    ignored_before: Ints
+
+    @classmethod
+    def of(
+        cls,
+        hit: NDArray[np.bool_],
+        ignored: NDArray[np.bool_],
+        hits: Ints,
+        start: Ints,
+        image: Ints,
+        label: Ints,
+    ) -> "_Level":
+        """Compute the curves at one threshold.
+
+        Args:
+            hit: [D], by class and descending score.
+            ignored: [D].
+            hits: [U], positions of the hits at any threshold.
+            start: [K], position of the first detection of each class.
+            image: [D].
+            label: [D].
+        """
+        own, (left_out,) = np.flatnonzero(hit), np.nonzero(ignored)
+        return cls(
+            np.searchsorted(hits, own),
+            image[own],
+            np.bincount(label[own], minlength=len(start)),
+            (len(start) - 1 - label[own]).astype(np.float64),
+            image[left_out],
+            np.searchsorted(left_out, own),
+            np.searchsorted(left_out, start[label[own]]),
+        )
+
+    def area(self, weights: Ints, detected: Floats, tables: "_Tables") -> float:
+        """Return 101 times the sum over classes of the area under the curve.
+
+        `step` separates the classes where the precision at a hit is replaced by the highest one at
+        this hit or later hits: precision is at most 1.
 
         Args:
             weights: [N], how often each image was drawn.
-            reached: see `_points_reached`.
-            first: see `_points_reached`.
+            detected: [U], number of detections of the class up to the hit.
+            tables: see `_Tables`.
         """
-        tp, detected = self._counts(weights)
-        envelope = self._envelope(tp / np.maximum(detected, 1))
-        thresholds = len(self.hits) // len(first)
-        points = reached[tp + np.repeat(np.tile(first, thresholds), self.hits)]
-        new = np.diff(points, prepend=0)
-        starts = (self.hits.cumsum() - self.hits)[self.hits > 0]
+        if not len(self.hit):
+            return 0.0
+        running = _running(weights.take(self.image))
+        ends = self.counts.cumsum()
+        before = running[ends - self.counts]
+        index = running[1:] - np.repeat(before - tables.first, self.counts)
+        seen = detected.take(self.hit)
+        if len(self.ignored_image):
+            left_out = _running(weights.take(self.ignored_image))
+            seen -= left_out.take(self.ignored) - left_out.take(self.ignored_before)
+        best = tables.hits.take(index) / np.maximum(seen, 1, out=seen) + self.step
+        np.maximum.accumulate(best[::-1], out=best[::-1])
+        points = tables.points.take(index)
+        new = np.diff(points, prepend=0.0)
+        starts, lasts = (ends - self.counts)[self.counts > 0], ends[self.counts > 0] - 1
         new[starts] = points[starts]
-        return float(envelope @ new) / len(_RECALL)
+        return float(new @ best - points[lasts] @ self.step[lasts])
 
-    def _counts(self, weights: Ints) -> tuple[Ints, Ints]:
-        """Count the hits, and the detections not ignored, of a segment up to each hit: [H], [H]."""
-        hits = _running(weights[self.hit_image])
-        detected = _running(weights[self.image])
-        ignored = _running(weights[self.ignored_image])
-        thresholds = len(self.hits) // len(self.class_start)
-        before = np.tile(detected[self.class_start], thresholds) - ignored[self.ignored_start]
-        tp = hits[1:] - np.repeat(hits[self.hits.cumsum() - self.hits], self.hits)
-        up_to = detected[self.hit_position] - ignored[self.hit_ignored]
-        return tp, up_to - np.repeat(before, self.hits)
 
-    def _envelope(self, precision: Floats) -> Floats:
-        """Return the highest precision at each hit or at later hits of its segment: [H].
+@dataclass(frozen=True)
+class _Tables:
+    """What depends on the number of objects in a resample.
 
-        Segments are separated by adding steps of 1, the maximum of precision.
+    The entries of class c and k hits are at first[c] + k.
+
+    Attributes:
+        first: [K].
+        hits: k, as float64.
+        points: number of the 101 recall points that are reached with k hits, as float64.
+    """
+
+    first: Ints
+    hits: Floats
+    points: Floats
+
+    @classmethod
+    def of(cls, objects: Ints) -> "_Tables":
+        """Compute the tables. objects: [K], number of objects of each class.
+
+        The division is the same as COCO's, so points that equal the recall exactly are counted.
         """
-        step = np.repeat(np.arange(len(self.hits))[::-1], self.hits)
-        return np.asarray(np.maximum.accumulate((precision + step)[::-1])[::-1] - step)
+        sizes = objects + 1
+        first = sizes.cumsum() - sizes
+        hits = np.arange(sizes.sum()) - np.repeat(first, sizes)
+        recall = hits / np.repeat(np.maximum(objects, 1), sizes)
+        return cls(first, hits.astype(np.float64), _points_reached(recall).astype(np.float64))
+
+
+def _counts(hits: Ints, start: Ints, image: Ints, images: int) -> Any:
+    """Return the sparse matrix of `_Curves.counts`.
+
+    Args:
+        hits: [U], positions of the hits.
+        start: [U], position of the first detection of the class of each hit.
+        image: [D], by class and descending score.
+        images: number of images.
+    """
+    from scipy.sparse import csr_array  # not at the top: other commands import this module
+
+    first = np.maximum(start, np.concatenate([[0], hits[:-1] + 1]))
+    lengths = hits + 1 - first
+    ends = lengths.cumsum()
+    position = np.arange(lengths.sum()) + np.repeat(first - (ends - lengths), lengths)
+    ones = np.ones(len(position), dtype=np.int32)
+    pointers = np.concatenate([[0], ends])
+    return csr_array((ones, image[position], pointers), shape=(len(hits), images))
 
 
 def _running(values: Ints) -> Ints:
@@ -203,23 +310,15 @@ def _objects(matches: Matches, weights: Ints) -> Ints:
     return np.bincount(label, minlength=matches.classes)
 
 
-def _points_reached(objects: Ints) -> tuple[Ints, Ints]:
-    """Compute how many of the 101 recall points are reached with k hits, for every class and k.
+def _points_reached(recall: Floats) -> Ints:
+    """Return how many of the 101 recall points are at most `recall`, for values in [0, 1].
 
-    The division is the same as COCO's, so points that equal the recall exactly are counted.
-
-    Args:
-        objects: [K], number of objects of each class.
-
-    Returns:
-        The numbers of points, and the position of each class: the number for class c and k hits is
-        entry first[c] + k.
+    Equal to a search among the points, but faster: the estimate is at most one point off.
     """
-    sizes = objects + 1
-    first = sizes.cumsum() - sizes
-    hits = np.arange(sizes.sum()) - np.repeat(first, sizes)
-    recall = hits / np.repeat(np.maximum(objects, 1), sizes)
-    return np.searchsorted(_RECALL, recall, side="right"), first
+    points = (100 * recall).astype(np.int64)
+    points -= _RECALL.take(points) > recall
+    points += (points < 100) & (_RECALL.take(np.minimum(points + 1, 100)) <= recall)
+    return points + 1
 
 
 def _check(without: Matches, with_: Matches, resamples: int) -> None:
