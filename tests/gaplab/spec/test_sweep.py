@@ -48,7 +48,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]
 def others(key: tuple[str, ...], value: Any) -> list[Any]:
     """Return other values of the same type; some may be out of range."""
     if value is None:
-        return [1, {}]
+        return [1, True, {}]
     if isinstance(value, bool):
         return [not value]
     if isinstance(value, int):
