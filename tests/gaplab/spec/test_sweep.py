@@ -56,7 +56,7 @@ def others(key: tuple[str, ...], value: Any) -> list[Any]:
     if isinstance(value, float):
         return [value / 2, value + 0.25, value * 2]
     if isinstance(value, list):
-        return [[*value, value[-1]], value[:-1]]
+        return [value[:-1], [*value, value[-1]]]
     return [
         choice
         for owner in owners_of(key, Experiment)
@@ -87,7 +87,8 @@ def is_counted(path: tuple[str, ...], node: Any) -> bool:
     return True
 
 
-SIDES = {"training": {"train_sides": [64, 96]}}  # without them `crop` can't change by itself
+# Without sides, `crop` can't change by itself; an empty list has no other value of its type.
+SIDES = {"training": {"train_sides": [64, 96], "freeze": ["neck", "backbone"]}}
 BASES = [SECTIONS | SIDES | {"assignment": {"name": name}} for name in ASSIGNERS]
 
 
