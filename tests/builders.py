@@ -22,6 +22,7 @@ from gaplab.records import (
     EvaluationRecord,
     Fault,
     Machine,
+    MeasurementRecord,
     SweepRecord,
     TrialRecord,
 )
@@ -101,6 +102,22 @@ def evaluation_record(trial: str = "t1", epoch: int = 1, **changes: Any) -> Eval
         protocol="default",
         metrics=dict(METRIC_VALUES),
         classes=(ClassGap("circle", 1.5, 2.0, -0.5), ClassGap("square", None, None, None)),
+    )
+    return replace(record, **changes)
+
+
+def measurement_record(identity: str = "m1", **changes: Any) -> MeasurementRecord:
+    """Build a measurement of foreign detections under `default`, apart from `changes`."""
+    record = MeasurementRecord(
+        id=identity,
+        protocol="default",
+        name=identity,
+        family="",
+        dataset="coco",
+        truth="0123456789ab",
+        metrics=dict(METRIC_VALUES),
+        classes=(),
+        results_version=2,
     )
     return replace(record, **changes)
 

@@ -36,7 +36,7 @@ ARROWS = {
 
 NARROW = {
     ("launch", "launch/ray"): {"gaplab.launch.driver"},
-    ("results", "trial"): {"gaplab.results.reevaluate"},
+    ("results", "trial"): {"gaplab.results.measure", "gaplab.results.reevaluate"},
     ("public", "cli"): {"gaplab.__main__"},
     ("cli", "public"): {"gaplab.cli.app"},
 }

@@ -73,7 +73,9 @@ class Diagnosis:
     """The shares of the steps up to that step sum to 1."""
 
 
-def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> Diagnosis:
+def diagnose(
+    candidates: Candidates, truth: GroundTruth, protocol: Protocol, *, levels: bool = True
+) -> Diagnosis:
     """Diagnose the NMS gap.
 
     Score gaps are computed after the protocol's score floor and `pre_nms_topk`; duplicates after
@@ -93,12 +95,13 @@ def diagnose(candidates: Candidates, truth: GroundTruth, protocol: Protocol) -> 
         candidates: raw candidates of all images, from one branch.
         truth: the ground truth.
         protocol: how the gap is measured.
+        levels: whether the candidates have levels; without, there are no steps among levels.
 
     Raises:
         ValueError: there is no object in the ground truth.
     """
     found = filter_candidates(candidates, protocol, truth.sizes)
-    ap, gap, steps = _gap_in_steps(found, truth, protocol)
+    ap, gap, steps = _gap_in_steps(found, truth, protocol, levels)
     detections = select(found, protocol, truth.sizes, suppress=False)
     clipped = clip_to_images(found, truth.sizes)
     return Diagnosis(
@@ -144,18 +147,19 @@ def _at_recall(recall: float, score: Floats, best: Floats, objects: int) -> Dupl
 
 
 def _gap_in_steps(
-    found: Candidates, truth: GroundTruth, protocol: Protocol
+    found: Candidates, truth: GroundTruth, protocol: Protocol, levels: bool
 ) -> tuple[float, float, tuple[GapStep, ...]]:
     """Return AP without suppression, the whole gap and the steps, in percent points."""
-    stages = [protocol.model_copy(update=_UNLIMITED | change) for change in _STEPS.values()]
+    steps = {n: each for n, each in _STEPS.items() if levels or "level_range" not in each}
+    stages = [protocol.model_copy(update=_UNLIMITED | change) for change in steps.values()]
     columns = [select(found, protocol, truth.sizes, suppress=False)]
     columns += [select(found, stage, truth.sizes, suppress=True) for stage in stages]
     metrics = EVALUATORS[protocol.evaluator](columns, truth, protocol.max_dets)
     aps = [_ap(each) for each in metrics]
-    whole = dict(zip(_STEPS, aps[1:], strict=True))[_last_step(protocol)] - aps[0]
+    whole = dict(zip(steps, aps[1:], strict=True))[_last_step(protocol)] - aps[0]
     gains = np.diff(aps).tolist()
     shares = [gain / whole if abs(whole) >= _TINY_GAP else None for gain in gains]
-    return aps[0], -whole, tuple(map(GapStep, _STEPS, aps[1:], shares))
+    return aps[0], -whole, tuple(map(GapStep, steps, aps[1:], shares))
 
 
 def _last_step(protocol: Protocol) -> str:

@@ -5,6 +5,7 @@ The names below are imported when they are first used, so `import gaplab` is fas
 - `load_spec` reads a spec file, `expand` makes a sweep of it, `run_sweep` trains its trials.
 - `open_home` opens the folder with the results, `Ledger` their database.
 - `leaderboard` returns results as rows, `compare` groups them.
+- `measure` measures detections that any other tool wrote.
 
 Examples:
     >>> import gaplab
@@ -23,6 +24,7 @@ __all__ = [
     "expand",
     "leaderboard",
     "load_spec",
+    "measure",
     "open_home",
     "run_sweep",
 ]
@@ -33,6 +35,7 @@ _MODULES = {
     "expand": "gaplab.spec.sweep",
     "leaderboard": "gaplab.results.leaderboard",
     "load_spec": "gaplab.spec.files",
+    "measure": "gaplab.results.measuring",
     "open_home": "gaplab.storage.home",
     "run_sweep": "gaplab.api",
 }
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from gaplab.ledger import Ledger
     from gaplab.results.compare import compare
     from gaplab.results.leaderboard import leaderboard
+    from gaplab.results.measuring import measure
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import expand
     from gaplab.storage.home import open_home

@@ -97,6 +97,41 @@ class EvaluationRecord:
     `results.truth`."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasurementRecord:
+    """Metrics of detections that gaplab did not produce, under one protocol.
+
+    `id` and `protocol` are the key. Writing it again replaces name, family, source and metrics.
+    """
+
+    id: str
+    """Digest of detections and annotations: 12 hex digits."""
+    protocol: str
+    """Key of the protocol."""
+    name: str
+    """Name that a person gave the detections."""
+    family: str
+    """How their labels were assigned, such as `o2o`, if a person said so; may be empty."""
+    dataset: str
+    """Label of the data set."""
+    truth: str
+    """Digest of the annotations: 12 hex digits, as in `EvaluationRecord`."""
+    metrics: Mapping[str, float | None]
+    """See `EvaluationRecord`."""
+    classes: tuple[ClassGap, ...]
+    matches: str = ""
+    """See `EvaluationRecord`."""
+    rule: dict[str, Any] = field(default_factory=dict)
+    """See `EvaluationRecord`."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """Where detections and annotations are and how they are read, as plain JSON."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """What was recognised in the detections and everything else that was measured, as plain JSON.
+    """
+    results_version: int
+    """`detectors.RESULTS_VERSION` when they were measured."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """The machine that an attempt runs on."""

@@ -52,6 +52,14 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             ),
         ),
     ),
+    "Measure": (
+        Command(
+            "measure",
+            "gaplab.cli.measure",
+            "Measure how much detections of any tool need NMS.",
+            "gaplab measure results.json instances_val2017.json",
+        ),
+    ),
     "Run": (
         Command(
             "plan",
@@ -148,7 +156,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "export",
             "gaplab.cli.export",
-            "Write trials, evaluations, losses and positives as Parquet files.",
+            "Write all results of the ledger as Parquet files.",
             "gaplab export results --sweep quickstart",
         ),
         Command(

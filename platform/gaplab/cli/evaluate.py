@@ -4,6 +4,7 @@ import json as jsonlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
+from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView
@@ -81,32 +83,43 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     ledger already has is not repeated. The data must be that of the training; it may have moved.
     """
     from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
-    from gaplab.results.truth import TruthOptions
+    from gaplab.results.remeasure import remeasure, split_names
+    from gaplab.results.truth import OWN, TruthOptions
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     folder = Home(home).check().check_ledger()
     storage = Storage(str(folder.path))
-    names = [] if protocol else [name for name in PROTOCOLS if name not in TOOLS]
-    protocols = parse_protocols(protocol or names)
+    usual = [preset for preset in PROTOCOLS if preset not in TOOLS]
+    protocols = parse_protocols(protocol or usual)
     with (
         Ledger.open(folder.ledger_url, create=False) as ledger,
         progress_line("reading candidates") as show,
     ):
-        trials = find_trials(ledger, names)
+        measured, others = split_names(ledger, names)
+        if measured and (branch, epoch, options) != (None, None, OWN):
+            raise UserError(
+                f"{measured[0][0].name}: a measurement, which has no branch, epoch and data of a "
+                "trial; leave out --branch, --epoch, --set and --other-truth"
+            )
+        trials = find_trials(ledger, others)
         sources = find_sources(ledger, storage, trials, epoch, branch)
-        found = []
-        for each in reevaluate(ledger, sources, protocols, storage, options):
+        found, total = [], (len(sources) + len(measured)) * len(protocols)
+        for each in chain(
+            reevaluate(ledger, sources, protocols, storage, options),
+            remeasure(ledger, measured, protocols, storage),
+        ):
             found.append(each)
-            show(f"{len(found)} of {len(sources) * len(protocols)} evaluations")
+            show(f"{len(found)} of {total} evaluations")
             if json:
                 _print(jsonlib.dumps(asdict(each), default=str))
     if not json:
         assignments = {trial.id: trial.assignment for trial in trials}
+        assignments |= {views[0].id: views[0].name for views in measured}
         open_console().print(reevaluations_table(found, assignments))
-        for truth in sorted({e.truth for e in found if e.truth}):
+        for truth in sorted({e.truth for e in found if e.truth and e.attempt}):
             command = folder.command("leaderboard", "--truth", truth)
             _print(f"Measured against other ground truth. Show the results with: {command}")
-        if not all(e.truth for e in found):
+        if not all(e.truth and e.attempt for e in found):
             _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
 
 
@@ -126,13 +139,18 @@ def explain(  # noqa: PLR0913 - every argument is an option of the command
     all classes; then the duplicates per object and the score gap.
     """
     from gaplab.results.explain import explain
+    from gaplab.results.remeasure import explain_measurement
     from gaplab.results.truth import TruthOptions
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     rule = parse_protocol(protocol)
     folder = Home(home)
     with read_ledger(folder) as ledger:
-        found = explain(ledger, Storage(str(folder.path)), name, rule, epoch, branch, options)
+        measured = ledger.find_measurements(name)
+        if measured:
+            found = explain_measurement(measured[0], rule)
+        else:
+            found = explain(ledger, Storage(str(folder.path)), name, rule, epoch, branch, options)
     if json:
         _print(jsonlib.dumps(asdict(found), indent=2))
     else:
@@ -199,9 +217,10 @@ def _rule(key: str, known: Mapping[str, Mapping[str, Any]]) -> str:
 def print_explanation(found: "Explanation", console: Console) -> None:
     """Print a page about the gap of one trial."""
     diagnosis = found.diagnosis
+    at = f", epoch {found.epoch}, branch {found.branch}" if found.epoch else ""
     console.print(
-        f"trial {found.trial}: {found.assignment} on {found.dataset}, epoch {found.epoch}, branch "
-        f"{found.branch}, protocol {found.protocol}"
+        f"{'trial' if found.epoch else 'measurement'} {found.trial}: {found.assignment} on "
+        f"{found.dataset}{at}, protocol {found.protocol}"
         + (f", ground truth {found.truth}" if found.truth else "")
     )
     if found.training:

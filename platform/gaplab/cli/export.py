@@ -21,7 +21,7 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     home: HomeOption = Path(DEFAULT_HOME),
 ) -> None:
-    """Write trials, evaluations, losses and positives as Parquet files.
+    """Write all results of the ledger as Parquet files.
 
     AP per class is in a file of its own.
     """

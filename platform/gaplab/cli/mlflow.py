@@ -45,6 +45,7 @@ def ui(
             copy = Mirror(place)
             for view in ledger.sweeps():
                 copy.replay(ledger, view.id)
+            copy.replay_measurements(ledger)
         with running_server(place, port) as base_url:
             _wait(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
 
@@ -74,6 +75,8 @@ def mirror(
             written = copy.replay(ledger, view.id)
             result = f"updated: {plural(written, 'item')}" if written else "is up to date"
             _print(f"{view.id}: MLflow {result}")
+        if not sweep and (written := copy.replay_measurements(ledger)):
+            _print(f"measurements: MLflow updated: {plural(written, 'item')}")
 
 
 def _is_writable(home: Home) -> bool:

@@ -18,9 +18,15 @@ from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.cli.render.attempts import code_of, print_attempts
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
-from gaplab.formatting import by_branch, points, signed
+from gaplab.formatting import by_branch, points, printable, signed
 from gaplab.ledger import Reader
-from gaplab.ledger.views import AttemptView, EvaluationView, SweepView, TrialView
+from gaplab.ledger.views import (
+    AttemptView,
+    EvaluationView,
+    MeasurementView,
+    SweepView,
+    TrialView,
+)
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
@@ -66,14 +72,44 @@ def show(
     """Show everything stored about a trial or a sweep."""
     folder = Home(home)
     with read_ledger(folder) as ledger:
-        found = ledger.sweeps() if name is None else details(ledger, name)
+        measured = ledger.find_measurements(name) if name else []
+        found = ledger.sweeps() if name is None else [] if measured else details(ledger, name)
     console = open_console()
+    if measured:
+        _print_measurements(measured, console, json)
+        return
     if json:
         sys.stdout.write(details_json(found) + "\n")
     elif isinstance(found, list):
         print_sweeps(found, console)
     else:
         print_details(located(found, Storage(str(folder.path))), console)
+
+
+def _print_measurements(found: list[MeasurementView], console: Console, json: bool) -> None:
+    """Print everything stored about detections of another tool."""
+    if json:
+        plain = [dataclasses.asdict(each) for each in found]
+        sys.stdout.write(jsonlib.dumps(plain, indent=2, default=_plain) + "\n")
+        return
+    first = found[0]
+    family = f" ({first.family})" if first.family else ""
+    console.print(
+        f"measurement {first.id}: {first.name}{family} on {first.dataset}, ground truth "
+        f"{first.truth}"
+    )
+    notes = [f"note: {printable(note)}" for note in first.about.get("notes", [])]
+    source = {key: value for key, value in first.source.items() if value}
+    console.print("\n".join([*notes, dump_yaml({"source": source}).rstrip()]), soft_wrap=True)
+    columns = [text("protocol", rank=0), *map(number, ("AP", "AP\nNMS", "gap", "AR"))]
+    rows = [
+        [
+            *(each.protocol, points(each.metrics["ap"]), points(each.metrics["ap_nms"])),
+            *(signed(each.metrics["gap"]), points(each.metrics.get("ar"))),
+        ]
+        for each in found
+    ]
+    console.print(plain_table(columns, rows))
 
 
 def details(ledger: Reader, name: str) -> Details:

@@ -260,6 +260,29 @@ class Evaluation(Base):
     created_at: Mapped[datetime]
 
 
+class Measurement(Base):
+    """Metrics of detections that gaplab did not produce, per protocol.
+
+    `id` is a digest of detections and annotations. `matches` is relative to the home folder.
+    """
+
+    __tablename__ = "measurement"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    protocol: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    family: Mapped[str]
+    dataset: Mapped[str]
+    truth: Mapped[str]
+    metrics: Mapped[dict[str, float | None]]
+    classes: Mapped[list[dict[str, Any]]]
+    matches: Mapped[str]
+    source: Mapped[dict[str, Any]]
+    about: Mapped[dict[str, Any]]
+    results_version: Mapped[int]
+    created_at: Mapped[datetime]
+
+
 class Checkpoint(Base):
     """A trial's saved state after an epoch; `uri` is relative to the home folder."""
 

@@ -26,6 +26,7 @@ from gaplab.ledger.models import (
     Attempt,
     EpochLosses,
     Evaluation,
+    Measurement,
     Protocol,
     Sweep,
     SweepTrial,
@@ -178,7 +179,7 @@ def losses_view(row: AnyRow) -> EpochLossesView:
 
 def stored_files() -> CompoundSelect[str]:
     """Select the paths of candidates and matches, each once."""
-    columns = (Evaluation.candidates, Evaluation.matches)
+    columns = (Evaluation.candidates, Evaluation.matches, Measurement.matches)
     return union(*(select(each).where(each != "") for each in columns))
 
 

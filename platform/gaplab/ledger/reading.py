@@ -7,9 +7,9 @@ from typing import Any, Self, TypeVar
 from sqlalchemy import Connection, Engine, select
 
 from gaplab.errors import UserError
-from gaplab.ledger import drivers, lookup, queries
+from gaplab.ledger import drivers, lookup, measurements, queries
 from gaplab.ledger.clock import now
-from gaplab.ledger.models import Evaluation, Protocol, Trial
+from gaplab.ledger.models import Evaluation, Measurement, Protocol, Trial
 from gaplab.ledger.readonly import SqliteFile, empty_engine, open_readonly
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.views import (
@@ -20,6 +20,7 @@ from gaplab.ledger.views import (
     EpochLossesView,
     EvaluationView,
     MeanCost,
+    MeasurementView,
     ResultRow,
     RowFilter,
     SweepView,
@@ -232,7 +233,8 @@ class Reader:
 
     def truths(self) -> list[str]:
         """Return the digests of all ground truths but the trials' own that are measured against."""
-        query = select(Evaluation.truth).where(Evaluation.truth != "").distinct()
+        trials = select(Evaluation.truth).where(Evaluation.truth != "")
+        query = trials.union(select(Measurement.truth))
         return sorted(self._read(lambda c: c.scalars(query).all()))
 
     def losses(self, trial: str) -> dict[int, dict[str, float]]:
@@ -276,7 +278,20 @@ class Reader:
     def rows(self, wanted: RowFilter) -> list[ResultRow]:
         """Return the evaluations that match `wanted`, in no particular order."""
         found = self._read(lambda c: c.execute(queries.rows(wanted)).mappings().all())
-        return [ResultRow(**row) for row in found]
+        others = self.measurements() if wanted.any_trial else []
+        return [ResultRow(**row) for row in found] + measurements.rows(others, wanted)
+
+    def measurements(self) -> list[MeasurementView]:
+        """Return all measurements of detections that gaplab did not produce, by id and protocol."""
+        found = self._read(lambda c: c.execute(measurements.measurements()).all())
+        return [measurements.measurement_view(row) for row in found]
+
+    def find_measurements(self, text: str) -> list[MeasurementView]:
+        """Return the measurements of the detections with this name or id, or beginning of an id.
+
+        Empty if there are none. Raises UserError if several are meant.
+        """
+        return measurements.named(self.measurements(), text)
 
     def coverage(self, wanted: RowFilter) -> list[Coverage]:
         """Return the protocols, branches and epochs that the trials of `wanted` were evaluated at.
@@ -284,7 +299,9 @@ class Reader:
         Only the conditions of `wanted` on trials and ground truth are used.
         """
         found = self._read(lambda c: c.execute(queries.coverage(wanted)).all())
-        return [Coverage(*row) for row in found]
+        of_trials = [Coverage(*row) for row in found]
+        others = self.measurements() if wanted.any_trial else []
+        return of_trials + measurements.coverage(others, wanted)
 
     def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
         engine = self._engine.execution_options(yield_per=_FETCHED)

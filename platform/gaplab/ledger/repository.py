@@ -6,7 +6,7 @@ from typing import Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Engine
 
-from gaplab.ledger import claims, drivers, writes
+from gaplab.ledger import claims, drivers, measurements, writes
 from gaplab.ledger.migrate import WRITE, open_engine
 from gaplab.ledger.reading import Reader
 from gaplab.ledger.retry import RetryPolicy
@@ -17,6 +17,7 @@ from gaplab.records import (
     DriverRecord,
     EpochDone,
     EvaluationRecord,
+    MeasurementRecord,
     Started,
     SweepRecord,
     TrialRecord,
@@ -197,6 +198,17 @@ class Ledger(Reader):
             ValueError: a cost is not finite.
         """
         self._write(claims.end_attempt, attempt, end)
+
+    def add_measurement(self, measured: MeasurementRecord) -> None:
+        """Write a measurement, or replace that of the same detections, annotations and protocol.
+
+        Name, family and source of other protocols of the same detections are replaced, too.
+
+        Raises:
+            ValueError: a required metric is missing or a value is not finite, or the protocol is
+                stored with other values.
+        """
+        self._write(measurements.add_measurement, measured)
 
     def rerun(self, trial: str) -> bool:
         """Set a trial that has succeeded back to `waiting`.

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
-from gaplab.records import DriverRecord, EvaluationRecord, Fault, Lease, Process, TrialRecord
+from gaplab.records import (
+    DriverRecord,
+    EvaluationRecord,
+    Fault,
+    Lease,
+    MeasurementRecord,
+    Process,
+    TrialRecord,
+)
 from gaplab.states import TrialState
 
 
@@ -112,6 +120,13 @@ class EvaluationView(EvaluationRecord):
     created_at: datetime
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasurementView(MeasurementRecord):
+    """A stored measurement."""
+
+    created_at: datetime
+
+
 class CostKey(NamedTuple):
     """What trials of about the same cost have in common."""
 
@@ -146,7 +161,12 @@ class RowFilter:
     trials: tuple[str, ...] | None = None
     """The ids of the only trials to return; None: all."""
     truth: str = ""
-    """Digest of the ground truth; empty: that of the trials' own data."""
+    """Digest of the ground truth; empty: that of the trials' own data, and any for measurements."""
+
+    @property
+    def any_trial(self) -> bool:
+        """Whether trials of all sweeps are wanted, and with them measurements."""
+        return self.sweep is None and self.trials is None
 
 
 @dataclass(frozen=True)
@@ -163,7 +183,11 @@ class EpochLossesView:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One evaluation with the description of its trial. `sweep` is the id of `sweep_name`."""
+    """One evaluation with the description of its trial. `sweep` is the id of `sweep_name`.
+
+    A measurement of detections that gaplab did not produce is a row, too: `trial` is its id,
+    `assignment` its name, `sweep` is empty, and `epochs` is 0.
+    """
 
     trial: str
     sweep: str

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
-from detectors.evaluation.metrics import names_of
+from detectors.evaluation.metrics import ClassGap, names_of
 from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
     Base,
@@ -137,7 +137,7 @@ def own_config(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
     """Insert the evaluation, or set the empty URIs of the stored one. Returns whether it is new."""
     _check(evaluation)
-    _check_rule(connection, evaluation.protocol, evaluation.rule)
+    check_rule(connection, evaluation.protocol, evaluation.rule)
     values = {
         "trial_id": evaluation.trial,
         "epoch": evaluation.epoch,
@@ -217,7 +217,7 @@ def _losses_insert(dialect: str) -> Insert:
 _RULE = select(Protocol.rule).where(Protocol.id == bindparam("which"))
 
 
-def _check_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
+def check_rule(connection: Connection, protocol: str, rule: dict[str, Any]) -> None:
     """Insert the rule if the protocol has none. Raises ValueError if it has another."""
     if not rule:
         return
@@ -284,10 +284,17 @@ def insert_new(connection: Connection, table: type[Base], values: list[dict[str,
 def _check(evaluation: EvaluationRecord) -> None:
     """Raise ValueError unless all required metrics have a value and all values are finite."""
     what = f"evaluation of trial {evaluation.trial}, epoch {evaluation.epoch}"
-    if missing := [name for name in names_of("ap") if evaluation.metrics.get(name) is None]:
+    check_metrics(what, evaluation.metrics, evaluation.classes)
+
+
+def check_metrics(
+    what: str, metrics: Mapping[str, float | None], classes: Iterable[ClassGap]
+) -> None:
+    """Raise ValueError unless all required metrics have a value and all values are finite."""
+    if missing := [name for name in names_of("ap") if metrics.get(name) is None]:
         raise ValueError(f"{what}: no value for {', '.join(missing)}")
-    check_finite(what, evaluation.metrics.items())
-    for each in evaluation.classes:
+    check_finite(what, metrics.items())
+    for each in classes:
         values = (("ap", each.ap), ("ap_nms", each.ap_nms), ("gap", each.gap))
         check_finite(f"{what}, class {each.name}", values)
 

@@ -10,12 +10,20 @@ from typing import Any, Literal, NamedTuple
 
 from gaplab.formatting import flat
 from gaplab.identity import canonical, digest
-from gaplab.ledger.views import AttemptView, EpochLossesView, EvaluationView, SweepView, TrialView
+from gaplab.ledger.measurements import as_evaluation
+from gaplab.ledger.views import (
+    AttemptView,
+    EpochLossesView,
+    EvaluationView,
+    MeasurementView,
+    SweepView,
+    TrialView,
+)
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 
 SWEEP_TAG, TRIAL_TAG, KIND_TAG = "gaplab.sweep", "gaplab.trial", "gaplab.kind"
-"""Tags that say what a run belongs to; `gaplab.kind` is `sweep` or `trial`."""
+"""Tags that say what a run belongs to; `gaplab.kind` is `sweep`, `trial` or `measurement`."""
 VIEW = "gaplab"
 """Name of the shared view: which columns MLflow's page of runs shows, and in which order."""
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
@@ -129,6 +137,40 @@ def trial_content(
             [point for each in evaluations for point in _points(each, own)]
             + [point for each in losses for point in _epoch_points(each)]
         ),
+    )
+
+
+MEASURED = "measured"
+"""Name of the experiment of measurements, and tag of the sweep of its runs."""
+
+
+def measurement_content(found: Sequence[MeasurementView]) -> RunContent:
+    """Return the content of a run for one set of foreign detections.
+
+    Args:
+        found: its measurements, at least one. Metrics under `default` have their plain name; other
+            protocols become a prefix, as in `detr/ap`.
+    """
+    first = found[0]
+    time = _milliseconds(min(each.created_at for each in found))
+    return RunContent(
+        tags={
+            KIND_TAG: "measurement",
+            SWEEP_TAG: MEASURED,
+            TRIAL_TAG: first.id,
+            "gaplab.assignment": first.name,
+            "gaplab.family": first.family,
+            "gaplab.dataset": first.dataset,
+            "gaplab.truth": first.truth,
+            "gaplab.results_version": str(first.results_version),
+            "mlflow.runName": f"{first.name}-{first.id[:8]}",
+        },
+        status="FINISHED",
+        started=time,
+        ended=_milliseconds(max(each.created_at for each in found)),
+        files={"measurements.yaml": dump_yaml({each.protocol: each.about for each in found})},
+        params=_params(first.source),
+        points=tuple(p for each in found for p in _points(as_evaluation(each), "default")),
     )
 
 

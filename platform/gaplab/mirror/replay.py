@@ -8,6 +8,7 @@ use, because the import takes seconds.
 import logging
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -16,8 +17,14 @@ from types import ModuleType
 
 from gaplab.errors import UserError
 from gaplab.ledger import Reader
-from gaplab.ledger.views import SweepView
-from gaplab.mirror.content import VIEW, sweep_content, trial_content
+from gaplab.ledger.views import MeasurementView, SweepView
+from gaplab.mirror.content import (
+    MEASURED,
+    VIEW,
+    measurement_content,
+    sweep_content,
+    trial_content,
+)
 from gaplab.mirror.database import exclusive_access, mirror_error
 from gaplab.mirror.environment import OWN_SETTINGS, settings_of_mlflow
 from gaplab.mirror.runs import Runs
@@ -58,6 +65,24 @@ class Mirror:
         view = ledger.sweep(sweep)
         with self._access(view.id) as mlflow:
             return self._replay_sweep(ledger, view, self._runs(mlflow, view.name), only)
+
+    def replay_measurements(self, ledger: Reader) -> int:
+        """Make MLflow equal to the ledger for measurements: one run for each set of detections.
+
+        Returns:
+            The number of items that were written.
+
+        Raises:
+            UserError: MLflow or its database fails.
+        """
+        found = defaultdict[str, list[MeasurementView]](list)
+        for each in ledger.measurements():
+            found[each.id].append(each)
+        if not found:
+            return 0
+        with self._access(MEASURED) as mlflow:
+            runs = self._runs(mlflow, MEASURED)
+            return sum(runs.write(measurement_content(views)) for views in found.values())
 
     def link(self, base_url: str, sweep_name: str | None) -> str:
         """Return the URL of the page with the runs of a sweep.

@@ -70,13 +70,13 @@ def explain(  # noqa: PLR0913 - each is a choice of its own
         branch=source.evaluation.branch,
         protocol=protocol_key(protocol),
         training=source.training,
-        recall_ceiling=_ceiling(truth, protocol),
+        recall_ceiling=ceiling(truth, protocol),
         diagnosis=diagnose(Candidates.join(parts), truth, protocol),
         truth=found.digest,
     )
 
 
-def _ceiling(truth: GroundTruth, protocol: Protocol) -> float | None:
+def ceiling(truth: GroundTruth, protocol: Protocol) -> float | None:
     """Return the recall ceiling in percent, for protocols that have one."""
     confined = protocol.level_range is not None or protocol.spatial_range is not None
     if confined or protocol.suppression != "nms":

@@ -3,7 +3,7 @@
 import json
 import math
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from detectors.evaluation.metrics import POSITIVES, names_of
 from gaplab.errors import UserError
 from gaplab.formatting import by_branch, flat
 from gaplab.ledger import Reader
-from gaplab.ledger.views import EpochLossesView, EvaluationView, TrialView
+from gaplab.ledger.views import EpochLossesView, EvaluationView, MeasurementView, TrialView
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
 
 FILES = tuple(
-    f"{name}.parquet" for name in ("trials", "evaluations", "classes", "losses", "positives")
+    f"{name}.parquet"
+    for name in ("trials", "evaluations", "classes", "losses", "positives", "measurements")
 )
 _ROWS = 65_536
 """Number of rows in a row group."""
@@ -57,6 +58,14 @@ _CLASSES: dict[str, Column] = {
     **{name: Column("float64", null=True) for name in names_of("ap")},
 }
 
+_MEASUREMENTS: dict[str, Column] = {
+    **{n: Column("text") for n in ("id", "protocol", "name", "family", "dataset", "truth")},
+    "results_version": Column("int64"),
+    "created_at": Column("time"),
+    "matches": Column("text", null=True),
+    **{name: Column("text") for name in ("rule", "source", "about", "classes")},
+}
+"""The last four are JSON."""
 _LOSSES: dict[str, Column] = {
     "trial": Column("text"),
     "epoch": Column("int64"),
@@ -81,7 +90,7 @@ def export(
     Args:
         ledger: an open ledger.
         folder: created if it does not exist.
-        sweep: id or name of a sweep, to write its trials only; None: all trials.
+        sweep: id or name of a sweep, to write its trials only; None: all trials and measurements.
         force: whether to replace existing files.
 
     Raises:
@@ -100,7 +109,9 @@ def export(
     classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
     measured = _write(storage, "evaluations", *evaluations.table())
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
-    rows = (trials, measured, classes, losses, of_positives)
+    views = ledger.measurements() if sweep is None else []
+    measurements = _write(storage, "measurements", *_measurements(views))
+    rows = (trials, measured, classes, losses, of_positives, measurements)
     return {folder / name: count for name, count in zip(FILES, rows, strict=True)}
 
 
@@ -177,6 +188,26 @@ class _Evaluations:
         """Pad a column with NaN for the earlier evaluations, which have no such metric."""
         column.extend([math.nan] * (len(self._own) - len(column)))
         return column
+
+
+def _measurements(
+    views: Sequence[MeasurementView],
+) -> tuple[dict[str, Column], list[dict[str, Values]]]:
+    """Return the types of the columns of `measurements.parquet`, and one row group."""
+    own: dict[str, Any] = {name: [getattr(each, name) for each in views] for name in _MEASUREMENTS}
+    own["matches"] = [each.matches or None for each in views]
+    own |= {n: [json.dumps(value) for value in own[n]] for n in ("rule", "source", "about")}
+    own["classes"] = [json.dumps([vars(c) for c in each.classes]) for each in views]
+    names = sorted({name for each in views for name in each.metrics})
+    metrics = {
+        name: np.array([_or_nan(each.metrics.get(name)) for each in views]) for name in names
+    }
+    columns = _MEASUREMENTS | dict.fromkeys(names, Column("float64", null=True, varied=True))
+    return columns, [{**own, **metrics}]
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _trials(trials: list[TrialView]) -> tuple[dict[str, Column], list[dict[str, Values]]]:

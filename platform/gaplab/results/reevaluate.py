@@ -172,7 +172,7 @@ def checked_truths(
     Raises:
         UserError: all sources that don't match their data, or lack what a protocol needs.
     """
-    problems = [problem for source in sources for problem in _shortcomings(source.dump, protocols)]
+    problems = [problem for source in sources for problem in shortcomings(source.dump, protocols)]
     truths = dict[str, Truth]()
     try:
         truths = load_truths(
@@ -191,7 +191,7 @@ def checked_truths(
     return truths
 
 
-def _shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
+def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
     """Yield what the protocols need and the candidates don't have."""
     for each in protocols:
         if each.pre_nms_topk > dump.info.topk:

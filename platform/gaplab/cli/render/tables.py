@@ -22,7 +22,7 @@ _ESSENTIAL = ("ap", "ap_nms", "gap")
 
 
 def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = ()) -> PlainTable:
-    """Return a table with one line per trial, in the order given.
+    """Return a table with one line per trial or measurement, in the order given.
 
     Args:
         rows: The rows.
@@ -35,8 +35,10 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = (
         text("dataset", [row.dataset for row in rows]),
         text("protocol", [row.protocol for row in rows]),
         text("truth", [row.truth for row in rows]),
-        number("seed", [str(row.seed) for row in rows], rank=2),
-        number("epoch", [f"{row.epoch}/{row.epochs}" for row in rows], rank=2),
+        number("seed", [str(row.seed) if row.epochs else "" for row in rows], rank=2),
+        number(
+            "epoch", [f"{row.epoch}/{row.epochs}" if row.epochs else "" for row in rows], rank=2
+        ),
         *(
             number(heading, _metric(rows, name), rank=_rank(name, metrics))
             for name, heading in labels.items()
@@ -120,6 +122,8 @@ def _rank(metric: str, asked_for: Sequence[str]) -> int:
 
 
 def _epoch(group: Group) -> str:
+    if not group.epochs:  # measurements
+        return ""
     return "-" if group.epoch is None else f"{group.epoch}/{group.epochs}"
 
 
@@ -173,6 +177,9 @@ def _over(group: Group) -> str:
 
 
 def _note(row: LeaderboardRow) -> str:
-    """Return the state of an unfinished trial, and whether the row is stale."""
-    marks = [row.state] if row.state != TrialState.SUCCEEDED else []
+    """Return what a row is other than a finished trial, and whether it is stale."""
+    marks: list[str] = [row.state] if row.state != TrialState.SUCCEEDED else []
+    if not row.epochs:
+        suppressed = row.config.get("findings", {}).get("suppressed") is not None
+        marks = ["measured, suppressed" if suppressed else "measured"]
     return ", ".join([*marks, *(["stale"] if row.stale else [])])

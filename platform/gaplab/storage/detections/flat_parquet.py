@@ -6,7 +6,6 @@ by file if the rows of every image are together, otherwise in several passes, ea
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,57 +15,22 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gaplab.errors import UserError
+from gaplab.storage.detections.columns import Columns, find_columns
 from gaplab.storage.detections.rows import (
     BoxForm,
     Floats,
     Ints,
-    Key,
     KeyTable,
     Rows,
     Source,
     joined,
+    key_of,
 )
 from gaplab.storage.filesystem import reason
 
-_IMAGE = ("image_id", "image", "file_name", "image_name", "filename", "image_path")
-_CATEGORY = (
-    "category_id",
-    "class_id",
-    "label",
-    "category",
-    "class",
-    "class_name",
-    "category_name",
-    "label_name",
-)
-_SCORE = ("score", "confidence", "conf")
-_SIDES: dict[tuple[str, ...], BoxForm] = {
-    ("x1", "y1", "x2", "y2"): "xyxy",
-    ("xmin", "ymin", "xmax", "ymax"): "xyxy",
-    ("x", "y", "w", "h"): "xywh",
-    ("x", "y", "width", "height"): "xywh",
-}
-"""Columns of a box -> how it is written."""
-_LISTS: dict[str, BoxForm] = {"bbox": "xywh", "box": "xyxy", "xyxy": "xyxy", "xywh": "xywh"}
-"""Column with lists of four numbers -> how a box is written."""
 _BATCH = 1 << 17
 PART = 1 << 20
 """Number of rows after which a part ends, at the end of an image."""
-_SHOWN = 8
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The columns that are used."""
-
-    image: str
-    category: str
-    score: str
-    box: tuple[str, ...]
-    form: BoxForm
-
-    def names(self) -> list[str]:
-        return [self.image, self.category, self.score, *self.box]
 
 
 class ParquetSource(Source):
@@ -95,13 +59,13 @@ class ParquetSource(Source):
         """See `Source.parts`."""
         yield from self._in_order() if self._together else self._by_images()
 
-    def _common(self, form: BoxForm | None) -> _Columns:
+    def _common(self, form: BoxForm | None) -> Columns:
         """Return the columns. Raises UserError unless all files have them."""
-        found, problems = list[_Columns](), list[str]()
+        found, problems = list[Columns](), list[str]()
         for path in self._paths:
             try:
                 with _opened(path) as file:
-                    found.append(_columns(str(path), file.schema_arrow, form))
+                    found.append(find_columns(str(path), file.schema_arrow.names, form))
             except UserError as error:
                 problems += error.problems
         problems += [
@@ -173,7 +137,7 @@ class ParquetSource(Source):
         if column.null_count:
             raise UserError(f"{self.where}: column {name}: {column.null_count} values are missing")
         encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
-        keys = [_key(each) for each in encoded.dictionary.to_pylist()]
+        keys = [key_of(each) for each in encoded.dictionary.to_pylist()]
         if wrong := [each for each in keys if each is None]:
             raise UserError(
                 f"{self.where}: column {name}: {len(wrong)} values are no ids or names; "
@@ -196,28 +160,6 @@ class ParquetSource(Source):
         return _numbers(pc.list_flatten(column), self.where, names[0]).reshape(-1, 4)
 
 
-def _columns(where: str, schema: pa.Schema, form: BoxForm | None) -> _Columns:
-    """Find the columns of a file. Raises UserError with all that are missing."""
-    names = schema.names
-    image, category, score = (
-        next((name for name in known if name in names), "") for known in (_IMAGE, _CATEGORY, _SCORE)
-    )
-    sides = next((each for each in _SIDES if {*each} <= {*names}), ())
-    listed = next((each for each in _LISTS if each in names), "")
-    missing = [
-        *([] if image else [f"the image ({_IMAGE[0]} or {_IMAGE[2]})"]),
-        *([] if category else [f"the category ({_CATEGORY[0]} or {_CATEGORY[4]})"]),
-        *([] if score else ["the score (score)"]),
-        *([] if sides or listed else ["the box (x1, y1, x2, y2, or x, y, w, h, or bbox)"]),
-    ]
-    if missing:
-        more = ", ..." if len(names) > _SHOWN else ""
-        there = ", ".join(names[:_SHOWN]) + more
-        raise UserError(f"{where}: no column for {'; for '.join(missing)}; it has {there}")
-    own = _SIDES[sides] if sides else _LISTS[listed]
-    return _Columns(image, category, score, sides or (listed,), form or own)
-
-
 def _numbers(column: Any, where: str, name: str) -> Floats:
     """Return numbers as they are stored, missing ones as NaN: float32, or else float64."""
     kind = column.type
@@ -226,14 +168,6 @@ def _numbers(column: Any, where: str, name: str) -> Floats:
     dtype = np.float32 if kind in (pa.float32(), pa.float16()) else np.float64
     values: Floats = column.to_numpy(zero_copy_only=False).astype(dtype)
     return values
-
-
-def _key(value: Any) -> Key | None:
-    """Return an id or a name; None if it is neither."""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        return int(value)
-    plain = isinstance(value, (int, str)) and not isinstance(value, bool)
-    return value if plain else None
 
 
 def _next(path: Path, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatch | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from detectors.data.annotations import Annotations, OnBad
 from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.storage.candidates import Dump
+from gaplab.storage.detections.arrays import array_source
 from gaplab.storage.detections.checks import Checks, Mask
 from gaplab.storage.detections.coco_json import read_json
 from gaplab.storage.detections.findings import Facts, Findings, repeated
@@ -96,6 +98,24 @@ def open_detections(
     return FlatDetections(_source(path, options), annotations, options)
 
 
+def array_detections(
+    given: Any, annotations: Annotations, options: ReadOptions | None = None
+) -> Detections:
+    """Check detections in memory and match them to annotations.
+
+    Args:
+        given: see `arrays.array_source`. Classes of objects per image are positions from 0.
+        annotations: the annotations of the images.
+        options: how to read.
+
+    Raises:
+        UserError: the detections can't be used; with all problems.
+    """
+    options = options or ReadOptions()
+    source = array_source(given, annotations.truth.image_ids, options.boxes)
+    return FlatDetections(source, annotations, options)
+
+
 def _source(path: Path, options: ReadOptions) -> Source:
     """Return the rows of a file or folder. Raises UserError."""
     name = path.name.lower()
@@ -143,7 +163,7 @@ class FlatDetections(Detections):
         self._source, self._truth = source, annotations.truth
         self._on_bad, self._left_out = options.on_bad, 0
         self._sizes = np.array(annotations.truth.sizes, dtype=np.float64).reshape(-1, 2)
-        matching = match_labels if source.form == "yolo" else match_categories
+        matching = match_labels if source.indexed else match_categories
         self._images = match_images(source.images, annotations)
         self._labels = matching(source.categories, annotations, options.categories)
         self._checks = Checks(source, self._images, self._labels, _known(source, annotations))
@@ -215,7 +235,7 @@ class StoredDetections(Detections):
     def __init__(self, dump: Dump, annotations: Annotations) -> None:
         self.where, self.placed, self.topk = dump.uri, True, dump.info.topk
         self.notes: tuple[str, ...] = ()
-        self._dump, self._truth = dump, annotations.truth
+        self.dump, self._truth = dump, annotations.truth
         facts, content = Facts(len(self._truth)), Content()
         for part in self.chunks():
             facts.add(part)
@@ -226,7 +246,7 @@ class StoredDetections(Detections):
 
     def chunks(self) -> Iterator[Candidates]:
         """See `Detections.chunks`."""
-        return self._dump.stream(self._truth.image_ids, self._truth.classes)
+        return self.dump.stream(self._truth.image_ids, self._truth.classes)
 
 
 class Content:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,14 @@ class Rows:
         return Rows(**{name: column[index] for name, column in vars(self).items()})
 
 
+def key_of(value: Any) -> Key | None:
+    """Return an id or a name; None if it is neither."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    plain = isinstance(value, (int, str)) and not isinstance(value, bool)
+    return value if plain else None
+
+
 def joined(parts: Sequence[Rows]) -> Rows:
     """Concatenate rows (at least one part)."""
     columns = zip(*(vars(part).values() for part in parts), strict=True)
@@ -73,6 +81,8 @@ class Source(ABC):
     """The distinct keys of categories."""
     notes: tuple[str, ...]
     """Remarks on the file, one line each."""
+    indexed: bool = False
+    """Whether categories are numbers from 0 in the order of the annotations' categories."""
 
     @abstractmethod
     def parts(self) -> Iterator[Rows]:
@@ -89,6 +99,7 @@ class HeldSource(Source):
     categories: tuple[Key, ...]
     rows: Rows
     notes: tuple[str, ...] = ()
+    indexed: bool = False
 
     def parts(self) -> Iterator[Rows]:
         """See `Source.parts`."""

@@ -47,7 +47,7 @@ def read_labels(folder: Path) -> HeldSource:
     categories = KeyTable()
     category = categories.codes(whole[:, 0].astype(np.int64).tolist())
     rows = Rows(image, category, whole[:, 1:5], whole[:, 5])
-    return HeldSource(str(folder), "yolo", tuple(names), tuple(categories), rows)
+    return HeldSource(str(folder), "yolo", tuple(names), tuple(categories), rows, indexed=True)
 
 
 def _table(path: Path) -> Floats:

@@ -1,0 +1,276 @@
+"""`gaplab measure`: what it prints, refuses and keeps, and how other commands show it."""
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.ledger import Ledger
+from gaplab.storage.home import Home
+from tests.gaplab.results.foreign import Foreign, write_foreign
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
+    return write_foreign(tmp_path_factory.mktemp("toy"))
+
+
+def measured(gaplab: Run, *words: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(gaplab("measure", *words, "--json"))
+    return found
+
+
+def oracle(truth: Path, detections: Path) -> float:
+    """COCO's AP in percent points, computed by pycocotools."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        annotations = COCO(str(truth))
+        evaluator = COCOeval(annotations, annotations.loadRes(str(detections)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return 100 * float(evaluator.stats[0])
+
+
+@pytest.mark.parametrize("name", ["o2o", "o2m"])
+def test_ap_is_that_of_pycocotools(gaplab: Run, files: Foreign, name: str) -> None:
+    path = getattr(files, name)
+    found = measured(gaplab, path, files.truth, "--protocol", "detr")
+    assert found["ap"] == pytest.approx(oracle(files.truth, path), abs=1e-9)
+
+
+def test_ap_with_nms_is_that_of_pycocotools(gaplab: Run, files: Foreign) -> None:
+    rule = "{clip: never, nms_iou: 0.6, max_dets: 1000, pre_nms_topk: 10000}"
+    found = measured(gaplab, files.o2m, files.truth, "--protocol", rule)
+    assert found["ap_nms"] == pytest.approx(oracle(files.truth, files.suppressed), abs=1e-9)
+
+
+def test_json_has_the_main_numbers(gaplab: Run, files: Foreign) -> None:
+    found = measured(gaplab, files.o2m, files.truth)
+    rows = json.loads(files.o2m.read_text())
+    assert (found["images"], found["detections"], found["protocol"]) == (24, len(rows), "default")
+    assert found["gap"] == pytest.approx(found["ap"] - found["ap_nms"])
+    low, high = found["gap_interval"]
+    assert low < found["gap"] < high
+    assert found["ar"] > 0
+    assert found["duplicates"] > 2
+    assert (found["suppressed"], found["verdict"]) == (None, "yes")
+    assert found["rule"]["nms_iou"] == 0.6
+    assert [each["name"] for each in found["classes"]] == ["cat", "dog", "hen"]
+    assert found["without_nms"]["points"][0]["threshold"] == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "verdict"),
+    [
+        ("o2m", [], "needs NMS: yes, -"),
+        ("o2o", [], "needs NMS: no, +"),
+        ("o2o", ["--resamples", 0], "; no interval over images"),
+        ("suppressed", ["--allow-suppressed"], "; the detections were suppressed already"),
+    ],
+)
+def test_the_verdict_is_the_last_line(
+    gaplab: Run, files: Foreign, name: str, options: Sequence[object], verdict: str
+) -> None:
+    out = gaplab("measure", getattr(files, name), files.truth, *options)
+    last = out.rstrip().splitlines()[-1]
+    assert last.startswith("needs NMS: ")
+    assert verdict in last
+
+
+def test_suppressed_input_is_refused(gaplab: Run, files: Foreign) -> None:
+    err = gaplab("measure", files.suppressed, files.truth, code=2)
+    assert err.count("\n") == 1
+    assert "looks suppressed already" in err
+    assert "--allow-suppressed" in err
+    found = measured(gaplab, files.suppressed, files.truth, "--allow-suppressed")
+    assert 0.5 < found["suppressed"] <= 0.6
+    assert found["verdict"] == "undecided"
+
+
+def test_the_head_gap_is_that_of_two_files(gaplab: Run, files: Foreign) -> None:
+    found = measured(gaplab, files.o2m, files.o2o, "--annotations", files.truth)
+    first, second = found["first"], found["second"]
+    assert found["head_gap"] == pytest.approx(first["ap_nms"] - second["ap"])
+    for name in ("ap", "ap_nms", "gap"):
+        assert found[f"{name}_difference"] == pytest.approx(first[name] - second[name])
+    assert found["duplicates_difference"] == pytest.approx(
+        first["duplicates"] - second["duplicates"]
+    )
+    for name in ("head_gap", "ap_difference", "gap_difference", "duplicates_difference"):
+        low, high = found[f"{name}_interval"]
+        assert low <= found[name] <= high
+    out = gaplab("measure", files.o2m, files.o2o, "--annotations", files.truth)
+    assert "head gap: first with NMS minus second without" in out
+    assert "NMS gap: first minus second" in out
+
+
+def test_the_same_file_twice_has_no_difference(gaplab: Run, files: Foreign) -> None:
+    found = measured(gaplab, files.o2o, files.o2o, "--annotations", files.truth)
+    assert found["ap_difference"] == 0
+    assert found["ap_difference_interval"] == [0, 0]
+    assert found["head_gap"] == pytest.approx(-found["first"]["gap"])
+
+
+def test_protocols_that_need_levels_are_refused(gaplab: Run, files: Foreign) -> None:
+    err = gaplab("measure", files.o2o, files.truth, "--protocol", "centernet", code=2)
+    assert "has no levels and anchor points, which protocol centernet needs" in err
+    assert "suppression: max_filter, level_range, spatial_range" in err
+
+
+def test_all_protocols(gaplab: Run, files: Foreign) -> None:
+    found = json.loads(gaplab("measure", files.o2o, files.truth, "--all-protocols", "--json"))
+    assert [each["protocol"] for each in found] == [p for p in PROTOCOLS if p != "centernet"]
+    out = gaplab("measure", files.o2o, files.truth, "--all-protocols")
+    assert all(each["protocol"] in out for each in found)
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["o2o"], "name the detections and the annotations"),
+        (["o2o", "o2m", "truth"], "name the detections and the annotations"),
+        (["o2o", "o2m", "o2o", "--annotations", "truth"], "compare two at most"),
+        (["o2o", "truth", "--name", "a", "--name", "b"], "--name: given 2 times for 1 file"),
+        (["o2o", "truth", "--name", ""], "--name: must not be empty"),
+        (["o2o", "truth", "--family", "o2o"], "give --name, too"),
+        (["o2o", "truth", "--protocol", "x"], "protocol: unknown preset"),
+        (["truth", "o2o"], "name the detections first"),
+        (["o2o", "missing"], "no such file or folder; name the annotations"),
+        (["missing", "truth"], "no such file or folder; name the detections"),
+        (["missing", "o2o", "--annotations", "truth"], "name the detections"),
+    ],
+)
+def test_wrong_arguments(gaplab: Run, files: Foreign, words: list[str], part: str) -> None:
+    paths = {"missing": "/missing.json", **{k: str(v) for k, v in vars(files).items()}}
+    err = gaplab("measure", *(paths.get(word, word) for word in words), code=2)
+    assert part in err
+
+
+def test_nothing_is_left_of_a_refused_file(
+    gaplab: Run, files: Foreign, home: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.json"
+    path.write_text(files.o2o.read_text()[:-20])
+    err = gaplab("measure", path, files.truth, "--name", "x", code=2)
+    assert err.count("\n") == 1
+    assert not home.exists()
+
+
+# --- kept in the ledger ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kept(gaplab: Run, files: Foreign) -> Foreign:
+    """The files, of which o2m and o2o are in the ledger as `many` and `one`."""
+    names = ["--name", "many", "--name", "one", "--family", "o2m", "--family", "o2o"]
+    words = (files.o2m, files.o2o, "--annotations", files.truth, "--dataset", "toy", *names)
+    gaplab("measure", *words, "--resamples", 0)
+    return files
+
+
+def test_the_same_file_twice_is_one_row(gaplab: Run, kept: Foreign, home: Path) -> None:
+    gaplab("measure", kept.o2o, kept.truth, "--name", "renamed", "--family", "o2o")
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        assert sorted(each.name for each in ledger.measurements()) == ["many", "renamed"]
+
+
+def test_rows_of_the_leaderboard(gaplab: Run, kept: Foreign) -> None:
+    rows = json.loads(gaplab("leaderboard", "--json"))
+    found = measured(gaplab, kept.o2o, kept.truth)
+    assert [row["assignment"] for row in rows] == ["one", "many"]
+    assert rows[0]["trial"] == found["id"]
+    assert rows[0]["ap"] == pytest.approx(found["ap"], abs=1e-4)
+    assert (rows[0]["family"], rows[0]["dataset"]) == ("o2o", "toy")
+    assert rows[0]["truth"] == found["truth"]
+    out = gaplab("leaderboard")
+    assert "measured" in out
+    assert "0/0" not in out
+    assert len(json.loads(gaplab("leaderboard", "--branch", "o2m", "--json"))) == 1
+
+
+def test_groups_have_intervals_over_images(gaplab: Run, kept: Foreign) -> None:
+    one, many = json.loads(gaplab("compare", "--json"))
+    assert (one["assignment"], many["assignment"]) == ("one", "many")
+    assert one["over"] == many["to_best_over"] == "images"
+    assert many["gap_low"] < many["gap_mean"] < many["gap_high"]
+
+
+def test_rows_on_other_annotations_are_never_compared(
+    gaplab: Run, kept: Foreign, tmp_path: Path
+) -> None:
+    other = write_foreign(tmp_path / "other", seed=1)
+    gaplab("measure", other.o2o, other.truth, "--dataset", "toy", "--name", "other")
+    groups = {each["assignment"]: each for each in json.loads(gaplab("compare", "--json"))}
+    assert groups["other"]["ap_to_best"] == groups["one"]["ap_to_best"] == 0
+    assert groups["other"]["truth"] != groups["one"]["truth"]
+
+
+def test_reevaluate_measures_the_files_again(gaplab: Run, kept: Foreign) -> None:
+    out = gaplab("reevaluate", "one", "--protocol", "detr", "--json")
+    found = measured(gaplab, kept.o2o, kept.truth, "--protocol", "detr")
+    assert json.loads(out)["metrics"]["ap"] == pytest.approx(found["ap"], abs=1e-9)
+    (row,) = json.loads(gaplab("leaderboard", "--protocol", "detr", "--json"))
+    assert (row["assignment"], row["family"], row["dataset"]) == ("one", "o2o", "toy")
+    assert json.loads(gaplab("reevaluate", "one", "--protocol", "detr", "--json"))
+    assert "no branch, epoch" in gaplab("reevaluate", "one", "--epoch", 3, code=2)
+
+
+def test_files_that_have_changed_are_refused(gaplab: Run, tmp_path: Path) -> None:
+    files = write_foreign(tmp_path / "toy", images=3)
+    gaplab("measure", files.o2o, files.truth, "--name", "one")
+    files.o2o.write_text(files.o2m.read_text())
+    for words in (["reevaluate", "one", "--protocol", "detr"], ["explain", "one"]):
+        assert "have changed since measurement" in gaplab(*words, code=2)
+    files.truth.unlink()
+    assert "no such file" in gaplab("explain", "one", code=2)
+
+
+def test_explain_has_no_steps_among_levels(gaplab: Run, kept: Foreign) -> None:
+    found = json.loads(gaplab("explain", "many", "--json"))
+    assert [step["name"] for step in found["diagnosis"]["steps"]] == ["all levels", "other classes"]
+    gap = measured(gaplab, kept.o2m, kept.truth)["gap"]
+    assert found["diagnosis"]["gap"] == pytest.approx(gap, abs=1e-9)
+    assert gaplab("explain", "many").startswith("measurement ")
+
+
+def test_show_lists_every_protocol(gaplab: Run, kept: Foreign) -> None:
+    gaplab("reevaluate", "one", "--protocol", "detr")
+    found = json.loads(gaplab("show", "one", "--json"))
+    assert [each["protocol"] for each in found] == ["default", "detr"]
+    out = gaplab("show", "one")
+    assert "one" in out
+    assert str(kept.o2o) in out
+    assert "detr" in out
+
+
+def test_export_has_a_file_of_measurements(gaplab: Run, kept: Foreign, tmp_path: Path) -> None:
+    gaplab("export", tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "measurements.parquet").to_pylist()
+    found = measured(gaplab, kept.o2o, kept.truth)
+    (row,) = [each for each in table if each["name"] == "one"]
+    assert row["ap"] == pytest.approx(found["ap"], abs=1e-9)
+    assert json.loads(row["about"])["findings"]["rows"] == found["detections"]
+    assert json.loads(row["source"])["detections"] == str(kept.o2o)
+
+
+def test_mlflow_has_a_run_for_each(
+    gaplab: Run, kept: Foreign, home: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    from gaplab.ledger import Reader
+    from gaplab.mirror.replay import Mirror
+
+    with Reader.open(Home(home).ledger_url) as reader:
+        mirror = Mirror(Home(home))
+        assert mirror.replay_measurements(reader) > 0
+        assert mirror.replay_measurements(reader) == 0
+        assert mirror.experiment_id("measured") is not None
