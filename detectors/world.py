@@ -3,6 +3,7 @@
 Code that depends on other ranks takes a `World`, so it runs without `torch.distributed` in tests.
 """
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,3 +70,8 @@ class TorchWorld:
         with torch.device(device):
             dist.gather_object(value, gathered if self.rank == 0 else None)
         return gathered
+
+
+def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
+    """Return the part of a global batch for `rank` of `size` workers; sizes differ by at most 1."""
+    return list(batch_indices[rank::size])

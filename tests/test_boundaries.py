@@ -36,7 +36,7 @@ ARROWS = {
 
 NARROW = {
     ("launch", "launch/ray"): {"gaplab.launch.driver"},
-    ("results", "trial"): {"gaplab.results.measure", "gaplab.results.reevaluate"},
+    ("results", "trial"): {"gaplab.results.reevaluate"},
     ("public", "cli"): {"gaplab.__main__"},
     ("cli", "public"): {"gaplab.cli.app"},
 }
@@ -67,7 +67,7 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "yaml": ("gaplab.spec.yaml_text", "detectors.data.yolo_files"),
     "typer": "gaplab.cli",
     "rich": "gaplab.cli",
-    "pycocotools": "nobody",
+    "pycocotools": "detectors.evaluation.oracle",
 }
 """Library -> the one module or folder that may import it, or a few for different kinds of files."""
 

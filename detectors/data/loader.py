@@ -19,6 +19,7 @@ from detectors.data.sizes import rounded_up
 from detectors.data.transforms import AUGMENTATIONS
 from detectors.structures import Sample, Targets
 from detectors.training import Training
+from detectors.world import shard
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,6 @@ def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
         )
     order = np.random.default_rng([seed, epoch]).permutation(n)
     return [order[start : start + batch].tolist() for start in range(0, n - batch + 1, batch)]
-
-
-def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:
-    """Return the part of a global batch for `rank` of `size` workers; sizes differ by at most 1."""
-    return list(batch_indices[rank::size])
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,16 @@ def gap_between(detections: Sequence[Candidates], truth: GroundTruth, protocol: 
     Raises:
         ValueError: there is no object in the ground truth.
     """
-    without, with_nms = EVALUATORS[protocol.evaluator](detections, truth, protocol.max_dets)
+    metrics = EVALUATORS[protocol.evaluator](detections, truth, protocol.max_dets)
+    return gap_of(metrics[0], metrics[1], truth.classes)
+
+
+def gap_of(without: Metrics, with_nms: Metrics, classes: Sequence[str]) -> Gap:
+    """Return the gap between metrics without suppression and metrics with it."""
     metrics: dict[str, float | None] = {}
     for name, value in without.values.items():
         metrics |= _row(name, value, with_nms.values[name])
-    per_class = zip(truth.classes, without.per_class, with_nms.per_class, strict=True)
+    per_class = zip(classes, without.per_class, with_nms.per_class, strict=True)
     return Gap(metrics, tuple(ClassGap(name, *_row("ap", *ap).values()) for name, *ap in per_class))
 
 

@@ -38,6 +38,11 @@ def select_both(candidates: Candidates, protocol: Protocol, sizes: Sizes) -> lis
     return [_detections(found, protocol, sizes, suppress) for suppress in (False, True)]
 
 
+def concatenate(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
+    """Join the columns of different images into columns of all of them."""
+    return [Candidates.join(parts) for parts in zip(*shares, strict=True)]
+
+
 def filter_candidates(candidates: Candidates, protocol: Protocol, sizes: Sizes) -> Candidates:
     """Return the candidates above the score floor, at most `pre_nms_topk` per level and image.
 

@@ -162,22 +162,28 @@ def _by_crowding(
     thresholds: Sequence[float],
 ) -> tuple[Crowded, ...]:
     nearest = nearest_iou(truth, protocol.class_wise)
-    found = []
-    for limit in CROWDING:
-        chosen = nearest > limit
-        without, with_nms = (each.of(chosen) for each in judged)
-        coco = protocol.evaluator == "coco"
-        aps = average_precision(matches, without.images) if coco else [None, None]
-        crowded = Crowded(
+    chosen = [nearest > limit for limit in CROWDING]
+    views = [tuple(each.of(some) for each in judged) for some in chosen]
+    aps = np.full((len(matches), len(CROWDING)), np.nan)
+    if protocol.evaluator == "coco":
+        aps = average_precision(matches, np.array([without.images for without, _ in views]))
+    return tuple(
+        Crowded(
             above=limit,
-            objects=int(chosen.sum()),
-            share=100 * int(chosen.sum()) / int((~truth.crowd).sum()),
+            objects=int(some.sum()),
+            share=100 * int(some.sum()) / int((~truth.crowd).sum()),
             images=int(without.images.sum()),
-            score_gap=score_gap(tops, chosen) if chosen.any() else None,
-            ap=aps[0],
-            ap_nms=aps[1],
+            score_gap=score_gap(tops, some) if some.any() else None,
+            ap=_defined(ap),
+            ap_nms=_defined(ap_nms),
             without=operating_points(without, thresholds),
             with_nms=operating_points(with_nms, thresholds),
         )
-        found.append(crowded)
-    return tuple(found)
+        for limit, some, (without, with_nms), ap, ap_nms in zip(
+            CROWDING, chosen, views, *aps, strict=True
+        )
+    )
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

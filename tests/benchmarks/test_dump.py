@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from detectors.evaluation.protocol import PROTOCOLS
-from detectors.evaluation.selection import select_both
+from detectors.evaluation.selection import concatenate, select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import LocalWorld
 from gaplab.records import Subject
 from gaplab.storage.candidates import Dump, Part, write_part
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.evaluate import concatenate, make_evaluation
+from gaplab.trial.evaluate import make_evaluation
 
 IMAGES, CANDIDATES, OBJECTS, CLASSES = 5000, 1000, 8, 80
 LEVELS = 5

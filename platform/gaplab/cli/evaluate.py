@@ -234,7 +234,7 @@ def print_explanation(found: "Explanation", console: Console) -> None:
             f"recall of the ground-truth boxes after this NMS: {found.recall_ceiling:.1f} %"
         )
     console.print(_duplicates(diagnosis))
-    _print_score_gap(diagnosis.score_gap, console)
+    print_score_gap(diagnosis.score_gap, console)
 
 
 def _steps(diagnosis: "Diagnosis") -> PlainTable:
@@ -259,7 +259,8 @@ def _duplicates(diagnosis: "Diagnosis") -> PlainTable:
     return plain_table([text("recall\nwithout NMS"), *numbers], rows)
 
 
-def _print_score_gap(gap: "ScoreGap", console: Console) -> None:
+def print_score_gap(gap: "ScoreGap", console: Console) -> None:
+    """Print the score gap with its histogram."""
     console.print(
         f"{plural(gap.objects, 'object')}: {100 * gap.unclaimed:.1f} % have no candidate; the "
         f"others have {gap.claimants or 0:.1f} on average"

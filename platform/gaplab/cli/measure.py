@@ -2,24 +2,32 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.console import Console
 
+from gaplab.cli.evaluate import print_score_gap
 from gaplab.cli.options import HomeOption, JsonOption
+from gaplab.cli.render.measurements import (
+    check_line,
+    heads_table,
+    protocols_table,
+    sentence,
+    spread,
+    tables,
+)
 from gaplab.cli.render.progress import progress_line
-from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
-from gaplab.formatting import one_line, plural, points, printable, signed
+from gaplab.formatting import one_line, plural, printable
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
-    from detectors.evaluation.operating import OperatingPoint
     from detectors.evaluation.protocol import Protocol
-    from gaplab.results.heads import Heads, Paired
     from gaplab.results.inputs import InputOptions
     from gaplab.results.measure import Measured
 
@@ -31,7 +39,6 @@ FilesArgument = Annotated[
         "files or YOLO labels; then the annotations. With --annotations: one or two of them.",
     ),
 ]
-_METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
 
 
 def measure(  # noqa: PLR0913 - every argument is an option of the command
@@ -94,6 +101,12 @@ def measure(  # noqa: PLR0913 - every argument is an option of the command
         int,
         typer.Option(min=0, max=100_000, help="Resamples of the images for intervals; 0: none."),
     ] = 1000,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Compare the metrics with those of pycocotools, which is slow."
+        ),
+    ] = False,
     home: HomeOption = Path(DEFAULT_HOME),
     json: JsonOption = False,
 ) -> None:
@@ -120,10 +133,23 @@ def measure(  # noqa: PLR0913 - every argument is an option of the command
     options = InputOptions(ReadOptions(boxes, categories, on_bad), split, images, dataset)
     chosen = parse_protocols(protocol or ["default"]) if not all_protocols else []
     with progress_line("reading detections") as show:
-        found = _measured(detections, truth, options, chosen, allow_suppressed, resamples, show)
+        ways = _Ways(chosen, allow_suppressed, resamples, check)
+        found = _measured(detections, truth, options, ways, show)
     if names:
         _keep(folder, found, names, families)
     _print_json(found) if json else _print_all(found)
+    if any(each.checked and not each.checked.agrees for measured in found for each in measured):
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Ways:
+    """How inputs are measured; no protocols: under all that can be used."""
+
+    protocols: "Sequence[Protocol]"
+    allow_suppressed: bool
+    resamples: int
+    check: bool
 
 
 def _paths(files: Sequence[Path], annotations: Path | None) -> tuple[list[Path], Path]:
@@ -149,27 +175,30 @@ def _one_each(option: str, values: Sequence[str], files: Sequence[Path]) -> list
     return [*values]
 
 
-def _measured(  # noqa: PLR0913 - the options of the command
+def _measured(
     detections: Sequence[Path],
     annotations: Path,
     options: "InputOptions",
-    protocols: "Sequence[Protocol]",
-    allow_suppressed: bool,
-    resamples: int,
+    ways: _Ways,
     show: Any,
 ) -> "list[list[Measured]]":
     """Return the measurements of each file, by protocol. Raises UserError with all problems."""
     from gaplab.results.inputs import open_inputs
-    from gaplab.results.measure import measure, shortcomings_of, usable_protocols
+    from gaplab.results.measure import checkable, measure, shortcomings_of, usable_protocols
 
     inputs = open_inputs(detections, annotations, options)
-    protocols = protocols or usable_protocols(inputs)
-    problems = [p for each in inputs for p in shortcomings_of(each, protocols, allow_suppressed)]
+    protocols = ways.protocols or usable_protocols(inputs)
+    allow = ways.allow_suppressed
+    problems = [p for each in inputs for p in shortcomings_of(each, protocols, allow)]
+    if ways.check and not any(checkable(each) for each in protocols):
+        problems.append("--check: pycocotools measures COCO's AP only; choose another protocol")
     if problems:
         raise UserError(*dict.fromkeys(problems))
     show("measuring")
     return [
-        measure(each, protocols, allow_suppressed=allow_suppressed, resamples=resamples)
+        measure(
+            each, protocols, allow_suppressed=allow, resamples=ways.resamples, oracle=ways.check
+        )
         for each in inputs
     ]
 
@@ -215,18 +244,29 @@ def _print_all(found: "Sequence[Sequence[Measured]]") -> None:
 
     console = open_console()
     for measured in found:
-        _print(_title(measured[0]))
-        for note in measured[0].input.notes:
-            _print(f"note: {printable(note)}")
-        if len(measured) > 1:
-            console.print(protocols_table(measured))
-            continue
-        for table in tables(measured[0]):
-            console.print(table)
-        _print(sentence(measured[0]))
+        _print_input(measured, console)
     if len(found) > 1:
         for first, second in zip(*found, strict=True):
             console.print(heads_table(compare_heads(first, second)))
+
+
+def _print_input(measured: "Sequence[Measured]", console: Console) -> None:
+    """Print what was measured of one input, under one or several protocols."""
+    _print(_title(measured[0]))
+    for note in measured[0].input.notes:
+        _print(f"note: {printable(note)}")
+    if len(measured) > 1:
+        console.print(protocols_table(measured))
+        _print(spread(measured))
+    else:
+        for table in tables(measured[0]):
+            console.print(table)
+        print_score_gap(measured[0].summary.score_gap, console)
+    for each in measured:
+        if each.checked is not None:
+            _print(check_line(each))
+    if len(measured) == 1:
+        _print(sentence(measured[0]))
 
 
 def _title(measured: "Measured") -> str:
@@ -235,111 +275,6 @@ def _title(measured: "Measured") -> str:
         f"{given.detections.where}: {plural(findings.rows, 'detection')} on "
         f"{plural(findings.images, 'image')} of {given.annotations.where}"
     )
-
-
-def tables(measured: "Measured") -> Iterator[PlainTable]:
-    """Yield the tables about one measurement."""
-    yield metrics_table(measured)
-    yield thresholds_table(measured)
-    if any(each.objects for each in measured.summary.crowding):
-        yield crowding_table(measured)
-
-
-def metrics_table(measured: "Measured") -> PlainTable:
-    """Return AP and AR without NMS, with NMS, and the gap."""
-    from detectors.evaluation.metrics import label, names_of
-    from gaplab.spec.protocols import protocol_key
-
-    metrics = measured.summary.gap.metrics
-    shown = [name for name in _METRICS if metrics.get(name) is not None]
-    shown += [name for name in ("mmr", "recall") if name in metrics and name not in shown]
-    rows = []
-    for name in shown:
-        without, with_nms, gap = (metrics.get(each) for each in names_of(name))
-        interval = _interval(measured.gap_interval) if name == "ap" else ""
-        rows.append([label(name), points(without), points(with_nms), signed(gap) + interval])
-    headings = [number("without\nNMS"), number("with\nNMS"), text("gap", wrap=False)]
-    caption = f"protocol {protocol_key(measured.protocol)}; percent points"
-    return plain_table([text("metric", wrap=False), *headings], rows, caption=caption)
-
-
-def thresholds_table(measured: "Measured") -> PlainTable:
-    """Return what a user sees at score thresholds, without NMS and with it."""
-    rows = []
-    for heading, column in (
-        ("without", measured.summary.without),
-        ("with", measured.summary.with_nms),
-    ):
-        rows += [[heading, f"{each.threshold:.3g}", *_cells(each)] for each in column.points]
-        if column.best_f1 is not None:
-            best = column.best_f1
-            rows.append([heading, f"{best.threshold:.3g} (best F1)", *_cells(best)])
-    numbers = ("duplicates\nper object", "of any\nclass", "missed\n%", "count\nerror", "F1\n%")
-    columns = [text("NMS", wrap=False), text("score", wrap=False), *map(number, numbers)]
-    caption = "at a score threshold; count error: detections minus objects of an image, absolute"
-    return plain_table(columns, rows, caption=caption)
-
-
-def _cells(point: "OperatingPoint") -> list[str]:
-    decimals = (point.duplicates, point.duplicates_any_class, point.count_error)
-    duplicates, any_class, count = ("-" if v is None else f"{v:.2f}" for v in decimals)
-    return [duplicates, any_class, points(point.missed), count, points(point.f1)]
-
-
-def crowding_table(measured: "Measured") -> PlainTable:
-    """Return AP and duplicates on objects whose nearest neighbour overlaps them."""
-    rows = []
-    for each in measured.summary.crowding:
-        aps = (points(each.ap), points(each.ap_nms), signed(each.gap))
-        seen = ("-" if p.duplicates is None else f"{p.duplicates:.2f}" for p in each.without[:1])
-        rows.append([f"above {each.above:g}", f"{each.share:.1f}", str(each.images), *aps, *seen])
-    numbers = ("objects\n%", "images", "AP", "AP\nNMS", "gap", "duplicates\nper object")
-    columns = [text("IoU of\nneighbour", wrap=False), *map(number, numbers)]
-    return plain_table(columns, rows, caption="crowded objects; AP on the images that hold them")
-
-
-def protocols_table(measured: "Sequence[Measured]") -> PlainTable:
-    """Return one line per protocol."""
-    from gaplab.spec.protocols import protocol_key
-
-    rows = []
-    for each in measured:
-        metrics = each.summary.gap.metrics
-        values = (points(metrics["ap"]), points(metrics["ap_nms"]))
-        gap = signed(metrics["gap"]) + _interval(each.gap_interval)
-        rows.append([protocol_key(each.protocol), *values, gap, each.verdict])
-    columns = [text("protocol", rank=0), number("AP"), number("AP\nNMS")]
-    columns += [text("gap", wrap=False), text("needs\nNMS", wrap=False)]
-    return plain_table(columns, rows, caption="percent points; [95 % interval over images]")
-
-
-def heads_table(heads: "Heads") -> PlainTable:
-    """Return the head gap and the differences of two inputs."""
-    labels = {"ap": "AP", "ap_nms": "AP NMS", "gap": "NMS gap", "duplicates": "duplicates"}
-    rows = [["head gap: first with NMS minus second without", *_pair(heads.head_gap)]]
-    rows += [[f"{labels[n]}: first minus second", *_pair(p)] for n, p in heads.differences.items()]
-    columns = [text("difference", rank=0), number("value"), text("95 % interval", wrap=False)]
-    return plain_table(columns, rows, caption="percent points; duplicates per object, without NMS")
-
-
-def _pair(pair: "Paired") -> tuple[str, str]:
-    value = "-" if pair.value is None else f"{pair.value:+.2f}"
-    low_high = pair.interval
-    return value, "" if low_high is None else f"[{low_high.low:+.2f}, {low_high.high:+.2f}]"
-
-
-def sentence(measured: "Measured") -> str:
-    """Return the verdict in one sentence."""
-    word = {"yes": "yes", "no": "no", "undecided": "not decided"}[measured.verdict]
-    gap = measured.summary.gap.metrics["gap"]
-    why = "" if measured.gap_interval else "; no interval over images"
-    if measured.input.detections.findings.suppressed is not None:
-        why = "; the detections were suppressed already"
-    return f"needs NMS: {word}, {signed(gap)} AP{_interval(measured.gap_interval)}{why}"
-
-
-def _interval(found: Any) -> str:
-    return "" if found is None else f" [{signed(found.low)}, {signed(found.high)}]"
 
 
 def _print(line: str) -> None:

@@ -92,4 +92,4 @@ def _paired(
     value = None if mine is None or theirs is None else mine - theirs
     if value is None or resampled is None or others is None:
         return Paired(value, None)
-    return Paired(value, Interval(*interval(resampled - others)))
+    return Paired(value, Interval(*interval(resampled - others, around=value)))

@@ -5,28 +5,35 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectors import RESULTS_VERSION
 from detectors.evaluation.bootstrap import Replicates, interval, replicates
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.score_gap import TopScores, top_scores
-from detectors.evaluation.selection import clip_to_images, filter_candidates, select_both
+from detectors.evaluation.selection import (
+    clip_to_images,
+    concatenate,
+    filter_candidates,
+    select_both,
+)
 from detectors.evaluation.summary import Summary, summarise
+from detectors.evaluation.truth import GroundTruth
 from detectors.evaluation.verdict import Verdict, needs_nms
+from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.records import EvaluationRecord, MeasurementRecord
 from gaplab.results.inputs import Input
 from gaplab.results.intervals import MIN_IMAGES, Interval
-from gaplab.results.reevaluate import shortcomings
+from gaplab.results.needs import shortcomings
 from gaplab.spec.protocols import protocol_key, rule_of
-from gaplab.storage.detections import (
-    StoredDetections,
-)
+from gaplab.storage.detections import StoredDetections
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
-from gaplab.trial.evaluate import concatenate
+
+if TYPE_CHECKING:
+    from gaplab.results.check import Checked
 
 RESAMPLES = 1000
 
@@ -41,12 +48,14 @@ class Measured:
         summary: everything that was measured.
         replicates: AP on resamples of the images; None for fewer than 20 images, without resamples,
             and for an evaluator other than COCO's.
+        checked: metrics by pycocotools; None if they were not asked for.
     """
 
     input: Input
     protocol: Protocol
     summary: Summary
     replicates: Replicates | None
+    checked: "Checked | None" = None
 
     @property
     def ap(self) -> float:
@@ -75,7 +84,9 @@ class Measured:
     @property
     def gap_interval(self) -> Interval | None:
         """95 % interval of the NMS gap over images; None if there is none."""
-        return None if self.replicates is None else Interval(*interval(self.replicates.gap))
+        if self.replicates is None:
+            return None
+        return Interval(*interval(self.replicates.gap, around=self.gap))
 
     @property
     def verdict(self) -> Verdict:
@@ -90,6 +101,7 @@ def measure(
     *,
     allow_suppressed: bool = False,
     resamples: int = RESAMPLES,
+    oracle: bool = False,
 ) -> list[Measured]:
     """Measure an input under protocols. Its detections are read once for all of them.
 
@@ -98,6 +110,7 @@ def measure(
         protocols: the protocols.
         allow_suppressed: whether to measure the gap of detections that are suppressed already.
         resamples: number of resamples of the images for intervals.
+        oracle: whether to measure with pycocotools, too, where that measures the same AP.
 
     Raises:
         UserError: the input lacks what a protocol needs, or is suppressed already.
@@ -114,11 +127,28 @@ def measure(
         shares.append([select_both(chunk, each, truth.sizes) for each in protocols])
     found = []
     for protocol, best, parts in zip(protocols, tops, zip(*shares, strict=True), strict=True):
-        summary = summarise(concatenate(parts), best, truth, protocol)
+        columns = concatenate(parts)
+        summary = summarise(columns, best, truth, protocol)
         enough = resamples and len(truth) >= MIN_IMAGES and protocol.evaluator == "coco"
         made = replicates(*summary.matches, resamples) if enough else None
-        found.append(Measured(given, protocol, summary, made))
+        checked = (
+            _check(columns, truth, protocol, summary) if oracle and checkable(protocol) else None
+        )
+        found.append(Measured(given, protocol, summary, made, checked))
     return found
+
+
+def checkable(protocol: Protocol) -> bool:
+    """Return whether pycocotools can measure under a protocol."""
+    return protocol.evaluator == "coco"
+
+
+def _check(
+    columns: Sequence[Candidates], truth: GroundTruth, protocol: Protocol, summary: Summary
+) -> "Checked":
+    from gaplab.results.check import check  # not at the top: imports pycocotools
+
+    return check(columns, truth, protocol, summary.gap)
 
 
 def shortcomings_of(
@@ -245,6 +275,7 @@ def plain(measured: Measured) -> dict[str, Any]:
         "duplicates": measured.summary.without.points[0].duplicates,
         "suppressed": findings.suppressed,
         "verdict": measured.verdict,
+        **({} if measured.checked is None else {"check": measured.checked.to_dict()}),
         "metrics": dict(metrics),
         "classes": [asdict(each) for each in gap.per_class],
         **{key: value for key, value in about(measured).items() if key not in ("gap_interval",)},

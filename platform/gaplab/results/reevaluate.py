@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import select_both
+from detectors.evaluation.selection import concatenate, select_both
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
+from gaplab.results.needs import shortcomings
 from gaplab.results.truth import OWN, Truth, TruthOptions, load_truths
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
-from gaplab.trial.evaluate import concatenate, make_evaluation, save_matches
+from gaplab.trial.evaluate import make_evaluation, save_matches
 
 
 @dataclass(frozen=True)
@@ -189,23 +190,6 @@ def checked_truths(
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return truths
-
-
-def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
-    """Yield what the protocols need and the candidates don't have."""
-    for each in protocols:
-        if each.pre_nms_topk > dump.info.topk:
-            yield (
-                f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
-                f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
-            )
-    newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]
-    if dump.clipped and newer:
-        yield (
-            f"{dump.uri}: an older version wrote clipped boxes without the number of points per "
-            f"level, which does not serve protocol {', '.join(newer)}; train the trial again, or "
-            "set clip: before and cap_at_points: false in the protocol"
-        )
 
 
 def _named(ledger: Reader, name: str) -> list[TrialView]:

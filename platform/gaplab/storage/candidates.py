@@ -17,10 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from detectors.data.loader import shard
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
-from detectors.world import World
+from detectors.world import World, shard
 from gaplab.errors import UserError
 from gaplab.records import Subject
 from gaplab.storage.candidate_rows import LAYOUT, Lookup, chunks, row_groups
@@ -35,7 +34,7 @@ _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
 
 @dataclass(frozen=True)
 class Part:
-    """What one rank predicts: its share of the data set's images (see `loader.shard`).
+    """What one rank predicts: its share of the data set's images (see `world.shard`).
 
     Attributes:
         subject: trial, epoch and branch of the candidates.

@@ -14,7 +14,7 @@ from detectors.evaluation.gap import gap_between
 from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import select_both
+from detectors.evaluation.selection import concatenate, select_both
 from detectors.evaluation.truth import GroundTruth
 from detectors.inference import CandidateRequest, predict
 from detectors.structures import Candidates
@@ -28,11 +28,6 @@ from gaplab.storage.matches import write_matches
 
 CANDIDATES_PER_LEVEL = 1000
 """Candidates stored per feature level: as many as any preset's protocol uses."""
-
-
-def concatenate(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
-    """Join the columns of different images into columns of all of them."""
-    return [Candidates.join(parts) for parts in zip(*shares, strict=True)]
 
 
 def make_evaluation(

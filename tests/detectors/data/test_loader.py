@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.data.base import DataError
-from detectors.data.loader import Batch, collate, epoch_order, shard, train_batches, val_batches
+from detectors.data.loader import Batch, collate, epoch_order, train_batches, val_batches
 from detectors.structures import ImageTruth, Sample, Targets
 from detectors.training import Training
+from detectors.world import shard
 
 
 class Marked:

@@ -12,8 +12,16 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.evaluation import bootstrap
-from detectors.evaluation.bootstrap import Replicates, draws, interval, replicates
+from detectors.evaluation.bootstrap import (
+    Replicates,
+    average_precision,
+    draws,
+    interval,
+    replicates,
+)
 from detectors.evaluation.matches import Matches
+from detectors.evaluation.matching import coco_matches
+from tests.detectors.evaluation import cases
 from tests.examples import examples
 
 SIDE = 10.0
@@ -295,6 +303,18 @@ def test_interval() -> None:
     assert interval(values) == pytest.approx((2.5, 97.5))
     assert interval(values, 0.5) == pytest.approx((25.0, 75.0))
     assert interval(np.array([7.0])) == (7.0, 7.0)
+    assert interval(values, around=20.0) == pytest.approx((-27.5, 67.5))
+    assert interval(np.array([7.0]), around=3.0) == (3.0, 3.0)
+
+
+def test_an_interval_around_the_value_contains_it_where_resamples_are_biased() -> None:
+    """Of few objects per class, resamples have equal ones several times."""
+    matches = coco_matches(*cases.random_case(3, images=30), 100)
+    found = replicates(matches, matches, 200).ap
+    [[value]] = average_precision([matches], np.ones((1, 30), dtype=bool))
+    low, high = interval(found, around=value)
+    assert low < value < high
+    assert high - low == pytest.approx(np.subtract(*interval(found)[::-1]))
 
 
 def test_gap_is_without_nms_minus_with_nms() -> None:

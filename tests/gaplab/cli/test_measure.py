@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,49 @@ def test_protocols_that_need_levels_are_refused(gaplab: Run, files: Foreign) -> 
     err = gaplab("measure", files.o2o, files.truth, "--protocol", "centernet", code=2)
     assert "has no levels and anchor points, which protocol centernet needs" in err
     assert "suppression: max_filter, level_range, spatial_range" in err
+
+
+def test_check_compares_with_pycocotools(gaplab: Run, files: Foreign) -> None:
+    output = gaplab("measure", files.o2m, files.truth, "--check")
+    (line,) = [each for each in output.splitlines() if each.startswith("pycocotools")]
+    assert " values agree (largest difference " in line
+    found = measured(gaplab, files.o2m, files.truth, "--check")
+    assert found["check"]["ap_nms"] == pytest.approx(found["ap_nms"], abs=1e-9)
+    assert found["check"]["difference"] <= 1e-9
+    assert found["check"]["compared"] > 30
+    assert "check" not in measured(gaplab, files.o2m, files.truth)
+
+
+def test_a_difference_to_pycocotools_is_an_error(
+    gaplab: Run, files: Foreign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaplab.results.check.TOLERANCE", -1.0)
+    monkeypatch.setattr("gaplab.cli.measure._print", lambda line: sys.stderr.write(line + "\n"))
+    output = gaplab("measure", files.o2m, files.truth, "--check", code=1)
+    assert " values DIFFER (largest difference " in output
+    assert output.splitlines()[-1].startswith("needs NMS: ")
+
+
+def test_pycocotools_is_asked_for_its_own_ap_only(gaplab: Run, files: Foreign) -> None:
+    words = ("measure", files.o2m, files.truth, "--check", "--protocol")
+    line = "gaplab: --check: pycocotools measures COCO's AP only; choose another protocol"
+    assert line in gaplab(*words, "crowdhuman", code=2)
+    output = gaplab(*words, "crowdhuman", "--protocol", "default")
+    assert output.count("pycocotools, protocol ") == 1
+
+
+def test_errors_calibration_and_score_gap_are_printed(gaplab: Run, files: Foreign) -> None:
+    output = gaplab("measure", files.o2m, files.truth, "--resamples", 0)
+    for part in ("calibration", "duplicate", "background", "score gap (best minus second-best"):
+        assert part in output
+
+
+def test_protocols_say_how_much_of_a_disagreement_is_theirs(gaplab: Run, files: Foreign) -> None:
+    words = ("--protocol", "default", "--protocol", "deepstream", "--resamples", 0)
+    rows: Any = measured(gaplab, files.o2m, files.truth, *words)
+    apart = [abs(rows[0][name] - rows[1][name]) for name in ("ap", "ap_nms")]
+    expected = f"by {apart[0]:.1f} without NMS and by {apart[1]:.1f} with NMS points"
+    assert expected in gaplab("measure", files.o2m, files.truth, *words)
 
 
 def test_all_protocols(gaplab: Run, files: Foreign) -> None:

@@ -1,0 +1,24 @@
+"""What protocols need that stored candidates may lack."""
+
+from collections.abc import Iterator, Sequence
+
+from detectors.evaluation.protocol import Protocol
+from gaplab.spec.protocols import protocol_key
+from gaplab.storage.candidates import Dump
+
+
+def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
+    """Yield what the protocols need and the candidates don't have."""
+    for each in protocols:
+        if each.pre_nms_topk > dump.info.topk:
+            yield (
+                f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
+                f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
+            )
+    newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]
+    if dump.clipped and newer:
+        yield (
+            f"{dump.uri}: an older version wrote clipped boxes without the number of points per "
+            f"level, which does not serve protocol {', '.join(newer)}; train the trial again, or "
+            "set clip: before and cap_at_points: false in the protocol"
+        )
