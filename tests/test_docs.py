@@ -171,6 +171,14 @@ def test_the_table_is_the_same_everywhere() -> None:
         assert table in (ROOT / "docs" / f"{name}.md").read_text()
 
 
+def test_recipes_for_other_tools_are_python() -> None:
+    """They can't run here: the tools and their weights are not installed."""
+    recipes = blocks((ROOT / "docs" / "exporting.md").read_text(), "py")
+    assert len(recipes) == 7
+    for body in recipes:
+        compile(body, "recipe", "exec")
+
+
 def test_examples_in_python_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     examples = [body for page in PAGES for body in blocks(page.read_text(), "python")]
