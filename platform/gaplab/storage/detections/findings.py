@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou
+from detectors.evaluation.claims import claims
 from detectors.evaluation.padding import padded, rank_in_group
+from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
 BEST = 100
@@ -29,6 +31,8 @@ _MOST = 0.9
 """Largest overlap that suppression leaves: thresholds of NMS are not higher."""
 _SAME_NUMBER = 0.9
 """Part of the images with detections that have the largest number of them if that is a limit."""
+_DISAGREE = 0.2
+"""Part of the objects below which the classes of detections are not those of the annotations."""
 _FLOOR = 5e-4
 """Smallest score above which lower ones must have been removed."""
 
@@ -50,6 +54,9 @@ class Findings:
             don't. See `suppression`.
         agnostic: whether that holds for detections of any class, too.
         repeats: number of rows that are equal to an earlier one.
+        agreement: of the objects that a detection of any class overlaps by an IoU of 0.5, the part
+            whose best such detection has their class; None for fewer than 20 of them, and for
+            candidates that gaplab stored.
     """
 
     rows: int
@@ -62,6 +69,7 @@ class Findings:
     suppressed: float | None
     agnostic: bool
     repeats: int
+    agreement: float | None = None
 
     @property
     def floored(self) -> bool:
@@ -85,6 +93,12 @@ class Findings:
             found.append(f"has a score floor: the smallest score is {self.floor:.3g}")
         if self.images_without:
             found.append(f"{self.images_without} of {self.images} images have no detection")
+        if self.agreement is not None and self.agreement < _DISAGREE:
+            found.append(
+                f"classes look exchanged: of the objects with a detection, only "
+                f"{100 * self.agreement:.0f} % have one of their class; if categories have another "
+                "numbering, give it with --categories"
+            )
         if self.repeats:
             found.append(f"repeated: {self.repeats} of {self.rows} rows are equal to another one")
         return tuple(found)
@@ -143,6 +157,31 @@ class Facts:
             self._same += _histogram(same.numpy())
             self._all += _histogram(iou.numpy())
             self._overlap = max(self._overlap, float(same.max()) if len(same) else 0.0)
+
+
+class Agreement:
+    """Compares the classes of detections with those of the objects that they are on.
+
+    Args:
+        truth: the annotations.
+    """
+
+    def __init__(self, truth: GroundTruth) -> None:
+        self._truth, self._objects, self._alike = truth, 0, 0
+
+    def add(self, candidates: Candidates) -> None:
+        """Add candidates, sorted by image and descending score; each image comes once."""
+        best = candidates.take(rank_in_group(candidates.image) < BEST)
+        claim = claims(best, self._truth, class_wise=False)
+        best, claim = best.take(claim >= 0), claim[claim >= 0]
+        first = rank_in_group(claim) == 0
+        alike = best.labels[first] == self._truth.labels[claim[first]]
+        self._objects += len(alike)
+        self._alike += int(alike.sum())
+
+    def share(self) -> float | None:
+        """Return the part of the objects with a detection whose best one has their class."""
+        return self._alike / self._objects if self._objects >= _ENOUGH else None
 
 
 def suppression(counts: NDArray[np.int64]) -> float | None:

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from gaplab.storage.candidates import Dump
 from gaplab.storage.detections.arrays import array_source
 from gaplab.storage.detections.checks import Checks, Mask
 from gaplab.storage.detections.coco_json import read_json
-from gaplab.storage.detections.findings import Facts, Findings, repeated
+from gaplab.storage.detections.findings import Agreement, Facts, Findings, repeated
 from gaplab.storage.detections.flat_parquet import ParquetSource
 from gaplab.storage.detections.matching import (
     Numbering,
@@ -168,15 +168,18 @@ class FlatDetections(Detections):
         self._labels = matching(source.categories, annotations, options.categories)
         self._checks = Checks(source, self._images, self._labels, _known(source, annotations))
         facts, content = Facts(len(self._truth)), Content()
+        agreement = Agreement(self._truth)
         self._held: list[Candidates] | None = None if isinstance(source, ParquetSource) else []
         for rows in source.parts():
             part = self._candidates(rows, self._checks.add(rows, self._size_of(rows)))
             facts.add(part)
             content.add(part)
+            agreement.add(part)
             if self._held is not None:
                 self._held.append(part)
         problems = self._checks.problems(options.on_bad)
-        self.findings, self.digest = facts.findings(), content.digest()
+        self.findings = replace(facts.findings(), agreement=agreement.share())
+        self.digest = content.digest()
         problems += self._repeats()
         if not problems and not self.findings.rows:
             problems = [f"{self.where}: no detection is left to measure"]

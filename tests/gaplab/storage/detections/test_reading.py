@@ -190,3 +190,18 @@ def test_results_with_a_byte_order_mark_and_spaces(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf \n[\n" + json.dumps(rows, indent=2).encode()[1:] + b"\n\n")
     renamed = path.rename(tmp_path / "dump.json")
     assert tuples(all_of(read(renamed))) == expected(rows)
+
+
+def test_exchanged_classes_are_noted(tmp_path: Path) -> None:
+    truth = annotations(images=30, categories={1: "a", 2: "b", 3: "c"})
+    rows = [
+        {"image_id": id_, "category_id": 2, "bbox": [11, 9, 30, 50], "score": 0.9}
+        for id_ in truth.truth.image_ids
+    ]
+    found = read(write_json(tmp_path, rows, truth), truth)
+    assert found.findings.agreement == 0
+    assert any("classes look exchanged" in line for line in found.findings.lines())
+    rows = [each | {"category_id": 1} for each in rows]
+    found = read(write_json(tmp_path, rows, truth), truth)
+    assert found.findings.agreement == 1
+    assert not any("exchanged" in line for line in found.findings.lines())
