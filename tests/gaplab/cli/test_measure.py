@@ -14,8 +14,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli.render.tables import leaderboard_table
 from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
+from tests.builders import leaderboard_row
 from tests.gaplab.results.foreign import Foreign, write_foreign
 
 Run = Callable[..., str]
@@ -240,6 +242,17 @@ def test_rows_of_the_leaderboard(gaplab: Run, kept: Foreign) -> None:
     assert "measured" in out
     assert "0/0" not in out
     assert len(json.loads(gaplab("leaderboard", "--branch", "o2m", "--json"))) == 1
+
+
+def test_the_truth_of_measurements_is_not_that_of_trials() -> None:
+    rows = [
+        leaderboard_row("t1"),
+        leaderboard_row("m1", truth="0123456789ab", epoch=0, epochs=0),
+    ]
+    table = leaderboard_table(rows)
+    assert "0123456789ab" not in table.caption
+    assert [c.cells for c in table.columns if c.heading == "truth"] == [["", "0123456789ab"]]
+    assert "ground truth 0123456789ab" in leaderboard_table(rows[1:]).caption
 
 
 def test_groups_have_intervals_over_images(gaplab: Run, kept: Foreign) -> None:

@@ -99,7 +99,8 @@ def _captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) -
     facts = [legend if columns[0].cells else "nothing yet"]
     for heading, words in shared.items():
         column = next(each for each in columns if each.heading == heading)
-        if len(values := set(column.cells) - {""}) == 1:
+        mixed = heading == "truth" and "" in column.cells  # trials beside measurements
+        if len(values := set(column.cells) - {""}) == 1 and not mixed:
             facts.append(f"{words} {values.pop()}")
             columns = [each for each in columns if each is not column]
     shown = [each for each in columns if not each.cells or any(each.cells)]

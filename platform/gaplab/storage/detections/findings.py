@@ -89,7 +89,7 @@ class Findings:
             found.append(
                 f"cut: no image has more than {self.cut} detections, and most have as many"
             )
-        if self.floored:
+        if self.floored and self.cut is None:  # a cut leaves no low scores either
             found.append(f"has a score floor: the smallest score is {self.floor:.3g}")
         if self.images_without:
             found.append(f"{self.images_without} of {self.images} images have no detection")

@@ -117,6 +117,7 @@ def test_a_score_floor_is_recognised(floor: float, floored: bool) -> None:
     scores = torch.tensor([0.9, 0.5, floor], dtype=torch.float64)
     found = findings(Candidates.flat(image, torch.rand(3, 4), scores, labels))
     assert (found.floor, found.floored) == (floor, floored)
+    assert any("score floor" in line for line in found.lines()) == floored
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3])
