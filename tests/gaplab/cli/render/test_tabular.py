@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+import gaplab
 import gaplab.cli
 from detectors.cost import ModelCost
 from detectors.data.base import Split
@@ -29,6 +32,7 @@ from gaplab.cli.data import _class_table, _split_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.plan import Plan, print_models, print_plan
+from gaplab.cli.render import measurements
 from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.cli.render.tabular import (
     Column,
@@ -40,15 +44,23 @@ from gaplab.cli.render.tabular import (
     width_of,
 )
 from gaplab.cli.render.terminal import FULL, PlainConsole
-from gaplab.cli.show import SweepDetails, TrialDetails, print_details, print_sweeps
+from gaplab.cli.show import (
+    SweepDetails,
+    TrialDetails,
+    _print_measurements,
+    print_details,
+    print_sweeps,
+)
 from gaplab.cli.table import PaperTable, text_tables
 from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
-from gaplab.ledger.views import SweepView
+from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.records import Cost, EpochDone, Started
 from gaplab.results.compare import Group, Stat
 from gaplab.results.explain import Explanation
+from gaplab.results.heads import compare_heads
 from gaplab.results.intervals import Difference, Interval
+from gaplab.results.measure import Measured
 from gaplab.results.paper_table import Line, PaperRow
 from gaplab.results.status import Running, Status
 from gaplab.spec.models import Reading
@@ -60,11 +72,13 @@ from tests.builders import (
     evaluation_record,
     evaluation_view,
     leaderboard_row,
+    measurement_record,
     sweep_record,
     trial_record,
     trial_view,
 )
 from tests.examples import examples
+from tests.gaplab.results.foreign import write_foreign
 
 ROOT = Path(gaplab.cli.__file__).parent
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.])")
@@ -262,6 +276,32 @@ def protocols(d: Draw) -> list[PlainTable]:
     return [protocols_table({"default": whole, d.word: {**whole, "max_dets": 1}})]
 
 
+@cache
+def two_heads() -> tuple[Measured, Measured]:
+    """Two real measurements: many numbers of every kind that the tables show."""
+    with TemporaryDirectory() as folder:
+        files = write_foreign(Path(folder))
+        first, second = (
+            gaplab.measure(path, files.truth, resamples=10) for path in (files.o2m, files.o2o)
+        )
+    return first, second
+
+
+def measured_pages(d: Draw) -> list[PlainTable]:
+    first, second = two_heads()
+    gap = replace(first.summary.gap, metrics=d.metrics(*first.summary.gap.metrics))
+    drawn = replace(first, summary=replace(first.summary, gap=gap))
+    reports = [measurements.metrics_table(drawn), measurements.protocols_table([drawn, second])]
+    heads = measurements.heads_table(compare_heads(first, second))
+    return [*reports, *measurements.tables(second), heads]
+
+
+def stored_measurements(d: Draw) -> list[PlainTable]:
+    record = measurement_record(name=d.word, metrics=d.metrics("ap", "ap_nms", "gap", "ar"))
+    view = MeasurementView(**vars(record), created_at=NOW)
+    return printed(lambda console: _print_measurements([view, view], console, json=False))
+
+
 TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "data._split_table": datasets,
     "data._class_table": datasets,
@@ -271,6 +311,13 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "evaluate._histogram": explanations,
     "evaluate._duplicates": explanations,
     "jobs._running": statuses,
+    "measurements.metrics_table": measured_pages,
+    "measurements.thresholds_table": measured_pages,
+    "measurements.errors_table": measured_pages,
+    "measurements.crowding_table": measured_pages,
+    "measurements.protocols_table": measured_pages,
+    "measurements.heads_table": measured_pages,
+    "show._print_measurements": stored_measurements,
     "plan.print_plan": plans,
     "plan.print_models": models,
     "show.print_sweeps": sweeps,
