@@ -28,7 +28,7 @@ L1Of = Literal["center_sides", "corners"]
 
 
 class LossOptions(Options):
-    """The terms of the loss of a branch. The defaults are the laptop recipe."""
+    """The terms of the loss of a branch. The defaults are those of DeFCN (003)."""
 
     cls_weight: float = Field(1.0, ge=0)
     """Weight of the classification loss."""
@@ -43,8 +43,8 @@ class LossOptions(Options):
     predict them, see `size_weight`. GIoU and IoU compare decoded boxes: they have no gradient where
     a decoder clamps (`relu` and `pixels` below 0, `deltas` above log(1000/16)), as in the released
     codes. The other two compare the output itself, so their gradients never vanish."""
-    box_weight: float = Field(5.0, ge=0)
-    """Weight of the box loss."""
+    box_weight: float = Field(2.0, ge=0)
+    """Weight of the box loss (DeFCN: 2, but 1 for FCOS)."""
     size_weight: float = Field(0.1, ge=0)
     """Weight of width and height, in strides, within the box loss `size_offset`. The loss is
     CenterNet's Eq. 3 and 4, box_weight / N sum (size_weight |size - s| + offset_weight |offset -

@@ -49,7 +49,7 @@ def expand(resolved: ResolvedSpec) -> SweepRecord:
         >>> import gaplab
         >>> sweep = gaplab.expand(gaplab.load_spec("experiments/quickstart.yaml"))
         >>> [trial.assignment for trial in sweep.trials]
-        ['dual', 'fcos', 'center', 'poto', 'o2f']
+        ['dual', 'o2f', 'poto', 'center', 'fcos']
     """
     return sound_outline(resolved).sweep
 

@@ -96,7 +96,7 @@ def test_keys_can_be_set_inside_a_section_that_is_null_by_default(tmp_path: Path
     found = flat(config)
     assert found["training.o2m_loss.cls_weight"] == 2.0
     assert found["training.o2m_loss.box"] == "iou"
-    assert found["training.o2m_loss.box_weight"] == found["training.loss.box_weight"] == 5.0
+    assert found["training.o2m_loss.box_weight"] == found["training.loss.box_weight"] == 2.0
     assert "training.o2m_loss" not in found
     for setting, problem in (
         ("cls_wieght=2", 'cls_wieght: unknown key; did you mean "cls_weight"?'),
