@@ -329,7 +329,7 @@ def test_a_truncated_png_has_its_size(tmp_path: Path) -> None:
 # Identity -----------------------------------------------------------------------------------------
 
 
-def test_the_default_is_not_part_of_the_identity() -> None:
+def test_the_option_is_part_of_the_identity() -> None:
     plain, ignoring = Coco(root="a"), Coco(root="a", exif="ignore")
-    assert "exif" not in identity(plain)
+    assert identity(plain)["exif"] == "apply"
     assert identity(ignoring) == identity(plain) | {"exif": "ignore"}

@@ -79,7 +79,8 @@ def test_a_trial_starts_from_the_average_of_a_finished_one(
     child, events = train(write_spec(training=still), tmp_path)
     assert any(isinstance(event, EpochDone) for event in events)
     found = initial_weights(child.id, Storage(str(tmp_path)))
-    shared = [key for key in found if not key.startswith("head.predictors.")]
+    own = ("head.predictors.", "head.scales")
+    shared = [key for key in found if not key.startswith(own)]
     assert any(key.startswith("backbone.") for key in shared)
     for key in shared:
         assert torch.allclose(found[key], given[key], atol=1e-6), key
