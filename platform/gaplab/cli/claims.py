@@ -95,7 +95,8 @@ def markdown(found: "Sequence[Finding]") -> str:
     ]
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     body = "".join(f"| {' | '.join(row)} |\n" for row in cells)
-    return f"# Claims of the papers\n\n{_counts(found)}\n\n{head}{body}"
+    written = f"Written by `gaplab claims --output`. {_counts(found)}."
+    return f"# Claims of the papers\n\n{written}\n\n{head}{body}"
 
 
 def _chosen(file: Path, only: Sequence[str] | None) -> "dict[str, Claim]":
