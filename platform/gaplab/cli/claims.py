@@ -35,7 +35,7 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
         typer.Option(metavar="SPEC", help="Only claims on this spec, as in the file; repeatable."),
     ] = None,
     train: Annotated[
-        bool, typer.Option("--run", help="First train the trials that the claims need.")
+        bool, typer.Option("--run", help="First train and measure what the claims need.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, counted from 0.")] = 3,
     profile: ProfileOption = None,
@@ -61,6 +61,7 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
     if train:  # what it prints is no part of the JSON
         with redirect_stdout(sys.stderr) if json else nullcontext():
             _train(chosen, specs, folder, address)
+        _remeasure(chosen, specs, folder)
     with read_ledger(folder) as ledger, progress_line("checking claims") as show:
         resampling = Resampling(_RESAMPLES, folder.path, show)
         found = find_verdicts(chosen, specs, ledger, resampling)
@@ -141,6 +142,21 @@ def _train(
         sweep = expand(resolve(each.spec.model_copy(update={"rows": needed})))
         if code := SweepRun(sweep, home, address, json=False).execute():
             raise typer.Exit(code)
+
+
+def _remeasure(claims: "Mapping[str, Claim]", specs: "Mapping[str, ClaimSpec]", home: Home) -> None:
+    """Measure trials under the protocols that claims read them under. Raises UserError."""
+    from gaplab.ledger import Ledger
+    from gaplab.results.claims import other_protocols
+    from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
+    from gaplab.storage.filesystem import Storage
+
+    storage = Storage(str(home.path))
+    with Ledger.open(home.ledger_url, create=False) as ledger:
+        for protocol, ids in other_protocols(claims, specs).items():
+            sources = find_sources(ledger, storage, find_trials(ledger, ids), None, None)
+            for _ in reevaluate(ledger, sources, [protocol], storage):
+                pass  # it writes them to the ledger
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from detectors.assigners.base import Branch
+from detectors.evaluation.protocol import Protocol
 from detectors.options import Options
 from gaplab.errors import UserError
 from gaplab.formatting import plural
@@ -23,7 +24,7 @@ from gaplab.records import TrialRecord
 from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled, alike
 from gaplab.results.paper_table import Line, table_lines, value_of
 from gaplab.results.verdicts import MIN_SEEDS, Evidence, Limit, Quantity, Verdict, judge
-from gaplab.spec.models import Spec
+from gaplab.spec.models import Reading, Spec
 from gaplab.spec.problems import to_problem
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
@@ -203,6 +204,24 @@ def find_verdicts(
     return [finding for finding, _ in found.values()]
 
 
+def other_protocols(
+    claims: Mapping[str, Claim], specs: Mapping[str, ClaimSpec]
+) -> dict[Protocol, list[str]]:
+    """Return the ids of trials that claims read under another protocol than their own, by protocol.
+
+    Training does not measure these evaluations; `reevaluate` does.
+    """
+    found: dict[Protocol, dict[str, None]] = {}
+    for claim in claims.values():
+        spec = specs[claim.spec]
+        for term in claim.rows:
+            protocol = Reading.of(_settings(claim, term, spec)).protocol
+            ids = [t.id for t in spec.rows[term.row] if protocol and t.protocol != protocol.preset]
+            if protocol and ids:
+                found.setdefault(protocol, {}).update(dict.fromkeys(ids))
+    return {protocol: list(ids) for protocol, ids in found.items()}
+
+
 def _decided(finding: Finding, verdict: Verdict, p: float, evidence: Evidence) -> Finding:
     deciding = evidence.deciding
     return Finding(
@@ -240,13 +259,17 @@ def _gather(
 
 def _by_seed(claim: Claim, term: Term, spec: ClaimSpec, ledger: Reader) -> dict[int, ResultRow]:
     """Return the selected evaluation of each seed of a row."""
-    settings: dict[str, Any] = dict(spec.spec.rows[term.row])
-    settings |= {"read.protocol": claim.protocol} if claim.protocol else {}
-    settings |= {"read.branch": term.branch} if term.branch else {}
-    one = spec.spec.model_copy(update={"rows": {term.row: settings}})
+    one = spec.spec.model_copy(update={"rows": {term.row: _settings(claim, term, spec)}})
     line: Line
     (line,) = table_lines(one, {term.row: spec.rows[term.row]}, {}, ledger)
     return {row.seed: row for row in line.found}
+
+
+def _settings(claim: Claim, term: Term, spec: ClaimSpec) -> dict[str, Any]:
+    """Return the settings of a row, with those evaluations selected that the claim is about."""
+    settings: dict[str, Any] = dict(spec.spec.rows[term.row])
+    settings |= {"read.protocol": claim.protocol} if claim.protocol else {}
+    return settings | ({"read.branch": term.branch} if term.branch else {})
 
 
 def _quantity(

@@ -1,6 +1,7 @@
 """`gaplab claims` on a ledger with three seeds of two rows."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,23 @@ def test_a_spec_that_is_missing(gaplab: Gaplab, claims: Path) -> None:
     content = yaml.safe_load(claims.read_text())
     claims.write_text(json.dumps({"tables/t2.yaml": content["tables/t1.yaml"]}))
     assert "tables/t2.yaml: No such file" in gaplab("claims", claims, code=2)
+
+
+def test_a_run_measures_under_the_protocol_of_the_row(
+    gaplab: Gaplab, trained: Path, home: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, home)
+    spec = json.loads((trained.parent / "tiny.yaml").read_text())
+    name = {"assignment": {"name": "dual"}}
+    rows = {"own": name, "other": name | {"read.protocol": "onenet"}}
+    content = {key: value for key, value in spec.items() if key != "zip"} | {"rows": rows}
+    (tmp_path / "t.yaml").write_text(json.dumps(content))
+    about = {"source": "ours", "sentence": "It is.", "above": 0}
+    claims = {row: {**about, "rows": [row]} for row in rows}
+    (tmp_path / "claims.yaml").write_text(json.dumps({"t.yaml": claims}))
+    command = ("claims", tmp_path / "claims.yaml", "--seeds", "1")
+    assert "AP other: 0 seeds measured, 3 are needed" in gaplab(*command)
+    output = gaplab(*command, "--run")
+    assert "1 trial, 1 already done, nothing to train" in output
+    assert "AP own: 1 seed measured, 3 are needed" in output
+    assert "AP other: 1 seed measured, 3 are needed" in output
