@@ -203,7 +203,7 @@ def settings_of(model: type[Options], prefix: str = "") -> Iterator[str]:
             yield prefix + name
             continue
         tables = [entry.table.values() for entry in field.metadata if isinstance(entry, OneOf)]
-        inner = [each for table in tables for each in table]
+        inner: list[Any] = [each for table in tables for each in table]
         for each in inner or [field.annotation, *get_args(field.annotation)]:
             if isinstance(each, type) and issubclass(each, Options):
                 yield from settings_of(each, f"{prefix}{name}.")
