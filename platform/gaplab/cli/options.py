@@ -46,6 +46,13 @@ SettingOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+ParquetOption = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Write a Parquet file; an existing one is replaced."),
+]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="Print Markdown.")]
+LatexOption = Annotated[bool, typer.Option("--latex", help="Print LaTeX.")]
+HtmlOption = Annotated[bool, typer.Option("--html", help="Print an HTML page.")]
 MetricOption = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME", help="Also show this metric, such as ap_small; repeatable."),

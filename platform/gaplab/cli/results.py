@@ -14,14 +14,17 @@ from gaplab.cli.options import (
     BranchOption,
     CsvOption,
     HomeOption,
+    HtmlOption,
     JsonOption,
+    LatexOption,
+    MarkdownOption,
     MetricOption,
+    ParquetOption,
 )
-from gaplab.cli.render.plain import COMPARE_COLUMNS, metric_names, to_csv, to_json
+from gaplab.cli.render.formats import Output, chosen_form, write_output
+from gaplab.cli.render.plain import COMPARE_COLUMNS, LEADERBOARD_COLUMNS, metric_names, plain
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import compare_table, leaderboard_table
-from gaplab.cli.render.tabular import PlainTable
-from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
 from gaplab.ledger.views import ResultRow
@@ -73,12 +76,19 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
+    parquet: ParquetOption = None,
+    markdown: MarkdownOption = False,
+    latex: LatexOption = False,
+    html: HtmlOption = False,
 ) -> None:
     """List AP, AP with NMS and the NMS gap: one row per trial.
 
     Metrics are percent points. The gap is AP without NMS minus AP with NMS: the closer to 0, the
     less the detector needs NMS.
     """
+    form = chosen_form(
+        csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
+    )
     at = _epoch(epoch)
     with read_ledger(Home(home)) as ledger:
         rows = find_rows(
@@ -95,9 +105,8 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
         )
     if rows and (error := unknown_keys(metric or [], metric_names(rows))):
         raise error
-    _print(
-        to_json(rows) if json else to_csv(rows) if csv else leaderboard_table(rows, metric or [])
-    )
+    tables = [leaderboard_table(rows, metric or [])]
+    write_output(Output([plain(row) for row in rows], tables, LEADERBOARD_COLUMNS), form)
 
 
 def compare(  # noqa: PLR0913 - every argument is an option of the command
@@ -124,12 +133,19 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
+    parquet: ParquetOption = None,
+    markdown: MarkdownOption = False,
+    latex: LatexOption = False,
+    html: HtmlOption = False,
 ) -> None:
     """Compare groups of trials: means, spread, 95 % intervals.
 
     Intervals are over seeds where a group has several, else over at least 20 images (paired
     bootstrap).
     """
+    form = chosen_form(
+        csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
+    )
     at, keys = _epoch(epoch), by or ["assignment"]
     folder = Home(home)
     with read_ledger(folder) as ledger:
@@ -148,11 +164,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         groups = compare_groups(rows, keys, sort, resampling)
     for problem in [*resampling.problems(), *mixed_instructions(groups)]:
         sys.stderr.write(f"gaplab: {printable(problem)}\n")
-    if json:
-        _print(to_json(groups))
-    else:
-        table = compare_table(groups, sort)
-        _print(to_csv(groups, [*keys, *COMPARE_COLUMNS]) if csv else table)
+    rows_of = [plain(group) for group in groups]
+    write_output(Output(rows_of, [compare_table(groups, sort)], [*keys, *COMPARE_COLUMNS]), form)
 
 
 class Resampling:
@@ -244,10 +257,3 @@ def _epoch(value: str) -> Literal["last", "best"] | int:
     if value.isdecimal() and len(value) <= len(str(MAX_EPOCH)) and 1 <= int(value) <= MAX_EPOCH:
         return int(value)
     raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1 to {MAX_EPOCH}')
-
-
-def _print(output: str | PlainTable) -> None:
-    if isinstance(output, str):
-        sys.stdout.write(output.rstrip("\n") + "\n")
-    else:
-        open_console().print(output)

@@ -1,11 +1,9 @@
 """`gaplab table`: the rows of a spec beside the numbers of a paper's table."""
 
-import json as jsonlib
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,15 +13,18 @@ from gaplab.cli.opening import read_ledger_if_any
 from gaplab.cli.options import (
     CsvOption,
     HomeOption,
+    HtmlOption,
     JsonOption,
+    LatexOption,
+    MarkdownOption,
     MetricOption,
+    ParquetOption,
     ProfileOption,
     SetOption,
     SpecArgument,
 )
-from gaplab.cli.render.plain import csv_text
+from gaplab.cli.render.formats import Output, chosen_form, write_output
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
-from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
 from gaplab.spec.protocols import rule_of
@@ -49,7 +50,10 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    parquet: ParquetOption = None,
+    markdown: MarkdownOption = False,
+    latex: LatexOption = False,
+    html: HtmlOption = False,
 ) -> None:
     """Show results beside the numbers of a paper's table.
 
@@ -57,17 +61,14 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
     paper's number. A second table has every other metric that the paper publishes for any row.
     Commands for unfinished trials follow.
     """
+    form = chosen_form(
+        csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
+    )
     query = TableQuery(spec, profile, tuple(overrides or ()), tuple(dict.fromkeys(metric or ())))
     made = make_table(query, paper, Home(home))
-    form: Literal["json", "csv", "markdown"] | None
-    form = "json" if json else "csv" if csv else "markdown" if markdown else None
-    if form is None:
-        for each in text_tables(made):
-            open_console().print(each)
-    else:
-        sys.stdout.write(to_text(made, form))
+    write_output(output_of(made), form)
     for note in notes(made, query, Home(home)):
-        (sys.stderr if form else sys.stdout).write(f"{note}\n")
+        (sys.stderr if form.name else sys.stdout).write(f"{note}\n")
 
 
 @dataclass(frozen=True)
@@ -132,30 +133,16 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
     return PaperTable(lines, metrics, file is not None, published)
 
 
-def to_text(made: PaperTable, form: Literal["json", "csv", "markdown"]) -> str:
-    """Return the table as text that ends in a line break."""
+def output_of(made: PaperTable) -> Output:
+    """Return the rows of the table, and its tables: AP and its gap, then other metrics."""
     from gaplab.results.paper_table import plain_line
 
-    if form == "markdown":
-        return _markdown(made)
-    plain = [plain_line(line, (*made.metrics, *made.published)) for line in made.lines]
-    return csv_text(plain, ()) if form == "csv" else jsonlib.dumps(plain, indent=2) + "\n"
-
-
-def text_tables(made: PaperTable) -> list[PlainTable]:
-    """Return the tables for a terminal."""
-    return [
-        PlainTable(columns, caption=legend, remedy=REMEDY_WITH_CSV)
-        for columns, legend in _tables(made)
-    ]
-
-
-def _tables(made: PaperTable) -> list[tuple[list[Column], str]]:
-    """Return the columns and the legend of each table: AP and its gap, then other metrics."""
-    tables = [(_columns(made), _legend(made))]
+    rows = [plain_line(line, (*made.metrics, *made.published)) for line in made.lines]
+    tables = [PlainTable(_columns(made), caption=_legend(made), remedy=REMEDY_WITH_CSV)]
     if made.published:
-        tables.append((_pairs(made), "published metrics: ours / the paper's, percent points"))
-    return tables
+        legend = "published metrics: ours / the paper's, percent points"
+        tables.append(PlainTable(_pairs(made), caption=legend, remedy=REMEDY_WITH_CSV))
+    return Output(rows, tables)
 
 
 def _pairs(made: PaperTable) -> list[Column]:
@@ -250,20 +237,3 @@ def _legend(made: PaperTable) -> str:
         parts.append("means over trials")
     protocols = _protocols(made)
     return "; ".join(parts + [f"protocol {protocols[0]}"] * (len(protocols) == 1))
-
-
-def _markdown(made: PaperTable) -> str:
-    """Return the tables in Markdown, each with its legend below it."""
-    return "\n".join(_markdown_table(*each) for each in _tables(made))
-
-
-def _markdown_table(columns: Sequence[Column], legend: str) -> str:
-    sides = ["--:" if column.numeric else ":--" for column in columns]
-    rows = zip(*(column.cells for column in columns), strict=True)
-    table = [[column.heading for column in columns], sides, *rows]
-    body = "".join(f"| {' | '.join(map(_escaped, cells))} |\n" for cells in table)
-    return f"{body}\n{legend}\n"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")

@@ -16,7 +16,7 @@ from gaplab.formatting import by_branch, flat
 from gaplab.ledger import Reader
 from gaplab.ledger.views import EpochLossesView, EvaluationView, MeasurementView, TrialView
 from gaplab.storage.filesystem import Storage
-from gaplab.storage.parquet import Column, Kind, Layout, Values, write_table
+from gaplab.storage.parquet import Column, Layout, Values, plain_column, write_table
 
 FILES = tuple(
     f"{name}.parquet"
@@ -216,29 +216,7 @@ def _trials(trials: list[TrialView]) -> tuple[dict[str, Column], list[dict[str, 
     own["config"] = [json.dumps(trial.config) for trial in trials]
     rows = [flat(t.config, "config.") for t in trials]
     keys = sorted({key for each in rows for key in each})
-    settings = {key: _setting([each.get(key) for each in rows]) for key in keys}
-    columns = _TRIALS | {key: Column(kind, null=True) for key, (kind, _) in settings.items()}
+    settings = {key: plain_column([each.get(key) for each in rows]) for key in keys}
+    columns = _TRIALS | {key: column for key, (column, _) in settings.items()}
     values = {key: found for key, (_, found) in settings.items()}
     return columns, [{**own, **values}]
-
-
-def _setting(values: list[Any]) -> tuple[Kind, list[Any]]:
-    """Return the kind and the values of a column for one setting; None: a trial lacks the key.
-
-    Lists and values of several types become JSON text, except for integers mixed with floats.
-    """
-    types = {type(value) for value in values if value is not None}
-    if types == {bool}:
-        return "bool", values
-    if types == {int} and all(v is None or abs(v) < 2**63 for v in values):
-        return "int64", values
-    if float in types and types <= {int, float} and all(_exact(v) for v in values):
-        return "float64", values
-    if types == {str}:
-        return "text", values
-    return "text", [None if value is None else json.dumps(value) for value in values]
-
-
-def _exact(value: Any) -> bool:
-    """Return whether a number can be converted to float64 without loss."""
-    return value is None or isinstance(value, float) or abs(value) <= 2**53

@@ -15,7 +15,6 @@ from pydantic import ConfigDict, ValidationError
 from detectors.evaluation.metrics import LABELS, SIZES, names_of
 from detectors.options import Options
 from gaplab.errors import UserError
-from gaplab.formatting import rounded
 from gaplab.ledger import Reader
 from gaplab.ledger.views import METRICS, ResultRow, RowFilter
 from gaplab.records import TrialRecord
@@ -186,7 +185,7 @@ def published_metrics(lines: Sequence[Line]) -> tuple[str, ...]:
 
 
 def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:
-    """Return the line as plain JSON, with `metrics` to 4 decimals, ours and the paper's.
+    """Return the line as plain JSON, with `metrics`, ours and the paper's.
 
     The paper's are called `paper_...`.
     """
@@ -202,8 +201,8 @@ def plain_line(line: Line, metrics: Sequence[str]) -> dict[str, Any]:
         "epoch": line.reading.epoch or (epochs.pop() if len(epochs) == 1 else None),
     }
     for metric in metrics:
-        values[metric] = rounded(line.ours(metric))
-        values[f"paper_{metric}"] = rounded(line.papers(metric))
+        values[metric] = line.ours(metric)
+        values[f"paper_{metric}"] = line.papers(metric)
     return values
 
 

@@ -139,6 +139,31 @@ def write_table(
     return Written(f"{storage.uri}/{name}", rows)
 
 
+def plain_column(values: Sequence[Any]) -> tuple[Column, Sequence[Any]]:
+    """Return the type of a column of plain JSON, and its values; None for a missing one.
+
+    Lists, mappings and values of several types become JSON text, except for integers mixed with
+    floats.
+    """
+    types = {
+        str if isinstance(value, str) else type(value) for value in values if value is not None
+    }
+    if types == {bool}:
+        return Column("bool", null=True), values
+    if types == {int} and all(v is None or abs(v) < 2**63 for v in values):
+        return Column("int64", null=True), values
+    if float in types and types <= {int, float} and all(_exact(v) for v in values):
+        return Column("float64", null=True), values
+    if types == {str}:
+        return Column("text", null=True), [None if v is None else str(v) for v in values]
+    return Column("text", null=True), [None if v is None else json.dumps(v) for v in values]
+
+
+def _exact(value: Any) -> bool:
+    """Return whether a number can be converted to float64 without loss."""
+    return value is None or isinstance(value, float) or abs(value) <= 2**53
+
+
 class Reader:
     """An open file. Its methods raise UserError if the file is damaged.
 

@@ -218,8 +218,8 @@ def test_plain_line(bench: Bench) -> None:
     assert plain_line(lines["a"], (*TABLE_METRICS, "ar")) == {
         **{"row": "a", "paper_row": "A", "trials": [trial], "found": 1, "asked": 1},
         **{"protocol": "default", "branch": "o2o", "epoch": 3},
-        **{"ap": 30.1235, "paper_ap": 38.0, "ap_nms": 31.0, "paper_ap_nms": None},
-        **{"gap": -0.8765, "paper_gap": None, "ar": 60.0, "paper_ar": 61.5},
+        **{"ap": 30.123456, "paper_ap": 38.0, "ap_nms": 31.0, "paper_ap_nms": None},
+        **{"gap": 30.123456 - 31.0, "paper_gap": None, "ar": 60.0, "paper_ar": 61.5},
     }
     empty = plain_line(lines["b"], TABLE_METRICS)
     assert (empty["paper_row"], empty["trials"], empty["found"]) == (None, [other], 0)

@@ -51,7 +51,7 @@ from gaplab.cli.show import (
     print_details,
     print_sweeps,
 )
-from gaplab.cli.table import PaperTable, text_tables
+from gaplab.cli.table import PaperTable, output_of
 from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import MeasurementView, SweepView
@@ -218,7 +218,9 @@ def papers(d: Draw) -> list[PlainTable]:
         )
         for protocol in ("default", "defcn")
     ]
-    return text_tables(PaperTable(lines, ("ap", "ap_nms", "gap"), True, ("ar", "recall_nms")))
+    return [
+        *output_of(PaperTable(lines, ("ap", "ap_nms", "gap"), True, ("ar", "recall_nms"))).tables
+    ]
 
 
 def plans(d: Draw) -> list[PlainTable]:
@@ -328,7 +330,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "show._classes": trials,
     "show._losses": trials,
     "show._positives": trials,
-    "table.text_tables": papers,
+    "table.output_of": papers,
     "tables._captioned": results,
     "watch._of": live,
 }
