@@ -5,6 +5,7 @@ The names below are imported when they are first used:
 - `ASSIGNERS`, `DATASETS`, `DETECTORS`, `PROTOCOLS`: what there is, by name. An entry of the first
   three is a class of options; an entry of `PROTOCOLS` is a protocol.
 - `build_detector`, `train`, `evaluate`: from options to a measured gap.
+- `load_detector`: a `TrainedDetector`, which detects objects in pictures, from a file of weights.
 
 Examples:
     >>> import detectors
@@ -33,9 +34,11 @@ __all__ = [
     "Gap",
     "Learner",
     "Protocol",
+    "TrainedDetector",
     "Training",
     "build_detector",
     "evaluate",
+    "load_detector",
     "train",
 ]
 
@@ -52,9 +55,11 @@ _MODULES = {
     "Gap": "detectors.evaluation.gap",
     "Learner": "detectors.engine",
     "Protocol": "detectors.evaluation.protocol",
+    "TrainedDetector": "detectors.trained",
     "Training": "detectors.training",
     "build_detector": "detectors.api",
     "evaluate": "detectors.api",
+    "load_detector": "detectors.trained",
     "train": "detectors.api",
 }
 """Public name -> the module that defines it."""
@@ -67,6 +72,7 @@ if TYPE_CHECKING:
     from detectors.evaluation.gap import Gap
     from detectors.evaluation.protocol import PROTOCOLS, Protocol
     from detectors.models import DETECTORS
+    from detectors.trained import TrainedDetector, load_detector
     from detectors.training import Training
 else:
 

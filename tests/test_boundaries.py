@@ -36,7 +36,7 @@ ARROWS = {
 
 NARROW = {
     ("launch", "launch/ray"): {"gaplab.launch.driver"},
-    ("results", "trial"): {"gaplab.results.reevaluate"},
+    ("results", "trial"): {"gaplab.results.reevaluate", "gaplab.results.trained"},
     ("public", "cli"): {"gaplab.__main__"},
     ("cli", "public"): {"gaplab.cli.app"},
 }
@@ -60,7 +60,8 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "sqlalchemy": "gaplab.ledger",
     "alembic": "gaplab.ledger",
     "hotcoco": "detectors.evaluation.coco",
-    "PIL": "detectors.data.images",
+    "PIL": ("detectors.data.images", "gaplab.results.drawing"),
+    "safetensors": "detectors.models.weights",
     "pyarrow": "gaplab.storage",
     "timm": "detectors.models.timm_backbone",
     "optuna": "gaplab.launch.search_optuna",

@@ -4,6 +4,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
+from detectors.data.preparation import Preparation
 from detectors.options import Options
 from detectors.structures import ImageTruth, Sample
 
@@ -80,6 +81,11 @@ class DataOptions(Options):
     @abstractmethod
     def expected(self) -> Expected:
         """Return what is known about the training split without reading it."""
+
+    def preparation(self) -> Preparation:
+        """Return how a picture becomes the input of a detector that is trained on this data."""
+        expected = self.expected()
+        return Preparation(height=expected.height, width=expected.width)
 
     @abstractmethod
     def listed(self, split: Split) -> Listed:

@@ -4,6 +4,7 @@ import contextlib
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from detectors.data.orientation import Exif, Orientation, Size
+from detectors.data.orientation import UNKNOWN, Exif, Orientation, PartialSize, Size
 from detectors.data.sizes import PAD, fitted_size, rounded_up, turned_size
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -87,11 +88,38 @@ def read_fitted(
     Raises:
         ImageError: the image can't be read.
     """
-    with _open(path) as image:
-        orientation = _orientation(image, path)
-        _load(image)
-        upright = orientation.is_applied(exif, size)
-        rgb = _oriented(_to_rgb(image), orientation, upright=upright)
+    return fitted_pixels(_read_rgb(path, exif, size), height, width, turn=turn)
+
+
+def to_rgb(picture: Any, exif: Exif) -> Image.Image:
+    """Return a picture as 8-bit RGB, converted as in `read_fitted`.
+
+    Args:
+        picture: the path of a file, an image of Pillow, or an array [height, width, 3] (RGB) or
+            [height, width] (grey) of uint8.
+        exif: whether the EXIF orientation of a file or of an image of Pillow is applied.
+
+    Raises:
+        ImageError: the picture can't be read, or is none of these.
+    """
+    if isinstance(picture, str | os.PathLike):
+        return _read_rgb(Path(picture), exif, UNKNOWN)
+    if isinstance(picture, np.ndarray):
+        return _of_array(picture)
+    if not isinstance(picture, Image.Image):
+        raise ImageError(f"{type(picture).__name__}: give a path, an image of Pillow or an array")
+    _check_mode(picture)
+    if picture.format == "PNG":  # the orientation may follow the pixels
+        _load(picture)
+    orientation = _held_orientation(picture)
+    _load(picture)
+    return _oriented(_to_rgb(picture), orientation, upright=orientation.is_applied(exif))
+
+
+def fitted_pixels(
+    rgb: Image.Image, height: int, width: int, *, turn: bool
+) -> tuple[Tensor, tuple[float, float]]:
+    """Resize and pad an RGB image; see `read_fitted` for the arguments and the result."""
     fitted = fitted_size(*rgb.size, height, width)
     if turn:
         fitted = turned_size(*rgb.size, min(height, width), max(height, width))
@@ -103,17 +131,43 @@ def read_fitted(
     return pixels, (fitted[0] / rgb.width, fitted[1] / rgb.height)
 
 
+def _read_rgb(path: Path, exif: Exif, size: PartialSize) -> Image.Image:
+    with _open(path) as image:
+        orientation = _orientation(image, path)
+        _load(image)
+        upright = orientation.is_applied(exif, size)
+        return _oriented(_to_rgb(image), orientation, upright=upright)
+
+
+def _of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
+    shape = pixels.shape
+    sound = pixels.dtype == np.uint8 and pixels.size and (len(shape) == 2 or shape[2:] == (3,))
+    if not sound:
+        raise ImageError(
+            f"an array {[*shape]} of {pixels.dtype}; give [height, width, 3] (RGB) or "
+            "[height, width] (grey) of uint8"
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
 def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings(action="ignore"):
             image = Image.open(path, formats=_FORMATS)
     except Exception as error:  # Pillow raises errors of any kind for damaged files
         raise ImageError(_reason(error, path)) from error
+    try:
+        _check_mode(image)
+    except ImageError:
+        image.close()
+        raise
+    return image
+
+
+def _check_mode(image: Image.Image) -> None:
     # PPM is the only format of mode I whose values are scaled to 16 bits
     if image.mode not in _MODES | _GREY_16 and (image.mode, image.format) != ("I", "PPM"):
-        image.close()
         raise ImageError(f"pixels of mode {image.mode}, not grey or RGB of 8 or 16 bits")
-    return image
 
 
 def _load(image: Image.Image) -> None:
@@ -130,6 +184,11 @@ def _orientation(image: Image.Image, path: Path) -> Orientation:
         with contextlib.suppress(OSError, ImageError):  # raised again where pixels are needed
             if _has_late_orientation(path):
                 _load(image)
+    return _held_orientation(image)
+
+
+def _held_orientation(image: Image.Image) -> Orientation:
+    """Return the orientation as far as Pillow has read it."""
     value, damaged = _value(image)
     if isinstance(image, TiffImageFile):  # its `size` is that of the upright image, mostly
         stored = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]

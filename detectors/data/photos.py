@@ -16,6 +16,7 @@ from detectors.data.entries import Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif
+from detectors.data.preparation import Preparation
 from detectors.data.problems import Problems
 from detectors.options import NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
@@ -79,6 +80,11 @@ class Photos(DataOptions):
     def expected(self) -> Expected:
         """See `DataOptions.expected`."""
         return Expected(self.planned_images, self.planned_classes, self.height, self.width)
+
+    def preparation(self) -> Preparation:
+        """See `DataOptions.preparation`. With `exif: refuse`, new pictures are turned upright."""
+        exif: Exif = "ignore" if self.exif == "ignore" else "apply"
+        return Preparation(height=self.height, width=self.width, portrait=self.portrait, exif=exif)
 
 
 class PhotoDataset:

@@ -1,11 +1,14 @@
-"""Load weights from a file, with a check of names and shapes."""
+"""Load weights from a file, with a check of names and shapes, and write them as safetensors."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from uuid import uuid4
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from detectors.data.base import DataError
@@ -14,6 +17,9 @@ SHOWN = 5
 """Maximum number of names in a message."""
 COUNTER = ".num_batches_tracked"
 """Step counter of batch norm, which is not a weight and is missing in old checkpoints."""
+
+
+SAFETENSORS = ".safetensors"
 
 
 class WeightsError(DataError):
@@ -45,7 +51,7 @@ def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
     """Read a state dict from a file as plain tensors (`weights_only`).
 
     Args:
-        path: the file.
+        path: the file; with the suffix `.safetensors` in that format, else PyTorch's.
         option: name of the option that holds the path, for messages.
 
     Raises:
@@ -53,6 +59,8 @@ def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
     """
     if not Path(path).is_file():
         raise WeightsError([f"{path}: no such file; correct `{option}`"])
+    if Path(path).suffix == SAFETENSORS:
+        return read_safetensors(Path(path))[0]
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError) as error:
@@ -61,6 +69,42 @@ def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
     if not _is_state_dict(found):
         raise WeightsError([f"{path}: holds no state dict; correct `{option}`"])
     return dict(found)
+
+
+def write_safetensors(path: Path, weights: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a state dict in the format safetensors.
+
+    Args:
+        path: the file; an existing one is replaced once the new one is complete.
+        weights: the state dict.
+        header: texts for the header of the file, by name.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    data = save({key: value.contiguous() for key, value in weights.items()}, dict(header))
+    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a file in the format safetensors: its state dict, and the texts of its header.
+
+    Raises:
+        WeightsError: the file can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            [f"{path}: no weights in the format safetensors ({error}); write the file again"]
+        ) from None
 
 
 def _is_state_dict(found: Any) -> bool:

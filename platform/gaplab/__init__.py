@@ -36,7 +36,7 @@ _MODULES = {
     "leaderboard": "gaplab.results.leaderboard",
     "load_spec": "gaplab.spec.files",
     "measure": "gaplab.results.measuring",
-    "open_home": "gaplab.storage.home",
+    "open_home": "gaplab.results.opened",
     "run_sweep": "gaplab.api",
 }
 """Public name -> the module that defines it."""
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from gaplab.results.compare import compare
     from gaplab.results.leaderboard import leaderboard
     from gaplab.results.measuring import measure
+    from gaplab.results.opened import open_home
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import expand
-    from gaplab.storage.home import open_home
 
     __version__: str
 else:

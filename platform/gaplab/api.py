@@ -8,9 +8,10 @@ from gaplab.launch.search import with_proposed
 from gaplab.ledger import Ledger
 from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.records import Event, SweepRecord
+from gaplab.results.opened import open_home
 from gaplab.spec.sweep import inspect_data
 from gaplab.states import TrialState
-from gaplab.storage.home import Home, open_home
+from gaplab.storage.home import Home
 
 
 def run_sweep(

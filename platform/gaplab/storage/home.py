@@ -157,34 +157,6 @@ class Home:
         )
 
 
-def open_home(path: str | os.PathLike[str] | None = None, create: bool = True) -> Home:
-    """Open the folder that holds the ledger, checkpoints and MLflow's data.
-
-    Args:
-        path: the folder. None: the environment variable GAPLAB_HOME, or else `.gaplab` in the
-            working directory.
-        create: whether to create the folder if it does not exist.
-
-    Returns:
-        The home folder. `Ledger.open(home.ledger_url)` opens its ledger.
-
-    Raises:
-        UserError: the folder can't be created or read; or, without `create`, it holds no ledger.
-
-    Examples:
-        >>> import gaplab
-        >>> home = gaplab.open_home("results/first")
-        >>> home.path.name
-        'first'
-    """
-    if path is not None:
-        check_is_path(os.fspath(path))
-    home = Home(default_path() if path is None else Path(path))
-    if not create:
-        return home.check_ledger()
-    return home.create() if home.missing else home.check()
-
-
 def check_is_path(home: str, option: str = "--home") -> None:
     """Raise UserError if a home folder is given as nothing or as an address such as `s3://x`."""
     if not home:

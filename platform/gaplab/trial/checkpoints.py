@@ -67,14 +67,23 @@ class DamagedError(Exception):
     """A file doesn't hold what was saved; the message says how that was found."""
 
 
-def load_newest(storage: Storage, trial: str) -> LoadedCheckpoint:
+def load_newest(storage: Storage, trial: str, epoch: int | None = None) -> LoadedCheckpoint:
     """Load the newest undamaged checkpoint of `trial`; no code in it is executed.
+
+    Args:
+        storage: where the checkpoints are.
+        trial: id of the trial.
+        epoch: number of whole epochs done: only the checkpoint written at the end of this epoch is
+            loaded; None: any.
 
     Raises:
         UserError: if the folder can't be read.
     """
     notes, damaged = list[str](), list[str]()
-    for name, digest in _names(storage, trial):
+    names = _names(storage, trial)
+    if epoch is not None:
+        names = _names_at(names, epoch)
+    for name, digest in names:
         uri = f"{storage.uri}/{name}"
         try:
             state = _decode(_read_whole(storage, name, digest))
@@ -201,6 +210,13 @@ def _names(storage: Storage, trial: str) -> list[tuple[str, str]]:
     found = [(f"{folder}/{file.name}", file.digest) for file in reversed(files)]
     home, _, name = _legacy_name(trial).rpartition("/")
     return found + [(_legacy_name(trial), "")] * (name in storage.names(home))
+
+
+def _names_at(names: Iterable[tuple[str, str]], epoch: int) -> list[tuple[str, str]]:
+    """Return those of `names` that were written at the end of `epoch`: the fewest steps."""
+    files = [(CheckpointFile.parse(name.rpartition("/")[2]), name) for name, _ in names]
+    found = sorted((file, name) for file, name in files if file and file.epoch == epoch)
+    return [(name, file.digest) for file, name in found if file.step == found[0][0].step]
 
 
 def _read_whole(storage: Storage, name: str, digest: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +34,11 @@ def initial_weights(source: str, storage: Storage) -> Mapping[str, Tensor]:
     if state is None or event["epoch"] < event["epochs"]:
         unfinished = f"training.init_from: trial {source} is not finished in {storage.uri}"
         raise UserError(unfinished, *found.notes)
+    return averaged_weights(state)
+
+
+def averaged_weights(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the averaged weights in the state of a checkpoint, by their names in the detector."""
     averaged = state["learner"]["averaged"]
     return {
         key.removeprefix(_AVERAGED): value

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gaplab.mirror.database import exclusive_access
-from gaplab.storage.home import Home, open_home
+from gaplab.results.opened import open_home
+from gaplab.storage.home import Home
 from tests.builders import LedgerBench
 
 

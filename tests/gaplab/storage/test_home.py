@@ -12,7 +12,8 @@ from sqlalchemy import make_url
 from sqlalchemy.engine import URL
 
 from gaplab.errors import UserError
-from gaplab.storage.home import Home, check_is_path, open_home
+from gaplab.results.opened import open_home
+from gaplab.storage.home import Home, check_is_path
 
 ODD = [
     "a b",
