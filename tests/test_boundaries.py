@@ -62,6 +62,8 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "hotcoco": "detectors.evaluation.coco",
     "PIL": ("detectors.data.images", "gaplab.results.drawing"),
     "safetensors": "detectors.models.weights",
+    "matplotlib": "gaplab.results.report.figure",
+    "markupsafe": "gaplab.results.report",
     "pyarrow": "gaplab.storage",
     "timm": "detectors.models.timm_backbone",
     "optuna": "gaplab.launch.search_optuna",

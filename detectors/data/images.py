@@ -1,10 +1,11 @@
 """Read image files as tensors, with Pillow."""
 
 import contextlib
+import io
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -148,6 +149,19 @@ def _of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
             "[height, width] (grey) of uint8"
         )
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def encode(image: Tensor, kind: Literal["jpeg", "png"]) -> bytes:
+    """Return an image as the bytes of a file.
+
+    Args:
+        image: [3, H, W] uint8 RGB.
+        kind: `jpeg` for photographs, `png` for pixels that must stay as they are.
+    """
+    buffer = io.BytesIO()
+    pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    pixels.save(buffer, kind, quality=85, optimize=True)
+    return buffer.getvalue()
 
 
 def _open(path: Path) -> Image.Image:

@@ -118,6 +118,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab compare --sweep quickstart --by assignment",
         ),
         Command(
+            "report",
+            "gaplab.cli.report",
+            "Write a report with pictures: one HTML file for a browser.",
+            "gaplab report quickstart -o report.html",
+        ),
+        Command(
             "show",
             "gaplab.cli.show",
             "Show everything stored about a trial or a sweep.",

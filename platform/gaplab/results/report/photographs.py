@@ -1,0 +1,159 @@
+"""Some validation images: the objects, and the detections without NMS and with NMS side by side."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from detectors.data.images import encode
+from detectors.evaluation.claims import claims
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates, Sample
+from gaplab.formatting import plural, printable
+from gaplab.results.report.figure import COLORS
+from gaplab.results.report.html import captioned, join, legend, panels, paragraph
+from gaplab.results.report.stored import Archive, Stored
+
+THRESHOLD = 0.3
+"""Detections with a lower score are not drawn."""
+_IMAGES, _SETTINGS = 3, 4
+"""Number of images and of settings that are drawn."""
+_MOST_BOXES = 300
+"""Number of boxes in one picture."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a box is, and how it is drawn: differs by colour and by dash."""
+
+    name: str
+    color: str
+    dash: str
+
+
+OBJECT = Kind("object", COLORS[0], "")
+FOUND = Kind("finds an object", COLORS[2], "")
+DUPLICATE = Kind("duplicate of a better detection", COLORS[1], "5 2")
+NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2")
+
+
+def build(archive: Archive) -> Markup:
+    """Return, for each image, the objects and one pair of pictures per setting."""
+    shown = archive.shown(_SETTINGS)
+    first = archive.stored(shown[0][1])
+    labels = [setting.label for setting, _ in shown]
+    every = [archive.stored(run) for _, run in shown]
+    content = [_legend(), paragraph(_note(), "note")]
+    for index in images_of(first.truth):
+        sample = archive.dataset(shown[0][1])[index]
+        content.append(_image(sample, index, first.truth, list(zip(labels, every, strict=True))))
+    return join(content)
+
+
+def images_of(truth: GroundTruth, most: int = _IMAGES) -> list[int]:
+    """Return the images to draw: the one with the most objects, and some with fewer, but any."""
+    counts = torch.bincount(truth.image, minlength=len(truth)).numpy()
+    order = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    step = max(1, len(order) // (most + 1))
+    return order[::step][:most]
+
+
+def _note() -> str:
+    return (
+        f"Detections with a score of at least {THRESHOLD}. A detection finds an object of its "
+        "class if it overlaps it with an IoU of at least 0.5 and no better one does. The images "
+        "are those with the most objects, then some with fewer."
+    )
+
+
+def _legend() -> Markup:
+    kinds = (OBJECT, FOUND, DUPLICATE, NOTHING)
+    return legend((_swatch(kind), kind.name) for kind in kinds)
+
+
+def _swatch(kind: Kind) -> Markup:
+    line = '<line x1="0" y1="6" x2="36" y2="6" stroke="{}" stroke-width="3" stroke-dasharray="{}"/>'
+    return Markup(f'<svg class="key" viewBox="0 0 36 12" aria-hidden="true">{line}</svg>').format(
+        kind.color, kind.dash
+    )
+
+
+def _image(
+    sample: Sample, index: int, truth: GroundTruth, shown: Sequence[tuple[str, Stored]]
+) -> Markup:
+    name = f"photo-{index}"
+    objects = torch.nonzero((truth.image == index) & ~truth.crowd)[:, 0]
+    own = [(OBJECT, truth.classes[truth.labels[i]], truth.boxes[i]) for i in objects]
+    figures = [captioned(picture(sample, name, own), plural(len(own), "object"))]
+    for label, stored in shown:
+        both = [boxes_of(each, stored.truth, index) for each in (stored.without, stored.with_nms)]
+        pair = join(picture(sample, name, each) for each in both)
+        counts = f"{len(both[0])} without NMS, {len(both[1])} with NMS"
+        figures.append(
+            captioned(Markup('<div class="pair">{}</div>').format(pair), f"{label}: {counts}")
+        )
+    head = Markup("<h3>Image {}</h3>\n").format(sample.image_id)
+    return head + photo(sample, name) + panels(figures, "pictures")
+
+
+def boxes_of(
+    detections: Candidates, truth: GroundTruth, index: int
+) -> list[tuple[Kind, str, Tensor]]:
+    """Return the detections of one image above the threshold, the best one last, on top.
+
+    Each is a kind, a description and a box [4] in pixels of the image.
+    """
+    here = (detections.image == index) & (detections.scores >= THRESHOLD)
+    own = detections.take(here)
+    claim = claims(own, truth).numpy()
+    first = np.zeros(len(claim), dtype=bool)
+    first[np.unique(claim, return_index=True)[1]] = True
+    kinds = np.where(claim < 0, 2, np.where(first, 0, 1))
+    names = (FOUND, DUPLICATE, NOTHING)
+    boxes = [
+        (names[kind], f"{truth.classes[label]} {score:.2f}", box)
+        for kind, label, score, box in zip(
+            kinds, own.labels.tolist(), own.scores.tolist(), own.boxes, strict=True
+        )
+    ]
+    return boxes[::-1]
+
+
+def photo(sample: Sample, name: str) -> Markup:
+    """Return the pixels of an image, hidden, for any number of pictures that use them."""
+    height, width = sample.image.shape[1:]
+    return Markup(
+        '<svg class="hidden" aria-hidden="true"><defs><image id="{}" width="{}" height="{}" '
+        'href="{}"/></defs></svg>\n'
+    ).format(name, width, height, data_uri(sample.image, "jpeg"))
+
+
+def data_uri(image: Tensor, kind: str) -> str:
+    """Return an image [3, H, W] uint8 RGB as a URI that holds its bytes."""
+    content = encode(image, "png" if kind == "png" else "jpeg")
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
+
+
+def picture(sample: Sample, name: str, boxes: Sequence[tuple[Kind, str, Tensor]]) -> Markup:
+    """Return a picture of an image with boxes, given in pixels of the original image."""
+    height, width = sample.image.shape[1:]
+    drawn = join(_box(sample, *each) for each in boxes[-_MOST_BOXES:])
+    return Markup(
+        '<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">'
+        '<use href="#{}"/>{}</svg>'
+    ).format(width, height, f"{len(boxes)} boxes", name, drawn)
+
+
+def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
+    """Return a rectangle on a white one, so that it is seen on any photograph."""
+    x1, y1, x2, y2 = (box * box.new_tensor(sample.scale * 2)).tolist()
+    shape = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(
+        x1, y1, x2 - x1, y2 - y1
+    )
+    return Markup(
+        '{0} class="halo"/>{0} stroke="{1}" stroke-dasharray="{2}"><title>{3}</title></rect>'
+    ).format(shape, kind.color, kind.dash, printable(f"{description}, {kind.name}"))

@@ -1,0 +1,136 @@
+"""What trials have stored about their last evaluation: candidates, and the data they belong to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from detectors.data.base import DataError, Dataset
+from detectors.evaluation.operating import Judged, judge
+from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.score_gap import TopScores, top_scores
+from detectors.evaluation.selection import clip_to_images, filter_candidates, select_both
+from detectors.evaluation.truth import GroundTruth
+from detectors.structures import Candidates
+from gaplab.errors import UserError
+from gaplab.identity import canonical
+from gaplab.results.report.evidence import Evidence, Missing, Run, Setting
+from gaplab.results.truth import OWN, load_truths
+from gaplab.spec.sweep import data_with
+from gaplab.storage.candidates import Dump
+
+_MOST_CANDIDATES = 200_000
+"""Number of candidates of a trial after which no more images are read."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The last evaluation of a trial, from its candidates.
+
+    Attributes:
+        truth: the ground truth of all images; objects only of the images that were read.
+        images: number of images that were read.
+        without: detections without NMS.
+        with_nms: detections with NMS.
+        tops: the two highest scores of each object, among the candidates of the protocol.
+        max_dets: maximum number of detections per image of the protocol.
+    """
+
+    truth: GroundTruth
+    images: int
+    without: Candidates
+    with_nms: Candidates
+    tops: TopScores
+    max_dets: int
+
+    @cached_property
+    def judged(self) -> tuple[Judged, Judged]:
+        """What the detections hit and claim: those without NMS, and those with NMS."""
+        pairs = (self.without, self.with_nms)
+        first, second = (judge(each, self.truth, self.max_dets) for each in pairs)
+        return first, second
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The stored files of the trials of a report; each is read once."""
+
+    evidence: Evidence
+    _stored: dict[str, Stored] = field(default_factory=dict)
+    _truths: dict[str, GroundTruth] = field(default_factory=dict)
+    _data: dict[str, Dataset] = field(default_factory=dict)
+
+    def shown(self, most: int) -> list[tuple[Setting, Run]]:
+        """Return at most `most` settings, each with its first trial that has candidates.
+
+        Raises:
+            Missing: no trial has candidates.
+        """
+        found = [(setting, with_candidates(setting)) for setting in self.evidence.shown(most)]
+        known = [(setting, run) for setting, run in found if run is not None]
+        if not known:
+            raise Missing(
+                "No candidates of these trials are stored (`evaluation.candidates` is none, or "
+                "no trial has finished)."
+            )
+        return known
+
+    def stored(self, run: Run) -> Stored:
+        """Return the last evaluation of a trial. Raises UserError if it can't be read."""
+        if run.trial.id not in self._stored:
+            self._stored[run.trial.id] = _read(self.evidence, run, self._truth(run))
+        return self._stored[run.trial.id]
+
+    def dataset(self, run: Run) -> Dataset:
+        """Return the validation split of a trial's data. Raises UserError."""
+        key = canonical(run.trial.config["data"])
+        if key not in self._data:
+            try:
+                self._data[key] = data_with(run.trial, {}).load("val")
+            except DataError as error:
+                raise UserError(*error.problems) from error
+        return self._data[key]
+
+    def _truth(self, run: Run) -> GroundTruth:
+        key = canonical([run.trial.config["data"], run.fingerprint])
+        if key not in self._truths:
+            self._truths[key] = load_truths([(run.trial, run.fingerprint)], OWN)[run.trial.id].data
+        return self._truths[key]
+
+
+def with_candidates(setting: Setting) -> Run | None:
+    """Return the first finished trial of a setting that has candidates."""
+    return next((run for run in setting.finished if run.last.candidates), None)
+
+
+def _read(evidence: Evidence, run: Run, truth: GroundTruth) -> Stored:
+    protocol = protocol_of(run.last.rule, run.last.protocol)
+    dump = Dump.open(evidence.storage.locate(run.last.candidates))
+    parts, count = [Candidates.none()], 0
+    for chunk in dump.stream(truth.image_ids, truth.classes):
+        parts.append(filter_candidates(chunk, protocol, truth.sizes))
+        count += len(chunk)
+        if count >= _MOST_CANDIDATES:
+            break
+    found = Candidates.join(parts)
+    if count >= _MOST_CANDIDATES:
+        truth = _only(truth, torch.unique(found.image))
+    without, with_nms = select_both(found, protocol, truth.sizes)
+    tops = top_scores(clip_to_images(found, truth.sizes), truth)
+    images = len(torch.unique(found.image)) if count >= _MOST_CANDIDATES else len(truth)
+    return Stored(truth, images, without, with_nms, tops, protocol.max_dets)
+
+
+def protocol_of(rule: Mapping[str, Any], key: str) -> Protocol:
+    """Return the protocol with the values that the ledger has for it."""
+    return Protocol.model_validate({**rule, "preset": key})
+
+
+def _only(truth: GroundTruth, images: Tensor) -> GroundTruth:
+    """Return ground truth with the objects of some images only."""
+    here = torch.isin(truth.image, images)
+    names = ("image", "boxes", "labels", "crowd", "area")
+    return replace(truth, **{name: getattr(truth, name)[here] for name in names})
