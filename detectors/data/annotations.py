@@ -174,12 +174,11 @@ def _crowdhuman(section: Section, split: Split, images: Path | None) -> _Content
     return _Content(files.annotations, usable, [(0, "person")], problems, (), lost)
 
 
-def _recorded(options: Recorded, section: Section, split: Split, images: Path | None) -> _Content:
-    """Read a format with one annotation file per image.
-
-    Both splits are read if there are two: VOC's classes are the names in all files.
-    """
-    listings = options.find((split,) if "val_fraction" in section else SPLITS)
+def _recorded(
+    options: Recorded, splits: Sequence[Split], split: Split, images: Path | None
+) -> _Content:
+    """Read a format with one annotation file per image. `splits` are read, `split` is returned."""
+    listings = options.find(splits)
     index = options.read(listings)[split]
     listing, known = listings[split], {r.file_name: r.size for r in index.records if r.size}
     names = {r.file_name: UNKNOWN for r in index.records if not r.size}
@@ -193,15 +192,16 @@ def _recorded(options: Recorded, section: Section, split: Split, images: Path | 
 
 
 def _yolo(section: Section, split: Split, images: Path | None) -> _Content:
-    options = Yolo.model_validate(_without(section))
-    return _recorded(options, section, split, images)
+    return _recorded(Yolo.model_validate(_without(section)), (split,), split, images)
 
 
 def _voc(section: Section, split: Split, images: Path | None) -> _Content:
     root, given = Path(section["root"]), _without(section)
     if not (root / given.get("images", "JPEGImages")).is_dir():
         given["images"] = given.get("annotations", "Annotations")
-    return _recorded(Voc.model_validate(given), section, split, images)
+    # VOC's classes are the names in all files, so both splits are read if there are two.
+    splits = (split,) if "val_fraction" in section else SPLITS
+    return _recorded(Voc.model_validate(given), splits, split, images)
 
 
 def _without(section: Section) -> Section:

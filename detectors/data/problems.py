@@ -61,6 +61,7 @@ AT_ZERO = Kind(
 )
 BOX_OF_SEGMENTATION = Kind("annotations without `bbox`", "", "took from `segmentation` the box of")
 IGNORED = Kind("annotations with `ignore`", "", "made crowd regions of")
+LABEL_ALONE = Kind("label files without an image", "", "left out")
 REPEATED_BOX = Kind("annotations with the image, class and box of another", "", "kept")
 REPEATED_FILE = Kind("image files with several image ids", "", "kept")
 SHARED_PICTURE = Kind("validation images that are also training images", "", "kept")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 from detectors.data.base import DataError, Split
 from detectors.data.names import Finder, images_below
 from detectors.data.photo_files import SPLITS
+from detectors.data.problems import LABEL_ALONE, Problems
 from detectors.data.records import Listing, exists
 
 MAX_BYTES = 2**22
@@ -168,26 +169,56 @@ def _base(root: Path, config: Config) -> tuple[Path, tuple[str, ...]]:
 def _listing(
     root: Path, base: Path, config: Config, split: Split, notes: tuple[str, ...]
 ) -> Listing:
-    names: list[str] = []
-    problems: list[str] = []
-    if not config.splits[split]:
-        problems.append(f"{config.path}: {split}: is missing; add it, or set val_fraction")
-    for place in config.splits[split]:
-        try:
-            names += _names(root, _existing(base, place, config, split))
-        except DataError as error:
-            problems += error.problems
-    if problems:
-        raise DataError(problems)
+    places, names = _images(root, base, config, split)
     images = tuple(sorted(set(names)))
     finder = Finder(root, root)
     labels = tuple(None if os.path.isabs(name) else _label(finder, root, name) for name in images)
+    alone = _without_image(root, places, labels)
+    if alone and not images:
+        what = f"{config.path}: {split}: {len(alone)} label files, such as {alone[0]}, but no image"
+        raise DataError([f"{what}; add the images: labels do not say their sizes"])
     if not any(map(exists, labels)):
         example = f"such as {labels[0]}" if labels else "and no image"
         what = f"{config.path}: {split}: no label file, {example}"
         raise DataError([f"{what}; add them, or correct `{split}` in the file"])
     repeated = tuple(name for name, count in sorted(Counter(names).items()) if count > 1)
+    remarks = Problems()
+    remarks.remark(LABEL_ALONE, alone)
+    notes = (*notes, *remarks.notes(str(config.path)))
     return Listing(config.path, images, labels, notes, repeated)
+
+
+def _images(root: Path, base: Path, config: Config, split: Split) -> tuple[list[Path], list[str]]:
+    """Return the folders and lists of the images of a split, and their names. Raises DataError."""
+    places, names, problems = list[Path](), list[str](), list[str]()
+    if not config.splits[split]:
+        problems.append(f"{config.path}: {split}: is missing; add it, or set val_fraction")
+    for written in config.splits[split]:
+        try:
+            place = _existing(base, written, config, split)
+            names += _names(root, place)
+            places.append(place)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return places, names
+
+
+def _without_image(root: Path, places: Sequence[Path], labels: Sequence[Path | None]) -> list[str]:
+    """Return the names of label files that belong to no image, in a split's folders of labels.
+
+    A folder that holds images and labels may hold other text files, so it is not searched.
+    """
+    known = {str(label) for label in labels}
+    found = list[str]()
+    for place in filter(Path.is_dir, places):
+        folder = Path(os.path.normpath(place))
+        inside = os.path.dirname(label_name(f"{folder.relative_to(root).as_posix()}/_.jpg"))
+        if root / inside != folder:
+            found += map(str, sorted((root / inside).rglob("*.txt")))
+    alone = [path for path in found if path not in known and not path.endswith("/classes.txt")]
+    return [os.path.relpath(path, root) for path in alone]
 
 
 def _existing(base: Path, place: str, config: Config, split: Split) -> Path:

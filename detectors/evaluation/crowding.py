@@ -1,10 +1,14 @@
-"""How crowded objects are: the IoU with their nearest neighbour."""
+"""How crowded objects are: the IoU with their nearest neighbour, and what NMS makes of them."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from detectors.evaluation.crowd import recall_ceiling
 from detectors.evaluation.overlaps import overlaps
+from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth, as_candidates
 
 CROWDING = (0.1, 0.3, 0.5)
@@ -29,3 +33,31 @@ def nearest_iou(truth: GroundTruth, class_wise: bool = True) -> NDArray[np.float
         others = iou * (own[:, :, None] != targets[:, None])
         nearest[own[rows >= 0]] = others.amax(dim=2).double()[rows >= 0]
     return np.asarray(nearest.numpy())
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """How crowded the objects of a data set are."""
+
+    above: dict[float, float]
+    """IoU -> part of the objects, in [0, 1], that overlap another object of their class more."""
+    recall_ceiling: float
+    """Recall, in [0, 1], that NMS leaves to a detector that finds exactly the objects."""
+
+
+def crowding(truth: GroundTruth, protocol: Protocol) -> Crowding:
+    """Measure how crowded objects are, whatever their number per image.
+
+    Args:
+        truth: the ground truth.
+        protocol: whose NMS is used. `max_dets` is not applied, so that only NMS can remove objects.
+
+    Raises:
+        ValueError: there is no object, or the protocol has no recall ceiling (see
+            `recall_ceiling`).
+    """
+    truth.require_objects()
+    nearest = nearest_iou(truth)[~truth.crowd.numpy()]
+    above = {iou: float((nearest > iou).mean()) for iou in CROWDING}
+    unlimited = protocol.model_copy(update={"max_dets": len(nearest)})
+    return Crowding(above, recall_ceiling(truth, unlimited))

@@ -30,6 +30,8 @@ _STEPS: dict[str, dict[str, Any]] = {
     "other classes": {"class_wise": False},
 }
 """Changes to `_UNLIMITED`. Each step suppresses among more candidates than the step before."""
+_FLAT_STEPS: dict[str, dict[str, Any]] = {"same class": {}, "other classes": {"class_wise": False}}
+"""The same for candidates that have no levels."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Diagnosis:
     """`ap` minus the AP of the last step that the protocol's suppression includes."""
     steps: tuple[GapStep, ...]
     """The shares of the steps up to that step sum to 1."""
+    levels: bool
+    """Whether the candidates have levels. Otherwise the first step is among those of one class."""
 
 
 def diagnose(
@@ -95,7 +99,8 @@ def diagnose(
         candidates: raw candidates of all images, from one branch.
         truth: the ground truth.
         protocol: how the gap is measured.
-        levels: whether the candidates have levels; without, there are no steps among levels.
+        levels: whether the candidates have levels. Without, the steps are "same class" and "other
+            classes".
 
     Raises:
         ValueError: there is no object in the ground truth.
@@ -110,6 +115,7 @@ def diagnose(
         ap=ap,
         gap=gap,
         steps=steps,
+        levels=levels,
     )
 
 
@@ -150,21 +156,17 @@ def _gap_in_steps(
     found: Candidates, truth: GroundTruth, protocol: Protocol, levels: bool
 ) -> tuple[float, float, tuple[GapStep, ...]]:
     """Return AP without suppression, the whole gap and the steps, in percent points."""
-    steps = {n: each for n, each in _STEPS.items() if levels or "level_range" not in each}
+    steps = _STEPS if levels else _FLAT_STEPS
     stages = [protocol.model_copy(update=_UNLIMITED | change) for change in steps.values()]
     columns = [select(found, protocol, truth.sizes, suppress=False)]
     columns += [select(found, stage, truth.sizes, suppress=True) for stage in stages]
     metrics = EVALUATORS[protocol.evaluator](columns, truth, protocol.max_dets)
     aps = [_ap(each) for each in metrics]
-    whole = dict(zip(steps, aps[1:], strict=True))[_last_step(protocol)] - aps[0]
+    last = -2 if protocol.class_wise else -1
+    whole = aps[last] - aps[0]
     gains = np.diff(aps).tolist()
     shares = [gain / whole if abs(whole) >= _TINY_GAP else None for gain in gains]
     return aps[0], -whole, tuple(map(GapStep, steps, aps[1:], shares))
-
-
-def _last_step(protocol: Protocol) -> str:
-    """Return the step that includes all of the protocol's suppression."""
-    return "all levels" if protocol.class_wise else "other classes"
 
 
 def _ap(metrics: Metrics) -> float:

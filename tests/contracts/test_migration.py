@@ -35,6 +35,7 @@ from tests.builders import (
     driver_record,
     epoch_done,
     evaluation_record,
+    measurement_record,
     sweep_record,
     trial_record,
 )
@@ -575,3 +576,29 @@ class TestPositives:
             ledger.record_epoch(done, attempt)
             assert ledger.losses("t1") == losses
             assert ledger.positives("t1") == {2: {"o2o.rank": 3.0}}
+
+
+class TestMeasurements:
+    """From version 0010, which had no measurements, and back."""
+
+    def test_the_table_comes_and_goes(self, url: str, engine: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            ledger.add_measurement(measurement_record())
+        downgrade(engine, "0010")
+        assert "measurement" not in tables_of(engine)
+        measured = measurement_record(
+            name="größe 'x'; --",
+            metrics={**METRIC_VALUES, "ap_small": None},
+            classes=(ClassGap("été", 1.5, None, None),),
+            source={"detections": "/a b/é.json"},
+        )
+        with Ledger.open(url) as ledger:
+            assert ledger.measurements() == []
+            ledger.add_measurement(measured)
+            [found] = ledger.find_measurements("größe 'x'; --")
+            assert {key: vars(found)[key] for key in vars(measured)} == vars(measured)
+
+    def test_its_key_and_columns(self, engine: Engine) -> None:
+        key = inspect(engine).get_pk_constraint("measurement")
+        assert (key["name"], key["constrained_columns"]) == ("pk_measurement", ["id", "protocol"])
+        assert not any(each["nullable"] for each in inspect(engine).get_columns("measurement"))

@@ -32,6 +32,12 @@ class Command:
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Data": (
         Command(
+            "init",
+            "gaplab.cli.init",
+            "Look at a folder of photographs and write a spec for it.",
+            "gaplab init FOLDER",
+        ),
+        Command(
             "data",
             "gaplab.cli.data",
             "Check a data set or convert it to COCO's format, without training.",

@@ -2,9 +2,8 @@
 
 import json as jsonlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +19,7 @@ from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, points, signed
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import EvaluationView
+from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.spec.protocols import parse_protocol, parse_protocols, rule_of
 from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.filesystem import Storage
@@ -28,8 +27,11 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from detectors.evaluation.diagnosis import Diagnosis
+    from detectors.evaluation.protocol import Protocol
     from detectors.evaluation.score_gap import ScoreGap
     from gaplab.results.explain import Explanation
+    from gaplab.results.reevaluate import Source
+    from gaplab.results.truth import TruthOptions
 
 EpochOption = Annotated[
     int | None,
@@ -82,45 +84,79 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     The candidates that a trial stored at its last epoch are measured again. An evaluation that the
     ledger already has is not repeated. The data must be that of the training; it may have moved.
     """
-    from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
-    from gaplab.results.remeasure import remeasure, split_names
-    from gaplab.results.truth import OWN, TruthOptions
+    from gaplab.results.truth import TruthOptions
 
-    options = TruthOptions(tuple(settings or ()), other_truth)
     folder = Home(home).check().check_ledger()
-    storage = Storage(str(folder.path))
     usual = [preset for preset in PROTOCOLS if preset not in TOOLS]
-    protocols = parse_protocols(protocol or usual)
+    truth = TruthOptions(tuple(settings or ()), other_truth)
+    wanted = _Wanted(parse_protocols(protocol or usual), branch, epoch, truth)
     with (
         Ledger.open(folder.ledger_url, create=False) as ledger,
         progress_line("reading candidates") as show,
     ):
-        measured, others = split_names(ledger, names)
-        if measured and (branch, epoch, options) != (None, None, OWN):
-            raise UserError(
-                f"{measured[0][0].name}: a measurement, which has no branch, epoch and data of a "
-                "trial; leave out --branch, --epoch, --set and --other-truth"
-            )
-        trials = find_trials(ledger, others)
-        sources = find_sources(ledger, storage, trials, epoch, branch)
-        found, total = [], (len(sources) + len(measured)) * len(protocols)
-        for each in chain(
-            reevaluate(ledger, sources, protocols, storage, options),
-            remeasure(ledger, measured, protocols, storage),
-        ):
+        subjects = _find(ledger, Storage(str(folder.path)), names, wanted)
+        found = []
+        for each in _evaluations(ledger, Storage(str(folder.path)), subjects, wanted):
             found.append(each)
-            show(f"{len(found)} of {total} evaluations")
+            show(f"{len(found)} of {len(subjects) * len(wanted.protocols)} evaluations")
             if json:
                 _print(jsonlib.dumps(asdict(each), default=str))
     if not json:
-        assignments = {trial.id: trial.assignment for trial in trials}
-        assignments |= {views[0].id: views[0].name for views in measured}
-        open_console().print(reevaluations_table(found, assignments))
-        for truth in sorted({e.truth for e in found if e.truth and e.attempt}):
-            command = folder.command("leaderboard", "--truth", truth)
-            _print(f"Measured against other ground truth. Show the results with: {command}")
-        if not all(e.truth and e.attempt for e in found):
-            _print(f"Copy new evaluations to MLflow with: {folder.command('mirror')}")
+        _print_reevaluations(found, subjects, folder)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is measured again, and how. `branch` and `epoch` as for `find_sources`."""
+
+    protocols: "Sequence[Protocol]"
+    branch: str | None
+    epoch: int | None
+    truth: "TruthOptions"
+
+
+@dataclass(frozen=True)
+class _Subjects:
+    """The candidates of trials, and the measurements of each set of detections."""
+
+    sources: "Sequence[Source]"
+    measured: Sequence[Sequence[MeasurementView]]
+
+    def __len__(self) -> int:
+        return len(self.sources) + len(self.measured)
+
+    def labels(self) -> dict[str, str]:
+        """Return the assignment of each trial and the name of each measurement, by id."""
+        trials = {each.trial.id: each.trial.assignment for each in self.sources}
+        return trials | {views[0].id: views[0].name for views in self.measured}
+
+
+def _find(ledger: Ledger, storage: Storage, names: Sequence[str], wanted: _Wanted) -> _Subjects:
+    """Return what the names mean. Raises UserError with all problems."""
+    from gaplab.results.reevaluate import find_sources, find_trials
+    from gaplab.results.remeasure import split_names
+    from gaplab.results.truth import OWN
+
+    measured, others = split_names(ledger, names)
+    if measured and (wanted.branch, wanted.epoch, wanted.truth) != (None, None, OWN):
+        raise UserError(
+            f"{measured[0][0].name}: a measurement, which has no branch, epoch and data of a "
+            "trial; leave out --branch, --epoch, --set and --other-truth"
+        )
+    trials = find_trials(ledger, others)
+    return _Subjects(find_sources(ledger, storage, trials, wanted.epoch, wanted.branch), measured)
+
+
+def _evaluations(
+    ledger: Ledger, storage: Storage, subjects: _Subjects, wanted: _Wanted
+) -> Iterator[EvaluationView]:
+    """Measure what has not been measured, and yield all evaluations. Raises UserError."""
+    from gaplab.results.reevaluate import reevaluate
+    from gaplab.results.remeasure import remeasure
+
+    protocols = wanted.protocols
+    yield from reevaluate(ledger, subjects.sources, protocols, storage, wanted.truth)
+    yield from remeasure(ledger, subjects.measured, protocols, storage)
 
 
 def explain(  # noqa: PLR0913 - every argument is an option of the command
@@ -168,6 +204,16 @@ def protocols(home: HomeOption = Path(DEFAULT_HOME), json: JsonOption = False) -
         _print(jsonlib.dumps(known, indent=2))
     else:
         open_console().print(protocols_table(known))
+
+
+def _print_reevaluations(found: Sequence[EvaluationView], subjects: _Subjects, home: Home) -> None:
+    """Print the table, and the commands that show or copy what is new."""
+    open_console().print(reevaluations_table(found, subjects.labels()))
+    for truth in sorted({e.truth for e in found if e.truth and e.attempt}):
+        command = home.command("leaderboard", "--truth", truth)
+        _print(f"Measured against other ground truth. Show the results with: {command}")
+    if not all(e.truth and e.attempt for e in found):
+        _print(f"Copy new evaluations to MLflow with: {home.command('mirror')}")
 
 
 def reevaluations_table(
@@ -246,7 +292,8 @@ def _steps(diagnosis: "Diagnosis") -> PlainTable:
         rows.append([step.name, points(step.ap), signed(step.ap - before), share])
         before = step.ap
     numbers = (number(heading) for heading in ("AP", "gain", "of the gap"))
-    return plain_table([text("NMS among"), *numbers], rows)
+    flat = "" if diagnosis.levels else "these boxes have no level, so there are no steps of levels"
+    return plain_table([text("NMS among"), *numbers], rows, caption=flat)
 
 
 def _duplicates(diagnosis: "Diagnosis") -> PlainTable:

@@ -8,11 +8,11 @@ from gaplab.storage.candidates import Dump
 
 
 def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
-    """Yield what the protocols need and the candidates don't have."""
+    """Yield what the protocols need and the candidates don't have. Raises UserError."""
     for each in protocols:
-        if each.pre_nms_topk > dump.info.topk:
+        if each.pre_nms_topk > dump.info.topk and dump.cut:
             yield (
-                f"{dump.uri}: holds the {dump.info.topk} best candidates per level, protocol "
+                f"{dump.uri}: holds only the {dump.info.topk} best candidates of a level, protocol "
                 f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
             )
     newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]

@@ -88,6 +88,12 @@ def _is_unsorted(image: NDArray[np.int64], score: NDArray[Any]) -> bool:
     return bool(rising or runs != len(np.unique(image)))
 
 
+def most_per_level(group: Mapping[str, Any]) -> int:
+    """Return the largest number of candidates of one level of one image in a row group."""
+    keys = np.stack([group["image_id"], group["level"].astype(np.int64)])
+    return int(np.unique(keys, axis=1, return_counts=True)[1].max())
+
+
 @dataclass(frozen=True)
 class Lookup:
     """Converts ids, labels and names in the rows of one part to indices of the data set.

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +23,7 @@ from detectors.structures import Candidates
 from detectors.world import World, shard
 from gaplab.errors import UserError
 from gaplab.records import Subject
-from gaplab.storage.candidate_rows import LAYOUT, Lookup, chunks, row_groups
+from gaplab.storage.candidate_rows import LAYOUT, Lookup, chunks, most_per_level, row_groups
 from gaplab.storage.filesystem import Storage, evaluation_folder
 from gaplab.storage.parquet import reading, write_table
 
@@ -154,6 +155,20 @@ class Dump:
     def clipped(self) -> bool:
         """Whether its boxes were clipped, and the number of points per level is unknown."""
         return self._version < _UNCLIPPED
+
+    @cached_property
+    def cut(self) -> bool:
+        """Whether candidates may be missing: a level of an image has as many as are kept of it.
+
+        All rows are read. Raises UserError if they can't be.
+        """
+        storage, size = Storage(self.uri), len(self._images)
+        for rank in range(size):
+            with reading(storage, _part_name(rank, size), LAYOUT) as file:
+                groups = (file.group(i, ("image_id", "level")) for i in range(len(file)))
+                if any(most_per_level(group) >= self.info.topk for group in groups):
+                    return True
+        return False
 
     def check(self, image_ids: Sequence[int], classes: Sequence[str]) -> None:
         """Raise UserError unless the dump has exactly these images and classes, in any order.

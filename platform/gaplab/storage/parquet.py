@@ -198,12 +198,18 @@ class Reader:
         """Number of row groups."""
         return int(self._file.num_row_groups)
 
-    def group(self, index: int) -> dict[str, Any]:
-        """Return a row group: an array, or a Category, for every column of the file's version."""
+    def group(self, index: int, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return a row group: an array, or a Category, for each column.
+
+        Args:
+            index: the row group.
+            names: the columns; None: all that the file's version has.
+        """
+        chosen = list(self._columns if names is None else names)
         with _readable(f"{self._uri}: row group {index}", self._layout):
-            table = self._file.read_row_group(index, columns=list(self._columns))
+            table = self._file.read_row_group(index, columns=chosen)
             table.validate(full=True)
-            return {name: _values(table[name]) for name in self._columns}
+            return {name: _values(table[name]) for name in chosen}
 
 
 @contextmanager

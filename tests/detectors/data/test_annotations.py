@@ -13,7 +13,7 @@ import torch
 from detectors.data.annotations import read_annotations
 from detectors.data.base import DataError, Split
 from detectors.evaluation.truth import GroundTruth
-from tests.photographs import CLASSES, WRITERS, changed, splits, written
+from tests.photographs import CLASSES, WRITERS, changed, image_of, splits, written
 
 FILES = {
     "coco": "val.json",
@@ -62,6 +62,33 @@ def test_pictures_are_needed_only_for_unknown_sizes(tmp_path: Path, name: str) -
         assert refused(path)
     else:
         assert read_annotations(path).truth.digest() == before.truth.digest()
+
+
+@pytest.mark.parametrize("name", NEED_PICTURES)
+def test_only_the_header_of_a_picture_is_read(tmp_path: Path, name: str) -> None:
+    written(name, tmp_path)
+    before = read_annotations(tmp_path)
+    for picture in tmp_path.rglob("*.jpg"):
+        picture.write_bytes(picture.read_bytes()[:700])
+    assert read_annotations(tmp_path).truth.digest() == before.truth.digest()
+
+
+def test_only_the_pictures_of_the_split_are_needed(tmp_path: Path) -> None:
+    written("yolo", tmp_path)
+    before = read_annotations(tmp_path)
+    shutil.rmtree(tmp_path / "images" / "train")
+    assert read_annotations(tmp_path).truth.digest() == before.truth.digest()
+    shutil.rmtree(tmp_path / "images" / "val")
+    (tmp_path / "images" / "val").mkdir()
+    (problem,) = refused(tmp_path)
+    assert "val: 2 label files, such as labels/val/c1.txt, but no image; add the images" in problem
+
+
+def test_a_label_file_without_a_picture_is_noted(tmp_path: Path) -> None:
+    written("yolo", tmp_path)
+    image_of(tmp_path, "c1").unlink()
+    (note,) = read_annotations(tmp_path).notes
+    assert "left out label files without an image: 1 (labels/val/c1.txt)" in note
 
 
 def test_the_folder_of_pictures_can_be_named(tmp_path: Path) -> None:

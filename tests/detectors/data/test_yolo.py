@@ -103,6 +103,14 @@ def test_an_image_without_a_label_file_has_no_objects(tmp_path: Path) -> None:
     assert yolo(tmp_path, cache_mib=3).load("train").notes == ()
 
 
+def test_a_label_file_without_an_image_is_noted(tmp_path: Path) -> None:
+    options = yolo(tmp_path)
+    (tmp_path / "labels" / "val" / "gone.txt").write_text("0 .5 .5 .1 .1\n")
+    (tmp_path / "labels" / "val" / "classes.txt").write_text("cat\n")
+    (note,) = options.load("val").notes
+    assert note.endswith("left out label files without an image: 1 (labels/val/gone.txt)")
+
+
 def test_labels_beside_the_images(tmp_path: Path) -> None:
     usual = yolo(tmp_path / "usual").load("train").truth()
     options = yolo(tmp_path / "other")

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -6,7 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detectors.evaluation.crowding import nearest_iou
+from detectors.evaluation.crowd import recall_ceiling
+from detectors.evaluation.crowding import crowding, nearest_iou
+from detectors.evaluation.protocol import PROTOCOLS
 from detectors.evaluation.truth import GroundTruth
 from tests.detectors.evaluation import cases
 from tests.examples import examples
@@ -63,3 +66,30 @@ def test_coordinates_in_double_precision() -> None:
     columns = {name: getattr(truth, name) for name in ("boxes", "area")}
     doubled = GroundTruth(**{**vars(truth), **{n: c.to(torch.float64) for n, c in columns.items()}})
     assert nearest_iou(doubled).tolist() == [0.5, 0.5]
+
+
+@examples(20)
+@given(objects.filter(lambda rows: not all(row[3] for row in rows)))
+def test_crowding_counts_objects(objects: list[Any]) -> None:
+    truth = make_truth(sorted(objects, key=lambda row: int(row[0])))
+    found = crowding(truth, PROTOCOLS["default"])
+    mine = nearest_iou(truth)[~truth.crowd.numpy()].tolist()
+    assert found.above == {
+        iou: pytest.approx(sum(each > iou for each in mine) / len(mine)) for iou in (0.1, 0.3, 0.5)
+    }
+    many = PROTOCOLS["default"].model_copy(update={"max_dets": 1000})
+    assert found.recall_ceiling == recall_ceiling(truth, many)
+
+
+def test_many_objects_are_no_crowding() -> None:
+    grid = [(0, (12 * i, 0, 12 * i + 9, 9), 0, False) for i in range(150)]
+    wide = cases.image_truth(0, [row[1] for row in grid], [0] * 150, [False] * 150)
+    truth = GroundTruth.of([replace(wide, width=2000)], "a")
+    found = crowding(truth, PROTOCOLS["default"])
+    assert (found.recall_ceiling, found.above[0.1]) == (1.0, 0.0)
+    assert recall_ceiling(truth, PROTOCOLS["default"]) == pytest.approx(100 / 150)
+
+
+def test_no_object_has_no_crowding() -> None:
+    with pytest.raises(ValueError, match="no object"):
+        crowding(make_truth([]), PROTOCOLS["default"])

@@ -316,6 +316,6 @@ def test_duplicates_are_of_detections_and_score_gaps_of_all_candidates() -> None
 def test_a_diagnosis_consists_of_plain_data() -> None:
     candidates, truth = scene(1)
     found = json.loads(json.dumps(dataclasses.asdict(diagnose(candidates, truth, Protocol()))))
-    assert set(found) == {"score_gap", "duplicates", "ap", "gap", "steps"}
+    assert set(found) == {"score_gap", "duplicates", "ap", "gap", "steps", "levels"}
     assert found["steps"][1]["share"] == pytest.approx(1)
     assert found["score_gap"]["histogram"] == [4, *[0] * 9]

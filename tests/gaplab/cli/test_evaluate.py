@@ -57,6 +57,34 @@ def test_candidates_give_the_same_numbers_as_training(gaplab: Gaplab, ids: Any, 
     assert all(e["protocol"].startswith("custom-") for e in same)
 
 
+def say_kept(folder: Path, topk: int) -> None:
+    """Make the candidates of a trial say that `topk` per level and image were kept."""
+    for part in folder.rglob("part-*.parquet"):
+        footer = json.loads(pq.read_metadata(part).metadata[b"gaplab"]) | {"topk": topk}
+        table = pq.read_table(part)
+        pq.write_table(table.replace_schema_metadata({"gaplab": json.dumps(footer)}), part)
+
+
+def test_complete_candidates_serve_every_number_of_them(
+    gaplab: Gaplab, ids: Any, home: Path
+) -> None:
+    say_kept(home / "trials" / ids["dual"], 5000)  # no level has more than 1,000
+    rules = [f"{{pre_nms_topk: {most}}}" for most in (1000, 30_000)]
+    named = [word for rule in rules for word in ("--protocol", rule)]
+    found = evaluations(gaplab("reevaluate", ids["dual"], "--branch", "o2o", "--json", *named))
+    some, every = (each["metrics"] for each in found)
+    assert some == every
+
+
+def test_cut_candidates_are_refused_where_more_are_needed(
+    gaplab: Gaplab, ids: Any, home: Path
+) -> None:
+    say_kept(home / "trials" / ids["dual"], 5)
+    words = ("reevaluate", ids["dual"], "--branch", "o2o", "--protocol", "{pre_nms_topk: 6}")
+    [line] = gaplab(*words, code=2).splitlines()
+    assert "holds only the 5 best candidates of a level, protocol custom-" in line
+
+
 def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any) -> None:
     rule = "{suppression: max_filter, spatial_range: 3, level_range: 1}"
     [only] = evaluations(
@@ -92,10 +120,6 @@ def test_table_of_new_evaluations(gaplab: Gaplab, ids: Any) -> None:
         (["nothing"], "trial 'nothing': not in the ledger"),
         (["DUAL", "--protocol", "onenett"], "unknown"),
         (["DUAL", "--protocol", "{nms_iou: 3}"], "nms_iou"),
-        (
-            ["DUAL", "--branch", "o2o", "--protocol", "{pre_nms_topk: 2000}"],
-            "holds the 1000 best candidates per level",
-        ),
         (
             ["DUAL", "--epoch", "1"],
             "no candidates of epoch 1 are stored; stored are those of epoch 2",

@@ -294,10 +294,14 @@ def test_files_that_have_changed_are_refused(gaplab: Run, tmp_path: Path) -> Non
 
 def test_explain_has_no_steps_among_levels(gaplab: Run, kept: Foreign) -> None:
     found = json.loads(gaplab("explain", "many", "--json"))
-    assert [step["name"] for step in found["diagnosis"]["steps"]] == ["all levels", "other classes"]
+    assert [step["name"] for step in found["diagnosis"]["steps"]] == ["same class", "other classes"]
+    assert not found["diagnosis"]["levels"]
     gap = measured(gaplab, kept.o2m, kept.truth)["gap"]
     assert found["diagnosis"]["gap"] == pytest.approx(gap, abs=1e-9)
-    assert gaplab("explain", "many").startswith("measurement ")
+    page = gaplab("explain", "many")
+    assert page.startswith("measurement ")
+    assert "these boxes have no level" in page
+    assert "all levels" not in page
 
 
 def test_show_lists_every_protocol(gaplab: Run, kept: Foreign) -> None:

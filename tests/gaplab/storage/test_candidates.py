@@ -106,6 +106,23 @@ def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_rows")
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(("most", "cut"), [(999, False), (1000, True), (1001, True)])
+def test_a_dump_is_cut_if_a_level_of_an_image_is_full(
+    tmp_path: Path, size: int, most: int, cut: bool
+) -> None:
+    found = candidates([3000, most, 0])
+    level = torch.arange(3000) // 600  # 600 of each level of the first image
+    levels = torch.cat([level, torch.full((most,), 4)])
+    uri = write(tmp_path, replace(found, levels=levels), truth([5, 6, 7]), size)
+    assert Dump.open(uri).cut is cut
+
+
+def test_a_dump_without_candidates_is_not_cut(tmp_path: Path) -> None:
+    assert not Dump.open(write(tmp_path, candidates([0, 0]), truth([5, 6]))).cut
+
+
+@pytest.mark.usefixtures("few_rows")
 class TestRoundTrip:
     @given(
         counts=st.lists(st.sampled_from([0, 0, 1, 2, 4, 11]), min_size=1, max_size=9),

@@ -21,6 +21,7 @@ from pydantic_core import from_json
 
 from detectors.data.json_text import GZIP
 from gaplab.errors import UserError
+from gaplab.storage.detections.memory import check_fits
 from gaplab.storage.detections.rows import BoxForm, HeldSource, Key, KeyTable, Rows, joined
 
 BLOCK = 1 << 24
@@ -48,8 +49,11 @@ def read_json(path: Path, form: BoxForm = "xywh") -> HeldSource:
         form: how boxes are written.
 
     Raises:
-        UserError: the file is not a list of results, or cut off; with the first problems.
+        UserError: the file is not a list of results, or cut off, with the first problems; or it
+            does not fit into memory.
     """
+    if path.is_file():
+        check_fits(path)
     images, categories = KeyTable(), KeyTable()
     parts, done = list[Rows](), 0
     for rows in parse_list(path):

@@ -25,14 +25,15 @@ import gaplab.cli
 from detectors.cost import ModelCost
 from detectors.data.base import Split
 from detectors.data.summary import Counts
+from detectors.evaluation.crowding import Crowding
 from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep
 from detectors.evaluation.metrics import POSITIVES, ClassGap
 from detectors.evaluation.score_gap import ScoreGap
-from gaplab.cli.data import _class_table, _split_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.plan import Plan, print_models, print_plan
 from gaplab.cli.render import measurements
+from gaplab.cli.render.datasets import class_table, crowding_table, split_table
 from gaplab.cli.render.tables import compare_table, leaderboard_table
 from gaplab.cli.render.tabular import (
     Column,
@@ -256,7 +257,9 @@ def explanations(d: Draw) -> list[PlainTable]:
     first = abs(d.numbers[0])
     steps = tuple(GapStep(d.word, each, each) for each in d.numbers)
     gap = ScoreGap(1, 0.5, None, None, 0.5, (), (d.whole, 0, 1))
-    diagnosis = Diagnosis(gap, (Duplicates(0.5, first, first),), first, first, steps)
+    diagnosis = Diagnosis(
+        gap, (Duplicates(0.5, first, first),), first, first, steps, d.whole % 2 == 0
+    )
     found = Explanation("abcdefab", "a", "b", 1, "o2o", "default", {}, None, diagnosis)
     return printed(lambda console: print_explanation(found, console))
 
@@ -270,7 +273,9 @@ def datasets(d: Draw) -> list[PlainTable]:
     n = d.whole
     counts = Counts(n, n, n, n, n, n, n, {d.word: n, "other": 1})
     splits: dict[Split, Counts] = {"train": counts, "val": counts}
-    return [_split_table(splits), _class_table(splits)]
+    iou = {0.1: abs(d.numbers[0]), 0.5: 1.0}
+    crowded: dict[Split, Crowding] = {"train": Crowding(iou, abs(d.numbers[0]))}
+    return [split_table(splits), class_table(splits), crowding_table(crowded, 0.6)]
 
 
 def protocols(d: Draw) -> list[PlainTable]:
@@ -305,8 +310,9 @@ def stored_measurements(d: Draw) -> list[PlainTable]:
 
 
 TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
-    "data._split_table": datasets,
-    "data._class_table": datasets,
+    "datasets.split_table": datasets,
+    "datasets.class_table": datasets,
+    "datasets.crowding_table": datasets,
     "evaluate.protocols_table": protocols,
     "evaluate.reevaluations_table": reevaluations,
     "evaluate._steps": explanations,

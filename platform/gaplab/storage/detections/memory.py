@@ -1,0 +1,70 @@
+"""Refuse JSON that does not fit into memory before it is read."""
+
+from pathlib import Path
+
+import psutil
+
+from detectors.data.json_text import GZIP
+from gaplab.errors import UserError
+
+PER_BYTE = 4
+"""Bytes of memory per byte of JSON while detections are read and measured."""
+CONTAINER = Path("/sys/fs/cgroup")
+_LIMITS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+"""Files of a container's limit, of what is used, and of what of it can be freed: versions 2 and 1
+of control groups."""
+
+
+def check_fits(path: Path) -> None:
+    """Raise UserError if the detections of a JSON file need more memory than there is."""
+    size, free = _length(path), available_memory()
+    if PER_BYTE * size > free:
+        raise UserError(
+            f"{path}: {_gigabytes(size)} of JSON need about {_gigabytes(PER_BYTE * size)} of "
+            f"memory, and {_gigabytes(free)} are free; write the detections as Parquet, which is "
+            "read in parts"
+        )
+
+
+def available_memory(container: Path = CONTAINER) -> int:
+    """Return the number of bytes that can be used: of the machine, and of the container's limit.
+
+    Args:
+        container: the folder of the container's control group.
+    """
+    free = int(psutil.virtual_memory().available)
+    for limit, used, details, freeable in _LIMITS:
+        try:
+            most, now = (int((container / name).read_text()) for name in (limit, used))
+            rows = (line.split() for line in (container / details).read_text().splitlines())
+            cached = next((int(value) for name, value in rows if name == freeable), 0)
+        except (OSError, ValueError):  # no such version, or no limit
+            continue
+        free = min(free, most - now + cached)
+    return max(0, free)
+
+
+def _length(path: Path) -> int:
+    """Return the number of bytes of JSON.
+
+    For a file that is compressed by gzip, it is what its last four bytes say. They hold the length
+    modulo 4 GiB, so the number may be too small for longer ones.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if size < 18 or file.read(len(GZIP)) != GZIP:
+            return size
+        file.seek(-4, 2)
+        return max(size, int.from_bytes(file.read(4), "little"))
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
