@@ -68,7 +68,7 @@ def test_equals_the_loop_over_points(
 
 @each_normalizer
 @pytest.mark.parametrize("box_by", ["degree", "centerness", "equal"])
-@examples(12)
+@examples(5)
 @given(st.lists(st.integers(0, 3), min_size=3, max_size=5), seeds, kinds, st.integers(2, 3))
 def test_mean_over_ranks_is_the_loss_of_the_global_batch(
     normalizer: str,

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli import main
 from gaplab.cli.render.tables import leaderboard_table
 from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
@@ -28,8 +30,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
     return write_foreign(tmp_path_factory.mktemp("toy"))
 
 
-def measured(gaplab: Run, *words: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(gaplab("measure", *words, "--json"))
+def measured(gaplab: Run, *words: object, resamples: int = 0) -> dict[str, Any]:
+    out = gaplab("measure", *words, "--resamples", resamples, "--json")
+    found: dict[str, Any] = json.loads(out)
     return found
 
 
@@ -58,7 +61,7 @@ def test_ap_with_nms_is_that_of_pycocotools(gaplab: Run, files: Foreign) -> None
 
 
 def test_json_has_the_main_numbers(gaplab: Run, files: Foreign) -> None:
-    found = measured(gaplab, files.o2m, files.truth)
+    found = measured(gaplab, files.o2m, files.truth, resamples=200)
     rows = json.loads(files.o2m.read_text())
     assert (found["images"], found["detections"], found["protocol"]) == (24, len(rows), "default")
     assert found["gap"] == pytest.approx(found["ap"] - found["ap_nms"])
@@ -75,10 +78,14 @@ def test_json_has_the_main_numbers(gaplab: Run, files: Foreign) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "verdict"),
     [
-        ("o2m", [], "needs NMS: yes, -"),
+        ("o2m", ["--resamples", 200], "needs NMS: yes, -"),
         ("o2o", [], "needs NMS: no, +"),
         ("o2o", ["--resamples", 0], "; no interval over images"),
-        ("suppressed", ["--allow-suppressed"], "; the detections were suppressed already"),
+        (
+            "suppressed",
+            ["--allow-suppressed", "--resamples", 200],
+            "; the detections were suppressed already",
+        ),
     ],
 )
 def test_the_verdict_is_the_last_line(
@@ -95,13 +102,15 @@ def test_suppressed_input_is_refused(gaplab: Run, files: Foreign) -> None:
     assert err.count("\n") == 1
     assert "looks suppressed already" in err
     assert "--allow-suppressed" in err
-    found = measured(gaplab, files.suppressed, files.truth, "--allow-suppressed")
+    words = (files.suppressed, files.truth, "--allow-suppressed")
+    found = measured(gaplab, *words, resamples=200)
     assert 0.5 < found["suppressed"] <= 0.6
     assert found["verdict"] == "undecided"
 
 
 def test_the_head_gap_is_that_of_two_files(gaplab: Run, files: Foreign) -> None:
-    found = measured(gaplab, files.o2m, files.o2o, "--annotations", files.truth)
+    words = (files.o2m, files.o2o, "--annotations", files.truth)
+    found = measured(gaplab, *words, resamples=200)
     first, second = found["first"], found["second"]
     assert found["head_gap"] == pytest.approx(first["ap_nms"] - second["ap"])
     for name in ("ap", "ap_nms", "gap"):
@@ -112,13 +121,14 @@ def test_the_head_gap_is_that_of_two_files(gaplab: Run, files: Foreign) -> None:
     for name in ("head_gap", "ap_difference", "gap_difference", "duplicates_difference"):
         low, high = found[f"{name}_interval"]
         assert low <= found[name] <= high
-    out = gaplab("measure", files.o2m, files.o2o, "--annotations", files.truth)
+    out = gaplab("measure", *words, "--resamples", 200)
     assert "head gap: first with NMS minus second without" in out
     assert "NMS gap: first minus second" in out
 
 
 def test_the_same_file_twice_has_no_difference(gaplab: Run, files: Foreign) -> None:
-    found = measured(gaplab, files.o2o, files.o2o, "--annotations", files.truth)
+    words = (files.o2o, files.o2o, "--annotations", files.truth)
+    found = measured(gaplab, *words, resamples=200)
     assert found["ap_difference"] == 0
     assert found["ap_difference_interval"] == [0, 0]
     assert found["head_gap"] == pytest.approx(-found["first"]["gap"])
@@ -131,7 +141,7 @@ def test_protocols_that_need_levels_are_refused(gaplab: Run, files: Foreign) -> 
 
 
 def test_check_compares_with_pycocotools(gaplab: Run, files: Foreign) -> None:
-    output = gaplab("measure", files.o2m, files.truth, "--check")
+    output = gaplab("measure", files.o2m, files.truth, "--check", "--resamples", 0)
     (line,) = [each for each in output.splitlines() if each.startswith("pycocotools")]
     assert " values agree (largest difference " in line
     found = measured(gaplab, files.o2m, files.truth, "--check")
@@ -146,13 +156,13 @@ def test_a_difference_to_pycocotools_is_an_error(
 ) -> None:
     monkeypatch.setattr("gaplab.results.check.TOLERANCE", -1.0)
     monkeypatch.setattr("gaplab.cli.measure._print", lambda line: sys.stderr.write(line + "\n"))
-    output = gaplab("measure", files.o2m, files.truth, "--check", code=1)
+    output = gaplab("measure", files.o2m, files.truth, "--check", "--resamples", 0, code=1)
     assert " values DIFFER (largest difference " in output
     assert output.splitlines()[-1].startswith("needs NMS: ")
 
 
 def test_pycocotools_is_asked_for_its_own_ap_only(gaplab: Run, files: Foreign) -> None:
-    words = ("measure", files.o2m, files.truth, "--check", "--protocol")
+    words = ("measure", files.o2m, files.truth, "--check", "--resamples", 0, "--protocol")
     line = "gaplab: --check: pycocotools measures COCO's AP only; choose another protocol"
     assert line in gaplab(*words, "crowdhuman", code=2)
     output = gaplab(*words, "crowdhuman", "--protocol", "default")
@@ -166,17 +176,17 @@ def test_errors_calibration_and_score_gap_are_printed(gaplab: Run, files: Foreig
 
 
 def test_protocols_say_how_much_of_a_disagreement_is_theirs(gaplab: Run, files: Foreign) -> None:
-    words = ("--protocol", "default", "--protocol", "deepstream", "--resamples", 0)
+    words = ("--protocol", "default", "--protocol", "deepstream")
     rows: Any = measured(gaplab, files.o2m, files.truth, *words)
     apart = [abs(rows[0][name] - rows[1][name]) for name in ("ap", "ap_nms")]
     expected = f"by {apart[0]:.1f} without NMS and by {apart[1]:.1f} with NMS points"
-    assert expected in gaplab("measure", files.o2m, files.truth, *words)
+    assert expected in gaplab("measure", files.o2m, files.truth, *words, "--resamples", 0)
 
 
 def test_all_protocols(gaplab: Run, files: Foreign) -> None:
-    found = json.loads(gaplab("measure", files.o2o, files.truth, "--all-protocols", "--json"))
+    found: Any = measured(gaplab, files.o2o, files.truth, "--all-protocols")
     assert [each["protocol"] for each in found] == [p for p in PROTOCOLS if p != "centernet"]
-    out = gaplab("measure", files.o2o, files.truth, "--all-protocols")
+    out = gaplab("measure", files.o2o, files.truth, "--all-protocols", "--resamples", 0)
     assert all(each["protocol"] in out for each in found)
 
 
@@ -215,17 +225,32 @@ def test_nothing_is_left_of_a_refused_file(
 # --- kept in the ledger ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def kept(gaplab: Run, files: Foreign) -> Foreign:
-    """The files, of which o2m and o2o are in the ledger as `many` and `one`."""
+@pytest.fixture(scope="module")
+def kept_home(files: Foreign, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home whose ledger has o2m and o2o as `many` and `one`; to be copied."""
+    home = tmp_path_factory.mktemp("kept") / "home"
     names = ["--name", "many", "--name", "one", "--family", "o2m", "--family", "o2o"]
     words = (files.o2m, files.o2o, "--annotations", files.truth, "--dataset", "toy", *names)
-    gaplab("measure", *words, "--resamples", 0)
+    line = ["gaplab", "measure", *words, "--resamples", 0, "--home", home]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("GAPLAB_LEDGER", raising=False)
+        patch.setattr(sys, "argv", [*map(str, line)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert not stop.value.code
+    return home
+
+
+@pytest.fixture
+def kept(files: Foreign, kept_home: Path, home: Path) -> Foreign:
+    """The files, of which o2m and o2o are in the ledger as `many` and `one`."""
+    shutil.copytree(kept_home, home)
     return files
 
 
 def test_the_same_file_twice_is_one_row(gaplab: Run, kept: Foreign, home: Path) -> None:
-    gaplab("measure", kept.o2o, kept.truth, "--name", "renamed", "--family", "o2o")
+    words = ("--name", "renamed", "--family", "o2o", "--resamples", 0)
+    gaplab("measure", kept.o2o, kept.truth, *words)
     with Ledger.open(Home(home).ledger_url) as ledger:
         assert sorted(each.name for each in ledger.measurements()) == ["many", "renamed"]
 
@@ -256,7 +281,7 @@ def test_the_truth_of_measurements_is_not_that_of_trials() -> None:
 
 
 def test_groups_have_intervals_over_images(gaplab: Run, kept: Foreign) -> None:
-    one, many = json.loads(gaplab("compare", "--json"))
+    one, many = json.loads(gaplab("compare", "--resamples", 200, "--json"))
     assert (one["assignment"], many["assignment"]) == ("one", "many")
     assert one["over"] == many["to_best_over"] == "images"
     assert many["gap_low"] < many["gap_mean"] < many["gap_high"]
@@ -266,8 +291,10 @@ def test_rows_on_other_annotations_are_never_compared(
     gaplab: Run, kept: Foreign, tmp_path: Path
 ) -> None:
     other = write_foreign(tmp_path / "other", seed=1)
-    gaplab("measure", other.o2o, other.truth, "--dataset", "toy", "--name", "other")
-    groups = {each["assignment"]: each for each in json.loads(gaplab("compare", "--json"))}
+    words = ("--dataset", "toy", "--name", "other", "--resamples", 0)
+    gaplab("measure", other.o2o, other.truth, *words)
+    out = gaplab("compare", "--resamples", 50, "--json")
+    groups = {each["assignment"]: each for each in json.loads(out)}
     assert groups["other"]["ap_to_best"] == groups["one"]["ap_to_best"] == 0
     assert groups["other"]["truth"] != groups["one"]["truth"]
 
@@ -284,7 +311,7 @@ def test_reevaluate_measures_the_files_again(gaplab: Run, kept: Foreign) -> None
 
 def test_files_that_have_changed_are_refused(gaplab: Run, tmp_path: Path) -> None:
     files = write_foreign(tmp_path / "toy", images=3)
-    gaplab("measure", files.o2o, files.truth, "--name", "one")
+    gaplab("measure", files.o2o, files.truth, "--name", "one", "--resamples", 0)
     files.o2o.write_text(files.o2m.read_text())
     for words in (["reevaluate", "one", "--protocol", "detr"], ["explain", "one"]):
         assert "have changed since measurement" in gaplab(*words, code=2)
@@ -322,16 +349,3 @@ def test_export_has_a_file_of_measurements(gaplab: Run, kept: Foreign, tmp_path:
     assert row["ap"] == pytest.approx(found["ap"], abs=1e-9)
     assert json.loads(row["about"])["findings"]["rows"] == found["detections"]
     assert json.loads(row["source"])["detections"] == str(kept.o2o)
-
-
-def test_mlflow_has_a_run_for_each(
-    gaplab: Run, kept: Foreign, home: Path, recwarn: pytest.WarningsRecorder
-) -> None:
-    from gaplab.ledger import Reader
-    from gaplab.mirror.replay import Mirror
-
-    with Reader.open(Home(home).ledger_url) as reader:
-        mirror = Mirror(Home(home))
-        assert mirror.replay_measurements(reader) > 0
-        assert mirror.replay_measurements(reader) == 0
-        assert mirror.experiment_id("measured") is not None

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,7 +15,10 @@ from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
 from gaplab.mirror.replay import Mirror
+from gaplab.results.measure import keep
+from gaplab.results.measuring import measure
 from gaplab.states import TrialState
+from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from tests.builders import LedgerBench
 from tests.gaplab.mirror.mlflow_runs import (
@@ -27,6 +31,7 @@ from tests.gaplab.mirror.mlflow_runs import (
     runs,
     snapshot,
 )
+from tests.gaplab.results.foreign import write_foreign
 
 pytestmark = [
     # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
@@ -305,3 +310,16 @@ def test_a_trial_in_any_state_and_its_sweep(bench: LedgerBench, state: TrialStat
     status = {"succeeded": "FINISHED", "failed": "FAILED"}.get(state, "KILLED")
     assert run_of(bench, trial.id).info.status == status
     assert run_of(bench, None).info.status == status
+
+
+def test_each_set_of_measured_detections_has_a_run(bench: LedgerBench, tmp_path: Path) -> None:
+    toy, storage = write_foreign(tmp_path / "toy", images=3), Storage(str(bench.home.path))
+    for path, name in ((toy.o2m, "many"), (toy.o2o, "one")):
+        for protocol in ("default", "detr"):
+            found = measure(path, toy.truth, protocol, resamples=0)
+            keep(bench.ledger, storage, found, name)
+    mirror = Mirror(bench.home)
+    assert mirror.replay_measurements(bench.ledger) > 0
+    assert mirror.replay_measurements(bench.ledger) == 0
+    assert mirror.experiment_id("measured") is not None
+    assert len(runs(bench, "measured")) == 2

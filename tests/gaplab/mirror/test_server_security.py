@@ -1,6 +1,7 @@
 """MLflow's programs serve this machine only and run nothing from the home folder."""
 
 import http.client
+import math
 import shlex
 import socket
 import sys
@@ -13,9 +14,16 @@ from uuid import uuid4
 import pytest
 
 from gaplab.cli.doctor.network import listeners
+from gaplab.mirror import server
 from gaplab.mirror.database import exclusive_access
+from gaplab.mirror.replay import Mirror
 from gaplab.mirror.server import running_server
 from gaplab.storage.home import Home
+
+pytestmark = [
+    # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated"),
+]
 
 PLANTED = ("mlflow", "uvicorn", "fastapi", "alembic", "sqlalchemy", "usercustomize")
 SECRET = uuid4().hex
@@ -44,28 +52,35 @@ def plant(folder: Path, ran: Path) -> None:
         (folder / f"{module}.py").write_text(code)
 
 
-def status_of(port: int, host: str) -> int:
-    """Send a request with this Host header and return the status code."""
-    path = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+EXPERIMENT = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+
+
+def answer(port: int, path: str, host: str) -> tuple[int, str]:
+    """Send a request with this Host header; return the status code and the text."""
     with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
         connection.request("GET", path, headers={"Host": host})
-        return connection.getresponse().status
+        response = connection.getresponse()
+        return response.status, response.read().decode()
 
 
-def test_the_server_is_local_and_imports_nothing_from_the_home(
+def test_the_server_of_an_empty_home_is_local_and_imports_nothing_from_it(
     bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaks: ModuleType
 ) -> None:
     """One start for all assertions, because it takes many seconds."""
+    monkeypatch.setattr(server, "_START_SECONDS", math.inf)
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
     plant(bench.home.path, tmp_path / "ran")
     monkeypatch.chdir(bench.home.path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with running_server(bench.home, port):
+    with running_server(bench.home, port) as url:
         assert {each.host for each in listeners() or () if each.port == port} == {"127.0.0.1"}
-        hosts = (f"127.0.0.1:{port}", "evil.example")
-        assert [status_of(port, host) for host in hosts] == [200, 403]
+        own = f"127.0.0.1:{port}"
+        assert [answer(port, EXPERIMENT, host)[0] for host in (own, "evil.example")] == [200, 403]
+        assert "<title>MLflow</title>" in answer(port, "/", own)[1]
+        for sweep in (None, "nothing"):
+            assert Mirror(bench.home).link(url, sweep) == f"{url}/#/experiments"
         leaks.assert_no_secret_in_argv(SECRET)
     assert not (tmp_path / "ran").exists()
     leaks.assert_no_secret(SECRET, bench.home.path)

@@ -248,7 +248,7 @@ def fake_git(folder: Path, script: str) -> None:
 def test_a_git_that_does_not_answer(
     package: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    fake_git(tmp_path / "bin", "exec sleep 60")
+    fake_git(tmp_path / "bin", "exec sleep 1000000")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     code = read_code([package], seconds=0.2)
     assert nothing_known(code)

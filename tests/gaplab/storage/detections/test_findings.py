@@ -8,8 +8,10 @@ from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
 from detectors.structures import Candidates
 from gaplab.storage.detections.findings import Facts, Findings
+from tests.examples import FUZZ
 
 IMAGES = 60
+SEEDS = range(3 if FUZZ else 1)
 
 
 def dense(seed: int, spread: float = 0.1, classes: int = 2) -> Candidates:
@@ -48,7 +50,7 @@ def suppressed(candidates: Candidates, iou: float, *, class_wise: bool = True) -
     return select(candidates, protocol, sizes, suppress=True)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("iou", [0.45, 0.5, 0.6, 0.65, 0.7])
 @pytest.mark.parametrize("class_wise", [True, False])
 def test_suppressed_input_is_recognised(seed: int, iou: float, class_wise: bool) -> None:
@@ -59,13 +61,13 @@ def test_suppressed_input_is_recognised(seed: int, iou: float, class_wise: bool)
     assert any("looks suppressed already" in line for line in found.lines())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("spread", [0.02, 0.1, 0.3])
 def test_raw_candidates_are_not_taken_for_suppressed_ones(seed: int, spread: float) -> None:
     assert findings(dense(seed, spread)).suppressed is None
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_one_detection_for_each_object_is_not_taken_for_a_suppressed_input(seed: int) -> None:
     """Objects overlap at random, and ever less often at a high IoU."""
     rng = np.random.default_rng(seed)
