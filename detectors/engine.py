@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
 from detectors.models.parts import freeze
-from detectors.optimizer import make_optimizer, ramped_average
+from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
@@ -33,7 +32,7 @@ class Learner:
     """
 
     model: nn.Module
-    averaged: AveragedModel
+    averaged: RunningAverage
     optimizer: torch.optim.Optimizer
     strategy: Strategy
     training: Training
@@ -75,7 +74,7 @@ class Learner:
         frozen = freeze(detector, training.freeze)
         model = wrap(detector)
         bare = getattr(model, "module", model)
-        averaged = AveragedModel(bare, multi_avg_fn=ramped_average(training.ema), use_buffers=True)
+        averaged = RunningAverage(bare, training.ema)
         averaged.requires_grad_(False).eval()
         optimizer = make_optimizer(bare, training)
         learner = cls(model, averaged, optimizer, strategy, training, world, frozen)

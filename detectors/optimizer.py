@@ -1,9 +1,10 @@
 """Create the optimiser, and average weights, as `Training` specifies."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from detectors.training import Training
 
@@ -44,20 +45,54 @@ def _weight_decay(
     return training.weight_decay_bias if parameter.ndim < 2 else training.weight_decay
 
 
-def ramped_average(decay: float) -> Any:
-    """Return an averaging function for `AveragedModel`.
+class RunningAverage(AveragedModel):
+    """The running average of the parameters and buffers of a module.
 
     Its decay is (1 + t) / (10 + t) after t updates, but at most `decay`, so that the average soon
-    forgets the first weights.
+    forgets the first weights. Integers, such as the step counters of batch norm, are copied.
+
+    The places of all tensors are found once: to walk through both modules takes longer than the
+    average itself. Tensors may be replaced later (`to` does so), but none may be added.
+
+    Args:
+        model: the module to average; `module` becomes a copy of it.
+        decay: the decay in [0, 1); 0: no averaging.
     """
 
-    @torch.no_grad()
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        t = int(count)
-        weight = 1 - min(decay, (1 + t) / (10 + t))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, weight)
-        else:  # step counters of batch norm
-            torch._foreach_copy_(averaged, current)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self._decay = decay
+        self._own, self._others = _places(self.module), _places(model)
+        self._floats = sum(tensor.is_floating_point() for tensor in _tensors(self._own))
 
-    return average
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Add the current values of `model`, which is the module given to `__init__`."""
+        own, others, t = _tensors(self._own), _tensors(self._others), int(self.n_averaged)
+        averaged = self._floats if t else 0
+        if averaged:
+            weight = 1 - min(self._decay, (1 + t) / (10 + t))
+            torch._foreach_lerp_(own[:averaged], others[:averaged], weight)
+        if own[averaged:]:
+            torch._foreach_copy_(own[averaged:], others[averaged:])
+        self.n_averaged += 1
+
+
+Place = tuple[Mapping[str, Tensor | None], str]
+"""The parameters or buffers that a module holds itself, and the name of one of them."""
+
+
+def _places(model: nn.Module) -> list[Place]:
+    """Return the place of every parameter and buffer, those with floating-point values first."""
+    found: dict[int, tuple[bool, Place]] = {}
+    for module in model.modules():
+        held: Mapping[str, Tensor | None]
+        for held in (module._parameters, module._buffers):
+            for name, tensor in held.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), (not tensor.is_floating_point(), (held, name)))
+    return [place for _, place in sorted(found.values(), key=lambda entry: entry[0])]
+
+
+def _tensors(places: list[Place]) -> list[Tensor]:
+    return [tensor for held, name in places if (tensor := held[name]) is not None]

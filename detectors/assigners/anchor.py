@@ -1,5 +1,6 @@
 """Anchor: one-to-one assignment by the IoU of anchor boxes."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from detectors.assigners.base import Assigner, Branch, Family
@@ -32,4 +33,5 @@ class Anchor(Assigner):
     ) -> Assignment:
         """See `Assigner.assign`; predictions and progress are not used."""
         iou_GN = pairwise_iou(targets.boxes, points.anchors)
-        return match(iou_GN, iou_GN > 0, center_distance(points, targets), self.solver)
+        distance = partial(center_distance, points, targets)
+        return match(iou_GN, iou_GN > 0, distance, self.solver)

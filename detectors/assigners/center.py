@@ -48,4 +48,4 @@ class Center(Assigner):
             return best_object(-area(targets.boxes)[:, None], near_GN)
         half_side_G1 = (targets.boxes[:, 2:] - targets.boxes[:, :2]).amax(1, keepdim=True) / 2
         own_level_GN = fits_level(points, half_side_G1, self.range_factor)
-        return match(-distance_GN, own_level_GN, distance_GN, self.solver)
+        return match(-distance_GN, own_level_GN, lambda: distance_GN, self.solver)

@@ -1,5 +1,6 @@
 """Foreground loss: one-to-one assignment by the training loss."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -50,7 +51,8 @@ class Foreground(Assigner):
         """See `Assigner.assign`; progress is not used."""
         cost_GN = equalize(self._cost(predictions, targets), targets)
         candidate_GN = in_center_square(points, targets, self.radius)
-        return match(-cost_GN, candidate_GN, center_distance(points, targets), "lsa")
+        distance = partial(center_distance, points, targets)
+        return match(-cost_GN, candidate_GN, distance, "lsa")
 
     def _cost(self, predictions: Predictions, targets: Targets) -> Tensor:
         """Compute the cost of each pair: [G, N] >= 0.

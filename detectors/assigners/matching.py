@@ -1,5 +1,6 @@
 """One-to-one assignment from a matrix of qualities."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -35,7 +36,7 @@ def negatives(num_points: int, device: torch.device) -> Assignment:
 
 
 def match(
-    quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor, solver: Solver
+    quality_GN: Tensor, candidate_GN: Tensor, distance: Callable[[], Tensor], solver: Solver
 ) -> Assignment:
     """Return the one-to-one assignment among candidates.
 
@@ -50,7 +51,8 @@ def match(
     Args:
         quality_GN: [G, N], finite for candidates.
         candidate_GN: [G, N] bool.
-        distance_GN: [G, N] >= 0, the order of points that are not candidates.
+        distance: returns the order of points that are not candidates, [G, N] >= 0; called with
+            `lsa` where an object gets no candidate.
         solver: how to solve it.
 
     Raises:
@@ -60,7 +62,7 @@ def match(
         return best_of_each(quality_GN, candidate_GN)
     if not quality_GN.numel():
         return negatives(quality_GN.shape[1], quality_GN.device)
-    return _assignment(_lexicographic(quality_GN, candidate_GN, distance_GN), quality_GN)
+    return _assignment(_lexicographic(quality_GN, candidate_GN, distance), quality_GN)
 
 
 def one_to_one(quality_GN: Tensor) -> Assignment:
@@ -114,7 +116,9 @@ Pairs = tuple[Tensor, Tensor]
 """Objects [K] and their points [K], int64."""
 
 
-def _lexicographic(quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor) -> Pairs:
+def _lexicographic(
+    quality_GN: Tensor, candidate_GN: Tensor, distance: Callable[[], Tensor]
+) -> Pairs:
     """Return the assignment of `match` with `lsa`.
 
     Usually each object gets a candidate, and only candidates need to be considered. Otherwise, the
@@ -127,6 +131,7 @@ def _lexicographic(quality_GN: Tensor, candidate_GN: Tensor, distance_GN: Tensor
     found = match_candidates(quality, candidate)
     if found is not None and len(found[0]) == len(quality):
         return _pairs(*found, points)
+    distance_GN = distance()
     without = slice(None) if found is None else ~candidate_GN.any(1)
     nearness_KN = torch.where(candidate_GN, -torch.inf, -distance_GN)[without]
     nearness_KN = nearness_KN.index_fill(1, points, -torch.inf)

@@ -1,5 +1,6 @@
 """POTO: prediction-aware one-to-one assignment."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -51,4 +52,5 @@ class Poto(Assigner):
         """See `Assigner.assign`; progress is not used."""
         quality_GN = matching_quality(predictions, targets, self.alpha, self.combine)
         candidate_GN = in_prior(points, targets, self.prior, self.radius)
-        return match(quality_GN, candidate_GN, center_distance(points, targets), self.solver)
+        distance = partial(center_distance, points, targets)
+        return match(quality_GN, candidate_GN, distance, self.solver)

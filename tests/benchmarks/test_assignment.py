@@ -123,7 +123,7 @@ def test_exact_matching_against_dense_scipy(objects: int, prior: str, points: Po
         if prior == "everywhere":
             found.append(one_to_one(quality))
         else:
-            found.append(match(quality, inside, distance, "lsa"))
+            found.append(match(quality, inside, lambda: distance, "lsa"))
 
     def dense() -> None:
         values = dense_quality.double().cpu().numpy()

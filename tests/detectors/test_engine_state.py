@@ -3,10 +3,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from detectors.assigners import ASSIGNERS
 from detectors.engine import train_epoch
-from detectors.optimizer import make_optimizer
+from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.training import Training, lr_factor
 from tests.detectors import miniature as mini
 
@@ -86,6 +87,34 @@ class TestAverage:
         torch.testing.assert_close(
             learner.averaged.module.state_dict(), learner.bare.state_dict(), rtol=0, atol=0
         )
+
+    @pytest.mark.parametrize("decay", [0.0, 0.5, 0.998])
+    def test_equals_that_of_pytorch_in_every_bit(self, decay: float) -> None:
+        """Of weights that two layers share, statistics and counters, also after a conversion."""
+
+        @torch.no_grad()
+        def ramped(averaged: Any, current: Any, count: Any) -> None:
+            weight = 1 - min(decay, (1 + int(count)) / (10 + int(count)))
+            if averaged[0].is_floating_point():
+                torch._foreach_lerp_(averaged, current, weight)
+            else:
+                torch._foreach_copy_(averaged, current)
+
+        model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, bias=False))
+        model.get_submodule("2").weight = model.get_parameter("0.weight")
+        ours = RunningAverage(model, decay)
+        theirs = AveragedModel(model, multi_avg_fn=ramped, use_buffers=True)
+        for step in range(6):
+            if step == 3:
+                for module in (model, ours, theirs):
+                    module.double()
+            model(torch.randn(4, 3, 5, 5, dtype=model.get_parameter("0.weight").dtype))
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(torch.randn_like(parameter))
+            ours.update_parameters(model)
+            theirs.update_parameters(model)
+            torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
     def test_is_not_trained(self) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK)

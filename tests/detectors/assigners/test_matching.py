@@ -85,7 +85,7 @@ def test_most_candidates_come_first_then_quality_then_nearness(
         away = [distance[pair].item() for pair in matching if not candidate[pair]]
         return len(kept), total(quality, kept), -float(sum(away))
 
-    found = pairs(match(quality, candidate, distance, "lsa"))
+    found = pairs(match(quality, candidate, lambda: distance, "lsa"))
     assert len(found) == min(g, n)
     assert not any(is_better(aims(each), aims(found)) for each in all_matchings(g, n))
 
@@ -94,7 +94,7 @@ def test_no_object_loses_its_only_candidate_to_improve_two_others() -> None:
     candidate = torch.tensor([[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0]], dtype=torch.bool)
     quality = torch.tensor([[0.0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]])
     distance = torch.tensor([[9.0, 9, 9, 1], [9, 9, 9, 9], [9, 9, 9, 9]])
-    assert pairs(match(quality, candidate, distance, "lsa")) == [(0, 0), (1, 1), (2, 2)]
+    assert pairs(match(quality, candidate, lambda: distance, "lsa")) == [(0, 0), (1, 1), (2, 2)]
 
 
 def test_the_way_of_the_loser_does_not_decide_who_keeps_a_candidate() -> None:
@@ -102,7 +102,7 @@ def test_the_way_of_the_loser_does_not_decide_who_keeps_a_candidate() -> None:
     candidate = torch.tensor([[1, 0, 0], [1, 0, 0]], dtype=torch.bool)
     quality, distance = torch.tensor([[0.50], [0.51]]).expand(2, 3), torch.ones(2, 3)
     distance[0] = 1000.0
-    assert pairs(match(quality, candidate, distance, "lsa")) == [(1, 0), (0, 1)]
+    assert pairs(match(quality, candidate, lambda: distance, "lsa")) == [(1, 0), (0, 1)]
 
 
 def test_an_object_takes_its_other_candidate_of_equal_quality_to_leave_a_near_point() -> None:
@@ -110,14 +110,28 @@ def test_an_object_takes_its_other_candidate_of_equal_quality_to_leave_a_near_po
     for near in (0, 1):
         distance = torch.full((2, 3), 9.0)
         distance[1, near] = 1.0
-        found = match(torch.zeros(2, 3), candidate, distance, "lsa")
+        found = match(torch.zeros(2, 3), candidate, distance.clone, "lsa")
         assert sorted(pairs(found)) == [(0, 1 - near), (1, near)]
+
+
+@pytest.mark.parametrize(("candidates", "calls"), [([[1, 0], [1, 1]], 0), ([[1, 0], [1, 0]], 1)])
+def test_distances_are_computed_only_if_an_object_gets_no_candidate(
+    candidates: list[list[int]], calls: int
+) -> None:
+    seen: list[Tensor] = []
+
+    def distance() -> Tensor:
+        seen.append(torch.ones(2, 2))
+        return seen[-1]
+
+    assert len(pairs(match(torch.ones(2, 2), torch.tensor(candidates) > 0, distance, "lsa"))) == 2
+    assert len(seen) == calls
 
 
 @pytest.mark.parametrize("solver", ["lsa", "argmax"])
 def test_match_of_no_objects(solver: Solver) -> None:
     nothing = torch.zeros(0, 3)
-    assert match(nothing, nothing.bool(), nothing, solver).object.tolist() == [-1, -1, -1]
+    assert match(nothing, nothing.bool(), lambda: nothing, solver).object.tolist() == [-1, -1, -1]
     assert one_to_one(nothing).object.tolist() == [-1, -1, -1]
 
 
@@ -128,9 +142,9 @@ def test_quality_of_a_candidate_that_is_not_finite_is_refused(bad: float, count:
     candidate = torch.ones(count, 50, dtype=torch.bool)
     quality[1, 2] = bad
     with pytest.raises(ValueError, match="numeric"):
-        match(quality, candidate, distance, "lsa")
+        match(quality, candidate, lambda: distance, "lsa")
     candidate[1, 2] = False
-    match(quality, candidate, distance, "lsa")
+    match(quality, candidate, lambda: distance, "lsa")
 
 
 def random_quality(g: int, n: int, seed: int, kind: str) -> Tensor:
@@ -201,7 +215,7 @@ def test_problem_reduced_to_candidates_is_the_whole_one(
     if shared:
         candidate[:, shared:] = False
     value = torch.where(candidate, 1e12 + 1e6 * quality.double(), -distance.double())
-    found = pairs(match(quality, candidate, distance, "lsa"))
+    found = pairs(match(quality, candidate, lambda: distance, "lsa"))
     assert len(found) == len({g for g, _ in found}) == min(size)
     ours, best = dense_value(value, found)
     assert ours == best
@@ -212,7 +226,7 @@ def test_objects_without_candidates_beside_several_that_share_one() -> None:
     candidate[:3, 17] = True
     rng = torch.Generator().manual_seed(0)
     quality, distance = torch.rand(5, 200, generator=rng), torch.rand(5, 200, generator=rng)
-    found = match(quality, candidate, distance, "lsa")
+    found = match(quality, candidate, lambda: distance, "lsa")
     assert found.object[17] == quality[:3, 17].argmax()
     value = torch.where(candidate, 100.0 + 10 * quality.double(), -distance.double())
     ours, best = dense_value(value, pairs(found))
@@ -226,8 +240,8 @@ def test_of_a_few_equal_points_an_object_takes_the_first(best: tuple[int, ...]) 
     assert pairs(one_to_one(quality)) == [(0, best[0])]
     assert pairs(best_of_each(quality)) == [(0, best[0])]
     everywhere, distance = torch.ones(1, 100, dtype=torch.bool), torch.zeros(1, 100)
-    assert pairs(match(quality, everywhere, distance, "lsa")) == [(0, best[0])]
-    assert pairs(match(quality, ~everywhere, 1 - quality, "lsa")) == [(0, best[0])]
+    assert pairs(match(quality, everywhere, lambda: distance, "lsa")) == [(0, best[0])]
+    assert pairs(match(quality, ~everywhere, lambda: 1 - quality, "lsa")) == [(0, best[0])]
 
 
 def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:
@@ -271,15 +285,15 @@ def test_argmax_is_never_better_and_is_equal_if_no_point_is_contested(
 def test_solvers_differ_for_an_object_that_loses_its_point() -> None:
     quality = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
     everywhere, distance = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)
-    assert pairs(match(quality, everywhere, distance, "argmax")) == [(0, 0)]
-    assert pairs(match(quality, everywhere, distance, "lsa")) == [(0, 0), (1, 1)]
+    assert pairs(match(quality, everywhere, lambda: distance, "argmax")) == [(0, 0)]
+    assert pairs(match(quality, everywhere, lambda: distance, "lsa")) == [(0, 0), (1, 1)]
 
 
 def test_without_candidates_argmax_has_none_and_lsa_the_nearest() -> None:
     quality, distance = torch.tensor([[0.9, 0.1]]), torch.tensor([[5.0, 3.0]])
     nowhere = torch.zeros(1, 2, dtype=torch.bool)
-    assert pairs(match(quality, nowhere, distance, "argmax")) == []
-    assert pairs(match(quality, nowhere, distance, "lsa")) == [(0, 1)]
+    assert pairs(match(quality, nowhere, lambda: distance, "argmax")) == []
+    assert pairs(match(quality, nowhere, lambda: distance, "lsa")) == [(0, 1)]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
