@@ -178,6 +178,20 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab ui quickstart --port 5001",
         ),
     ),
+    "Use": (
+        Command(
+            "predict",
+            "gaplab.cli.use",
+            "Detect objects in pictures, without and with NMS.",
+            "gaplab predict 9e542d7d photo.jpg --draw drawn",
+        ),
+        Command(
+            "weights",
+            "gaplab.cli.use",
+            "Write the weights of a trial as a file of safetensors.",
+            "gaplab weights 9e542d7d -o poto.safetensors",
+        ),
+    ),
     "Cluster": (
         Command(
             "submit",

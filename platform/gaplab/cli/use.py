@@ -1,0 +1,160 @@
+"""`gaplab predict` and `weights`: use the detector that a trial has trained."""
+
+import json as jsonlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
+from gaplab.cli.render.progress import progress_line
+from gaplab.cli.render.tabular import number, plain_table, text
+from gaplab.cli.render.terminal import open_console
+from gaplab.errors import StorageError, UserError
+from gaplab.formatting import plural, printable
+from gaplab.storage.home import DEFAULT_HOME
+
+if TYPE_CHECKING:
+    from detectors.trained import TrainedDetector
+    from gaplab.results.predicting import Choice, Predicted
+
+TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="Id, or its beginning.")]
+EpochOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_EPOCH, help="Weights at the end of this epoch [default: newest]."),
+]
+
+
+def predict(  # noqa: PLR0913 - every argument is an option of the command
+    trial: TrialArgument,
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGES", help="Pictures of any size, or folders of pictures."),
+    ],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Lowest score.")] = 0.3,
+    nms: Annotated[
+        bool,
+        typer.Option(
+            "--nms", help="Write the boxes that NMS leaves to JSON, instead of all boxes."
+        ),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write boxes as COCO's results."),
+    ] = None,
+    draw: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Draw boxes without NMS and with NMS side by side."),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="How boxes are selected: a preset, a mapping such as '{nms_iou: 0.5}', or a YAML "
+            "file [default: as the trial is evaluated]."
+        ),
+    ] = None,
+    branch: BranchOption = None,
+    epoch: EpochOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+    json: JsonOption = False,
+) -> None:
+    """Detect objects in pictures, without and with NMS.
+
+    Nothing is predicted or written if one of the pictures can't be used. Without -o, --json and
+    --draw, the number of boxes of each picture is printed.
+    """
+    from gaplab.results.predicting import Choice, drawings, find_pictures
+    from gaplab.results.predicting import draw as draw_boxes
+    from gaplab.results.predicting import predict as predict_boxes
+    from gaplab.spec.protocols import parse_protocol
+
+    rule = None if protocol is None else parse_protocol(protocol)
+    choice = Choice(threshold, rule, branch)
+    detector = _detector(home, trial, epoch)
+    paths = find_pictures(pictures)
+    targets = {} if draw is None else drawings(draw, paths)
+    found = list["Predicted"]()
+    with progress_line("predicting") as show:
+        for each in predict_boxes(detector, paths, choice):
+            found.append(each)
+            show(f"{len(found)} of {len(paths)} pictures")
+    rows = [row for each in found for row in each.coco(nms)]
+    if output is not None:
+        _write(output, jsonlib.dumps(rows))
+    for each in found if targets else ():
+        draw_boxes(each, targets[each.path], detector, _caption(detector, choice))
+    if json:
+        _print(jsonlib.dumps(rows))
+    else:
+        _print_counts(found, output, len(rows), targets.values())
+
+
+def weights(
+    trial: TrialArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="File to write.")],
+    epoch: EpochOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+) -> None:
+    """Write the weights of a trial as a file of safetensors.
+
+    They are the averaged ones. The header has the classes and the options of the detector, so
+    `detectors.load_detector` needs nothing else. `training.init_from` takes the file, too.
+    """
+    from detectors.models.weights import SAFETENSORS
+
+    if output.suffix != SAFETENSORS:
+        raise UserError(f"-o {output}: the name must end in {SAFETENSORS}; other tools expect that")
+    detector = _detector(home, trial, epoch)
+    try:
+        detector.save(output)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    count = sum(each.numel() for each in detector.parameters())
+    _print(f"{output}: {_title(detector)}, {plural(count, 'weight')}")
+
+
+def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":
+    from gaplab.results.opened import open_home
+
+    return open_home(home, create=False).trial(trial).detector(epoch)
+
+
+def _title(detector: "TrainedDetector") -> str:
+    source = detector.config.source
+    return f"{source['assignment']}, trial {source['trial']}, epoch {source['epoch']}"
+
+
+def _caption(detector: "TrainedDetector", choice: "Choice") -> str:
+    rule = choice.protocol or detector.config.protocol
+    branch = f", branch {choice.branch}" if choice.branch else ""
+    return (
+        f"{_title(detector)}{branch}, score at least {choice.threshold:g}, protocol {rule.preset}"
+    )
+
+
+def _print_counts(found: "Sequence[Predicted]", output: Path | None, rows: int, drawn: Any) -> None:
+    columns = [text("picture"), number("boxes\nwithout NMS"), number("with NMS")]
+    lines = ([str(e.path), str(len(e.without)), str(len(e.with_nms))] for e in found)
+    open_console().print(plain_table(columns, lines))
+    if output is not None:
+        _print(f"{output}: {plural(rows, 'box') if rows == 1 else f'{rows} boxes'}")
+    for path in drawn:
+        _print(str(path))
+
+
+def _write(path: Path, content: str) -> None:
+    """Write a file as a whole. Raises StorageError."""
+    try:
+        path.write_text(content + "\n", encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"-o {path}: can't be written ({error.strerror}); choose another file")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(printable(line) + "\n")
