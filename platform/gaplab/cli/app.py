@@ -121,7 +121,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "compare",
             "gaplab.cli.results",
             "Compare groups of trials: means, spread, 95 % intervals.",
-            "gaplab compare --sweep quickstart --by assignment",
+            "gaplab compare --sweep quickstart --to poto",
         ),
         Command(
             "report",

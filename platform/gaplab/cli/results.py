@@ -2,7 +2,7 @@
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,16 +21,26 @@ from gaplab.cli.options import (
     MetricOption,
     ParquetOption,
 )
+from gaplab.cli.render.comparison import compare_table, curves_table, effects_table
 from gaplab.cli.render.formats import Output, chosen_form, write_output
-from gaplab.cli.render.plain import COMPARE_COLUMNS, LEADERBOARD_COLUMNS, metric_names, plain
+from gaplab.cli.render.plain import (
+    COMPARE_COLUMNS,
+    LEADERBOARD_COLUMNS,
+    effects_of,
+    metric_names,
+    plain,
+)
 from gaplab.cli.render.progress import progress_line
-from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.cli.render.tables import leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
 from gaplab.ledger.views import ResultRow
+from gaplab.results.compare import Group, mixed_instructions
 from gaplab.results.compare import compare as compare_groups
-from gaplab.results.compare import mixed_instructions
-from gaplab.results.intervals import MIN_IMAGES, Resampled
+from gaplab.results.curves import over_epochs
+from gaplab.results.effects import main_effects
+from gaplab.results.intervals import MIN_IMAGES, Metric, Resampled
+from gaplab.results.keys import default_keys
 from gaplab.results.leaderboard import leaderboard as find_rows
 from gaplab.results.leaderboard import unknown_keys
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -113,13 +123,29 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     by: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY", help="Group trials by this spec key; repeatable [default: assignment]."
+            metavar="KEY",
+            help="Group trials by this spec key; repeatable [default: all keys in which they "
+            "differ, without the seed].",
         ),
     ] = None,
     sort: Annotated[
         Literal["gap", "ap", "ap_nms"],
         typer.Option(help="Sort by the mean of this metric, best group first."),
     ] = "ap",
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Compare to the group with this value, such as poto or alpha=0.5; repeatable "
+            "[default: the best group].",
+        ),
+    ] = None,
+    effects: Annotated[
+        bool, typer.Option("--effects", help="Show which key explains how much of the spread.")
+    ] = False,
+    over: Annotated[
+        Literal["epochs"] | None, typer.Option(help="Show the means at every evaluated epoch.")
+    ] = None,
     resamples: Annotated[
         int, typer.Option(min=0, help="Resamples of the images for intervals; 0 for none.")
     ] = 1000,
@@ -141,13 +167,16 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     """Compare groups of trials: means, spread, 95 % intervals.
 
     Intervals are over seeds where a group has several, else over at least 20 images (paired
-    bootstrap).
+    bootstrap). A star needs several seeds; p values of differences are corrected for their number.
     """
     form = chosen_form(
         csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
     )
-    at, keys = _epoch(epoch), by or ["assignment"]
-    folder = Home(home)
+    if effects and over:
+        raise UserError("--effects and --over: give one of them")
+    if over and epoch != "last":
+        raise UserError("--over and --epoch: give one of them")
+    at, folder = _epoch(epoch), Home(home)
     with read_ledger(folder) as ledger:
         rows = find_rows(
             ledger,
@@ -159,13 +188,35 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             branch=branch,
             truth=truth,
         )
+        keys = by or default_keys(rows)
+        if over:
+            write_output(_curves(over_epochs(ledger, rows, keys, sort, branch), keys), form)
+            return
     with progress_line("comparing trials") as show:
-        resampling = Resampling(resamples, folder.path, show)
-        groups = compare_groups(rows, keys, sort, resampling)
+        resampling = Resampling(0 if effects else resamples, folder.path, show)
+        groups = compare_groups(rows, keys, sort, resampling, to or ())
     for problem in [*resampling.problems(), *mixed_instructions(groups)]:
         sys.stderr.write(f"gaplab: {printable(problem)}\n")
-    rows_of = [plain(group) for group in groups]
-    write_output(Output(rows_of, [compare_table(groups, sort)], [*keys, *COMPARE_COLUMNS]), form)
+    write_output(_effects(groups) if effects else _compared(groups, keys, sort, to), form)
+
+
+def _compared(
+    groups: Sequence[Group], keys: Sequence[str], metric: Metric, to: Sequence[str] | None
+) -> Output:
+    table = compare_table(groups, metric, " ".join(to) if to else "best")
+    return Output([plain(group) for group in groups], [table], [*keys, *COMPARE_COLUMNS])
+
+
+def _effects(groups: Sequence[Group]) -> Output:
+    grids = main_effects(groups)
+    rows = [row for grid in grids for row in effects_of(grid)]
+    tables = [effects_table(grid) for grid in grids] or [compare_table([])]
+    return Output(rows, tables, ("key", "levels"))
+
+
+def _curves(groups: Sequence[Group], keys: Sequence[str]) -> Output:
+    tables = [curves_table(groups, metric) for metric in ("ap", "gap")]
+    return Output([plain(group) for group in groups], tables, [*keys, *COMPARE_COLUMNS])
 
 
 class Resampling:

@@ -1,9 +1,10 @@
 """`gaplab table`: the rows of a spec beside the numbers of a paper's table."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -21,22 +22,36 @@ from gaplab.cli.options import (
     ParquetOption,
     ProfileOption,
     SetOption,
-    SpecArgument,
 )
 from gaplab.cli.render.formats import Output, chosen_form, write_output
-from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
+from gaplab.cli.render.tabular import (
+    REMEDY_WITH_CSV,
+    Column,
+    PlainTable,
+    number,
+    plain_table,
+    text,
+)
 from gaplab.errors import UserError
-from gaplab.formatting import plural, points, signed
+from gaplab.formatting import plural, points, printable, signed
 from gaplab.spec.protocols import rule_of
 from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
+    from gaplab.results.coverage import PublishedTable
     from gaplab.results.paper_table import Line
 
 
 def table(  # noqa: PLR0913 - every argument is an option of the command
-    spec: SpecArgument,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="SPEC",
+            help="The spec, a YAML file; with --list a folder of specs [default: experiments].",
+            show_default=False,
+        ),
+    ] = None,
     profile: ProfileOption = None,
     overrides: SetOption = None,
     paper: Annotated[
@@ -47,6 +62,12 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
         ),
     ] = None,
     metric: MetricOption = None,
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="List the papers' tables: how many rows specs have and are trained."
+        ),
+    ] = False,
     home: HomeOption = Path(DEFAULT_HOME),
     csv: CsvOption = False,
     json: JsonOption = False,
@@ -59,11 +80,19 @@ def table(  # noqa: PLR0913 - every argument is an option of the command
 
     There is one line per row of the spec: AP without NMS, AP with NMS and the gap, each with the
     paper's number. A second table has every other metric that the paper publishes for any row.
-    Commands for unfinished trials follow.
+    Commands for unfinished trials follow. With --list, there is one line per published table.
     """
     form = chosen_form(
         csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
     )
+    if listed:
+        output, problems = coverage(spec or Path("experiments"), profile, paper, Home(home))
+        write_output(output, form)
+        for problem in problems:
+            sys.stderr.write(f"gaplab: {printable(problem)}\n")
+        return
+    if spec is None:
+        raise UserError("SPEC: missing; give a spec, or --list for all tables")
     query = TableQuery(spec, profile, tuple(overrides or ()), tuple(dict.fromkeys(metric or ())))
     made = make_table(query, paper, Home(home))
     write_output(output_of(made), form)
@@ -131,6 +160,62 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
     metrics = tuple(dict.fromkeys((*TABLE_METRICS, *query.metrics)))
     published = tuple(name for name in published_metrics(lines) if name not in metrics)
     return PaperTable(lines, metrics, file is not None, published)
+
+
+def coverage(
+    folder: Path, profile: str | None, paper: Path | None, home: Home
+) -> tuple[Output, list[str]]:
+    """Return the list of the papers' tables, and problems of specs.
+
+    Raises:
+        UserError: there is no such folder, or no file of the papers' numbers.
+    """
+    from gaplab.results.coverage import published_tables
+    from gaplab.results.paper_table import FILE, nearest_paper, read_paper
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of the specs")
+    file = paper or nearest_paper(folder / FILE)
+    if file is None:
+        raise UserError(f"{folder}: no {FILE} there or above; give it with --paper")
+    with read_ledger_if_any(home) as ledger:
+        tables, problems = published_tables(folder, read_paper(file), ledger, profile)
+    rows = [_covered(each) for each in tables]
+    return Output(rows, [_coverage_table(tables)], ("paper", "table")), problems
+
+
+def _covered(table: "PublishedTable") -> dict[str, Any]:
+    """Return one table of a paper as plain JSON."""
+    from gaplab.results.coverage import Kind
+
+    return {
+        **{"paper": table.paper, "table": table.table, "rows": len(table.kinds)},
+        **{kind.replace(" ", "_"): table.count(kind) for kind in get_args(Kind)},
+        **{"specs": list(table.specs), "why": "; ".join(table.why)},
+        "by_row": dict(table.kinds),
+    }
+
+
+def _coverage_table(tables: "Sequence[PublishedTable]") -> PlainTable:
+    rows = [
+        [
+            *(f"{each.paper} {each.table}", str(len(each.kinds))),
+            *(str(each.count(name) or "") for name in ("trained", "computed", "untrained")),
+            *(str(each.count("left out") or ""), ", ".join(each.specs), "; ".join(each.why)),
+        ]
+        for each in tables
+    ]
+    columns = [text("table", wrap=False), number("rows"), number("trained", rank=0)]
+    columns += [number("com-\nputed", rank=2), number("untrained"), number("left\nout", rank=0)]
+    columns += [text("spec"), text("why left out", rank=2)]
+    total = sum(len(each.kinds) for each in tables)
+    left = sum(each.count("left out") for each in tables)
+    ready = sum(each.count("trained", "computed") for each in tables)
+    caption = (
+        f"{total} published rows: {total - left} in specs, of which {ready} have results in this "
+        f"home; {left} left out"
+    )
+    return plain_table(columns, rows, caption=caption, remedy=REMEDY_WITH_CSV)
 
 
 def output_of(made: PaperTable) -> Output:

@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ from gaplab.results.intervals import (
     mean_interval,
     paired,
 )
+from gaplab.results.keys import Condition, default_keys, met, not_met, parse_conditions
 from gaplab.results.leaderboard import LeaderboardRow, listed, settings, unknown_keys
+from gaplab.results.verdicts import holm
 from gaplab.states import TrialState
 
 Resample = Callable[[LeaderboardRow], Resampled | None]
@@ -38,9 +41,9 @@ class Stat:
     """Sample standard deviation; None for a single trial."""
     interval: Interval | None
     """Of the mean."""
-    to_best: Difference | None
-    """Difference to the best comparable group: 0 for that group itself, None if no comparable group
-    has this metric."""
+    to_baseline: Difference | None
+    """Difference to the group's baseline: 0 for a baseline itself, None without one, or if the
+    baseline lacks the metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +70,14 @@ class Group:
     """Statistics of the metrics that all trials have; empty if no trial is finished."""
     over: Over | None = None
     """What is resampled for intervals of means: seeds, or images for a single trial."""
-    to_best_over: Over | None = None
-    """What is resampled for intervals of differences to the best group."""
+    baseline: Mapping[str, Any] | None = None
+    """The keys of the group that this one is compared to: the best one, unless another one was
+    chosen; its own keys if it is a baseline. None if there is none."""
+    to_baseline_over: Over | None = None
+    """What is resampled for intervals of differences to the baseline."""
     pairs: int = 0
-    """Number of pairs, each of one trial of this group and one of the best group, over which the
-    differences are averaged; 0 for differences of the groups' means, and for the best group."""
+    """Number of pairs, each of one trial of this group and one of the baseline, over which the
+    differences are averaged; 0 for differences of the groups' means, and for a baseline."""
 
     @property
     def n(self) -> int:
@@ -86,29 +92,36 @@ class Group:
 
 def compare(
     rows: Sequence[LeaderboardRow],
-    by: str | Sequence[str] = "assignment",
+    by: str | Sequence[str] | None = None,
     metric: Metric = "ap",
     resampled: Resample = lambda row: None,
+    to: str | Sequence[str] = (),
 ) -> list[Group]:
     """Group rows of a leaderboard by settings of their trials, best group first.
 
     The best group has the highest mean `metric` among those with the same data set, ground truth,
     protocol, results version, schedule and epoch (any schedule if `by` holds the number of epochs).
-    The difference of a group to it is the mean over the seeds that both have, with an interval over
-    seeds if they share several, else over images. Two groups of one trial each are paired whatever
-    their seeds. If they share no seed, or trials of one group differ in more than their seed, it is
-    the difference of the means, without an interval. Nor is there an interval over seeds that give
-    equal values, or over fewer than `intervals.MIN_IMAGES` images.
+    It is the baseline of these groups, unless `to` chooses another one. The difference of a group
+    to its baseline is the mean over the seeds that both have, with an interval over seeds if they
+    share several, else over images. Two groups of one trial each are paired whatever their seeds.
+    If they share no seed, or trials of one group differ in more than their seed, it is the
+    difference of the means, without an interval. Nor is there an interval over seeds that give
+    equal values, or over fewer than `intervals.MIN_IMAGES` images. p values are corrected for the
+    number of differences by Holm's method, per metric.
 
     Args:
         rows: rows of `leaderboard`.
-        by: one key or several, as in `where` of `leaderboard`.
+        by: one key or several, as in `where` of `leaderboard`. None: all keys of the spec in which
+            the trials differ, without the seed.
         metric: the metric that decides which group is best.
         resampled: called, possibly more than once, with a row whose interval is over images;
             returns its AP on resamples of the images. Without it there are no such intervals.
+        to: conditions on the baseline, `key=value` or a value of any key; all must hold. A key may
+            be shortened to its last part. If several groups match, each group is compared to the
+            one that is equal to it in all other keys.
 
     Raises:
-        UserError: no row has one of the keys.
+        UserError: no row has one of the keys, or no group matches `to`.
 
     Examples:
         After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
@@ -118,10 +131,11 @@ def compare(
         ...     groups = gaplab.compare(gaplab.leaderboard(ledger, sweep="quickstart"))
         >>> sorted(group.keys["assignment"] for group in groups)
         ['center', 'poto']
-        >>> groups[0].stats["ap"].to_best.mean
+        >>> groups[0].stats["ap"].to_baseline.mean
         0.0
     """
-    keys, known = listed(by), {key for row in rows for key in settings(row)}
+    keys = default_keys(rows) if by is None else listed(by)
+    known = {key for row in rows for key in settings(row)}
     if rows and (error := unknown_keys(keys, known)):
         raise error
     alike: dict[str, list[LeaderboardRow]] = defaultdict(list)
@@ -129,8 +143,15 @@ def compare(
         alike[_key(row, keys)].append(row)
     groups = [group for members in alike.values() for group in _groups(members, keys)]
     any_schedule = any(key.split(".")[-1] == "epochs" for key in keys)
-    ranked = _ranked(groups, metric, any_schedule)
-    return [_with_statistics(group, best, resampled) for group, best in ranked]
+    conditions = parse_conditions(listed(to), keys) if rows else []
+    chosen = [
+        pair
+        for cell in _comparable(groups, metric, any_schedule)
+        for pair in _with_baselines(cell, metric, conditions)
+    ]
+    if conditions and not any(baseline for _, baseline in chosen):
+        raise not_met(listed(to), [group.keys for group in groups])
+    return _corrected([_with_statistics(*pair, resampled) for pair in chosen])
 
 
 def _key(row: LeaderboardRow, by: Sequence[str]) -> str:
@@ -165,36 +186,79 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
     return [*groups[:-1], replace(groups[-1], unfinished=unfinished)]
 
 
-def _ranked(
-    groups: list[Group], metric: Metric, any_schedule: bool
-) -> list[tuple[Group, Group | None]]:
-    """Return the groups, best first, each with the best comparable group, if there is one."""
+def _comparable(groups: list[Group], metric: Metric, any_schedule: bool) -> list[list[Group]]:
+    """Return lists of groups that may be compared, the best group first."""
     cells: dict[tuple[Any, ...], list[Group]] = defaultdict(list)
     for group in groups:
         schedule = () if any_schedule else (group.epochs, str(group.epoch))
         measured = (group.dataset, group.protocol, group.truth)
         cells[(*measured, -group.results_version, *schedule)].append(group)
-    ranked: list[tuple[Group, Group | None]] = []
-    for _, members in sorted(cells.items()):
-        known = [group for group in members if _values(group.trials, metric)]
-        known.sort(key=lambda group: -fmean(_values(group.trials, metric)))
-        ranked += [(group, known[0]) for group in known]
-        ranked += [(group, None) for group in members if not _values(group.trials, metric)]
-    return ranked
+
+    def rank(group: Group) -> float:
+        values = _values(group.trials, metric)
+        return -fmean(values) if values else inf
+
+    return [sorted(members, key=rank) for _, members in sorted(cells.items())]
 
 
-def _with_statistics(group: Group, best: Group | None, resampled: Resample) -> Group:
-    """Return the group with its statistics, intervals and differences to `best`."""
+def _with_baselines(
+    groups: list[Group], metric: Metric, conditions: Sequence[Condition]
+) -> list[tuple[Group, Group | None]]:
+    """Return comparable groups, best first, each with its baseline, if it has one."""
+    measured = [group for group in groups if _values(group.trials, metric)]
+    found = [(each, keys) for each in measured if (keys := met(conditions, each.keys)) is not None]
+    if not conditions or len(found) == 1:
+        only = found[0][0] if found else None
+        return [(group, only if group in measured else None) for group in groups]
+    return [(group, _counterpart(group, found)) for group in groups]
+
+
+def _counterpart(group: Group, found: Sequence[tuple[Group, set[str]]]) -> Group | None:
+    """Return the first baseline that equals the group in all keys but its own ones."""
+
+    def others(each: Group, keys: set[str]) -> str:
+        return json.dumps({key: value for key, value in each.keys.items() if key not in keys})
+
+    same = (each for each, keys in found if others(each, keys) == others(group, keys))
+    return next(same, None)
+
+
+def _with_statistics(group: Group, baseline: Group | None, resampled: Resample) -> Group:
+    """Return the group with its statistics, intervals and differences to the baseline."""
     over, intervals = _intervals(group, resampled)
-    pairs = _pairs(group, best)
-    to_best_over, differences = _differences(pairs, resampled)
+    pairs = _pairs(group, baseline)
+    to_baseline_over, differences = _differences(pairs, resampled)
     stats = {}
     for metric in METRICS:
         if values := _values(group.trials, metric):
             std = stdev(values) if len(values) > 1 else None
-            to_best = differences.get(metric) or _difference_of_means(values, best, metric)
-            stats[metric] = Stat(fmean(values), std, intervals.get(metric), to_best)
-    return replace(group, stats=stats, over=over, to_best_over=to_best_over, pairs=len(pairs))
+            to_baseline = differences.get(metric) or _difference_of_means(values, baseline, metric)
+            stats[metric] = Stat(fmean(values), std, intervals.get(metric), to_baseline)
+    return replace(
+        group,
+        stats=stats,
+        over=over,
+        baseline=baseline.keys if baseline else None,
+        to_baseline_over=to_baseline_over,
+        pairs=len(pairs),
+    )
+
+
+def _corrected(groups: list[Group]) -> list[Group]:
+    """Return the groups with p values corrected for the number of differences, per metric."""
+    for metric in METRICS:
+        tested = [(i, p) for i, group in enumerate(groups) if (p := _p(group, metric)) is not None]
+        for (i, _), p in zip(tested, holm([p for _, p in tested]), strict=True):
+            stat = groups[i].stats[metric]
+            assert stat.to_baseline is not None  # it has a p value
+            new = replace(stat, to_baseline=replace(stat.to_baseline, corrected=p))
+            groups[i] = replace(groups[i], stats={**groups[i].stats, metric: new})
+    return groups
+
+
+def _p(group: Group, metric: Metric) -> float | None:
+    stat = group.stats.get(metric)
+    return stat.to_baseline.p if stat and stat.to_baseline else None
 
 
 def _values(trials: Sequence[LeaderboardRow], metric: Metric) -> list[float]:
@@ -208,13 +272,13 @@ def _by_seed(group: Group) -> dict[int, LeaderboardRow]:
     return {row.seed: row for row in group.trials} if group.seeds == group.n else {}
 
 
-def _pairs(group: Group, best: Group | None) -> _Pairs:
-    """Pair each trial with the trial of the best group that has the same seed."""
-    if best is None or best is group:
+def _pairs(group: Group, baseline: Group | None) -> _Pairs:
+    """Pair each trial with the trial of the baseline that has the same seed."""
+    if baseline is None or baseline is group:
         return []
-    if group.n == best.n == 1:
-        return [(group.trials[0], best.trials[0])]
-    mine, theirs = _by_seed(group), _by_seed(best)
+    if group.n == baseline.n == 1:
+        return [(group.trials[0], baseline.trials[0])]
+    mine, theirs = _by_seed(group), _by_seed(baseline)
     return [(mine[seed], theirs[seed]) for seed in sorted(mine.keys() & theirs.keys())]
 
 
@@ -223,7 +287,8 @@ def _intervals(
 ) -> tuple[Over | None, Mapping[Metric, Interval | None]]:
     """Return what is resampled for intervals of the means, and the intervals."""
     if group.n == 1 and (found := resampled(group.trials[0])):
-        over_images = found.intervals()
+        measured = {m: value for m in METRICS for value in _values(group.trials, m)}
+        over_images = found.intervals(measured)
         return ("images" if over_images else None), over_images
     if group.n > 1 and _by_seed(group):
         over_seeds = {m: mean_interval(_values(group.trials, m)) for m in METRICS}
@@ -242,17 +307,17 @@ def _differences(
         found = {metric: paired(*both) for metric, both in columns.items()}
         return ("seeds" if any(each.interval for each in found.values()) else None), found
     intervals: dict[Metric, Interval] = {}
+    means = {metric: x - y for metric, ((x,), (y,)) in columns.items()} if pairs else {}
     if pairs and (a := resampled(mine[0])) and (b := resampled(theirs[0])):
-        intervals = a.intervals(less=b)
-    return ("images" if intervals else None), {
-        metric: Difference(x - y, intervals.get(metric)) for metric, ((x,), (y,)) in columns.items()
-    }
+        intervals = a.intervals(means, less=b)
+    found = {metric: Difference(mean, intervals.get(metric)) for metric, mean in means.items()}
+    return ("images" if intervals else None), found
 
 
 def _difference_of_means(
-    values: list[float], best: Group | None, metric: Metric
+    values: list[float], baseline: Group | None, metric: Metric
 ) -> Difference | None:
-    others = _values(best.trials, metric) if best else []
+    others = _values(baseline.trials, metric) if baseline else []
     return Difference(fmean(values) - fmean(others)) if others else None
 
 

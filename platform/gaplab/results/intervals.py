@@ -4,7 +4,7 @@ NumPy and SciPy are imported inside functions, so that reading results without i
 faster.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import fmean, stdev
@@ -49,6 +49,8 @@ class Difference:
     interval: Interval | None = None
     p: float | None = None
     """p value of the two-sided paired t-test over seeds; None without an interval over seeds."""
+    corrected: float | None = None
+    """The same, corrected by Holm's method for all differences that are compared; None without."""
 
 
 @dataclass(frozen=True)
@@ -63,22 +65,27 @@ class Resampled:
     truth: str = ""
     """A digest of the ground truth, which must be the same for a pair; empty if it is unknown."""
 
-    def intervals(self, less: "Resampled | None" = None) -> dict[Metric, Interval]:
-        """Return the percentile interval of each metric, or of its difference to that of `less`.
+    def intervals(
+        self, around: Mapping[Metric, float], less: "Resampled | None" = None
+    ) -> dict[Metric, Interval]:
+        """Return the interval of each metric, or of its difference to that of `less`.
 
         Empty for fewer than `MIN_IMAGES` images, and if `less` was measured on other images or
         against other ground truth.
+
+        Args:
+            around: what was measured on all images, in percent points. The intervals lie around
+                these values, because AP on resamples is biased where classes have few objects.
+            less: another evaluation.
         """
         from detectors.evaluation.bootstrap import interval
 
-        if self.count < MIN_IMAGES:
+        if self.count < MIN_IMAGES or (less is not None and not alike((self, less))):
             return {}
-        if less is None:
-            return {m: Interval(*interval(getattr(self.replicates, m))) for m in _ON_IMAGES}
-        if not alike((self, less)):
-            return {}
-        pairs = {m: [getattr(each.replicates, m) for each in (self, less)] for m in _ON_IMAGES}
-        return {m: Interval(*interval(mine - theirs)) for m, (mine, theirs) in pairs.items()}
+        found = {m: getattr(self.replicates, m) for m in _ON_IMAGES if m in around}
+        if less is not None:
+            found = {m: mine - getattr(less.replicates, m) for m, mine in found.items()}
+        return {m: Interval(*interval(each, around=around[m])) for m, each in found.items()}
 
 
 def alike(evaluations: Sequence[Resampled]) -> bool:

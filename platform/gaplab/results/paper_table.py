@@ -36,8 +36,12 @@ class PaperRow(Options):
     model_config = ConfigDict(extra="ignore")
 
     id: str
+    paper: str = ""
+    table: str = ""
     row: str = ""
     """The paper's name of the row."""
+    left_out: str = ""
+    """Why no spec has this row; empty for rows that a spec has."""
     metrics: dict[str, float]
     """Percent points, measured without NMS, or with NMS if the name ends in `_nms`."""
 

@@ -283,7 +283,7 @@ def test_the_truth_of_measurements_is_not_that_of_trials() -> None:
 def test_groups_have_intervals_over_images(gaplab: Run, kept: Foreign) -> None:
     one, many = json.loads(gaplab("compare", "--resamples", 200, "--json"))
     assert (one["assignment"], many["assignment"]) == ("one", "many")
-    assert one["over"] == many["to_best_over"] == "images"
+    assert one["over"] == many["to_baseline_over"] == "images"
     assert many["gap_low"] < many["gap_mean"] < many["gap_high"]
 
 
@@ -295,7 +295,7 @@ def test_rows_on_other_annotations_are_never_compared(
     gaplab("measure", other.o2o, other.truth, *words)
     out = gaplab("compare", "--resamples", 50, "--json")
     groups = {each["assignment"]: each for each in json.loads(out)}
-    assert groups["other"]["ap_to_best"] == groups["one"]["ap_to_best"] == 0
+    assert groups["other"]["ap_to_baseline"] == groups["one"]["ap_to_baseline"] == 0
     assert groups["other"]["truth"] != groups["one"]["truth"]
 
 

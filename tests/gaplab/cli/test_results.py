@@ -3,8 +3,9 @@
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -150,16 +151,17 @@ def test_differences_over_images(bench: Bench, gaplab: Gaplab) -> None:
     out, err = gaplab("compare", "--resamples", 200, "--json")
     best, other = json.loads(out)
     assert err == ""
-    assert (best["over"], other["to_best_over"]) == ("images", "images")
+    assert (best["over"], other["to_baseline_over"]) == ("images", "images")
     mine, theirs = (replicates(*bench.pairs[name], 200) for name in ("fcos", "poto"))
     for metric in ("ap", "ap_nms", "gap"):
         low, high = interval(getattr(mine, metric) - getattr(theirs, metric))
-        limits = other[f"{metric}_to_best_low"], other[f"{metric}_to_best_high"]
+        limits = other[f"{metric}_to_baseline_low"], other[f"{metric}_to_baseline_high"]
         assert limits == pytest.approx((low, high), abs=1e-4)
-    assert other["ap_to_best_high"] < 0
+    assert other["ap_to_baseline_high"] < 0
     out, _ = gaplab("compare", "--resamples", 200)
     [line] = [line for line in out.splitlines() if "fcos" in line]
-    assert line.rstrip().endswith("]*")
+    assert line.rstrip().endswith("one seed")
+    assert "*" not in out
     assert "intervals over images" in out
 
 
@@ -184,7 +186,7 @@ def test_few_images_give_no_interval(
     limits = {k: v for row in rows for k, v in row.items() if k.endswith(("over", "low", "high"))}
     assert len(limits) == 2 + 4 * 4
     assert set(limits.values()) == {None if form == ["--json"] else ""}
-    assert float(rows[1]["ap_to_best"]) < -50
+    assert float(rows[1]["ap_to_baseline"]) < -50
 
 
 def test_no_resamples(bench: Bench, gaplab: Gaplab) -> None:
@@ -206,14 +208,14 @@ def test_intervals_over_seeds_read_no_matches(
         bench.add("poto", 0.9, seed)
         bench.add("fcos", 0.3, seed)
     _, other = json.loads(gaplab("compare", "--json")[0])
-    assert (other["over"], other["to_best_over"], other["pairs"]) == ("seeds", "seeds", 2)
+    assert (other["over"], other["to_baseline_over"], other["pairs"]) == ("seeds", "seeds", 2)
 
 
 def test_other_images_are_not_paired(bench: Bench, gaplab: Gaplab) -> None:
     bench.add("poto", 0.9)
     bench.add("fcos", 0.3, first_id=7)
     out, err = gaplab("compare", "--resamples", 20, "--json")
-    assert [group["to_best_over"] for group in json.loads(out)] == [None, None]
+    assert [group["to_baseline_over"] for group in json.loads(out)] == [None, None]
     assert err == (
         "gaplab: shapes: trials were measured on 2 different sets of images: "
         "no interval of their differences\n"
@@ -226,7 +228,7 @@ def test_other_annotations_are_not_paired(bench: Bench, gaplab: Gaplab) -> None:
     out, err = gaplab("compare", "--resamples", 20, "--json")
     groups = json.loads(out)
     assert [group["over"] for group in groups] == ["images", "images"]
-    assert [group["to_best_over"] for group in groups] == [None, None]
+    assert [group["to_baseline_over"] for group in groups] == [None, None]
     assert err == (
         "gaplab: shapes: trials were measured against different annotations of the same images: no "
         "interval of their differences; measure all of them against one with: gaplab reevaluate "
@@ -319,3 +321,42 @@ def test_an_epoch_that_no_trial_has(gaplab: Gaplab, command: str, epoch: str) ->
     _, error = gaplab(command, f"--epoch={epoch}", code=2)
     wanted = 'must be "last", "best" or a number from 1 to 2147483647'
     assert error == f"gaplab: --epoch {epoch}: {wanted}\n"
+
+
+def test_any_baseline_effects_and_curves(bench: Bench, gaplab: Gaplab) -> None:
+    for seed in (0, 1, 2):
+        bench.add("poto", 0.9, seed)
+        bench.add("fcos", 0.3, seed)
+    out, _ = gaplab("compare", "--to", "fcos")
+    assert "to fcos" in out
+    assert re.search(r"poto .* better by \d+\.\d AP", out)
+    assert re.search(r"fcos .* baseline", out)
+    rows = json.loads(gaplab("compare", "--to", "assignment=fcos", "--json")[0])
+    assert [row["baseline"] for row in rows] == [{"assignment": "fcos"}] * 2
+    assert rows[0]["ap_to_baseline_p_holm"] == rows[0]["ap_to_baseline_p"] < 0.05
+    key, within = json.loads(gaplab("compare", "--effects", "--json")[0])
+    assert (key["key"], key["levels"], within["key"]) == (
+        *("assignment", ["fcos", "poto"], "within groups"),
+    )
+    assert key["ap_share"] + within["ap_share"] == pytest.approx(100)
+    assert "assignment explains most of the spread" in gaplab("compare", "--effects")[0]
+    curves = json.loads(gaplab("compare", "--over", "epochs", "--json")[0])
+    assert [(row["assignment"], row["epoch"], row["n"]) for row in curves] == [
+        *(("poto", 3, 3), ("fcos", 3, 3)),
+    ]
+    out, _ = gaplab("compare", "--over", "epochs")
+    assert out.count("by epoch: means over seeds") == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("--effects", "--over", "epochs"), ("--over", "epochs", "--epoch", 3)]
+)
+def test_views_that_exclude_each_other(bench: Bench, gaplab: Gaplab, words: Sequence[str]) -> None:
+    assert "give one of them\n" in gaplab("compare", *words, code=2)[1]
+
+
+def test_many_keys_share_a_column(bench: Bench, gaplab: Gaplab) -> None:
+    bench.add("poto", 0.9)
+    keys = ("assignment", "seed", "epochs", "family", "dataset")
+    out, _ = gaplab("compare", *(word for key in keys for word in ("--by", key)))
+    assert re.search(r"poto seed=0 epochs=3 family=o2o dataset=shapes", out)

@@ -168,3 +168,45 @@ def test_invalid_input_is_refused(gaplab: Gaplab, table_spec: Path, tmp_path: Pa
     output = gaplab("table", table_spec, "--set", "data={name: coco, root: nowhere}", code=2)
     remedy = "set `root` to the data set's folder"
     assert output.endswith(f"\ngaplab: {tmp_path}/nowhere: no such folder; {remedy}\n")
+
+
+@pytest.mark.usefixtures("measured")
+def test_all_published_tables(gaplab: Gaplab, table_spec: Path) -> None:
+    paper = json.loads(Path("paper_results.json").read_text())
+    for row in paper["rows"]:
+        row |= {"paper": "003", "table": "T1"}
+    why = "a <detector> of | another kind"
+    left = [{"left_out": why}, {"left_out": why}, {}]
+    paper["rows"] += [
+        {"id": f"x{i}", "paper": "009", "table": "T2", "metrics": {}, **each}
+        for i, each in enumerate(left)
+    ]
+    Path("paper_results.json").write_text(json.dumps(paper))
+    folder = table_spec.parent
+    (folder / "claims.yaml").write_text("- {id: 003-T1-01}")
+    (folder / "broken.yaml").write_text("rows: {x0: {}}\nnonsense: 1")
+    first, second = json.loads(gaplab("table", "--list", folder, "--json"))
+    assert (first["paper"], first["table"], first["rows"], first["specs"]) == (
+        *("003", "T1", 2, ["t1.yaml"]),
+    )
+    assert first["by_row"] == {"003-T1-01": "untrained", "003-T1-05": "trained"}
+    assert (second["left_out"], second["trained"], second["specs"]) == (3, 0, [])
+    assert second["why"] == f"{why}; no spec has such a row"
+    output = gaplab("table", "--list", folder)
+    assert cells(output, "003 T1")[:4] == ["003", "T1", "2", "1"]
+    assert (
+        "5 published rows: 2 in specs, of which 1 have results in this home; 3 left out" in output
+    )
+    assert "a <detector> of | another kind" in output
+    assert "&lt;detector&gt;" in gaplab("table", "--list", folder, "--html")
+
+
+def test_the_list_needs_a_folder_with_the_papers_numbers(gaplab: Gaplab, table_spec: Path) -> None:
+    assert (
+        gaplab("table", code=2) == "gaplab: SPEC: missing; give a spec, or --list for all tables\n"
+    )
+    output = gaplab("table", "--list", code=2)
+    assert output == "gaplab: experiments: no such folder; give the folder of the specs\n"
+    Path("paper_results.json").unlink()
+    output = gaplab("table", "--list", table_spec.parent, code=2)
+    assert output == "gaplab: tables: no paper_results.json there or above; give it with --paper\n"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.evaluation.bootstrap import Replicates
-from gaplab.results.intervals import Interval, Resampled, mean_interval, paired
+from gaplab.results.intervals import Interval, Metric, Resampled, mean_interval, paired
 
 VALUES = st.floats(0, 100).map(lambda value: round(value, 3))
 
@@ -64,7 +64,7 @@ def test_rounding_errors_are_no_difference() -> None:
 def test_over_images() -> None:
     steps = np.linspace(0, 10, 201)
     mine = Resampled("a", 20, Replicates(50 + steps, 40 + steps[::-1]))
-    found = mine.intervals()
+    found = mine.intervals({"ap": 55.0, "ap_nms": 45.0, "gap": 10.0, "ar": 1.0})
     assert found["ap"] == pytest.approx((50.25, 59.75))
     assert found["ap_nms"] == pytest.approx((40.25, 49.75))
     assert found["gap"] == pytest.approx((0.5, 19.5))
@@ -75,11 +75,12 @@ def test_differences_over_images_are_paired() -> None:
     steps = np.linspace(0, 10, 201)
     mine = Resampled("a", 20, Replicates(50 + steps, 40 + steps))
     other = Resampled("a", 20, Replicates(20 + steps, 60 - steps))
-    found = mine.intervals(less=other)
+    around: dict[Metric, float] = {"ap": 30.0, "ap_nms": -10.0, "gap": 40.0}
+    found = mine.intervals(around, less=other)
     assert found["ap"] == pytest.approx((30.0, 30.0))
     assert found["ap_nms"] == pytest.approx((-19.5, -0.5))
     assert found["gap"] == pytest.approx((30.5, 49.5))
-    assert mine.intervals(less=Resampled("b", 20, other.replicates)) == {}
+    assert mine.intervals(around, less=Resampled("b", 20, other.replicates)) == {}
 
 
 @pytest.mark.parametrize(
@@ -90,15 +91,26 @@ def test_differences_are_against_one_ground_truth(truths: tuple[str, str], paire
     """Older results, whose ground truth is unknown, are paired by their images."""
     replicates = Replicates(np.linspace(50, 60, 201), np.linspace(40, 50, 201))
     mine, other = (Resampled("a", 20, replicates, truth) for truth in truths)
-    assert bool(mine.intervals(less=other)) is paired
+    assert bool(mine.intervals({"ap": 0.0}, less=other)) is paired
 
 
 @pytest.mark.parametrize("images", [1, 6, 19])
 def test_few_images_give_no_interval(images: int) -> None:
     replicates = Replicates(np.linspace(50, 60, 201), np.linspace(40, 50, 201))
     few, enough = Resampled("a", images, replicates), Resampled("a", 20, replicates)
-    assert few.intervals() == few.intervals(less=few) == {}
-    assert enough.intervals().keys() == {"ap", "ap_nms", "gap"}
+    around: dict[Metric, float] = {"ap": 55.0, "ap_nms": 45.0, "gap": 10.0}
+    assert few.intervals(around) == few.intervals(around, less=few) == {}
+    assert enough.intervals(around).keys() == {"ap", "ap_nms", "gap"}
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_intervals_lie_around_the_measured_values(ap: float, bias: float) -> None:
+    """Resamples have a bias; a difference has the difference of the two biases."""
+    steps = np.linspace(-1, 1, 201)
+    mine = Resampled("a", 20, Replicates(ap + bias + steps, 40 + steps))
+    other = Resampled("a", 20, Replicates(ap - bias - steps, 40 + steps))
+    assert mine.intervals({"ap": ap})["ap"] == pytest.approx((ap - 0.95, ap + 0.95))
+    assert mine.intervals({"ap": 3.0}, less=other)["ap"] == pytest.approx((1.1, 4.9))
 
 
 def test_the_module_is_imported_without_numpy() -> None:

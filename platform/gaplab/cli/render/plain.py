@@ -1,10 +1,11 @@
 """Rows and groups as plain JSON. Metrics are percent points, in full precision."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from gaplab.ledger.views import METRICS
 from gaplab.results.compare import Group, Stat
+from gaplab.results.effects import EXPLAINED, Grid
 from gaplab.results.intervals import METRICS as COMPARED
 from gaplab.results.leaderboard import LeaderboardRow
 
@@ -16,17 +17,19 @@ LEADERBOARD_COLUMNS = (
 JSON, as one column per metric in CSV and Parquet."""
 _ABOUT = (
     *("dataset", "protocol", "epochs", "epoch", "results_version", "stale"),
-    *("n", "seeds", "unfinished", "over", "to_best_over", "pairs", "truth"),
+    *("n", "seeds", "unfinished", "over", "to_baseline_over", "pairs", "truth"),
+    "baseline",
 )
 _OF_STAT = (
     *("mean", "std", "low", "high"),
-    *("to_best", "to_best_low", "to_best_high", "to_best_p"),
+    *("to_baseline", "to_baseline_low", "to_baseline_high", "to_baseline_p", "to_baseline_p_holm"),
 )
 COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in COMPARED for part in _OF_STAT))
 """Columns of a comparison, after the keys compared by.
 
-`low` and `high` are the limits of the 95 % interval, over what `over` and `to_best_over` name; `p`
-is that of the paired t-test over seeds."""
+`low` and `high` are the limits of the 95 % interval, over what `over` and `to_baseline_over` name;
+`p` is that of the paired t-test over seeds, and `p_holm` the same corrected for all differences in
+this metric by Holm's method."""
 
 
 def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:
@@ -46,10 +49,25 @@ def plain(row: LeaderboardRow | Group) -> dict[str, Any]:
     return values
 
 
+def effects_of(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Yield the main effects of a grid as plain rows, with shares in percent."""
+    first = grid.groups[0]
+    about = {name: getattr(first, name) for name in ("dataset", "protocol", "truth", "epochs")}
+    for effect in grid.effects:
+        values: dict[str, Any] = {**about, "key": effect.key, "levels": list(effect.levels)}
+        for metric in EXPLAINED:
+            values[f"{metric}_share"] = effect.share[metric]
+            values[f"{metric}_means"] = list(effect.means.get(metric, ()))
+        counts = {n: getattr(grid, n) for n in ("combinations", "measured", "balanced")}
+        yield values | counts
+
+
 def _parts(stat: Stat | None) -> tuple[float | None, ...]:
     """Return the values of `_OF_STAT`."""
     none = (None, None)
     if stat is None:
-        return none * 4
-    own, best = (stat.mean, stat.std, *(stat.interval or none)), stat.to_best
-    return (*own, best.mean, *(best.interval or none), best.p) if best else (*own, *none, *none)
+        return (None,) * len(_OF_STAT)
+    own, found = (stat.mean, stat.std, *(stat.interval or none)), stat.to_baseline
+    if found is None:
+        return (*own, *none, *none, None)
+    return (*own, found.mean, *(found.interval or none), found.p, found.corrected)

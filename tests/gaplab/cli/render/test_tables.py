@@ -13,6 +13,7 @@ import pytest
 from rich.cells import cell_len
 
 from detectors.evaluation.bootstrap import Replicates
+from gaplab.cli.render.comparison import compare_table
 from gaplab.cli.render.formats import Output, csv_text, json_text
 from gaplab.cli.render.plain import (
     COMPARE_COLUMNS,
@@ -20,7 +21,7 @@ from gaplab.cli.render.plain import (
     metric_names,
     plain,
 )
-from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.cli.render.tables import leaderboard_table
 from gaplab.cli.render.tabular import PlainTable
 from gaplab.cli.render.terminal import PlainConsole
 from gaplab.results.compare import Group, compare
@@ -123,30 +124,34 @@ class TestJson:
         assert list(found)[:4] == ["assignment.alpha", "list", "dataset", "protocol"]
         assert (found["assignment.alpha"], found["list"]) == (0.00001, [1, 2])
         assert (found["n"], found["seeds"], found["unfinished"], found["epoch"]) == (2, 2, 1, 12)
-        stats = (found["ap_mean"], found["ap_std"], found["ap_to_best"])
+        stats = (found["ap_mean"], found["ap_std"], found["ap_to_baseline"])
         assert stats == pytest.approx((30.623456, 0.5**0.5, 0.0))
         assert tuple(found)[2:] == COMPARE_COLUMNS
-        assert (found["over"], found["to_best_over"], found["pairs"]) == ("seeds", None, 0)
+        assert (found["over"], found["to_baseline_over"], found["pairs"]) == ("seeds", None, 0)
         assert (found["ap_low"], found["ap_high"]) == pytest.approx((24.2703, 36.9766), abs=2e-4)
-        assert found["ap_to_best_low"] is found["ap_to_best_p"] is None
+        assert found["ap_to_baseline_low"] is found["ap_to_baseline_p"] is None
 
     def test_differences(self) -> None:
         rows = [ROW, replace(ROW, seed=1, ap=31.123456)]
         rows += [replace(row, assignment="fcos", ap=row.ap - row.seed) for row in rows]
         _, found = json.loads(to_json(compare(rows, ["assignment"])))
-        assert (found["ap_to_best"], found["pairs"], found["to_best_over"]) == (-0.5, 2, "seeds")
-        limits = found["ap_to_best_low"], found["ap_to_best_high"]
+        assert (found["ap_to_baseline"], found["pairs"], found["to_baseline_over"]) == (
+            -0.5,
+            2,
+            "seeds",
+        )
+        limits = found["ap_to_baseline_low"], found["ap_to_baseline_high"]
         assert limits == pytest.approx((-6.8531, 5.8531), abs=1e-4)
-        assert found["ap_to_best_p"] == pytest.approx(0.5)
+        assert found["ap_to_baseline_p"] == pytest.approx(0.5)
 
     def test_over_images(self) -> None:
         rows = [ROW, replace(ROW, assignment="fcos", ap=20.0, seed=3)]
         _, found = json.loads(to_json(compare(rows, ["assignment"], "ap", resampled)))
-        assert (found["over"], found["to_best_over"], found["pairs"]) == ("images", "images", 1)
+        assert (found["over"], found["to_baseline_over"], found["pairs"]) == ("images", "images", 1)
         assert (found["ap_low"], found["ap_high"]) == pytest.approx((18.1, 21.9))
-        limits = found["ap_to_best_low"], found["ap_to_best_high"]
+        limits = found["ap_to_baseline_low"], found["ap_to_baseline_high"]
         assert limits == pytest.approx((-10.123456, -10.123456))
-        assert found["ar_low"] is found["ar_to_best_low"] is found["ap_to_best_p"] is None
+        assert found["ar_low"] is found["ar_to_baseline_low"] is found["ap_to_baseline_p"] is None
 
     def test_nothing_finished(self) -> None:
         [found] = json.loads(to_json(compare([RUNNING], ["assignment"])))
@@ -248,7 +253,7 @@ class TestLeaderboardTable:
 
 
 class TestCompareTable:
-    def lines(self, rows: list[LeaderboardRow], width: int = 120, metric: Any = "ap") -> list[str]:
+    def lines(self, rows: list[LeaderboardRow], width: int = 140, metric: Any = "ap") -> list[str]:
         groups = compare(rows, ["assignment"], metric, resampled)
         text = drawn(compare_table(groups, metric), width)
         return [re.sub(r" +", " ", line.strip()) for line in text.splitlines() if line.strip()]
@@ -260,11 +265,13 @@ class TestCompareTable:
             rows.append(replace(row, assignment="fcos", ap=ap, gap=gap))
         found = self.lines(rows)
         assert found[3:5] == [
-            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-1.6, -0.3]* 45.2±0.0 +0.0 1",
-            "fcos 12/12 2 21.5±0.6 31.0±0.0 -11.1 [-12.4, -9.8]* 45.2±0.0 -9.1 [-10.4, -7.8]*",
+            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-1.6, -0.3]* 45.2±0.0 +0.0 baseline 1",
+            "fcos 12/12 2 21.5±0.6 31.0±0.0 -11.1 [-12.4, -9.8]* 45.2±0.0 -9.1 [-10.4, -7.8]* "
+            "0.007 worse by 9.1 AP",
         ]
         legend = " ".join(found[5:])
-        assert "[95 % interval], * if it excludes 0" in legend
+        assert "[95 % interval], * gap: if it excludes 0, difference: if p <= 0.05" in legend
+        assert "p: paired t-test over seeds; " in legend
         assert "intervals over seeds" in legend
         assert "left out: unfinished trials" in legend
 
@@ -272,8 +279,8 @@ class TestCompareTable:
         rows = [ROW, replace(ROW, assignment="fcos", ap=30.0, gap=-0.5)]
         found = self.lines(rows)
         assert found[3:5] == [
-            "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 45.2 +0.0",
-            "fcos 12/12 1 30.0 31.0 -0.5 [-3.1, +1.1] 45.2 -0.1 [-0.1, -0.1]*",
+            "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 45.2 +0.0 baseline",
+            "fcos 12/12 1 30.0 31.0 -0.5 [-2.6, +1.6] 45.2 -0.1 [-0.1, -0.1] one seed",
         ]
         assert "intervals over images" in " ".join(found[5:])
 
@@ -282,8 +289,8 @@ class TestCompareTable:
         found = self.lines([*rows, replace(ROW, assignment="fcos", ap=20.0)])
         assert [line.split()[-1] for line in found[3:5]] == ["seeds", "images"]
         rows += [replace(row, assignment="fcos", seed=row.seed + 1, ap=20.0) for row in rows]
-        assert self.lines(rows)[3].endswith("+0.0 seeds")
-        assert self.lines(rows)[4].endswith("* seeds, images")
+        assert self.lines(rows)[3].endswith("+0.0 baseline seeds")
+        assert self.lines(rows)[4].endswith("one seed seeds, images")
 
     def test_the_legend_only_explains_what_is_shown(self) -> None:
         text = drawn(compare_table(compare([ROW], ["assignment"])), 100)
@@ -331,7 +338,7 @@ class TestCompareTable:
         groups = compare(rows, ["assignment"])
         text = drawn(compare_table(groups), width)
         spreads = (r"50\.0", "±70\\.7", r"100\.0", r"±0\.0", r"-100\.0", r"\[-100\.1, -99\.9\]\*")
-        first = r"150/300 +2" if width > 80 else r" 2 +50\.0"
+        first = r"150/300 +2" if width > 100 else r" 2 +50\.0"
         for number in (first, *spreads, r"\[-342\.7, \+292\.7\]"):
             assert re.search(number, text), number
         assert "…" not in text

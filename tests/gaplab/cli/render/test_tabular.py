@@ -33,8 +33,9 @@ from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluation
 from gaplab.cli.jobs import print_status
 from gaplab.cli.plan import Plan, print_models, print_plan
 from gaplab.cli.render import measurements
+from gaplab.cli.render.comparison import compare_table, curves_table, effects_table
 from gaplab.cli.render.datasets import class_table, crowding_table, split_table
-from gaplab.cli.render.tables import compare_table, leaderboard_table
+from gaplab.cli.render.tables import leaderboard_table
 from gaplab.cli.render.tabular import (
     Column,
     PlainTable,
@@ -52,12 +53,14 @@ from gaplab.cli.show import (
     print_details,
     print_sweeps,
 )
-from gaplab.cli.table import PaperTable, output_of
+from gaplab.cli.table import PaperTable, _coverage_table, output_of
 from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.records import Cost, EpochDone, Started
-from gaplab.results.compare import Group, Stat
+from gaplab.results.compare import Group, Stat, compare
+from gaplab.results.coverage import Kind, PublishedTable
+from gaplab.results.effects import main_effects
 from gaplab.results.explain import Explanation
 from gaplab.results.heads import compare_heads
 from gaplab.results.intervals import Difference, Interval
@@ -155,9 +158,23 @@ def comparisons(d: Draw) -> list[PlainTable]:
         unfinished=d.whole,
         stats=stats,
         over="seeds",
-        to_best_over="images",
+        to_baseline_over="images",
     )
-    return [compare_table([group, replace(group, dataset="other")])]
+    both = [group, replace(group, dataset="other")]
+    return [compare_table(both), curves_table(both, "gap")]
+
+
+def grids(d: Draw) -> list[PlainTable]:
+    rows = [
+        leaderboard_row(
+            assignment=f"{d.word}{i % 2}",
+            seed=i,
+            ap=value,
+            config={"lr": d.numbers[i // 2], "assignment": {"name": d.word}},
+        )
+        for i, value in enumerate(d.numbers)
+    ]
+    return [effects_table(grid) for grid in main_effects(compare(rows, ["assignment", "lr"]))]
 
 
 def results(d: Draw) -> list[PlainTable]:
@@ -219,9 +236,13 @@ def papers(d: Draw) -> list[PlainTable]:
         )
         for protocol in ("default", "defcn")
     ]
-    return [
-        *output_of(PaperTable(lines, ("ap", "ap_nms", "gap"), True, ("ar", "recall_nms"))).tables
-    ]
+    made = PaperTable(lines, ("ap", "ap_nms", "gap"), True, ("ar", "recall_nms"))
+    return [*output_of(made).tables]
+
+
+def coverages(d: Draw) -> list[PlainTable]:
+    kinds: dict[str, Kind] = {d.word: "trained", "other": "left out"}
+    return [_coverage_table([PublishedTable(d.word, "T1", kinds, (d.word,), (d.word, "x"))])]
 
 
 def plans(d: Draw) -> list[PlainTable]:
@@ -337,7 +358,9 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "show._losses": trials,
     "show._positives": trials,
     "table.output_of": papers,
-    "tables._captioned": results,
+    "table._coverage_table": coverages,
+    "comparison.effects_table": grids,
+    "tables.captioned": results,
     "watch._of": live,
 }
 """Every function of a command that makes a table -> the tables of the page that it is part of."""
