@@ -14,6 +14,7 @@ import typer
 from gaplab.cli.datasets import NameOption, data_section, data_set, is_spec, loaded
 from gaplab.cli.options import JsonOption, SetOption
 from gaplab.cli.render.datasets import class_table, crowding_table, split_table
+from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
@@ -76,7 +77,8 @@ def init(
     sweep = sweep_name(title)
     target = output or Path(f"{sweep}.yaml")
     _check_target(target)
-    found = _look(_data_set(folder, name, overrides or []), side)
+    with progress_line("reading pictures"):
+        found = _look(_data_set(folder, name, overrides or []), side)
     counts = found.counts["train"]
     section = data_section(found.options, counts)
     spec = starter_spec(sweep, title, section, counts.images, found.size)

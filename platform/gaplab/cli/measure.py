@@ -35,8 +35,9 @@ FilesArgument = Annotated[
     list[Path],
     typer.Argument(
         metavar="DETECTIONS [ANNOTATIONS]",
-        help="Results in COCO's JSON (.json, .json.gz), a Parquet file, or a folder of Parquet "
-        "files or YOLO labels; then the annotations. With --annotations: one or two of them.",
+        help="Detections before NMS: results in COCO's JSON (.json, .json.gz), a Parquet file, or "
+        "a folder of Parquet files or YOLO labels; then the annotations. With --annotations: one "
+        "or two of them.",
     ),
 ]
 
@@ -113,7 +114,8 @@ def measure(  # noqa: PLR0913 - every argument is an option of the command
     """Measure how much detections of any tool need NMS.
 
     Print AP with and without NMS, the NMS gap with its 95 % interval over images, what a user sees
-    at a score threshold, and whether the detector needs NMS. Two files of one data set, one-to-many
+    at a score threshold, and whether the detector needs NMS. The detections must be those before
+    NMS. Two files of one data set, one-to-many
     and one-to-one, also give the head gap: AP of the first with NMS minus AP of the second without.
     """
     detections, truth = _paths(files, annotations)

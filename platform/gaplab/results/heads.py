@@ -23,7 +23,7 @@ _NAMES: tuple[_Name, ...] = ("ap", "ap_nms", "gap")
 
 @dataclass(frozen=True)
 class Paired:
-    """A difference of two inputs, with its 95 % interval over images; None if there is none."""
+    """A difference, with its 95 % interval over images; None if there is none."""
 
     value: float | None
     interval: Interval | None
@@ -35,11 +35,13 @@ class Heads:
 
     Attributes:
         head_gap: AP of the first with NMS minus AP of the second without.
+        gaps: the NMS gap of the first and that of the second.
         differences: differences of AP, AP with NMS, the NMS gap, and the duplicates per object
             without NMS at the lowest threshold; first minus second.
     """
 
     head_gap: Paired
+    gaps: tuple[Paired, Paired]
     differences: Mapping[str, Paired]
 
 
@@ -57,7 +59,8 @@ def compare_heads(first: Measured, second: Measured) -> Heads:
     a, b = (each.summary.without.points[0].duplicates for each in (first, second))
     duplicates = _paired(a, b, _duplicates(first), _duplicates(second))
     head_gap = _difference(first, "ap_nms", second, "ap")
-    return Heads(head_gap, differences | {"duplicates": duplicates})
+    gaps = (Paired(first.gap, first.gap_interval), Paired(second.gap, second.gap_interval))
+    return Heads(head_gap, gaps, differences | {"duplicates": duplicates})
 
 
 def plain_heads(heads: Heads) -> dict[str, Any]:

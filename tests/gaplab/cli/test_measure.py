@@ -124,6 +124,10 @@ def test_the_head_gap_is_that_of_two_files(gaplab: Run, files: Foreign) -> None:
     out = gaplab("measure", *words, "--resamples", 200)
     assert "head gap: first with NMS minus second without" in out
     assert "NMS gap: first minus second" in out
+    for which in ("first", "second"):
+        low, high = found[which]["gap_interval"]
+        shown = f"NMS gap of the {which} {found[which]['gap']:+.2f} [{low:+.2f}, {high:+.2f}]"
+        assert shown in " ".join(out.split())
 
 
 def test_the_same_file_twice_has_no_difference(gaplab: Run, files: Foreign) -> None:

@@ -136,6 +136,10 @@ def heads_table(heads: "Heads") -> PlainTable:
     """Return the head gap and the differences of two inputs."""
     labels = {"ap": "AP", "ap_nms": "AP NMS", "gap": "NMS gap", "duplicates": "duplicates"}
     rows = [["head gap: first with NMS minus second without", *_pair(heads.head_gap)]]
+    rows += [
+        [f"NMS gap of the {which}", *_pair(pair)]
+        for which, pair in zip(("first", "second"), heads.gaps, strict=True)
+    ]
     rows += [[f"{labels[n]}: first minus second", *_pair(p)] for n, p in heads.differences.items()]
     columns = [text("difference", rank=0), number("value"), text("95 % interval", wrap=False)]
     return plain_table(columns, rows, caption="percent points; duplicates per object, without NMS")

@@ -44,7 +44,7 @@ def test_three_gigabytes(tmp_path: Path) -> None:
     path = tmp_path / "large.json"
     with path.open("wb") as file:
         file.truncate(3 * 10**9)
-    with pytest.raises(UserError, match=r"3\.0 GB of JSON need about 12\.0 GB of memory"):
+    with pytest.raises(UserError, match=r"3\.0 GB of JSON need about 21\.0 GB of memory"):
         check_fits(path)
 
 
