@@ -32,13 +32,14 @@ class Kind:
 
     name: str
     color: str
-    dash: str
+    dash: str = ""
+    width: float = 2.4
 
 
-OBJECT = Kind("object", COLORS[0], "")
-FOUND = Kind("finds an object", COLORS[2], "")
-DUPLICATE = Kind("duplicate of a better detection", COLORS[1], "5 2")
-NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2")
+OBJECT = Kind("object", COLORS[0])
+FOUND = Kind("finds an object", COLORS[2])
+DUPLICATE = Kind("duplicate of a better detection", COLORS[1], "5 2", 1.5)
+NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2", 1.5)
 
 
 def build(archive: Archive) -> Markup:
@@ -103,7 +104,7 @@ def _image(
 def boxes_of(
     detections: Candidates, truth: GroundTruth, index: int
 ) -> list[tuple[Kind, str, Tensor]]:
-    """Return the detections of one image above the threshold, the best one last, on top.
+    """Return the detections of one image above the threshold, by falling score.
 
     Each is a kind, a description and a box [4] in pixels of the image.
     """
@@ -114,13 +115,12 @@ def boxes_of(
     first[np.unique(claim, return_index=True)[1]] = True
     kinds = np.where(claim < 0, 2, np.where(first, 0, 1))
     names = (FOUND, DUPLICATE, NOTHING)
-    boxes = [
+    return [
         (names[kind], f"{truth.classes[label]} {score:.2f}", box)
         for kind, label, score, box in zip(
             kinds, own.labels.tolist(), own.scores.tolist(), own.boxes, strict=True
         )
     ]
-    return boxes[::-1]
 
 
 def photo(sample: Sample, name: str) -> Markup:
@@ -141,7 +141,7 @@ def data_uri(image: Tensor, kind: str) -> str:
 def picture(sample: Sample, name: str, boxes: Sequence[tuple[Kind, str, Tensor]]) -> Markup:
     """Return a picture of an image with boxes, given in pixels of the original image."""
     height, width = sample.image.shape[1:]
-    drawn = join(_box(sample, *each) for each in boxes[-_MOST_BOXES:])
+    drawn = join(_box(sample, *each) for each in boxes[:_MOST_BOXES])
     return Markup(
         '<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">'
         '<use href="#{}"/>{}</svg>'
@@ -155,5 +155,6 @@ def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
         x1, y1, x2 - x1, y2 - y1
     )
     return Markup(
-        '{0} class="halo"/>{0} stroke="{1}" stroke-dasharray="{2}"><title>{3}</title></rect>'
-    ).format(shape, kind.color, kind.dash, printable(f"{description}, {kind.name}"))
+        '{0} class="halo"/>{0} stroke="{1}" stroke-dasharray="{2}" stroke-width="{3}">'
+        "<title>{4}</title></rect>"
+    ).format(shape, kind.color, kind.dash, kind.width, printable(f"{description}, {kind.name}"))

@@ -14,6 +14,7 @@ from gaplab.results.report import (
     epochs,
     factors,
     grids,
+    maps,
     photographs,
     score_gaps,
     thresholds,
@@ -41,6 +42,7 @@ def _ledger(build: Callable[[Evidence], Markup]) -> Callable[[Archive], Markup]:
 SECTIONS = (
     Section("answer", "Answer", _ledger(answer.build)),
     Section("images", "Detections", photographs.build),
+    Section("maps", "Points, scores and labels", maps.build),
     Section("epochs", "Over the epochs", _ledger(epochs.build)),
     Section("keys", "By varied key", _ledger(factors.build)),
     Section("grids", "Two keys", _ledger(grids.build)),

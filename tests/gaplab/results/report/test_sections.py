@@ -181,7 +181,7 @@ class TestPage:
 
     def test_every_section_is_there_and_says_what_it_lacks(self, whole: Tree) -> None:
         assert {section.name for section in SECTIONS} <= set(whole.all("id"))
-        assert whole.text.count("No candidates of these trials are stored") == 4
+        assert whole.text.count("No candidates of these trials are stored") == 5
 
 
 def test_a_sweep_without_finished_trials_gives_a_page() -> None:
