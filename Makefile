@@ -16,8 +16,9 @@ export NO_MKDOCS_2_WARNING := 1
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-10s %s\n", $$1, $$2}'
 
-demo: $(VENV)/.ready  ## run the five-assignment sweep and print its leaderboard
+demo: $(VENV)/.ready  ## run the five-assignment sweep, print its leaderboard, write its report
 	$(RUN)/gaplab run experiments/quickstart.yaml
+	$(RUN)/gaplab report quickstart
 
 # Sweeps wait for processes to start, and types and docs use one core, so they fill what unit leaves.
 test: lint  ## everything that CI runs, two parts at a time; a part is printed when it has ended

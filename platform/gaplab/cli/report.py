@@ -53,6 +53,6 @@ def report(
         chosen = names or [ledger.stored_sweep().id]
         evidence = gather(ledger, folder, chosen, protocol)
         content = page(evidence, lambda title: show(f"report: {title}"))
-    path = Path(os.path.abspath(output or folder.path / "reports" / f"{evidence.identity}.html"))
+    path = Path(os.path.abspath(output or folder.report_path(evidence.identity)))
     Storage(str(path.parent)).save_text(path.name, content)
     sys.stdout.write(f"{printable(str(path))}\n")

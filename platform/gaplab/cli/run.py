@@ -204,10 +204,12 @@ class SweepRun:
             self.console.print(leaderboard_table(rows))
         best = tables[0][0].trial if tables else "TRIAL"
         other = ["--protocol", protocols[0]] if protocols[:1] not in ([], ["default"]) else []
+        one = ["--protocol", protocols[0]] if len(protocols) > 1 else []
         commands = {
             self.home.command(
                 "compare", "--by", "assignment", *other
             ): "means and spread per assignment",
+            self.home.command("report", self.sweep.id, *one): "pictures and tables in one file",
             self.home.command("show", best): "details of one trial",
             self.home.command("ui"): "the same runs in MLflow",
         }

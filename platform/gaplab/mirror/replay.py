@@ -131,8 +131,15 @@ class Mirror:
             written += runs.write(replace(content, tags=tags))
             ended = max(ended, attempts[-1].ended_at or ended)
         if only is None:
-            written += runs.write(sweep_content(view, ended))
+            content = sweep_content(view, ended)
+            files = content.files | self._report(view.id)
+            written += runs.write(replace(content, files=files))
         return written
+
+    def _report(self, sweep: str) -> dict[str, str]:
+        """Return the report of a sweep as a file of its run; empty if there is none."""
+        path = self._home.report_path(sweep)
+        return {"report.html": path.read_text(encoding="utf-8")} if path.is_file() else {}
 
     @contextmanager
     def _access(self, sweep: str) -> Iterator[ModuleType]:

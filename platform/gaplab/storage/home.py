@@ -136,6 +136,10 @@ class Home:
         """Folder for MLflow's artifacts."""
         return self.path / "mlflow-artifacts"
 
+    def report_path(self, identity: str) -> Path:
+        """Return the file of the report of a sweep, or of a set of trials, by its id."""
+        return self.path / "reports" / f"{identity}.html"
+
     def _check_link(self) -> None:
         """Raise UserError for a link to nothing: its target, such as a disk, may come back."""
         if self._given.is_symlink() and not self._given.exists():

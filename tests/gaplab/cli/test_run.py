@@ -71,8 +71,8 @@ def test_a_sweep_is_trained_once(
     first = gaplab("run", spec)
     assert ": 2 trials, 0 already done, 2 to train\n" in first
     assert first.count(" poto ") == 2, "a row per trial"
-    for command in ("gaplab compare --by assignment", "gaplab show ", "gaplab ui "):
-        assert f"\n  {command}" in first
+    for command in ("compare --by assignment", "report small-", "show ", "ui "):
+        assert f"\n  gaplab {command}" in first
     for again in (gaplab("run", spec), gaplab("resume")):
         assert ": 2 trials, 2 already done, nothing to train\n" in again
     assert len(trained) == 1
@@ -89,6 +89,9 @@ def test_results_are_those_of_the_sweep_s_own_protocols(
     assert shown.count(" poto ") == len(protocols)
     other = "" if protocols == ["default"] else f" --protocol {protocols[0]}"
     assert f"gaplab compare --by assignment{other} " in shown
+    assert (f"--protocol {protocols[0]}  " in shown.partition("gaplab report ")[2]) is (
+        len(protocols) > 1
+    )
 
 
 def test_a_sweep_without_evaluations_has_an_empty_table(

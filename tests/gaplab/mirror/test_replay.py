@@ -65,6 +65,9 @@ def test_runs_equal_the_ledger(bench: LedgerBench) -> None:
 
 def test_tags_params_and_files(bench: LedgerBench) -> None:
     sweep, good, bad = bench.small()
+    report = bench.home.report_path(sweep)
+    report.parent.mkdir()
+    report.write_text("<p>AP → gap</p>")
     Mirror(bench.home).replay(bench.ledger, sweep)
     run, parent = run_of(bench, good.id), run_of(bench, None)
     tags = {k[7:]: v for k, v in run.data.tags.items() if k.startswith("gaplab.")}
@@ -95,7 +98,10 @@ def test_tags_params_and_files(bench: LedgerBench) -> None:
         "columns": ["class", "ap", "ap_nms", "gap"],
         "data": [["circle", 1.307, 2.307, -1.0], ["star", None, None, None]],
     }
-    assert files(bench, parent) == {"spec.yaml": "name: paper\n"}
+    assert files(bench, parent) == {
+        "spec.yaml": "name: paper\n",
+        "report.html": report.read_text(),
+    }
     assert parent.info.run_name == sweep
 
 

@@ -75,7 +75,7 @@ class Predicted:
         epochs = self.experiment.training.epochs
         return Progress(step=epoch % epochs, steps=epochs, epoch=epoch % epochs, epochs=epochs)
 
-    def head(self, branch: Branch) -> str:
+    def head(self, branch: str) -> str:
         """Return the setting, with the branch if there are several."""
         several = len(self.experiment.assignment.branches()) > 1
         return f"{self.label}, {branch}" if several else self.label
@@ -169,12 +169,12 @@ def _predict(archive: Archive, setting: Setting, run: Run) -> Predicted:
     return Predicted(setting.label, experiment, sample, output)
 
 
-def _count(each: Predicted, branch: Branch, own: Assignment) -> str:
+def _count(each: Predicted, branch: str, own: Assignment) -> str:
     count, objects = int((own.object >= 0).sum()), len(each.sample.targets)
     return f"{each.head(branch)}: {plural(count, 'point')} for {plural(objects, 'object')}"
 
 
-def _points(each: Predicted, branch: Branch, own: Assignment) -> Markup:
+def _points(each: Predicted, branch: str, own: Assignment) -> Markup:
     """Return a picture with a circle for each positive point."""
     sample, points = each.sample, each.output.points[branch]
     height, width = sample.image.shape[1:]
@@ -196,7 +196,7 @@ def _object(x1: float, y1: float, x2: float, y2: float) -> Markup:
     return Markup(box).format(x1, y1, x2 - x1, y2 - y1, COLORS[0])
 
 
-def _maps(each: Predicted, branch: Branch, values: Tensor, what: str) -> Markup:
+def _maps(each: Predicted, branch: str, values: Tensor, what: str) -> Markup:
     """Return one picture per level of a value in [0, 1] of every point."""
     drawn = (
         captioned(_image(cells), f"stride {stride:g}")
@@ -212,7 +212,7 @@ def level_maps(points: Points, values: Tensor) -> Iterator[tuple[float, Tensor]]
         points: N points.
         values: [N], at least 0.
     """
-    for level in points.level.unique().tolist():
+    for level in torch.unique(points.level).tolist():
         own = points.level == level
         stride = float(points.stride[own][0])
         column, row = (points.xy[own] / stride).long().unbind(1)

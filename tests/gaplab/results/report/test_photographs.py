@@ -19,11 +19,13 @@ SQUARE, FAR = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]
 
 
 def test_each_detection_is_found_duplicate_or_nothing() -> None:
-    image, labels = torch.tensor([1]), torch.tensor([0])
-    box, crowd = torch.tensor([SQUARE]), torch.tensor([False])
     truth = replace(
         empty_truth([7, 8], ["<b>", "square"]),
-        **{"image": image, "boxes": box, "labels": labels, "crowd": crowd, "area": image * 100.0},
+        image=torch.tensor([1]),
+        boxes=torch.tensor([SQUARE]),
+        labels=torch.tensor([0]),
+        crowd=torch.tensor([False]),
+        area=torch.tensor([100.0]),
     )
     rows = [
         (1, SQUARE, 0.9, 0, FOUND),

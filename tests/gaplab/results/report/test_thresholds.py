@@ -13,7 +13,7 @@ def judged(matched: list[int], claim: list[int], objects: int = 2) -> Judged:
     own, claims = np.array(matched, dtype=np.int64), np.array(claim, dtype=np.int64)
     every = np.ones(objects, dtype=bool)
     return Judged(
-        score=0.9 - 0.1 * np.arange(count),
+        score=np.array([0.9 - 0.1 * rank for rank in range(count)], dtype=np.float64),
         image=np.zeros(count, dtype=np.int64),
         counted=np.ones(count, dtype=bool),
         matched=own,
