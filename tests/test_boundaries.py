@@ -64,7 +64,7 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "safetensors": "detectors.models.weights",
     "matplotlib": "gaplab.results.report.figure",
     "markupsafe": "gaplab.results.report",
-    "pyarrow": "gaplab.storage",
+    "pyarrow": ("gaplab.storage", "detectors.data.index_file"),
     "timm": "detectors.models.timm_backbone",
     "optuna": "gaplab.launch.search_optuna",
     "yaml": ("gaplab.spec.yaml_text", "detectors.data.yolo_files"),

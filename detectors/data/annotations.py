@@ -11,9 +11,10 @@ from typing import Literal, NamedTuple
 from detectors.data import crowdhuman_index
 from detectors.data.base import DataError, Split
 from detectors.data.coco import Coco
-from detectors.data.coco_index import read_index, with_sizes
+from detectors.data.coco_index import with_sizes
 from detectors.data.crowdhuman import CrowdHuman
-from detectors.data.entries import Entry
+from detectors.data.entries import Entries
+from detectors.data.index_file import stored_index
 from detectors.data.lvis import Lvis
 from detectors.data.orientation import UNKNOWN, PartialSize, Size
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, image_sizes
@@ -52,7 +53,7 @@ class _Content(NamedTuple):
     """What a file holds."""
 
     where: Path
-    entries: Sequence[Entry]
+    entries: Entries
     categories: Sequence[tuple[int, str]]
     """(id, name) in label order."""
     problems: Problems
@@ -90,14 +91,14 @@ def read_annotations(
 
 def _annotations(content: _Content, on_bad: OnBad) -> Annotations:
     """Check a split as for training. Raises DataError."""
-    where, found = str(content.where), list(content.entries)
+    where, found = str(content.where), content.entries
     rules = Coco(root="/", on_bad=on_bad)
     notes = check_split(rules, where, "val", found, content.problems, content.lost)
     names = tuple(name for _, name in content.categories)
     return Annotations(
         where,
         GroundTruth.of([each.truth for each in found], names),
-        tuple(each.file_name for each in found),
+        tuple(found.names),
         tuple(id_ for id_, _ in content.categories),
         (*content.notes, *notes),
     )
@@ -146,7 +147,7 @@ def _coco(section: Section, split: Split, images: Path | None) -> _Content:
     options = (Lvis if section["name"] == "lvis" else Coco).model_validate(section)
     files = options.files().of(split)
     path = files.annotations
-    index = read_index(path)
+    index = stored_index(path)
     if index.unsized:
         folder = images or files.images
         missing = {image.file_name: UNKNOWN for image, _ in index.unsized.values()}
@@ -155,9 +156,8 @@ def _coco(section: Section, split: Split, images: Path | None) -> _Content:
         problems = index.problems.merged(problems)
     else:
         problems = index.problems
-    usable = [each for each in index.entries if each.truth.width and each.truth.height]
-    held = {each.truth.image_id for each in usable}
-    lost = [place for e in index.entries if e.truth.image_id not in held for place in e.places]
+    sized = index.entries.sizes.min(axis=1) > 0
+    usable, lost = index.entries.take(sized), index.entries.places_of(~sized)
     notes = (*index.notes, *([f"{path}: {options.val_note}"] if options.val_note else []))
     return _Content(path, usable, index.categories, problems, notes, [*index.lost, *lost])
 
@@ -184,7 +184,7 @@ def _recorded(
     names = {r.file_name: UNKNOWN for r in index.records if not r.size}
     sizes, problems = _sizes(names, listing.where, images or Path(options.root))
     usable, bad = entries(index, {**known, **sizes})
-    kept = {each.truth.image_id for each in usable}
+    kept = set(usable.image_ids.tolist())
     lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]
     problems = index.problems.merged(problems).merged(bad)
     notes = (*listing.notes, *index.notes)

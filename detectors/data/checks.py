@@ -4,13 +4,11 @@ They find splits on which a detector can't be trained or measured, and boxes tha
 another form than the format's.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from detectors.data.base import Split
-from detectors.data.entries import TOLERANCE, Entry
+from detectors.data.entries import TOLERANCE, Entries
 
 LARGEST_AREA = 1e10
 """Square pixels. COCO's AP leaves out objects with a larger area."""
@@ -22,32 +20,25 @@ CLEARLY = 0.05
 Floats = NDArray[np.float64]
 
 
-def object_problems(entries: Sequence[Entry], split: Split) -> list[str]:
+def object_problems(entries: Entries, split: Split) -> list[str]:
     """Return why a split can't be used: no object, or none that AP counts; with the remedy.
 
     Args:
         entries: the images with their valid boxes, at least one.
         split: objects of any area are trained on, but not all are evaluated.
     """
-    objects = sum(int((~entry.truth.crowd).sum()) for entry in entries)
-    if not objects:
-        crowds = sum(len(entry.truth.crowd) for entry in entries)
+    areas, crowds = entries.areas[~entries.crowd], len(entries.crowd)
+    if not len(areas):
         held = f"images: {len(entries)}, annotations: {crowds}"
         why = f"{held}, all of them crowd regions" if crowds else held
         effect = "nothing to train on" if split == "train" else "AP is undefined"
         return [f"no object ({why}): {effect}; annotate objects"]
-    if split == "val" and all(_too_large(entry) for entry in entries):
+    if split == "val" and (areas > LARGEST_AREA).all():
         return [
-            f"the areas of all objects ({objects}) are above 1e10 square pixels, and COCO's AP "
+            f"the areas of all objects ({len(areas)}) are above 1e10 square pixels, and COCO's AP "
             "leaves such objects out: AP is undefined; correct `area`"
         ]
     return []
-
-
-def _too_large(entry: Entry) -> bool:
-    """Return whether no object of an image is small enough for AP."""
-    areas = entry.truth.area[~entry.truth.crowd]
-    return bool((areas > LARGEST_AREA).all())
 
 
 def other_form(boxes: Floats, sizes: Floats) -> str | None:

@@ -5,12 +5,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 from pydantic import Field
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Dataset, Listed, Split
-from detectors.data.coco_index import Index, read_index, with_sizes
-from detectors.data.fraction import part_of, parts_of
+from detectors.data.coco_index import Index, with_sizes
+from detectors.data.entries import Entries
+from detectors.data.fraction import is_part
+from detectors.data.index_file import stored_index
+from detectors.data.orientation import PartialSize
 from detectors.data.photo_files import (
     Files,
     SplitFiles,
@@ -52,7 +56,8 @@ class CocoFiles(Photos):
         files = self.files()
         index, where = _indices(files)[split], files.of(split).annotations
         index = with_sizes(index, {})
-        entries = part_of(index.entries, split, self.val_fraction, where)
+        kept = is_part(index.entries.names, split, self.val_fraction, where)
+        entries = index.entries.take(kept)
         problems = refusals(self, str(where), split, entries, index.problems)
         return Listed(len(entries), tuple(problems))
 
@@ -99,41 +104,40 @@ class Coco(CocoFiles):
 @lru_cache(maxsize=4)
 def _load(options: CocoFiles, files: Files, split: Split) -> PhotoDataset:
     indices, paths = _indices(files), files.of(split)
-    images = {key: each.entries for key, each in indices.items()}
-    parts = parts_of(images, options.val_fraction, paths.annotations)
+    parts = {key: _part(each, key, options, paths) for key, each in indices.items()}
     index = replace(indices[split], entries=parts[split])
     decode = options.verify == "decode"
-    names = {e.file_name: (e.truth.width or None, e.truth.height or None) for e in index.entries}
-    sizes, found = image_sizes(names, files, split, decode=decode, exif=options.exif)
+    sizes, found = image_sizes(_sizes(parts[split]), files, split, decode=decode, exif=options.exif)
     index = with_sizes(index, sizes)
-    usable = [e for e in index.entries if sizes.get(e.file_name) == (e.truth.width, e.truth.height)]
-    kept = {entry.truth.image_id for entry in usable}
-    lost = [*index.lost]
-    lost += [place for e in index.entries if e.truth.image_id not in kept for place in e.places]
+    expected = zip(index.entries.names, index.entries.sizes.tolist(), strict=True)
+    kept = np.array([sizes.get(name) == tuple(size) for name, size in expected], dtype=np.bool_)
+    usable = index.entries.take(kept)
+    lost = [*index.lost, *index.entries.places_of(~kept)]
     problems = index.problems.merged(found).merged(_other_sizes(index, sizes))
     where = str(paths.annotations)
     notes = (*index.notes, *check_split(options, where, split, usable, problems, lost))
     if split == "val":
         notes += (f"{where}: {options.val_note}",) if options.val_note else ()
-        notes += shared(files, {key: [e.file_name for e in part] for key, part in parts.items()})
+        notes += shared(files, {key: [*part.names] for key, part in parts.items()})
     classes = tuple(name for _, name in index.categories)
     return PhotoDataset(options, paths.images, classes, usable, notes)
 
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: CocoFiles, files: Files) -> str:
-    indices = read_both(files, read_index)
+    indices = read_both(files, stored_index)
     return fingerprint(
         files,
-        {split: [entry.file_name for entry in index.entries] for split, index in indices.items()},
+        {split: [*index.entries.names] for split, index in indices.items()},
         skip_missing=options.on_bad == "skip",
+        contents={split: index.content for split, index in indices.items()},
         rules={split: index.rules for split, index in indices.items()},
     )
 
 
 def _indices(files: Files) -> dict[Split, Index]:
     """Read both splits. Raises DataError if one is missing, not COCO, or has other categories."""
-    indices = read_both(files, read_index)
+    indices = read_both(files, stored_index)
     train, val = indices["train"], indices["val"]
     if train.categories != val.categories:
         raise DataError(
@@ -145,14 +149,26 @@ def _indices(files: Files) -> dict[Split, Index]:
     return indices
 
 
+def _part(index: Index, split: Split, options: CocoFiles, paths: SplitFiles) -> Entries:
+    """Return the images of one split."""
+    kept = is_part(index.entries.names, split, options.val_fraction, paths.annotations)
+    return index.entries.take(kept)
+
+
+def _sizes(entries: Entries) -> dict[str, PartialSize]:
+    """Return the width and height of each image, as far as they are known, by name."""
+    sizes = entries.sizes.tolist()
+    return {name: (w or None, h or None) for name, (w, h) in zip(entries.names, sizes, strict=True)}
+
+
 def _other_sizes(index: Index, sizes: dict[str, tuple[int, int]]) -> Problems:
     """Return a problem for each image whose size differs from that in the JSON file."""
     problems = Problems()
-    for entry in index.entries:
-        expected = (entry.truth.width, entry.truth.height)
-        size = sizes.get(entry.file_name, expected)
+    for name, written in zip(index.entries.names, index.entries.sizes.tolist(), strict=True):
+        expected = tuple(written)
+        size = sizes.get(name, expected)
         if size != expected:
-            difference = f"{entry.file_name}: {size[0]}x{size[1]}, not {expected[0]}x{expected[1]}"
+            difference = f"{name}: {size[0]}x{size[1]}, not {expected[0]}x{expected[1]}"
             problems.add(kinds.OTHER_SIZE, [difference])
     return problems
 

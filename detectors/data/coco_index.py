@@ -1,8 +1,8 @@
 """Read a COCO JSON file: the ground truth of each image, and all problems of the file."""
 
+import hashlib
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -13,6 +13,14 @@ from pydantic import BaseModel, ValidationError
 from detectors.data import problems as kinds
 from detectors.data.base import DataError
 from detectors.data.checks import other_form
+from detectors.data.coco_columns import (
+    Columns,
+    Known,
+    Part,
+    as_part,
+    categories_of,
+    parts_of,
+)
 from detectors.data.coco_schema import (
     LATER_RULES,
     RULES,
@@ -24,8 +32,10 @@ from detectors.data.coco_schema import (
     StrictImage,
     whole,
 )
-from detectors.data.entries import THINNEST, Box, Entry, clipped, entry, out_of_image
-from detectors.data.json_text import describe, read_utf8
+from detectors.data.entries import THINNEST, Box, Entries, clipped, out_of_image
+from detectors.data.entry_builder import EntryBuilder, Rows
+from detectors.data.json_blocks import divided
+from detectors.data.json_text import decoded, describe, no_collection
 from detectors.data.masks import extent
 from detectors.data.problems import Kind, Problems
 
@@ -41,6 +51,8 @@ class Found(NamedTuple):
     annotation: Annotation
     numbers: Sequence[float]
     """x, y, width and height."""
+    position: int
+    """Its position in the file."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Index:
 
     categories: tuple[tuple[int, str], ...]
     """(id, name), sorted by id; a label is a position in it."""
-    entries: tuple[Entry, ...]
+    entries: Entries
     """Images, sorted by id, with their valid annotations. See `with_sizes` for those of size 0."""
     problems: Problems
     """Problems of the other images and annotations."""
@@ -59,30 +71,34 @@ class Index:
     """Places of valid annotations whose image is not valid."""
     rules: int = RULES
     """Which rules of `coco_schema` the file needs."""
+    content: str = ""
+    """SHA-256 of the file, in hex."""
     unsized: Mapping[int, tuple[Image, Sequence[Found]]] = field(default_factory=dict)
     """Images without `width` or `height` by id, with annotations that are not checked yet."""
 
 
 def read_index(path: Path) -> Index:
     """Read and check one file. Raises DataError if it is not COCO."""
-    document = _read(path)
-    groups = _unused_groups(document)
+    with no_collection():
+        return _read_index(path, path.read_bytes())
+
+
+def _read_index(path: Path, raw: bytes) -> Index:
+    content = hashlib.sha256(raw).hexdigest()
+    document, parts = _read(path, decoded(path, raw))
+    groups = _unused_groups(document, parts)
     categories = tuple(sorted((c.id, c.name) for c in document.categories if c not in groups))
     _check_names(path, categories)
     reader = _Reader({id_: label for label, (id_, _) in enumerate(categories)})
     reader.read_images(document.images)
-    unsized = {id_: (i, list[Found]()) for id_, i in reader.images.items() if math.inf in i.bounds}
-    for found in reader.annotations(document.annotations):
-        if found.annotation.image_id in unsized:
-            unsized[found.annotation.image_id][1].append(found)
-        else:
-            reader.add(found)
+    reader.read_annotations(parts)
     notes = tuple(
         f"{path}: left out category {c.id} ({c.name}): it only groups others, one of the same name"
         for c in groups
     )
     lost, entries, rules = tuple(reader.lost), reader.entries(), reader.rules
-    return Index(categories, entries, reader.checked(), notes, lost, rules, unsized)
+    problems, unsized = reader.checked(), reader.unsized
+    return Index(categories, entries, problems, notes, lost, rules, content, unsized)
 
 
 def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
@@ -93,6 +109,8 @@ def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
         sizes: (width, height) of the valid pictures by file name. The boxes of the others are
             checked as far as possible without a size.
     """
+    if not index.unsized:
+        return index
     reader = _Reader({id_: label for label, (id_, _) in enumerate(index.categories)})
     for id_, (image, annotations) in index.unsized.items():
         width, height = sizes.get(image.file_name, (None, None))
@@ -100,16 +118,26 @@ def with_sizes(index: Index, sizes: Mapping[str, tuple[int, int]]) -> Index:
         reader.images[id_] = image.model_copy(update=size)
         for found in annotations:
             reader.add(found)
-    late = {each.truth.image_id: each for each in reader.entries()}
-    entries = tuple(late.get(each.truth.image_id, each) for each in index.entries)
+    entries = index.entries.updated(reader.entries())
     problems = index.problems.merged(reader.checked())
     return replace(index, entries=entries, problems=problems, unsized={})
 
 
-def _read(path: Path) -> Document:
-    text = read_utf8(path)
+def _read(path: Path, text: bytes) -> tuple[Document, list[Part]]:
+    """Return the file without its annotations, and the annotations."""
+    for place in divided(text, "annotations"):
+        try:
+            parts, rest = parts_of(place)
+        except ValueError:
+            continue
+        return _document(path, lambda: Document.model_validate(rest)), parts  # noqa: B023
+    document = _document(path, lambda: Document.model_validate_json(text))
+    return document, [as_part(document.annotations)]
+
+
+def _document(path: Path, validate: Callable[[], Document]) -> Document:
     try:
-        document = Document.model_validate_json(text)
+        document = validate()
     except ValidationError as error:
         wrong = [describe(each) for each in error.errors()]
         raise DataError(
@@ -121,7 +149,7 @@ def _read(path: Path) -> Document:
     return document
 
 
-def _unused_groups(document: Document) -> list[Category]:
+def _unused_groups(document: Document, parts: Sequence[Part]) -> list[Category]:
     """Return the categories that only group others: without annotations, and a supercategory.
 
     Only those that share their name with another category, as some tools export it.
@@ -131,7 +159,7 @@ def _unused_groups(document: Document) -> list[Category]:
     found = [c for c in document.categories if names.count(c.name) > 1 and c.name in groups]
     if not found:
         return []
-    used = [each.get("category_id") for each in document.annotations if isinstance(each, dict)]
+    used = [*categories_of(parts)]
     return [category for category in found if category.id not in used]
 
 
@@ -151,25 +179,29 @@ class _Reader:
 
     def __init__(self, labels: Mapping[int, int]) -> None:
         self.images: dict[int, Image] = {}
+        self.unsized: dict[int, tuple[Image, list[Found]]] = {}
         self.lost: list[str] = []
         self.rules = RULES
         self._labels = labels
         self._problems = Problems()
         self._bad_images: set[Any] = set()
-        self._boxes: defaultdict[int, list[Box]] = defaultdict(list)
+        self._boxes = EntryBuilder()
         self._written: list[tuple[float, ...]] = []
         """x, y, width, height of each box, and width and height of its image."""
+        self._sound = [np.zeros((0, 6))]
+        """The same of the boxes that were read as columns."""
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> Entries:
         """Return the images with their boxes, sorted by id."""
-        return tuple(
-            entry(image.file_name, id_, (image.width or 0, image.height or 0), self._boxes[id_])
-            for id_, image in sorted(self.images.items())
-        )
+        images = sorted(self.images.items())
+        sizes = [(image.width or 0, image.height or 0) for _, image in images]
+        names = [image.file_name for _, image in images]
+        return self._boxes.entries([id_ for id_, _ in images], names, sizes)
 
     def checked(self) -> Problems:
         """Return the problems of what was read. Boxes in another form are one problem."""
-        written = np.array(self._written, dtype=np.float64).reshape(-1, 6)
+        slow = np.array(self._written, dtype=np.float64).reshape(-1, 6)
+        written = np.concatenate([*self._sound, slow])
         form = other_form(written[:, :4], written[:, 4:])
         if form is None:
             return self._problems
@@ -189,19 +221,60 @@ class _Reader:
             else:
                 self.images[image.id] = image
 
-    def annotations(self, raw: Sequence[Any]) -> Iterator[Found]:
+    def read_annotations(self, parts: Iterable[Part]) -> None:
+        """Read the annotations. Those of images without a size are only collected."""
+        self.unsized = {i: (image, []) for i, image in self.images.items() if not image.is_sized}
+        known, start = Known(self.images, self._labels), 0
+        for part in parts:
+            if part.columns is not None:
+                self._read_columns(part.columns, known, start)
+                start += len(part.columns.ids)
+            else:
+                raw = part.raw()
+                for found in self._valid_annotations(raw, start):
+                    self._read(found)
+                start += len(raw)
+
+    def _read_columns(self, columns: Columns, known: Known, start: int) -> None:
+        """Read annotations in columns: first those that are sound, then each of the others."""
+        sound = known.sound(columns)
+        self._sound.append(sound.written)
+        self._boxes.add_rows(
+            Rows(
+                sound.rows + start,
+                columns.images[sound.rows],
+                sound.corners,
+                sound.areas,
+                sound.labels,
+                columns.crowd[sound.rows],
+                columns.ids[sound.rows],
+            )
+        )
+        for row in np.setdiff1d(np.arange(len(columns.ids)), sound.rows).tolist():
+            annotation = columns.annotation(row)
+            numbers = columns.numbers[row].tolist()
+            self._read(Found(str(annotation.id), annotation, numbers, start + row))
+
+    def _read(self, found: Found) -> None:
+        if found.annotation.image_id in self.unsized:
+            self.unsized[found.annotation.image_id][1].append(found)
+        else:
+            self.add(found)
+
+    def _valid_annotations(self, raw: Sequence[Any], start: int) -> Iterator[Found]:
         """Yield the annotations with the keys and types of COCO."""
-        for position, each in enumerate(raw):
+        for position, each in enumerate(raw, start):
             place = f"annotations[{position}]"
             annotation = self._valid((StrictAnnotation, Annotation), each, place)
             numbers = None if annotation is None else self._numbers(annotation, place)
             if annotation is not None and numbers is not None:
                 id_ = annotation.id
-                yield Found(place if id_ is None else str(id_), annotation, numbers)
+                place = place if id_ is None else str(id_)
+                yield Found(place, annotation, numbers, position)
 
     def add(self, found: Found) -> None:
         """Add the box of an annotation, clipped if necessary, or its problems."""
-        place, annotation, (x, y, w, h) = found
+        place, annotation, (x, y, w, h), position = found
         image = self.images.get(annotation.image_id)
         wrong = list(self._problems_of(found, image))
         for kind in wrong:
@@ -216,7 +289,7 @@ class _Reader:
             area = min(area, (xyxy[2] - xyxy[0]) * (xyxy[3] - xyxy[1]))
         crowd = bool(annotation.iscrowd or annotation.ignore)
         box = Box(place, xyxy, area, self._labels[annotation.category_id], crowd)
-        self._boxes[annotation.image_id].append(box)
+        self._boxes.add(position, annotation.image_id, box)
 
     def _valid(self, models: tuple[type[Model], type[Model]], raw: Any, place: str) -> Model | None:
         """Return `raw` as the first model that accepts it; None: it was added to the problems."""

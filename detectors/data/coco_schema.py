@@ -59,6 +59,11 @@ class Image(_Strict):
         return {**raw, "file_name": "/".join(raw[URL].split("/")[-2:])}
 
     @property
+    def is_sized(self) -> bool:
+        """Whether width and height are known."""
+        return self.width is not None and self.height is not None
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """Width and height; infinity where unknown."""
         return self.width or math.inf, self.height or math.inf

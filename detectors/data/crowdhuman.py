@@ -68,7 +68,7 @@ class CrowdHuman(Photos):
         files = self.files()
         index, where = read_both(files, read_index)[split], files.of(split).annotations
         records = part_of(index.records, split, self.val_fraction, where)
-        return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
+        return Listed(len(records), tuple(refusals(self, str(where), split, None, index.problems)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from detectors.data import problems as kinds
 from detectors.data.checks import other_form
-from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, outside
-from detectors.data.json_text import describe, read_utf8
+from detectors.data.entries import THINNEST, Box, Entries, Image, Xyxy, clipped, outside
+from detectors.data.json_text import decoded, describe
 from detectors.data.problems import Problems
 
 
@@ -86,7 +86,7 @@ def read_index(path: Path) -> Index:
 
 def entries(
     index: Index, sizes: Mapping[str, tuple[int, int]], *, mask_is_person: bool
-) -> tuple[list[Entry], Problems]:
+) -> tuple[Entries, Problems]:
     """Return the images in `sizes` with clipped boxes, and the problems of boxes.
 
     `image_id` is the line number, and `area` that of the clipped box.
@@ -96,7 +96,7 @@ def entries(
         sizes: (width, height) of the valid images by file name.
         mask_is_person: see `CrowdHuman`.
     """
-    found, problems = [], Problems()
+    found, problems = list[Image](), Problems()
     for record in index.records:
         if record.file_name not in sizes:
             continue
@@ -107,11 +107,11 @@ def entries(
         boxes = [
             _box(person, size, person.ignored(mask_is_person=mask_is_person)) for person in people
         ]
-        found.append(entry(record.file_name, record.line, size, boxes))
+        found.append(Image(record.file_name, record.line, size, boxes))
     if form := _other_form(index, sizes):
         problems = problems.without(kinds.OUTSIDE)
         problems.fatal = (form,)
-    return found, problems
+    return Entries.of(found), problems
 
 
 def _other_form(index: Index, sizes: Mapping[str, tuple[int, int]]) -> str | None:
@@ -127,7 +127,7 @@ def _other_form(index: Index, sizes: Mapping[str, tuple[int, int]]) -> str | Non
 
 
 def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, _Line]]:
-    for number, text in enumerate(read_utf8(path).splitlines(), start=1):
+    for number, text in enumerate(decoded(path, path.read_bytes()).splitlines(), start=1):
         if not text.strip():
             continue
         try:

@@ -3,42 +3,50 @@
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from detectors.data import problems as kinds
-from detectors.data.entries import Entry
+from detectors.data.entries import Entries
 from detectors.data.problems import Problems
 
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Mixes the bits of numbers, so that few different boxes have equal mixtures."""
 
-def repeats(entries: Iterable[Entry]) -> Problems:
+
+def repeats(entries: Entries) -> Problems:
     """Return remarks on the repeated annotations and files of a split.
 
     An annotation is repeated if another of the same image has the same class and the same box. A
     file is repeated if it belongs to several image ids.
     """
     found = Problems()
-    files: Counter[str] = Counter()
-    for entry in entries:
-        files[os.path.normpath(entry.file_name)] += 1
-        found.remark(kinds.REPEATED_BOX, _repeated_boxes(entry))
+    found.remark(kinds.REPEATED_BOX, [entries.places[row] for row in _repeated_rows(entries)])
+    files = Counter(map(os.path.normpath, entries.names))
     found.remark(kinds.REPEATED_FILE, [name for name, count in files.items() if count > 1])
     return found
 
 
-def _repeated_boxes(entry: Entry) -> list[str]:
-    """Return the places of the annotations of an image that another one before them equals."""
-    if len(entry.places) < 2:
-        return []
-    seen, places = set(), []
-    truth = entry.truth
-    rows = zip(truth.labels.tolist(), truth.boxes.tolist(), entry.places, strict=True)
-    for label, box, place in rows:
-        key = (label, *box)
-        if key in seen:
-            places.append(place)
-        seen.add(key)
-    return places
+def _repeated_rows(entries: Entries) -> list[int]:
+    """Return the positions of the boxes that another one before them equals."""
+    boxes = entries.boxes + 0.0  # makes -0.0 and 0.0 one
+    keys = [entries.image_of_box(), entries.labels, *boxes.T.view(np.int64)]
+    mixed = np.zeros(len(boxes), dtype=np.uint64)
+    for key in keys:
+        mixed = (mixed ^ key.astype(np.uint64)) * _FACTOR
+        mixed ^= mixed >> np.uint64(29)
+    order = np.argsort(mixed, kind="stable")
+    twins = mixed[order[1:]] == mixed[order[:-1]]
+    alike = np.sort(np.unique(np.concatenate([order[1:][twins], order[:-1][twins]])))
+    seen, repeated = set(), []
+    for row in alike.tolist():
+        whole = tuple(key[row].item() for key in keys)
+        if whole in seen:
+            repeated.append(row)
+        seen.add(whole)
+    return repeated
 
 
 def shared_pictures(train: Sequence[Path], val: Mapping[str, Path]) -> Problems:

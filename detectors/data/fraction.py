@@ -2,10 +2,14 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from detectors.data.base import DataError, Split
+from detectors.data.entries import Flags
 
 
 class Named(Protocol):
@@ -20,10 +24,8 @@ class Named(Protocol):
 Image = TypeVar("Image", bound=Named)
 
 
-def part_of(
-    images: Sequence[Image], split: Split, fraction: float, where: Path
-) -> tuple[Image, ...]:
-    """Return the images of one split, in the same order; all if the fraction is 0.
+def is_part(names: Sequence[str], split: Split, fraction: float, where: Path) -> Flags:
+    """Return which images belong to one split: [len(names)]; all if the fraction is 0.
 
     Images are ranked by the SHA-256 of their file names without folders. The first
     `round(fraction * n)` of n, but at least 1 and at most n - 1, are for validation. So the choice
@@ -31,8 +33,8 @@ def part_of(
     an image with two ids, stay together.
 
     Args:
-        images: the images of the file.
-        split: the split to return.
+        names: file names of the images of the file.
+        split: the split.
         fraction: part of the images for validation, at least 0 and below 1.
         where: the annotation file, for messages.
 
@@ -40,20 +42,28 @@ def part_of(
         DataError: there are fewer than two names.
     """
     if not fraction:
-        return tuple(images)
-    ranked = _ranked({each.file_name for each in images})
+        return np.ones(len(names), dtype=np.bool_)
+    ranked = _ranked(set(names))
     if len(ranked) < 2:
         line = f"{where}: val_fraction can't divide {len(ranked)} image; add images"
         raise DataError([line])
     chosen = ranked[: min(max(1, round(fraction * len(ranked))), len(ranked) - 1)]
     wanted = set(chosen if split == "val" else ranked[len(chosen) :])
-    return tuple(each for each in images if each.file_name in wanted)
+    return np.array([name in wanted for name in names], dtype=np.bool_)
+
+
+def part_of(
+    images: Sequence[Image], split: Split, fraction: float, where: Path
+) -> tuple[Image, ...]:
+    """Return the images of one split, in the same order; see `is_part`."""
+    kept = is_part([each.file_name for each in images], split, fraction, where)
+    return tuple(compress(images, kept.tolist()))
 
 
 def parts_of(
     images: Mapping[Split, Sequence[Image]], fraction: float, where: Path
 ) -> dict[Split, tuple[Image, ...]]:
-    """Return the images of both splits; see `part_of`."""
+    """Return the images of both splits; see `is_part`."""
     return {split: part_of(each, split, fraction, where) for split, each in images.items()}
 
 

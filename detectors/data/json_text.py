@@ -1,8 +1,11 @@
 """Read JSON files in any UTF encoding, and describe what is wrong with them in one line."""
 
+import gc
 import gzip
 import json
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +42,16 @@ GZIP = b"\x1f\x8b"
 """The first bytes of a file compressed by gzip."""
 
 
-def read_utf8(path: Path) -> bytes:
-    """Read a JSON file as UTF-8, without a byte-order mark. UTF-16 and UTF-32 are converted.
+def decoded(path: Path, raw: bytes) -> bytes:
+    """Return JSON as UTF-8, without a byte-order mark. UTF-16 and UTF-32 are converted.
 
-    A file compressed by gzip is read, whatever its name.
+    Args:
+        path: the file, for messages.
+        raw: its content, which may be compressed by gzip, whatever its name.
 
     Raises:
-        DataError: the file is empty, or not text, or damaged.
+        DataError: the content is empty, or not text, or damaged.
     """
-    raw = path.read_bytes()
     if raw.startswith(GZIP):
         try:
             raw = gzip.decompress(raw)
@@ -58,9 +62,21 @@ def read_utf8(path: Path) -> bytes:
         text = raw if encoding == "utf-8" else raw.decode(encoding).encode()
     except UnicodeError as error:
         raise DataError([f"{path}: not text in {encoding}: {error}; export it again"]) from None
-    if not text.strip():
+    if text.isspace() or not text:
         raise DataError([f"{path}: an empty file; export it again"])
     return text
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Disable garbage collection, which makes creating many dictionaries several times slower."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
 
 
 def describe(error: ErrorDetails, place: str = "") -> str:

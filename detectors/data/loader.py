@@ -105,10 +105,9 @@ def _preparation(
     augment = AUGMENTATIONS[training.augment]
     if not training.train_sides:
         return lambda index, rng: augment(dataset[index], rng)
-    sizes = [(truth.width, truth.height) for truth in dataset.truth()]
 
     def prepare(index: int, rng: np.random.Generator) -> Sample:
-        sample = unpadded(dataset[index], sizes[index])
+        sample = unpadded(dataset[index])
         return padded(augment(rescaled(sample, training, rng), rng))
 
     return prepare

@@ -12,7 +12,7 @@ from detectors.data import problems as kinds
 from detectors.data.base import DataError, DataOptions, Expected, Split
 from detectors.data.checks import object_problems
 from detectors.data.duplicates import repeats
-from detectors.data.entries import Entry
+from detectors.data.entries import Entries, Entry
 from detectors.data.images import ImageError, read_fitted
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif
@@ -95,7 +95,7 @@ class PhotoDataset:
         options: Photos,
         folder: Path,
         classes: tuple[str, ...],
-        entries: Sequence[Entry],
+        entries: Entries,
         notes: tuple[str, ...],
     ) -> None:
         self.classes = classes
@@ -128,13 +128,13 @@ class PhotoDataset:
 
     def paths(self) -> list[Path]:
         """Return the path of each image, in index order."""
-        return [self._path(entry) for entry in self._entries]
+        return [self._path(name) for name in self._entries.names]
 
-    def _path(self, entry: Entry) -> Path:
-        return self._finder.find(entry.file_name) or self._folder / entry.file_name
+    def _path(self, name: str) -> Path:
+        return self._finder.find(name) or self._folder / name
 
     def _read(self, entry: Entry) -> Sample:
-        path, truth, options = self._path(entry), entry.truth, self._options
+        path, truth, options = self._path(entry.file_name), entry.truth, self._options
         size, turn = (truth.width, truth.height), options.portrait == "turn"
         limits, exif = (options.height, options.width), options.exif
         try:
@@ -151,7 +151,7 @@ def check_split(
     options: Photos,
     where: str,
     split: Split,
-    usable: Sequence[Entry],
+    usable: Entries,
     problems: Problems,
     lost: Sequence[str],
 ) -> tuple[str, ...]:
@@ -169,7 +169,7 @@ def check_split(
         DataError: there are problems and `options` refuse them, or a detector can't be trained or
             measured on what is left.
     """
-    refused = refusals(options, where, split, [] if lost else usable, problems)
+    refused = refusals(options, where, split, None if lost else usable, problems)
     if problems and options.on_bad == "refuse":
         raise DataError(refused)
     problems.add(kinds.WITH_IMAGE, lost)
@@ -183,7 +183,7 @@ def check_split(
 
 
 def refusals(
-    options: Photos, where: str, split: Split, entries: Sequence[Entry], problems: Problems
+    options: Photos, where: str, split: Split, entries: Entries | None, problems: Problems
 ) -> list[str]:
     """Return why a split is refused, one line each.
 
@@ -191,7 +191,7 @@ def refusals(
         options: whether problems are refused.
         where: the annotation file, for messages.
         split: the split.
-        entries: the images with their valid annotations; if there are none, objects aren't checked.
+        entries: the images with their valid annotations; None: objects aren't checked.
         problems: problems of images and annotations.
     """
     lines = list(problems.fatal)

@@ -1,9 +1,10 @@
 """Problems of a data set, collected by kind and reported together."""
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 NAMED = 5  # maximum number of places named in a message; others are counted
 
@@ -121,6 +122,21 @@ class Problems:
         for kind, places in self._remarks.items():
             kept.remark(kind, places)
         return kept
+
+    def dumped(self) -> dict[str, Any]:
+        """Return the problems as values of JSON."""
+        tables = {"places": self._places, "remarks": self._remarks}
+        rows = {name: [[*astuple(k), p] for k, p in each.items()] for name, each in tables.items()}
+        return {"fatal": [*self.fatal], **rows}
+
+    @classmethod
+    def loaded(cls, dumped: Mapping[str, Any]) -> "Problems":
+        """Return the problems that were dumped."""
+        found = cls()
+        found.fatal = tuple(dumped["fatal"])
+        for name, table in (("places", found._places), ("remarks", found._remarks)):
+            table.update({Kind(*kind): places for *kind, places in dumped[name]})
+        return found
 
     def refusals(self, where: str) -> list[str]:
         """Return an error per kind: where, what, how many, which, and the remedy."""

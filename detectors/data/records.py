@@ -16,7 +16,7 @@ import numpy as np
 from detectors.data import problems as kinds
 from detectors.data.base import Dataset, Listed, Split
 from detectors.data.checks import corners_for_centres
-from detectors.data.entries import THINNEST, Box, Entry, Xyxy, clipped, entry, out_of_image
+from detectors.data.entries import THINNEST, Box, Entries, Image, Xyxy, clipped, out_of_image
 from detectors.data.fraction import part_of, parts_of
 from detectors.data.orientation import UNKNOWN
 from detectors.data.photo_files import (
@@ -110,7 +110,7 @@ class Recorded(Photos):
         found = _found(self)
         index, where = _indices(self, found)[split], found.listings[split].where
         records = part_of(index.records, split, self.val_fraction, where)
-        return Listed(len(records), tuple(refusals(self, str(where), split, [], index.problems)))
+        return Listed(len(records), tuple(refusals(self, str(where), split, None, index.problems)))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.
@@ -142,7 +142,7 @@ def _load(options: Recorded, found: _Found, split: Split) -> PhotoDataset:
     files, decode = _files(options, listings), options.verify == "decode"
     sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
     usable, bad_boxes = entries(index, sizes)
-    kept = {each.truth.image_id for each in usable}
+    kept = set(usable.image_ids.tolist())
     lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]
     problems = index.problems.merged(bad_images).merged(bad_boxes)
     notes = check_split(options, str(where), split, usable, problems, lost)
@@ -216,7 +216,7 @@ def exists(path: Path | None) -> TypeGuard[Path]:
     return path is not None and os.path.isfile(path)
 
 
-def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[Entry], Problems]:
+def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[Entries, Problems]:
     """Return the images in `sizes` with their valid boxes, and the problems of the others.
 
     `area` is that of the box.
@@ -225,7 +225,7 @@ def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[En
         index: the annotations.
         sizes: (width, height) of the valid images by file name.
     """
-    found, problems = [], Problems()
+    found, problems = list[Image](), Problems()
     for record in index.records:
         size = sizes.get(record.file_name)
         if size is None:
@@ -236,11 +236,11 @@ def entries(index: Index, sizes: Mapping[str, tuple[int, int]]) -> tuple[list[En
         scale = size if index.relative else (1, 1)
         boxes = [_box(drawn, scale, size, problems) for drawn in record.boxes]
         held = [box for box in boxes if box is not None]
-        found.append(entry(record.file_name, record.image_id, size, held))
+        found.append(Image(record.file_name, record.image_id, size, held))
     if form := _other_form(index, sizes):
         problems = problems.without(kinds.OUTSIDE, kinds.PARTLY_OUTSIDE)
         problems.fatal = (form,)
-    return found, problems
+    return Entries.of(found), problems
 
 
 def _other_form(index: Index, sizes: Mapping[str, tuple[int, int]]) -> str | None:

@@ -80,9 +80,11 @@ def cropped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
     return Sample(sample.image_id, sample.image[:, y1:y2, x1:x2], targets, sample.scale)
 
 
-def unpadded(sample: Sample, size: tuple[int, int]) -> Sample:
-    """Remove the padding at the right and bottom; `size` is (width, height) of the original."""
-    width, height = (round(side * factor) for side, factor in zip(size, sample.scale, strict=True))
+def unpadded(sample: Sample) -> Sample:
+    """Remove the padding at the right and bottom of a sample that was not augmented."""
+    if sample.targets.extent is None:
+        return sample
+    width, height = map(round, sample.targets.extent)
     image = sample.image[:, :height, :width]
     return Sample(sample.image_id, image, sample.targets, sample.scale)
 

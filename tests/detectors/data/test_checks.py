@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from detectors.data.checks import corners_for_centres, object_problems, other_form
-from detectors.data.entries import Box, Entry, entry
+from detectors.data.entries import Box, Entries, Image
 from tests.examples import examples
 
 Floats = NDArray[np.float64]
@@ -158,10 +158,11 @@ def test_real_annotations_in_each_form(bccd: Path, split: str) -> None:
 # Objects ------------------------------------------------------------------------------------------
 
 
-def images(*objects: tuple[float, bool]) -> list[Entry]:
+def images(*objects: tuple[float, bool]) -> Entries:
     """Build an image without objects, and one for each pair of an area and a crowd flag."""
     boxes = [Box("", (1.0, 1.0, 9.0, 9.0), area, 0, crowd) for area, crowd in objects]
-    return [entry("0", 0, (64, 64), []), *(entry("1", 1, (64, 64), [box]) for box in boxes)]
+    single = (Image("1", 1, (64, 64), [box]) for box in boxes)
+    return Entries.of([Image("0", 0, (64, 64)), *single])
 
 
 @pytest.mark.parametrize(

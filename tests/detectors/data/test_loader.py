@@ -166,16 +166,8 @@ class Photographs(Marked):
         height, width = (side // 2 for side in self.ORIGINALS[index % 4])
         image = torch.full((3, 48, 64), 114, dtype=torch.uint8)
         image[:, :height, :width] = Marked(self.n, (height, width))[index].image
-        targets = Marked(self.n)[index].targets
+        targets = replace(Marked(self.n)[index].targets, extent=(width, height))
         return Sample(100 + index, image, targets, (0.5, 0.5))
-
-    def truth(self) -> list[ImageTruth]:
-        none, flat = torch.zeros(0, 4), torch.zeros(0)
-        sizes = [self.ORIGINALS[index % 4] for index in range(self.n)]
-        return [
-            ImageTruth(100 + i, width, height, none, flat.long(), flat.bool(), flat)
-            for i, (height, width) in enumerate(sizes)
-        ]
 
 
 MANY = Training(batch=4, train_sides=(48, 72, 100), train_max_side=120, augment="hflip")

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -193,7 +194,8 @@ def test_padding_is_at_the_right_and_bottom_and_can_be_removed(sample: Sample) -
     assert after.targets is sample.targets
     original = (round(width * 7 / 3), round(height * 7 / 3))
     scale = (width / original[0], height / original[1])
-    bare = unpadded(Sample(1, after.image, after.targets, scale), original)
+    extent = (original[0] * scale[0], original[1] * scale[1])  # not exactly width and height
+    bare = unpadded(Sample(1, after.image, replace(after.targets, extent=extent), scale))
     assert torch.equal(bare.image, sample.image)
     assert bare.scale == scale
 

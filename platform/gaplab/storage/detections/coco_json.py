@@ -4,7 +4,6 @@ The list is parsed in blocks, so that a file needs little more memory than its n
 """
 
 import codecs
-import gc
 import gzip
 import json
 import re
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 from pydantic_core import from_json
 
-from detectors.data.json_text import GZIP
+from detectors.data.json_text import GZIP, no_collection
 from gaplab.errors import UserError
 from gaplab.storage.detections.memory import check_fits
 from gaplab.storage.detections.rows import BoxForm, HeldSource, Key, KeyTable, Rows, joined
@@ -103,7 +102,7 @@ def _whole_rows(text: bytes) -> tuple[list[Any], bytes]:
     for match in reversed([*_ROW_END.finditer(text, max(0, len(text) - _TAIL))]):
         end = match.start() + 1
         try:
-            with _no_collection():
+            with no_collection():
                 rows = from_json(b"[" + text[:end] + b"]", cache_strings="keys")
         except ValueError:
             continue
@@ -114,7 +113,7 @@ def _whole_rows(text: bytes) -> tuple[list[Any], bytes]:
 def _parsed(path: Path, text: bytes, done: int) -> list[Any]:
     """Parse the end of the list. Raises UserError if it is not complete."""
     try:
-        with _no_collection():
+        with no_collection():
             rows = from_json(text, cache_strings="keys")
     except ValueError as error:
         reason = str(error)
@@ -195,18 +194,6 @@ def _opened(path: Path) -> Iterator[_Utf8]:
         packed = stream.read(len(GZIP)) == GZIP
         stream.seek(0)
         yield _Utf8(path, gzip.GzipFile(fileobj=stream) if packed else stream)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Disable garbage collection, which makes creating many dictionaries several times slower."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if before:
-            gc.enable()
 
 
 # --- columns --------------------------------------------------------------------------------------

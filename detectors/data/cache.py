@@ -1,0 +1,112 @@
+"""Files that are made from data once per machine and read by all processes.
+
+They lie in the folder in the environment variable GAPLAB_CACHE, or else in `gaplab` in the user's
+cache folder, and may be deleted at any time.
+"""
+
+import contextlib
+import fcntl
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+WAIT = 120.0
+"""Seconds that a process waits for another one that makes the same file. Then it does so, too."""
+_POLL = 0.1
+
+Content = TypeVar("Content")
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache, which need not exist."""
+    if given := os.environ.get("GAPLAB_CACHE"):
+        return Path(given).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "gaplab"
+
+
+def stored(
+    name: str,
+    read: Callable[[Path], Content | None],
+    build: Callable[[], Content],
+    write: Callable[[Path, Content], bool],
+) -> Content:
+    """Return the content of a file of the cache, which is made if there is none.
+
+    A file that can't be written costs time only: a line is logged once, and the content is that of
+    `build`.
+
+    Args:
+        name: of the file. Its content must depend on the name alone.
+        read: returns the content of a file; None if it is missing or damaged.
+        build: makes the content.
+        write: writes it to a new file; False if it is not to be kept. Raises OSError.
+    """
+    path = cache_folder() / name
+    found = read(path)
+    if found is not None:
+        return found
+    with _alone(path):
+        found = read(path)  # of a process that was faster
+        if found is not None:
+            return found
+        built = build()
+        try:
+            kept = _replace(path, lambda new: write(new, built))
+        except OSError as error:
+            _warn(str(path.parent), error.strerror or str(error))
+            return built
+        return (read(path) if kept else None) or built
+
+
+def _replace(path: Path, write: Callable[[Path], bool]) -> bool:
+    """Write a file and give it its name only when it is complete. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, new = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".new", dir=path.parent)
+    os.close(handle)
+    try:
+        kept = write(Path(new))
+        if kept:
+            os.replace(new, path)
+        return kept
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(new)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock on a file of the cache, as far as that is possible in time.
+
+    The lock ends with its process.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.with_suffix(".lock").open("a"))
+            end = time.monotonic() + WAIT
+            while not _locked(file.fileno()) and time.monotonic() < end:
+                time.sleep(_POLL)
+        yield
+
+
+def _locked(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@cache
+def _warn(folder: str, why: str) -> None:
+    logging.getLogger(__name__).warning(
+        "%s: can't be written (%s); every process reads the data itself: allow writing there, free "
+        "space, or set GAPLAB_CACHE to another folder",
+        folder,
+        " ".join(why.split()),
+    )
