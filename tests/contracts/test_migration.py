@@ -1,6 +1,6 @@
 """Migrations of the ledger, up and down: on SQLite and on a real PostgreSQL."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -602,3 +602,86 @@ class TestMeasurements:
         key = inspect(engine).get_pk_constraint("measurement")
         assert (key["name"], key["constrained_columns"]) == ("pk_measurement", ["id", "protocol"])
         assert not any(each["nullable"] for each in inspect(engine).get_columns("measurement"))
+
+
+class TestSettings:
+    """From version 0011, in which results were filtered in Python, and back."""
+
+    TABLES = ("evaluation_classes", "chosen_evaluation", "setting", "trial_section")
+
+    @staticmethod
+    def held(engine: Engine, names: Iterable[str]) -> dict[str, list[Any]]:
+        tables = tables_of(engine)
+        with engine.connect() as connection:
+            return {
+                name: sorted(map(repr, connection.execute(select(tables[name])).all()))
+                for name in names
+            }
+
+    def test_the_migration_writes_what_the_ledger_writes(self, url: str, engine: Engine) -> None:
+        hostile = {"name": "'; --", "list": list(range(300)), "none": {}, "größe": 2**70, "x": None}
+        first = trial_record("t1", config={"data": hostile, "seed": 1, "on": True}, seed=2**40)
+        second = trial_record("t2", config={"data": hostile, "seed": 2, "lr": 1e-300})
+        with Ledger.open(url) as ledger:
+            ledger.add_sweep(sweep_record("s1", first, second))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+            for epoch, ap, branch in (
+                (3, 1.0, "o2o"),
+                (1, 5.0, "o2o"),
+                (2, 5.0, "o2o"),
+                (1, 0, ""),
+            ):
+                metrics = {**METRIC_VALUES, "ap": ap, "ar": None}
+                ledger.record(
+                    evaluation_record("t1", epoch, branch=branch, metrics=metrics), attempt
+                )
+            ledger.add_measurement(measurement_record(source={"file": "a.json"}, rule=RULE))
+            before = self.held(engine, [*self.TABLES, "evaluation"])
+            views = ledger.evaluations("t1"), ledger.rows(RowFilter(epoch="best"))
+        downgrade(engine, "0011")
+        tables = tables_of(engine)
+        assert not set(self.TABLES) & set(tables)
+        assert "classes" in tables["evaluation"].columns
+        with Ledger.open(url) as ledger:
+            assert self.held(engine, [*self.TABLES, "evaluation"]) == before
+            assert (ledger.evaluations("t1"), ledger.rows(RowFilter(epoch="best"))) == views
+        assert {name: len(rows) for name, rows in before.items()} == {
+            "evaluation": 4,
+            "evaluation_classes": 4,
+            "chosen_evaluation": 6,
+            "setting": 10,
+            "trial_section": 8,
+        }
+
+    def test_views_for_other_tools(self, url: str, engine: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            config = {"assignment": {"name": "poto", "alpha": 0.5}}
+            ledger.add_sweep(sweep_record("s1", trial_record("t1", config=config)))
+            attempt = ledger.start_attempt(Claim("t1", "s1"))
+            ledger.record(evaluation_record("t1", 2), attempt)
+            ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+        wanted = {
+            "SELECT trial, state, attempts, gpu_hours * 3600 FROM trials": [
+                (
+                    "t1",
+                    "succeeded",
+                    1,
+                    pytest.approx(attempt_end(TrialState.STOPPED).cost.gpu_seconds),
+                )
+            ],
+            "SELECT trial, value FROM settings WHERE key = 'assignment.alpha' AND number = 0.5": [
+                ("t1", "0.5")
+            ],
+            "SELECT trial, chosen, epoch, ap FROM results WHERE is_primary ORDER BY chosen": [
+                ("t1", "best", 2, 0.0),
+                ("t1", "last", 2, 0.0),
+            ],
+            "SELECT epoch, gap FROM evaluations": [(2, METRIC_VALUES["gap"])],
+            "SELECT class, ap, gap FROM classes ORDER BY class": [
+                ("circle", 1.5, -0.5),
+                ("square", None, None),
+            ],
+        }
+        with engine.connect() as connection:
+            for query, rows in wanted.items():
+                assert [tuple(row) for row in connection.execute(text(query))] == rows

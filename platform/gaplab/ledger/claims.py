@@ -8,7 +8,17 @@ from sqlalchemy.exc import IntegrityError
 
 from gaplab.formatting import one_line
 from gaplab.ledger.clock import Clock
-from gaplab.ledger.models import Attempt, Base, Checkpoint, EpochLosses, Evaluation, Sweep, Trial
+from gaplab.ledger.models import (
+    Attempt,
+    Base,
+    Checkpoint,
+    ChosenEvaluation,
+    EpochLosses,
+    Evaluation,
+    EvaluationClasses,
+    Sweep,
+    Trial,
+)
 from gaplab.ledger.queries import AnyRow
 from gaplab.ledger.writes import check_finite, own_config
 from gaplab.records import AttemptEnd, Claim, Cost, Started
@@ -157,6 +167,6 @@ def rerun(connection: Connection, trial: str) -> bool:
     """Set a succeeded trial to waiting and delete what it has measured and saved."""
     if not apply_transition(connection, trial, RERUN):
         return False
-    for table in (Evaluation, Checkpoint, EpochLosses):
+    for table in (Evaluation, EvaluationClasses, ChosenEvaluation, Checkpoint, EpochLosses):
         connection.execute(delete(table).where(table.trial_id == trial))
     return True

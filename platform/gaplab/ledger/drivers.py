@@ -9,8 +9,8 @@ from sqlalchemy import ColumnElement, Connection, Select, insert, not_, select, 
 from gaplab.ledger.claims import apply_transition
 from gaplab.ledger.clock import now
 from gaplab.ledger.models import Attempt, Cancellation, Driver
+from gaplab.ledger.statements import insert_new
 from gaplab.ledger.views import DriverView
-from gaplab.ledger.writes import insert_new
 from gaplab.records import DriverRecord
 from gaplab.states import TrialState
 

@@ -7,9 +7,11 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from detectors.evaluation.metrics import ClassGap
 from gaplab.errors import UserError
+from gaplab.ledger.chosen import choose_measurements
 from gaplab.ledger.clock import now
-from gaplab.ledger.models import Measurement, Protocol
+from gaplab.ledger.models import Measurement, Protocol, TrialSection
 from gaplab.ledger.queries import AnyRow, Query
+from gaplab.ledger.settings import add_settings
 from gaplab.ledger.views import (
     METRICS,
     Coverage,
@@ -43,6 +45,9 @@ def add_measurement(connection: Connection, measured: MeasurementRecord) -> None
     connection.execute(insert(Measurement), values | {"created_at": now(connection)})
     shared = {name: values[name] for name in ("name", "family", "dataset", "source")}
     connection.execute(update(Measurement).where(mine).values(**shared))
+    choose_measurements(connection, measured.id)
+    connection.execute(delete(TrialSection).where(TrialSection.trial_id == measured.id))
+    add_settings(connection, {measured.id: _config(measured)})
 
 
 def measurements() -> Query:
@@ -94,11 +99,6 @@ def named(found: Sequence[MeasurementView], text: str) -> list[MeasurementView]:
     return [each for each in found if each.id in ids]
 
 
-def rows(found: Sequence[MeasurementView], wanted: RowFilter) -> list[ResultRow]:
-    """Return the measurements that match `wanted` as rows. A branch is compared with the family."""
-    return [_row(each) for each in found if _matches(each, wanted)]
-
-
 def coverage(found: Sequence[MeasurementView], wanted: RowFilter) -> list[Coverage]:
     """Return the protocols and families of measurements. See `Reader.coverage`."""
     held = {
@@ -109,21 +109,10 @@ def coverage(found: Sequence[MeasurementView], wanted: RowFilter) -> list[Covera
     return [Coverage(protocol, family, 0, 0) for protocol, family in sorted(held)]
 
 
-def _matches(each: MeasurementView, wanted: RowFilter) -> bool:
-    pairs = (
-        (wanted.branch, each.family),
-        (wanted.dataset, each.dataset),
-        (wanted.assignment, each.name),
-        (wanted.truth or None, each.truth),
-    )
-    alike = all(value in (None, own) for value, own in pairs)
-    return alike and each.protocol == wanted.protocol and not isinstance(wanted.epoch, int)
-
-
-def _row(each: MeasurementView) -> ResultRow:
+def as_row(each: MeasurementView) -> ResultRow:
+    """Return a measurement as a row of results."""
     columns: dict[str, Any] = {name: each.metrics.get(name) for name in METRICS}
     more = {name: value for name, value in each.metrics.items() if columns.get(name) is None}
-    facts = {name: value for name, value in each.about.items() if not isinstance(value, list)}
     return ResultRow(
         trial=each.id,
         sweep="",
@@ -142,5 +131,10 @@ def _row(each: MeasurementView) -> ResultRow:
         matches=each.matches,
         truth=each.truth,
         results_version=each.results_version,
-        config={"source": each.source, "findings": facts.get("findings", {})},
+        config=_config(each),
     )
+
+
+def _config(each: MeasurementRecord) -> dict[str, Any]:
+    """Return what takes the place of a trial's configuration."""
+    return {"source": each.source, "findings": each.about.get("findings", {})}

@@ -254,10 +254,92 @@ class Evaluation(Base):
     ar_nms: Mapped[float | None]
     ar_gap: Mapped[float | None]
     more: Mapped[dict[str, float | None]]
-    classes: Mapped[list[dict[str, Any]]]
     candidates: Mapped[str]
     matches: Mapped[str]
     created_at: Mapped[datetime]
+
+
+class EvaluationClasses(Base):
+    """AP of each class of an evaluation; apart from it, so that no scan reads them."""
+
+    __tablename__ = "evaluation_classes"
+
+    trial_id: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    branch: Mapped[str] = mapped_column(primary_key=True)
+    protocol: Mapped[str] = mapped_column(primary_key=True)
+    truth: Mapped[str] = mapped_column(primary_key=True)
+    classes: Mapped[list[dict[str, Any]]]
+
+
+class ChosenEvaluation(Base):
+    """The last and the best evaluation of each trial, branch, protocol and ground truth.
+
+    A copy of columns of `evaluation` and `trial`, or of a measurement (`epochs` is 0 then), which
+    is kept by the writes of those. `best` has the highest AP without NMS, of equal ones the latest.
+    """
+
+    __tablename__ = "chosen_evaluation"
+    __table_args__ = (
+        CheckConstraint(_one_of("chosen", ("last", "best")), name="chosen"),
+        Index(None, "protocol", "chosen", "is_primary", "ap", "trial_id"),
+    )
+
+    trial_id: Mapped[str] = mapped_column(primary_key=True)
+    branch: Mapped[str] = mapped_column(primary_key=True)
+    protocol: Mapped[str] = mapped_column(primary_key=True)
+    truth: Mapped[str] = mapped_column(primary_key=True)
+    chosen: Mapped[str] = mapped_column(primary_key=True)
+    epoch: Mapped[int]
+    is_primary: Mapped[bool]
+    assignment: Mapped[str]
+    family: Mapped[str]
+    dataset: Mapped[str]
+    seed: Mapped[int] = mapped_column(BigInteger)
+    epochs: Mapped[int]
+    results_version: Mapped[int]
+    ap: Mapped[float]
+    ap_nms: Mapped[float]
+    gap: Mapped[float]
+    ap50: Mapped[float | None]
+    ap50_nms: Mapped[float | None]
+    ap75: Mapped[float | None]
+    ap75_nms: Mapped[float | None]
+    ar: Mapped[float | None]
+    ar_nms: Mapped[float | None]
+    ar_gap: Mapped[float | None]
+
+
+class Setting(Base):
+    """One value of a section of a configuration, such as the assignment with all its options.
+
+    Trials share sections: of a sweep over one option, all but one section are stored once.
+
+    key: the dotted key of the spec. value: JSON; of more than 200 characters, a digest of it.
+    number: the value if it is a number.
+    """
+
+    __tablename__ = "setting"
+    __table_args__ = (
+        Index(None, "key", "value", "section_id"),
+        Index(None, "key", "number", "section_id"),
+    )
+
+    section_id: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+    number: Mapped[float | None]
+
+
+class TrialSection(Base):
+    """The sections of the configuration of a trial or measurement, by the name of the section."""
+
+    __tablename__ = "trial_section"
+    __table_args__ = (Index(None, "section_id", "trial_id"),)
+
+    trial_id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    section_id: Mapped[str]
 
 
 class Measurement(Base):

@@ -12,9 +12,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     SQLColumnExpression,
-    Subquery,
     and_,
-    case,
     func,
     select,
     union,
@@ -26,6 +24,7 @@ from gaplab.ledger.models import (
     Attempt,
     EpochLosses,
     Evaluation,
+    EvaluationClasses,
     Measurement,
     Protocol,
     Sweep,
@@ -50,9 +49,6 @@ T = TypeVar("T")
 _TRIAL = tuple(
     getattr(Trial, name)
     for name in ("assignment", "family", "dataset", "seed", "epochs", "results_version")
-)
-_METRICS: tuple[InstrumentedAttribute[float | None], ...] = tuple(
-    getattr(Evaluation, name) for name in METRICS
 )
 _KEY = (
     *(Evaluation.trial_id, Evaluation.epoch, Evaluation.branch, Evaluation.protocol),
@@ -83,7 +79,7 @@ def sweep_view(row: AnyRow) -> SweepView:
 
 def trials() -> Query:
     """Select every trial, with the settings of the most recent sweep that holds it."""
-    return _trials(_newest(SweepTrial.config))
+    return _trials(newest_sweep(SweepTrial.config))
 
 
 def states(trials: Sequence[str]) -> Query:
@@ -130,7 +126,7 @@ def attempts(trial: str) -> Query:
     """Select the attempts of a trial, first to last."""
     renamed = {"trial_id": "trial", "sweep_id": "sweep"}
     columns = [c.label(renamed.get(c.key, c.key)) for c in _columns(Attempt) if c.key != "config"]
-    query = select(*columns, _config(Attempt.config)).join(Trial, Trial.id == Attempt.trial_id)
+    query = select(*columns, config_of(Attempt.config)).join(Trial, Trial.id == Attempt.trial_id)
     return query.where(Attempt.trial_id == trial).order_by(Attempt.number)
 
 
@@ -149,9 +145,12 @@ def all_evaluations(sweep: str | None, truth: str | None) -> Query:
 
     Only those against one ground truth, unless `truth` is None.
     """
-    rule = Protocol.rule.label("rule")
-    query = select(*_columns(Evaluation), rule).outerjoin(
-        Protocol, Protocol.id == Evaluation.protocol
+    extra = (Protocol.rule.label("rule"), EvaluationClasses.classes)
+    same = (column == getattr(EvaluationClasses, column.key) for column in _KEY)
+    query = (
+        select(*_columns(Evaluation), *extra)
+        .outerjoin(Protocol, Protocol.id == Evaluation.protocol)
+        .outerjoin(EvaluationClasses, and_(*same))
     )
     if sweep is not None:
         held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
@@ -194,7 +193,7 @@ def evaluation_view(row: AnyRow) -> EvaluationView:
         primary=row.is_primary,
         protocol=row.protocol,
         metrics=columns | row.more,
-        classes=tuple(ClassGap(**each) for each in row.classes),
+        classes=tuple(ClassGap(**each) for each in row.classes or ()),
         candidates=row.candidates,
         matches=row.matches,
         truth=row.truth,
@@ -216,37 +215,6 @@ def costs() -> Query:
     )
 
 
-_INSTRUCTIONS = case(
-    (
-        Attempt.device == "cpu",
-        func.coalesce(Attempt.provenance["torch"]["cpu_capability"].as_string(), ""),
-    ),
-    else_="",
-).label("instructions")
-
-
-def rows(wanted: RowFilter) -> Query:
-    """Select the evaluations that match `wanted`, as the fields of ResultRow."""
-    chosen = _chosen(wanted)
-    query = (
-        select(
-            *(Trial.id.label("trial"), Sweep.id.label("sweep"), Sweep.name.label("sweep_name")),
-            *(*_TRIAL, _config(Attempt.config), Trial.state),
-            *(Evaluation.epoch, Evaluation.branch, Evaluation.protocol, *_METRICS),
-            *(Evaluation.more, Evaluation.candidates, Evaluation.matches, Evaluation.truth),
-            _INSTRUCTIONS,
-        )
-        .select_from(chosen)
-        .join(Evaluation, and_(*(column == chosen.c[column.key] for column in _KEY)))
-        .join(Trial, Trial.id == Evaluation.trial_id)
-        .join(Attempt, Attempt.id == Evaluation.attempt_id)
-        .join(Sweep, Sweep.id == (_newest(Sweep.id) if wanted.sweep is None else wanted.sweep))
-    )
-    if wanted.sweep is not None:
-        query = query.join(SweepTrial, _in_sweep(wanted.sweep))
-    return query.where(chosen.c.rank == 1, *_trial_conditions(wanted))
-
-
 def coverage(wanted: RowFilter) -> Query:
     """Select which protocols, branches and epochs the trials of `wanted` were evaluated at."""
     key = (Evaluation.protocol, Evaluation.branch)
@@ -260,36 +228,16 @@ def coverage(wanted: RowFilter) -> Query:
     return query.where(*_trial_conditions(wanted)).group_by(*key).order_by(*key)
 
 
-def _chosen(wanted: RowFilter) -> Subquery:
-    """Select the keys of matching evaluations; those of rank 1 are at the epoch to return."""
-    order = [Evaluation.ap.desc()] if wanted.epoch == "best" else []
-    rank = func.row_number().over(
-        partition_by=[Evaluation.trial_id, Evaluation.branch],
-        order_by=[*order, Evaluation.epoch.desc()],
-    )
-    same = (Evaluation.protocol == wanted.protocol, Evaluation.truth == wanted.truth)
-    query = select(*_KEY, rank.label("rank")).where(*same)
-    if wanted.branch is None:
-        query = query.where(Evaluation.is_primary)
-    else:
-        query = query.where(Evaluation.branch == wanted.branch)
-    if isinstance(wanted.epoch, int):
-        query = query.where(Evaluation.epoch == wanted.epoch)
-    if wanted.trials is not None:  # filtered here, so that no other trials are ranked
-        query = query.where(Evaluation.trial_id.in_(wanted.trials))
-    return query.subquery()
-
-
 def _trials(config: SQLColumnExpression[dict[str, Any] | None]) -> Query:
-    return select(Trial.id, *_TRIAL, _config(config), Trial.state, Trial.created_at)
+    return select(Trial.id, *_TRIAL, config_of(config), Trial.state, Trial.created_at)
 
 
-def _config(own: SQLColumnExpression[dict[str, Any] | None]) -> Label[dict[str, Any]]:
+def config_of(own: SQLColumnExpression[dict[str, Any] | None]) -> Label[dict[str, Any]]:
     """Select a configuration of a sweep or an attempt; where it has none, that of the trial."""
     return func.coalesce(own, Trial.config, type_=JSON).label("config")
 
 
-def _newest(what: InstrumentedAttribute[T]) -> ScalarSelect[T]:
+def newest_sweep(what: InstrumentedAttribute[T]) -> ScalarSelect[T]:
     """Select something of the most recent sweep that holds the trial of the row."""
     query = select(what).select_from(SweepTrial).join(Sweep, SweepTrial.sweep_id == Sweep.id)
     order = (Sweep.created_at.desc(), Sweep.id.desc())

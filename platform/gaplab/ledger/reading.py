@@ -1,5 +1,6 @@
 """The reading half of the ledger: each method reads in one transaction and returns views."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
@@ -12,6 +13,8 @@ from gaplab.ledger.clock import now
 from gaplab.ledger.models import Evaluation, Measurement, Protocol, Trial
 from gaplab.ledger.readonly import SqliteFile, empty_engine, open_readonly
 from gaplab.ledger.retry import RetryPolicy
+from gaplab.ledger.selection import Selection, default_order
+from gaplab.ledger.settings import nested, own_protocols
 from gaplab.ledger.views import (
     AttemptView,
     CostKey,
@@ -19,6 +22,7 @@ from gaplab.ledger.views import (
     DriverView,
     EpochLossesView,
     EvaluationView,
+    GroupView,
     MeanCost,
     MeasurementView,
     ResultRow,
@@ -33,6 +37,7 @@ T = TypeVar("T")
 
 _NO_RETRY = RetryPolicy()
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
+_SECTIONS = 1000  # configurations of one section that are compared to find the varied keys
 _FETCHED = 1000  # rows in memory while a whole table is read
 
 
@@ -277,9 +282,52 @@ class Reader:
 
     def rows(self, wanted: RowFilter) -> list[ResultRow]:
         """Return the evaluations that match `wanted`, in no particular order."""
-        found = self._read(lambda c: c.execute(queries.rows(wanted)).mappings().all())
-        others = self.measurements() if wanted.any_trial else []
-        return [ResultRow(**row) for row in found] + measurements.rows(others, wanted)
+        found = self._read(lambda c: Selection(c, wanted).rows())
+        others = {}
+        if any(row.state is None for row in found):
+            others = {(each.id, each.protocol): each for each in self.measurements()}
+        return [
+            ResultRow(**row._mapping)
+            if row.state is not None
+            else measurements.as_row(others[row.trial, row.protocol])
+            for row in found
+        ]
+
+    def count_rows(self, wanted: RowFilter) -> int:
+        """Return the number of evaluations that match `wanted`, whatever its `top` is."""
+        return self._read(lambda c: Selection(c, wanted).count())
+
+    def count_by_condition(self, wanted: RowFilter) -> list[int]:
+        """Return how many evaluations match no condition, the first, the first two, and so on."""
+        return self._read(lambda c: Selection(c, wanted).counts())
+
+    def groups(self, wanted: RowFilter, keys: Sequence[str], metric: str = "ap") -> list[GroupView]:
+        """Return groups of evaluations with equal values of `keys`, best mean of `metric` first.
+
+        A group never mixes data sets, schedules or versions of the training code.
+
+        Raises:
+            UserError: no column or spec has one of the keys.
+        """
+        return self._read(lambda c: Selection(c, wanted).groups(keys, default_order(metric)))
+
+    def sections(self, wanted: RowFilter) -> dict[str, list[dict[str, Any]]]:
+        """Return the distinct sections of the configurations of matching trials, by their name.
+
+        Each is nested as in `TrialRecord`, but holds this section only, such as the assignment.
+        Names of which all trials have the same section are left out.
+        """
+        found = self._read(lambda c: Selection(c, wanted).sections(_SECTIONS))
+        return {name: [nested(each) for each in sections] for name, sections in found.items()}
+
+    def values(self, wanted: RowFilter, column: str) -> list[Any]:
+        """Return the distinct values of a column of the rows that match `wanted`."""
+        return self._read(lambda c: Selection(c, wanted).values(column))
+
+    def own_protocols(self, sweep: str) -> list[str]:
+        """Return the protocols that the specs of the trials of a sweep name."""
+        found = self._read(lambda c: c.scalars(own_protocols(sweep)).all())
+        return sorted(json.loads(each) for each in found)
 
     def measurements(self) -> list[MeasurementView]:
         """Return all measurements of detections that gaplab did not produce, by id and protocol."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from gaplab.ledger.expression import Condition
 from gaplab.records import (
     DriverRecord,
     EvaluationRecord,
@@ -144,14 +145,30 @@ class MeanCost(NamedTuple):
     attempts: int
 
 
+class GpuHours(NamedTuple):
+    """The last epoch that a trial reached within so many GPU-hours.
+
+    The GPU-hours of all attempts at the trial are spread evenly over its evaluated epochs.
+    """
+
+    hours: float
+
+
+class Order(NamedTuple):
+    """The order of rows: by a metric, a column or a cost. Rows without it come last."""
+
+    key: str
+    descending: bool = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowFilter:
-    """Which evaluations `Ledger.rows` returns: at most one per trial and branch."""
+    """Which evaluations `Reader.rows` returns: at most one per trial and branch."""
 
     protocol: str = "default"
     branch: str | None = None
     """None: the branch kept at inference."""
-    epoch: Literal["last", "best"] | int = "last"
+    epoch: Literal["last", "best"] | int | GpuHours = "last"
     """`last`: the last evaluated epoch. `best`: the one with the highest AP without NMS, of equal
     ones the latest."""
     sweep: str | None = None
@@ -162,11 +179,38 @@ class RowFilter:
     """The ids of the only trials to return; None: all."""
     truth: str = ""
     """Digest of the ground truth; empty: that of the trials' own data, and any for measurements."""
+    where: tuple[Condition, ...] = ()
+    """Conditions that all hold."""
+    order: Order | None = None
+    """None: no particular order. Equal rows are sorted by AP without NMS, then by trial."""
+    top: int | None = None
+    """How many rows to return at most; None: all."""
+    pareto: tuple[str, str] | None = None
+    """Two names as in an order: only rows that no other row beats in both."""
 
     @property
     def any_trial(self) -> bool:
         """Whether trials of all sweeps are wanted, and with them measurements."""
         return self.sweep is None and self.trials is None
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """Evaluations with equal values of some keys, data set, schedule and results version.
+
+    Attributes:
+        keys: values by key; None where trials have no such key.
+        trials: number of evaluations.
+        seeds: number of distinct seeds among them.
+        unfinished: number of trials among them that have not succeeded.
+        stats: mean and sample standard deviation by metric, the latter None for one trial.
+    """
+
+    keys: dict[str, Any]
+    trials: int
+    seeds: int
+    unfinished: int
+    stats: dict[str, tuple[float, float | None]]
 
 
 @dataclass(frozen=True)

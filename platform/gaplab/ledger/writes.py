@@ -7,21 +7,25 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, bindparam, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, Insert, bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from detectors.evaluation.metrics import ClassGap, names_of
+from gaplab.ledger.chosen import KEY, choose_evaluation
 from gaplab.ledger.clock import Clock, now
 from gaplab.ledger.models import (
     Base,
     Evaluation,
+    EvaluationClasses,
     Protocol,
     Sweep,
     SweepTrial,
     Trial,
 )
+from gaplab.ledger.settings import add_settings
+from gaplab.ledger.statements import insert_new
+from gaplab.ledger.statements import insert_of as _insert
 from gaplab.ledger.views import METRICS
 from gaplab.records import (
     EvaluationRecord,
@@ -99,6 +103,7 @@ def _append(connection: Connection, sweep: str, trials: Sequence[TrialRecord], f
         for position, trial in enumerate(trials, first)
     ]
     insert_new(connection, SweepTrial, positions)
+    add_settings(connection, {trial.id: trial.config for trial in ordered})
 
 
 def _own_configs(
@@ -147,7 +152,6 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         "attempt_id": attempt,
         "is_primary": evaluation.primary,
         **_metric_columns(evaluation),
-        "classes": [dict(vars(each)) for each in evaluation.classes],
         "candidates": evaluation.candidates,
         "matches": evaluation.matches,
     }
@@ -157,7 +161,12 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
         raise ValueError(f"attempt {attempt} is not one of trial {evaluation.trial}") from error
     if kept is None:
         _fill_uris(connection, evaluation)
-    return kept is not None
+        return False
+    key = {name: values[name] for name in KEY}
+    classes = [dict(vars(each)) for each in evaluation.classes]
+    connection.execute(insert(EvaluationClasses), key | {"classes": classes})
+    choose_evaluation(connection, key)
+    return True
 
 
 @cache
@@ -175,9 +184,9 @@ def _checkpoint_insert(dialect: str) -> Insert:
     return query.on_conflict_do_update(index_elements=["trial_id", "epoch"], set_=new)
 
 
-def write_order(e: EvaluationRecord) -> tuple[str, str, int, str, str]:
+def write_order(e: EvaluationRecord) -> tuple[str, str, str, str, int]:
     """Return the sort key by which every writer orders the evaluations of one transaction."""
-    return (e.protocol, e.trial, e.epoch, e.branch, e.truth)
+    return (e.protocol, e.trial, e.branch, e.truth, e.epoch)
 
 
 def add_checkpoint(connection: Connection, trial: str, epoch: int, uri: str) -> None:
@@ -268,17 +277,6 @@ def _trial_row(trial: TrialRecord, at: datetime) -> dict[str, Any]:
     columns = ("config", "assignment", "family", "dataset", "seed", "epochs", "results_version")
     values = {name: getattr(trial, name) for name in columns}
     return {"id": trial.id, **values, "state": TrialState.WAITING, "created_at": at}
-
-
-def _insert(dialect: str, table: Table | type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """Return the INSERT of a dialect, which has ON CONFLICT clauses."""
-    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
-
-
-def insert_new(connection: Connection, table: type[Base], values: list[dict[str, Any]]) -> None:
-    """Insert the rows whose keys are new."""
-    if values:
-        connection.execute(_insert(connection.dialect.name, table).on_conflict_do_nothing(), values)
 
 
 def _check(evaluation: EvaluationRecord) -> None:

@@ -1,19 +1,22 @@
-"""The leaderboard: one row per trial, all measured under one protocol, least need of NMS first."""
+"""The leaderboard: one row per trial, all measured under one protocol, highest AP first."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
-from gaplab.formatting import flat
+from gaplab.formatting import flat, plural
 from gaplab.ledger import Reader
+from gaplab.ledger.expression import names, parse
 from gaplab.ledger.lookup import suggestion
-from gaplab.ledger.views import Coverage, ResultRow, RowFilter
+from gaplab.ledger.selection import GROUPED, default_order
+from gaplab.ledger.views import Coverage, GpuHours, GroupView, ResultRow, RowFilter, SweepView
+from gaplab.spec.varied import varied_keys
+from gaplab.states import TrialState
 
-Sort = Literal["gap", "ap", "ap_nms"]
-Epoch = Literal["last", "best"] | int
+Sort = str
+Epoch = Literal["last", "best"] | int | GpuHours
 
 _COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")
 
@@ -28,41 +31,65 @@ class LeaderboardRow(ResultRow):
     """How `epoch` was chosen."""
 
 
-def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have defaults
-    ledger: Reader,
-    *,
-    protocol: str = "default",
-    sweep: str | None = None,
-    sort: Sort = "gap",
-    where: str | Sequence[str] = (),
-    epoch: Epoch = "last",
-    branch: str | None = None,
-    dataset: str | None = None,
-    assignment: str | None = None,
-    truth: str = "",
-) -> list[LeaderboardRow]:
+@dataclass(frozen=True)
+class Board:
+    """A leaderboard, or the first rows of one."""
+
+    rows: list[LeaderboardRow]
+    total: int
+    """Number of rows without `top`."""
+    varied: tuple[str, ...]
+    """Keys of the spec in which the trials of all these rows differ, the seed apart."""
+    protocol: str
+    notes: tuple[str, ...] = ()
+    """What is worth knowing about the selection, one line each: which condition matches nothing,
+    or that a sweep has not finished."""
+
+
+class Query(TypedDict, total=False):
+    """The arguments of `leaderboard`."""
+
+    protocol: str | None
+    sweep: str | None
+    sort: Sort
+    where: str | Sequence[str]
+    epoch: Epoch
+    branch: str | None
+    dataset: str | None
+    assignment: str | None
+    truth: str
+    top: int | None
+    pareto: tuple[str, str] | None
+
+
+def leaderboard(ledger: Reader, **query: Unpack[Query]) -> list[LeaderboardRow]:
     """Return one row per trial, best first. A trial without a matching evaluation has no row.
 
     Args:
         ledger: an open ledger.
-        protocol: the name of the protocol under which the gap was measured.
-        sweep: the id of a sweep, the beginning of one, or a name; None: the trials of all sweeps.
-        sort: the metric to sort by, descending. `gap` therefore puts the least need of NMS first.
-            Rows with equal values are sorted by AP without NMS.
-        where: conditions `key=value` that must all hold. A key is a dotted key of the spec, or
-            assignment, family, dataset, seed, epochs or results_version. A value is compared both
-            as text and as JSON.
-        epoch: `last` evaluated, `best` (highest AP without NMS), or a number.
-        branch: o2o, o2m or o2f; None: the branch kept at inference.
-        dataset: only trials on this data set.
-        assignment: only trials with this assignment.
-        truth: digest, or its beginning, of other ground truth that trials were measured against;
-            empty: the trials' own data.
+        query: keyword arguments.
+
+            - `protocol`: the name of the protocol under which the gap was measured; None: the one
+              in the specs of the sweep, or else `default`.
+            - `sweep`: the id of a sweep, the beginning of one, or a name; None: the trials of all
+              sweeps.
+            - `sort`: what rows are sorted by, best first: a metric, a cost such as `gpu_hours`, or
+              a key of the spec. Equal rows are sorted by AP without NMS. Default: `ap`.
+            - `where`: conditions that must all hold, such as
+              `assignment.family == "o2f" and ap > 35`, or `key=value`. See `docs/measuring.md`.
+            - `epoch`: `last` evaluated, `best` (highest AP without NMS), a number, or
+              `GpuHours(2.5)`: the last one within so many GPU-hours.
+            - `branch`: o2o, o2m or o2f; None: the branch kept at inference.
+            - `dataset`, `assignment`: only trials on this data set, with this assignment.
+            - `truth`: digest, or its beginning, of other ground truth that trials were measured
+              against; empty: the trials' own data.
+            - `top`: how many rows to return at most.
+            - `pareto`: two names: only rows that no other row beats in both.
 
     Raises:
         UserError: the sweep or the ground truth is unknown, a condition is malformed or has an
-            unknown key, or there are evaluations but none of them matches protocol, branch, epoch,
-            data set and assignment.
+            unknown name, the sweep has several protocols and none is given, or there are
+            evaluations but none of them matches protocol, branch, epoch, data set and assignment.
 
     Examples:
         After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
@@ -70,28 +97,77 @@ def leaderboard(  # noqa: PLR0913 - every argument is a filter, and all have def
         >>> import gaplab
         >>> home = gaplab.open_home()
         >>> with gaplab.Ledger.open(home.ledger_url) as ledger:
-        ...     rows = gaplab.leaderboard(ledger, sweep="quickstart", where="seed=0")
+        ...     rows = gaplab.leaderboard(ledger, sweep="quickstart", where="seed == 0")
         >>> [abs(row.ap - row.ap_nms - row.gap) < 1e-6 for row in rows]
         [True, True]
     """
-    query = RowFilter(
-        protocol=protocol,
-        branch=branch,
-        epoch=epoch,
-        sweep=None if sweep is None else ledger.find_sweep(sweep).id,
-        dataset=dataset,
-        assignment=assignment,
-        truth=_find_truth(ledger, truth),
-    )
-    found = ledger.rows(query)
+    wanted = row_filter(ledger, **query)
+    found = ledger.rows(wanted)
     if not found:
-        _raise_if_others_match(ledger, query)
-    chosen: Literal["last", "best", "given"] = "given" if isinstance(epoch, int) else epoch
-    rows = [
-        LeaderboardRow(**vars(row), stale=row.results_version != RESULTS_VERSION, chosen=chosen)
-        for row in _matching(found, listed(where))
-    ]
-    return sorted(rows, key=lambda row: (-getattr(row, sort), -row.ap, row.trial))
+        _check_nothing(ledger, wanted)
+    return _rows(found, wanted)
+
+
+def board(ledger: Reader, **query: Unpack[Query]) -> Board:
+    """Return a leaderboard with what is to be said about it. Arguments as for `leaderboard`."""
+    wanted = row_filter(ledger, **query)
+    rows = _rows(ledger.rows(wanted), wanted)
+    notes = _unfinished(ledger, wanted)
+    if not rows:
+        notes = _check_nothing(ledger, wanted) + notes
+    total = len(rows) if len(rows) != wanted.top else ledger.count_rows(wanted)
+    return Board(rows, total, varied(ledger, wanted), wanted.protocol, tuple(notes))
+
+
+def groups(
+    ledger: Reader, by: str | Sequence[str], **query: Unpack[Query]
+) -> tuple[list[GroupView], RowFilter]:
+    """Return mean and standard deviation of groups of trials, computed in the database.
+
+    A group never mixes data sets, schedules or versions of the training code.
+
+    Args:
+        ledger: an open ledger.
+        by: keys of the spec or columns.
+        query: as for `leaderboard`.
+
+    Returns:
+        The groups, best mean first, and the filter that selected their trials.
+    """
+    wanted = row_filter(ledger, **query)
+    metric = query.get("sort", "ap")
+    if metric not in GROUPED:
+        raise UserError(f"sort {metric}: groups are sorted by {', '.join(GROUPED)}")
+    found = ledger.groups(wanted, listed(by), metric)
+    if not found:
+        _check_nothing(ledger, wanted)
+    return found, wanted
+
+
+def row_filter(ledger: Reader, **query: Unpack[Query]) -> RowFilter:
+    """Return the filter of the ledger for the arguments of `leaderboard`."""
+    named = query.get("sweep")
+    sweep = None if named is None else ledger.find_sweep(named)
+    return RowFilter(
+        protocol=query.get("protocol") or _own_protocol(ledger, sweep),
+        branch=query.get("branch"),
+        epoch=query.get("epoch", "last"),
+        sweep=sweep and sweep.id,
+        dataset=query.get("dataset"),
+        assignment=query.get("assignment"),
+        truth=_find_truth(ledger, query.get("truth", "")),
+        where=tuple(map(parse, listed(query.get("where", ())))),
+        order=default_order(query.get("sort", "ap")),
+        top=query.get("top"),
+        pareto=query.get("pareto"),
+    )
+
+
+def varied(ledger: Reader, wanted: RowFilter) -> tuple[str, ...]:
+    """Return the keys of the spec in which the trials of a filter differ."""
+    sections = ledger.sections(wanted)
+    found = [key for each in sections.values() for key in varied_keys(each)]
+    return tuple(sorted(found, key=lambda key: not key.startswith("assignment")))
 
 
 def settings(row: ResultRow) -> dict[str, Any]:
@@ -127,40 +203,67 @@ def _find_truth(ledger: Reader, text: str) -> str:
     return found[0] if found else ""
 
 
-def _matching(rows: list[ResultRow], conditions: Sequence[str]) -> list[ResultRow]:
-    """Return the rows for which all conditions hold."""
-    if not conditions or not rows:
-        return rows
-    parsed = [_parse_condition(each) for each in conditions]
-    kept, known = [], set[str]()
-    for row in rows:
-        values = settings(row)
-        known |= values.keys()
-        if all(key in values and values[key] in accepted for key, accepted in parsed):
-            kept.append(row)
-    if error := unknown_keys([key for key, _ in parsed], known):
-        raise error
-    return kept
+def _rows(found: Iterable[ResultRow], wanted: RowFilter) -> list[LeaderboardRow]:
+    epoch = wanted.epoch
+    chosen: Literal["last", "best", "given"] = "given"
+    if epoch == "last" or epoch == "best":
+        chosen = epoch
+    return [
+        LeaderboardRow(**vars(row), stale=row.results_version != RESULTS_VERSION, chosen=chosen)
+        for row in found
+    ]
 
 
-def _parse_condition(text: str) -> tuple[str, tuple[Any, ...]]:
-    """Return the key of a condition and the accepted values: the text, and its value as JSON."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise UserError(f"{text!r}: not a condition; write key=value")
-    value = value.strip()
-    try:
-        return key.strip(), (value, json.loads(value))
-    except (ValueError, RecursionError):  # not JSON, or a number or a nesting without end
-        return key.strip(), (value,)
+def _own_protocol(ledger: Reader, sweep: SweepView | None) -> str:
+    """Return the protocol of a sweep's spec. Raises UserError if its trials have several."""
+    own = ledger.own_protocols(sweep.id) if sweep else []
+    if sweep and len(own) > 1:
+        raise UserError(
+            f"sweep {sweep.name!r}: its trials are evaluated under {' and '.join(own)}, which are "
+            f"never mixed; choose one, such as --protocol {own[0]}"
+        )
+    return own[0] if own else "default"
+
+
+def _unfinished(ledger: Reader, wanted: RowFilter) -> list[str]:
+    """Return a line about a sweep of which some trials have not succeeded."""
+    if wanted.sweep is None:
+        return []
+    sweep = ledger.sweep(wanted.sweep)
+    done = sweep.counts[TrialState.SUCCEEDED]
+    if done == sweep.total:
+        return []
+    others = [
+        f"{count} {state}"
+        for state, count in sweep.counts.items()
+        if count and state is not TrialState.SUCCEEDED
+    ]
+    return [
+        f"sweep {sweep.name}: {done} of {sweep.total} trials have succeeded, {', '.join(others)}"
+    ]
+
+
+def _check_nothing(ledger: Reader, wanted: RowFilter) -> list[str]:
+    """Return a line that says which condition matches nothing.
+
+    Raises UserError if there are evaluations, but none of the wanted ones even without conditions.
+    """
+    counts = ledger.count_by_condition(wanted)
+    if counts[0]:
+        place = counts.index(0) - 1
+        before = "that match the conditions before it " if place else ""
+        text = next(names(wanted.where[place])).text.strip()
+        return [f"no row: {text} holds for none of {plural(counts[place], 'row')} {before}".strip()]
+    _raise_if_others_match(ledger, wanted)
+    return []
 
 
 def _raise_if_others_match(ledger: Reader, query: RowFilter) -> None:
     """Raise UserError if there are evaluations, but only others than those of `query`."""
-    others = ledger.rows(replace(query, dataset=None, assignment=None))
+    others = replace(query, dataset=None, assignment=None, where=(), top=None)
     lines = []
     for name, value in (("dataset", query.dataset), ("assignment", query.assignment)):
-        known = {str(getattr(row, name)) for row in others}
+        known = set(ledger.values(others, name)) if value is not None else set()
         if value is not None and known and value not in known:
             lines.append(f"{name} {value!r}: no evaluations; {suggestion(value, known)}")
     if lines:
@@ -175,9 +278,14 @@ def _not_measured(query: RowFilter, present: Sequence[Coverage]) -> UserError:
     if query.protocol not in {each.protocol for each in present}:
         return UserError(f"{_how_to_measure(query)} (protocol/branch measured so far: {shown})")
     return UserError(
-        f"protocol {query.protocol!r}, branch {query.branch or 'primary'}, epoch {query.epoch}: "
+        f"protocol {query.protocol!r}, branch {query.branch or 'primary'}, epoch {_epoch(query)}: "
         f"no evaluations; choose one of protocol/branch {shown}"
     )
+
+
+def _epoch(query: RowFilter) -> str:
+    epoch = query.epoch
+    return f"within {epoch.hours:g} GPU-hours" if isinstance(epoch, GpuHours) else str(epoch)
 
 
 def _how_to_measure(query: RowFilter) -> str:

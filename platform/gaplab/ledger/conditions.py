@@ -1,0 +1,263 @@
+"""Conditions, orders and groups of results as SQL expressions. Values are always bound, never text.
+
+A comparison with a value that a trial lacks does not hold; nothing is neither true nor false.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Double,
+    FromClause,
+    and_,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+)
+
+from detectors.evaluation.metrics import MEASURED, TRAINING, names_of
+from gaplab.errors import UserError
+from gaplab.ledger.chosen import FACTS
+from gaplab.ledger.expression import (
+    Comparison,
+    Condition,
+    Constant,
+    Json,
+    Junction,
+    Name,
+    Negation,
+    Operator,
+    names,
+)
+from gaplab.ledger.lookup import suggestion
+from gaplab.ledger.models import Attempt, Evaluation, Setting, Trial, TrialSection
+from gaplab.ledger.settings import number, setting_value, stored_text
+from gaplab.ledger.views import METRICS
+
+Column = ColumnElement[Any]
+
+MORE = tuple(
+    name
+    for metric in dict.fromkeys(each for group in MEASURED.values() for each in group)
+    for name in names_of(metric)
+    if name not in METRICS
+)
+"""Metrics of evaluations without a column of their own."""
+COSTS: dict[str, Column] = {
+    "gpu_hours": func.sum(Attempt.gpu_seconds) / 3600,
+    "cpu_hours": func.sum(Attempt.cpu_seconds) / 3600,
+    "wall_hours": func.sum(Attempt.wall_seconds) / 3600,
+    "peak_memory_mib": func.max(Attempt.peak_memory_mib),
+    "attempts": func.count(Attempt.id),
+}
+"""What all attempts at a trial cost together."""
+_TEXTS = ("assignment", "family", "dataset", "branch", "trial", "state")
+_KEY = ("trial_id", "epoch", "branch", "protocol", "truth")
+_NUMBER: Column = Setting.__table__.c.number
+_INT64 = 2**63
+_EXACT = 2**53
+"""Up to here every integer is a float."""
+_SIGNS: dict[Operator, Callable[[Column, Any], ColumnElement[bool]]] = {
+    "==": lambda column, value: column == value,
+    "!=": lambda column, value: column != value,
+    "<": lambda column, value: column < value,
+    "<=": lambda column, value: column <= value,
+    ">": lambda column, value: column > value,
+    ">=": lambda column, value: column >= value,
+}
+
+
+class Compiler:
+    """Compiles names and conditions for one selection of evaluations.
+
+    Args:
+        connection: reads which keys there are.
+        source: rows with the columns of `chosen_evaluation` except `chosen`.
+    """
+
+    def __init__(self, connection: Connection, source: FromClause) -> None:
+        self._connection, self._source = connection, source
+        self._keys: dict[str, str | None] = {}
+
+    def where(self, conditions: Iterable[Condition]) -> list[ColumnElement[bool]]:
+        """Compile conditions. Raises UserError that lists every unknown name.
+
+        No name is unknown to a ledger without trials.
+        """
+        found = list(conditions)
+        lines = [line for each in found for line in self._unknown(each)]
+        if lines and self._connection.scalar(select(Setting.key).limit(1)) is not None:
+            raise UserError(*lines)
+        return [self._condition(each) for each in found]
+
+    def column(self, key: str) -> Column | None:
+        """Return the expression of a column, a metric or a cost; None for anything else."""
+        columns = self._source.c
+        if key == "state":
+            state = select(Trial.state).where(Trial.id == columns.trial_id)
+            return func.coalesce(state.correlate(self._source).scalar_subquery(), "succeeded")
+        if key in ("trial", *METRICS, *FACTS, "branch", "epoch"):
+            found: Column = columns["trial_id" if key == "trial" else key]
+            return found
+        if key in COSTS:
+            cost = select(COSTS[key]).where(Attempt.trial_id == columns.trial_id)
+            return cost.correlate(self._source).scalar_subquery()
+        if key in (*MORE, *TRAINING):
+            same = (getattr(Evaluation, name) == columns[name] for name in _KEY)
+            more = select(Evaluation.more[key].as_float()).where(*same)
+            return more.correlate(self._source).scalar_subquery()
+        return None
+
+    def value(self, key: str) -> Column | None:
+        """Return the expression of a column or of the JSON of a spec key; None if it is unknown."""
+        if (column := self.column(key)) is not None:
+            return column
+        if (stored := self._setting(key)) is None:
+            return None
+        same = (TrialSection.trial_id == self._source.c.trial_id, Setting.key == stored)
+        section = TrialSection.name == stored.partition(".")[0]
+        query = select(Setting.value).join(
+            TrialSection, TrialSection.section_id == Setting.section_id
+        )
+        return query.where(*same, section).correlate(self._source).scalar_subquery()
+
+    def check(self, keys: Iterable[str]) -> None:
+        """Raise UserError that lists every key that is neither a column nor a key of a spec."""
+        unknown = [key for key in keys if self.column(key) is None and self._setting(key) is None]
+        if unknown:
+            known = self.known()
+            raise UserError(*(f"{key}: no such key; {suggestion(key, known)}" for key in unknown))
+
+    def known(self) -> list[str]:
+        """Return every name that a condition may hold."""
+        columns = ("trial", "state", "branch", "epoch", *METRICS, *FACTS, *COSTS, *MORE, *TRAINING)
+        keys = self._connection.scalars(select(Setting.key).distinct()).all()
+        return sorted({*columns, *keys})
+
+    def _setting(self, key: str) -> str | None:
+        """Return the spec key that is `key`, or the only one that ends in it; None if none is."""
+        if key not in self._keys:
+            query = select(Setting.key).where(Setting.key == key).limit(1)
+            self._keys[key] = self._connection.scalar(query) or self._ending(key)
+        return self._keys[key]
+
+    def _ending(self, key: str) -> str | None:
+        """Return the key that ends in `key` and has the fewest parts, if it is the only one."""
+        ends = Setting.key.endswith(f".{key}", autoescape=True)
+        found = self._connection.scalars(select(Setting.key).where(ends).distinct()).all()
+        fewest = min((each.count(".") for each in found), default=0)
+        shortest = [each for each in found if each.count(".") == fewest]
+        return shortest[0] if len(shortest) == 1 else None
+
+    def _unknown(self, condition: Condition) -> list[str]:
+        """Return a line about each unknown name of a condition."""
+        lines = []
+        for name in names(condition):
+            if self.column(name.key) is None and self._setting(name.key) is None:
+                where = f" (in: {name.marked()})" if name.marked() else ""
+                near = suggestion(name.key, self.known())
+                lines.append(f"{name.key}: no such key; {near}{where}")
+        return lines
+
+    def _condition(self, condition: Condition) -> ColumnElement[bool]:
+        match condition:
+            case Junction(all, parts):
+                joined = [self._condition(each) for each in parts]
+                return and_(true(), *joined) if all else or_(false(), *joined)
+            case Negation(part):
+                return not_(self._condition(part))
+            case Comparison(name, operator, value):
+                column = self.column(name.key)
+                if isinstance(value, Name):
+                    return self._between_names(name, column, operator, value)
+                if column is None:
+                    return self._of_setting(name, operator, value)
+                held = column.is_not(None)
+                if name.key in _TEXTS:
+                    return and_(held, _compared(name, operator, value, text_equals(column)))
+                return and_(held, _compared(name, operator, value, number_equals(column), column))
+
+    def _between_names(
+        self, name: Name, column: Column | None, operator: Operator, other: Name
+    ) -> ColumnElement[bool]:
+        right = self.column(other.key)
+        wrong = [
+            each.key
+            for each, found in ((name, column), (other, right))
+            if found is None or each.key in _TEXTS
+        ]
+        if column is None or right is None or wrong:
+            raise UserError(
+                f"{_where(name)}: {' and '.join(wrong)}: only two metrics are compared with each "
+                "other; write a text in quotes"
+            )
+        equal = column == right
+        signs = {"==": equal, "!=": not_(equal)}
+        held = (column.is_not(None), right.is_not(None))
+        return and_(
+            *held, signs[operator] if operator in signs else _SIGNS[operator](column, right)
+        )
+
+    def _of_setting(
+        self, name: Name, operator: Operator, value: Constant | tuple[Constant, ...]
+    ) -> ColumnElement[bool]:
+        held = _compared(name, operator, value, _setting_equals, _NUMBER)
+        sections = select(Setting.section_id).where(Setting.key == self._setting(name.key), held)
+        trials = select(TrialSection.trial_id).where(TrialSection.section_id.in_(sections))
+        return self._source.c.trial_id.in_(trials)
+
+
+def _compared(
+    name: Name,
+    operator: Operator,
+    value: Constant | tuple[Constant, ...],
+    equals: Callable[[Constant], ColumnElement[bool]],
+    ordered: Column | None = None,
+) -> ColumnElement[bool]:
+    """Compile a comparison with constants; `ordered` is what has an order, if anything has."""
+    values = value if isinstance(value, tuple) else (value,)
+    if operator in ("==", "in"):
+        return or_(false(), *map(equals, values))
+    if operator in ("!=", "not in"):
+        return not_(or_(false(), *map(equals, values)))
+    bound = number(values[0])
+    if ordered is None or bound is None:
+        what = "is text, which has no order" if ordered is None else "is compared with a number"
+        raise UserError(f"{_where(name)}: {name.key} {what} by {operator}; write == or in")
+    return and_(ordered.is_not(None), _SIGNS[operator](ordered, literal(bound, Double())))
+
+
+def text_equals(column: Column) -> Callable[[Constant], ColumnElement[bool]]:
+    """Return the condition that a column of text equals a constant."""
+    return lambda value: (column == str(value)) if isinstance(value, str) else false()
+
+
+def number_equals(column: Column) -> Callable[[Constant], ColumnElement[bool]]:
+    """Return the condition that a column of numbers equals a constant."""
+
+    def equals(value: Constant) -> ColumnElement[bool]:
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _INT64:
+            return column == value
+        found = number(value)
+        return false() if found is None else column == literal(found, Double())
+
+    return equals
+
+
+def _setting_equals(value: Constant) -> ColumnElement[bool]:
+    if isinstance(value, Json):
+        return Setting.value == stored_text(str(value))
+    found = number(value)
+    if found is None or abs(found) > _EXACT:
+        return Setting.value == setting_value(value)
+    return and_(Setting.number.is_not(None), Setting.number == found)
+
+
+def _where(name: Name) -> str:
+    return name.marked() or name.text

@@ -1,0 +1,276 @@
+"""Rows of results in SQL, against Python: on SQLite and on a real PostgreSQL."""
+
+import random
+from statistics import mean, stdev
+from typing import Any
+
+import pytest
+
+from gaplab.errors import UserError
+from gaplab.identity import canonical
+from gaplab.ledger import Ledger
+from gaplab.ledger.expression import parse
+from gaplab.ledger.views import EvaluationView, GpuHours, Order, RowFilter
+from gaplab.records import Claim, Cost, EvaluationRecord, TrialRecord
+from gaplab.states import TrialState
+from tests.builders import (
+    MACHINE,
+    METRIC_VALUES,
+    attempt_end,
+    epoch_done,
+    evaluation_record,
+    measurement_record,
+    sweep_record,
+    trial_record,
+)
+
+ALPHAS: tuple[Any, ...] = (
+    0.25,
+    0.5,
+    1,
+    None,
+    True,
+    "0.5",
+    "größe ☃'; DROP TABLE trial; --",
+    [1, 2],
+)
+"""Values of the same key, of every type that JSON has."""
+
+
+def trials() -> list[TrialRecord]:
+    return [
+        trial_record(
+            f"t{at}",
+            config={
+                "assignment": {"name": "poto", "alpha": alpha} if at else {"name": "fcos"},
+                "data": {"classes": list(range(300)), "option": {}},
+                "seed": at % 3,
+            },
+            assignment="poto" if at else "fcos",
+            seed=at % 3,
+        )
+        for at, alpha in enumerate(ALPHAS)
+    ]
+
+
+def evaluations() -> list[EvaluationRecord]:
+    """Three epochs of every trial, of one also other branches and truth, in a random order."""
+    random.seed(5)
+    found = [
+        evaluation_record(
+            trial.id,
+            epoch,
+            branch=branch,
+            primary=branch == "o2o",
+            truth=truth,
+            metrics={
+                **METRIC_VALUES,
+                "ap": float(random.randint(0, 4)),
+                "ar": None if at % 2 else 60.0 + at,
+                "ap_small": random.random(),
+            },
+        )
+        for at, trial in enumerate(trials())
+        for epoch in (1, 2, 3)
+        for branch in (("o2o", "o2m") if at == 1 else ("o2o",))
+        for truth in (("", "0123456789ab") if at == 1 else ("",))
+    ]
+    random.shuffle(found)
+    return found
+
+
+@pytest.fixture
+def filled(ledger: Ledger) -> Ledger:
+    ledger.add_sweep(sweep_record("s1", *trials()))
+    attempts = {
+        trial.id: ledger.start_attempt(Claim(trial.id, "s1", machine=MACHINE)) for trial in trials()
+    }
+    found = evaluations()
+    for each in [*found, *found[:5]]:  # some once more, as after an unknown outcome
+        ledger.record(each, attempts[each.trial])
+    for at, attempt in enumerate(attempts.values()):
+        if at != 3:
+            end = attempt_end(TrialState.SUCCEEDED, cost=Cost(gpu_seconds=3600.0 * at))
+            ledger.end_attempt(attempt, end)
+    return ledger
+
+
+def chosen(ledger: Ledger, rule: str, branch: str = "o2o") -> dict[str, EvaluationView]:
+    """Choose evaluations in Python."""
+    found: dict[str, EvaluationView] = {}
+    for each in ledger.all_evaluations():
+        if each.branch == branch:
+            before = found.get(each.trial)
+            last = before is None or each.epoch > before.epoch
+            ap, old = each.metrics["ap"], before and before.metrics["ap"]
+            assert ap is not None
+            better = old is None or (ap, each.epoch) > (old, before.epoch if before else 0)
+            if last if rule == "last" else better:
+                found[each.trial] = each
+    return found
+
+
+CONDITIONS = [
+    ("assignment.alpha == 0.5", {"t1"}),
+    ("alpha == 0.5", {"t1"}),
+    ("assignment.alpha=0.5", {"t1", "t5"}),
+    ("alpha in (0.5, 1, 7)", {"t1", "t2"}),
+    ("alpha == true", {"t4"}),
+    ("alpha == null", {"t3"}),
+    ('alpha == "0.5"', {"t5"}),
+    ("alpha == [1, 2]", {"t7"}),
+    ('alpha == "größe ☃\'; DROP TABLE trial; --"', {"t6"}),
+    ("alpha < 1", {"t1"}),
+    ("0.4 < alpha <= 1", {"t1", "t2"}),
+    ("alpha != 0.5", {"t2", "t3", "t4", "t5", "t6", "t7"}),
+    ("not alpha == 0.5", {"t0", "t2", "t3", "t4", "t5", "t6", "t7"}),
+    ("alpha not in (0.5, 1)", {"t3", "t4", "t5", "t6", "t7"}),
+    ('assignment == "fcos" or (seed == 1 and not alpha == true)', {"t0", "t1", "t7"}),
+    ("seed in [0, 99999999999999999999999]", {"t0", "t3", "t6"}),
+    ("seed < 1e30 and ar > 0", {"t0", "t2", "t4", "t6"}),
+    ("not ar > 0", {"t1", "t3", "t5", "t7"}),
+    ("ap > ap", set()),
+    ("ap_nms >= ap_nms and trial == 't2'", {"t2"}),
+    ('state != "succeeded"', {"t3"}),
+    ("gpu_hours >= 6", {"t6", "t7"}),
+    ("attempts == 1", {f"t{at}" for at in range(len(ALPHAS))}),
+    (f"data.classes={list(range(300))}", {f"t{at}" for at in range(len(ALPHAS))}),
+    ("data.option={}", {f"t{at}" for at in range(len(ALPHAS))}),
+    ("data.option=[]", set()),
+    ("ap_small >= 0 and ap_small < 0", set()),
+]
+
+
+class TestRows:
+    @pytest.mark.parametrize("rule", ["last", "best"])
+    def test_chosen_evaluations(self, filled: Ledger, rule: Any) -> None:
+        for branch in ("o2o", "o2m"):
+            expected = chosen(filled, rule, branch)
+            rows = filled.rows(RowFilter(epoch=rule, branch=branch))
+            assert {r.trial: (r.epoch, r.ap, r.ar, r.more["ap_small"]) for r in rows} == {
+                key: (e.epoch, *(e.metrics[n] for n in ("ap", "ar", "ap_small")))
+                for key, e in expected.items()
+            }
+
+    def test_conditions(self, filled: Ledger) -> None:
+        for text, expected in CONDITIONS:
+            wanted = RowFilter(where=(parse(text),), order=Order("trial", False))
+            found = [row.trial for row in filled.rows(wanted)]
+            assert found == sorted(expected), text
+            assert filled.count_rows(wanted) == len(expected), text
+
+    def test_order_and_top(self, filled: Ledger) -> None:
+        every = chosen(filled, "last")
+        best = sorted(every, key=lambda key: (-(every[key].metrics["ap"] or 0), key))
+        for top in (None, 1, 3, 99):
+            rows = filled.rows(RowFilter(order=Order("ap"), top=top))
+            assert [row.trial for row in rows] == best[:top]
+        assert filled.count_rows(RowFilter(top=1)) == len(every)
+        least = [row.trial for row in filled.rows(RowFilter(order=Order("ar", False)))]
+        assert least[:4] == ["t0", "t2", "t4", "t6"]  # trials without AR come last
+        small = [row.more["ap_small"] for row in filled.rows(RowFilter(order=Order("ap_small")))]
+        assert small == sorted(small, reverse=True)
+        with pytest.raises(UserError, match="apx: no such key; did you mean ap"):
+            filled.rows(RowFilter(order=Order("apx")))
+
+    def test_pareto(self, filled: Ledger) -> None:
+        rows = filled.rows(RowFilter())
+        cost = {trial.id: at if at != 3 else None for at, trial in enumerate(trials())}
+        points = {row.trial: (row.ap, cost[row.trial]) for row in rows}
+        known = {key: (ap, hours) for key, (ap, hours) in points.items() if hours is not None}
+        expected = {
+            key
+            for key, (ap, hours) in known.items()
+            if not any(a >= ap and h <= hours for k, (a, h) in known.items() if k != key)
+        }
+        found = filled.rows(RowFilter(pareto=("ap", "gpu_hours"), order=Order("ap"), top=50))
+        assert {row.trial for row in found} == expected
+
+    def test_within_gpu_hours(self, filled: Ledger) -> None:
+        rows = filled.rows(RowFilter(epoch=GpuHours(2.0), order=Order("trial", False)))
+        assert {row.trial: row.epoch for row in rows} == {
+            "t0": 3,
+            "t1": 3,
+            "t2": 3,
+            "t3": 3,  # it is running, and its cost is not known yet
+            "t4": 1,
+            "t5": 1,
+            "t6": 1,
+        }
+
+    def test_groups(self, filled: Ledger) -> None:
+        found = filled.groups(RowFilter(), ["assignment", "seed"])
+        rows = filled.rows(RowFilter())
+        assert sum(each.trials for each in found) == len(rows)
+        for each in found:
+            key = (each.keys["assignment"], each.keys["seed"])
+            aps = [row.ap for row in rows if (row.assignment, row.seed) == key]
+            std = pytest.approx(stdev(aps), abs=1e-6) if len(aps) > 1 else None
+            assert each.stats["ap"] == (pytest.approx(mean(aps)), std)
+            assert each.unfinished == sum(
+                row.state != "succeeded" for row in rows if (row.assignment, row.seed) == key
+            )
+        means = [each.stats["ap"][0] for each in found]
+        assert means == sorted(means, reverse=True)
+        by_alpha = filled.groups(RowFilter(), ["alpha"])
+        values = [str(each.keys["alpha"]) for each in by_alpha]
+        assert sorted(values) == sorted(map(str, (None, *ALPHAS[1:])))  # t0 has no alpha
+
+    def test_sections(self, filled: Ledger) -> None:
+        found = filled.sections(RowFilter())
+        expected = [{"assignment": trial.config["assignment"]} for trial in trials()]
+        assert list(found) == ["assignment"]
+        texts = [
+            sorted(canonical(each) for each in side) for side in (found["assignment"], expected)
+        ]
+        assert texts[0] == texts[1]
+        assert filled.sections(RowFilter(trials=("t1",))) == {}
+
+    def test_unknown_names_are_all_listed(self, filled: Ledger) -> None:
+        where = (parse('assignment.alhpa == 1 and (sede < 3 or state == "x")'), parse("nmae=3"))
+        with pytest.raises(UserError) as error:
+            filled.rows(RowFilter(where=where))
+        first, second, third = error.value.problems
+        assert first.startswith("assignment.alhpa: no such key; did you mean assignment.alpha")
+        assert "-->assignment.alhpa<-- == 1 and (sede" in first
+        assert second.startswith("sede: no such key; did you mean seed")
+        assert third.startswith("nmae: no such key")
+
+    @pytest.mark.parametrize(
+        ("text", "part"),
+        [
+            ('ap > "a"', '-->ap<-- > "a": ap is compared with a number by >'),
+            ('assignment < "a"', "assignment is text, which has no order by <"),
+            ("ap > alpha", "only two metrics are compared"),
+            ('alpha > "a"', "alpha is compared with a number"),
+        ],
+    )
+    def test_values_of_the_wrong_type(self, filled: Ledger, text: str, part: str) -> None:
+        with pytest.raises(UserError) as error:
+            filled.rows(RowFilter(where=(parse(text),)))
+        assert part in str(error.value)
+
+
+def test_a_rerun_forgets_what_was_chosen(filled: Ledger) -> None:
+    assert filled.rerun("t1")
+    assert "t1" not in {row.trial for row in filled.rows(RowFilter())}
+    attempt = filled.start_attempt(Claim("t1", "s1", machine=MACHINE))
+    again = evaluation_record("t1", 1, metrics={**METRIC_VALUES, "ap": 0.5})
+    filled.record_epoch(epoch_done("t1", 1, again), attempt)
+    [row] = filled.rows(RowFilter(trials=("t1",), epoch="best"))
+    assert (row.epoch, row.ap) == (1, 0.5)
+
+
+def test_measurements_are_sorted_among_trials(filled: Ledger) -> None:
+    for ap in (90.0, 3.5):
+        metrics = {**METRIC_VALUES, "ap": ap, "ap_small": 1.0}
+        source = {"detections": f"{ap}.json"}
+        filled.add_measurement(measurement_record(metrics=metrics, family="yolo", source=source))
+    rows = filled.rows(RowFilter(order=Order("ap")))
+    aps = [row.ap for row in rows]
+    assert aps == sorted(aps, reverse=True)
+    [row] = [row for row in rows if row.trial == "m1"]
+    assert (row.ap, row.more["ap_small"], row.epochs) == (3.5, 1.0, 0)
+    [same] = filled.rows(RowFilter(where=(parse('source.detections == "3.5.json"'),)))
+    assert same == row
+    assert filled.rows(RowFilter(where=(parse('source.detections == "90.0.json"'),))) == []
