@@ -11,8 +11,10 @@ def points(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Return percentage points with a sign and one decimal; -0.04 becomes `+0.0`."""
-    return "-" if value is None else f"{round(value, 1) + 0.0:+.1f}"
+    """Return percentage points with a sign and one decimal; what rounds to zero has no sign."""
+    if value is None:
+        return "-"
+    return f"{value:+.1f}" if round(value, 1) else "0.0"
 
 
 def duration(seconds: float) -> str:

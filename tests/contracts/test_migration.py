@@ -649,7 +649,7 @@ class TestSettings:
             "evaluation": 4,
             "evaluation_classes": 4,
             "chosen_evaluation": 6,
-            "setting": 10,
+            "setting": 11,
             "trial_section": 8,
         }
 

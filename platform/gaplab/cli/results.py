@@ -1,5 +1,6 @@
 """`gaplab leaderboard` and `gaplab compare`: results from the ledger, without importing torch."""
 
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -25,24 +26,32 @@ from gaplab.cli.render.comparison import compare_table, curves_table, effects_ta
 from gaplab.cli.render.formats import Output, chosen_form, write_output
 from gaplab.cli.render.plain import (
     COMPARE_COLUMNS,
+    GROUP_COLUMNS,
     LEADERBOARD_COLUMNS,
     effects_of,
     metric_names,
     plain,
+    plain_group,
 )
 from gaplab.cli.render.progress import progress_line
-from gaplab.cli.render.tables import leaderboard_table
+from gaplab.cli.render.tables import group_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
-from gaplab.ledger.views import ResultRow
+from gaplab.ledger import Reader
+from gaplab.ledger.selection import COST
+from gaplab.ledger.views import METRICS, GpuHours, ResultRow
+from gaplab.results.columns import COMPUTED, with_columns
 from gaplab.results.compare import Group, mixed_instructions
 from gaplab.results.compare import compare as compare_groups
 from gaplab.results.curves import over_epochs
 from gaplab.results.effects import main_effects
 from gaplab.results.intervals import MIN_IMAGES, Metric, Resampled
 from gaplab.results.keys import default_keys
+from gaplab.results.leaderboard import Epoch, Query, unknown_keys
+from gaplab.results.leaderboard import board as find_board
+from gaplab.results.leaderboard import groups as find_groups
 from gaplab.results.leaderboard import leaderboard as find_rows
-from gaplab.results.leaderboard import unknown_keys
+from gaplab.spec.varied import varied_values
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 SweepOption = Annotated[str | None, typer.Option(help="Only trials of this sweep (id or name).")]
@@ -51,14 +60,27 @@ AssignmentOption = Annotated[str | None, typer.Option(help="Only trials with thi
 WhereOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="KEY=VALUE", help="Only trials with this value of a spec key; repeatable."
+        metavar="CONDITION",
+        help="Only trials for which this holds: KEY=VALUE, or a condition on spec keys and metrics "
+        'such as \'alpha >= 0.5 and assignment.name in ("poto", "o2f") and ap > 35\'; repeatable.',
     ),
 ]
 EpochOption = Annotated[
-    str, typer.Option(help='"last", "best" (highest AP without NMS) or a number.')
+    str,
+    typer.Option(
+        help='"last", "best" (highest AP without NMS), a number, or "gpu-hours=2.5" for the last '
+        "one within so many GPU-hours."
+    ),
 ]
 ProtocolOption = Annotated[
     str, typer.Option(help="Protocol under which the gap was measured, see `gaplab protocols`.")
+]
+OwnProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Protocol under which the gap was measured, see `gaplab protocols` [default: that of "
+        "the spec of --sweep, otherwise default]."
+    ),
 ]
 TruthOption = Annotated[
     str,
@@ -70,17 +92,39 @@ TruthOption = Annotated[
 ]
 
 
+def _sorts(incomplete: str) -> list[str]:
+    """Return the usual names that `--sort` completes."""
+    names = (*METRICS, *COMPUTED, COST)
+    return [name for name in names if name.startswith(incomplete)]
+
+
 def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     sort: Annotated[
-        Literal["gap", "ap", "ap_nms"], typer.Option(help="Sort by this metric, best first.")
-    ] = "gap",
+        str,
+        typer.Option(
+            help="Sort by this metric, cost or spec key, best first.", autocompletion=_sorts
+        ),
+    ] = "ap",
+    top: Annotated[int, typer.Option(min=0, help="Rows to show; 0 for all.")] = 50,
     metric: MetricOption = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY", help="Show mean and deviation per value of this key; repeatable."
+        ),
+    ] = None,
+    pareto: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="METRIC COST", help="Only rows that no other row beats in both, as: ap cost."
+        ),
+    ] = None,
     sweep: SweepOption = None,
     dataset: DatasetOption = None,
     assignment: AssignmentOption = None,
     where: WhereOption = None,
     epoch: EpochOption = "last",
-    protocol: ProtocolOption = "default",
+    protocol: OwnProtocolOption = None,
     branch: BranchOption = None,
     truth: TruthOption = "",
     home: HomeOption = Path(DEFAULT_HOME),
@@ -91,7 +135,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     latex: LatexOption = False,
     html: HtmlOption = False,
 ) -> None:
-    """List AP, AP with NMS and the NMS gap: one row per trial.
+    """List AP, AP with NMS and the NMS gap: one row per trial, highest AP first.
 
     Metrics are percent points. The gap is AP without NMS minus AP with NMS: the closer to 0, the
     less the detector needs NMS.
@@ -99,24 +143,42 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     form = chosen_form(
         csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
     )
-    at = _epoch(epoch)
+    query = Query(
+        protocol=protocol,
+        sweep=sweep,
+        sort=sort,
+        where=where or (),
+        epoch=_row_epoch(epoch),
+        branch=branch,
+        dataset=dataset,
+        assignment=assignment,
+        truth=truth,
+        top=top or None,
+        pareto=pareto,
+    )
     with read_ledger(Home(home)) as ledger:
-        rows = find_rows(
-            ledger,
-            sort=sort,
-            sweep=sweep,
-            dataset=dataset,
-            assignment=assignment,
-            where=where or (),
-            epoch=at,
-            protocol=protocol,
-            branch=branch,
-            truth=truth,
-        )
-    if rows and (error := unknown_keys(metric or [], metric_names(rows))):
+        output = _groups(ledger, group, query) if group else _rows(ledger, metric or [], query)
+    write_output(output, form)
+
+
+def _rows(ledger: Reader, metrics: Sequence[str], query: Query) -> Output:
+    """Return the rows of a leaderboard, after the notes about them."""
+    board = find_board(ledger, **query)
+    rows = with_columns(ledger, board.rows, metrics, board.wanted)
+    if rows and (error := unknown_keys(metrics, {*metric_names(rows), *COMPUTED})):
         raise error
-    tables = [leaderboard_table(rows, metric or [])]
-    write_output(Output([plain(row) for row in rows], tables, LEADERBOARD_COLUMNS), form)
+    for note in board.notes:
+        sys.stderr.write(f"gaplab: {printable(note)}\n")
+    table = leaderboard_table(rows, metrics, board.varied, board.total)
+    plain_rows = [plain(row) | varied_values(row.config, board.varied) for row in rows]
+    return Output(plain_rows, [table], [*LEADERBOARD_COLUMNS, *board.varied])
+
+
+def _groups(ledger: Reader, keys: Sequence[str], query: Query) -> Output:
+    """Return means and deviations of groups of trials."""
+    found, wanted = find_groups(ledger, keys, **query)
+    rows = [plain_group(each, wanted.protocol) for each in found]
+    return Output(rows, [group_table(found, keys, wanted.protocol)], [*keys, *GROUP_COLUMNS])
 
 
 def compare(  # noqa: PLR0913 - every argument is an option of the command
@@ -176,7 +238,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         raise UserError("--effects and --over: give one of them")
     if over and epoch != "last":
         raise UserError("--over and --epoch: give one of them")
-    at, folder = _epoch(epoch), Home(home)
+    at, folder = _row_epoch(epoch), Home(home)
     with read_ledger(folder) as ledger:
         rows = find_rows(
             ledger,
@@ -301,10 +363,16 @@ class Resampling:
         return Resampled(about.images, about.count, made, about.truth)
 
 
-def _epoch(value: str) -> Literal["last", "best"] | int:
+def _row_epoch(value: str) -> Epoch:
     """Parse `--epoch`. Raises UserError."""
     if value == "last" or value == "best":
         return value  # type: ignore[return-value]
     if value.isdecimal() and len(value) <= len(str(MAX_EPOCH)) and 1 <= int(value) <= MAX_EPOCH:
         return int(value)
-    raise UserError(f'--epoch {value}: must be "last", "best" or a number from 1 to {MAX_EPOCH}')
+    hours = re.fullmatch(r"gpu-hours=([0-9]{1,9}(?:\.[0-9]{1,9})?)", value)
+    if hours:
+        return GpuHours(float(hours[1]))
+    raise UserError(
+        f'--epoch {value}: must be "last", "best", a number from 1 to {MAX_EPOCH}, or '
+        '"gpu-hours=" with a number'
+    )

@@ -13,7 +13,7 @@ from gaplab.ledger.clock import now
 from gaplab.ledger.models import Evaluation, Measurement, Protocol, Trial
 from gaplab.ledger.readonly import SqliteFile, empty_engine, open_readonly
 from gaplab.ledger.retry import RetryPolicy
-from gaplab.ledger.selection import Selection, default_order
+from gaplab.ledger.selection import Selection, costs, default_order, epochs_reaching
 from gaplab.ledger.settings import nested, own_protocols
 from gaplab.ledger.views import (
     AttemptView,
@@ -323,6 +323,21 @@ class Reader:
     def values(self, wanted: RowFilter, column: str) -> list[Any]:
         """Return the distinct values of a column of the rows that match `wanted`."""
         return self._read(lambda c: Selection(c, wanted).values(column))
+
+    def trial_costs(self, trials: Sequence[str]) -> dict[str, dict[str, float | None]]:
+        """Return what all attempts at each of `trials` cost together, by name of the cost."""
+        rows = (row._asdict() for row in self._read_chunks(costs, trials))
+        return {row.pop("trial_id"): row for row in rows}
+
+    def epochs_reaching(
+        self, share: float, trials: Sequence[str], wanted: RowFilter
+    ) -> dict[tuple[str, str], int]:
+        """Return the first evaluated epoch with this share of the last AP, by trial and branch.
+
+        Under the protocol and against the ground truth of `wanted`.
+        """
+        rows = self._read_chunks(lambda part: epochs_reaching(share, part, wanted), trials)
+        return {(row.trial_id, row.branch): row.first for row in rows}
 
     def own_protocols(self, sweep: str) -> list[str]:
         """Return the protocols that the specs of the trials of a sweep name."""

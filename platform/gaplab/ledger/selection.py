@@ -6,6 +6,7 @@ that it copies; configurations and other metrics are read for the returned rows 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import (
@@ -54,6 +55,10 @@ _INSTRUCTIONS = case(
 ).label("instructions")
 
 
+COST = "cost"
+"""Stands for `gpu_hours` in a ledger with a GPU, otherwise for `cpu_hours`."""
+
+
 class Selection:
     """The evaluations that match a filter.
 
@@ -66,7 +71,7 @@ class Selection:
     """
 
     def __init__(self, connection: Connection, wanted: RowFilter) -> None:
-        self._connection, self._wanted = connection, wanted
+        self._connection, self._wanted = connection, _with_cost(connection, wanted)
         self._source = _source(wanted)
         self._compiler = Compiler(connection, self._source)
         self._conditions = self._compiler.where(wanted.where)
@@ -257,6 +262,44 @@ def _deviation(count: int, mean: float, square: float) -> float | None:
     if count < 2:
         return None
     return math.sqrt(max(square - mean * mean, 0.0) * count / (count - 1))
+
+
+def _with_cost(connection: Connection, wanted: RowFilter) -> RowFilter:
+    """Return the filter with the column that `cost` stands for."""
+    order, pareto = wanted.order, wanted.pareto or ()
+    if COST not in (order and order.key, *pareto):
+        return wanted
+    used = connection.scalar(select(Attempt.id).where(Attempt.gpu_seconds > 0).limit(1))
+    name = "cpu_hours" if used is None else "gpu_hours"
+    if order and order.key == COST:
+        wanted = replace(wanted, order=default_order(name))
+    if len(pareto) == 2:
+        one, other = (name if each == COST else each for each in pareto)
+        wanted = replace(wanted, pareto=(one, other))
+    return wanted
+
+
+def costs(trials: Sequence[str]) -> Query:
+    """Select what all attempts at each of `trials` cost together."""
+    columns = (value.label(name) for name, value in COSTS.items())
+    query = select(Attempt.trial_id, *columns).where(Attempt.trial_id.in_(trials))
+    return query.group_by(Attempt.trial_id)
+
+
+def epochs_reaching(share: float, trials: Sequence[str], wanted: RowFilter) -> Query:
+    """Select the first evaluated epoch at which a trial has this share of its last AP."""
+    last, alike = ChosenEvaluation, ("trial_id", "branch", "protocol", "truth")
+    same = (getattr(last, name) == getattr(Evaluation, name) for name in alike)
+    query = select(
+        Evaluation.trial_id, Evaluation.branch, func.min(Evaluation.epoch).label("first")
+    )
+    query = query.join(last, and_(*same, last.chosen == "last", Evaluation.ap >= share * last.ap))
+    query = query.where(
+        Evaluation.trial_id.in_(trials),
+        Evaluation.protocol == wanted.protocol,
+        Evaluation.truth == wanted.truth,
+    )
+    return query.group_by(Evaluation.trial_id, Evaluation.branch)
 
 
 def _source(wanted: RowFilter) -> Subquery:

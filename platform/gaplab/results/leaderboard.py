@@ -38,9 +38,9 @@ class Board:
     rows: list[LeaderboardRow]
     total: int
     """Number of rows without `top`."""
+    wanted: RowFilter
     varied: tuple[str, ...]
     """Keys of the spec in which the trials of all these rows differ, the seed apart."""
-    protocol: str
     notes: tuple[str, ...] = ()
     """What is worth knowing about the selection, one line each: which condition matches nothing,
     or that a sweep has not finished."""
@@ -116,7 +116,7 @@ def board(ledger: Reader, **query: Unpack[Query]) -> Board:
     if not rows:
         notes = _check_nothing(ledger, wanted) + notes
     total = len(rows) if len(rows) != wanted.top else ledger.count_rows(wanted)
-    return Board(rows, total, varied(ledger, wanted), wanted.protocol, tuple(notes))
+    return Board(rows, total, wanted, varied(ledger, wanted), tuple(notes))
 
 
 def groups(
@@ -152,7 +152,7 @@ def row_filter(ledger: Reader, **query: Unpack[Query]) -> RowFilter:
         protocol=query.get("protocol") or _own_protocol(ledger, sweep),
         branch=query.get("branch"),
         epoch=query.get("epoch", "last"),
-        sweep=sweep and sweep.id,
+        sweep=None if sweep is None else sweep.id,
         dataset=query.get("dataset"),
         assignment=query.get("assignment"),
         truth=_find_truth(ledger, query.get("truth", "")),

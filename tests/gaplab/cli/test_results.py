@@ -319,7 +319,7 @@ def test_groups_that_mix_vector_instructions(bench: Bench, gaplab: Gaplab) -> No
 @pytest.mark.parametrize("command", ["leaderboard", "compare"])
 def test_an_epoch_that_no_trial_has(gaplab: Gaplab, command: str, epoch: str) -> None:
     _, error = gaplab(command, f"--epoch={epoch}", code=2)
-    wanted = 'must be "last", "best" or a number from 1 to 2147483647'
+    wanted = 'must be "last", "best", a number from 1 to 2147483647, or "gpu-hours=" with a number'
     assert error == f"gaplab: --epoch {epoch}: {wanted}\n"
 
 
@@ -360,3 +360,91 @@ def test_many_keys_share_a_column(bench: Bench, gaplab: Gaplab) -> None:
     keys = ("assignment", "seed", "epochs", "family", "dataset")
     out, _ = gaplab("compare", *(word for key in keys for word in ("--by", key)))
     assert re.search(r"poto seed=0 epochs=3 family=o2o dataset=shapes", out)
+
+
+def test_a_leaderboard_is_cut_and_says_so(bench: Bench, gaplab: Gaplab) -> None:
+    for seed, quality in enumerate((0.3, 0.9, 0.6)):
+        bench.add("poto", quality, seed=seed)
+    every = json.loads(gaplab("leaderboard", "--json")[0])
+    assert [row["ap"] for row in every] == sorted((row["ap"] for row in every), reverse=True)
+    out, _ = gaplab("leaderboard", "--top", 1)
+    assert "1 of 3 rows, 2 more with --top 0" in out
+    where = 'assignment.name == "poto" and seed in (0, 2) and ap > 0'
+    cut = json.loads(gaplab("leaderboard", "--top", 1, "--where", where, "--json")[0])
+    assert cut == [row for row in every if row["seed"] != 1][:1]
+    lowest = json.loads(gaplab("leaderboard", "--pareto", "seed", "ap_nms", "--json")[0])
+    assert lowest[0]["seed"] == 1
+
+
+def test_groups_of_a_leaderboard(bench: Bench, gaplab: Gaplab) -> None:
+    for name, seed in (("poto", 0), ("poto", 1), ("fcos", 0)):
+        bench.add(name, 0.9, seed=seed)
+    out, _ = gaplab("leaderboard", "--group", "assignment", "--json")
+    groups = {row["assignment"]: row for row in json.loads(out)}
+    rows = json.loads(gaplab("leaderboard", "--json", "--where", "assignment=poto")[0])
+    aps = [row["ap"] for row in rows]
+    assert (groups["poto"]["trials"], groups["fcos"]["ap_std"]) == (2, None)
+    assert groups["poto"]["ap_mean"] == pytest.approx(sum(aps) / 2)
+    assert groups["poto"]["ap_std"] == pytest.approx(abs(aps[0] - aps[1]) / 2**0.5)
+    out, _ = gaplab("leaderboard", "--group", "assignment")
+    assert "poto" in out
+    assert "mean±standard deviation over trials" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--where", "ap > 1 and sede == 1"], "sede: no such key; did you mean seed? (in: ap > 1 "),
+        (["--where", "ap >"], "not a condition; write KEY=VALUE"),
+        (["--sort", "app"], "app: no such key; did you mean ap"),
+        (["--group", "nothing"], "nothing: no such key"),
+        (["--pareto", "ap", "coste"], "coste: no such key"),
+        (["--metric", "ap_smal"], "ap_smal: no such key; did you mean ap_small"),
+        (["--epoch", "gpu-hours=x"], "--epoch gpu-hours=x: must be"),
+    ],
+)
+def test_wrong_names(bench: Bench, gaplab: Gaplab, words: list[str], problem: str) -> None:
+    bench.add("poto", 0.9)
+    out, err = gaplab("leaderboard", *words, code=2)
+    assert out == ""
+    assert problem in err
+
+
+def test_nothing_matches(bench: Bench, gaplab: Gaplab) -> None:
+    bench.add("poto", 0.9)
+    out, err = gaplab("leaderboard", "--where", "ap > 0", "--where", "seed=7", "--json")
+    assert json.loads(out) == []
+    assert "no row: seed=7 holds for none of 1 row" in err
+
+
+def test_a_sweep_has_its_own_protocol(bench: Bench, gaplab: Gaplab) -> None:
+    trials = [
+        trial_record(f"t{at}", config={"evaluation": {"protocol": {"preset": name}}, "n": at})
+        for at, name in enumerate(("onenet", "onenet", "detr"))
+    ]
+    bench.ledger.add_sweep(sweep_record("one", *trials[:1]))
+    bench.ledger.add_sweep(sweep_record("two", *trials[1:]))
+    attempt = bench.ledger.start_attempt(Claim(trials[0].id, "one", machine=MACHINE))
+    bench.ledger.record(evaluation_record(trials[0].id, 3, protocol="onenet"), attempt)
+    out, err = gaplab("leaderboard", "--sweep", "one", "--json")
+    assert [row["protocol"] for row in json.loads(out)] == ["onenet"]
+    assert "sweep one: 0 of 1 trials have succeeded, 1 running" in err
+    _, err = gaplab("leaderboard", "--sweep", "two", code=2)
+    assert "evaluated under detr and onenet, which are never mixed; choose one" in err
+
+
+def test_swept_keys_are_columns(bench: Bench, gaplab: Gaplab) -> None:
+    trials = [
+        trial_record(f"t{alpha}", config={"assignment": {"name": "poto", "alpha": alpha}})
+        for alpha in (0.25, 0.5)
+    ]
+    bench.ledger.add_sweep(sweep_record("one", *trials))
+    for trial in trials:
+        attempt = bench.ledger.start_attempt(Claim(trial.id, "one", machine=MACHINE))
+        bench.ledger.record(evaluation_record(trial.id, 3), attempt)
+    rows = json.loads(gaplab("leaderboard", "--json", "--top", 1)[0])
+    assert rows[0]["assignment.alpha"] in (0.25, 0.5)
+    out, _ = gaplab("leaderboard", "--metric", "attempts", "--metric", "epochs_to_90")
+    header = next(line for line in out.splitlines() if "trial" in line)
+    assert header.split()[:3] == ["trial", "assignment", "alpha"]
+    assert {"attempts", "epochs_to_90"} <= set(header.split())

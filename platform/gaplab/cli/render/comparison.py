@@ -1,11 +1,9 @@
 """Comparisons, main effects and curves as terminal tables. Metrics have one decimal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
 
 from detectors.evaluation.metrics import label
-from gaplab.cli.render.tables import LABELS, captioned, or_empty
+from gaplab.cli.render.tables import LABELS, captioned, key_column, or_empty, stackable
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
 from gaplab.results.compare import Group, Stat
@@ -37,11 +35,11 @@ def compare_table(groups: Sequence[Group], metric: Metric = "ap", to: str = "bes
         text("truth", [group.truth for group in groups]),
         number("epoch", [_epoch(group) for group in groups], rank=2),
         number("n", [str(group.n) for group in groups]),
-        _stackable("AP", [_spread(group.stats.get("ap")) for group in groups]),
-        _stackable("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
-        _stackable("gap", [_gap(group) for group in groups]),
-        _stackable("AR", or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
-        _stackable(heading, [_to_baseline(group, metric) for group in groups]),
+        stackable("AP", [_spread(group.stats.get("ap")) for group in groups]),
+        stackable("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
+        stackable("gap", [_gap(group) for group in groups]),
+        stackable("AR", or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
+        stackable(heading, [_to_baseline(group, metric) for group in groups]),
         number("p", [_p(group.stats.get(metric)) for group in groups]),
         text("effect", _effects(groups, metric)),
         number("left\nout", [str(group.unfinished or "") for group in groups]),
@@ -151,23 +149,13 @@ def _keys(groups: Sequence[Group]) -> list[Column]:
     names = short_names(groups[0].keys, _TAKEN) if groups else {}
     if len(names) > _KEYS:
         return [text("group", [_label(group, names) for group in groups], rank=0)]
-    return [_key(name, [group.keys[key] for group in groups]) for key, name in names.items()]
+    return [key_column(name, [group.keys[key] for group in groups]) for key, name in names.items()]
 
 
 def _label(group: Group, names: Mapping[str, str]) -> str:
     """Return the keys that a group has: `poto alpha=0.5 k=3`."""
     held = {names[key]: cell(value) for key, value in group.keys.items() if value is not None}
     return " ".join(v if name == "assignment" else f"{name}={v}" for name, v in held.items())
-
-
-def _key(heading: str, values: Sequence[Any]) -> Column:
-    numeric = all(type(each) in (int, float) for each in values)
-    return replace(text(heading, [str(cell(each)) for each in values], rank=0), wrap=not numeric)
-
-
-def _stackable(heading: str, cells: Sequence[str], rank: int = 0) -> Column:
-    """Return a column of numbers whose intervals, or else spreads, may be written below them."""
-    return replace(number(heading, cells, rank=rank), marks=(" [", "±"))
 
 
 def _epoch(group: Group) -> str:

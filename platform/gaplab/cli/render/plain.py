@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from gaplab.ledger.views import METRICS
+from gaplab.ledger.selection import GROUPED
+from gaplab.ledger.views import METRICS, GroupView
 from gaplab.results.compare import Group, Stat
 from gaplab.results.effects import EXPLAINED, Grid
 from gaplab.results.intervals import METRICS as COMPARED
@@ -30,6 +31,23 @@ COMPARE_COLUMNS = (*_ABOUT, *(f"{metric}_{part}" for metric in COMPARED for part
 `low` and `high` are the limits of the 95 % interval, over what `over` and `to_baseline_over` name;
 `p` is that of the paired t-test over seeds, and `p_holm` the same corrected for all differences in
 this metric by Holm's method."""
+
+
+GROUP_COLUMNS = (
+    *("dataset", "protocol", "epochs", "results_version", "trials", "seeds", "unfinished"),
+    *(f"{metric}_{part}" for metric in GROUPED for part in ("mean", "std")),
+)
+"""Columns of groups of a leaderboard, after the keys grouped by."""
+
+
+def plain_group(group: GroupView, protocol: str) -> dict[str, Any]:
+    """Return the names and values of a group of a leaderboard, in order."""
+    values = {"protocol": protocol, **group.keys, **vars(group)}
+    for metric in GROUPED:
+        mean, std = group.stats.get(metric, (None, None))
+        values |= {f"{metric}_mean": mean, f"{metric}_std": std}
+    names = dict.fromkeys((*group.keys, *GROUP_COLUMNS))
+    return {name: values[name] for name in names}
 
 
 def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:

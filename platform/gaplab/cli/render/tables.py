@@ -1,33 +1,50 @@
 """A leaderboard as a terminal table. Metrics have one decimal."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from detectors.evaluation.metrics import label
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
-from gaplab.formatting import points, signed
+from gaplab.formatting import cell, points, signed
+from gaplab.ledger.selection import GROUPED
 from gaplab.ledger.views import METRICS as STORED
+from gaplab.ledger.views import GroupView
+from gaplab.results.columns import COMPUTED
 from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.spec.varied import short_names, varied_values
 from gaplab.states import TrialState
 
 LABELS = {
     name: label(name).replace(" ", "\n") for name in ("ap", "ap_nms", "gap", "ar", "mmr", "recall")
 }
 """Metrics that a leaderboard shows if trials have them, with the headings of their columns."""
+_SHOWN = frozenset({"assignment.name", "data.name", "training.epochs"})
+"""Keys of the spec that have a column anyway."""
+_TAKEN = ("trial", "assignment", "dataset", "protocol", "truth", "seed", "epoch", "note")
 _ESSENTIAL = ("ap", "ap_nms", "gap")
 """Metrics that a narrow leaderboard leaves out last."""
 
 
-def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = ()) -> PlainTable:
+def leaderboard_table(
+    rows: Sequence[LeaderboardRow],
+    metrics: Sequence[str] = (),
+    varied: Sequence[str] = (),
+    total: int = 0,
+) -> PlainTable:
     """Return a table with one line per trial or measurement, in the order given.
 
     Args:
         rows: The rows.
         metrics: Names of further metrics to show.
+        varied: Keys of the spec to show.
+        total: Number of rows there are, if that is more than are shown.
     """
     labels = LABELS | {name: name for name in metrics if name not in LABELS}
     columns = [
         text("trial", [row.trial[:8] for row in rows], wrap=False),
         text("assignment", [row.assignment for row in rows], rank=0),
+        *_varied(rows, varied),
         text("dataset", [row.dataset for row in rows]),
         text("protocol", [row.protocol for row in rows]),
         text("truth", [row.truth for row in rows]),
@@ -42,7 +59,48 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str] = (
         text("note", [_note(row) for row in rows], rank=0),
     ]
     shared = {"protocol": "protocol", "truth": "ground truth", "dataset": "data set"}
-    return captioned(columns, shared, "AP, AR, gap: percent points")
+    legend = "AP, AR, gap: percent points"
+    if total > len(rows):
+        legend = f"{len(rows)} of {total} rows, {total - len(rows)} more with --top 0; {legend}"
+    return captioned(columns, shared, legend)
+
+
+def group_table(groups: Sequence[GroupView], keys: Sequence[str], protocol: str) -> PlainTable:
+    """Return a table with one line per group of trials, in the order given."""
+    names = short_names(keys)
+    columns = [
+        *(key_column(names[key], [group.keys[key] for group in groups]) for key in keys),
+        text("dataset", [group.keys["dataset"] for group in groups]),
+        text("protocol", [protocol for _ in groups]),
+        text("truth", ["" for _ in groups]),
+        number("epochs", [str(group.keys["epochs"]) for group in groups], rank=2),
+        number("n", [str(group.trials) for group in groups]),
+        *(
+            stackable(LABELS[name], or_empty([_mean_and_std(each, name) for each in groups]))
+            for name in GROUPED
+        ),
+        number("not\nfinished", [str(group.unfinished or "") for group in groups]),
+    ]
+    shared = {"protocol": "protocol", "dataset": "data set"}
+    legend = "mean±standard deviation over trials, percent points"
+    return captioned(list({column.heading: column for column in columns}.values()), shared, legend)
+
+
+def _mean_and_std(group: GroupView, metric: str) -> str:
+    mean, std = group.stats.get(metric, (None, None))
+    form = signed if metric == "gap" else points
+    return form(mean) if std is None else f"{form(mean)}±{std:.1f}"
+
+
+def _varied(rows: Sequence[LeaderboardRow], keys: Sequence[str]) -> list[Column]:
+    """Return the columns of keys of the spec, with short names."""
+    names = short_names(keys, taken=_TAKEN)
+    found = []
+    for key in keys:
+        if key not in _SHOWN:
+            values = [varied_values(row.config, [key]).get(key, "") for row in rows]
+            found.append(key_column(names[key], values))
+    return found
 
 
 def captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) -> PlainTable:
@@ -62,15 +120,35 @@ def captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) ->
     return PlainTable(shown, caption="; ".join(facts), remedy=REMEDY_WITH_CSV)
 
 
+def key_column(heading: str, values: Sequence[Any]) -> Column:
+    """Return the column of a key of the spec; its cells are numbers if all values are."""
+    numeric = all(type(each) in (int, float) for each in values if each != "")
+    return replace(text(heading, [str(cell(each)) for each in values], rank=0), wrap=not numeric)
+
+
+def stackable(heading: str, cells: Sequence[str], rank: int = 0) -> Column:
+    """Return a column of numbers whose intervals, or else spreads, may be written below them."""
+    return replace(number(heading, cells, rank=rank), marks=(" [", "±"))
+
+
 def _rank(metric: str, asked_for: Sequence[str]) -> int:
     return 0 if metric in _ESSENTIAL else 1 if metric in asked_for else 2
 
 
 def _metric(rows: Sequence[LeaderboardRow], name: str) -> list[str]:
     """Return the cells of one metric."""
-    form = signed if name.split("_")[-1] == "gap" else points
+    form: Callable[[float | None], str] = points
+    if name in COMPUTED:
+        form = _digits
+    elif name.split("_")[-1] == "gap":
+        form = signed
     values = [getattr(r, name) if name in STORED else r.more.get(name) for r in rows]
     return or_empty([form(value) for value in values])
+
+
+def _digits(value: float | None) -> str:
+    """Format a cost, a count or a fraction with three digits."""
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
 def or_empty(cells: list[str]) -> list[str]:

@@ -209,7 +209,7 @@ class TestLeaderboardTable:
         assert lines[4:7] == [
             "01234567 poto 0 12/12 30.1 31.0 -0.9 45.2",
             "1 poto 1 3/12 30.1 31.0 -0.9 45.2 running",
-            "2 poto 2 12/12 30.1 31.0 +0.0 45.2 stale",
+            "2 poto 2 12/12 30.1 31.0 0.0 45.2 stale",
         ]
         assert "protocol default; data set shapes" in text
 
@@ -265,7 +265,7 @@ class TestCompareTable:
             rows.append(replace(row, assignment="fcos", ap=ap, gap=gap))
         found = self.lines(rows)
         assert found[3:5] == [
-            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-1.6, -0.3]* 45.2±0.0 +0.0 baseline 1",
+            "poto 12/12 2 30.6±0.7 31.0±0.0 -0.9 [-1.6, -0.3]* 45.2±0.0 0.0 baseline 1",
             "fcos 12/12 2 21.5±0.6 31.0±0.0 -11.1 [-12.4, -9.8]* 45.2±0.0 -9.1 [-10.4, -7.8]* "
             "0.007 worse by 9.1 AP",
         ]
@@ -279,7 +279,7 @@ class TestCompareTable:
         rows = [ROW, replace(ROW, assignment="fcos", ap=30.0, gap=-0.5)]
         found = self.lines(rows)
         assert found[3:5] == [
-            "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 45.2 +0.0 baseline",
+            "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 45.2 0.0 baseline",
             "fcos 12/12 1 30.0 31.0 -0.5 [-2.6, +1.6] 45.2 -0.1 [-0.1, -0.1] one seed",
         ]
         assert "intervals over images" in " ".join(found[5:])
@@ -289,7 +289,7 @@ class TestCompareTable:
         found = self.lines([*rows, replace(ROW, assignment="fcos", ap=20.0)])
         assert [line.split()[-1] for line in found[3:5]] == ["seeds", "images"]
         rows += [replace(row, assignment="fcos", seed=row.seed + 1, ap=20.0) for row in rows]
-        assert self.lines(rows)[3].endswith("+0.0 baseline seeds")
+        assert self.lines(rows)[3].endswith(" 0.0 baseline seeds")
         assert self.lines(rows)[4].endswith("one seed seeds, images")
 
     def test_the_legend_only_explains_what_is_shown(self) -> None:
@@ -306,7 +306,7 @@ class TestCompareTable:
 
     def test_metrics_that_trials_lack(self) -> None:
         found = self.lines([CROWD])
-        assert found[3] == "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] +0.0"
+        assert found[3] == "poto 12/12 1 30.1 31.0 -0.9 [-3.0, +1.2] 0.0"
         assert "AR" not in found[1]
 
     def test_the_quickstart_fits(self) -> None:
