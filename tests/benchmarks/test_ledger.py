@@ -14,7 +14,8 @@ from sqlalchemy import insert
 from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.ledger import Ledger, claims
-from gaplab.ledger.models import Evaluation
+from gaplab.ledger.chosen import KEY, choose_evaluation
+from gaplab.ledger.models import Evaluation, EvaluationClasses
 from gaplab.ledger.views import METRICS
 from gaplab.records import Claim, EvaluationRecord, Machine, TrialRecord
 from gaplab.results.compare import compare
@@ -104,8 +105,12 @@ def fill(ledger: Ledger, trials: list[str], machine: Machine) -> None:
             rows = [
                 {"trial_id": each, "attempt_id": attempt, "epoch": epoch, "branch": branch}
                 | {"is_primary": branch == "o2o", "protocol": "default", "created_at": now}
-                | {"classes": classes, **metrics, "more": MORE, **empty}
+                | {**metrics, "more": MORE, **empty}
                 for epoch in range(1, EPOCHS + 1)
                 for branch in ("o2o", "o2m")
             ]
             connection.execute(insert(Evaluation), rows)
+            keys = [{name: row[name] for name in KEY} for row in rows]
+            connection.execute(insert(EvaluationClasses), [k | {"classes": classes} for k in keys])
+            for key in keys[-2:]:
+                choose_evaluation(connection, key)

@@ -85,7 +85,7 @@ def test_measurements_are_rows_beside_trials(started: tuple[Ledger, int]) -> Non
     ledger.record(evaluation_record(), attempt)
     measured = measurement_record(name="yolo", family="o2o", dataset="coco")
     ledger.add_measurement(measured)
-    trial, row = ledger.rows(RowFilter())
+    row, trial = sorted(ledger.rows(RowFilter()), key=lambda each: each.trial)
     assert trial.trial == "t1"
     assert (row.trial, row.assignment, row.family, row.dataset) == ("m1", "yolo", "o2o", "coco")
     assert (row.sweep, row.state, row.epoch, row.epochs) == ("", TrialState.SUCCEEDED, 0, 0)
