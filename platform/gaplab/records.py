@@ -321,5 +321,24 @@ class Ended:
     kind: Literal["ended"] = "ended"
 
 
+@dataclass(frozen=True)
+class StepDone:
+    """A training step is done. It is only shown while a sweep runs, and never stored.
+
+    Attributes:
+        trial: id of the trial.
+        epoch: the epoch that the step belongs to, from 1.
+        step: number of steps done in this epoch.
+        steps: number of steps of an epoch.
+        loss: mean over these steps of the sum of all parts of the loss.
+    """
+
+    trial: str
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
 Event = Started | EpochDone | Ended
 """What a running trial reports. Only the driver writes it to the ledger."""

@@ -18,6 +18,7 @@ from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
+from gaplab.cli.render.varied import EPOCHS, VariedColumns
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural, points, signed
 from gaplab.launch.process import has_died
@@ -244,23 +245,26 @@ def _sweep_and_trial(ledger: Reader, name: str) -> tuple[str, str | None]:
 
 
 def _running(found: Status) -> PlainTable:
+    heads = ["trial", "assignment", "seed", "epoch", "AP", "gap", "attempt", "node", "for"]
+    configs = [each.trial.config for each in found.running]
+    varied = VariedColumns(found.varied, configs, (EPOCHS,), heads)
     columns = [
-        *(text("trial", wrap=False), text("assignment", rank=0), number("seed")),
-        *(number(heading, rank=0) for heading in ("epoch", "AP", "gap")),
+        *(text("trial", wrap=False), text("assignment", rank=0), *varied.columns()),
+        *(number(heading, rank=0) for heading in ("seed", "epoch", "AP", "gap")),
         *(number("attempt", rank=2), text("node", rank=2)),
         number("for"),
     ]
-    return plain_table(columns, (_cells(found, each) for each in found.running))
+    return plain_table(columns, (_cells(found, each, varied) for each in found.running))
 
 
-def _cells(found: Status, each: Running) -> list[str]:
+def _cells(found: Status, each: Running, varied: VariedColumns) -> list[str]:
     """Return the cells of one running trial."""
     metrics = each.evaluation.metrics if each.evaluation else {}
     epoch = each.evaluation.epoch if each.evaluation else 0
     seconds = (found.at - each.attempt.started_at).total_seconds()
     return [
-        *(each.trial.id, each.trial.assignment, str(each.trial.seed)),
-        f"{epoch}/{each.trial.epochs}",
+        *(each.trial.id, each.trial.assignment, *varied.cells(each.trial.config)),
+        *(str(each.trial.seed), f"{epoch}/{each.trial.epochs}"),
         *(points(metrics.get("ap")), signed(metrics.get("gap"))),
         *(str(each.attempt.number), each.attempt.node or "starting", duration(seconds)),
     ]

@@ -17,7 +17,6 @@ from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import HomeOption
 from gaplab.errors import UserError
 from gaplab.formatting import plural
-from gaplab.ledger import Reader
 from gaplab.mirror.replay import Mirror
 from gaplab.mirror.server import running_server
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -41,13 +40,13 @@ def ui(
     print_ignored(folder)
     with writable_copy(folder) as place:
         with read_ledger(folder) as ledger:
-            name = ledger.find_sweep(sweep).name if sweep else _newest(ledger)
+            shown = ledger.find_sweep(sweep) if sweep else next(iter(ledger.sweeps()), None)
             copy = Mirror(place)
             for view in ledger.sweeps():
                 copy.replay(ledger, view.id)
             copy.replay_measurements(ledger)
         with running_server(place, port) as base_url:
-            _wait(f"MLflow: {copy.link(base_url, name)}\nStop it with Ctrl-C.")
+            _wait(f"MLflow: {copy.link(base_url, shown)}\nStop it with Ctrl-C.")
 
 
 def mirror(
@@ -101,11 +100,6 @@ def _end_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
-
-
-def _newest(ledger: Reader) -> str | None:
-    sweeps = ledger.sweeps()
-    return sweeps[0].name if sweeps else None
 
 
 def _wait(line: str) -> None:

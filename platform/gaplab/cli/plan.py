@@ -24,10 +24,12 @@ from gaplab.cli.options import (
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import number, plain_table, text
 from gaplab.cli.render.terminal import open_console
+from gaplab.cli.render.varied import trial_table
 from gaplab.errors import UserError
 from gaplab.formatting import duration, plural
 from gaplab.ledger import Reader
 from gaplab.records import SweepRecord, TrialRecord
+from gaplab.spec.varied import varied_keys, varied_values
 from gaplab.states import TrialState
 from gaplab.storage.home import DEFAULT_HOME, Home
 
@@ -151,10 +153,12 @@ def _with_proposed(found: "Outline", resolved: "ResolvedSpec", ledger: Reader) -
 
 def plan_json(plan: Plan) -> str:
     """Return the plan as one JSON object."""
+    keys = varied_keys(trial.config for trial in plan.sweep.trials)
     trials = [
         {
             "trial": trial.id or None,
             "assignment": trial.assignment,
+            "varied": varied_values(trial.config, keys),
             "family": trial.family,
             "dataset": trial.dataset,
             "seed": trial.seed,
@@ -166,6 +170,7 @@ def plan_json(plan: Plan) -> str:
     ]
     whole = {
         "sweep": plan.sweep.id or None,
+        "varied": keys,
         "trials": trials,
         "problems": plan.problems,
         "notes": plan.notes,
@@ -179,22 +184,9 @@ def plan_json(plan: Plan) -> str:
 def print_plan(plan: Plan, console: Console, most: int) -> None:
     """Print a table of the first `most` trials, then counts and cost."""
     trials = plan.sweep.trials
-    table = plain_table(
-        [
-            *(text("trial"), text("assignment", rank=0), text("data set")),
-            *(number(heading) for heading in ("seed", "epochs")),
-            text("ledger", rank=0),
-        ],
-        (
-            [
-                *(trial.id or "?", trial.assignment, trial.dataset),
-                *(str(trial.seed), str(trial.epochs), _state(plan, trial) or "?"),
-            ]
-            for trial in trials[:most]
-        ),
-        title=f"sweep {plan.sweep.id or plan.sweep.name}",
-    )
-    console.print(table)
+    states = [_state(plan, trial) or "?" for trial in trials[:most]]
+    title = f"sweep {plan.sweep.id or plan.sweep.name}"
+    console.print(trial_table(trials, states, ("ledger", title)))
     if (rest := len(trials) - most) > 0:
         console.print(f"... and {rest} more (--all lists them)")
     for line in (_counts(plan), *plan.notes, *_unknown(plan), _cost(plan.estimate), plan.compute):

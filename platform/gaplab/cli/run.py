@@ -34,6 +34,7 @@ from gaplab.ledger.views import RowFilter
 from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
 from gaplab.results.leaderboard import leaderboard
+from gaplab.spec.varied import ASSIGNMENT, varied_keys
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -168,9 +169,13 @@ class SweepRun:
     def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> "Stop | None":
         from gaplab.launch.driver import Listeners, run_sweep
 
+        self.console.print(
+            "starting Ray ..." if self.address == "local" else f"connecting to {self.address} ..."
+        )
         mirror = MirrorThread(self.home, self.sweep.id)
         with output_may_fail(), self._watcher(todo) as watcher:
-            listeners = Listeners((watcher, mirror.notify), watcher.add, self.console.print)
+            steps = watcher.add_steps if isinstance(watcher, LiveTable) else None
+            listeners = Listeners((watcher, mirror.notify), watcher.add, self.console.print, steps)
             stop = run_sweep(self.home, ledger, self.sweep, self.address, listeners)
         if problem := mirror.close():
             self.console.print(problem)
@@ -179,7 +184,9 @@ class SweepRun:
     def _watcher(self, todo: Sequence[TrialRecord]) -> Watcher:
         if self.json:
             return JsonLines()
-        return LiveTable(todo, self.console) if can_redraw(self.console) else Lines(todo)
+        if can_redraw(self.console):
+            return LiveTable(todo, self.console, sweep=self.sweep.trials)
+        return Lines(todo, sweep=self.sweep.trials)
 
     def _stopped(self, stop: "Stop") -> int:
         command = self.home.command("resume", self.sweep.id)
@@ -207,11 +214,11 @@ class SweepRun:
         one = ["--protocol", protocols[0]] if len(protocols) > 1 else []
         commands = {
             self.home.command(
-                "compare", "--by", "assignment", *other
-            ): "means and spread per assignment",
+                "compare", *_grouping(self.sweep.trials), *other
+            ): "means and spread over seeds",
             self.home.command("report", self.sweep.id, *one): "pictures and tables in one file",
             self.home.command("show", best): "details of one trial",
-            self.home.command("ui"): "the same runs in MLflow",
+            self.home.command("ui", self.sweep.id): "the same runs in MLflow",
         }
         width = max(map(len, commands))
         self.console.print(
@@ -224,6 +231,13 @@ class SweepRun:
             self.console.print(each.line(), style="red")
         if failed:
             self.console.print(f"Retry with: {self.home.command('resume', self.sweep.id)}")
+
+
+def _grouping(trials: Sequence[TrialRecord]) -> list[str]:
+    """Return options that group trials by all that the sweep varies, except how it is measured."""
+    keys = [key for key in varied_keys(t.config for t in trials) if key != ASSIGNMENT]
+    by = ["assignment", *(key for key in keys if not key.startswith("evaluation."))]
+    return [word for key in by for word in ("--by", key)]
 
 
 def _own_protocols(ledger: Ledger, sweep: str) -> list[str]:

@@ -18,6 +18,7 @@ from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.cli.render.attempts import code_of, print_attempts
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
+from gaplab.cli.render.varied import trial_table
 from gaplab.formatting import by_branch, points, printable, signed
 from gaplab.ledger import Reader
 from gaplab.ledger.views import (
@@ -27,6 +28,7 @@ from gaplab.ledger.views import (
     SweepView,
     TrialView,
 )
+from gaplab.spec.varied import varied_keys
 from gaplab.spec.yaml_text import dump_yaml
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
@@ -52,6 +54,8 @@ class SweepDetails:
 
     sweep: SweepView
     trials: list[TrialView]
+    varied: list[str] = dataclasses.field(default_factory=list)
+    """Dotted keys in which the trials differ."""
 
 
 Details = TrialDetails | SweepDetails
@@ -116,7 +120,8 @@ def details(ledger: Reader, name: str) -> Details:
     """Return the trial or sweep that `name` means. Raises UserError if there is none."""
     found = ledger.find(name)
     if isinstance(found, SweepView):
-        return SweepDetails(found, ledger.trials(found.id))
+        trials = ledger.trials(found.id)
+        return SweepDetails(found, trials, varied_keys(each.config for each in trials))
     attempts = ledger.attempts(found.id)
     if attempts:  # the settings with which it ran, which a sweep may have replaced since
         found = dataclasses.replace(found, config=attempts[-1].config)
@@ -177,16 +182,8 @@ def print_details(found: Details, console: Console) -> None:
 
 def _print_sweep(found: SweepDetails, console: Console) -> None:
     console.print(f"sweep {found.sweep.id}, added {found.sweep.created_at:%Y-%m-%d %H:%M} UTC")
-    columns = [
-        *(text("trial"), text("assignment", rank=0), text("data set")),
-        *(number(heading) for heading in ("seed", "epochs")),
-        text("state", rank=0),
-    ]
-    rows = (
-        [each.id, each.assignment, each.dataset, str(each.seed), str(each.epochs), each.state]
-        for each in found.trials
-    )
-    console.print(plain_table(columns, rows))
+    states = [each.state for each in found.trials]
+    console.print(trial_table(found.trials, states, ("state", "")))
     console.print(found.sweep.spec, soft_wrap=True)
 
 

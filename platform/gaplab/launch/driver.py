@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
 from uuid import uuid4
@@ -20,7 +20,7 @@ from gaplab.launch.search import Proposals, open_search
 from gaplab.launch.sources import check_sources
 from gaplab.launch.stopping import Judge, SweepStopping
 from gaplab.ledger import Ledger
-from gaplab.records import DriverRecord, SweepRecord, TrialRecord
+from gaplab.records import DriverRecord, StepDone, SweepRecord, TrialRecord
 from gaplab.spec.files import stored_spec
 from gaplab.spec.models import Policy, Resources, Spec
 from gaplab.states import TrialState
@@ -45,11 +45,14 @@ class Listeners:
         on_event: each is called with every event of every attempt.
         on_trials: called with the trials that a search adds to the sweep.
         on_message: called with lines about the search.
+        on_steps: called once per second with the last steps of running trials, from a thread of its
+            own; None: steps are not read.
     """
 
     on_event: Sequence[Listener]
     on_trials: Callable[[Sequence[TrialRecord]], None] = lambda trials: None
     on_message: Callable[[str], None] = lambda line: None
+    on_steps: Callable[[Sequence[StepDone]], None] | None = None
 
 
 def run_sweep(
@@ -97,7 +100,8 @@ def run_sweep(
         )
         scheduler = _scheduler(context, ledger, sweep, spec, listeners)
         heartbeat.on_report = scheduler.receive_report
-        with heartbeat, _stop_on_signals(scheduler.stop):
+        steps = orders.watched_steps(listeners.on_steps) if listeners.on_steps else nullcontext()
+        with heartbeat, _stop_on_signals(scheduler.stop), steps:
             try:
                 run_with_tune(scheduler, str(home.path), orders.name, spec.stop is not None)
             finally:

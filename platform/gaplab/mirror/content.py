@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from gaplab.formatting import flat
+from gaplab.formatting import flat, printable
 from gaplab.identity import canonical, digest
 from gaplab.ledger.measurements import as_evaluation
 from gaplab.ledger.views import (
@@ -19,20 +19,24 @@ from gaplab.ledger.views import (
     SweepView,
     TrialView,
 )
-from gaplab.spec.yaml_text import dump_yaml
+from gaplab.spec.varied import ASSIGNMENT, trial_label
+from gaplab.spec.yaml_text import YamlError, dump_yaml, parse_yaml
 from gaplab.states import TrialState
 
 SWEEP_TAG, TRIAL_TAG, KIND_TAG = "gaplab.sweep", "gaplab.trial", "gaplab.kind"
 """Tags that say what a run belongs to; `gaplab.kind` is `sweep`, `trial` or `measurement`."""
-VIEW = "gaplab"
-"""Name of the shared view: which columns MLflow's page of runs shows, and in which order."""
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+VIEW_TAG = "mlflow.sharedViewState."
+"""Beginning of the tags that hold shared views: what MLflow's page of runs shows. Each sweep has a
+view called by its id."""
+NAME_TAG, NOTE_TAG = "mlflow.runName", "mlflow.note.content"
+"""Tags with the name and the description of a run."""
 MAX_PARAM = 6000  # characters; MLflow's limit
+MAX_NAME = 250  # characters of the name of a run
 
 Status = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 _TABLE = "per_class.json"
-_FORBIDDEN = re.compile(r"[^\w.\- :]")  # in names of metrics; also `/`, which ends a prefix
+_FORBIDDEN = re.compile(r"[^\w.\- :]")  # in names of metrics
 STATUS: dict[TrialState, Status] = {
     TrialState.RUNNING: "RUNNING",
     TrialState.FAILED: "FAILED",
@@ -46,11 +50,7 @@ STATUS: dict[TrialState, Status] = {
 """MLflow's status of a trial in each state. A sweep has the status of the first of these states
 that any of its trials is in, so a sweep whose stopping rule ended some trials is finished when the
 other trials are."""
-_COLUMNS = (
-    *("metrics.`gap`", "metrics.`ap`", "metrics.`ap_nms`", "metrics.`ar_gap`"),
-    *("tags.`gaplab.assignment`", "tags.`gaplab.dataset`", "params.`seed`"),
-    "attributes.`Duration`",
-)
+_RESULTS = ("metrics.`gap`", "metrics.`ap`", "metrics.`ap_nms`")
 
 
 class Point(NamedTuple):
@@ -86,17 +86,31 @@ class RunContent:
         return digest(canonical(values), 16)
 
 
-def shared_view() -> str:
-    """Return the shared view of an experiment: all runs in one list, the largest gap first."""
-    view = {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`gap`", "orderByAsc": False}
+def shared_view(sweep: str, varied: Sequence[str] = ()) -> str:
+    """Return what MLflow's page shows of a sweep: its runs, those with the highest AP first.
+
+    Args:
+        sweep: the id of the sweep.
+        varied: the keys in which its trials differ, which are columns beside the results.
+    """
+    keys = [each for each in varied if each != ASSIGNMENT]
+    options = [f"params.`{key}`" for key in (*keys, "seed")]
+    view = {
+        "selectedColumns": [*_RESULTS, *options, "tags.`gaplab.assignment`"],
+        "orderByKey": "metrics.`ap`",
+        "orderByAsc": False,
+        "searchFilter": f"tags.`{SWEEP_TAG}` = '{sweep}'",
+    }
     return canonical(view)
 
 
 def sweep_content(sweep: SweepView, ended: datetime | None) -> RunContent:
     """Return the content of the parent run; `ended` is when the last attempt so far ended."""
     status = sweep_status(sweep.counts)
+    question = _question(sweep.spec)
+    tags = {KIND_TAG: "sweep", SWEEP_TAG: sweep.id, NAME_TAG: sweep.id}
     return RunContent(
-        tags={KIND_TAG: "sweep", SWEEP_TAG: sweep.id, "mlflow.runName": sweep.id},
+        tags=tags | ({NOTE_TAG: question} if question else {}),
         status=status,
         started=_milliseconds(sweep.created_at),
         ended=None if status in ("SCHEDULED", "RUNNING") else _milliseconds(ended),
@@ -106,12 +120,23 @@ def sweep_content(sweep: SweepView, ended: datetime | None) -> RunContent:
     )
 
 
+def _question(spec: str) -> str:
+    """Return the question of a stored spec; empty if it has none."""
+    try:
+        found = parse_yaml(spec)
+    except YamlError:
+        return ""
+    question = found.get("question") if isinstance(found, Mapping) else None
+    return question[:MAX_PARAM] if isinstance(question, str) else ""
+
+
 def trial_content(
     sweep: str,
     trial: TrialView,
     attempts: Sequence[AttemptView],
     evaluations: Sequence[EvaluationView],
     losses: Sequence[EpochLossesView] = (),
+    varied: Sequence[str] = (),
 ) -> RunContent:
     """Return the content of a trial's run, without the tag that names the parent run.
 
@@ -121,13 +146,14 @@ def trial_content(
         attempts: its attempts, first to last; at least one.
         evaluations: its evaluations, sorted by epoch.
         losses: its losses and positives, sorted by epoch.
+        varied: the keys in which the trials of the sweep differ; the run is named by their values.
     """
     own = trial.protocol
     files = {"trial.yaml": dump_yaml(trial.config)}
     if table := [each for each in evaluations if each.primary and each.protocol == own]:
         files[_TABLE] = _per_class(table[-1])
     return RunContent(
-        tags=_tags(sweep, trial, own, attempts[-1].reason),
+        tags={**_tags(sweep, trial, own, attempts[-1].reason), NAME_TAG: run_name(trial, varied)},
         status=STATUS[trial.state],
         started=_milliseconds(attempts[0].started_at),
         ended=None if trial.state is TrialState.RUNNING else _milliseconds(attempts[-1].ended_at),
@@ -149,7 +175,7 @@ def measurement_content(found: Sequence[MeasurementView]) -> RunContent:
 
     Args:
         found: its measurements, at least one. Metrics under `default` have their plain name; other
-            protocols become a prefix, as in `detr/ap`.
+            protocols become a prefix, as in `detr.ap`.
     """
     first = found[0]
     time = _milliseconds(min(each.created_at for each in found))
@@ -163,7 +189,7 @@ def measurement_content(found: Sequence[MeasurementView]) -> RunContent:
             "gaplab.dataset": first.dataset,
             "gaplab.truth": first.truth,
             "gaplab.results_version": str(first.results_version),
-            "mlflow.runName": f"{first.name}-{first.id[:8]}",
+            NAME_TAG: f"{first.name}-{first.id[:8]}",
         },
         status="FINISHED",
         started=time,
@@ -205,16 +231,24 @@ def _tags(sweep: str, trial: TrialView, protocol: str, reason: str) -> dict[str,
         "gaplab.results_version": str(trial.results_version),
         "gaplab.reason": reason[:MAX_PARAM],
         "mlflow.loggedArtifacts": json.dumps([{"path": _TABLE, "type": "table"}]),
-        "mlflow.runName": f"{trial.assignment}-seed{trial.seed}-{trial.id[:8]}",
     }
+
+
+def run_name(trial: TrialView, varied: Sequence[str]) -> str:
+    """Return the name of a trial's run, such as `poto alpha=0.5 seed=0`."""
+    label = trial_label(trial.config, varied) or trial.assignment
+    return printable(f"{label} seed={trial.seed}")[:MAX_NAME]
 
 
 def _points(evaluation: EvaluationView, own: str) -> list[Point]:
     """Return the metrics that have a value. Other protocols and branches become a prefix, as in
-    `defcn/o2m/ap`.
+    `defcn.o2m.ap`.
+
+    Prefixes end in no slash: MLflow's pages would show a group of charts for each, all of them
+    before the metrics without a prefix, which are those of the branch kept at inference.
     """
-    protocol = "" if evaluation.protocol == own else f"{evaluation.protocol}/"
-    prefix = protocol + ("" if evaluation.primary else f"{evaluation.branch}/")
+    protocol = "" if evaluation.protocol == own else f"{evaluation.protocol}."
+    prefix = protocol + ("" if evaluation.primary else f"{evaluation.branch}.")
     time = _milliseconds(evaluation.created_at)
     return [
         Point(prefix + _FORBIDDEN.sub("_", name), value, evaluation.epoch, time)
@@ -224,10 +258,10 @@ def _points(evaluation: EvaluationView, own: str) -> list[Point]:
 
 
 def _epoch_points(epoch: EpochLossesView) -> list[Point]:
-    """Return what an epoch measured as `loss/o2o.cls` and `positives/o2o.score`."""
+    """Return what an epoch measured as `loss.o2o.cls` and `positives.o2o.score`."""
     time = _milliseconds(epoch.created_at)
     return [
-        Point(f"{prefix}/{_FORBIDDEN.sub('_', name)}", value, epoch.epoch, time)
+        Point(f"{prefix}.{_FORBIDDEN.sub('_', name)}", value, epoch.epoch, time)
         for prefix, values in (("loss", epoch.losses), ("positives", epoch.positives))
         for name, value in values.items()
     ]

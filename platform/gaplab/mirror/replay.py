@@ -20,8 +20,8 @@ from gaplab.ledger import Reader
 from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.mirror.content import (
     MEASURED,
-    VIEW,
     measurement_content,
+    shared_view,
     sweep_content,
     trial_content,
 )
@@ -29,6 +29,7 @@ from gaplab.mirror.database import exclusive_access, mirror_error
 from gaplab.mirror.environment import OWN_SETTINGS, settings_of_mlflow
 from gaplab.mirror.runs import Runs
 from gaplab.records import EpochDone, Event
+from gaplab.spec.varied import varied_keys
 from gaplab.storage.home import Home
 
 _PAUSE = 2.0  # seconds between two replays of the thread
@@ -84,20 +85,20 @@ class Mirror:
             runs = self._runs(mlflow, MEASURED)
             return sum(runs.write(measurement_content(views)) for views in found.values())
 
-    def link(self, base_url: str, sweep_name: str | None) -> str:
-        """Return the URL of the page with the runs of a sweep.
+    def link(self, base_url: str, sweep: SweepView | None) -> str:
+        """Return the URL of the page with the runs of a sweep, its varied keys and results.
 
         Args:
             base_url: the URL of a running server.
-            sweep_name: the name of the sweep; None, or a name without runs: all experiments.
+            sweep: the sweep; None, or a sweep that is not in MLflow yet: all experiments.
 
         Raises:
             UserError: MLflow or its database fails.
         """
-        found = self.experiment_id(sweep_name) if sweep_name else None
-        if found is None:
+        found = self.experiment_id(sweep.name) if sweep else None
+        if sweep is None or found is None:
             return f"{base_url}/#/experiments"
-        query = f"workflowType=machine_learning&viewStateShareKey={VIEW}"
+        query = f"workflowType=machine_learning&viewStateShareKey={sweep.id}"
         return f"{base_url}/#/experiments/{found}/runs?{query}"
 
     def experiment_id(self, name: str) -> str | None:
@@ -120,13 +121,15 @@ class Mirror:
         self, ledger: Reader, view: SweepView, runs: Runs, only: Collection[str] | None
     ) -> int:
         parent, written = runs.ensure(sweep_content(view, view.created_at))
-        ended = view.created_at
-        for trial in ledger.trials(view.id):
+        ended, trials = view.created_at, ledger.trials(view.id)
+        varied = varied_keys(trial.config for trial in trials)
+        written += runs.set_view(view.id, shared_view(view.id, varied))
+        for trial in trials:
             attempts = ledger.attempts(trial.id) if only is None or trial.id in only else []
             if not attempts:
                 continue
             measured = ledger.evaluations(trial.id), list(ledger.all_losses(trial=trial.id))
-            content = trial_content(view.id, trial, attempts, *measured)
+            content = trial_content(view.id, trial, attempts, *measured, varied)
             tags = content.tags | {"mlflow.parentRunId": parent}
             written += runs.write(replace(content, tags=tags))
             ended = max(ended, attempts[-1].ended_at or ended)

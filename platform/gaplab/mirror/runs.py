@@ -19,7 +19,6 @@ from gaplab.mirror.content import (
     TRIAL_TAG,
     VIEW_TAG,
     RunContent,
-    shared_view,
 )
 from gaplab.mirror.database import SCHEME
 
@@ -61,11 +60,23 @@ class Runs:
         self._artifacts = artifacts
         self._experiment = self._open(name, f"{SCHEME}/{name}")
         self._sweeps: dict[str, dict[str, _Run]] = {}
+        self._views: dict[str, str] = {}
 
     def ensure(self, wanted: RunContent) -> tuple[str, int]:
         """Find or create the run of `wanted`. Returns its id and how many were created: 0 or 1."""
         run, created = self._ensure(wanted)
         return run.id, created
+
+    def set_view(self, name: str, view: str) -> int:
+        """Set a shared view of the experiment. Returns 1 if it was different, else 0."""
+        if self._views.get(name) == view:
+            return 0
+        experiment = self._client.get_experiment(self._experiment)
+        self._views[name] = view
+        if experiment.tags.get(VIEW_TAG + name) == view:
+            return 0
+        self._client.set_experiment_tag(self._experiment, VIEW_TAG + name, view)
+        return 1
 
     def write(self, wanted: RunContent) -> int:
         """Write to the run of `wanted` everything that it lacks. Returns the number of items."""
@@ -82,12 +93,9 @@ class Runs:
         """Find or create the experiment, restoring a deleted one. Returns its id."""
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            tags = {VIEW_TAG: shared_view()}
-            return str(self._client.create_experiment(name, artifact_location=artifacts, tags=tags))
+            return str(self._client.create_experiment(name, artifact_location=artifacts))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
-        if found.tags.get(VIEW_TAG) != shared_view():
-            self._client.set_experiment_tag(found.experiment_id, VIEW_TAG, shared_view())
         return str(found.experiment_id)
 
     def _ensure(self, wanted: RunContent) -> tuple[_Run, int]:

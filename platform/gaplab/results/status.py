@@ -11,6 +11,7 @@ from gaplab.formatting import duration, plural
 from gaplab.ledger import Reader
 from gaplab.ledger.views import AttemptView, DriverView, EvaluationView, SweepView, TrialView
 from gaplab.records import Process
+from gaplab.spec.varied import varied_keys
 from gaplab.states import TrialState
 
 _ATTEMPTED = (TrialState.RUNNING, TrialState.FAILED)
@@ -51,6 +52,8 @@ class Status:
     waiting: str
     """Why trials are waiting, as a message; empty if none is waiting."""
     lost: tuple[LostDriver, ...] = ()
+    varied: tuple[str, ...] = ()
+    """Dotted keys in which the trials of the sweep differ."""
 
     def plain(self) -> dict[str, Any]:
         """Return the status as plain data for JSON, where a driver's demand is called `wants`."""
@@ -90,7 +93,8 @@ def status(
     failures = group([Failure(a.trial, a.fault, a.reason, a.node) for a in failed])
     waiting = _why_trials_wait(sweep, drivers, shown, resume(sweep.id))
     dead = tuple(LostDriver(each, lost[each.id]) for each in mine if each.id in lost)
-    return Status(sweep, at, tuple(drivers), tuple(shown), tuple(failures), waiting, dead)
+    varied = tuple(varied_keys(trial.config for trial in trials))
+    return Status(sweep, at, tuple(drivers), tuple(shown), tuple(failures), waiting, dead, varied)
 
 
 def _plain(driver: DriverView) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from detectors.world import World
-from gaplab.records import Cost, EpochDone
+from gaplab.records import Cost, EpochDone, StepDone
 from gaplab.states import TrialState
 
 
@@ -52,6 +52,13 @@ class Control(Protocol):
         """Receive a sign of life: a training step or a batch of an evaluation is done."""
         ...
 
+    def report(self, step: StepDone) -> None:
+        """Show a training step to the user, if it is convenient. Must return at once.
+
+        Called on rank 0 only, after every training step.
+        """
+        ...
+
     def may_continue(self, done: EpochDone) -> bool:
         """Return whether to train on after an epoch with new evaluations that isn't the last.
 
@@ -68,6 +75,9 @@ class NullControl:
         return None
 
     def beat(self) -> None:
+        """Do nothing."""
+
+    def report(self, step: StepDone) -> None:
         """Do nothing."""
 
     def may_continue(self, done: EpochDone) -> bool:

@@ -24,7 +24,16 @@ from detectors.structures import Progress
 from detectors.world import World, seed_torch
 from gaplab.errors import StorageError, UserError
 from gaplab.formatting import plural
-from gaplab.records import Cost, EpochDone, EvaluationRecord, Event, Machine, Started, TrialRecord
+from gaplab.records import (
+    Cost,
+    EpochDone,
+    EvaluationRecord,
+    Event,
+    Machine,
+    Started,
+    StepDone,
+    TrialRecord,
+)
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import check_unchanged, experiment_of
 from gaplab.states import TrialState
@@ -187,6 +196,8 @@ class _TrialRun:
     def _after_step(self) -> None:
         """Obey an order and save if a checkpoint is due. All ranks do the same."""
         self.context.control.beat()
+        if self.context.world.rank == 0:
+            self._report_step()
         stop = self.context.control.order()
         stopping, saving = any_rank(
             self.context.world, self.context.device, stop is not None, self._save_is_due()
@@ -195,6 +206,12 @@ class _TrialRun:
             self._save(midway.state_of(self.learner), Cost())
         if stopping:
             self._stop(stop)
+
+    def _report_step(self) -> None:
+        done = self.learner.batches
+        loss = sum(self.learner.sums.values()) / done
+        step = StepDone(self.trial.id, self.epoch + 1, done, self.steps, loss)
+        self.context.control.report(step)
 
     def _halt(self) -> bool:
         """Return whether to break off an evaluation; everything was saved before it began."""

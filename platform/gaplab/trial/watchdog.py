@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gaplab.records import EpochDone
+from gaplab.records import EpochDone, StepDone
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import Control, Stop
 
@@ -74,6 +74,10 @@ class WatchedControl:
         """Pass the beat to both."""
         self._watchdog.beat()
         self._control.beat()
+
+    def report(self, step: StepDone) -> None:
+        """Pass the step to the control."""
+        self._control.report(step)
 
     def may_continue(self, done: EpochDone) -> bool:
         """Return the answer of the control."""

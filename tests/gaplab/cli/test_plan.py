@@ -28,6 +28,9 @@ def test_plan_runs_nothing(gaplab: Gaplab, write_spec: Write, tmp_path: Path) ->
     assert "no estimate" in output
     plan = json.loads(gaplab("plan", spec, "--json"))
     assert [t["state"] for t in plan["trials"]] == ["new"] * 4
+    assert plan["varied"] == ["assignment.alpha"]
+    assert [t["varied"]["assignment.alpha"] for t in plan["trials"]] == [0.2, 0.2, 0.8, 0.8]
+    assert "alpha" in output
     assert plan["estimate"]["unknown"] == 4
     assert not list(tmp_path.glob("home/trials"))
 
@@ -71,7 +74,9 @@ def test_plan_lists_trials_whose_data_is_missing(
     output = gaplab("plan", table_spec, "--set", AWAY, "--set", rows)
     lines = [line.split() for line in output.splitlines()]
     assert [line for line in lines if line[:1] == ["?"]] == [
-        ["?", name, "coco", seed, "3", "?"] for name in ("fcos", "poto", "poto") for seed in "01"
+        ["?", *name, "coco", seed, "3", "?"]
+        for name in (("fcos",), ("poto", "0.8"), ("poto", "0.3"))
+        for seed in "01"
     ]
     assert "6 trials\n" in output
     assert (

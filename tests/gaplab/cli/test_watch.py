@@ -3,13 +3,23 @@
 import io
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from gaplab.cli.render.terminal import PlainConsole
 from gaplab.cli.watch import JsonLines, Lines, LiveTable, Progress
 from gaplab.events import from_text
-from gaplab.records import Cost, Ended, EpochDone, EvaluationRecord, Event, Started, TrialRecord
+from gaplab.records import (
+    Cost,
+    Ended,
+    EpochDone,
+    EvaluationRecord,
+    Event,
+    Started,
+    StepDone,
+    TrialRecord,
+)
 from gaplab.states import TrialState
 from tests.builders import MACHINE, attempt_end, evaluation_record, trial_record
 
@@ -75,7 +85,7 @@ def test_the_second_branch_is_not_shown() -> None:
     done = epoch_done(row.trial, 1, 1.0, ap=40.0)
     other = evaluation_record(row.trial.id, branch="o2m", primary=False, metrics={"ap": 1.0})
     row.update(replace(done, evaluations=(*done.evaluations, other)))
-    assert row.cells()[4:7] == ("40.0", "50.0", "-10.0")
+    assert row.numbers() == ("40.0", "50.0", "-10.0")
 
 
 def test_lines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,13 +125,15 @@ def history(of: TrialRecord) -> list[Event]:
     ]
 
 
-def screen(trials: Sequence[TrialRecord], events: Sequence[Event], height: int) -> str:
-    console = PlainConsole(file=io.StringIO(), width=80, height=height)
+def screen(
+    trials: Sequence[TrialRecord], events: Sequence[Event], height: int, width: int = 80
+) -> str:
+    console = PlainConsole(file=io.StringIO(), width=width, height=height)
     table = LiveTable(trials, console)
     for event in events:
         table(event)
     with console.capture() as shown:
-        console.print(table.table())
+        console.print(table.view())
     return shown.get()
 
 
@@ -137,7 +149,7 @@ def test_in_a_low_window_running_trials_come_first() -> None:
     trials = [trial(n) for n in range(50)]
     shown = screen(trials, [started(trials[49])], height=12)
     assert trials[49].id[:8] in shown
-    assert sum(t.id[:8] in shown for t in trials) == 6
+    assert sum(t.id[:8] in shown for t in trials) == 5
     assert len(shown.splitlines()) <= 12
 
 
@@ -172,9 +184,10 @@ def test_the_table_fits_the_screen(width: int, height: int) -> None:
     """Long names take several lines; the title says how many trials are not shown."""
     trials = [replace(trial(n), assignment="a name of many words " * 5) for n in range(50)]
     console = PlainConsole(file=io.StringIO(), width=width, height=height)
-    table = LiveTable(trials, console).table()
+    live = LiveTable(trials, console)
+    table = live.table()
     shown = len(table.columns[0].cells)
-    assert len(console.render_lines(table)) < height or shown == 1
+    assert len(console.render_lines(live.view())) < height or shown == 1
     assert table.title == f"0 of 50 trials done, {50 - shown} not shown"
 
 
@@ -182,3 +195,121 @@ def test_control_characters_are_escaped_in_lines(capsys: pytest.CaptureFixture[s
     with Lines([trial()]) as lines:
         lines(ended(trial(), TrialState.FAILED, "\x1b[31mred\r"))
     assert capsys.readouterr().out.endswith(r"failed: \x1b[31mred\r" + "\n")
+
+
+def swept() -> list[TrialRecord]:
+    """Return trials of POTO with two values of alpha and of O2F with two of k, two seeds each."""
+    assignments: list[dict[str, Any]] = [
+        *({"name": "poto", "alpha": alpha} for alpha in (0.25, 0.5)),
+        *({"name": "o2f", "k": k, "note": "\x1b[2J"} for k in (3, 11)),
+    ]
+    return [
+        replace(
+            trial(2 * number + seed),
+            seed=seed,
+            assignment=each["name"],
+            config={"assignment": each, "seed": seed},
+        )
+        for number, each in enumerate(assignments)
+        for seed in (0, 1)
+    ]
+
+
+def cells(shown: str, of: TrialRecord) -> list[str]:
+    """Return the words in the line of a trial."""
+    [line] = [line for line in shown.splitlines() if of.id[:8] in line]
+    return line.split()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_the_table_shows_what_was_swept(width: int) -> None:
+    trials = swept()
+    shown = screen(trials, [started(trials[0]), epoch_done(trials[0], 1, 1.0, 40.0)], 40, width)
+    heads = next(line.split() for line in shown.splitlines() if "assignment" in line)
+    assert heads[:5] == ["trial", "assignment", "alpha", "k", "seed"]
+    assert cells(shown, trials[3])[:4] == [trials[3].id[:8], "poto", "0.5", "1"]
+    assert cells(shown, trials[7])[:4] == [trials[7].id[:8], "o2f", "11", "1"]
+    assert {"40.0", "-10.0"} <= set(cells(shown, trials[0]))
+    assert "\x1b" not in shown
+
+
+def test_keys_of_trials_that_are_already_done_are_shown_too(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trials = swept()
+    console = PlainConsole(file=io.StringIO(), width=80, height=40)
+    table = LiveTable(trials[-1:], console, sweep=trials).table()
+    assert [str(each) for each in table.columns[1:4]] == ["assignment", "alpha", "k"]
+    with Lines(trials[-1:], sweep=trials) as lines:
+        lines(started(trials[-1]))
+    assert capsys.readouterr().out.startswith(f"{trials[-1].id} o2f k=11 seed 1: started")
+
+
+def test_trials_of_a_search_add_columns() -> None:
+    trials = swept()
+    table = LiveTable(trials[:1], PlainConsole(file=io.StringIO(), width=160, height=40))
+    assert "alpha" not in [str(each) for each in table.table().columns]
+    table.add(trials[1:4])
+    assert "alpha" in [str(each) for each in table.table().columns]
+
+
+def step(of: TrialRecord, epoch: int, number: int, loss: float = 1.5) -> StepDone:
+    return StepDone(of.id, epoch, number, 20, loss)
+
+
+def test_steps_and_losses_of_running_trials() -> None:
+    one, other = trial(1), trial(2)
+    table = LiveTable([one, other], PlainConsole(file=io.StringIO(), width=160, height=40))
+    for event in (started(one), epoch_done(one, 1, 1.0)):
+        table(event)
+    late, unknown = step(one, 1, 20), step(trial(3), 1, 1)
+    table.add_steps([late, unknown, step(other, 1, 5)])
+    assert table._rows[one.id].cells()[2:4] == ("", ""), "that epoch has ended"
+    assert table._rows[other.id].cells()[2:4] == ("", ""), "it has not started"
+    table.add_steps([step(one, 2, 5)])
+    assert table._rows[one.id].cells()[2:4] == ("5/20", "1.5")
+    table(ended(one))
+    assert table._rows[one.id].cells()[2:4] == ("", "")
+
+
+def test_the_time_left_of_a_sweep() -> None:
+    """Two of ten epochs took eight seconds, so the six that are left of 2 x 5 take 32."""
+    clock = Clock()
+    trials = [trial(n, epochs=5) for n in (1, 2)]
+    console = PlainConsole(file=io.StringIO(), width=80, height=40)
+    table = LiveTable(trials, console, clock)
+    assert table.seconds_left() is None
+    table(started(trials[0], epoch=2))
+    assert table.seconds_left() is None
+    clock.seconds = 8.0
+    table(epoch_done(trials[0], 3, 8.0))
+    table.add_steps([step(trials[0], 4, 20)])
+    assert table.seconds_left() == pytest.approx(8.0 / 2 * 6)
+    for one in trials:
+        table(ended(one))
+    assert table.seconds_left() == 0.0
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_the_table_stays_if_trials_are_left(done: int) -> None:
+    trials = [trial(n) for n in (1, 2)]
+    file = io.StringIO()
+    console = PlainConsole(file=file, width=80, height=40, force_terminal=True)
+    with LiveTable(trials, console) as table:
+        for one in trials[:done]:
+            table(ended(one))
+        file.truncate(file.seek(0))
+    erased = file.getvalue().endswith("\x1b[2K")
+    assert erased == (done == 2)
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_colours_can_be_switched_off(colours: bool) -> None:
+    file = io.StringIO()
+    console = PlainConsole(
+        file=file, width=80, force_terminal=True, color_system="standard", no_color=not colours
+    )
+    table = LiveTable([trial()], console)
+    table(ended(trial()))
+    console.print(table.view())
+    assert ("\x1b[32msucceeded" in file.getvalue()) == colours

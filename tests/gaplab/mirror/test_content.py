@@ -1,11 +1,21 @@
 """What MLflow should hold of a sweep: the status that follows from the states of its trials."""
 
+import json
 from itertools import chain, combinations
+from typing import Any
 
 import pytest
 
-from gaplab.ledger.views import EpochLossesView
-from gaplab.mirror.content import STATUS, sweep_status, trial_content
+from gaplab.ledger.views import EpochLossesView, SweepView
+from gaplab.mirror.content import (
+    MAX_NAME,
+    STATUS,
+    run_name,
+    shared_view,
+    sweep_content,
+    sweep_status,
+    trial_content,
+)
 from gaplab.states import TrialState
 from tests.builders import NOW, attempt_view, evaluation_view, trial_view
 
@@ -65,13 +75,60 @@ def test_losses_and_positives_are_metrics_of_their_own_per_epoch() -> None:
     ]
     trial = trial_view(config={"evaluation": {"protocol": {"preset": "default"}}, "seed": 0})
     content = trial_content("s1", trial, [attempt_view()], [evaluation_view()], losses)
-    found = {(p.key, p.epoch): p.value for p in content.points if p.key.startswith("loss/")}
+    found = {(p.key, p.epoch): p.value for p in content.points if p.key.startswith("loss.")}
     assert found == {
-        ("loss/o2o.cls", 1): 1.0,
-        ("loss/o2o.cls", 2): 0.5,
-        ("loss/o2o.a_b", 1): 2.0,
-        ("loss/o2o.a_b", 2): 2.0,
+        ("loss.o2o.cls", 1): 1.0,
+        ("loss.o2o.cls", 2): 0.5,
+        ("loss.o2o.a_b", 1): 2.0,
+        ("loss.o2o.a_b", 2): 2.0,
     }
     assert "ap" in {point.key for point in content.points}
-    ranks = [(p.epoch, p.value) for p in content.points if p.key == "positives/o2o.rank"]
+    ranks = [(p.epoch, p.value) for p in content.points if p.key == "positives.o2o.rank"]
     assert ranks == [(1, 3.0), (2, 6.0)]
+
+
+KEYS = ["assignment.name", "assignment.alpha", "assignment.k"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "name"),
+    [
+        ({"name": "poto", "alpha": 0.5}, "poto alpha=0.5 seed=7"),
+        ({"name": "o2f", "alpha": None, "k": [3, 5]}, "o2f alpha=null k=[3, 5] seed=7"),
+        ({"name": "poto", "alpha": "\x1b[2J<b>"}, r"poto alpha=\x1b[2J<b> seed=7"),
+        ({}, "poto seed=7"),
+    ],
+)
+def test_runs_are_named_by_what_was_swept(assignment: dict[str, Any], name: str) -> None:
+    trial = trial_view(seed=7, config={"assignment": assignment, "seed": 7})
+    assert run_name(trial, KEYS) == name
+
+
+def test_names_fit_the_column_of_the_database() -> None:
+    trial = trial_view(config={"assignment": {"name": "poto", "alpha": "x" * 300}})
+    assert len(run_name(trial, KEYS)) == MAX_NAME
+
+
+def test_the_view_shows_what_was_swept_and_the_gap() -> None:
+    view = json.loads(shared_view("s-01", KEYS))
+    columns = view["selectedColumns"]
+    assert columns[0] == "metrics.`gap`"
+    assert columns[3:6] == ["params.`assignment.alpha`", "params.`assignment.k`", "params.`seed`"]
+    assert view["searchFilter"] == "tags.`gaplab.sweep` = 's-01'"
+
+
+@pytest.mark.parametrize(
+    ("spec", "note"),
+    [
+        ("name: s\nquestion: How much?\n", "How much?"),
+        ("name: s\n", None),
+        ("question: ''\n", None),
+        ("question: [1]\n", None),
+        ("- a list", None),
+        ("{broken", None),
+    ],
+)
+def test_the_question_is_the_description_of_a_sweep(spec: str, note: str | None) -> None:
+    counts = dict.fromkeys(TrialState, 0)
+    sweep = SweepView(id="s-01", name="s", spec=spec, created_at=NOW, counts=counts)
+    assert sweep_content(sweep, NOW).tags.get("mlflow.note.content") == note

@@ -49,12 +49,12 @@ def test_runs_equal_the_ledger(bench: LedgerBench) -> None:
         assert run.info.status == status
         assert run.info.start_time == milliseconds(attempts[0].started_at)
         assert run.info.end_time == milliseconds(attempts[0].ended_at)
-        assert run.info.run_name == f"dual-seed{trial.seed}-{trial.id[:8]}"
+        assert run.info.run_name == f"dual seed={trial.seed}"
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         wanted: dict[str, list[tuple[int, float | None, int]]] = {}
         for each in bench.ledger.evaluations(trial.id):
             for key, value in each.metrics.items():
-                name = key if each.primary else f"o2m/{key}"
+                name = key if each.primary else f"o2m.{key}"
                 point = (each.epoch, value, milliseconds(each.created_at))
                 wanted.setdefault(name, []).append(point)
         assert history(bench, run) == wanted
@@ -169,8 +169,8 @@ def test_other_protocols_have_a_prefix(bench: LedgerBench) -> None:
     run = run_of(bench, good.id)
     metrics = {(e.protocol, e.branch): e.metrics for e in bench.ledger.evaluations(good.id)}
     assert run.data.metrics["gap"] == metrics["default", "o2o"]["gap"]
-    assert run.data.metrics["defcn/gap"] == metrics["defcn", "o2o"]["gap"]
-    assert run.data.metrics["defcn/o2m/gap"] == metrics["defcn", "o2m"]["gap"]
+    assert run.data.metrics["defcn.gap"] == metrics["defcn", "o2o"]["gap"]
+    assert run.data.metrics["defcn.o2m.gap"] == metrics["defcn", "o2m"]["gap"]
     assert files(bench, run)["per_class.json"] == table
 
 
@@ -189,7 +189,7 @@ def test_metrics_of_any_name_where_they_have_a_value(bench: LedgerBench) -> None
     assert plain["ap_medium"] == [(1, 3.0)]
     other = {key.removeprefix("crowd/"): value for key, value in values.items() if "/" in key}
     for name, value in {
-        **{"mmr": 61.5, "ap_small": 7.0, "o2m/mmr": 61.5, "a.b-c d:e": -1.0},
+        **{"mmr": 61.5, "ap_small": 7.0, "o2m.mmr": 61.5, "a.b-c d:e": -1.0},
         **{"ar_1": 4.5, "größe_ß_nms": 0.0, ".._up": 2.0},
     }.items():
         assert other[name] == [(2, value)]

@@ -1,10 +1,13 @@
 """Why trials of a sweep are waiting, as `status` says it."""
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from gaplab.cli.jobs import print_status
+from gaplab.cli.render.terminal import PlainConsole
 from gaplab.ledger import Ledger
 from gaplab.records import Claim, Started
 from gaplab.results.status import status
@@ -31,6 +34,30 @@ def start(ledger: Ledger, trial: str) -> int:
     attempt = ledger.start_attempt(Claim(trial, SWEEP.id, DRIVER.id))
     ledger.begin_attempt(attempt, Started(trial, MACHINE, 0))
     return attempt
+
+
+def test_what_the_sweep_varies_is_known_while_one_trial_runs(tmp_path: Path) -> None:
+    trials = [
+        trial_record(f"t{n}", config={"assignment": {"name": "poto", "alpha": alpha}, "seed": n})
+        for n, alpha in enumerate((0.25, 0.5))
+    ]
+    with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
+        opened.add_sweep(sweep_record(SWEEP.id, *trials))
+        opened.add_driver(DRIVER, LEASE)
+        start(opened, "t1")
+        found = status(opened, None)
+    assert found.varied == ("assignment.alpha",)
+    assert found.plain()["varied"] == ("assignment.alpha",)
+    console = PlainConsole(file=io.StringIO(), width=80)
+    with console.capture() as shown:
+        print_status(found, console, json=False)
+    lines = shown.get().splitlines()
+    assert next(line.split() for line in lines if "trial " in line and "epoch" in line)[:4] == [
+        *("trial", "assignment", "alpha", "seed"),
+    ]
+    assert next(line.split() for line in lines if line.startswith(" t1"))[:4] == [
+        *("t1", "poto", "0.5", "0"),
+    ]
 
 
 def test_nothing_runs_the_trials(ledger: Ledger) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detectors.world import LocalWorld, TorchWorld, World
-from gaplab.records import EpochDone, Event, Machine, Started, TrialRecord
+from gaplab.records import EpochDone, Event, Machine, Started, StepDone, TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand
 from gaplab.states import TrialState
@@ -54,6 +54,7 @@ class StopAfter:
     stop: Stop = CANCELLED
     called: int = 0
     beats: int = 0
+    steps: list[StepDone] = field(default_factory=list)
 
     def order(self) -> Stop | None:
         self.called += 1
@@ -61,6 +62,9 @@ class StopAfter:
 
     def beat(self) -> None:
         self.beats += 1
+
+    def report(self, step: StepDone) -> None:
+        self.steps.append(step)
 
     def may_continue(self, done: EpochDone) -> bool:
         return True

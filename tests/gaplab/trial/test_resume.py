@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import gaplab.trial.run
 from detectors.evaluation.metrics import POSITIVES
 from gaplab.launch.attempt import run_attempt, run_in_process
-from gaplab.records import Ended, EpochDone, Event, TrialRecord
+from gaplab.records import Ended, EpochDone, Event, StepDone, TrialRecord
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import load_newest
@@ -154,6 +154,8 @@ def test_no_step_is_lost_by_an_order_during_an_evaluation(
     resuming.attempts(trial, home, [None], control=lambda _: after)
     assert after.called == 1 + 4 + 1, "both evaluations, and the steps of the third epoch"
     assert after.beats == after.called
+    shown = [(each.epoch, each.step, each.steps) for each in after.steps]
+    assert shown == [(3, step, 4) for step in (1, 2, 3, 4)]
 
 
 def test_the_rule_ends_a_trial_after_its_checkpoint(
@@ -184,6 +186,8 @@ def test_orders_reach_the_attempt_as_its_end(trial: TrialRecord, home: Path) -> 
             return Stop(TrialState.CANCELLED, "cancelled by a user")
 
         def beat(self) -> None: ...
+
+        def report(self, step: StepDone) -> None: ...
 
         def may_continue(self, done: EpochDone) -> bool:
             return True

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gaplab.records import Cost, EpochDone
+from gaplab.records import Cost, EpochDone, StepDone
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.control import NO_CONTROL, Stop
@@ -194,6 +194,9 @@ def test_a_watched_control_passes_everything_on(timer: Timer, tmp_path: Path) ->
         def beat(self) -> None:
             self.beats += 1
 
+        def report(self, step: StepDone) -> None:
+            self.step = step
+
         def may_continue(self, done: EpochDone) -> bool:
             return done.epoch != 1
 
@@ -205,6 +208,8 @@ def test_a_watched_control_passes_everything_on(timer: Timer, tmp_path: Path) ->
     timer.now += 50
     watched.beat()
     assert control.beats == 1
+    watched.report(step := StepDone(TRIAL, 1, 2, 3, 0.5))
+    assert control.step is step
     assert timer.set[-1][0] == 50
     watchdog.close()
 

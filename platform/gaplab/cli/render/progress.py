@@ -1,4 +1,4 @@
-"""A line of progress on a terminal, which no script reads."""
+"""Lines of progress on a terminal, which no script reads."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
+from rich.text import Text
+
+from gaplab.cli.render.terminal import encodable
 
 
 @contextmanager
@@ -27,3 +30,19 @@ def progress_line(text: str) -> Iterator[Callable[[str], None]]:
     )
     with live:
         yield lambda line: spinner.update(text=line)
+
+
+def bar_line(part: float, words: str, console: Console) -> Text:
+    """Return a bar and words in one line.
+
+    Args:
+        part: the part of the bar that is full, from 0 to 1.
+        words: what is written behind the bar.
+        console: where the line will be printed: the bar takes a quarter of its width.
+    """
+    width = max(10, console.width // 4)
+    full = round(part * width)
+    done, rest = (encodable(text, console.encoding) for text in ("━" * full, "─" * (width - full)))
+    line = Text.assemble((done, "green"), (rest, "dim"), f" {words}")
+    line.truncate(console.width)
+    return line

@@ -49,6 +49,8 @@ class Column:
     """Where cells of a table that is too wide continue on another line, most useful mark first."""
     name: str = ""
     """What the column is called when it is left out, if not by its heading."""
+    styles: Sequence[str] = ()
+    """Styles of the cells, such as `red`, in the terms of Rich; empty for plain cells."""
 
     def __str__(self) -> str:
         return self.name or self.heading.replace("-\n", "-").replace("\n", " ")
@@ -185,6 +187,13 @@ def _drawn(columns: Sequence[Column], gap: Gap, box: Box, mark: str) -> Table:
             no_wrap=not column.wrap,
             overflow="fold",
         )
-    for cells in zip(*(column.cells for column in columns), strict=True):
-        table.add_row(*(Text(mark + cell.replace("\n", "\n" + mark)) for cell in cells))
+    for cells in zip(*(_styled(column) for column in columns), strict=True):
+        table.add_row(
+            *(Text(mark + cell.replace("\n", "\n" + mark), style) for cell, style in cells)
+        )
     return table
+
+
+def _styled(column: Column) -> list[tuple[str, str]]:
+    """Return the cells of a column with their styles."""
+    return list(zip(column.cells, column.styles or [""] * len(column.cells), strict=True))

@@ -12,7 +12,7 @@ from gaplab.formatting import printable
 
 FULL = 1_000_000
 """Width of output that is not a terminal, in columns: nothing is wrapped or left out."""
-_IN_ASCII = str.maketrans({"±": "+-", "█": "#", "─": "-"})
+_IN_ASCII = str.maketrans({"±": "+-", "█": "#", "━": "#", "─": "-"})
 
 
 class PlainConsole(Console):

@@ -2,25 +2,30 @@
 
 Events of attempts reach the driver through Tune; orders to stop and the verdicts of a stopping rule
 reach the attempts through an `OrderBoard`. The driver writes to it with an `OrdersClient`, each
-process of an attempt reads from it with an `OrdersControl`.
+process of an attempt reads from it with an `OrdersControl`. The steps of attempts, which are only
+shown, take the same way back.
 """
 
 import asyncio
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from gaplab.records import EpochDone
+from gaplab.records import EpochDone, StepDone
 from gaplab.trial.control import Stop
 
 Question = tuple[Any, ...]
 """("order", attempt), ("leave", node) or ("verdict", attempt, epoch)."""
 TIMEOUT = 30.0
 """Seconds after which a question without an answer is asked again."""
+SHOWN = 1.0
+"""Seconds between two steps of an attempt that are shown."""
 
 
 class OrderBoard:
@@ -33,6 +38,7 @@ class OrderBoard:
         self._answers: dict[Question, Any] = {}
         self._answered: defaultdict[Question, asyncio.Event] = defaultdict(asyncio.Event)
         self._ended: set[int] = set()
+        self._steps: dict[int, StepDone] = {}
 
     async def put(self, question: Question, answer: Any) -> None:
         """Answer a question for everybody who asks it; a second answer is ignored."""
@@ -54,10 +60,20 @@ class OrderBoard:
     async def forget(self, attempt: int) -> None:
         """End an attempt: answer its open questions and drop its verdicts."""
         self._ended.add(attempt)
+        self._steps.pop(attempt, None)
         for question in [each for each in self._answered if each[1] == attempt]:
             if question[0] != "order":
                 self._answers.pop(question, None)
             self._answered.pop(question).set()
+
+    async def show(self, attempt: int, step: StepDone) -> None:
+        """Store the last step of an attempt that has not ended."""
+        if attempt not in self._ended:
+            self._steps[attempt] = step
+
+    async def steps(self) -> list[StepDone]:
+        """Return the last step of every running attempt that has reported one."""
+        return list(self._steps.values())
 
     async def _first_answered(self, questions: Sequence[Question]) -> list[Question]:
         events = {each: self._answered[each] for each in questions}
@@ -94,6 +110,26 @@ class OrdersClient:
         """Drop what was stored for an attempt that has ended."""
         self._board.forget.remote(attempt)
 
+    @contextmanager
+    def watched_steps(self, show: Callable[[Sequence[StepDone]], None]) -> Iterator[None]:
+        """Call `show` with the last steps of running attempts once per second.
+
+        It is called from a thread of its own while the context is entered. Steps that can't be read
+        are left out: they are only shown.
+        """
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.wait(SHOWN):
+                with suppress(ray.exceptions.RayError):
+                    show(ray.get(self._board.steps.remote(), timeout=TIMEOUT))
+
+        threading.Thread(target=run, name="gaplab-steps", daemon=True).start()
+        try:
+            yield
+        finally:
+            ended.set()
+
 
 @dataclass
 class OrdersControl:
@@ -116,6 +152,8 @@ class OrdersControl:
         self.leaving = False
         self._stop: Stop | None = None
         self._thread: threading.Thread | None = None
+        self._reported = float("-inf")
+        self._handle: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle without the thread: each process starts its own."""
@@ -130,6 +168,16 @@ class OrdersControl:
 
     def beat(self) -> None:
         """Do nothing."""
+
+    def report(self, step: StepDone) -> None:
+        """Send the step to the board, at most once per second; doesn't wait for it to arrive."""
+        now = time.monotonic()
+        if now - self._reported < SHOWN:
+            return
+        self._reported = now
+        with suppress(ray.exceptions.RayError, ValueError):
+            self._handle = self._handle or ray.get_actor(self.board)
+            self._handle.show.remote(self.attempt, step)
 
     def may_continue(self, done: EpochDone) -> bool:
         """Wait for the verdict after an epoch; True without a rule, or if the driver is lost."""

@@ -57,7 +57,7 @@ from gaplab.cli.table import PaperTable, _coverage_table, output_of
 from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import MeasurementView, SweepView
-from gaplab.records import Cost, EpochDone, Started
+from gaplab.records import Cost, EpochDone, Started, StepDone, TrialRecord
 from gaplab.results.compare import Group, Stat, compare
 from gaplab.results.coverage import Kind, PublishedTable
 from gaplab.results.effects import main_effects
@@ -68,6 +68,7 @@ from gaplab.results.measure import Measured
 from gaplab.results.paper_table import Line, PaperRow
 from gaplab.results.status import Running, Status
 from gaplab.spec.models import Reading
+from gaplab.spec.varied import varied_keys
 from gaplab.states import TrialState
 from tests.builders import (
     MACHINE,
@@ -245,9 +246,19 @@ def coverages(d: Draw) -> list[PlainTable]:
     return [_coverage_table([PublishedTable(d.word, "T1", kinds, (d.word,), (d.word, "x"))])]
 
 
+def swept(d: Draw) -> list[TrialRecord]:
+    """Return two trials that differ in a name, in a number and in an option with the drawn name."""
+    values: list[dict[str, Any]] = [
+        {"name": d.word, "option": d.whole, d.word: d.word},
+        {"name": d.word, "option": 0, d.word: None},
+    ]
+    configs = [{"assignment": each, "seed": d.whole} for each in values]
+    changes = {"assignment": d.word, "seed": d.whole, "epochs": d.whole}
+    return [trial_record(f"abcdefa{n}", config=c, **changes) for n, c in enumerate(configs)]
+
+
 def plans(d: Draw) -> list[PlainTable]:
-    trial = trial_record("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole)
-    plan = Plan(sweep_record("s", trial), {}, Estimate(1, 1, 1, 0, 0, 0, 0))
+    plan = Plan(sweep_record("s", *swept(d)), {}, Estimate(1, 1, 1, 0, 0, 0, 0))
     return printed(lambda console: print_plan(plan, console, 20))
 
 
@@ -258,17 +269,20 @@ def models(d: Draw) -> list[PlainTable]:
 
 
 def statuses(d: Draw) -> list[PlainTable]:
-    trial = trial_view("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole)
+    trials = [trial_view(**vars(each)) for each in swept(d)]
     attempt = attempt_view(number=d.whole, node=d.word)
-    running = Running(trial, attempt, evaluation_view(metrics=d.metrics("ap", "gap")))
-    found = Status(sweep(d), NOW, (), (running,), (), "")
+    evaluation = evaluation_view(metrics=d.metrics("ap", "gap"))
+    running = tuple(Running(each, attempt, evaluation) for each in trials)
+    varied = tuple(varied_keys(each.config for each in trials))
+    found = Status(sweep(d), NOW, (), running, (), "", varied=varied)
     return printed(lambda console: print_status(found, console, json=False))
 
 
 def live(d: Draw) -> list[PlainTable]:
-    trial = trial_record("abcdefab", assignment=d.word, seed=d.whole, epochs=d.whole + 9)
-    table = LiveTable([trial], Recorder())
+    first, trial = swept(d)
+    table = LiveTable([first, trial], Recorder())
     table(Started(trial.id, MACHINE, 0))
+    table.add_steps([StepDone(trial.id, 1, 1, d.whole + 1, abs(d.numbers[0]))])
     evaluation = evaluation_record(trial.id, metrics=d.metrics("ap", "ap_nms", "gap"))
     table(EpochDone(trial.id, 1, d.whole, {}, (evaluation,), "", Cost()))
     return [table.table()]
@@ -347,10 +361,9 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "measurements.protocols_table": measured_pages,
     "measurements.heads_table": measured_pages,
     "show._print_measurements": stored_measurements,
-    "plan.print_plan": plans,
+    "varied.trial_table": plans,
     "plan.print_models": models,
     "show.print_sweeps": sweeps,
-    "show._print_sweep": sweeps,
     "attempts._attempts": trials,
     "show._evaluations": trials,
     "show._print_metrics": trials,

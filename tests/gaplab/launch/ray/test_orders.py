@@ -7,6 +7,7 @@ import pytest
 
 from gaplab.launch.ray import orders as module
 from gaplab.launch.ray.orders import OrderBoard
+from gaplab.records import StepDone
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
 
@@ -69,3 +70,17 @@ def test_an_attempt_that_has_ended_without_an_order_gets_none() -> None:
         return [await asking, await board.ask(ORDER)]
 
     assert run(scene) == [(ORDER, None), (ORDER, None)]
+
+
+def test_the_last_step_of_every_running_attempt_is_kept() -> None:
+    steps = [StepDone(f"t{n}", 1, step, 20, 1.5) for n in (1, 2) for step in (3, 4)]
+
+    async def scene(board: OrderBoard) -> list[Any]:
+        for attempt, each in zip((1, 1, 2, 2), steps, strict=True):
+            await board.show(attempt, each)
+        before = await board.steps()
+        await board.forget(1)
+        await board.show(1, steps[0])
+        return [before, await board.steps()]
+
+    assert run(scene) == [[steps[1], steps[3]], [steps[3]]]
