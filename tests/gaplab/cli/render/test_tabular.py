@@ -247,10 +247,10 @@ def coverages(d: Draw) -> list[PlainTable]:
 
 
 def swept(d: Draw) -> list[TrialRecord]:
-    """Return two trials that differ in a name, in a number and in an option with the drawn name."""
+    """Return two trials that differ in a number and in a text."""
     values: list[dict[str, Any]] = [
-        {"name": d.word, "option": d.whole, d.word: d.word},
-        {"name": d.word, "option": 0, d.word: None},
+        {"name": d.word, "option": d.whole, "words": d.word},
+        {"name": d.word, "option": 0, "words": None},
     ]
     configs = [{"assignment": each, "seed": d.whole} for each in values]
     changes = {"assignment": d.word, "seed": d.whole, "epochs": d.whole}
