@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gaplab.cli.environment import print_ignored
+from gaplab.cli.live_table import LiveTable
 from gaplab.cli.options import (
     AddressOption,
     HomeOption,
@@ -24,7 +25,7 @@ from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tables import leaderboard_table
 from gaplab.cli.render.terminal import can_redraw, open_console
 from gaplab.cli.streams import output_may_fail
-from gaplab.cli.watch import JsonLines, Lines, LiveTable, Watcher
+from gaplab.cli.watch import JsonLines, Lines, Watcher
 from gaplab.failures import Failure, group
 from gaplab.formatting import plural
 from gaplab.launch.rerun import match_trials, rerun

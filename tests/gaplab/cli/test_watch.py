@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from gaplab.cli.live_table import LiveTable
 from gaplab.cli.render.terminal import PlainConsole
-from gaplab.cli.watch import JsonLines, Lines, LiveTable, Progress
+from gaplab.cli.watch import JsonLines, Lines, Progress
 from gaplab.events import from_text
 from gaplab.records import (
     Cost,
@@ -270,6 +271,15 @@ def test_steps_and_losses_of_running_trials() -> None:
     assert table._rows[one.id].cells()[2:4] == ("5/20", "1.5")
     table(ended(one))
     assert table._rows[one.id].cells()[2:4] == ("", "")
+
+
+def test_before_the_first_epoch_ends_its_steps_say_how_long_the_trial_takes() -> None:
+    clock = Clock()
+    row = Progress(trial(epochs=3), clock)
+    row.update(started(row.trial))
+    clock.seconds = 5.0
+    row.update_step(step(row.trial, 1, 10))
+    assert row.seconds_left() == pytest.approx(5.0 / 0.5 * 2.5)
 
 
 def test_the_time_left_of_a_sweep() -> None:

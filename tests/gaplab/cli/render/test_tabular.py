@@ -31,6 +31,7 @@ from detectors.evaluation.metrics import POSITIVES, ClassGap
 from detectors.evaluation.score_gap import ScoreGap
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
+from gaplab.cli.live_table import LiveTable
 from gaplab.cli.plan import Plan, print_models, print_plan
 from gaplab.cli.render import measurements
 from gaplab.cli.render.comparison import compare_table, curves_table, effects_table
@@ -54,7 +55,6 @@ from gaplab.cli.show import (
     print_sweeps,
 )
 from gaplab.cli.table import PaperTable, _coverage_table, output_of
-from gaplab.cli.watch import LiveTable
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.records import Cost, EpochDone, Started, StepDone, TrialRecord
@@ -374,7 +374,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "table._coverage_table": coverages,
     "comparison.effects_table": grids,
     "tables.captioned": results,
-    "watch._of": live,
+    "live_table._of": live,
 }
 """Every function of a command that makes a table -> the tables of the page that it is part of."""
 PAGES = {page.__name__: page for page in TABLES.values()}
