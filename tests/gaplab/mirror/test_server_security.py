@@ -79,7 +79,7 @@ def test_the_server_of_an_empty_home_is_local_and_imports_nothing_from_it(
         own = f"127.0.0.1:{port}"
         assert [answer(port, EXPERIMENT, host)[0] for host in (own, "evil.example")] == [200, 403]
         assert "<title>MLflow</title>" in answer(port, "/", own)[1]
-        for sweep in (None, "nothing"):
+        for sweep in (None, bench.ledger.sweep(bench.add("s", name="nothing"))):
             assert Mirror(bench.home).link(url, sweep) == f"{url}/#/experiments"
         leaks.assert_no_secret_in_argv(SECRET)
     assert not (tmp_path / "ran").exists()
