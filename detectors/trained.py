@@ -236,7 +236,7 @@ class TrainedDetector(nn.Module):
         Raises:
             OSError: the file can't be written.
         """
-        header = {HEADER: _portable(self.config).model_dump_json()}
+        header = {HEADER: portable(self.config).model_dump_json()}
         write_safetensors(Path(path), self.network.state_dict(), header)
 
 
@@ -289,7 +289,7 @@ def _without_files(options: DetectorOptions) -> DetectorOptions:
     return _with_weights(options, "")
 
 
-def _portable(config: DetectorConfig) -> DetectorConfig:
+def portable(config: DetectorConfig) -> DetectorConfig:
     """Return a configuration that names files of initial weights without their folders."""
     named = getattr(getattr(config.detector, "backbone", None), "weights", "")
     return config.model_copy(update={"detector": _with_weights(config.detector, Path(named).name)})

@@ -62,6 +62,8 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "hotcoco": "detectors.evaluation.coco",
     "PIL": ("detectors.data.images", "gaplab.results.drawing"),
     "safetensors": "detectors.models.weights",
+    "onnxruntime": "detectors.onnx_export",
+    "onnxscript": "detectors.onnx_export",
     "matplotlib": "gaplab.results.report.figure",
     "markupsafe": "gaplab.results.report",
     "pyarrow": ("gaplab.storage", "detectors.data.index_file"),

@@ -191,6 +191,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "Write the weights of a trial as a file of safetensors.",
             "gaplab weights 9e542d7d -o poto.safetensors",
         ),
+        Command(
+            "onnx",
+            "gaplab.cli.use",
+            "Write the detector of a trial as a graph of ONNX.",
+            "gaplab onnx 9e542d7d -o poto.onnx",
+        ),
     ),
     "Cluster": (
         Command(

@@ -1,4 +1,4 @@
-"""`gaplab predict` and `weights`: use the detector that a trial has trained."""
+"""`gaplab predict`, `weights` and `onnx`: use the detector that a trial has trained."""
 
 import json as jsonlib
 import sys
@@ -26,6 +26,16 @@ EpochOption = Annotated[
     typer.Option(min=1, max=MAX_EPOCH, help="Weights at the end of this epoch [default: newest]."),
 ]
 
+ProtocolOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How boxes are selected: a preset, a mapping such as '{nms_iou: 0.5}', or a YAML file "
+        "[default: as the trial is evaluated]."
+    ),
+]
+_LARGEST = 1e-4
+"""Largest difference under onnxruntime: of scores, and of boxes in sides of the input."""
+
 
 def predict(  # noqa: PLR0913 - every argument is an option of the command
     trial: TrialArgument,
@@ -48,13 +58,7 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
         Path | None,
         typer.Option(metavar="FOLDER", help="Draw boxes without NMS and with NMS side by side."),
     ] = None,
-    protocol: Annotated[
-        str | None,
-        typer.Option(
-            help="How boxes are selected: a preset, a mapping such as '{nms_iou: 0.5}', or a YAML "
-            "file [default: as the trial is evaluated]."
-        ),
-    ] = None,
+    protocol: ProtocolOption = None,
     branch: BranchOption = None,
     epoch: EpochOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
@@ -113,6 +117,57 @@ def weights(
         raise _unwritable(output, error) from error
     count = sum(each.numel() for each in detector.parameters())
     _print(f"{output}: {_title(detector)}, {plural(count, 'weight')}")
+
+
+def onnx(  # noqa: PLR0913 - every argument is an option of the command
+    trial: TrialArgument,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="File to write.")],
+    nms: Annotated[bool, typer.Option("--nms", help="Suppress duplicates in the graph.")] = False,
+    protocol: ProtocolOption = None,
+    branch: BranchOption = None,
+    epoch: EpochOption = None,
+    home: HomeOption = Path(DEFAULT_HOME),
+) -> None:
+    """Write the detector of a trial as a graph of ONNX.
+
+    The graph takes batches of any number of pictures of one size and returns detections. The
+    metadata of the file says how pictures are prepared, and has classes and options. The outputs
+    are then compared with those of the detector under onnxruntime, on a picture of noise.
+    """
+    from detectors.onnx_export import ExportError, difference, export
+    from gaplab.spec.protocols import parse_protocol
+
+    rule = None if protocol is None else parse_protocol(protocol)
+    detector = _detector(home, trial, epoch)
+    options: Any = {"nms": nms, "protocol": rule, "branch": branch}
+    try:
+        with progress_line("exporting"):
+            export(detector, output, **options)
+            apart = difference(output, detector, [_noise(detector)], **options)
+    except ExportError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    given = detector.config.input
+    _print(
+        f"{output}: {_title(detector)}, {'with' if nms else 'without'} NMS, input [batch, 3, "
+        f"{given.height}, {given.width}]; largest difference under onnxruntime: scores "
+        f"{apart.scores:.1g}, boxes {apart.boxes:.1g} pixels"
+    )
+    if given.portrait == "turn":
+        _print("note: pictures are padded to this size; the trial itself pads some of them less")
+    if apart.scores > _LARGEST or apart.boxes > _LARGEST * max(given.height, given.width):
+        _print("the outputs differ: don't use this file; try another version of onnxruntime")
+        raise typer.Exit(1)
+
+
+def _noise(detector: "TrainedDetector") -> Any:
+    """Return a picture of noise that has to be resized and padded: [height, width, 3] uint8."""
+    import numpy as np
+
+    height, width = detector.config.input.height, detector.config.input.width
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (height + 8, width // 2 + 1, 3), dtype=np.uint8)
 
 
 def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":

@@ -13,6 +13,7 @@ from PIL import Image
 
 import detectors
 import gaplab as package
+from detectors.onnx_export import Difference
 from detectors.trained import Detections
 from gaplab.ledger.views import TrialView
 from gaplab.results.drawing import LONGEST, SHORTEST, Panel, side_by_side
@@ -242,3 +243,52 @@ class TestWeights:
         words = [dual.id if word == "DUAL" else word for word in words]
         assert line in gaplab("weights", *words, code=2)
         assert not list(tmp_path.glob("a.*"))
+
+
+class TestOnnx:
+    @pytest.mark.parametrize(
+        ("apart", "code"), [((2e-5, 1e-6), 0), ((1.0, 1e-6), 1), ((2e-5, torch.inf), 1)]
+    )
+    def test_the_file_is_checked(
+        self,
+        gaplab: Gaplab,
+        dual: TrialView,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        apart: tuple[float, float],
+        code: int,
+    ) -> None:
+        """`tests/detectors/test_onnx_export.py` has the export and the comparison themselves."""
+        calls = list[dict[str, Any]]()
+
+        def measured(path: Path, detector: Any, pictures: list[Any], **options: Any) -> Difference:
+            assert (path.read_text(), pictures[0].shape[2]) == ("graph", 3)
+            return Difference(*apart)
+
+        def exported(detector: Any, path: Path, **options: Any) -> None:
+            calls.append(options)
+            path.write_text("graph")
+
+        monkeypatch.setattr("detectors.onnx_export.export", exported)
+        monkeypatch.setattr("detectors.onnx_export.difference", measured)
+        output = gaplab("onnx", dual.id, "-o", tmp_path / "dual.onnx", "--branch", "o2m", code=code)
+        assert [(each["nms"], each["branch"]) for each in calls] == [(False, "o2m")]
+        if not code:
+            assert f"dual, trial {dual.id}, epoch 2, without NMS, input [batch, 3, 64, " in output
+            assert "scores 1e-06, boxes 2e-05 pixels" in output
+
+    @pytest.mark.parametrize(
+        ("words", "line"),
+        [
+            (["DUAL", "--nms", "--protocol", "centernet"], "ONNX has no operator for suppression"),
+            (["DUAL", "--branch", "o2f"], "branch 'o2f': the detector has o2o, o2m"),
+            (["nothing"], "trial 'nothing': not in the ledger"),
+            (["DUAL", "--epoch", "5"], "no undamaged checkpoint of epoch 5"),
+        ],
+    )
+    def test_wrong_input_is_one_line(
+        self, gaplab: Gaplab, dual: TrialView, tmp_path: Path, words: list[str], line: str
+    ) -> None:
+        words = [dual.id if word == "DUAL" else word for word in words]
+        assert line in gaplab("onnx", *words, "-o", tmp_path / "a.onnx", code=2)
+        assert not (tmp_path / "a.onnx").exists()
