@@ -19,7 +19,7 @@ from detectors.data.lvis import Lvis
 from detectors.data.orientation import UNKNOWN, PartialSize, Size
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, image_sizes
 from detectors.data.photos import check_split
-from detectors.data.problems import Problems
+from detectors.data.problems import SKIP, Problems
 from detectors.data.recognise import Section, recognise, yolo_section
 from detectors.data.records import Recorded, entries
 from detectors.data.voc import Voc
@@ -93,7 +93,11 @@ def _annotations(content: _Content, on_bad: OnBad) -> Annotations:
     """Check a split as for training. Raises DataError."""
     where, found = str(content.where), content.entries
     rules = Coco(root="/", on_bad=on_bad)
-    notes = check_split(rules, where, "val", found, content.problems, content.lost)
+    try:
+        notes = check_split(rules, where, "val", found, content.problems, content.lost)
+    except DataError as error:  # here it is an option of the command
+        own = "or leave them out with --on-bad skip"
+        raise DataError([line.replace(SKIP, own) for line in error.problems]) from None
     names = tuple(name for _, name in content.categories)
     return Annotations(
         where,

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 NAMED = 5  # maximum number of places named in a message; others are counted
+SKIP = "or set on_bad: skip"
+"""The other remedy of problems that an option skips."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Problems:
     def refusals(self, where: str) -> list[str]:
         """Return an error per kind: where, what, how many, which, and the remedy."""
         return [
-            f"{where}: {_summary(kind, places)}: {kind.remedy}, or set on_bad: skip"
+            f"{where}: {_summary(kind, places)}: {kind.remedy}, {SKIP}"
             for kind, places in self._places.items()
         ]
 

@@ -11,6 +11,7 @@ from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
 from gaplab.records import MeasurementRecord
 from gaplab.storage.detections import Detections, ReadOptions, open_detections
+from gaplab.storage.detections.memory import check_annotations
 
 _DIGITS = 12
 """Number of hex digits of an id and of a digest of annotations."""
@@ -104,6 +105,8 @@ def input_of(path: Path, truth: Annotations, options: InputOptions) -> Input:
 
 def read_truth(path: Path, options: InputOptions) -> Annotations:
     """Read annotations. Raises UserError."""
+    if path.name.lower().endswith((".json", ".json.gz")) and path.is_file():
+        check_annotations(path)
     try:
         return read_annotations(path, options.split, options.images, options.read.on_bad)
     except DataError as error:

@@ -155,6 +155,7 @@ def test_annotations_that_cannot_be_used(tmp_path: Path) -> None:
     _append(path, bbox=[3, 3, 0, 5])
     (problem,) = refused(path)
     assert "boxes without width or height: 1 (99)" in problem
+    assert problem.endswith(", or leave them out with --on-bad skip")
     found = read_annotations(path, on_bad="skip")
     assert torch.equal(found.truth.boxes, before.truth.boxes)
     assert any("left out boxes without width" in note for note in found.notes)

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from detectors.data.json_text import GZIP, no_collection
 from gaplab.errors import UserError
-from gaplab.storage.detections.memory import check_fits
+from gaplab.storage.detections.memory import check_detections
 from gaplab.storage.detections.rows import BoxForm, HeldSource, Key, KeyTable, Rows, joined
 
 BLOCK = 1 << 24
@@ -52,7 +52,7 @@ def read_json(path: Path, form: BoxForm = "xywh") -> HeldSource:
             does not fit into memory.
     """
     if path.is_file():
-        check_fits(path)
+        check_detections(path)
     images, categories = KeyTable(), KeyTable()
     parts, done = list[Rows](), 0
     for rows in parse_list(path):

@@ -10,6 +10,8 @@ from gaplab.errors import UserError
 PER_BYTE = 7
 """Bytes of memory per byte of JSON while detections are read and measured (6.8 were measured, with
 100 bytes per detection)."""
+PER_BYTE_OF_TRUTH = 12
+"""The same for annotations in COCO's format (12 were measured with polygons, 17 without)."""
 CONTAINER = Path("/sys/fs/cgroup")
 _LIMITS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -24,14 +26,23 @@ _LIMITS = (
 of control groups."""
 
 
-def check_fits(path: Path) -> None:
+def check_detections(path: Path) -> None:
     """Raise UserError if the detections of a JSON file need more memory than there is."""
+    _check(path, PER_BYTE, "write the detections as Parquet, which is read in parts")
+
+
+def check_annotations(path: Path) -> None:
+    """Raise UserError if the annotations of a JSON file need more memory than there is."""
+    remedy = "leave out `segmentation`, and the images and annotations that are not measured"
+    _check(path, PER_BYTE_OF_TRUTH, remedy)
+
+
+def _check(path: Path, per_byte: int, remedy: str) -> None:
     size, free = _length(path), available_memory()
-    if PER_BYTE * size > free:
+    if per_byte * size > free:
         raise UserError(
-            f"{path}: {_gigabytes(size)} of JSON need about {_gigabytes(PER_BYTE * size)} of "
-            f"memory, and {_gigabytes(free)} are free; write the detections as Parquet, which is "
-            "read in parts"
+            f"{path}: {_gigabytes(size)} of JSON need about {_gigabytes(per_byte * size)} of "
+            f"memory, and {_gigabytes(free)} are free; {remedy}"
         )
 
 

@@ -8,8 +8,14 @@ import psutil
 import pytest
 
 from gaplab.errors import UserError
+from gaplab.results.inputs import InputOptions, read_truth
 from gaplab.storage.detections import memory, open_detections
-from gaplab.storage.detections.memory import PER_BYTE, available_memory, check_fits
+from gaplab.storage.detections.memory import (
+    PER_BYTE,
+    available_memory,
+    check_annotations,
+    check_detections,
+)
 from tests.gaplab.storage.detections.inputs import annotations, results
 
 FREE = 100_000
@@ -45,14 +51,17 @@ def test_three_gigabytes(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(3 * 10**9)
     with pytest.raises(UserError, match=r"3\.0 GB of JSON need about 21\.0 GB of memory"):
-        check_fits(path)
+        check_detections(path)
+    with pytest.raises(UserError, match=r"about 36\.0 GB .* leave out `segmentation`"):
+        read_truth(path, InputOptions())
 
 
 def test_short_and_empty_files_are_left_to_the_parser(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     for content in (b"", b"[]", gzip.compress(b"")[:8]):
         path.write_bytes(content)
-        check_fits(path)
+        check_detections(path)
+        check_annotations(path)
 
 
 @pytest.mark.parametrize(
