@@ -356,7 +356,7 @@ def test_an_annotation_file_cannot_name_files_outside_its_data_set(
         opened.append(path)
         return Orientation((64, 48))
 
-    monkeypatch.setattr("detectors.data.photo_files.read_size", record)
+    monkeypatch.setattr("detectors.data.headers.read_size", record)
     options = DATASETS[raw["name"]].model_validate(raw)
     for use in (options.fingerprint, lambda: options.load("train")):
         with pytest.raises(DataError, match=r"image files outside the data set: 1 \(.*\)"):
@@ -381,7 +381,7 @@ def test_a_list_of_images_cannot_name_files_outside_in_other_ways(
         opened.append(path)
         return Orientation((64, 48))
 
-    monkeypatch.setattr("detectors.data.photo_files.read_size", record)
+    monkeypatch.setattr("detectors.data.headers.read_size", record)
     with pytest.raises(DataError):
         DATASETS[raw["name"]].model_validate(raw).load("train")
     skipping = DATASETS[raw["name"]].model_validate(raw | {"on_bad": "skip"})

@@ -14,7 +14,7 @@ from detectors.data.coco import Coco
 from detectors.data.coco_index import with_sizes
 from detectors.data.crowdhuman import CrowdHuman
 from detectors.data.entries import Entries
-from detectors.data.index_file import stored_index
+from detectors.data.index_file import stored_index, stored_people
 from detectors.data.lvis import Lvis
 from detectors.data.orientation import UNKNOWN, PartialSize, Size
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, image_sizes
@@ -169,11 +169,11 @@ def _coco(section: Section, split: Split, images: Path | None) -> _Content:
 def _crowdhuman(section: Section, split: Split, images: Path | None) -> _Content:
     options = CrowdHuman.model_validate(section)
     files = options.files().of(split)
-    index = crowdhuman_index.read_index(files.annotations)
-    names = {record.file_name: UNKNOWN for record in index.records}
+    index = stored_people(files.annotations)
+    names = dict.fromkeys(index.people.names, UNKNOWN)
     sizes, problems = _sizes(names, files.annotations, images or files.images)
     usable, bad = crowdhuman_index.entries(index, sizes, mask_is_person=options.mask_is_person)
-    lost = [p.place for r in index.records if r.file_name not in sizes for p in r.people]
+    lost = index.people.places_of(~crowdhuman_index.is_held(index, sizes))
     problems = index.problems.merged(problems).merged(bad)
     return _Content(files.annotations, usable, [(0, "person")], problems, (), lost)
 

@@ -6,16 +6,18 @@ cache folder, and may be deleted at any time.
 
 import contextlib
 import fcntl
+import hashlib
 import logging
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
-WAIT = 120.0
+WAIT = 300.0
 """Seconds that a process waits for another one that makes the same file. Then it does so, too."""
 _POLL = 0.1
 
@@ -27,6 +29,15 @@ def cache_folder() -> Path:
     if given := os.environ.get("GAPLAB_CACHE"):
         return Path(given).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "gaplab"
+
+
+@cache
+def code_digest() -> str:
+    """Return a digest of the code that reads data, to be part of names of files."""
+    whole = hashlib.sha256(" ".join(map(version, ("pyarrow", "pillow"))).encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        whole.update(path.read_bytes())
+    return whole.hexdigest()[:16]
 
 
 def stored(

@@ -8,8 +8,10 @@ from typing import Literal
 from pydantic import Field
 
 from detectors.data.base import Dataset, Listed, Split
-from detectors.data.crowdhuman_index import entries, read_index
-from detectors.data.fraction import part_of, parts_of
+from detectors.data.crowdhuman_index import Index, entries, is_held
+from detectors.data.entries import Entries
+from detectors.data.fraction import is_part
+from detectors.data.index_file import stored_people
 from detectors.data.orientation import UNKNOWN
 from detectors.data.photo_files import (
     Files,
@@ -66,9 +68,10 @@ class CrowdHuman(Photos):
     def listed(self, split: Split) -> Listed:
         """See `DataOptions.listed`."""
         files = self.files()
-        index, where = read_both(files, read_index)[split], files.of(split).annotations
-        records = part_of(index.records, split, self.val_fraction, where)
-        return Listed(len(records), tuple(refusals(self, str(where), split, None, index.problems)))
+        index, where = read_both(files, stored_people)[split], files.of(split).annotations
+        kept = is_part(index.people.names, split, self.val_fraction, where)
+        problems = refusals(self, str(where), split, None, index.problems)
+        return Listed(int(kept.sum()), tuple(problems))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.
@@ -104,26 +107,33 @@ class CrowdHuman(Photos):
 
 @lru_cache(maxsize=4)
 def _load(options: CrowdHuman, files: Files, split: Split) -> PhotoDataset:
-    indices, paths = read_both(files, read_index), files.of(split)
-    images = {key: each.records for key, each in indices.items()}
-    parts = parts_of(images, options.val_fraction, paths.annotations)
-    index = replace(indices[split], records=parts[split])
-    names = {record.file_name: UNKNOWN for record in index.records}
+    indices, paths = read_both(files, stored_people), files.of(split)
+    parts = {key: _part(each, key, options, paths) for key, each in indices.items()}
+    index = replace(indices[split], people=parts[split])
+    names = dict.fromkeys(index.people.names, UNKNOWN)
     decode = options.verify == "decode"
     sizes, bad_images = image_sizes(names, files, split, decode=decode, exif=options.exif)
     usable, bad_boxes = entries(index, sizes, mask_is_person=options.mask_is_person)
-    lost = [p.place for r in index.records if r.file_name not in sizes for p in r.people]
+    lost = index.people.places_of(~is_held(index, sizes))
     problems = index.problems.merged(bad_images).merged(bad_boxes)
     notes = check_split(options, str(paths.annotations), split, usable, problems, lost)
     if split == "val":
-        notes += shared(files, {key: [r.file_name for r in part] for key, part in parts.items()})
+        notes += shared(files, {key: [*part.names] for key, part in parts.items()})
     return PhotoDataset(options, paths.images, ("person",), usable, notes)
 
 
 @lru_cache(maxsize=8)
 def _fingerprint(options: CrowdHuman, files: Files) -> str:
-    names = {
-        split: [record.file_name for record in index.records]
-        for split, index in read_both(files, read_index).items()
-    }
-    return fingerprint(files, names, skip_missing=options.on_bad == "skip")
+    indices = read_both(files, stored_people)
+    return fingerprint(
+        files,
+        {split: [*index.people.names] for split, index in indices.items()},
+        skip_missing=options.on_bad == "skip",
+        contents={split: index.content for split, index in indices.items()},
+    )
+
+
+def _part(index: Index, split: Split, options: CrowdHuman, paths: SplitFiles) -> Entries:
+    """Return the images of one split."""
+    kept = is_part(index.people.names, split, options.val_fraction, paths.annotations)
+    return index.people.take(kept)

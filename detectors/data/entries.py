@@ -1,7 +1,7 @@
 """The images of a split with their valid boxes, independent of the format of the annotations."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self, overload
 
 import numpy as np
@@ -172,6 +172,20 @@ class Entries(Sequence[Entry]):
             self.labels[rows],
             self.crowd[rows],
             [*_selected(self.places, rows)],
+        )
+
+    def with_boxes(self, kept: Flags) -> "Entries":
+        """Return all images with the boxes that `kept` [G] selects."""
+        if kept.all():
+            return self
+        return replace(
+            self,
+            first=np.concatenate([[0], np.cumsum(kept)])[self.first],
+            boxes=self.boxes[kept],
+            areas=self.areas[kept],
+            labels=self.labels[kept],
+            crowd=self.crowd[kept],
+            places=[*_selected(self.places, kept)],
         )
 
     def updated(self, other: "Entries") -> "Entries":

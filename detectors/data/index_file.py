@@ -1,13 +1,13 @@
-"""Keep what was read from a large COCO file in an Arrow file, which all processes map to memory.
+"""Keep what was read from large annotation files in Arrow files, which processes map to memory.
 
-The file has one row per image. Its name is the SHA-256 of the annotations and of the code that read
+A file has one row per image. Its name is the SHA-256 of the annotations and of the code that read
 them. It ends with the SHA-256 of what is before.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from detectors.data.cache import stored
-from detectors.data.coco_index import Index, read_index
+from detectors.data import coco_index, crowdhuman_index
+from detectors.data.cache import code_digest, stored
 from detectors.data.entries import Entries, Ints, Texts
 from detectors.data.problems import Problems
 
@@ -28,31 +28,75 @@ _META = b"gaplab"
 _END = hashlib.sha256().digest_size
 
 
-def stored_index(path: Path) -> Index:
+def stored_index(path: Path) -> coco_index.Index:
     """Return the content of a COCO file, as `read_index` does. Raises DataError, OSError."""
     if path.stat().st_size < LEAST_BYTES:
-        return read_index(path)
+        return coco_index.read_index(path)
+    content = _digest(path)
+    start = f"{path}: "
+
+    def read(file: Path) -> coco_index.Index | None:
+        found = _read(file)
+        if found is None:
+            return None
+        entries, meta = found
+        return coco_index.Index(
+            tuple((id_, name) for id_, name in meta["categories"]),
+            entries,
+            Problems.loaded(meta["problems"]),
+            tuple(start + note for note in meta["notes"]),
+            tuple(meta["lost"]),
+            meta["rules"],
+            content,
+        )
+
+    def write(file: Path, index: coco_index.Index) -> bool:
+        huge = index.entries.sizes.dtype == np.object_
+        if index.content != content or index.unsized or huge:
+            return False
+        meta = {
+            "categories": index.categories,
+            "problems": index.problems.dumped(),
+            "notes": [note.removeprefix(start) for note in index.notes],
+            "lost": index.lost,
+            "rules": index.rules,
+        }
+        return _write(file, index.entries, meta)
+
+    return stored(_name(content), read, partial(coco_index.read_index, path), write)
+
+
+def stored_people(path: Path) -> crowdhuman_index.Index:
+    """Return the content of a file of CrowdHuman; see `stored_index`."""
+    if path.stat().st_size < LEAST_BYTES:
+        return crowdhuman_index.read_index(path)
+    content = _digest(path)
+
+    def read(file: Path) -> crowdhuman_index.Index | None:
+        found = _read(file)
+        if found is None:
+            return None
+        people, meta = found
+        return crowdhuman_index.Index(people, Problems.loaded(meta["problems"]), content)
+
+    def write(file: Path, index: crowdhuman_index.Index) -> bool:
+        meta = {"problems": index.problems.dumped()}
+        return index.content == content and _write(file, index.people, meta)
+
+    return stored(_name(content), read, partial(crowdhuman_index.read_index, path), write)
+
+
+def _name(content: str) -> str:
+    """Return the name of the file for annotations with a SHA-256."""
+    return f"{content[:32]}-{code_digest()}.arrow"
+
+
+def _digest(path: Path) -> str:
     with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
-    index: Index = stored(
-        f"{content[:32]}-{_code()}.arrow",
-        partial(_read, where=path, content=content),
-        partial(read_index, path),
-        partial(_write, where=path, content=content),
-    )
-    return index
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@cache
-def _code() -> str:
-    """Return a digest of the code that reads data."""
-    whole = hashlib.sha256(pa.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        whole.update(path.read_bytes())
-    return whole.hexdigest()[:16]
-
-
-def _read(path: Path, where: Path, content: str) -> Index | None:
+def _read(path: Path) -> tuple[Entries, dict[str, Any]] | None:
     """Return what a file holds; None if there is none, or it is damaged."""
     try:
         with pa.memory_map(str(path)) as file:
@@ -63,36 +107,11 @@ def _read(path: Path, where: Path, content: str) -> Index | None:
     if hashlib.sha256(body).digest() != held[-_END:].to_pybytes():
         return None
     batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
-    return _index(json.loads(batch.schema.metadata[_META]), _entries(batch), where, content)
+    return _entries(batch), json.loads(batch.schema.metadata[_META])
 
 
-def _index(meta: dict[str, Any], entries: Entries, where: Path, content: str) -> Index:
-    return Index(
-        tuple((id_, name) for id_, name in meta["categories"]),
-        entries,
-        Problems.loaded(meta["problems"]),
-        tuple(f"{where}: {note}" for note in meta["notes"]),
-        tuple(meta["lost"]),
-        meta["rules"],
-        content,
-    )
-
-
-def _write(path: Path, index: Index, where: Path, content: str) -> bool:
-    """Write a file. Return False if it would not hold the index, or not that of its name."""
-    huge = index.entries.sizes.dtype == np.object_
-    if index.content != content or index.unsized or huge:
-        return False
-    meta = json.dumps(
-        {
-            "categories": index.categories,
-            "problems": index.problems.dumped(),
-            "notes": [note.removeprefix(f"{where}: ") for note in index.notes],
-            "lost": index.lost,
-            "rules": index.rules,
-        }
-    ).encode()
-    batch = _batch(index.entries).replace_schema_metadata({_META: meta})
+def _write(path: Path, entries: Entries, meta: dict[str, Any]) -> bool:
+    batch = _batch(entries).replace_schema_metadata({_META: json.dumps(meta)})
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
     with path.open("r+b") as body:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from unicodedata import normalize
@@ -15,6 +16,10 @@ SUFFIXES = frozenset(
     )
 )
 """Suffixes of files that are images. Some can't be read, which is then a problem of the image."""
+
+
+_PLAIN = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.-]*/)*[A-Za-z0-9_][A-Za-z0-9_.-]*")
+"""Names with one form only, which stay in their folder."""
 
 
 class Finder:
@@ -37,6 +42,9 @@ class Finder:
         A file of exactly this name is preferred. Otherwise backslashes separate folders, `%20` and
         the like are decoded, and letters with accents may be composed or decomposed.
         """
+        if _PLAIN.fullmatch(name):
+            path = self._folder / name
+            return path if os.path.isfile(path) else None
         inside = [form for form in _forms(name) if self._contains(form)]
         for form in inside:
             path = self._folder / form

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,7 +13,8 @@ from typing import Any, TypeVar
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, Split
 from detectors.data.duplicates import shared_pictures
-from detectors.data.images import ImageError, read_size
+from detectors.data.headers import read_headers
+from detectors.data.images import ImageError
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif, Orientation, PartialSize, Size, fits
 from detectors.data.problems import Problems
@@ -106,11 +108,9 @@ def image_sizes(
     """
     sizes: dict[str, Size] = {}
     found, problems = files.find(split, names)
-    for name, path in found.items():
-        try:
-            image = read_size(path, decode=decode)
-        except ImageError as error:
-            problems.add(kinds.UNREADABLE, [f"{name}: {error}"])
+    for name, image in read_headers(found, decode=decode).items():
+        if isinstance(image, ImageError):
+            problems.add(kinds.UNREADABLE, [f"{name}: {image}"])
             continue
         if not _refused(name, image, names[name], exif, problems):
             sizes[name] = image.size(exif, names[name])
@@ -204,9 +204,19 @@ def _missing(files: SplitFiles) -> list[str]:
     missing = [] if path.is_file() else [f"{path}: no such file; correct `{path_option}`"]
     if not folder.is_dir():
         missing.append(f"{folder}: no such folder; correct `{folder_option}`")
-    elif not any(inner.is_file() for inner in folder.rglob("*")):
+    elif not _holds_file(folder):
         missing.append(f"{folder}: holds no image; add them or correct `{folder_option}`")
     return missing
+
+
+def _holds_file(folder: str | Path) -> bool:
+    """Return whether there is a file in a folder or below, without listing all of them."""
+    try:
+        with os.scandir(folder) as found:
+            inner = ((e, e.is_dir(follow_symlinks=False)) for e in found)
+            return any(_holds_file(e.path) if is_dir else e.is_file() for e, is_dir in inner)
+    except PermissionError:
+        return False
 
 
 @lru_cache(maxsize=4)

@@ -7,14 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
 from detectors.data.base import DataError
 from detectors.data.crowdhuman import CrowdHuman
-from detectors.data.crowdhuman_index import Person
 from detectors.options import NOT_IDENTITY
 
 Lines = list[dict[str, Any]]
@@ -120,11 +117,16 @@ def test_ignored_boxes_are_no_targets(
     assert data[2].targets.boxes.shape == (0, 4)
 
 
-@given(st.sampled_from(["person", "mask", "Person"]), st.integers(-1, 2))
-def test_what_is_ignored(tag: str, ignore: int) -> None:
-    box = Person("here", (0, 0, 1, 1), tag, ignore)
-    assert box.ignored(mask_is_person=False) is not (tag == "person" and ignore == 0)
-    assert box.ignored(mask_is_person=True) is (ignore == 1)
+@pytest.mark.parametrize("tag", ["person", "mask", "Person"])
+def test_what_is_ignored(tmp_path: Path, tag: str) -> None:
+    flags = (-1, 0, 1, 2, 2**70)
+    content = lines()
+    content[0]["gtboxes"] = [person([1, 1, 9, 9], tag, ignore=flag) for flag in flags]
+    for mask_is_person in (False, True):
+        root = write(tmp_path / str(mask_is_person), text(content))
+        (truth, *_) = crowdhuman(root, mask_is_person=mask_is_person).load("train").truth()
+        plain = [tag != "person" or flag != 0 for flag in flags]
+        assert truth.crowd.tolist() == ([flag == 1 for flag in flags] if mask_is_person else plain)
 
 
 def test_extra_may_be_missing_and_lines_may_be_empty(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from detectors.data import cache, index_file
+from detectors.data import cache, coco_index, index_file
 from detectors.data.coco_index import Index, read_index
 from detectors.data.index_file import stored_index
 from tests.detectors.data.random_coco import random_coco, written
@@ -48,7 +48,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def read(path: Path) -> Index:
         raise AssertionError(f"{path} is read again")
 
-    monkeypatch.setattr(index_file, "read_index", read)
+    monkeypatch.setattr(coco_index, "read_index", read)
 
 
 @pytest.mark.parametrize("bad", [0.0, 0.3])
@@ -113,7 +113,7 @@ def test_annotations_that_change_while_they_are_read(
         path.write_bytes(written(random_coco(7, 0.0), 0))
         return read_index(path)
 
-    monkeypatch.setattr(index_file, "read_index", read)
+    monkeypatch.setattr(coco_index, "read_index", read)
     assert shown(stored_index(path)) == shown(read_index(path))
     assert kept(folder) == []
 
@@ -147,14 +147,14 @@ def test_a_damaged_file_is_made_again(path: Path, folder: Path) -> None:
     for damage in DAMAGES:
         damage(file)
         assert shown(stored_index(path)) == expected
-        assert index_file._read(file, path, read_index(path).content) is not None
+        assert index_file._read(file) is not None
 
 
 def test_code_that_has_changed_reads_again(
     path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored_index(path)
-    monkeypatch.setattr(index_file, "_code", lambda: "other")
+    monkeypatch.setattr(index_file, "code_digest", lambda: "other")
     stored_index(path)
     assert len(kept(folder)) == 2
 
@@ -220,7 +220,7 @@ def test_several_at_once_read_the_annotations_once(
         together.wait()
         return shown(stored_index(path))
 
-    monkeypatch.setattr(index_file, "read_index", read)
+    monkeypatch.setattr(coco_index, "read_index", read)
     with ThreadPoolExecutor(4) as threads:
         assert [*threads.map(one, range(4))] == [shown(read_index(path))] * 4
     assert len(reads) == 1
