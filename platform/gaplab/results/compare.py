@@ -116,9 +116,10 @@ def compare(
         metric: the metric that decides which group is best.
         resampled: called, possibly more than once, with a row whose interval is over images;
             returns its AP on resamples of the images. Without it there are no such intervals.
-        to: conditions on the baseline, `key=value` or a value of any key; all must hold. A key may
-            be shortened to its last part. If several groups match, each group is compared to the
-            one that is equal to it in all other keys.
+        to: conditions on the baseline, `key=value`, the name of an assignment, or a value of any
+            key; all must hold. A key may be shortened to its last part. If several groups match,
+            each group is compared to the best one that is equal to it in all other keys that both
+            have; a group without such a counterpart has no baseline.
 
     Raises:
         UserError: no row has one of the keys, or no group matches `to`.
@@ -143,14 +144,15 @@ def compare(
         alike[_key(row, keys)].append(row)
     groups = [group for members in alike.values() for group in _groups(members, keys)]
     any_schedule = any(key.split(".")[-1] == "epochs" for key in keys)
-    conditions = parse_conditions(listed(to), keys) if rows else []
+    values = [group.keys for group in groups]
+    conditions = parse_conditions(listed(to), keys, values) if rows else []
     chosen = [
         pair
         for cell in _comparable(groups, metric, any_schedule)
         for pair in _with_baselines(cell, metric, conditions)
     ]
     if conditions and not any(baseline for _, baseline in chosen):
-        raise not_met(listed(to), [group.keys for group in groups])
+        raise not_met(listed(to), values)
     return _corrected([_with_statistics(*pair, resampled) for pair in chosen])
 
 
@@ -214,13 +216,19 @@ def _with_baselines(
 
 
 def _counterpart(group: Group, found: Sequence[tuple[Group, set[str]]]) -> Group | None:
-    """Return the first baseline that equals the group in all keys but its own ones."""
+    """Return the first baseline that equals the group in all keys that both have, but its own."""
 
-    def others(each: Group, keys: set[str]) -> str:
-        return json.dumps({key: value for key, value in each.keys.items() if key not in keys})
+    def equal(a: Any, b: Any) -> bool:
+        return None in (a, b) or json.dumps(a) == json.dumps(b)
 
-    same = (each for each, keys in found if others(each, keys) == others(group, keys))
-    return next(same, None)
+    return next(
+        (
+            each
+            for each, own in found
+            if all(equal(each.keys[k], v) for k, v in group.keys.items() if k not in own)
+        ),
+        None,
+    )
 
 
 def _with_statistics(group: Group, baseline: Group | None, resampled: Resample) -> Group:

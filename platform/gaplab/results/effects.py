@@ -29,9 +29,11 @@ def is_real(group: Group, metric: Metric) -> bool:
 
 def in_words(group: Group, metric: Metric) -> str:
     """Return the difference of a group to its baseline in words, such as `better by 1.2 AP`."""
-    found = group.stats[metric].to_baseline if metric in group.stats else None
-    if found is None:
+    if metric not in group.stats:
         return ""
+    found = group.stats[metric].to_baseline
+    if found is None:
+        return "no counterpart"
     if group.baseline == group.keys:
         return "baseline"
     if found.corrected is None:

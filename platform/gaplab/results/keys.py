@@ -58,8 +58,10 @@ class Condition:
         return type(given) in (int, float) and type(value) in (int, float) and given == value
 
 
-def parse_conditions(texts: Sequence[str], keys: Sequence[str]) -> list[Condition]:
-    """Return the conditions `key=value`, or values of any key.
+def parse_conditions(
+    texts: Sequence[str], keys: Sequence[str], groups: Sequence[Mapping[str, Any]]
+) -> list[Condition]:
+    """Return the conditions `key=value`, names of assignments, or values of any key.
 
     A key may be shortened to its last part where that is unambiguous.
 
@@ -67,14 +69,16 @@ def parse_conditions(texts: Sequence[str], keys: Sequence[str]) -> list[Conditio
         UserError: groups have no such key.
     """
     full = {short: key for key, short in short_names(keys).items()} | {key: key for key in keys}
+    assignments = {values.get("assignment") for values in groups}
     conditions, unknown = [], []
     for each in texts:
         key, equals, value = each.partition("=")
         if equals and key.strip() not in full:
             unknown.append(key.strip())
-        conditions.append(
-            Condition(full.get(key.strip()), value.strip()) if equals else Condition(None, each)
-        )
+        if equals:
+            conditions.append(Condition(full.get(key.strip()), value.strip()))
+        else:
+            conditions.append(Condition("assignment" if each in assignments else None, each))
     if error := unknown_keys(unknown, full):
         raise error
     return conditions

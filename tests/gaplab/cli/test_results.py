@@ -356,10 +356,15 @@ def test_views_that_exclude_each_other(bench: Bench, gaplab: Gaplab, words: Sequ
 
 
 def test_many_keys_share_a_column(bench: Bench, gaplab: Gaplab) -> None:
-    bench.add("poto", 0.9)
+    """A group has the keys in which it differs from most others; the legend has these."""
+    for name, seed in (("poto", 0), ("fcos", 0), ("fcos", 1)):
+        bench.add(name, 0.9, seed)
     keys = ("assignment", "seed", "epochs", "family", "dataset")
-    out, _ = gaplab("compare", *(word for key in keys for word in ("--by", key)))
-    assert re.search(r"poto seed=0 epochs=3 family=o2o dataset=shapes", out)
+    words = [word for key in keys for word in ("--by", key)]
+    out, _ = gaplab("compare", *words)
+    assert re.search(r"^ fcos seed=1 +", out, re.MULTILINE)
+    assert re.search(r"^ poto +3/3", out, re.MULTILINE)
+    assert "unless named: seed=0, epochs=3, family=o2o, dataset=shapes" in out
 
 
 def test_a_leaderboard_is_cut_and_says_so(bench: Bench, gaplab: Gaplab) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from detectors.evaluation.bootstrap import Replicates
 from gaplab.errors import UserError
 from gaplab.results.compare import Group, compare
+from gaplab.results.effects import in_words
 from gaplab.results.intervals import METRICS, Difference, Metric, Resampled
 from gaplab.results.leaderboard import LeaderboardRow
 from gaplab.results.verdicts import holm
@@ -397,7 +398,34 @@ class TestBaselines:
         assert found[0.5, 2] == (0.5, 1)
         found = self.against("poto")
         assert found["poto", 0.8] == ("poto", 0.8)
-        assert found["fcos", None] is None
+
+    def test_a_name_of_an_assignment_is_no_other_value(self) -> None:
+        rows = [row("mixture", config={"aux": "fcos"}), row("fcos", config={"aux": None}, ap=9.0)]
+        assert [group.baseline for group in compare(rows, ["assignment", "aux"], to="fcos")] == [
+            {"assignment": "fcos", "aux": None}
+        ] * 2
+
+    def test_keys_that_a_counterpart_lacks_do_not_count(self) -> None:
+        rows = [
+            row(
+                name,
+                alpha=alpha,
+                ap=ap,
+                config={"assignment": {"name": name, "alpha": alpha}, "lr": lr},
+            )
+            for name, alpha, lr, ap in (
+                *(("poto", 0.5, 1, 30.0), ("poto", 0.8, 2, 31.0), ("fcos", None, 1, 10.0)),
+                *(("fcos", None, 2, 12.0), ("fcos", None, 3, 9.0), ("poto", 0.5, 4, 20.0)),
+            )
+        ]
+        groups = compare(rows, ["assignment", "assignment.alpha", "lr"], to="fcos")
+        found = {tuple(group.keys.values()): group.baseline for group in groups}
+        for alpha, lr in ((0.5, 1), (0.8, 2)):
+            wanted = {"assignment": "fcos", "assignment.alpha": None, "lr": lr}
+            assert found["poto", alpha, lr] == wanted
+        assert found["poto", 0.5, 4] is None
+        [alone] = [group for group in groups if group.keys["lr"] == 4]
+        assert in_words(alone, "ap") == "no counterpart"
 
     def test_differences_are_to_the_baseline(self) -> None:
         for group in compare(self.rows(), to="fcos"):

@@ -1,5 +1,6 @@
 """Comparisons, main effects and curves as terminal tables. Metrics have one decimal."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from detectors.evaluation.metrics import label
@@ -141,6 +142,10 @@ def _legend(groups: Sequence[Group], metric: Metric) -> str:
         parts.append(f"p: paired t-test over seeds{many}")
     if any(group.unfinished for group in groups):
         parts.append("left out: unfinished trials")
+    names = short_names(groups[0].keys, _TAKEN) if groups else {}
+    if common := _common(groups, names):
+        usual = ", ".join(f"{names[key]}={value}" for key, value in common.items())
+        parts.append(f"unless named: {usual}")
     return "; ".join(parts)
 
 
@@ -148,14 +153,32 @@ def _keys(groups: Sequence[Group]) -> list[Column]:
     """Return the columns of the keys compared by, under their short names; one column for many."""
     names = short_names(groups[0].keys, _TAKEN) if groups else {}
     if len(names) > _KEYS:
-        return [text("group", [_label(group, names) for group in groups], rank=0)]
+        return [text("group", _labels(groups, names), rank=0)]
     return [key_column(name, [group.keys[key] for group in groups]) for key, name in names.items()]
 
 
-def _label(group: Group, names: Mapping[str, str]) -> str:
-    """Return the keys that a group has: `poto alpha=0.5 k=3`."""
-    held = {names[key]: cell(value) for key, value in group.keys.items() if value is not None}
-    return " ".join(v if name == "assignment" else f"{name}={v}" for name, v in held.items())
+def _labels(groups: Sequence[Group], names: Mapping[str, str]) -> list[str]:
+    """Return the keys in which a group differs from the most common values: `poto alpha=0.5`."""
+    common = _common(groups, names)
+    labels = []
+    for group in groups:
+        held = {key: str(cell(value)) for key, value in group.keys.items() if value is not None}
+        own = [f"{names[key]}={v}" for key, v in held.items() if v != common.get(key, v)]
+        named = [held[key] for key in ("assignment",) if key in held]
+        labels.append(" ".join([*named, *own]) or "as usual")
+    return labels
+
+
+def _common(groups: Sequence[Group], names: Mapping[str, str]) -> dict[str, str]:
+    """Return the most common value of each key that shares a column with others."""
+    if len(names) <= _KEYS:
+        return {}
+    found = {}
+    for key in names:
+        values = Counter(str(cell(g.keys[key])) for g in groups if g.keys[key] is not None)
+        if key != "assignment" and values:
+            found[key] = values.most_common(1)[0][0]
+    return found
 
 
 def _epoch(group: Group) -> str:

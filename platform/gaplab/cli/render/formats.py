@@ -26,6 +26,8 @@ from gaplab.formatting import cell, one_line, plural, printable
 Name = Literal["csv", "json", "parquet", "markdown", "latex", "html"]
 Row = Mapping[str, Any]
 
+_LONG = 40
+"""Characters above which text of a cell is broken into lines in HTML."""
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_[]<>|~$"} | {"&": "&amp;"})
 _LATEX = str.maketrans(
     {c: f"\\{c}" for c in "{}$&#_%"}
@@ -40,12 +42,14 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>gaplab</title>
 <style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
+body { font: 14px/1.5 system-ui, sans-serif; margin: 1em; color: #222; background: #fff }
 div { overflow-x: auto }
 table { border-collapse: collapse; margin-bottom: 2em }
 caption { caption-side: bottom; text-align: left; padding-top: .5em; color: #555 }
-th, td { padding: .2em .7em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .2em .6em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top }
+th, td { white-space: nowrap }
+.long { white-space: normal; min-width: 20em }
+.number { text-align: right; font-variant-numeric: tabular-nums }
 </style>
 </head>
 <body>
@@ -212,9 +216,12 @@ def _html_table(table: PlainTable) -> str:
 
 
 def _html_row(tag: str, cells: Sequence[str], columns: Sequence[Column]) -> str:
-    marks = (' class="number"' if column.numeric else "" for column in columns)
-    both = zip(cells, marks, strict=True)
-    return f"<tr>{''.join(f'<{tag}{m}>{html.escape(c)}</{tag}>' for c, m in both)}</tr>\n"
+    found = []
+    for words, column in zip(cells, columns, strict=True):
+        mark = "number" if column.numeric else "long" if len(words) > _LONG else ""
+        start = f'{tag} class="{mark}"' if mark else tag
+        found.append(f"<{start}>{html.escape(words)}</{tag}>")
+    return f"<tr>{''.join(found)}</tr>\n"
 
 
 def _lines(table: PlainTable) -> list[list[str]]:
