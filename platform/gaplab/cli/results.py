@@ -73,9 +73,6 @@ EpochOption = Annotated[
     ),
 ]
 ProtocolOption = Annotated[
-    str, typer.Option(help="Protocol under which the gap was measured, see `gaplab protocols`.")
-]
-OwnProtocolOption = Annotated[
     str | None,
     typer.Option(
         help="Protocol under which the gap was measured, see `gaplab protocols` [default: that of "
@@ -124,7 +121,7 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     assignment: AssignmentOption = None,
     where: WhereOption = None,
     epoch: EpochOption = "last",
-    protocol: OwnProtocolOption = None,
+    protocol: ProtocolOption = None,
     branch: BranchOption = None,
     truth: TruthOption = "",
     home: HomeOption = Path(DEFAULT_HOME),
@@ -215,7 +212,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     dataset: DatasetOption = None,
     where: WhereOption = None,
     epoch: EpochOption = "last",
-    protocol: ProtocolOption = "default",
+    protocol: ProtocolOption = None,
     branch: BranchOption = None,
     truth: TruthOption = "",
     home: HomeOption = Path(DEFAULT_HOME),

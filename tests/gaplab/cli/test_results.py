@@ -453,3 +453,12 @@ def test_swept_keys_are_columns(bench: Bench, gaplab: Gaplab) -> None:
     header = next(line for line in out.splitlines() if "trial" in line)
     assert header.split()[:3] == ["trial", "assignment", "alpha"]
     assert {"attempts", "epochs_to_90"} <= set(header.split())
+
+
+def test_compare_uses_the_protocol_of_the_sweep(
+    bench: Bench, gaplab: Gaplab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gaplab.ledger.Reader.own_protocols", lambda self, sweep: ["crowdhuman"])
+    bench.add_crowd("poto", 39.0)
+    [group] = json.loads(gaplab("compare", "--sweep", "s-crowd-poto", "--json")[0])
+    assert (group["protocol"], group["ap_mean"]) == ("crowdhuman", 39.0)
