@@ -18,15 +18,13 @@ _SHOW = {metric: signed if metric.endswith("gap") else points for metric in _MET
 
 
 def build(evidence: Evidence) -> Markup:
-    """Return the sentence, what limits it, and both tables."""
+    """Return the sentence, what limits it, and the table of settings."""
     return join(
         [
             paragraph(sentence(evidence), "answer"),
             paragraph(_reading(evidence), "note"),
             *(paragraph(note, "note") for note in limits(evidence)),
             _settings(evidence),
-            Markup("<h3>Trials</h3>\n"),
-            _trials(evidence),
         ]
     )
 
@@ -69,13 +67,16 @@ def _reading(evidence: Evidence) -> str:
 
 def limits(evidence: Evidence) -> Iterator[str | Markup]:
     """Yield what a reader must know before relying on the numbers."""
-    states, total = evidence.states(), len(evidence.runs)
-    if open_ := total - states[TrialState.SUCCEEDED]:
-        shown = ", ".join(f"{n} {s}" for s, n in states.items() if s != TrialState.SUCCEEDED)
-        yield (
-            f"Not complete: {open_} of {plural(total, 'trial')} have not succeeded ({shown}). "
-            "Means are over finished trials only."
-        )
+    states, total = evidence.states(), plural(len(evidence.runs), "trial")
+    ended = (TrialState.SUCCEEDED, TrialState.STOPPED)
+    rest = {state: count for state, count in states.items() if state not in ended}
+    if rest:
+        shown = ", ".join(f"{count} {state}" for state, count in rest.items())
+        yield f"Not complete: {sum(rest.values())} of {total} have not finished ({shown})."
+    if stopped := states[TrialState.STOPPED]:
+        yield f"{stopped} of {total} were stopped early by the rule of the sweep."
+    if rest or stopped:
+        yield "Means are over trials that have finished."
     elsewhere = sum(
         r.trial.state == TrialState.SUCCEEDED and not r.evaluations for r in evidence.runs
     )
@@ -123,7 +124,7 @@ def _setting_row(evidence: Evidence, setting: Setting, intervals: bool) -> list[
     ]
 
 
-def _trials(evidence: Evidence) -> Markup:
+def trials(evidence: Evidence) -> Markup:
     """Return the table of trials; without a column of GPU time if no GPU was used."""
     runs = [(setting, run) for setting in evidence.settings for run in setting.runs]
     times = ["CPU", *(["GPU"] if any(run.gpu_seconds for _, run in runs) else [])]

@@ -9,10 +9,12 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from detectors import RESULTS_VERSION
+from detectors.evaluation.protocol import PROTOCOLS
 from gaplab.errors import UserError
 from gaplab.formatting import one_line, plural, printable
 from gaplab.identity import canonical, digest
 from gaplab.ledger import Reader
+from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.results.intervals import Interval, mean_interval
 from gaplab.results.reevaluate import find_trials
@@ -190,11 +192,11 @@ def gather(
         protocol: key of the protocol; None: the trials' own.
 
     Raises:
-        UserError: a name is unknown, the trials' own protocols differ, or no trial has been
-            evaluated under the protocol.
+        UserError: a name or the protocol is unknown, the trials' own protocols differ, or no trial
+            has been evaluated under the protocol.
     """
     trials = find_trials(ledger, names)
-    protocol = protocol or _own_protocol(trials, names)
+    protocol = _known(ledger, protocol) if protocol else _own_protocol(trials, names)
     runs = [_run(ledger, trial, protocol) for trial in trials]
     if not any(run.evaluations for run in runs):
         raise _nothing_measured(trials, names, protocol)
@@ -209,6 +211,14 @@ def gather(
         settings=_settings(runs, keys),
         home=home,
     )
+
+
+def _known(ledger: Reader, protocol: str) -> str:
+    """Return the key of a protocol. Raises UserError, with the nearest name, if there is none."""
+    known = {*PROTOCOLS, *ledger.protocols()}
+    if protocol not in known:
+        raise UserError(f"--protocol {protocol}: no such protocol; {suggestion(protocol, known)}")
+    return protocol
 
 
 def _own_protocol(trials: Sequence[TrialView], names: Sequence[str]) -> str:

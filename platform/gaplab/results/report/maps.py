@@ -24,7 +24,7 @@ from gaplab.results.trained import StoredTrial
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
 
-_SETTINGS = 4
+_SETTINGS = 5
 _MOST_POINTS = 2000
 """Number of points in one picture."""
 _RADIUS = 0.3

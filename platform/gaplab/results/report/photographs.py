@@ -20,7 +20,7 @@ from gaplab.results.report.stored import Archive, Stored
 
 THRESHOLD = 0.3
 """Detections with a lower score are not drawn."""
-_IMAGES, _SETTINGS = 3, 4
+_IMAGES, _SETTINGS = 3, 5
 """Number of images and of settings that are drawn."""
 _MOST_BOXES = 300
 """Number of boxes in one picture."""
@@ -149,12 +149,12 @@ def picture(sample: Sample, name: str, boxes: Sequence[tuple[Kind, str, Tensor]]
 
 
 def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
-    """Return a rectangle on a white one, so that it is seen on any photograph."""
+    """Return a rectangle; a solid one is on a white one, so that it is seen on any photograph."""
     x1, y1, x2, y2 = (box * box.new_tensor(sample.scale * 2)).tolist()
     shape = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(
         x1, y1, x2 - x1, y2 - y1
     )
-    return Markup(
-        '{0} class="halo"/>{0} stroke="{1}" stroke-dasharray="{2}" stroke-width="{3}">'
-        "<title>{4}</title></rect>"
+    halo = Markup("") if kind.dash else Markup('{} class="halo"/>').format(shape)
+    return halo + Markup(
+        '{} stroke="{}" stroke-dasharray="{}" stroke-width="{}"><title>{}</title></rect>'
     ).format(shape, kind.color, kind.dash, kind.width, printable(f"{description}, {kind.name}"))

@@ -50,6 +50,7 @@ SECTIONS = (
     Section("precision-recall", "Precision and recall", thresholds.precision_recall),
     Section("duplicates", "Duplicates", thresholds.duplicates),
     Section("score-gaps", "Score gaps", score_gaps.build),
+    Section("trials", "Trials", _ledger(answer.trials)),
 )
 """All sections, in the order of the page."""
 

@@ -77,6 +77,12 @@ def test_nothing_measured_is_an_error(bench: LedgerBench, protocol: str, message
         gathered(bench, "s1", protocol=protocol)
 
 
+def test_a_misspelt_protocol_suggests_the_nearest(bench: LedgerBench) -> None:
+    bench.add("s1", trial(1, 0.5, 0))
+    with pytest.raises(UserError, match=r"defcm: no such protocol.*defcn"):
+        gathered(bench, "s1", protocol="defcm")
+
+
 def test_a_name_that_nothing_has_is_an_error(bench: LedgerBench) -> None:
     bench.add("s1", trial(1, 0.5, 0))
     with pytest.raises(UserError, match="s2"):

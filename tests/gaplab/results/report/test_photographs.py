@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from detectors.structures import Candidates
+from detectors.structures import Candidates, Sample, Targets
 from gaplab.results.report.photographs import (
     DUPLICATE,
     FOUND,
@@ -12,8 +12,10 @@ from gaplab.results.report.photographs import (
     THRESHOLD,
     boxes_of,
     images_of,
+    picture,
 )
 from tests.builders import empty_truth
+from tests.gaplab.results.report.making import Tree
 
 SQUARE, FAR = [0.0, 0.0, 10.0, 10.0], [40.0, 40.0, 50.0, 50.0]
 
@@ -43,6 +45,15 @@ def test_each_detection_is_found_duplicate_or_nothing() -> None:
     drawn = boxes_of(found, truth, 1)
     assert [kind for kind, _, _ in drawn] == [kind for kind in kinds if kind is not None]
     assert drawn[0][1] == "<b> 0.90"
+
+
+def test_names_of_classes_stay_text() -> None:
+    name, box = "</title><script>'\"", torch.tensor(SQUARE)
+    sample = Sample(1, torch.zeros(3, 8, 8, dtype=torch.uint8), Targets(box[None], box[:1]), (1, 1))
+    found = Tree(picture(sample, "photo-1", [(FOUND, name, box)]))
+    assert found.balanced
+    assert "script" not in found.tags
+    assert name in found.text
 
 
 def test_the_image_with_most_objects_is_first_and_empty_ones_are_not_drawn() -> None:

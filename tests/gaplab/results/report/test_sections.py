@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gaplab.results.report import answer, cost, epochs, factors, grids
 from gaplab.results.report.evidence import Missing, Setting
 from gaplab.results.report.write import SECTIONS, page
+from gaplab.states import TrialState
 from tests.examples import examples
 from tests.gaplab.results.report.making import Tree, evidence, run, setting, unfinished
 
@@ -21,6 +22,7 @@ GRID = evidence(
     ),
     keys={"assignment.alpha": "alpha", "assignment.prior": "prior"},
 )
+STOPPED = Setting("a", ("a",), (run(trial={"state": TrialState.STOPPED}),))
 HOSTILE = (
     "<script>alert(1)</script>",
     "\"'><img src=x onerror=alert(1)>",
@@ -60,7 +62,8 @@ class TestAnswer:
     @pytest.mark.parametrize(
         ("settings", "said"),
         [
-            ([setting("poto"), unfinished()], "1 of 2 trials have not succeeded (1 running)"),
+            ([setting("poto"), unfinished()], "1 of 2 trials have not finished (1 running)"),
+            ([STOPPED], "1 of 1 trial were stopped early"),
             ([setting("poto")], "One seed per setting"),
             ([setting("poto", [30.0, 31.0])], "t intervals of the mean over seeds"),
             ([Setting("a", ("a",), (run(evaluations=()),))], "1 finished trial not measured"),
@@ -71,8 +74,9 @@ class TestAnswer:
         assert said in " ".join(map(text_of, answer.limits(evidence(*settings))))
 
     def test_every_setting_and_trial_has_a_row(self) -> None:
-        found = Tree(answer.build(evidence(setting("poto", [30.0, 31.0]), unfinished())))
-        assert found.tags.count("tr") == 2 + 2 + 3
+        found = evidence(setting("poto", [30.0, 31.0]), unfinished())
+        rows = [Tree(make(found)).tags.count("tr") - 1 for make in (answer.build, answer.trials)]
+        assert rows == [2, 3]
 
 
 class TestEpochs:
