@@ -37,6 +37,7 @@ PLACEHOLDERS = re.compile(r"yours|[A-Z]{3,}\b(?!\.md)")
 HOSTS = {
     *("127.0.0.1", "localhost", "head", "me"),
     *("www.apache.org", "pytorch.org", "keepachangelog.com", "semver.org"),
+    "www.w3.org",  # the namespace of SVG
     *("kubernetes.io", "app.kubernetes.io", "networking.k8s.io", "ray.io", "nvidia.com"),
 }
 """Hosts that files of the repository may name."""
