@@ -73,7 +73,8 @@ def init(
 
     if is_spec(folder):
         raise UserError(f"{folder}: is neither the folder of a data set nor a data.yaml of YOLO")
-    title = folder.absolute().name if folder.is_dir() else folder.absolute().parent.name
+    whole = Path(os.path.abspath(folder))  # so that `..` has a name
+    title = whole.name if folder.is_dir() else whole.parent.name
     sweep = sweep_name(title)
     target = output or Path(f"{sweep}.yaml")
     _check_target(target)
@@ -227,9 +228,9 @@ def _print(found: _Found, target: Path, spec: dict[str, Any]) -> None:
     console.print(crowding_table(found.crowding, found.protocol.nms_iou))
     for note in found.notes:
         sys.stdout.write(f"note: {printable(note)}\n")
-    sys.stdout.write(
+    console.print(
         f"\npictures: {found.pictures}; input of the detector: {size.width}x{size.height}, in "
-        f"which a tenth of the objects is smaller than {size.small_side:.0f} pixels\n"
+        f"which a tenth of the objects is smaller than {size.small_side:.0f} pixels"
     )
     file, trials = shlex.quote(str(target)), plural(len(spec["grid"]["assignment"]), "trial")
     sys.stdout.write(

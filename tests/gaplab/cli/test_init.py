@@ -79,6 +79,16 @@ def test_a_data_yaml(gaplab: Gaplab) -> None:
     assert read("pets.yaml")["data"]["name"] == "yolo"
 
 
+@pytest.mark.parametrize("folder", [".", "images/.."])
+def test_the_name_is_that_of_the_folder_itself(
+    gaplab: Gaplab, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    written("coco", Path("pets"))
+    monkeypatch.chdir("pets")
+    gaplab("init", folder, "-o", "../here.yaml")
+    assert read("../here.yaml")["name"] == "pets"
+
+
 def test_what_is_skipped_is_noted_and_kept_in_the_spec(gaplab: Gaplab) -> None:
     written("coco", Path("pets"), changed(a2=[("dog", (4, 6, 4, 36))]))
     output = gaplab("init", "pets", "--set", "data.on_bad=skip")
