@@ -24,7 +24,9 @@ import yaml
 from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, text
 
+from gaplab.ledger import migrate
 from tests.examples import FUZZ
+from tests.ledgers import QuickUpgrade
 
 # Tests repeat the same examples every time and on every machine. With GAPLAB_FUZZ they draw new
 # ones, more of them, and keep those that fail. Machines may be slow, so no example has a deadline.
@@ -70,6 +72,15 @@ def fixed_seeds() -> None:
     np.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_upgrade() -> Iterator[QuickUpgrade]:
+    """Let this process run the migrations of the ledger once per kind of database."""
+    quick = QuickUpgrade(migrate._upgrade)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(migrate, "_upgrade", quick)
+        yield quick
 
 
 @pytest.fixture(scope="session")

@@ -39,11 +39,20 @@ from tests.builders import (
     sweep_record,
     trial_record,
 )
+from tests.ledgers import QuickUpgrade
 
 COST = Cost(20.0, 5.0, 10.0, 512.0)
 
 
 Rows = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_migration(quick_upgrade: QuickUpgrade) -> Iterator[None]:
+    """Run the migrations in every database."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gaplab.ledger.migrate._upgrade", quick_upgrade.real)
+        yield
 
 
 @pytest.fixture
@@ -69,6 +78,16 @@ def tables_of(bind: Engine | Connection) -> Mapping[str, Table]:
     return tables.tables
 
 
+def described(engine: Engine) -> dict[str, list[str]]:
+    """Describe the columns, keys, constraints and indexes of all tables."""
+    found = inspect(engine)
+    parts = (
+        *(found.get_columns, found.get_pk_constraint, found.get_foreign_keys, found.get_indexes),
+        *(found.get_unique_constraints, found.get_check_constraints),
+    )
+    return {name: [repr(part(name)) for part in parts] for name in found.get_table_names()}
+
+
 class TestSchema:
     def test_head_is_the_newest_migration(self, engine: Engine) -> None:
         with engine.connect() as connection:
@@ -82,6 +101,22 @@ class TestSchema:
             options = {"version_table": VERSION_TABLE, "compare_server_default": True}
             context = MigrationContext.configure(connection, opts=options)
             assert compare_metadata(context, Base.metadata) == []
+
+    def test_other_tests_use_the_same_tables(
+        self, url: str, engine: Engine, quick_upgrade: QuickUpgrade
+    ) -> None:
+        """Those of the first empty database and of the next one, made by `tests/ledgers.py`."""
+        expected = described(engine)
+        assert len(expected) == len(Base.metadata.tables) + 1
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("gaplab.ledger.migrate._upgrade", QuickUpgrade(quick_upgrade.real))
+            for _ in range(2):
+                downgrade(engine, "base")
+                with begin(engine) as connection:
+                    connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
+                again = open_engine(url)
+                assert described(again) == expected
+                again.dispose()
 
     def test_names_of_constraints_equal_migrations(self, engine: Engine) -> None:
         migrated, inspector = MetaData(), inspect(engine)

@@ -128,20 +128,20 @@ class TestAnotherUser:
         assert "fresh" in [each["id"] for each in json.loads(second[0][1])]
 
     def test_is_told_what_is_missing(self, shared: Path) -> None:
-        show = ["show", "--home", str(shared)]
-        cancel = ["cancel", "x", "--home", str(shared)]
-        (shared / "ledger.db").chmod(0o600)
-        _, [[code, _, said]] = self.run([show])
-        assert (code, said.count("\n")) == (2, 1)
-        assert "can't be read (Permission denied); ask its owner" in said
-        (shared / "ledger.db").chmod(0o644)
-        _, [[code, _, said]] = self.run([cancel])
-        assert (code, said.count("\n")) == (2, 1)
-        assert "can't be written" in said
-        shared.chmod(0o700)
-        _, [[code, _, said]] = self.run([show])
-        assert (code, said.count("\n")) == (2, 1)
-        assert f"--home {shared}: can't be read (Permission denied)" in said
+        unreadable, closed = shared.with_name("unreadable"), shared.with_name("closed")
+        for home in (unreadable, closed):
+            shutil.copytree(shared, home)
+        (unreadable / "ledger.db").chmod(0o600)
+        closed.chmod(0o700)
+        expected = [
+            (["show", "--home", unreadable], "can't be read (Permission denied); ask its owner"),
+            (["cancel", "x", "--home", shared], "can't be written"),
+            (["show", "--home", closed], f"--home {closed}: can't be read (Permission denied)"),
+        ]
+        _, found = self.run([[*map(str, words)] for words, _ in expected])
+        for (code, _, said), (_, part) in zip(found, expected, strict=True):
+            assert (code, said.count("\n")) == (2, 1)
+            assert part in said
 
 
 class TestOldLedgers:

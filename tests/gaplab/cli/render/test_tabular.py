@@ -443,6 +443,7 @@ def check(table: PlainTable, width: int) -> None:
 
 
 @each_page
+@examples(40)
 @given(draw=draws, width=widths)
 def test_numbers_are_whole_or_their_column_is_named(
     page: Callable[[Draw], list[PlainTable]], draw: Draw, width: int
@@ -477,6 +478,7 @@ columns = st.builds(
 )
 
 
+@examples(50)
 @given(found=st.lists(columns, min_size=1, max_size=12), width=widths)
 def test_columns_fit_and_keep_their_order(found: list[Column], width: int) -> None:
     found = [replace(column, name=str(n)) for n, column in enumerate(found)]
