@@ -81,7 +81,7 @@ def test_version(gaplab: Gaplab) -> None:
     ("typed", "completed"),
     [
         ("gaplab lea", ["leaderboard"]),
-        ("gaplab re", ["resume", "reevaluate"]),
+        ("gaplab re", ["resume", "report", "reevaluate"]),
         ("gaplab leaderboard --so", ["--sort"]),
         ("gaplab leaderboard --sort a", ["ap", "ap_nms"]),
         ("gaplab --ver", ["--version"]),

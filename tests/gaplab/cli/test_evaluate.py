@@ -92,7 +92,7 @@ def test_new_protocols_reach_leaderboard_and_protocols(gaplab: Gaplab, ids: Any)
     )
     key = only["protocol"]
     [row] = json.loads(gaplab("leaderboard", "--protocol", key, "--json"))
-    assert (row["trial"], row["ap"]) == (ids["dual"], round(only["metrics"]["ap"], 4))
+    assert (row["trial"], row["ap"]) == (ids["dual"], pytest.approx(only["metrics"]["ap"]))
     lines = [line.strip() for line in gaplab("protocols").splitlines()]
     line = next(line for line in lines if line.startswith(key))
     assert yaml.safe_load(line.removeprefix(key)) == yaml.safe_load(rule)

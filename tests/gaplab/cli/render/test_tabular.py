@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from detectors.evaluation.crowding import Crowding
 from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep
 from detectors.evaluation.metrics import POSITIVES, ClassGap
 from detectors.evaluation.score_gap import ScoreGap
+from gaplab.cli import use
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.live_table import LiveTable
@@ -344,6 +346,18 @@ def stored_measurements(d: Draw) -> list[PlainTable]:
     return printed(lambda console: _print_measurements([view, view], console, json=False))
 
 
+def pictures(d: Draw) -> list[PlainTable]:
+    boxes = range(d.whole % 10**6)
+    found: Any = [SimpleNamespace(path=d.word, without=boxes, with_nms=boxes[:1])]
+
+    def page(console: Recorder) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(use, "open_console", lambda: console)
+            use._print_counts(found, None, 0, ())
+
+    return printed(page)
+
+
 TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "datasets.split_table": datasets,
     "datasets.class_table": datasets,
@@ -374,6 +388,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "table._coverage_table": coverages,
     "comparison.effects_table": grids,
     "tables.captioned": results,
+    "use._print_counts": pictures,
     "live_table._of": live,
 }
 """Every function of a command that makes a table -> the tables of the page that it is part of."""
