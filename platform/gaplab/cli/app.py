@@ -114,7 +114,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "leaderboard",
             "gaplab.cli.results",
-            "List AP, AP with NMS and the NMS gap: one row per trial.",
+            "List AP, AP with NMS and the NMS gap: one row per trial, highest AP first.",
             "gaplab leaderboard --sort ap --where assignment.alpha=0.5",
         ),
         Command(

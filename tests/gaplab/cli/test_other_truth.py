@@ -306,7 +306,7 @@ def test_the_mirror_has_only_the_trials_own(
     with Ledger.open(Home(home).ledger_url) as ledger:
         [found] = ledger.all_trials()
         content = trial_content("s", found, ledger.attempts(trial), ledger.evaluations(trial))
-    assert [p.value for p in content.points if p.key == "onenet/ap"] == [100.0]
+    assert [p.value for p in content.points if p.key == "onenet.ap"] == [100.0]
 
 
 def test_other_truth_at_another_place(
