@@ -168,4 +168,6 @@ def explanation(grid: Grid) -> str:
         )
     elif not grid.balanced:
         parts.append("combinations have different numbers of trials, so the shares of keys overlap")
+    if parts and all(group.n == 1 for group in grid.groups):
+        parts.append("one trial per combination: shares contain the spread over seeds")
     return "; ".join(parts)

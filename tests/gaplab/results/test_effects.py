@@ -74,6 +74,15 @@ def test_seeds_missing_from_some_groups() -> None:
     [found] = main_effects(compare([*rows, row(1, 3, 1, ap=12.0)], KEYS))
     assert (found.combinations, found.measured, found.balanced) == (4, 4, False)
     assert "different numbers of trials" in explanation(found)
+    assert "one trial per combination" not in explanation(found)
+
+
+def test_one_seed_is_said() -> None:
+    [found] = main_effects(compare([row(alpha, 3, ap=alpha) for alpha in (1, 2)], KEYS))
+    assert explanation(found) == (
+        "alpha explains most of the spread: 100.0 % of AP and 100.0 % of gap; one trial per "
+        "combination: shares contain the spread over seeds"
+    )
 
 
 def test_equal_trials_have_no_shares() -> None:
