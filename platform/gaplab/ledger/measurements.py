@@ -28,6 +28,8 @@ _PLAIN = (
     *("id", "protocol", "name", "family", "dataset", "truth"),
     *("matches", "source", "about", "results_version"),
 )
+SECTIONS = ("source", "findings")
+"""The sections that a measurement has where trials have those of a spec."""
 
 
 def add_measurement(connection: Connection, measured: MeasurementRecord) -> None:
@@ -137,4 +139,4 @@ def as_row(each: MeasurementView) -> ResultRow:
 
 def _config(each: MeasurementRecord) -> dict[str, Any]:
     """Return what takes the place of a trial's configuration."""
-    return {"source": each.source, "findings": each.about.get("findings", {})}
+    return dict(zip(SECTIONS, (each.source, each.about.get("findings", {})), strict=True))

@@ -10,6 +10,7 @@ from gaplab.formatting import flat, plural
 from gaplab.ledger import Reader
 from gaplab.ledger.expression import names, parse
 from gaplab.ledger.lookup import suggestion
+from gaplab.ledger.measurements import SECTIONS
 from gaplab.ledger.selection import GROUPED, default_order
 from gaplab.ledger.views import Coverage, GpuHours, GroupView, ResultRow, RowFilter, SweepView
 from gaplab.spec.varied import varied_keys
@@ -165,8 +166,12 @@ def row_filter(ledger: Reader, **query: Unpack[Query]) -> RowFilter:
 
 def varied(ledger: Reader, wanted: RowFilter) -> tuple[str, ...]:
     """Return the keys of the spec in which the trials of a filter differ."""
-    sections = ledger.sections(wanted)
-    found = [key for each in sections.values() for key in varied_keys(each)]
+    found = [
+        key
+        for name, sections in ledger.sections(wanted).items()
+        if name not in SECTIONS  # of measurements, which have no spec
+        for key in varied_keys(sections)
+    ]
     return tuple(sorted(found, key=lambda key: not key.startswith("assignment")))
 
 

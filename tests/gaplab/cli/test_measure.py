@@ -273,6 +273,14 @@ def test_rows_of_the_leaderboard(gaplab: Run, kept: Foreign) -> None:
     assert len(json.loads(gaplab("leaderboard", "--branch", "o2m", "--json"))) == 1
 
 
+def test_what_was_found_in_files_is_no_varied_key(gaplab: Run, kept: Foreign) -> None:
+    header, *_ = gaplab("leaderboard", "--csv").splitlines()
+    assert not {"overlap", "detections", "findings", "source"} & {
+        word for name in header.split(",") for word in name.split(".")
+    }
+    assert "overlap" not in gaplab("leaderboard")
+
+
 def test_the_truth_of_measurements_is_not_that_of_trials() -> None:
     rows = [
         leaderboard_row("t1"),
