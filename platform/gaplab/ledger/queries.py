@@ -140,18 +140,18 @@ def evaluations(trial: str, truth: str | None) -> Query:
     return all_evaluations(None, truth).where(Evaluation.trial_id == trial)
 
 
-def all_evaluations(sweep: str | None, truth: str | None) -> Query:
+def all_evaluations(sweep: str | None, truth: str | None, classes: bool = True) -> Query:
     """Select every evaluation, or those of a sweep, with its rule, ordered by its key.
 
-    Only those against one ground truth, unless `truth` is None.
+    Only those against one ground truth, unless `truth` is None; with the values of its classes or
+    without them.
     """
-    extra = (Protocol.rule.label("rule"), EvaluationClasses.classes)
-    same = (column == getattr(EvaluationClasses, column.key) for column in _KEY)
-    query = (
-        select(*_columns(Evaluation), *extra)
-        .outerjoin(Protocol, Protocol.id == Evaluation.protocol)
-        .outerjoin(EvaluationClasses, and_(*same))
-    )
+    query = select(*_columns(Evaluation), Protocol.rule.label("rule"))
+    query = query.outerjoin(Protocol, Protocol.id == Evaluation.protocol)
+    if classes:
+        same = (column == getattr(EvaluationClasses, column.key) for column in _KEY)
+        query = query.add_columns(EvaluationClasses.classes)
+        query = query.outerjoin(EvaluationClasses, and_(*same))
     if sweep is not None:
         held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
         query = query.where(Evaluation.trial_id.in_(held))
@@ -193,7 +193,7 @@ def evaluation_view(row: AnyRow) -> EvaluationView:
         primary=row.is_primary,
         protocol=row.protocol,
         metrics=columns | row.more,
-        classes=tuple(ClassGap(**each) for each in row.classes or ()),
+        classes=tuple(ClassGap(**each) for each in values.get("classes") or ()),
         candidates=row.candidates,
         matches=row.matches,
         truth=row.truth,

@@ -227,14 +227,15 @@ class Reader:
         return map(queries.trial_view, self._stream(queries.all_trials(sweep)))
 
     def all_evaluations(
-        self, sweep: str | None = None, truth: str | None = ""
+        self, sweep: str | None = None, truth: str | None = "", classes: bool = True
     ) -> Iterator[EvaluationView]:
         """Iterate over every evaluation, or over those of the trials of the sweep with this id.
 
         By trial, epoch, branch and protocol; fetched as `all_trials` does. `truth` as in
-        `evaluations`.
+        `evaluations`. Without `classes`, the values of classes are not read.
         """
-        return map(queries.evaluation_view, self._stream(queries.all_evaluations(sweep, truth)))
+        query = queries.all_evaluations(sweep, truth, classes)
+        return map(queries.evaluation_view, self._stream(query))
 
     def truths(self) -> list[str]:
         """Return the digests of all ground truths but the trials' own that are measured against."""

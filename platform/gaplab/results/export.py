@@ -16,7 +16,15 @@ from gaplab.formatting import by_branch, flat
 from gaplab.ledger import Reader
 from gaplab.ledger.views import EpochLossesView, EvaluationView, MeasurementView, TrialView
 from gaplab.storage.filesystem import Storage
-from gaplab.storage.parquet import Column, Layout, Values, plain_column, write_table
+from gaplab.storage.parquet import (
+    Column,
+    Layout,
+    Table,
+    Values,
+    plain_column,
+    table_of,
+    write_table,
+)
 
 FILES = tuple(
     f"{name}.parquet"
@@ -99,7 +107,7 @@ def export(
     existing = [folder / name for name in FILES if (folder / name).exists()]
     if existing and not force:
         raise UserError(*(f"{path}: already exists; --force replaces it" for path in existing))
-    identity = None if sweep is None else ledger.find_sweep(sweep).id
+    identity = _identity(ledger, sweep)
     storage, evaluations = Storage(str(folder.resolve())), _Evaluations()
     # Trials come last, so that they include the trials of all evaluations even during training.
     collected = evaluations.collect(ledger.all_evaluations(identity, truth=None))
@@ -113,6 +121,30 @@ def export(
     measurements = _write(storage, "measurements", *_measurements(views))
     rows = (trials, measured, classes, losses, of_positives, measurements)
     return {folder / name: count for name, count in zip(FILES, rows, strict=True)}
+
+
+def trials_table(ledger: Reader, sweep: str | None = None) -> Table:
+    """Return the contents of `trials.parquet` as an Arrow table; `sweep` is an id or a name."""
+    return table_of(*_trials(list(ledger.all_trials(_identity(ledger, sweep)))))
+
+
+def evaluations_table(ledger: Reader, sweep: str | None = None, truth: str | None = None) -> Table:
+    """Return the contents of `evaluations.parquet` as an Arrow table.
+
+    Args:
+        ledger: an open ledger.
+        sweep: id or name of a sweep; None: evaluations of all trials.
+        truth: digest of the ground truth, empty for the trials' own data; None: any.
+    """
+    found = _Evaluations()
+    stored = ledger.all_evaluations(_identity(ledger, sweep), truth, classes=False)
+    for _ in found.collect(stored):
+        pass
+    return table_of(*found.table())
+
+
+def _identity(ledger: Reader, sweep: str | None) -> str | None:
+    return None if sweep is None else ledger.find_sweep(sweep).id
 
 
 def _write(

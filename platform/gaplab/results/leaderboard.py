@@ -13,7 +13,7 @@ from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.measurements import SECTIONS
 from gaplab.ledger.selection import GROUPED, default_order
 from gaplab.ledger.views import Coverage, GpuHours, GroupView, ResultRow, RowFilter, SweepView
-from gaplab.spec.varied import varied_keys
+from gaplab.spec.varied import varied_keys, varied_values
 from gaplab.states import TrialState
 
 Sort = str
@@ -173,6 +173,12 @@ def varied(ledger: Reader, wanted: RowFilter) -> tuple[str, ...]:
         for key in varied_keys(sections)
     ]
     return tuple(sorted(found, key=lambda key: not key.startswith("assignment")))
+
+
+def plain_row(row: LeaderboardRow, keys: Sequence[str]) -> dict[str, Any]:
+    """Return columns, all metrics and the values of keys of the spec of a row, side by side."""
+    own = {name: value for name, value in vars(row).items() if name not in ("more", "config")}
+    return own | {"state": str(row.state)} | row.more | varied_values(row.config, keys)
 
 
 def settings(row: ResultRow) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from gaplab.ledger import Reader
 from gaplab.storage.home import Home, check_is_path, default_path
 
 if TYPE_CHECKING:
+    from gaplab.results.leaderboard import Query
     from gaplab.results.trained import StoredTrial
+    from gaplab.storage.parquet import Table
 
 
 class OpenHome(Home):
@@ -27,6 +29,62 @@ class OpenHome(Home):
 
         with self.reader() as reader:
             return StoredTrial(reader.find_trial(name), self)
+
+    def trials(self, sweep: str | None = None) -> "Table":
+        """Return every trial as an Arrow table, with a column `config.KEY` per key of the spec.
+
+        `to_pandas()` converts the table, as `polars.from_arrow` does.
+
+        Args:
+            sweep: id or name of a sweep, for its trials only.
+
+        Raises:
+            UserError: there is no ledger, or no such sweep.
+        """
+        from gaplab.results.export import trials_table  # imports NumPy and PyArrow
+
+        with self.reader() as reader:
+            return trials_table(reader, sweep)
+
+    def evaluations(self, sweep: str | None = None, truth: str | None = "") -> "Table":
+        """Return every evaluation as an Arrow table: one row per epoch, branch and protocol.
+
+        Metrics are percent points. Args and errors as for `trials`.
+
+        Args:
+            sweep: id or name of a sweep, for evaluations of its trials only.
+            truth: digest of the ground truth, empty for the trials' own data; None: any.
+        """
+        from gaplab.results.export import evaluations_table
+
+        with self.reader() as reader:
+            return evaluations_table(reader, sweep, truth)
+
+    def leaderboard(self, **query: "Unpack[Query]") -> "Table":
+        """Return a leaderboard as an Arrow table: one row per trial, highest AP first.
+
+        Besides the metrics, it has a column for each key of the spec in which the trials differ.
+
+        Args:
+            query: as for `gaplab.leaderboard`, such as `where="alpha == 0.5 and ap > 35", top=20`.
+
+        Raises:
+            UserError: as for `gaplab.leaderboard`.
+
+        Examples:
+            After `gaplab run experiments/quickstart.yaml`, or the example of `gaplab.run_sweep`:
+
+            >>> import gaplab
+            >>> table = gaplab.open_home().leaderboard(sweep="quickstart", where="seed == 0")
+            >>> table.num_rows
+            2
+        """
+        from gaplab.results.leaderboard import board, plain_row
+        from gaplab.storage.parquet import plain_table
+
+        with self.reader() as reader:
+            found = board(reader, **query)
+        return plain_table([plain_row(row, found.varied) for row in found.rows])
 
     def reader(self) -> Reader:
         """Open the ledger for reading, as a context manager. Raises UserError."""

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,8 @@ from pydantic import TypeAdapter, ValidationError
 from gaplab.errors import UserError
 from gaplab.storage.filesystem import Storage, reason
 
+Table: TypeAlias = pa.Table
+"""A table in memory: `to_pandas()` converts it, as `polars.from_arrow` does."""
 Kind = Literal[
     "int16", "int32", "int64", "uint16", "float32", "float64", "bool", "text", "category", "time"
 ]
@@ -137,6 +139,20 @@ def write_table(
         about = {**document, "format": layout.name, "version": layout.version, "rows": rows}
         writer.add_key_value_metadata({_KEY: json.dumps(about)})
     return Written(f"{storage.uri}/{name}", rows)
+
+
+def table_of(columns: Mapping[str, Column], groups: Iterable[Mapping[str, Values]]) -> Table:
+    """Return a table in memory with the columns and values of a file."""
+    schema = _schema(columns)
+    return pa.concat_tables([schema.empty_table(), *(_table(group, schema) for group in groups)])
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return a table of rows of plain JSON; values that a row lacks are missing."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: plain_column([row.get(name) for row in rows]) for name in names}
+    values = {name: held for name, (_, held) in found.items()}
+    return table_of({name: column for name, (column, _) in found.items()}, [values])
 
 
 def plain_column(values: Sequence[Any]) -> tuple[Column, Sequence[Any]]:
