@@ -114,8 +114,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command(
             "leaderboard",
             "gaplab.cli.results",
-            "List AP, AP with NMS and the NMS gap: one row per trial, highest AP first.",
-            "gaplab leaderboard --sort ap --where assignment.alpha=0.5",
+            "List AP, AP with NMS and the NMS gap: one row per trial.",
+            "gaplab leaderboard --where 'alpha == 0.5 and ap > 30'",
         ),
         Command(
             "compare",

@@ -132,10 +132,10 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
     latex: LatexOption = False,
     html: HtmlOption = False,
 ) -> None:
-    """List AP, AP with NMS and the NMS gap: one row per trial, highest AP first.
+    """List AP, AP with NMS and the NMS gap: one row per trial.
 
-    Metrics are percent points. The gap is AP without NMS minus AP with NMS: the closer to 0, the
-    less the detector needs NMS.
+    The highest AP without NMS comes first. Metrics are percent points. The gap is AP without NMS
+    minus AP with NMS: the closer to 0, the less the detector needs NMS.
     """
     form = chosen_form(
         csv=csv, json=json, parquet=parquet, markdown=markdown, latex=latex, html=html
