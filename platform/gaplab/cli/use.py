@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
 from gaplab.cli.render.tabular import number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import StorageError, UserError
 from gaplab.formatting import plural, printable
-from gaplab.storage.home import DEFAULT_HOME
+from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from detectors.trained import TrainedDetector
@@ -76,6 +77,8 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
 
     rule = None if protocol is None else parse_protocol(protocol)
     choice = Choice(threshold, rule, branch)
+    if output is not None:
+        _check_folder(output)
     detector = _detector(home, trial, epoch)
     paths = find_pictures(pictures)
     targets = {} if draw is None else drawings(draw, paths)
@@ -110,6 +113,7 @@ def weights(
 
     if output.suffix != SAFETENSORS:
         raise UserError(f"-o {output}: the name must end in {SAFETENSORS}; other tools expect that")
+    _check_folder(output)
     detector = _detector(home, trial, epoch)
     try:
         detector.save(output)
@@ -138,6 +142,7 @@ def onnx(  # noqa: PLR0913 - every argument is an option of the command
     from gaplab.spec.protocols import parse_protocol
 
     rule = None if protocol is None else parse_protocol(protocol)
+    _check_folder(output)
     detector = _detector(home, trial, epoch)
     options: Any = {"nms": nms, "protocol": rule, "branch": branch}
     try:
@@ -171,9 +176,11 @@ def _noise(detector: "TrainedDetector") -> Any:
 
 
 def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":
-    from gaplab.results.opened import open_home
+    from gaplab.results.trained import StoredTrial
 
-    return open_home(home, create=False).trial(trial).detector(epoch)
+    with read_ledger(Home(home)) as ledger:
+        stored = StoredTrial(ledger.find_trial(trial), Home(home))
+    return stored.detector(epoch)
 
 
 def _title(detector: "TrainedDetector") -> str:
@@ -205,6 +212,14 @@ def _write(path: Path, content: str) -> None:
         path.write_text(content + "\n", encoding="utf-8")
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def _check_folder(output: Path) -> None:
+    """Raise UserError if a file can't be written because of its folder, before any work is done."""
+    if output.is_dir():
+        raise UserError(f"-o {output}: is a folder; give the name of a file")
+    if not output.parent.is_dir():
+        raise UserError(f"-o {output}: no folder {output.parent}; create it, or correct the path")
 
 
 def _unwritable(path: Path, error: OSError) -> StorageError:

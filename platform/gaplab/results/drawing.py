@@ -43,10 +43,12 @@ def side_by_side(picture: Image.Image, panels: Sequence[Panel], caption: str = "
         caption: a line below the panels.
     """
     factor = _factor(picture.size)
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    scaled = picture.resize((width, height), Image.Resampling.LANCZOS)
-    font = ImageFont.load_default(max(14, round(max(width, height) / 50)))
+    size = [max(1, round(side * factor)) for side in picture.size]
+    font = ImageFont.load_default(max(14, round(max(size) / 50)))
     bar, gap = round(1.8 * _size("Ag", font)[1]), 8
+    width, height = max(size[0], 5 * bar), max(size[1], 3 * bar)  # narrow pictures have labels, too
+    scaled = Image.new("RGB", (width, height), _PAPER)
+    scaled.paste(picture.resize((size[0], size[1]), Image.Resampling.LANCZOS))
     each = max(width, *(_size(_heading(panel), font)[0] for panel in panels))
     whole = (len(panels) * (each + gap) - gap, height + bar * (2 if caption else 1))
     canvas = Image.new("RGB", whole, _PAPER)
@@ -132,4 +134,4 @@ def _size(text: str, font: Font) -> tuple[int, int]:
 def _on(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """Return black or white, whichever is easier to read on a colour."""
     red, green, blue = colour
-    return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 125 else _PAPER
+    return _INK if 0.299 * red + 0.587 * green + 0.114 * blue > 100 else _PAPER

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from alembic import command
+from PIL import Image
 
 from gaplab.ledger import Ledger
 from gaplab.ledger.migrate import MIGRATE, WRITE, alembic_config
@@ -21,6 +22,8 @@ from tests.builders import sweep_record, trial_record
 
 Gaplab = Callable[..., str]
 NOBODY = 65534
+PICTURE = "a.png"
+"""Name of a picture beside the home that everybody may read."""
 RUN = """
 import io, json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -62,6 +65,7 @@ def words_of(home: Path, spec: Path) -> list[list[str]]:
     every: list[list[str]] = [
         *(["leaderboard", "--json"], ["compare", "--json"], ["show"], ["show", trial]),
         *(["show", trial, "--json"], ["status"], ["logs", trial]),
+        ["predict", trial, str(home.parent / PICTURE), "--json", "--threshold", "0"],
         *(["explain", trial, "--json"], ["protocols", "--json"], ["plan", str(spec), "--json"]),
     ]
     return [[*words, "--home", str(home)] for words in every]
@@ -82,7 +86,8 @@ def shared(trained: Path) -> Iterator[Path]:
         folder.chmod(0o755)
         home = folder / "home"
         shutil.copytree(trained, home)
-        for path in [home, *home.rglob("*")]:
+        Image.new("RGB", (80, 60), "red").save(folder / PICTURE)
+        for path in [home, *home.rglob("*"), folder / PICTURE]:
             path.chmod(0o755 if path.is_dir() else 0o644)
         yield home
 
@@ -155,10 +160,11 @@ class TestOldLedgers:
 
     def test_reading_names_the_command_that_upgrades(self, gaplab: Gaplab, old: Path) -> None:
         before = contents(old)
-        said = gaplab("show", "--home", old, code=2)
-        assert said.count("\n") == 1
-        assert "of an older gaplab (version 0004, this one reads" in said
-        assert said.endswith(f"upgrades it with: gaplab upgrade --home {old}\n")
+        for words in (["show"], ["predict", "x", PICTURE]):
+            said = gaplab(*words, "--home", old, code=2)
+            assert said.count("\n") == 1
+            assert "of an older gaplab (version 0004, this one reads" in said
+            assert said.endswith(f"upgrades it with: gaplab upgrade --home {old}\n")
         assert contents(old) == before
         assert gaplab("upgrade", "--home", old).startswith("ledger upgraded to version")
         assert gaplab("upgrade", "--home", old).startswith("ledger is up to date (version")

@@ -134,7 +134,8 @@ class TestPredict:
             (["DUAL", "0.png", "--epoch", "9"], "no undamaged checkpoint of epoch 9"),
             (["DUAL", "0.png", "--protocol", "{nms_iou: 3}"], "nms_iou"),
             (["DUAL", "0.png", "--draw", "truth.json"], "is a file; give a folder"),
-            (["DUAL", "0.png", "-o", "missing/a.json"], "a.json: can't be written"),
+            (["DUAL", "0.png", "-o", "missing/a.json"], "a.json: no folder missing; create it"),
+            (["DUAL", "0.png", "-o", "copy"], "-o copy: is a folder; give the name of a file"),
             (["DUAL", "0.png", "copy/0.png", "--draw", "d"], "would be drawn to the same file"),
         ],
     )
@@ -193,6 +194,16 @@ class TestDrawing:
         assert tuple(pixels[bar + 200, 250]) == self.RED
         assert tuple(pixels[bar + 150, 200]) == (255, 255, 255)
 
+    @pytest.mark.parametrize("size", [(640, 4), (4, 640)])
+    def test_labels_in_narrow_pictures_are_whole(self, size: tuple[int, int]) -> None:
+        found = Detections(
+            torch.tensor([[0.0, 0, *size]]), torch.ones(1), torch.tensor([5]), tuple("abcdef"), size
+        )
+        pixels = np.asarray(side_by_side(Image.new("RGB", size, "white"), [Panel("p", found)]))
+        coloured = (pixels == self.RED).all(axis=2)
+        assert coloured.any(axis=1).sum() >= 14
+        assert coloured.any(axis=0).sum() >= 30
+
     def test_equal_boxes_of_many_objects_do_not_hide_labels(self) -> None:
         """Also with hostile and empty names, and boxes that leave the picture."""
         names = ("'; DROP TABLE", "<b>", "\x1b[31m", "", "x" * 500, "猫\n")
@@ -225,7 +236,10 @@ class TestWeights:
         ("words", "line"),
         [
             (["DUAL", "-o", "a.pt"], "the name must end in .safetensors"),
-            (["DUAL", "-o", "none/a.safetensors"], "can't be written (No such file or directory)"),
+            (
+                ["DUAL", "-o", "none/a.safetensors"],
+                "no folder none; create it, or correct the path",
+            ),
             (["DUAL", "--epoch", "5", "-o", "a.safetensors"], "no undamaged checkpoint of epoch 5"),
             (["nothing", "-o", "a.safetensors"], "trial 'nothing': not in the ledger"),
         ],
@@ -292,3 +306,6 @@ class TestOnnx:
         words = [dual.id if word == "DUAL" else word for word in words]
         assert line in gaplab("onnx", *words, "-o", tmp_path / "a.onnx", code=2)
         assert not (tmp_path / "a.onnx").exists()
+
+    def test_the_folder_is_checked_before_the_export(self, gaplab: Gaplab, dual: TrialView) -> None:
+        assert "no folder none; create it" in gaplab("onnx", dual.id, "-o", "none/a", code=2)
