@@ -151,15 +151,17 @@ def _of_array(pixels: np.ndarray[Any, Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
-def encode(image: Tensor, kind: Literal["jpeg", "png"]) -> bytes:
+def encode(image: Tensor, kind: Literal["jpeg", "png"], longest: int) -> bytes:
     """Return an image as the bytes of a file.
 
     Args:
         image: [3, H, W] uint8 RGB.
         kind: `jpeg` for photographs, `png` for pixels that must stay as they are.
+        longest: the image is made smaller if a side has more pixels than this.
     """
     buffer = io.BytesIO()
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    pixels.thumbnail((longest, longest))
     pixels.save(buffer, kind, quality=85, optimize=True)
     return buffer.getvalue()
 

@@ -26,7 +26,7 @@ def test_a_report_of_the_newest_sweep_goes_into_the_home(gaplab: Gaplab, home: P
     found = Tree(content)
     assert found.balanced
     images = content.partition('<section id="images">')[2].partition("</section>")[0]
-    assert 'class="missing"' not in images
+    assert images.count('class="missing"') == 1, "POTO stored no candidates"
     assert found.tags.count("image") >= 1
     assert "without NMS" in found.text
     assert len(content) < 2_000_000
@@ -37,8 +37,21 @@ def test_single_trials_and_another_file(gaplab: Gaplab, home: Path, tmp_path: Pa
         bare = next(t.id for t in ledger.all_trials() if t.assignment == "poto")
     output = tmp_path / "new folder" / "poto & co.html"
     assert gaplab("report", bare, "-o", output).strip() == str(output)
-    assert "No candidates of these trials are stored" in output.read_text()
+    assert "no candidates are stored" in output.read_text()
     assert not (home / "reports").exists()
+
+
+def test_what_was_deleted_is_said_and_the_rest_is_shown(gaplab: Gaplab, home: Path) -> None:
+    for folder in home.glob("trials/*/checkpoints"):
+        shutil.rmtree(folder)
+    found = Tree(Path(gaplab("report").strip()).read_text())
+    assert "no undamaged checkpoint" in found.text
+    assert found.tags.count("image") >= 1
+    for folder in home.glob("trials/*/candidates"):
+        shutil.rmtree(folder)
+    found = Tree(Path(gaplab("report").strip()).read_text())
+    assert "image" not in found.tags
+    assert "restore it from a backup" in found.text
 
 
 @pytest.mark.parametrize(

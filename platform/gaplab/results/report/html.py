@@ -29,6 +29,11 @@ def paragraph(content: str | Markup, kind: str = "") -> Markup:
     return Markup('<p class="{}">{}</p>\n').format(kind, content)
 
 
+def missing(sentences: Iterable[str]) -> Markup:
+    """Return a paragraph for each thing that a section lacks."""
+    return join(paragraph(sentence, "missing") for sentence in sentences)
+
+
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str | Markup]]) -> Markup:
     """Return a table in a box of its own, which scrolls if the page is narrower."""
     head = join(_cell("th", column, column.name) for column in columns)

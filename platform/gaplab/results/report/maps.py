@@ -15,11 +15,10 @@ from detectors.assigners.base import Branch
 from detectors.structures import Assignment, Output, Points, Progress, Sample
 from gaplab.errors import UserError
 from gaplab.formatting import one_line, plural
-from gaplab.results.report.evidence import Run, Setting
 from gaplab.results.report.figure import COLORS, color_map, ramp
-from gaplab.results.report.html import captioned, join, legend, panels, paragraph
+from gaplab.results.report.html import captioned, join, legend, missing, panels, paragraph
 from gaplab.results.report.photographs import data_uri, images_of, photo
-from gaplab.results.report.stored import Archive
+from gaplab.results.report.stored import Archive, Shown
 from gaplab.results.trained import StoredTrial
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
@@ -85,14 +84,14 @@ def build(archive: Archive) -> Markup:
     """Return positive points, score maps and label maps of one image for some settings."""
     found, problems = predicted(archive)
     if not found:
-        return join(problems)
+        return missing(problems)
     parts = (
         ("Positive points", positives(found)),
         ("Scores", scores(found)),
         ("Soft labels", labels(found)),
     )
     sections = (Markup("<h3>{}</h3>\n{}").format(*part) for part in parts)
-    return join([paragraph(_NOTE, "note"), *problems, *sections])
+    return join([paragraph(_NOTE, "note"), missing(problems), *sections])
 
 
 def positives(found: Sequence[Predicted]) -> Markup:
@@ -147,26 +146,27 @@ def is_soft(own: Assignment) -> bool:
     return bool(((own.degree > 0) & (own.degree < 1)).any())
 
 
-def predicted(archive: Archive) -> tuple[list[Predicted], list[Markup]]:
+def predicted(archive: Archive) -> tuple[list[Predicted], list[str]]:
     """Return predictions of some settings for one image, and a sentence for each without."""
-    found, problems = list[Predicted](), list[Markup]()
-    for setting, run in archive.shown(_SETTINGS):
+    shown, problems = archive.alike(_SETTINGS)
+    found = list[Predicted]()
+    for each in shown:
         try:
-            found.append(_predict(archive, setting, run))
+            found.append(_predict(archive, each))
         except UserError as error:
-            text = f"{setting.label}: {one_line(error.problems[0])}"
-            problems.append(paragraph(text, "missing"))
+            problems.append(f"{each.setting.label}: {one_line(error.problems[0])}")
     return found, problems
 
 
 @torch.no_grad()
-def _predict(archive: Archive, setting: Setting, run: Run) -> Predicted:
+def _predict(archive: Archive, shown: Shown) -> Predicted:
     """Return the predictions for the image with the most objects. Raises UserError."""
-    detector = StoredTrial(run.trial, archive.evidence.home).detector()
-    [index] = images_of(archive.stored(run).truth, 1)
-    sample, experiment = archive.dataset(run)[index], experiment_of(run.trial)
+    trial = shown.run.trial
+    detector = StoredTrial(trial, archive.evidence.home).detector()
+    [index] = images_of(shown.stored.truth, 1)
+    sample, experiment = archive.dataset(shown.run)[index], experiment_of(trial)
     output = detector(sample.image[None], tuple(experiment.assignment.branches()))
-    return Predicted(setting.label, experiment, sample, output)
+    return Predicted(shown.setting.label, experiment, sample, output)
 
 
 def _count(each: Predicted, branch: str, own: Assignment) -> str:

@@ -15,13 +15,15 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates, Sample
 from gaplab.formatting import plural, printable
 from gaplab.results.report.figure import COLORS
-from gaplab.results.report.html import captioned, join, legend, panels, paragraph
-from gaplab.results.report.stored import Archive, Stored
+from gaplab.results.report.html import captioned, join, legend, missing, panels, paragraph
+from gaplab.results.report.stored import Archive, Shown
 
 THRESHOLD = 0.3
 """Detections with a lower score are not drawn."""
 _IMAGES, _SETTINGS = 3, 5
 """Number of images and of settings that are drawn."""
+_LONGEST = 800
+"""Pixels of the longer side of an image in the report."""
 _MOST_BOXES = 300
 """Number of boxes in one picture."""
 
@@ -44,15 +46,10 @@ NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2", 1.5)
 
 def build(archive: Archive) -> Markup:
     """Return, for each image, the objects and one pair of pictures per setting."""
-    shown = archive.shown(_SETTINGS)
-    first = archive.stored(shown[0][1])
-    labels = [setting.label for setting, _ in shown]
-    every = [archive.stored(run) for _, run in shown]
-    content = [_legend(), paragraph(_note(), "note")]
-    for index in images_of(first.truth):
-        sample = archive.dataset(shown[0][1])[index]
-        content.append(_image(sample, index, first.truth, list(zip(labels, every, strict=True))))
-    return join(content)
+    shown, problems = archive.alike(_SETTINGS)
+    truth, data = shown[0].stored.truth, archive.dataset(shown[0].run)
+    content = [_legend(), paragraph(_note(), "note"), missing(problems)]
+    return join(content + [_image(data[index], index, truth, shown) for index in images_of(truth)])
 
 
 def images_of(truth: GroundTruth, most: int = _IMAGES) -> list[int]:
@@ -83,16 +80,15 @@ def _swatch(kind: Kind) -> Markup:
     )
 
 
-def _image(
-    sample: Sample, index: int, truth: GroundTruth, shown: Sequence[tuple[str, Stored]]
-) -> Markup:
+def _image(sample: Sample, index: int, truth: GroundTruth, shown: Sequence[Shown]) -> Markup:
     name = f"photo-{index}"
     objects = torch.nonzero((truth.image == index) & ~truth.crowd)[:, 0]
     own = [(OBJECT, truth.classes[truth.labels[i]], truth.boxes[i]) for i in objects]
     figures = [captioned(picture(sample, name, own), plural(len(own), "object"))]
-    for label, stored in shown:
-        both = [boxes_of(each, stored.truth, index) for each in (stored.without, stored.with_nms)]
-        pair = join(picture(sample, name, each) for each in both)
+    for each in shown:
+        label, stored = each.setting.label, each.stored
+        both = [boxes_of(found, stored.truth, index) for found in (stored.without, stored.with_nms)]
+        pair = join(picture(sample, name, boxes) for boxes in both)
         counts = f"{len(both[0])} without NMS, {len(both[1])} with NMS"
         figures.append(
             captioned(Markup('<div class="pair">{}</div>').format(pair), f"{label}: {counts}")
@@ -134,7 +130,7 @@ def photo(sample: Sample, name: str) -> Markup:
 
 def data_uri(image: Tensor, kind: str) -> str:
     """Return an image [3, H, W] uint8 RGB as a URI that holds its bytes."""
-    content = encode(image, "png" if kind == "png" else "jpeg")
+    content = encode(image, "png" if kind == "png" else "jpeg", _LONGEST)
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gaplab.results.report.evidence import SHOWN
 from gaplab.results.report.figure import Axes, Look, figure
-from gaplab.results.report.html import captioned, join, panels, paragraph
+from gaplab.results.report.html import captioned, join, missing, panels, paragraph
 from gaplab.results.report.series import looks_of
 from gaplab.results.report.stored import Archive, Stored
 
@@ -20,7 +20,8 @@ _SIZE = (2.6, 1.7)
 def build(archive: Archive) -> Markup:
     """Return one histogram per setting."""
     styles = looks_of(archive.evidence)
-    found = [(s, score_gaps(archive.stored(run))) for s, run in archive.shown(SHOWN)]
+    shown, problems = archive.shown(SHOWN)
+    found = [(each.setting, score_gaps(each.stored)) for each in shown]
     highest = max(percentages(gaps).max() for _, gaps in found)
     drawn = [
         captioned(_figure(gaps, styles[setting.label], highest), _caption(setting.label, gaps))
@@ -32,7 +33,7 @@ def build(archive: Archive) -> Markup:
         "With a gap near 0, a second candidate is as good as the best, and only NMS removes it. "
         "One trial per setting."
     )
-    return join([panels(drawn, "small"), paragraph(note, "note")])
+    return join([missing(problems), panels(drawn, "small"), paragraph(note, "note")])
 
 
 def score_gaps(stored: Stored) -> NDArray[np.float64]:

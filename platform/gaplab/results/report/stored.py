@@ -16,6 +16,7 @@ from detectors.evaluation.selection import clip_to_images, filter_candidates, se
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from gaplab.errors import UserError
+from gaplab.formatting import one_line
 from gaplab.identity import canonical
 from gaplab.results.report.evidence import Evidence, Missing, Run, Setting
 from gaplab.results.truth import OWN, load_truths
@@ -54,6 +55,20 @@ class Stored:
         return first, second
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A setting, the one of its trials that stands for it, and what this has stored."""
+
+    setting: Setting
+    run: Run
+    stored: Stored
+
+    @property
+    def data(self) -> str:
+        """Equal for trials that were measured on the same images."""
+        return self.run.fingerprint or canonical(self.run.trial.config["data"])
+
+
 @dataclass(frozen=True)
 class Archive:
     """The stored files of the trials of a report; each is read once."""
@@ -63,20 +78,38 @@ class Archive:
     _truths: dict[str, GroundTruth] = field(default_factory=dict)
     _data: dict[str, Dataset] = field(default_factory=dict)
 
-    def shown(self, most: int) -> list[tuple[Setting, Run]]:
-        """Return at most `most` settings, each with its first trial that has candidates.
+    def shown(self, most: int) -> tuple[list[Shown], list[str]]:
+        """Return at most `most` settings, each with one trial that has candidates.
+
+        Also a sentence for each setting that has none, or whose candidates can't be read.
 
         Raises:
-            Missing: no trial has candidates.
+            Missing: no setting is left.
         """
-        found = [(setting, with_candidates(setting)) for setting in self.evidence.shown(most)]
-        known = [(setting, run) for setting, run in found if run is not None]
-        if not known:
-            raise Missing(
-                "No candidates of these trials are stored (`evaluation.candidates` is none, or "
-                "no trial has finished)."
-            )
-        return known
+        found, problems = list[Shown](), list[str]()
+        for setting in self.evidence.shown(most):
+            run = with_candidates(setting)
+            try:
+                if run is None:
+                    problems.append(f"{setting.label}: no candidates are stored.")
+                else:
+                    found.append(Shown(setting, run, self.stored(run)))
+            except UserError as error:
+                problems.append(f"{setting.label}: {one_line(error.problems[0])}")
+        if not found:
+            raise Missing(" ".join(problems) or "No trial has finished.")
+        return found, problems
+
+    def alike(self, most: int) -> tuple[list[Shown], list[str]]:
+        """Return like `shown` the settings with the same data as the first of them."""
+        found, problems = self.shown(most)
+        alike = [each for each in found if each.data == found[0].data]
+        problems += [
+            f"{each.setting.label}: has other validation images, which are not drawn."
+            for each in found
+            if each not in alike
+        ]
+        return alike, problems
 
     def stored(self, run: Run) -> Stored:
         """Return the last evaluation of a trial. Raises UserError if it can't be read."""

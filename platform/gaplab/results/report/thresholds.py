@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from detectors.evaluation.operating import Judged, operating_points
 from gaplab.results.report.evidence import SHOWN
 from gaplab.results.report.figure import Axes, Look, figure
-from gaplab.results.report.html import captioned, join, panels, paragraph
+from gaplab.results.report.html import captioned, join, missing, panels, paragraph
 from gaplab.results.report.series import looks_of
 from gaplab.results.report.stored import Archive
 
@@ -39,7 +39,7 @@ def duplicates(archive: Archive) -> Markup:
         "Duplicates per found object: detections that overlap the same object with an IoU of at "
         "least 0.5, minus one. Solid: without NMS; dashed: with NMS. One trial per setting."
     )
-    pairs = [archive.stored(run).judged for _, run in archive.shown(SHOWN)]
+    pairs = [each.stored.judged for each in archive.shown(SHOWN)[0]]
     highest = max(duplicates_curve(each)[1].max(initial=0) for p in pairs for each in p)
     plot = partial(_plot, curve=duplicates_curve, x=(0, 1), y=(0, 1.05 * max(highest, 0.1)))
     return _section(archive, plot, ("score threshold", "duplicates"), note)
@@ -73,14 +73,16 @@ def _section(
 ) -> Markup:
     """Return one figure per setting, each with both sets of detections."""
     styles, drawn, images = looks_of(archive.evidence), list[Markup](), set[int]()
-    for setting, run in archive.shown(SHOWN):
-        stored = archive.stored(run)
-        images.add(stored.images)
-        own = partial(plot, judged=stored.judged, look=styles[setting.label])
+    shown, problems = archive.shown(SHOWN)
+    for each in shown:
+        images.add(each.stored.images)
+        label = each.setting.label
+        own = partial(plot, judged=each.stored.judged, look=styles[label])
         shape = figure("", own, size=_SIZE, x=labels[0], y=labels[1])
-        drawn.append(captioned(shape, setting.label))
+        drawn.append(captioned(shape, label))
     counted = f"Measured on {_numbers(sorted(images))} validation images."
-    return join([panels(drawn, "small"), paragraph(f"{note} {counted}", "note")])
+    content = [missing(problems), panels(drawn, "small"), paragraph(f"{note} {counted}", "note")]
+    return join(content)
 
 
 def _numbers(counts: Sequence[int]) -> str:
