@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress, pairwise
 from typing import NamedTuple, Self, overload
 
 import numpy as np
@@ -86,6 +87,10 @@ class Texts(Sequence[str]):
             raise IndexError(f"string {index} of {len(self)}")
         part = self.data[self.ends[index] : self.ends[index + 1]]
         return part.tobytes().decode("utf-8", "surrogatepass")
+
+    def __iter__(self) -> Iterator[str]:
+        whole, ends = self.data.tobytes(), self.ends.tolist()
+        return (whole[a:b].decode("utf-8", "surrogatepass") for a, b in pairwise(ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +232,7 @@ def whole_numbers(values: Sequence[object]) -> Ints:
 
 
 def _selected(texts: Sequence[str], kept: Flags) -> Iterator[str]:
-    return (texts[i] for i in np.flatnonzero(kept).tolist())
+    return compress(texts, kept.tolist()) if kept.any() else iter(())
 
 
 def clipped(xyxy: Xyxy, width: float, height: float) -> Xyxy:

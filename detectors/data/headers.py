@@ -64,10 +64,17 @@ def _digest(paths: Mapping[str, Path], decode: bool) -> str:
     """Return a digest of the files, their times and sizes, and the code that reads them."""
     whole = hashlib.sha256(f"{code_digest()} {decode}".encode())
     for path in paths.values():
-        found = path.stat() if path.is_file() else None
-        stamp = f"\0{path}\0{found and (found.st_mtime_ns, found.st_size)}"
-        whole.update(stamp.encode("utf-8", "surrogateescape"))
+        whole.update(f"\0{path}\0{_stamp(path)}".encode("utf-8", "surrogateescape"))
     return whole.hexdigest()[:32]
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return time and size of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path, count: int) -> list[Row] | None:

@@ -111,8 +111,9 @@ def image_sizes(
     for name, image in read_headers(found, decode=decode).items():
         if isinstance(image, ImageError):
             problems.add(kinds.UNREADABLE, [f"{name}: {image}"])
-            continue
-        if not _refused(name, image, names[name], exif, problems):
+        elif image.value == 1 and not image.damaged:
+            sizes[name] = image.stored
+        elif not _refused(name, image, names[name], exif, problems):
             sizes[name] = image.size(exif, names[name])
             _remark(name, image, names[name], exif, problems)
     return sizes, problems
