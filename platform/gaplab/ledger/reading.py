@@ -1,7 +1,7 @@
 """The reading half of the ledger: each method reads in one transaction and returns views."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
@@ -142,10 +142,18 @@ class Reader:
         Raises:
             UserError: there is no such sweep, or none at all.
         """
+        return self._sweep_record(self.chosen_sweep(text))
+
+    def chosen_sweep(self, text: str | None = None) -> SweepView:
+        """Return the sweep that `stored_sweep` returns, without its trials.
+
+        Raises:
+            UserError: there is no such sweep, or none at all.
+        """
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:
             raise UserError("sweep: none in the ledger yet; `gaplab run SPEC` starts one")
-        return self._sweep_record(newest[0])
+        return newest[0]
 
     def known_sweep(self, sweep: str) -> SweepRecord | None:
         """Return the sweep with exactly this id and its trials; None if there is none."""
@@ -156,9 +164,16 @@ class Reader:
         trials = tuple(view.record() for view in self.trials(found.id))
         return SweepRecord(found.id, found.name, found.spec, trials, from_ledger=True)
 
-    def trials(self, sweep: str) -> list[TrialView]:
-        """Return the trials of the sweep with this id, in the order of the sweep."""
-        found = self._read(lambda c: c.execute(queries.trials_of(sweep)).all())
+    def trials(self, sweep: str, states: Collection[TrialState] = ()) -> list[TrialView]:
+        """Return the trials of the sweep with this id, in the order of the sweep.
+
+        Args:
+            sweep: the id of the sweep.
+            states: only trials in these states; empty: all trials.
+        """
+        query = queries.trials_of(sweep)
+        query = query.where(Trial.state.in_(states)) if states else query
+        found = self._read(lambda c: c.execute(query).all())
         return [queries.trial_view(row) for row in found]
 
     def states(self, trials: Sequence[str]) -> dict[str, TrialState]:

@@ -11,7 +11,8 @@ from gaplab.formatting import duration, plural
 from gaplab.ledger import Reader
 from gaplab.ledger.views import AttemptView, DriverView, EvaluationView, SweepView, TrialView
 from gaplab.records import Process
-from gaplab.spec.varied import varied_keys
+from gaplab.spec.varied import swept_keys
+from gaplab.spec.yaml_text import parse_yaml
 from gaplab.states import TrialState
 
 _ATTEMPTED = (TrialState.RUNNING, TrialState.FAILED)
@@ -53,7 +54,7 @@ class Status:
     """Why trials are waiting, as a message; empty if none is waiting."""
     lost: tuple[LostDriver, ...] = ()
     varied: tuple[str, ...] = ()
-    """Dotted keys in which the trials of the sweep differ."""
+    """Dotted keys that the spec of the sweep varies."""
 
     def plain(self) -> dict[str, Any]:
         """Return the status as plain data for JSON, where a driver's demand is called `wants`."""
@@ -79,13 +80,14 @@ def status(
     Raises:
         UserError: there is no such sweep.
     """
-    stored = ledger.stored_sweep(name)
-    trials, at, known = ledger.trials(stored.id), ledger.now(), ledger.drivers()
+    stored = ledger.chosen_sweep(name)
+    trials = ledger.trials(stored.id, _ATTEMPTED)
+    at, known = ledger.now(), ledger.drivers()
     lost = {each.id: why for each in known if (why := _why_lost(each, at, has_died))}
     held = {each.id for each in known} - set(lost)
-    last = {t.id: ledger.attempts(t.id)[-1] for t in trials if t.state in _ATTEMPTED}
+    last = {t.id: ledger.attempts(t.id)[-1] for t in trials}
     running = [t for t in trials if t.state == TrialState.RUNNING and last[t.id].driver in held]
-    sweep = _without_lost(ledger.sweep(stored.id), len(running))
+    sweep = _without_lost(stored, len(running))
     mine = [each for each in known if each.sweep == sweep.id]
     drivers = [each for each in mine if each.id in held]
     shown = [_running(ledger, trial, last[trial.id]) for trial in running]
@@ -93,7 +95,7 @@ def status(
     failures = group([Failure(a.trial, a.fault, a.reason, a.node) for a in failed])
     waiting = _why_trials_wait(sweep, drivers, shown, resume(sweep.id))
     dead = tuple(LostDriver(each, lost[each.id]) for each in mine if each.id in lost)
-    varied = tuple(varied_keys(trial.config for trial in trials))
+    varied = tuple(swept_keys(parse_yaml(stored.spec)))
     return Status(sweep, at, tuple(drivers), tuple(shown), tuple(failures), waiting, dead, varied)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gaplab.formatting import cell
+from gaplab.spec.raw import varied_groups
 
 Config = Mapping[str, Any]
 """A trial as plain JSON, as in `TrialRecord.config`."""
@@ -30,6 +31,8 @@ _SELECTORS = ("name", "preset")
 """Keys that select the other keys of their section and the values that these have by default."""
 _CUSTOM = "custom-"
 """Beginning of the names of protocols that are no preset: their values say more than the name."""
+_PROTOCOL, _PRESET = "evaluation.protocol", "evaluation.protocol.preset"
+"""A spec may set the first one to the name of a preset; a trial has it as the second one."""
 _MISSING = object()
 
 
@@ -45,8 +48,29 @@ def varied_keys(configs: Iterable[Config]) -> list[str]:
     Args:
         configs: any number of trials. One trial, or none, has no varied keys.
     """
-    found = dict.fromkeys(_inside(list(configs), ""))
-    return sorted(found, key=lambda key: not key.startswith("assignment"))
+    return _assignment_first(dict.fromkeys(_inside(list(configs), "")))
+
+
+def swept_keys(spec: Mapping[str, Any]) -> list[str]:
+    """Return the dotted keys that a spec varies, without making its trials.
+
+    These are `varied_keys` of its trials, and keys whose values turn out to be equal: an option
+    that is listed with its default, or one that `when` and `exclude` leave with a single value.
+
+    Args:
+        spec: a spec as plain data, with files, profile and overrides merged.
+    """
+    groups = list(varied_groups(spec))
+    rows = [_nested(row) for path, row in groups if path[0] == "rows"]
+    found = dict.fromkeys(varied_keys(rows))
+    for path, group in groups:
+        if path[0] == "search":
+            found |= dict.fromkeys(group)
+        elif path[0] != "rows":
+            for key, values in group.items():
+                found |= dict.fromkeys(varied_keys([_nested({key: value}) for value in values]))
+    keys = dict.fromkeys(_PRESET if key == _PROTOCOL else key for key in found)
+    return _assignment_first(key for key in keys if key not in SETTINGS)
 
 
 def short_names(keys: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:
@@ -94,6 +118,26 @@ def trial_label(config: Config, keys: Iterable[str]) -> str:
     values = varied_values(config, [key for key in names if key != ASSIGNMENT])
     parts = [f"{names[key]}={value_text(value)}" for key, value in values.items()]
     return " ".join([value_text(name), *parts] if name else parts)
+
+
+def _assignment_first(keys: Iterable[str]) -> list[str]:
+    return sorted(keys, key=lambda key: not key.startswith("assignment"))
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial that has these values of dotted keys and nothing else."""
+    whole: dict[str, Any] = {}
+    for key in sorted(
+        (k for k in settings if not k.startswith("read.")), key=lambda k: k.count(".")
+    ):
+        *above, last = key.split(".")
+        node = whole
+        for part in above:
+            inner = node.get(part)
+            node[part] = dict(inner) if isinstance(inner, Mapping) else {}
+            node = node[part]
+        node[last] = settings[key]
+    return whole
 
 
 def _differing(values: Sequence[Any], key: str) -> Iterator[str]:

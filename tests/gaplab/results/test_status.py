@@ -42,7 +42,8 @@ def test_what_the_sweep_varies_is_known_while_one_trial_runs(tmp_path: Path) -> 
         for n, alpha in enumerate((0.25, 0.5))
     ]
     with Ledger.open(f"sqlite:///{tmp_path}/ledger.db") as opened:
-        opened.add_sweep(sweep_record(SWEEP.id, *trials))
+        spec = "name: s1\ngrid: {assignment.alpha: [0.25, 0.5], seed: [0, 1]}\n"
+        opened.add_sweep(sweep_record(SWEEP.id, *trials, spec=spec))
         opened.add_driver(DRIVER, LEASE)
         start(opened, "t1")
         found = status(opened, None)

@@ -16,6 +16,7 @@ from gaplab.spec.sweep import outline
 from gaplab.spec.varied import (
     SETTINGS,
     short_names,
+    swept_keys,
     trial_label,
     value_text,
     varied_cells,
@@ -100,6 +101,52 @@ def test_keys_of_a_spec_are_those_that_it_varies() -> None:
     assert len({trial_label(config, keys) for config in configs}) == 8
     assert trial_label(configs[0], keys) == "poto alpha=0.25 lr=0.1"
     assert trial_label(configs[-1], keys) == "o2f alpha=0.8 k=7 lr=0.01"
+
+
+SPECS: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "grid": {"grid": {"assignment.alpha": [0.3, 0.5], "training.lr": [0.1], "seed": [0, 1]}},
+    "sections": {"grid": {"assignment": [{"name": "poto"}, {"name": "o2f", "k": 5}]}},
+    "inside": {
+        "grid": {"assignment": [{"name": "o2f", "k": 5}, {"name": "o2f", "k": 7}]},
+        "zip": [{"assignment.t_max": [0.5, 0.6], "training.epochs": [1, 2]}],
+    },
+    "rows": {
+        "rows": {
+            "a": {"assignment.alpha": 0.3, "read.protocol": "defcn"},
+            "b": {"assignment.alpha": 0.5, "training.ema": 0.9},
+            "c": {"assignment": {"name": "o2f"}, "assignment.k": 5},
+            "d": {"assignment": {"name": "o2f"}, "assignment.k": 7},
+        },
+        "repeat": 2,
+    },
+    "protocols": {"grid": {"evaluation.protocol": ["defcn", "o2f"]}},
+    "protocol": {"grid": {"evaluation.protocol.nms_iou": [0.5, 0.55]}},
+    "search": {
+        "search": {"space": {"assignment.alpha": {"low": 0.2, "high": 0.8}}, "trials": 3},
+    },
+    "settings": {"grid": {"resources.workers": [1, 2], "evaluation.every": [1, 2]}},
+}
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+def test_keys_of_a_spec_are_known_without_its_trials(spec: dict[str, Any]) -> None:
+    resolved = resolve(make_spec(**spec))
+    keys = varied_keys(trial.config for trial in outline(resolved).sweep.trials)
+    assert swept_keys(spec) == keys
+
+
+def test_a_key_that_turns_out_to_have_one_value_is_a_key_of_the_spec() -> None:
+    rows = {
+        "a": {"assignment": {"name": "poto"}},
+        "b": {"assignment": {"name": "poto", "alpha": 0.8}},
+    }
+    assert swept_keys({"rows": rows}) == ["assignment.alpha"]
+
+
+@pytest.mark.parametrize("spec", [{"grid": 3}, {"rows": [1]}, {"zip": "x"}, {"search": None}])
+def test_what_is_no_spec_has_no_keys(spec: dict[str, Any]) -> None:
+    assert swept_keys(spec) == []
 
 
 NAMES = st.sampled_from(["name", "alpha", "k", "loss", "'; drop table trial--", "<b>", "\x1b[2J"])
