@@ -85,7 +85,8 @@ class LiveTable:
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
         """Add rows, and a column for every key in which trials differ now."""
-        self._rows |= {trial.id: Progress(trial, self._clock) for trial in trials}
+        added = {trial.id: Progress(trial, self._clock) for trial in trials}
+        self._rows = self._rows | added  # a new mapping: another thread may be drawing the old one
         self._sweep |= {trial.id: trial for trial in trials}
         configs = [trial.config for trial in self._sweep.values()]
         heads = [each.heading for each in self.COLUMNS]

@@ -89,13 +89,16 @@ class Progress:
 
     def epochs_done(self) -> float:
         """Return the epochs that were done since this driver first started the trial."""
-        part = self.step.step / self.step.steps if self.step else 0.0
-        return max(0.0, self.epoch + part - self._first)
+        return max(0.0, self.epoch + self._part() - self._first)
 
     def epochs_left(self) -> float:
         """Return the epochs that the trial still needs; 0 if it will not be continued."""
-        part = self.step.step / self.step.steps if self.step else 0.0
-        return self.trial.epochs - self.epoch - part if self.state.open else 0.0
+        return self.trial.epochs - self.epoch - self._part() if self.state.open else 0.0
+
+    def _part(self) -> float:
+        """Return the part of the current epoch that is done."""
+        step = self.step  # an event may delete it meanwhile: a table is drawn by another thread
+        return step.step / step.steps if step else 0.0
 
     def seconds_left(self) -> float | None:
         """Return the expected seconds to the end of the trial.
@@ -106,18 +109,16 @@ class Progress:
         """
         if self.state != TrialState.RUNNING:
             return None
-        if not self._timings:
+        if not (timings := self._timings):
             return self._seconds_left_by_steps()
-        before = self._timings[0] if len(self._timings) > 1 else (self.resumed_at, 0.0)
-        epochs, seconds = (b - a for a, b in zip(before, self._timings[-1], strict=True))
+        before = timings[0] if len(timings) > 1 else (self.resumed_at, 0.0)
+        epochs, seconds = (b - a for a, b in zip(before, timings[-1], strict=True))
         expected = seconds / epochs * (self.trial.epochs - self.epoch)
         return max(0.0, expected - (self._clock() - self._updated))
 
     def _seconds_left_by_steps(self) -> float | None:
-        if self.step is None:
-            return None
-        elapsed, part = self._clock() - self._updated, self.step.step / self.step.steps
-        return elapsed / part * (self.trial.epochs - self.epoch - part)
+        elapsed, part = self._clock() - self._updated, self._part()
+        return elapsed / part * (self.trial.epochs - self.epoch - part) if part else None
 
     def numbers(self) -> tuple[str, str, str]:
         """Return AP, AP with NMS and gap of the last evaluation."""
