@@ -1,12 +1,16 @@
 """The order board with many concurrent questions. No cluster."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from gaplab.launch.ray import orders as module
-from gaplab.launch.ray.orders import OrderBoard
+from gaplab.launch.ray.orders import OrderBoard, OrdersClient, OrdersControl
 from gaplab.records import StepDone
 from gaplab.states import TrialState
 from gaplab.trial.control import Stop
@@ -84,3 +88,54 @@ def test_the_last_step_of_every_running_attempt_is_kept() -> None:
         return [before, await board.steps()]
 
     assert run(scene) == [[steps[1], steps[3]], [steps[3]]]
+
+
+STEP = StepDone("t1", 1, 3, 20, 1.5)
+
+
+def test_steps_are_shown_while_the_context_is_entered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that doesn't come is left out."""
+    answers: list[Any] = [ray.exceptions.GetTimeoutError(), [STEP]]
+    found, seen = list[Sequence[StepDone]](), threading.Event()
+
+    def get(answer: Any, timeout: float) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def show(steps: Sequence[StepDone]) -> None:
+        found.append(steps)
+        seen.set()
+
+    def remote() -> Any:
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(module.ray, "get", get)
+    monkeypatch.setattr(module, "SHOWN", 0.0)
+    client = object.__new__(OrdersClient)
+    client._board = SimpleNamespace(steps=SimpleNamespace(remote=remote))
+    with client.watched_steps(show):
+        seen.wait()
+    assert found[0] == [STEP]
+
+
+def test_a_trial_sends_a_step_at_most_once_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, clock = list[Any](), SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    show = SimpleNamespace(remote=lambda *words: sent.append(words))
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(module.ray, "get_actor", lambda name: SimpleNamespace(show=show))
+    control = OrdersControl("board", 7, judged=False)
+    for clock.now in (0.0, 0.5, 1.0, 1.9, 2.5):
+        control.report(STEP)
+    assert sent == [(7, STEP)] * 3
+
+
+@pytest.mark.parametrize("error", [ValueError("no such actor"), ray.exceptions.RaySystemError("")])
+def test_a_step_that_nobody_receives_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def get_actor(name: str) -> Any:
+        raise error
+
+    monkeypatch.setattr(module.ray, "get_actor", get_actor)
+    OrdersControl("board", 7, judged=False).report(STEP)
