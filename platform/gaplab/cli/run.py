@@ -34,8 +34,7 @@ from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.ledger.views import RowFilter
 from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
-from gaplab.results.leaderboard import leaderboard
-from gaplab.spec.varied import ASSIGNMENT, varied_keys
+from gaplab.results.leaderboard import board
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -43,6 +42,8 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from gaplab.trial.control import Stop
 
+SHOWN = 50
+"""Trials in the table at the end; `gaplab leaderboard` has the others."""
 FAILED = 1
 """Exit code of a sweep with failed trials, and of one that a problem stopped."""
 
@@ -207,16 +208,17 @@ class SweepRun:
 
     def _print_results(self, ledger: Ledger) -> None:
         protocols = _own_protocols(ledger, self.sweep.id)
-        tables = [leaderboard(ledger, sweep=self.sweep.id, protocol=each) for each in protocols]
-        for rows in tables or [[]]:
-            self.console.print(leaderboard_table(rows))
-        best = tables[0][0].trial if tables else "TRIAL"
-        other = ["--protocol", protocols[0]] if protocols[:1] not in ([], ["default"]) else []
+        boards = [board(ledger, sweep=self.sweep.id, top=SHOWN, protocol=p) for p in protocols]
+        for each in boards:
+            table = leaderboard_table(each.rows, (), each.varied, each.total)
+            self.console.print(table)
+        if not boards:
+            self.console.print(leaderboard_table([]))
+        best = boards[0].rows[0].trial if boards else "TRIAL"
         one = ["--protocol", protocols[0]] if len(protocols) > 1 else []
+        compare = self.home.command("compare", "--sweep", self.sweep.id, *one)
         commands = {
-            self.home.command(
-                "compare", *_grouping(self.sweep.trials), *other
-            ): "means and spread over seeds",
+            compare: "means and spread of what was swept",
             self.home.command("report", self.sweep.id, *one): "pictures and tables in one file",
             self.home.command("show", best): "details of one trial",
             self.home.command("ui", self.sweep.id): "the same runs in MLflow",
@@ -232,13 +234,6 @@ class SweepRun:
             self.console.print(each.line(), style="red")
         if failed:
             self.console.print(f"Retry with: {self.home.command('resume', self.sweep.id)}")
-
-
-def _grouping(trials: Sequence[TrialRecord]) -> list[str]:
-    """Return options that group trials by all that the sweep varies, except how it is measured."""
-    keys = [key for key in varied_keys(t.config for t in trials) if key != ASSIGNMENT]
-    by = ["assignment", *(key for key in keys if not key.startswith("evaluation."))]
-    return [word for key in by for word in ("--by", key)]
 
 
 def _own_protocols(ledger: Ledger, sweep: str) -> list[str]:

@@ -110,7 +110,7 @@ def test_steps_are_shown_while_the_context_is_entered(monkeypatch: pytest.Monkey
     def remote() -> Any:
         return answers.pop(0) if len(answers) > 1 else answers[0]
 
-    monkeypatch.setattr(module.ray, "get", get)
+    monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(module, "SHOWN", 0.0)
     client = object.__new__(OrdersClient)
     client._board = SimpleNamespace(steps=SimpleNamespace(remote=remote))
@@ -120,10 +120,11 @@ def test_steps_are_shown_while_the_context_is_entered(monkeypatch: pytest.Monkey
 
 
 def test_a_trial_sends_a_step_at_most_once_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent, clock = list[Any](), SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    sent = list[Any]()
+    clock: Any = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
     show = SimpleNamespace(remote=lambda *words: sent.append(words))
     monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(module.ray, "get_actor", lambda name: SimpleNamespace(show=show))
+    monkeypatch.setattr(ray, "get_actor", lambda name: SimpleNamespace(show=show))
     control = OrdersControl("board", 7, judged=False)
     for clock.now in (0.0, 0.5, 1.0, 1.9, 2.5):
         control.report(STEP)
@@ -137,5 +138,5 @@ def test_a_step_that_nobody_receives_is_no_error(
     def get_actor(name: str) -> Any:
         raise error
 
-    monkeypatch.setattr(module.ray, "get_actor", get_actor)
+    monkeypatch.setattr(ray, "get_actor", get_actor)
     OrdersControl("board", 7, judged=False).report(STEP)
