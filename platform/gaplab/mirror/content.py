@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from html import escape
 from typing import Any, Literal, NamedTuple
 
 from gaplab.formatting import flat, printable
@@ -19,7 +20,7 @@ from gaplab.ledger.views import (
     SweepView,
     TrialView,
 )
-from gaplab.spec.varied import ASSIGNMENT, trial_label
+from gaplab.spec.varied import ASSIGNMENT, swept_keys, trial_label
 from gaplab.spec.yaml_text import YamlError, dump_yaml, parse_yaml
 from gaplab.states import TrialState
 
@@ -120,14 +121,24 @@ def sweep_content(sweep: SweepView, ended: datetime | None) -> RunContent:
     )
 
 
+def keys_of(sweep: SweepView) -> list[str]:
+    """Return the keys that the spec of a sweep varies."""
+    return swept_keys(_plain(sweep.spec))
+
+
 def _question(spec: str) -> str:
-    """Return the question of a stored spec; empty if it has none."""
+    """Return the question of a stored spec, which is no HTML; empty if it has none."""
+    question = _plain(spec).get("question")
+    return escape(question, quote=False)[:MAX_PARAM] if isinstance(question, str) else ""
+
+
+def _plain(spec: str) -> Mapping[str, Any]:
+    """Return a stored spec as plain data; empty if it is not valid."""
     try:
         found = parse_yaml(spec)
     except YamlError:
-        return ""
-    question = found.get("question") if isinstance(found, Mapping) else None
-    return question[:MAX_PARAM] if isinstance(question, str) else ""
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def trial_content(

@@ -20,6 +20,7 @@ from gaplab.ledger import Reader
 from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.mirror.content import (
     MEASURED,
+    keys_of,
     measurement_content,
     shared_view,
     sweep_content,
@@ -29,7 +30,6 @@ from gaplab.mirror.database import exclusive_access, mirror_error
 from gaplab.mirror.environment import OWN_SETTINGS, settings_of_mlflow
 from gaplab.mirror.runs import Runs
 from gaplab.records import EpochDone, Event
-from gaplab.spec.varied import varied_keys
 from gaplab.storage.home import Home
 
 _PAUSE = 2.0  # seconds between two replays of the thread
@@ -121,10 +121,9 @@ class Mirror:
         self, ledger: Reader, view: SweepView, runs: Runs, only: Collection[str] | None
     ) -> int:
         parent, written = runs.ensure(sweep_content(view, view.created_at))
-        ended, trials = view.created_at, ledger.trials(view.id)
-        varied = varied_keys(trial.config for trial in trials)
+        ended, varied = view.created_at, keys_of(view)
         written += runs.set_view(view.id, shared_view(view.id, varied))
-        for trial in trials:
+        for trial in ledger.trials(view.id):
             attempts = ledger.attempts(trial.id) if only is None or trial.id in only else []
             if not attempts:
                 continue

@@ -10,6 +10,7 @@ from gaplab.ledger.views import EpochLossesView, SweepView
 from gaplab.mirror.content import (
     MAX_NAME,
     STATUS,
+    keys_of,
     run_name,
     shared_view,
     sweep_content,
@@ -104,6 +105,21 @@ def test_runs_are_named_by_what_was_swept(assignment: dict[str, Any], name: str)
     assert run_name(trial, KEYS) == name
 
 
+@pytest.mark.parametrize(
+    ("spec", "keys"),
+    [
+        ("name: s\ngrid: {assignment.alpha: [0.3, 0.5], seed: [0, 1]}\n", ["assignment.alpha"]),
+        ("name: s\n", []),
+        ("{broken", []),
+        ("3", []),
+    ],
+)
+def test_the_keys_of_names_and_columns_are_those_of_the_spec(spec: str, keys: list[str]) -> None:
+    counts = dict.fromkeys(TrialState, 0)
+    sweep = SweepView(id="s-01", name="s", spec=spec, created_at=NOW, counts=counts)
+    assert keys_of(sweep) == keys
+
+
 def test_names_fit_the_column_of_the_database() -> None:
     trial = trial_view(config={"assignment": {"name": "poto", "alpha": "x" * 300}})
     assert len(run_name(trial, KEYS)) == MAX_NAME
@@ -121,6 +137,10 @@ def test_the_view_shows_what_was_swept_and_the_gap() -> None:
     ("spec", "note"),
     [
         ("name: s\nquestion: How much?\n", "How much?"),
+        (
+            "question: a < b & <img src=x onerror=alert(1)>\n",
+            "a &lt; b &amp; &lt;img src=x onerror=alert(1)&gt;",
+        ),
         ("name: s\n", None),
         ("question: ''\n", None),
         ("question: [1]\n", None),
