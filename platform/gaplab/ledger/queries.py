@@ -1,6 +1,6 @@
 """The SELECT statements of the ledger, and the conversion of their rows to views."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -106,9 +106,10 @@ def stopped(sweep: str) -> Select[str]:
     return select(Trial.id).join(Attempt, Attempt.trial_id == Trial.id).where(*mine, newest)
 
 
-def trials_of(sweep: str) -> Query:
-    """Select the trials of a sweep, in its order."""
+def trials_of(sweep: str, states: Collection[TrialState] = ()) -> Query:
+    """Select the trials of a sweep, in its order; only those in `states` unless it is empty."""
     joined = _trials(SweepTrial.config).join(SweepTrial, SweepTrial.trial_id == Trial.id)
+    joined = joined.where(Trial.state.in_(states)) if states else joined
     return joined.where(SweepTrial.sweep_id == sweep).order_by(SweepTrial.position)
 
 

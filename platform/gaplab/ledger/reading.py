@@ -145,11 +145,7 @@ class Reader:
         return self._sweep_record(self.chosen_sweep(text))
 
     def chosen_sweep(self, text: str | None = None) -> SweepView:
-        """Return the sweep that `stored_sweep` returns, without its trials.
-
-        Raises:
-            UserError: there is no such sweep, or none at all.
-        """
+        """Return the sweep that `stored_sweep` returns, without its trials. Raises UserError."""
         newest = self.sweeps()[:1] if text is None else [self.find_sweep(text)]
         if not newest:
             raise UserError("sweep: none in the ledger yet; `gaplab run SPEC` starts one")
@@ -165,15 +161,8 @@ class Reader:
         return SweepRecord(found.id, found.name, found.spec, trials, from_ledger=True)
 
     def trials(self, sweep: str, states: Collection[TrialState] = ()) -> list[TrialView]:
-        """Return the trials of the sweep with this id, in the order of the sweep.
-
-        Args:
-            sweep: the id of the sweep.
-            states: only trials in these states; empty: all trials.
-        """
-        query = queries.trials_of(sweep)
-        query = query.where(Trial.state.in_(states)) if states else query
-        found = self._read(lambda c: c.execute(query).all())
+        """Return the trials of a sweep in its order; only those in `states` unless it is empty."""
+        found = self._read(lambda c: c.execute(queries.trials_of(sweep, states)).all())
         return [queries.trial_view(row) for row in found]
 
     def states(self, trials: Sequence[str]) -> dict[str, TrialState]:
