@@ -21,8 +21,16 @@ from gaplab.results.intervals import (
     mean_interval,
     paired,
 )
-from gaplab.results.keys import Condition, default_keys, met, not_met, parse_conditions
-from gaplab.results.leaderboard import LeaderboardRow, listed, settings, unknown_keys
+from gaplab.results.keys import (
+    Condition,
+    check_keys,
+    default_keys,
+    met,
+    not_met,
+    parse_conditions,
+    values_of,
+)
+from gaplab.results.leaderboard import LeaderboardRow, listed
 from gaplab.results.verdicts import holm
 from gaplab.states import TrialState
 
@@ -136,9 +144,7 @@ def compare(
         0.0
     """
     keys = default_keys(rows) if by is None else listed(by)
-    known = {key for row in rows for key in settings(row)}
-    if rows and (error := unknown_keys(keys, known)):
-        raise error
+    check_keys(rows, keys)
     alike: dict[str, list[LeaderboardRow]] = defaultdict(list)
     for row in rows:
         alike[_key(row, keys)].append(row)
@@ -158,9 +164,8 @@ def compare(
 
 def _key(row: LeaderboardRow, by: Sequence[str]) -> str:
     """Return the key of a row's group, as JSON: 1 and true differ there, and lists are hashable."""
-    values = settings(row)
     own = [row.dataset, row.protocol, row.truth, row.epochs, row.results_version, row.chosen]
-    return json.dumps([*own, *(values.get(key) for key in by)], sort_keys=True)
+    return json.dumps([*own, *values_of(row, by).values()], sort_keys=True)
 
 
 def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
@@ -169,10 +174,10 @@ def _groups(rows: list[LeaderboardRow], by: Sequence[str]) -> list[Group]:
     for row in sorted(rows, key=lambda row: row.epoch):
         if row.state == TrialState.SUCCEEDED:
             finished["best" if row.chosen == "best" else row.epoch].append(row)
-    first, values = rows[0], settings(rows[0])
+    first = rows[0]
     groups = [
         Group(
-            keys={key: values.get(key) for key in by},
+            keys=values_of(first, by),
             dataset=first.dataset,
             protocol=first.protocol,
             epochs=first.epochs,

@@ -105,7 +105,7 @@ def _grid(groups: list[Group]) -> Grid:
     combinations = prod(map(len, varied.values()))
     balanced = len(groups) == combinations and len({group.n for group in groups}) == 1
     effects = [_effect(groups, key, found) for key, found in varied.items()]
-    within = _shares({m: sum(_within(g, m) for g in groups) for m in EXPLAINED}, groups)
+    within = _shares({m: sum(_squares(_of(g, m)) for g in groups) for m in EXPLAINED}, groups)
     rest = {
         m: None if share is None else 100 - share - sum(e.share[m] or 0.0 for e in effects)
         for m, share in within.items()
@@ -136,15 +136,15 @@ def _shares(squares: Mapping[Metric, float], groups: Sequence[Group]) -> dict[Me
     """Return sums of squares as shares of the total, in percent."""
     found: dict[Metric, float | None] = {}
     for metric, value in squares.items():
-        values = [each for group in groups for each in _of(group, metric)]
-        total = sum((each - fmean(values)) ** 2 for each in values)
+        total = _squares([each for group in groups for each in _of(group, metric)])
         found[metric] = 100 * value / total if total > 1e-12 else None
     return found
 
 
-def _within(group: Group, metric: Metric) -> float:
-    values = _of(group, metric)
-    return sum((value - fmean(values)) ** 2 for value in values)
+def _squares(values: Sequence[float]) -> float:
+    """Return the sum of squares around the mean."""
+    mean = fmean(values)
+    return sum((value - mean) ** 2 for value in values)
 
 
 def _of(group: Group, metric: Metric) -> list[float]:

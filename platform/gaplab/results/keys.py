@@ -8,8 +8,8 @@ from typing import Any
 from gaplab.errors import UserError
 from gaplab.formatting import cell
 from gaplab.ledger.lookup import suggestion
-from gaplab.results.leaderboard import LeaderboardRow, unknown_keys
-from gaplab.spec.varied import short_names, varied_keys
+from gaplab.results.leaderboard import COLUMNS, LeaderboardRow, settings, unknown_keys
+from gaplab.spec.varied import short_names, varied_keys, varied_values
 
 _COLUMNS = {"assignment.name": "assignment", "data.name": "dataset", "training.epochs": "epochs"}
 """Key of the spec -> the name of a leaderboard's column with the same value."""
@@ -29,6 +29,22 @@ def default_keys(rows: Sequence[LeaderboardRow]) -> list[str]:
     named = "assignment" not in found and any(not row.epochs for row in rows)
     keys = [*(["assignment"] if named else []), *dict.fromkeys(found)]
     return keys or ["assignment"]
+
+
+def values_of(row: LeaderboardRow, keys: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of a row's trial under these keys; None where it has no such key."""
+    own = varied_values(row.config, [key for key in keys if key not in COLUMNS])
+    return {key: getattr(row, key) if key in COLUMNS else own.get(key) for key in keys}
+
+
+def check_keys(rows: Sequence[LeaderboardRow], keys: Sequence[str]) -> None:
+    """Raise UserError for keys that no row has, if there are rows."""
+    others = [key for key in keys if key not in COLUMNS]
+    missing = [key for key in others if not any(varied_values(r.config, [key]) for r in rows)]
+    if rows and missing:
+        error = unknown_keys(missing, {key for row in rows for key in settings(row)})
+        if error:
+            raise error
 
 
 def in_order(value: Any) -> tuple[bool, bool, float, str]:

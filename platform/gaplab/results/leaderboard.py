@@ -19,7 +19,8 @@ from gaplab.states import TrialState
 Sort = str
 Epoch = Literal["last", "best"] | int | GpuHours
 
-_COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")
+COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")
+"""Fields of a row that are settings of its trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +184,7 @@ def plain_row(row: LeaderboardRow, keys: Sequence[str]) -> dict[str, Any]:
 
 def settings(row: ResultRow) -> dict[str, Any]:
     """Return the settings of a row's trial: dotted keys of its spec, and the table's columns."""
-    return {**flat(row.config), **{name: getattr(row, name) for name in _COLUMNS}}
+    return {**flat(row.config), **{name: getattr(row, name) for name in COLUMNS}}
 
 
 def listed(texts: str | Sequence[str]) -> Sequence[str]:
