@@ -23,7 +23,7 @@ def add_settings(connection: Connection, configs: Mapping[str, Mapping[str, Any]
     links, sections = [], dict[str, tuple[str, Any]]()
     for trial, config in configs.items():
         for name, value in config.items():
-            section = _section_id(name, value)
+            section = section_id(name, value)
             links.append({"trial_id": trial, "name": name, "section_id": section})
             sections[section] = (name, value)
     settings = [
@@ -55,7 +55,8 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _section_id(name: str, value: Any) -> str:
+def section_id(name: str, value: Any) -> str:
+    """Return the id of a section of a configuration: a digest of its name and its values."""
     text = json.dumps([name, value], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
