@@ -9,26 +9,32 @@ import fcntl
 import hashlib
 import logging
 import os
-import tempfile
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 WAIT = 300.0
 """Seconds that a process waits for another one that makes the same file. Then it does so, too."""
 _POLL = 0.1
+KEPT = 90 * 86400.0
+"""Seconds after its last use for which a file is kept."""
+_OWN = re.compile(r"(headers-)?[0-9a-f]{32}[0-9a-f-]*\.(arrow|json|lock|new)")
+"""Names of files of the cache. Its folder may hold others."""
 
 Content = TypeVar("Content")
 
 
-def cache_folder() -> Path:
-    """Return the folder of the cache, which need not exist."""
+def cache_folder() -> Path | None:
+    """Return the folder of the cache, which need not exist; None if the user has no home."""
     if given := os.environ.get("GAPLAB_CACHE"):
-        return Path(given).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "gaplab"
+        return Path(os.path.abspath(os.path.expanduser(given)))
+    users = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(users, "gaplab") if os.path.isabs(users) else None
 
 
 @cache
@@ -57,8 +63,11 @@ def stored(
         build: makes the content.
         write: writes it to a new file; False if it is not to be kept. Raises OSError.
     """
-    path = cache_folder() / name
-    found = read(path)
+    folder = cache_folder()
+    if folder is None:
+        return build()
+    path = folder / name
+    found = _used(path, read)
     if found is not None:
         return found
     with _alone(path):
@@ -74,19 +83,36 @@ def stored(
         return (read(path) if kept else None) or built
 
 
+def _used(path: Path, read: Callable[[Path], Content | None]) -> Content | None:
+    """Read a file, and set its time."""
+    found = read(path)
+    if found is not None:
+        with contextlib.suppress(OSError):  # of a file of another user
+            os.utime(path)
+    return found
+
+
 def _replace(path: Path, write: Callable[[Path], bool]) -> bool:
     """Write a file and give it its name only when it is complete. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, new = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".new", dir=path.parent)
-    os.close(handle)
+    _remove_old(path.parent)
+    new = path.with_name(f"{path.stem}-{uuid4().hex}.new")
     try:
-        kept = write(Path(new))
+        kept = write(new)
         if kept:
             os.replace(new, path)
         return kept
     finally:
         with contextlib.suppress(OSError):
             os.unlink(new)
+
+
+def _remove_old(folder: Path) -> None:
+    """Remove files of the cache that were not used for a long time."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if _OWN.fullmatch(path.name) and time.time() - path.stat().st_mtime > KEPT:
+                path.unlink()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -227,13 +228,51 @@ def test_several_at_once_read_the_annotations_once(
     assert not [*folder.glob("*.new")]
 
 
-@pytest.mark.parametrize("given", ["GAPLAB_CACHE", "XDG_CACHE_HOME", "HOME"])
-def test_where_the_cache_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "below"),
+    [("GAPLAB_CACHE", "."), ("XDG_CACHE_HOME", "gaplab"), ("HOME", ".cache/gaplab")],
+)
+def test_where_the_cache_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, below: str
+) -> None:
     for name in ("GAPLAB_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(given, str(tmp_path))
-    below = {"GAPLAB_CACHE": ".", "XDG_CACHE_HOME": "gaplab", "HOME": ".cache/gaplab"}
-    assert cache.cache_folder() == tmp_path / below[given]
+    assert cache.cache_folder() == tmp_path / below
+
+
+def test_a_user_without_a_home_has_no_cache(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GAPLAB_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert shown(stored_index(path)) == shown(read_index(path))
+
+
+def test_a_file_has_the_permissions_that_the_user_wants(path: Path, folder: Path) -> None:
+    """The folder may be shared by several users."""
+    before = os.umask(0o027)
+    try:
+        stored_index(path)
+    finally:
+        os.umask(before)
+    (file,) = kept(folder)
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_is_not_used_any_more_is_removed(path: Path, folder: Path, tmp_path: Path) -> None:
+    stored_index(path)
+    (used,) = kept(folder)
+    old = [used.with_name(f"{'0' * 32}-{'1' * 16}{end}") for end in (".arrow", ".lock", "-2.new")]
+    others = [folder / "notes.json", folder / "headers.arrow", old[0].with_suffix(".txt")]
+    for each in (*old, *others):
+        each.write_text("")
+    for each in (*old, *others, used):
+        os.utime(each, (1, 1))
+    stored_index(path)
+    (other := tmp_path / "other.json").write_bytes(written(random_coco(6, 0.0), 5))
+    stored_index(other)
+    assert not any(each.exists() for each in old)
+    assert all(each.exists() for each in (*others, used))
 
 
 def test_copies_of_a_file_share_what_is_kept(
