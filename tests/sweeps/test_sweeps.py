@@ -5,6 +5,7 @@ middle of their second epoch until a test opens it; meanwhile they still obey or
 """
 
 import json
+import re
 import signal
 import sys
 from collections import Counter
@@ -208,7 +209,7 @@ def test_killed_workers(history: History) -> None:
 def test_a_failed_trial(history: History) -> None:
     out = history.outputs["finished"]
     assert history.codes["finished"] == 1
-    assert "center seed 0: epoch 4/4, AP" in out
+    assert re.search(r" center lr=\S+ seed 0: epoch 4/4, AP", out)
     assert "failed: loss is not finite at step " in out
     assert "gaplab resume small-" in out
     failed = [each.fault for each in history.attempts if each.state == "failed"]
