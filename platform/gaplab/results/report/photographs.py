@@ -40,8 +40,8 @@ class Kind:
 
 OBJECT = Kind("object", COLORS[0])
 FOUND = Kind("finds an object", COLORS[2])
-DUPLICATE = Kind("duplicate of a better detection", COLORS[1], "5 2", 1.5)
-NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2", 1.5)
+DUPLICATE = Kind("duplicate of a better detection", COLORS[1], "5 2", 2.2)
+NOTHING = Kind("no object of its class there", COLORS[6], "1.5 2", 1.8)
 
 
 def build(archive: Archive) -> Markup:
@@ -145,12 +145,15 @@ def picture(sample: Sample, name: str, boxes: Sequence[tuple[Kind, str, Tensor]]
 
 
 def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
-    """Return a rectangle; a solid one is on a white one, so that it is seen on any photograph."""
+    """Return a rectangle on a wider white one, so that it is seen on any photograph."""
     x1, y1, x2, y2 = (box * box.new_tensor(sample.scale * 2)).tolist()
     shape = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(
         x1, y1, x2 - x1, y2 - y1
     )
-    halo = Markup("") if kind.dash else Markup('{} class="halo"/>').format(shape)
-    return halo + Markup(
-        '{} stroke="{}" stroke-dasharray="{}" stroke-width="{}"><title>{}</title></rect>'
-    ).format(shape, kind.color, kind.dash, kind.width, printable(f"{description}, {kind.name}"))
+    return Markup(
+        '{0} class="halo" stroke-width="{4}"/>{0} stroke="{1}" stroke-dasharray="{2}" '
+        'stroke-width="{3}"><title>{5}</title></rect>'
+    ).format(
+        *(shape, kind.color, kind.dash, kind.width, kind.width + 1),
+        printable(f"{description}, {kind.name}"),
+    )
