@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import gaplab.trial.run
@@ -21,6 +21,7 @@ from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.checkpoints import load_newest
 from gaplab.trial.control import Stop
+from tests.examples import examples
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +72,7 @@ def test_a_trial_stopped_anywhere_ends_with_the_same_bits(
     """
     expected, end = whole(resuming, trial, undisturbed)
 
-    @settings(max_examples=8)
+    @examples(4)
     @given(st.lists(st.integers(1, 9), max_size=4))
     @example([1, 1, 1, 1, 1])
     @example([8, 1, 1, 4])
