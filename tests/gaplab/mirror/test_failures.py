@@ -109,7 +109,7 @@ def test_the_same_mirror_continues_after_a_failure(
     mirror.replay(bench.ledger, sweep)
     mirrored = snapshot(bench)
     Mirror(bench.home).replay(bench.ledger, bench.add("calm", good, name="calm"))
-    name = f"dual-seed1-{good.id[:8]}"
+    name = f"dual seed={good.seed}"
     assert mirrored[name][1:] == snapshot(bench, "calm")[name][1:]
 
 

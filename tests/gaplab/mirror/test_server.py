@@ -189,7 +189,7 @@ def test_the_server_returns_what_the_ledger_holds(served: Served) -> None:
             history = f"{served.url}/api/2.0/mlflow/metrics/get-history?{query}"
             points = json.loads(ask(history))["metrics"]
             wanted = {
-                each.epoch: each.metrics[key.rpartition("/")[2]]
+                each.epoch: each.metrics[key.rpartition(".")[2]]
                 for each in served.ledger.evaluations(trial.id)
                 if each.primary == primary
             }
