@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from detectors.evaluation.metrics import label
 from gaplab.cli.render.tables import LABELS, captioned, key_column, or_empty, stackable
@@ -16,6 +17,8 @@ _EPOCHS = 12
 """Epochs that curves show in a terminal."""
 _KEYS = 4
 """Keys that have a column of their own; more of them share one."""
+_BREAKS = (" by", " difference", " shown")
+"""Where a difference in words continues on another line of a narrow table."""
 _TAKEN = ("dataset", "protocol", "truth", "epoch", "n", "p", "gap", "AP", "AR", "effect", "note")
 """Names of other columns."""
 
@@ -42,7 +45,7 @@ def compare_table(groups: Sequence[Group], metric: Metric = "ap", to: str = "bes
         stackable("AR", or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
         stackable(heading, [_to_baseline(group, metric) for group in groups]),
         number("p", [_p(group.stats.get(metric)) for group in groups]),
-        text("effect", _effects(groups, metric)),
+        replace(text("effect", _effects(groups, metric), wrap=False), marks=_BREAKS),
         number("left\nout", [str(group.unfinished or "") for group in groups]),
         text("over", [_over(group) for group in groups]),
         text("note", ["stale" if group.stale else "" for group in groups], rank=0),

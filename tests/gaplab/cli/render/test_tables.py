@@ -343,6 +343,16 @@ class TestCompareTable:
             assert re.search(number, text), number
         assert "…" not in text
 
+    def test_words_are_whole_in_a_narrow_table(self) -> None:
+        rows = [
+            replace(ROW, assignment=name, seed=seed, ap=30.0 + noise, dataset="crowdhuman-visible")
+            for name, noises in (("poto", (2.0, 1.0, 4.0)), ("fcos", (3.0, -2.0, 1.5)))
+            for seed, noise in enumerate(noises)
+        ]
+        rows += [replace(row, dataset="shapes") for row in rows]
+        text = drawn(compare_table(compare(rows, ["assignment"])), 90)
+        assert re.search(r" no *\n.* difference *\n.* shown *\n", text)
+
     def test_values_are_not_markup(self) -> None:
         rows = [replace(ROW, config={"path": "[bold]x"})]
         assert "[bold]x" in drawn(compare_table(compare(rows, ["path"])), 80)
