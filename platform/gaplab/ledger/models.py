@@ -102,7 +102,10 @@ class Trial(Base):
     """One fully resolved experiment, in the state of its last attempt."""
 
     __tablename__ = "trial"
-    __table_args__ = (CheckConstraint(_one_of("state", TrialState), name="state"),)
+    __table_args__ = (
+        CheckConstraint(_one_of("state", TrialState), name="state"),
+        Index(None, "state", "id"),
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     config: Mapped[dict[str, Any]]

@@ -120,7 +120,7 @@ class Selection:
         inner = select(
             *(self._value(key).label(f"key{at}") for at, key in enumerate(keys)),
             *(columns[name] for name in ("seed", *_APART, *GROUPED)),
-            self._finished().label("finished"),
+            self._unfinished().label("unfinished"),
         ).where(*self._conditions)
         held = inner.subquery()
         by = [*(held.c[f"key{at}"] for at in range(len(keys))), *(held.c[n] for n in _APART)]
@@ -218,11 +218,11 @@ class Selection:
         ties = [rows.c.ap.desc()] if key != "ap" else []
         return [main if key in _COMPLETE else main.nulls_last(), *ties, rows.c.trial_id.asc()]
 
-    def _finished(self) -> ColumnElement[Any]:
-        columns = self._source.c
-        state = select(Trial.state).where(Trial.id == columns.trial_id)
-        done = func.coalesce(state.correlate(self._source).scalar_subquery(), "succeeded")
-        return case((done == str(TrialState.SUCCEEDED), 1), else_=0)
+    def _unfinished(self) -> ColumnElement[Any]:
+        """Return 1 for a trial that has not succeeded; found by an index on states."""
+        others = [state for state in TrialState if state is not TrialState.SUCCEEDED]
+        held = select(Trial.id).where(Trial.state.in_(others))
+        return case((self._source.c.trial_id.in_(held), 1), else_=0)
 
     def _group(self, keys: Sequence[str], row: AnyRow) -> GroupView:
         apart = len(keys) + len(_APART)
@@ -230,13 +230,13 @@ class Selection:
         for key in keys:
             if self._compiler.column(key) is None:
                 values[key] = value_of(values[key])
-        trials, seeds, finished = row[apart : apart + 3]
+        trials, seeds, unfinished = row[apart : apart + 3]
         stats = {}
         for at, name in enumerate(GROUPED):
             total, mean, square = row[apart + 3 + 3 * at : apart + 6 + 3 * at]
             if mean is not None and total == trials:
                 stats[name] = (mean, _deviation(total, mean, square))
-        return GroupView(values, trials, seeds, trials - finished, stats)
+        return GroupView(values, trials, seeds, unfinished, stats)
 
 
 _APART = ("dataset", "epochs", "results_version")
@@ -250,7 +250,7 @@ def default_order(key: str) -> Order:
 
 
 def _statistics(held: Subquery) -> list[ColumnElement[Any]]:
-    found: list[ColumnElement[Any]] = [func.sum(held.c.finished)]
+    found: list[ColumnElement[Any]] = [func.sum(held.c.unfinished)]
     for name in GROUPED:
         column = held.c[name]
         found += [func.count(column), func.avg(column), func.avg(column * column)]
