@@ -57,7 +57,9 @@ COSTS: dict[str, Column] = {
     "attempts": func.count(Attempt.id),
 }
 """What all attempts at a trial cost together."""
-_TEXTS = ("assignment", "family", "dataset", "branch", "trial", "state")
+_ALIASES = {"assignment.family": "family"}
+"""Names that read like spec keys, but a trial's assignment implies their value."""
+_TEXTS = ("assignment", "family", *_ALIASES, "dataset", "branch", "trial", "state")
 _KEY = ("trial_id", "epoch", "branch", "protocol", "truth")
 _NUMBER: Column = Setting.__table__.c.number
 _INT64 = 2**63
@@ -98,7 +100,7 @@ class Compiler:
 
     def column(self, key: str) -> Column | None:
         """Return the expression of a column, a metric or a cost; None for anything else."""
-        columns = self._source.c
+        columns, key = self._source.c, _ALIASES.get(key, key)
         if key == "state":
             state = select(Trial.state).where(Trial.id == columns.trial_id)
             return func.coalesce(state.correlate(self._source).scalar_subquery(), "succeeded")
@@ -138,7 +140,7 @@ class Compiler:
         """Return every name that a condition may hold."""
         columns = ("trial", "state", "branch", "epoch", *METRICS, *FACTS, *COSTS, *MORE, *TRAINING)
         keys = self._connection.scalars(select(Setting.key).distinct()).all()
-        return sorted({*columns, *keys})
+        return sorted({*columns, *_ALIASES, *keys})
 
     def _setting(self, key: str) -> str | None:
         """Return the spec key that is `key`, or the only one that ends in it; None if none is."""

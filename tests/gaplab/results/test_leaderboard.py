@@ -151,6 +151,7 @@ def test_a_trial_of_two_sweeps_appears_once(ledger: Ledger) -> None:
         (("assignment.alpha=8e-1", "seed=0"), {"p0", "old"}),
         (("assignment.name=fcos",), {"f0"}),
         (("family=o2o", "dataset=cells"), {"c0"}),
+        (('assignment.family == "o2m" and ap > 0',), {"f0"}),
         (("training.augment=hflip", "seed = 1"), {"p1"}),
         (("training.decay_at=[0.6, 0.9]", "assignment.radius=1.5"), {"f0"}),
         ("seed = 1", {"p1"}),
@@ -170,7 +171,7 @@ def test_unknown_keys_are_all_named(ledger: Ledger) -> None:
         ids(ledger, where=("assignment.alhpa=1", "seed=0", "sede=1"))
     assert error.value.problems == (
         "assignment.alhpa: no such key; "
-        "did you mean assignment.alpha or assignment.name or assignment?",
+        "did you mean assignment.alpha or assignment.family or assignment.name?",
         "sede: no such key; did you mean seed?",
     )
 
