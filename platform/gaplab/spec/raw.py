@@ -1,15 +1,16 @@
 """A spec that is not validated yet: the keys that it varies, and the seeds of `repeat`."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gaplab.spec.problems import SpecPath
+if TYPE_CHECKING:  # it imports pydantic, and tables of results need this module, too
+    from gaplab.spec.problems import SpecPath
 
 MAX_REPEAT = 1000
 """Largest value of `repeat`."""
 
 
-def varied_groups(spec: Mapping[str, Any]) -> Iterator[tuple[SpecPath, Mapping[str, Any]]]:
+def varied_groups(spec: Mapping[str, Any]) -> "Iterator[tuple[SpecPath, Mapping[str, Any]]]":
     """Yield the mappings of varied keys with their paths; skips what is no mapping."""
     zipped, rows = spec.get("zip"), spec.get("rows")
     many = list(enumerate(zipped)) if isinstance(zipped, list) else []
@@ -21,7 +22,7 @@ def varied_groups(spec: Mapping[str, Any]) -> Iterator[tuple[SpecPath, Mapping[s
     return ((path, group) for path, group in found if isinstance(group, Mapping))
 
 
-def varied_seed(spec: Mapping[str, Any]) -> SpecPath | None:
+def varied_seed(spec: Mapping[str, Any]) -> "SpecPath | None":
     """Return where a spec varies the seed, other than with `repeat`; None if it doesn't."""
     return next(((*path, "seed") for path, group in varied_groups(spec) if "seed" in group), None)
 
