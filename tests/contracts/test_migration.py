@@ -85,7 +85,11 @@ def described(engine: Engine) -> dict[str, list[str]]:
         *(found.get_columns, found.get_pk_constraint, found.get_foreign_keys, found.get_indexes),
         *(found.get_unique_constraints, found.get_check_constraints),
     )
-    return {name: [repr(part(name)) for part in parts] for name in found.get_table_names()}
+    held = {name: [part(name) for part in parts] for name in found.get_table_names()}
+    return {  # SQLite lists constraints in the order of its schema, which a rebuild changes
+        name: [str(sorted(map(str, each)) if isinstance(each, list) else each) for each in values]
+        for name, values in held.items()
+    }
 
 
 class TestSchema:
