@@ -115,8 +115,8 @@ def measure(  # noqa: PLR0913 - every argument is an option of the command
 
     Print AP with and without NMS, the NMS gap with its 95 % interval over images, what a user sees
     at a score threshold, and whether the detector needs NMS. The detections must be those before
-    NMS. Two files of one data set, one-to-many
-    and one-to-one, also give the head gap: AP of the first with NMS minus AP of the second without.
+    NMS. Two files of one data set, one-to-many and one-to-one, also give the head gap: AP of the
+    first with NMS minus AP of the second without.
     """
     detections, truth = _paths(files, annotations)
     names, families = (
