@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from detectors.boxes import area
 from detectors.data.sizes import PAD, rounded_up
 from detectors.evaluation.protocol import Protocol
+from detectors.models.weights import replacing
 from detectors.trained import HEADER, TrainedDetector, portable
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
@@ -227,12 +227,8 @@ def export(
             "output": _OUTPUT,
         }
     )
-    part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
-    try:
+    with replacing(path) as part:
         program.save(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _problem(detector: TrainedDetector, rule: Protocol, branch: str, nms: bool) -> str:

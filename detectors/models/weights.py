@@ -1,6 +1,7 @@
 """Load weights from a file, with a check of names and shapes, and write them as safetensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -83,9 +84,16 @@ def write_safetensors(path: Path, weights: Mapping[str, Tensor], header: Mapping
         OSError: the file can't be written.
     """
     data = save({key: value.contiguous() for key, value in weights.items()}, dict(header))
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a new path to write to; it then replaces `path`, or is deleted after an error."""
     part = path.with_name(f"{path.name}.{uuid4().hex[:8]}.part")
     try:
-        part.write_bytes(data)
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
