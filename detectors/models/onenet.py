@@ -15,14 +15,15 @@ from detectors.models.deconv import Deconv
 from detectors.models.dense import DenseDetector
 from detectors.models.predictor import BranchShape, Predictor
 from detectors.models.pyramid import TopDown
-from detectors.options import OneOf
+from detectors.options import LATER, OneOf
 from detectors.structures import Points, Predictions
 
 
 class OneNetOptions(DetectorOptions):
     """One 3x3 convolution and two predictors on one map of stride 4 (001 section 4; CenterNet).
 
-    The published detector has channels 64, neck deconv and box pixels. With `heads` > 1, heads are
+    The published detector has channels 64, box pixels, and neck deconv with deformable
+    convolutions. With `heads` > 1, heads are
     cascaded in training (001 section 4.1): head j has a convolution of its own, whose input is the
     map F_0 of the neck and the features F_{j-1} of the head before (F_0 twice for the first head);
     class and box convolutions are shared. There is no released code for several heads.
@@ -32,8 +33,8 @@ class OneNetOptions(DetectorOptions):
 
     Deviations: in CenterNet, class, size and offset have a 3x3 convolution each before their
     predictor, which is 1x1; an object whose centre cell belongs to a smaller object still trains
-    size and offset there. The released neck of 001 has deformable convolutions, see `Deconv`. Its
-    heads are initialised Xavier-uniform, ours like a plain convolution and small predictors.
+    size and offset there. The heads of 001 are initialised Xavier-uniform, ours like a plain
+    convolution and small predictors.
     """
 
     name: Literal["onenet"] = "onenet"
@@ -44,6 +45,9 @@ class OneNetOptions(DetectorOptions):
     nearest upsampling, like a feature pyramid."""
     neck_norm: Literal["batch", "group"] = "batch"
     """Norm of the neck `deconv`."""
+    neck_deformable: bool = Field(False, json_schema_extra=LATER)
+    """Whether the 3x3 convolutions of the neck `deconv` are deformable (DCNv2), as in the models
+    `dcn` of OneNet and in CenterNet."""
     channels: int = Field(32, ge=8, multiple_of=8)
     """Channels of the neck's map and of the heads."""
     box: Literal["softplus", "relu", "pixels", "size_offset"] = "softplus"
@@ -63,6 +67,8 @@ class OneNetOptions(DetectorOptions):
             raise ValueError(f"infer_head: at most heads ({self.heads}), got {self.infer_head}")
         if self.backbone.finest_stride != 4:
             raise ValueError("backbone: its finest map must have stride 4; a resnet has finest: 4")
+        if self.neck_deformable and self.neck != "deconv":
+            raise ValueError("neck_deformable: true needs neck: deconv")
         return self
 
     def branch(self, name: str) -> BranchShape:
@@ -79,7 +85,7 @@ class OneNetOptions(DetectorOptions):
 
     def _neck(self, inputs: Sequence[int]) -> nn.Module:
         if self.neck == "deconv":
-            return Deconv(inputs, self.channels, self.neck_norm)
+            return Deconv(inputs, self.channels, self.neck_norm, deformable=self.neck_deformable)
         return TopDown(inputs, self.channels)
 
 

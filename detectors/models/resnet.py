@@ -8,19 +8,23 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detectors.models.backbone_base import Backbone, BackboneOptions, ImageNetBackbone
+from detectors.models.deform import DeformConv, reset_offsets
 from detectors.models.weights import load_weights
+from detectors.options import LATER
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PLANES, STRIDES = (64, 128, 256, 512), (4, 8, 16, 32)
 """Planes and strides of layer1 to layer4."""
+OFFSETS = (".offsets.weight", ".offsets.bias")
+"""Ends of the names of the parameters that only a deformable convolution has."""
 
 
 class ResNet(BackboneOptions):
     """ResNet with maps C3, C4 and C5 at strides 8, 16 and 32, and optionally C2 at stride 4.
 
     ResNeXt-101 32x8d has depth 101, groups 32 and width_per_group 8; 64x4d has groups 64 and
-    width_per_group 4. The ResNeXt of 003 has deformable convolutions, this one does not. Batch norm
-    without fixed statistics uses those of each worker's part of a batch.
+    width_per_group 4. Batch norm without fixed statistics uses those of each worker's part of a
+    batch.
     """
 
     name: Literal["resnet"] = "resnet"
@@ -39,6 +43,10 @@ class ResNet(BackboneOptions):
     """Path of a file with the state dict of a torchvision ResNet; empty: random weights. A relative
     path starts at the working directory. A trial's id contains this text, not the content of the
     file: give other weights another file name."""
+    deformable_stages: int = Field(0, ge=0, le=4, json_schema_extra=LATER)
+    """Number of last stages whose 3x3 convolutions are deformable (DCNv2): 3 is layer2 to layer4,
+    as published. Weights of a network without deformation fit: offsets start at 0, but all factors
+    at 0.5, so the output of these convolutions is half of what it was, as in the released codes."""
     frozen_stages: int = Field(2, ge=0, le=5)
     """Number of stages whose weights are not trained: 1 is the stem, 2 the stem and layer1, 5
     everything."""
@@ -55,6 +63,15 @@ class ResNet(BackboneOptions):
             problems.append(
                 "groups and width_per_group need bottlenecks: set depth: 50 or 101, "
                 f"got {self.depth}"
+            )
+        if self.depth < 50 and self.deformable_stages:
+            problems.append(
+                f"deformable_stages needs bottlenecks: set depth: 50 or 101, got {self.depth}"
+            )
+        if self.deformable_stages and self.frozen_stages + self.deformable_stages > 5:
+            problems.append(
+                f"deformable_stages: {self.deformable_stages} includes a frozen stage; set "
+                f"frozen_stages to at most {5 - self.deformable_stages}, got {self.frozen_stages}"
             )
         if self.bn != "trained" and not self.weights:
             problems.append(f"bn: {self.bn} needs weights: name a checkpoint or set bn: trained")
@@ -76,7 +93,7 @@ class ResNet(BackboneOptions):
         """See `BackboneOptions.build`. Raises WeightsError."""
         backbone = ResNetBackbone(self)
         if self.weights:
-            load_weights(backbone, self.weights, heads=("fc.",))
+            load_weights(backbone, self.weights, heads=("fc.",), added=OFFSETS)
         return backbone
 
 
@@ -131,6 +148,7 @@ class ResNetBackbone(ImageNetBackbone):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        reset_offsets(self)
 
 
 class BasicBlock(nn.Module):
@@ -156,7 +174,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 convolution has groups."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 convolution has groups.
+
+    It is deformable in the last `options.deformable_stages` stages.
+    """
 
     expansion = 4
 
@@ -167,7 +188,10 @@ class Bottleneck(nn.Module):
         first, second = (stride, 1) if options.stride_in == "1x1" else (1, stride)
         self.conv1 = nn.Conv2d(inputs, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, second, 1, groups=groups, bias=False)
+        if planes in PLANES[len(PLANES) - options.deformable_stages :]:
+            self.conv2: nn.Conv2d = DeformConv(width, width, second, groups)
+        else:
+            self.conv2 = nn.Conv2d(width, width, 3, second, 1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)

@@ -27,20 +27,25 @@ class WeightsError(DataError):
     """A file of weights can't be used."""
 
 
-def load_weights(module: nn.Module, path: str, heads: tuple[str, ...] = ()) -> None:
+def load_weights(
+    module: nn.Module, path: str, heads: tuple[str, ...] = (), added: tuple[str, ...] = ()
+) -> None:
     """Load a state dict from a file into a module.
 
     Args:
         module: the module to change.
         path: the file, read as plain tensors (`weights_only`).
         heads: prefixes of names to ignore.
+        added: ends of names of the module that the file may lack; they keep their values.
 
     Raises:
         WeightsError: the file can't be read, or its names or shapes are not those of the module,
             which is then unchanged.
     """
     weights = {key: value for key, value in read_weights(path).items() if not key.startswith(heads)}
-    if problems := differences(module.state_dict(), weights):
+    own = module.state_dict()
+    expected = {key: own[key] for key in own if key in weights or not key.endswith(added)}
+    if problems := differences(expected, weights):
         found = "; ".join(problems)
         raise WeightsError(
             [f"{path}: not the weights of this backbone: {found}; correct `weights`"]

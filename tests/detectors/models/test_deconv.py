@@ -121,3 +121,40 @@ def test_initial_weights_are_uniform_within_xaviers_bound() -> None:
             inputs, outputs, *kernel = weight.shape
             bound = (6 / ((inputs + outputs) * torch.Size(kernel).numel())) ** 0.5
             assert 0.9 * bound < weight.abs().max() <= bound, name
+
+
+def test_deformable_blocks_are_half_of_plain_ones_at_first() -> None:
+    """Offsets are 0 and factors 0.5, although other weights are Xavier-uniform."""
+    torch.manual_seed(0)
+    inputs = (4, 6)
+    deformable, plain = (Deconv(inputs, 8, "group", deformable=d) for d in (True, False))
+    own = plain.state_dict()
+    plain.load_state_dict({k: v for k, v in deformable.state_dict().items() if k in own})
+    given = halved(9, 6, inputs)
+    half = deformable.get_submodule("blocks.0.0")(given[1])
+    torch.testing.assert_close(half, plain.get_submodule("blocks.0.0")(given[1]) / 2)
+    # Group norm divides the factor out.
+    torch.testing.assert_close(deformable(given)[0], plain(given)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_offsets_learn_and_move_what_is_read() -> None:
+    torch.manual_seed(0)
+    neck, given = Deconv((4, 6), 8, "group", deformable=True), halved(9, 6, (4, 6))
+    before = neck(given)[0]
+    before.square().mean().backward()
+    weight = neck.get_parameter("blocks.0.0.offsets.weight")
+    assert weight.grad is not None
+    assert (weight.grad.abs().amax((1, 2, 3)) > 0).all()
+    with torch.no_grad():
+        neck.get_parameter("blocks.0.0.offsets.bias")[0] = 1.5
+    assert not torch.allclose(neck(given)[0], before)
+
+
+def test_parameters_that_deformable_convolutions_add() -> None:
+    """27 channels of a 3x3 convolution per block (2048, 256 and 128 inputs): 0.59 million."""
+    with torch.device("meta"):
+        sizes = [
+            sum(p.numel() for p in Deconv((256, 512, 1024, 2048), 64, deformable=d).parameters())
+            for d in (False, True)
+        ]
+    assert sizes[1] - sizes[0] == sum(27 * (9 * c + 1) for c in (2048, 256, 128)) == 591_057

@@ -8,6 +8,7 @@ from torch import Tensor
 from detectors.models.backbones import Tiny
 from detectors.models.decode import DECODERS
 from detectors.models.deconv import Deconv
+from detectors.models.deform import DeformConv
 from detectors.models.dense import DenseDetector
 from detectors.models.onenet import OneNetOptions
 from detectors.models.pyramid import TopDown
@@ -92,6 +93,13 @@ def test_heads_share_their_class_and_box_convolutions() -> None:
     assert one["head.stages.0.weight"].shape == (16, 16, 3, 3)
 
 
+def test_the_neck_is_deformable_on_request() -> None:
+    for deformable in (False, True):
+        neck = build(neck="deconv", neck_norm="group", neck_deformable=deformable).neck
+        found = [isinstance(module, DeformConv) for module in neck.modules()]
+        assert sum(found) == deformable
+
+
 @pytest.mark.parametrize("neck", ["top_down", "deconv"])
 def test_there_is_one_map_of_stride_four(neck: str) -> None:
     detector = build(neck=neck, neck_norm="group")
@@ -110,6 +118,7 @@ def test_there_is_one_map_of_stride_four(neck: str) -> None:
         ({"heads": 0}, "heads"),
         ({"backbone": {"name": "resnet", "bn": "trained", "frozen_stages": 0}}, "finest: 4"),
         ({"box": "exp"}, "softplus"),
+        ({"neck_deformable": True}, "neck_deformable: true needs neck: deconv"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(wrong: dict[str, Any], message: str) -> None:

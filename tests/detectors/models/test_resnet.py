@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from detectors.assigners.poto import Poto
 from detectors.engine import Learner
 from detectors.models.backbone_base import MEAN, STD
+from detectors.models.deform import DeformConv
 from detectors.models.resnet import ResNet, ResNetBackbone
 from detectors.models.weights import WeightsError
 from detectors.optimizer import make_optimizer
@@ -49,6 +50,47 @@ def trained() -> Weights:
 def checkpoint(tmp_path: Path, trained: Weights) -> Path:
     torch.save(trained, tmp_path / "resnet18.pth")
     return tmp_path / "resnet18.pth"
+
+
+# Deformable convolutions -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [1, 3])
+def test_the_last_stages_are_deformable(stages: int) -> None:
+    """A predictor of 27 channels for each 3x3 convolution of ResNet-50's 3, 4, 6 and 3 blocks."""
+    with torch.device("meta"):
+        built = fresh(50, deformable_stages=stages)
+    deformable = [name for name, part in built.named_modules() if isinstance(part, DeformConv)]
+    names = {name.split(".")[0] for name in deformable}
+    assert names == {f"layer{i}" for i in range(5 - stages, 5)}
+    assert all(name.endswith(".conv2") for name in deformable)
+    each = [count * 27 * (9 * c + 1) for count, c in [(3, 64), (4, 128), (6, 256), (3, 512)]]
+    added = sum(p.numel() for p in built.parameters()) - 23_508_032
+    assert added == sum(each[4 - stages :])
+
+
+def test_deformable_stages_start_from_plain_weights(tmp_path: Path) -> None:
+    """The offsets of a fresh network are 0: its 3x3 convolutions give half of the plain ones."""
+    shape = {"groups": 4, "width_per_group": 2}
+    path = tmp_path / "resnext.pth"
+    weights = fresh(50, **shape).state_dict()
+    torch.save(weights, path)
+    built = ResNet.model_validate({"weights": str(path), **shape, "deformable_stages": 3}).build()
+    loaded = built.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in weights.items())
+    added = {key: value for key, value in loaded.items() if key not in weights}
+    assert all(".conv2.offsets." in key and not value.any() for key, value in added.items())
+    assert len(added) == 2 * (4 + 6 + 3)
+    plain = fresh(50, **shape)
+    plain.load_state_dict(weights)
+    name = "layer2.0.conv2"
+    features = torch.randn(2, plain.get_parameter(f"{name}.weight").shape[0], 9, 8)
+    found, other = (net.get_submodule(name)(features) for net in (built, plain))
+    torch.testing.assert_close(found, other / 2)
+    torch.save(loaded, path)
+    with pytest.raises(WeightsError, match=r"unexpected layer2\.0\.conv2\.offsets\.weight"):
+        ResNet.model_validate({"weights": str(path), **shape}).build()
+    path.unlink()
 
 
 # Architecture ------------------------------------------------------------------------------------
@@ -301,6 +343,9 @@ def test_norms_of_fixed_statistics_train_scale_and_shift(checkpoint: Path, stage
         ({"finest": 16, "weights": "x"}, "finest"),
         ({"frozen_stages": 6, "weights": "x"}, "frozen_stages"),
         ({"depth": 152, "weights": "x"}, "depth"),
+        ({"deformable_stages": 5, "weights": "x"}, "deformable_stages"),
+        ({"depth": 34, "deformable_stages": 1, "weights": "x"}, "deformable_stages needs bottle"),
+        ({"deformable_stages": 4, "weights": "x"}, "set frozen_stages to at most 1, got 2"),
     ],
 )
 def test_invalid_options_are_refused(options: dict[str, Any], message: str) -> None:
