@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detectors.evaluation import bootstrap
+from detectors.evaluation import bootstrap, curves
 from detectors.evaluation.bootstrap import (
     Replicates,
     average_precision,
@@ -333,3 +333,15 @@ def test_intervals_cover_the_truth() -> None:
         low, high = interval(replicates(sample, sample, 100).ap)
         covered += low <= truth <= high
     assert 68 <= covered < 80
+
+
+def test_the_result_does_not_depend_on_how_the_work_is_divided(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matches = matches_of(random_images(np.random.default_rng(7), 12, 3), 3)
+    whole = replicates(matches, matches, 20)
+    monkeypatch.setattr(curves, "_PART", 1)
+    monkeypatch.setattr(bootstrap, "_RESAMPLES", (3, 3))
+    divided = replicates(matches, matches, 20)
+    assert divided.ap == pytest.approx(whole.ap, abs=1e-12)
+    assert divided.ap_nms == pytest.approx(whole.ap, abs=1e-12)
