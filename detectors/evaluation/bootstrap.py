@@ -48,7 +48,11 @@ class Replicates:
 
 
 def replicates(
-    without: Matches, with_: Matches, resamples: int = 1000, seed: int = 0
+    without: Matches,
+    with_: Matches,
+    resamples: int = 1000,
+    seed: int = 0,
+    sets: "DetectionSets | None" = None,
 ) -> Replicates:
     """Compute COCO's AP on resamples of the images.
 
@@ -61,33 +65,21 @@ def replicates(
         with_: matches of the detections with NMS.
         resamples: number of resamples, at least 1.
         seed: seeds the draws.
+        sets: `DetectionSets.of((without, with_))`, if it is known.
 
     Raises:
         ValueError: the matches are of different images or classes, or without objects, or
             `resamples` is less than 1.
     """
     _check(without, with_, resamples)
-    sets = _Sets.of((without, with_))
+    sets = sets or DetectionSets.of((without, with_))
     weights = iter(draws(without.images, resamples, seed))
     parts = list[Floats]()
     with ThreadPoolExecutor(_THREADS) as threads:
         while block := list(islice(weights, _THREADS * sets.together)):
             shares = np.split(np.array(block), range(sets.together, len(block), sets.together))
-            parts += threads.map(sets.precisions, shares)
+            parts += threads.map(sets.average_precision, shares)
     return Replicates(*np.concatenate(parts, axis=1))
-
-
-def average_precision(columns: Sequence[Matches], images: Flags) -> Floats:
-    """Compute COCO's AP on some of the images.
-
-    Args:
-        columns: matches of S sets of detections of the same images.
-        images: [R, N], R choices of images: whether to use each of them.
-
-    Returns:
-        AP of each set on each choice: [S, R] in percent points; NaN if the images have no object.
-    """
-    return _Sets.of(columns).precisions(images)
 
 
 def draws(images: int, resamples: int, seed: int) -> Iterator[Ints]:
@@ -117,8 +109,8 @@ def interval(
 
 
 @dataclass(frozen=True)
-class _Sets:
-    """Sets of detections of the same images and objects.
+class DetectionSets:
+    """Sets of detections of the same images and objects, prepared for AP on some of the images.
 
     Attributes:
         objects: [K, N] sparse, number of objects of each class on each image.
@@ -142,18 +134,23 @@ class _Sets:
         together = min(_STEP // (len(first.hit) * first.classes), _VALUES // largest)
         return cls(objects, len(first.hit), curves, int(np.clip(together, *_RESAMPLES)))
 
-    def precisions(self, weights: NDArray[Any]) -> Floats:
-        """Compute AP of each of S sets: [S, R] in percent points; NaN if undefined.
+    def average_precision(self, weights: NDArray[Any]) -> Floats:
+        """Compute COCO's AP of each of S sets, R times.
 
         Args:
-            weights: [R, N], how often each image counts.
+            weights: [R, N], how often each image counts; bool: whether it does.
+
+        Returns:
+            [S, R] in percent points; NaN without an object in images that count.
         """
         by_image = np.ascontiguousarray(weights.T, dtype=np.float64)
         objects = (self.objects @ by_image).astype(np.int64)
         tables = Tables.of(objects)
         areas = np.array([each.areas(by_image, tables) for each in self.curves])
         points = len(RECALL) * self.thresholds * np.count_nonzero(objects, axis=0)
-        return np.divide(100 * areas, points, out=np.full(areas.shape, np.nan), where=points > 0)
+        ap = np.full(areas.shape, np.nan)
+        np.divide(100 * areas, points, out=ap, where=points > 0)
+        return ap
 
 
 def _check(without: Matches, with_: Matches, resamples: int) -> None:

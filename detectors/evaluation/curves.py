@@ -67,15 +67,16 @@ class Curves:
         place = classes.place[np.searchsorted(positions, np.concatenate(ends))]
         marked = [_marked(flags, ends, label) for flags in (hit, ignored)]
         shape = len(curves.lane), matches.images
-        totals = [
+        whole, left_out = (
             sparse_counts(curves.lane[curves.owner[end]], image[at], shape) for end, at in marked
-        ]
+        )
         shape = len(place), matches.images
-        parts = [sparse_counts(curves.place[end], image[at], shape) for end, at in marked]
+        own = [sparse_counts(curves.place[end], image[at], shape) for end, at in marked]
         return cls(
             np.argsort(curves.lane) % matches.classes,
-            *totals,
-            _parts(*parts, place[np.argsort(curves.place)], curves.sizes),
+            whole,
+            left_out,
+            _parts(own[0], own[1], place[np.argsort(curves.place)], curves.sizes),
             counts,
             classes.sizes,
         )
@@ -256,7 +257,7 @@ def _ends(hit: Flags, ignored: Flags, label: Ints) -> Ints:
     counted = np.flatnonzero(~ignored)
     right, own = hit[counted], label[counted]
     followed = np.append(right[1:] & (own[1:] == own[:-1]), False)[: len(right)]
-    return counted[right & ~followed]
+    return np.asarray(counted[right & ~followed])
 
 
 def _before(ends: Ints, at: Ints, label: Ints) -> tuple[Ints, Ints]:

@@ -8,6 +8,7 @@ detections, G objects and crowd regions, N images, S thresholds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +92,11 @@ class Judged:
         images[self.object_image[chosen]] = True
         return replace(self, chosen=chosen, images=images)
 
+    @cached_property
+    def counts(self) -> "_Counts":
+        """The counts from which all operating points are computed."""
+        return _Counts.of(self)
+
 
 def judge(
     detections: Candidates, truth: GroundTruth, max_dets: int, matching: Matching | None = None
@@ -127,17 +133,15 @@ def judge(
 def operating_points(judged: Judged, thresholds: Sequence[float]) -> tuple[OperatingPoint, ...]:
     """Compute what a user sees at each threshold."""
     ends = np.searchsorted(-judged.score, -np.array(thresholds), side="right")
-    curves = _Curves.of(judged)
     return tuple(
-        _point(judged, curves, threshold, int(end))
-        for threshold, end in zip(thresholds, ends, strict=True)
+        _point(judged, threshold, int(end)) for threshold, end in zip(thresholds, ends, strict=True)
     )
 
 
 def best_f1_threshold(judged: Judged) -> float | None:
     """Return the threshold with the highest F1, of several the highest; None if F1 is always 0."""
-    curves = _Curves.of(judged)
-    f1 = 2 * curves.true / np.maximum(curves.detections + curves.objects, 1)
+    counts = judged.counts
+    f1 = 2 * counts.true / np.maximum(counts.detections + counts.objects, 1)
     ends = np.flatnonzero(np.diff(judged.score, append=-np.inf)) + 1
     if not f1[ends].any():
         return None
@@ -163,7 +167,7 @@ def duplicates_replicates(
 
 
 @dataclass(frozen=True)
-class _Curves:
+class _Counts:
     """Counts among the 0, 1, 2, ..., D best detections: [D + 1], and numbers of objects.
 
     Attributes:
@@ -185,7 +189,7 @@ class _Curves:
     chosen: int
 
     @classmethod
-    def of(cls, judged: Judged) -> "_Curves":
+    def of(cls, judged: Judged) -> "_Counts":
         """Count in the order of the detections."""
         here = judged.images[judged.image]
         hit = judged.matched >= 0
@@ -210,20 +214,21 @@ class _Curves:
         return int(self.claims[kind][end]) / claimed - 1 if claimed else None
 
 
-def _point(judged: Judged, curves: _Curves, threshold: float, end: int) -> OperatingPoint:
+def _point(judged: Judged, threshold: float, end: int) -> OperatingPoint:
     """Return the point of the `end` best detections."""
-    detections, true = int(curves.detections[end]), int(curves.true[end])
+    counts = judged.counts
+    detections, true = int(counts.detections[end]), int(counts.true[end])
     errors = _count_errors(judged, end)
     return OperatingPoint(
         threshold=threshold,
         detections=detections,
-        duplicates=curves.duplicates(end, 0),
-        duplicates_any_class=curves.duplicates(end, 1),
-        missed=_percent(curves.chosen - int(curves.found[end]), curves.chosen),
+        duplicates=counts.duplicates(end, 0),
+        duplicates_any_class=counts.duplicates(end, 1),
+        missed=_percent(counts.chosen - int(counts.found[end]), counts.chosen),
         count_error=float(np.abs(errors).mean()) if len(errors) else None,
         count_bias=float(errors.mean()) if len(errors) else None,
         precision=_percent(true, detections),
-        f1=_percent(2 * true, detections + curves.objects),
+        f1=_percent(2 * true, detections + counts.objects),
     )
 
 
@@ -247,6 +252,7 @@ def _running(flags: Flags) -> Ints:
 
 def _first(claim: Ints) -> Flags:
     """Return which entries are the first of their value: [D]."""
-    first = np.zeros(len(claim), dtype=bool)
-    first[np.unique(claim, return_index=True)[1]] = True
-    return first
+    position = np.arange(len(claim))
+    first = np.empty(claim.max(initial=-1) + 2, dtype=np.int64)  # the last entry is that of -1
+    first[claim[::-1]] = position[::-1]  # of repeated indices, the last assignment stays
+    return np.asarray(first[claim] == position)

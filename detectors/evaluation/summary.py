@@ -1,12 +1,13 @@
 """All measurements of detections of one origin under one protocol, as one record."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detectors.evaluation.bootstrap import average_precision
+from detectors.evaluation.bootstrap import DetectionSets
 from detectors.evaluation.coco import ErrorTypes, calibration_error, error_types
 from detectors.evaluation.crowding import CROWDING, nearest_iou
 from detectors.evaluation.gap import Gap, gap_between
@@ -91,6 +92,7 @@ class Summary:
         crowding: the same by crowding of the objects, one for each of `crowding.CROWDING`.
         matches: COCO's matches without NMS and with it, for intervals over images.
         judged: what detections without NMS and with it hit and claim.
+        sets: both, prepared for AP on some of the images; None for an evaluator other than COCO's.
     """
 
     gap: Gap
@@ -100,6 +102,7 @@ class Summary:
     crowding: tuple[Crowded, ...]
     matches: tuple[Matches, Matches]
     judged: tuple[Judged, Judged]
+    sets: DetectionSets | None
 
 
 def summarise(
@@ -125,19 +128,23 @@ def summarise(
     """
     most = protocol.max_dets
     gap = gap_between(columns, truth, protocol)
-    matchings = [match(each, truth, most) for each in columns]
-    pairs = zip(columns, matchings, strict=True)
-    without, with_nms = (judge(each, truth, most, matching) for each, matching in pairs)
+    with ThreadPoolExecutor(len(columns)) as threads:
+        matchings = [*threads.map(lambda each: match(each, truth, most), columns)]
+        without, with_nms = threads.map(
+            lambda each, matching: judge(each, truth, most, matching), columns, matchings
+        )
     matches = (matchings[0].matches, matchings[1].matches)
     errors = error_types(columns, truth, most)
+    sets = DetectionSets.of(matches) if protocol.evaluator == "coco" else None
     return Summary(
         gap=gap,
         without=_column(without, matches[0], errors[0], thresholds),
         with_nms=_column(with_nms, matches[1], errors[1], thresholds),
         score_gap=score_gap(tops, ~truth.crowd.numpy()),
-        crowding=_by_crowding((without, with_nms), matches, tops, truth, protocol, thresholds),
+        crowding=_by_crowding((without, with_nms), sets, tops, truth, protocol, thresholds),
         matches=matches,
         judged=(without, with_nms),
+        sets=sets,
     )
 
 
@@ -155,7 +162,7 @@ def _column(
 
 def _by_crowding(
     judged: tuple[Judged, Judged],
-    matches: tuple[Matches, Matches],
+    sets: DetectionSets | None,
     tops: TopScores,
     truth: GroundTruth,
     protocol: Protocol,
@@ -164,9 +171,9 @@ def _by_crowding(
     nearest = nearest_iou(truth, protocol.class_wise)
     chosen = [nearest > limit for limit in CROWDING]
     views = [tuple(each.of(some) for each in judged) for some in chosen]
-    aps = np.full((len(matches), len(CROWDING)), np.nan)
-    if protocol.evaluator == "coco":
-        aps = average_precision(matches, np.array([without.images for without, _ in views]))
+    aps = np.full((len(judged), len(CROWDING)), np.nan)
+    if sets is not None:
+        aps = sets.average_precision(np.array([without.images for without, _ in views]))
     return tuple(
         Crowded(
             above=limit,

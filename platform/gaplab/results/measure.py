@@ -130,7 +130,7 @@ def measure(
         columns = concatenate(parts)
         summary = summarise(columns, best, truth, protocol)
         enough = resamples and len(truth) >= MIN_IMAGES and protocol.evaluator == "coco"
-        made = replicates(*summary.matches, resamples) if enough else None
+        made = replicates(*summary.matches, resamples, sets=summary.sets) if enough else None
         checked = (
             _check(columns, truth, protocol, summary) if oracle and checkable(protocol) else None
         )

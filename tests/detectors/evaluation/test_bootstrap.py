@@ -13,8 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detectors.evaluation import bootstrap, curves
 from detectors.evaluation.bootstrap import (
+    DetectionSets,
     Replicates,
-    average_precision,
     draws,
     interval,
     replicates,
@@ -311,7 +311,7 @@ def test_an_interval_around_the_value_contains_it_where_resamples_are_biased() -
     """Of few objects per class, resamples have equal ones several times."""
     matches = coco_matches(*cases.random_case(3, images=30), 100)
     found = replicates(matches, matches, 200).ap
-    [[value]] = average_precision([matches], np.ones((1, 30), dtype=bool))
+    [[value]] = DetectionSets.of([matches]).average_precision(np.ones((1, 30), dtype=bool))
     low, high = interval(found, around=value)
     assert low < value < high
     assert high - low == pytest.approx(np.subtract(*interval(found)[::-1]))

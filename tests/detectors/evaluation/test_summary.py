@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detectors.evaluation.bootstrap import average_precision
+from detectors.evaluation.bootstrap import DetectionSets
 from detectors.evaluation.crowding import nearest_iou
 from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.operating import judge, operating_points
@@ -53,13 +53,14 @@ def test_ap_of_some_images_equals_pycocotools(seed: int) -> None:
     assert expected is not None
     matches = coco_matches(found, truth, 100)
     whole = np.ones_like(chosen)
-    found_aps = average_precision([matches, matches], np.array([whole, chosen]))
+    found_aps = DetectionSets.of([matches] * 2).average_precision(np.array([whole, chosen]))
     assert found_aps[:, 1] == pytest.approx([100 * expected] * 2)
 
 
 def test_ap_of_no_image_is_undefined() -> None:
     matches = coco_matches(*cases.random_case(0), 100)
-    assert np.isnan(average_precision([matches], np.zeros((1, matches.images), dtype=bool))).all()
+    nothing = np.zeros((1, matches.images), dtype=bool)
+    assert np.isnan(DetectionSets.of([matches]).average_precision(nothing)).all()
 
 
 def test_a_summary_consists_of_the_single_measurements() -> None:
