@@ -41,15 +41,18 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_giou(a: Tensor, b: Tensor) -> Tensor:
-    """Compute the generalised IoU of all pairs of a [G, 4] and b [N, 4]: [G, N] in [-1, 1]."""
+    """Compute the generalised IoU of all pairs of a [..., G, 4] and b [..., N, 4]: [..., G, N].
+
+    It is in [-1, 1].
+    """
     iou = pairwise_iou(a, b)
-    union = (area(a)[:, None] + area(b)) / (1 + iou)
-    (low_a, high_a), (low_b, high_b) = _corners(a), _corners(b)
-    sides = [
-        torch.maximum(high_a[i][:, None], high_b[i]) - torch.minimum(low_a[i][:, None], low_b[i])
+    union = (area(a)[..., :, None] + area(b)[..., None, :]) / (1 + iou)
+    first, second = _corners(a[..., :, None, :]), _corners(b[..., None, :, :])
+    width, height = (
+        torch.maximum(first[1][i], second[1][i]) - torch.minimum(first[0][i], second[0][i])
         for i in (0, 1)
-    ]
-    return _generalised(iou, union, sides[0] * sides[1])
+    )
+    return _generalised(iou, union, width * height)
 
 
 def _generalised(iou: Tensor, union: Tensor, hull: Tensor) -> Tensor:
@@ -73,6 +76,6 @@ def _iou_and_union(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _corners(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the smaller and the larger x and y of the corners of boxes [K, 4]: [2, K] each."""
-    first, second = boxes[:, :2].T, boxes[:, 2:].T
+    """Return the smaller and the larger x and y of the corners of boxes [..., 4]: [2, ...] each."""
+    first, second = boxes[..., :2].movedim(-1, 0), boxes[..., 2:].movedim(-1, 0)
     return first.minimum(second).contiguous(), first.maximum(second).contiguous()

@@ -1,6 +1,5 @@
 """Compute the training loss of one branch from its predictions and assignments."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 from detectors.boxes import paired_giou, paired_iou
 from detectors.losses import ClsLoss, LossOptions, centerness, classification, l1_of_image, soft_bce
 from detectors.models.decode import ENCODERS
-from detectors.structures import Assignment, Points, Predictions, Targets
+from detectors.structures import Assignment, Points, Predictions, TargetBatch
 from detectors.world import World
 
 
@@ -42,7 +41,7 @@ class Positives:
     Attributes:
         image: [K] int64, index of the image in the batch.
         point: [K] int64, index of the point.
-        object: [K] int64, index of the object, counted through the batch.
+        object: [K] int64, index of the object in its image.
         label: [K] int64, label of the point's object.
         degree: [K] float, degree of the assignment.
         box: [K, 4] float xyxy, box of the point's object.
@@ -56,20 +55,17 @@ class Positives:
     box: Tensor
 
     @classmethod
-    def of(cls, assignments: Sequence[Assignment], targets: Sequence[Targets]) -> "Positives":
-        """Collect the positive points of B images, each with its assignment and its objects."""
-        object_BN = torch.stack([a.object for a in assignments])
-        degree_BN = torch.stack([a.degree for a in assignments])
-        image, point = (object_BN >= 0).nonzero(as_tuple=True)
-        before = torch.tensor([0, *(len(t) for t in targets)][:-1], device=image.device).cumsum(0)
-        chosen = object_BN[image, point] + before[image]
+    def of(cls, assignment: Assignment, targets: TargetBatch) -> "Positives":
+        """Collect the positive points of an assignment; see `Assignment.positives`."""
+        index = assignment.positives()
+        image, _ = index
+        chosen = assignment.object[index]
         return cls(
-            image,
-            point,
+            *index,
             chosen,
-            torch.cat([t.labels for t in targets])[chosen],
-            degree_BN[image, point],
-            torch.cat([t.boxes for t in targets])[chosen],
+            targets.labels[image, chosen],
+            assignment.degree[index],
+            targets.boxes[image, chosen],
         )
 
 
@@ -88,8 +84,8 @@ class Criterion:
         self,
         points: Points,
         predictions: Predictions,
-        assignments: Sequence[Assignment],
-        targets: Sequence[Targets],
+        assignment: Assignment,
+        targets: TargetBatch,
         kind: ClsLoss,
     ) -> Loss:
         """Compute all parts of the loss for a batch of B images; see `LossOptions`.
@@ -97,8 +93,8 @@ class Criterion:
         If any logit is not finite, `cls` is NaN, and if any box is not finite, `box` is NaN, even
         without positive points.
         """
-        found = Positives.of(assignments, targets)
-        cls = self.classification(predictions.logits, found, assignments, targets, kind)
+        found = Positives.of(assignment, targets)
+        cls = self.classification(predictions.logits, found, assignment, targets, kind)
         boxes = predictions.boxes[found.image, found.point]
         target = centerness(points.xy[found.point], found.box)
         weights = {"degree": found.degree, "centerness": target, "equal": torch.ones_like(target)}
@@ -111,7 +107,7 @@ class Criterion:
         return Loss(
             cls + 0 * predictions.logits.sum(),
             box + 0 * predictions.boxes.sum(),
-            self._l1(boxes, found, weight, _extents(targets, points)[found.image], total),
+            self._l1(boxes, found, weight, targets.extents(points)[found.image], total),
             self._centerness(predictions, found, target),
         )
 
@@ -119,18 +115,16 @@ class Criterion:
         self,
         logits: Tensor,
         found: Positives,
-        assignments: Sequence[Assignment],
-        targets: Sequence[Targets],
+        assignment: Assignment,
+        targets: TargetBatch,
         kind: ClsLoss,
     ) -> Tensor:
         """Compute the weighted, normalised classification loss of logits [B, N, C]."""
         degree_BNC = found.degree.new_zeros(logits.shape)
         degree_BNC[found.image, found.point, found.label] = found.degree
         loss_BNC = classification(logits, degree_BNC, kind, self.options)
-        if any(a.weight is not None for a in assignments):
-            one = loss_BNC.new_ones(1, 1)
-            weights = [one if a.weight is None else a.weight for a in assignments]
-            loss_BNC = torch.stack([loss_BNC[i] * w for i, w in enumerate(weights)])
+        if assignment.weight is not None:
+            loss_BNC = loss_BNC * assignment.weight
         totals = {"degrees": found.degree.sum(), "positives": (found.degree > 0).sum().float()}
         by = self.options.normalizer
         total = self._count(targets) if by == "objects" else self._total(totals[by])
@@ -140,10 +134,9 @@ class Criterion:
         """Return the mean over ranks of a number, whose sum over all ranks is at least `floor`."""
         return self.world.all_reduce_mean(of_rank).clamp(min=floor / self.world.size)
 
-    def _count(self, targets: Sequence[Targets]) -> Tensor:
+    def _count(self, targets: TargetBatch) -> Tensor:
         """Return the mean over ranks of the number of objects, at least 1 in total."""
-        count = sum(len(t) for t in targets)
-        return self._total(torch.tensor(float(count), device=targets[0].boxes.device))
+        return self._total(_scalar(len(targets.image), targets.boxes.device))
 
     def _box(
         self, predictions: Predictions, boxes: Tensor, found: Positives, points: Points
@@ -181,23 +174,24 @@ class Criterion:
         if predictions.centerness is None:
             return None
         logits = predictions.centerness[found.image, found.point]
-        total = self._total(torch.tensor(float(len(logits)), device=logits.device))
+        total = self._total(_scalar(len(logits), logits.device))
         loss = soft_bce(logits, target).sum() / total + 0 * predictions.centerness.sum()
         return self.options.centerness_weight * loss
 
 
-def _extents(targets: Sequence[Targets], points: Points) -> Tensor:
-    """Return width and height of every image without its padding: [B, 2]."""
-    return points.xy.new_tensor([t.extent or points.extent for t in targets])
+def _scalar(value: float, device: torch.device) -> Tensor:
+    """Return a number as a float tensor, made on the device without a copy from the host."""
+    return torch.full((), float(value), device=device)
 
 
-def count_positives(assignments: Sequence[Assignment], targets: Sequence[Targets]) -> Tensor:
+def count_positives(assignment: Assignment, targets: TargetBatch) -> Tensor:
     """Count over a batch: positive points, objects without any, all objects. [3] float64.
 
     Certain and ambiguous points both count as positive.
     """
-    found = [a.object[a.object >= 0] for a in assignments]
-    positives = sum(len(each) for each in found)
-    assigned = sum(len(torch.unique(each)) for each in found)
-    objects = sum(len(t) for t in targets)
-    return torch.tensor([positives, objects - assigned, objects], dtype=torch.float64)
+    owner_BN, (size, most) = assignment.object, targets.labels.shape
+    positives = (owner_BN >= 0).sum().double()
+    has_BG = torch.zeros(size, most + 1, dtype=torch.float64, device=owner_BN.device)
+    assigned = has_BG.scatter(1, owner_BN + 1, 1.0)[:, 1:].sum()
+    objects = torch.full_like(assigned, len(targets.image))
+    return torch.stack([positives, objects - assigned, objects])

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
-from detectors.assigners.matching import negatives
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
 from detectors.models.parts import freeze
 from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
-from detectors.structures import Assignment, Output, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Output, Points, Predictions, Progress, TargetBatch
 from detectors.training import Training, lr_factor
 from detectors.world import World
 
@@ -39,11 +38,15 @@ class Learner:
     world: World
     frozen: tuple[nn.Module, ...] = ()
     """The modules of `training.freeze`."""
+    log_every: int = 1
+    """Losses are read after so many steps."""
     step: int = 0
     batches: int = 0
     """Number of batches done in the current epoch; 0 between epochs."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Sums of the global loss parts over these batches."""
+    """Sums of the global loss parts over these batches, without those that are still unread."""
+    unread: list[tuple[Progress, dict[str, Tensor]]] = field(default_factory=list)
+    """Global loss parts of the last steps; `read_losses` adds them to `sums`."""
     tally: dict[Branch, Tensor] = field(default_factory=dict)
     """Sums of `criterion.count_positives` on this rank over these batches, by branch."""
     measured: dict[Branch, Tensor] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class Learner:
         averaged.requires_grad_(False).eval()
         optimizer = make_optimizer(bare, training)
         learner = cls(model, averaged, optimizer, strategy, training, world, frozen)
+        learner.log_every = 1 if learner.device.type == "cpu" else training.log_every
         learner.train()
         return learner
 
@@ -86,6 +90,11 @@ class Learner:
         self.model.train()
         for module in self.frozen:
             module.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
 
     @property
     def bare(self) -> nn.Module:
@@ -116,10 +125,33 @@ class Learner:
 
     def _over_ranks(self, sums: Tensor) -> Tensor:
         """Return the mean over all ranks of sums on this rank."""
-        return self.world.all_reduce_mean(sums.to(next(self.bare.parameters()).device))
+        return self.world.all_reduce_mean(sums.to(self.device))
+
+    def read_losses(self) -> None:
+        """Add the losses of the last steps to `sums`; this waits for the device.
+
+        Raises:
+            NonFiniteLossError: a loss is NaN or infinite; on every rank, and for the first of the
+                steps for which it is.
+        """
+        steps, self.unread = self.unread, []
+        if not steps:
+            return
+        values = torch.stack([torch.stack(list(parts.values())) for _, parts in steps]).tolist()
+        for (progress, parts), row in zip(steps, values, strict=True):
+            named = dict(zip(parts, row, strict=True))
+            _check_finite(named, progress)
+            for name, value in named.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
 
     def state(self) -> dict[str, Any]:
-        """Return the state at the end of an epoch for a checkpoint, as tensors and plain values."""
+        """Return the state at the end of an epoch for a checkpoint, as tensors and plain values.
+
+        Raises:
+            NonFiniteLossError: see `read_losses`.
+        """
+        self.read_losses()
+        self.averaged.refresh()
         return {
             "model": self.bare.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -154,7 +186,7 @@ def train_epoch(
         The means of the global loss parts over the steps of the epoch.
 
     Raises:
-        NonFiniteLossError: on every rank at the same step.
+        NonFiniteLossError: on every rank, see `Learner.read_losses`.
     """
     learner.train()
     if not learner.batches:
@@ -162,52 +194,57 @@ def train_epoch(
         learner.measured.clear()
         learner.sums.clear()
     for batch in batches:
-        parts = train_step(learner, batch, replace(progress, step=learner.step))
-        for name, value in parts.items():
-            learner.sums[name] = learner.sums.get(name, 0.0) + value
+        train_step(learner, batch, replace(progress, step=learner.step))
         learner.batches += 1
         after_step()
+    learner.read_losses()
+    learner.averaged.refresh()
     _share_buffers(learner)
     done, learner.batches = learner.batches, 0
     return {name: value / done for name, value in learner.sums.items()}
 
 
-def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, float]:
+def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, Tensor]:
     """Make one optimiser step on this rank's part of a global batch.
 
+    On a GPU, losses are read after every `training.log_every` steps, because Python otherwise waits
+    for the device; elsewhere after each.
+
     Returns:
-        The parts of the loss of the global batch, named `branch.part`.
+        The parts of the loss of the global batch, named `branch.part`, on the device.
+
+    Raises:
+        NonFiniteLossError: a loss of this step, or of one since losses were last read, is NaN or
+            infinite.
     """
-    device = next(learner.model.parameters()).device
-    half = learner.training.precision == "bf16"
+    device, half = learner.device, learner.training.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         output = learner.model(to_device(batch.images, device))
-    targets = [t.to(str(device)) for t in batch.targets]
+    targets = TargetBatch.of(batch.targets, device)
     supervisions = learner.strategy.branches()
     losses = {name: _supervise(learner, output, name, targets, progress) for name in supervisions}
-    parts = _finite_parts(losses, progress, learner.world)
+    parts = _global_parts(losses, learner.world)
+    learner.unread.append((progress, parts))
+    if len(learner.unread) >= learner.log_every:
+        learner.read_losses()
     weighted = [s.weight * losses[name].total() for name, s in supervisions.items()]
     _descend(learner, torch.stack(weighted).sum(), progress)
     return parts
 
 
-def assign_batch(
+def assign(
     assigner: Assigner,
     points: Points,
     predictions: Predictions,
-    targets: list[Targets],
+    targets: TargetBatch,
     progress: Progress,
-) -> list[Assignment]:
-    """Return one assignment per image.
+) -> Assignment:
+    """Return the assignment of a batch, with the index of its positive points.
 
-    If predictions are not finite, all points are negative; the loss then raises the error.
+    If predictions are not finite, it is the one for predictions of 0; the loss then raises the
+    error.
     """
-    if not (predictions.logits.isfinite().all() and predictions.boxes.isfinite().all()):
-        return [negatives(len(points), predictions.logits.device) for _ in targets]
-    return [
-        assigner.assign(points, predictions.image(i), target, progress)
-        for i, target in enumerate(targets)
-    ]
+    return assigner.assign_batch(points, predictions.finite(), targets, progress).located()
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -216,7 +253,7 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def _supervise(
-    learner: Learner, output: Output, branch: Branch, targets: list[Targets], progress: Progress
+    learner: Learner, output: Output, branch: Branch, targets: TargetBatch, progress: Progress
 ) -> Loss:
     """Compute the loss of one branch, summed over its cascaded heads."""
     supervision = learner.strategy.branches()[branch]
@@ -226,7 +263,7 @@ def _supervise(
     points, losses = output.points[branch], []
     for predictions in output.branches[branch]:
         assigner = supervision.assigner
-        found = assign_batch(assigner, points, predictions, targets, progress)
+        found = assign(assigner, points, predictions, targets, progress)
         learner.tally[branch] = learner.tally.get(branch, 0) + count_positives(found, targets)
         if learner.batches % EVERY == 0:
             sums = measure(points, predictions, found, targets)
@@ -245,12 +282,12 @@ def _auxiliary(
     supervision: Supervision,
     points: Points,
     predictions: Predictions,
-    targets: list[Targets],
+    targets: TargetBatch,
     progress: Progress,
 ) -> Tensor:
     """Compute the auxiliary loss of 003: classification only, with an assignment of its own."""
     assigner = supervision.assigner
-    found = assign_batch(assigner, points, predictions, targets, progress)
+    found = assign(assigner, points, predictions, targets, progress)
     positives = Positives.of(found, targets)
     loss = criterion.classification(predictions.logits, positives, found, targets, assigner.loss)
     return supervision.weight * loss
@@ -272,22 +309,23 @@ def _sum(losses: Sequence[Loss]) -> Loss:
     return Loss(**{name: torch.stack([parts[name] for parts in each]).sum() for name in each[0]})
 
 
-def _finite_parts(
-    losses: Mapping[Branch, Loss], progress: Progress, world: World
-) -> dict[str, float]:
-    """Return the global parts of the losses. Raises NonFiniteLossError if one is not finite."""
+def _global_parts(losses: Mapping[Branch, Loss], world: World) -> dict[str, Tensor]:
+    """Return the means of the parts of the losses over all ranks."""
     named = {
         f"{b}.{part}": value for b, loss in losses.items() for part, value in loss.parts().items()
     }
-    means = world.all_reduce_mean(torch.stack(list(named.values()))).tolist()
-    parts = dict(zip(named, means, strict=True))
+    means = world.all_reduce_mean(torch.stack(list(named.values())))
+    return dict(zip(named, means.unbind(), strict=True))
+
+
+def _check_finite(parts: Mapping[str, float], progress: Progress) -> None:
+    """Raise NonFiniteLossError if a part of the loss of a step is not finite."""
     if not all(map(math.isfinite, parts.values())):
         shown = ", ".join(f"{name}={value:.4g}" for name, value in parts.items())
         raise NonFiniteLossError(
             f"loss is not finite at step {progress.step} (epoch {progress.epoch + 1}): {shown}; "
             "lower training.lr or set training.clip_norm"
         )
-    return parts
 
 
 def _descend(learner: Learner, total: Tensor, progress: Progress) -> None:

@@ -17,7 +17,12 @@ def state_of(learner: Learner) -> dict[str, Any] | None:
 
     Returns:
         The state on rank 0, None on the other ranks.
+
+    Raises:
+        NonFiniteLossError: see `Learner.read_losses`.
     """
+    learner.read_losses()
+    learner.averaged.refresh()
     ranks = learner.world.gather(_own(learner))
     if learner.world.rank:
         return None
@@ -41,10 +46,10 @@ def load(learner: Learner, state: Mapping[str, Any]) -> None:
     for name, buffers in _statistics(learner).items():
         for key, buffer in buffers.items():
             buffer.copy_(own[name][key])
-    learner.tally = dict(own["tally"])
-    learner.measured = {b: sums.to(_device(learner)) for b, sums in own["measured"].items()}
+    learner.tally = {b: counts.to(learner.device) for b, counts in own["tally"].items()}
+    learner.measured = {b: sums.to(learner.device) for b, sums in own["measured"].items()}
     if same:
-        _set_random(own["random"], _device(learner))
+        _set_random(own["random"], learner.device)
 
 
 def _own(learner: Learner) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def _own(learner: Learner) -> dict[str, Any]:
     }
     tally = {branch: counts.cpu() for branch, counts in learner.tally.items()}
     measured = {branch: sums.cpu() for branch, sums in learner.measured.items()}
-    return {**statistics, "tally": tally, "measured": measured, "random": _random(_device(learner))}
+    return {**statistics, "tally": tally, "measured": measured, "random": _random(learner.device)}
 
 
 def _statistics(learner: Learner) -> dict[str, dict[str, Tensor]]:
@@ -66,10 +71,6 @@ def _statistics(learner: Learner) -> dict[str, dict[str, Tensor]]:
         name: {key: buffer for key, buffer in module.named_buffers() if key in kept[name]}
         for name, module in modules.items()
     }
-
-
-def _device(learner: Learner) -> torch.device:
-    return next(learner.bare.parameters()).device
 
 
 def _random(device: torch.device) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """Create the optimiser, and average weights, as `Training` specifies."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,9 @@ class RunningAverage(AveragedModel):
     Its decay is (1 + t) / (10 + t) after t updates, but at most `decay`, so that the average soon
     forgets the first weights. Integers, such as the step counters of batch norm, are copied.
 
+    Without averaging, `refresh` copies the current values; no step does. Nothing waits for the
+    device, also not for the number of updates.
+
     The places of all tensors are found once: to walk through both modules takes longer than the
     average itself. Tensors may be replaced later (`to` does so), but none may be added.
 
@@ -64,18 +68,39 @@ class RunningAverage(AveragedModel):
         self._decay = decay
         self._own, self._others = _places(self.module), _places(model)
         self._floats = sum(tensor.is_floating_point() for tensor in _tensors(self._own))
+        self._updates: int | None = 0
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Add the current values of `model`, which is the module given to `__init__`."""
-        own, others, t = _tensors(self._own), _tensors(self._others), int(self.n_averaged)
+        t = int(self.n_averaged) if self._updates is None else self._updates
+        if self._decay:
+            self._average(t)
+        self.n_averaged += 1
+        self._updates = t + 1
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the current values of the model if they are not averaged."""
+        if not self._decay:
+            torch._foreach_copy_(_tensors(self._own), _tensors(self._others))
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """See `torch.nn.Module.load_state_dict`; the number of updates is read at the next one."""
+        self._updates = None
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _average(self, t: int) -> None:
+        """Add the current values, after `t` updates."""
+        own, others = _tensors(self._own), _tensors(self._others)
         averaged = self._floats if t else 0
         if averaged:
             weight = 1 - min(self._decay, (1 + t) / (10 + t))
             torch._foreach_lerp_(own[:averaged], others[:averaged], weight)
         if own[averaged:]:
             torch._foreach_copy_(own[averaged:], others[averaged:])
-        self.n_averaged += 1
 
 
 Place = tuple[Mapping[str, Tensor | None], str]

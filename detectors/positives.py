@@ -3,15 +3,13 @@
 `measure` sums over a batch; `means` returns the means, given sums over batches and ranks.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from detectors.boxes import paired_iou
 from detectors.criterion import Positives
 from detectors.evaluation.metrics import POSITIVES
-from detectors.structures import Assignment, Points, Predictions, Targets
+from detectors.structures import Assignment, Points, Predictions, TargetBatch
 
 EVERY = 4
 """One of so many batches is measured: measuring takes 1 to 3 % of a step of a small detector."""
@@ -22,8 +20,8 @@ _ELEMENTS = 2**23
 def measure(
     points: Points,
     predictions: Predictions,
-    assignments: Sequence[Assignment],
-    targets: Sequence[Targets],
+    assignment: Assignment,
+    targets: TargetBatch,
 ) -> Tensor:
     """Measure the positive points of a batch of at least one image.
 
@@ -45,21 +43,19 @@ def measure(
     Args:
         points: the N points.
         predictions: logits [B, N, C] and boxes [B, N, 4], xyxy in pixels.
-        assignments: one per image.
-        targets: one per image.
+        assignment: that of the B images.
+        targets: their objects.
 
     Returns:
         [2 + len(POSITIVES)] float64: the numbers of positive points and of objects with any, then
         a sum for each of `POSITIVES`. `score` and `iou` (of the predicted box and the object's)
         are summed over positive points, the others over objects with positive points.
     """
-    found = Positives.of(assignments, targets)
+    found = Positives.of(assignment, targets)
     logits = predictions.logits.detach()[found.image, found.point, found.label].float()
     ious = paired_iou(predictions.boxes.detach()[found.image, found.point].float(), found.box)
     of_points = torch.stack([torch.ones_like(ious), logits.sigmoid(), ious]).double().sum(1)
-    free, of_free = _negatives(points, predictions, assignments, targets)
-    count = sum(len(each) for each in targets)
-    compared = _compare(logits, found.object, free, of_free, count)
+    compared = _compare(points, predictions, assignment, targets)
     return torch.cat([of_points[:1], compared[:1], of_points[1:], compared[1:]])
 
 
@@ -72,30 +68,62 @@ def means(sums: Tensor) -> dict[str, float]:
     return {n: v / count.get(n, objects) for n, v in zip(POSITIVES, values, strict=True)}
 
 
-def _negatives(
+def _compare(
+    points: Points, predictions: Predictions, assignment: Assignment, targets: TargetBatch
+) -> Tensor:
+    """Compare the positive points of objects with their other candidates.
+
+    Logits are ranked, because the sigmoids of different large logits are equal after rounding.
+
+    Returns:
+        [5] float64: the number of objects with positive points; then the sums of rank, first,
+        relative and score_gap over these objects.
+    """
+    step = max(1, _ELEMENTS // len(points))
+    parts = zip(torch.split(targets.image, step), torch.split(targets.number, step), strict=True)
+    each = [_extremes(points, predictions, assignment, targets, *part) for part in parts]
+    best, highest, second, least, rank = torch.cat(each, 1)
+    s, a, b, z = torch.stack([best, highest, second, least]).sigmoid()
+    relative = torch.where(a > z, (s - z) / (a - z), 1.0)
+    found = torch.stack([torch.ones_like(rank), rank, (rank == 1).double(), relative, a - b])
+    return found.masked_fill(best == -torch.inf, 0).sum(1)
+
+
+def _extremes(
     points: Points,
     predictions: Predictions,
-    assignments: Sequence[Assignment],
-    targets: Sequence[Targets],
-) -> tuple[Tensor, Tensor]:
-    """Return the logits [K] of candidates that are not positive, and their objects [K] int64.
+    assignment: Assignment,
+    targets: TargetBatch,
+    image: Tensor,
+    number: Tensor,
+) -> Tensor:
+    """Return logits among the candidates of objects, and the rank of their best positive point.
 
-    Objects are counted through the batch.
+    Args:
+        points: the N points.
+        predictions: see `measure`.
+        assignment: see `measure`.
+        targets: see `measure`.
+        image: [O], the image of each object.
+        number: [O], its index there.
+
+    Returns:
+        [5, O] float64: the highest logit of a positive point; the highest, the second and the
+        lowest logit of a candidate; the rank. -inf, or inf for the lowest, where there is none.
     """
-    boxes, labels = torch.cat([t.boxes for t in targets]), torch.cat([t.labels for t in targets])
-    sizes = torch.tensor([len(each) for each in targets])
-    images = torch.arange(len(targets)).repeat_interleave(sizes).to(boxes.device)
-    free_BN = torch.stack([each.object for each in assignments]) < 0
-    none = free_BN.new_zeros(0)
-    logits, objects = [none.float()], [none.long()]
-    step = max(1, _ELEMENTS // len(points))
-    for start in range(0, len(boxes), step):
-        image = images[start : start + step]
-        inside_ON = _inside(points, boxes[start : start + step]).logical_and_(free_BN[image])
-        number, point = inside_ON.nonzero(as_tuple=True)
-        objects.append(number + start)
-        logits.append(predictions.logits.detach()[image[number], point, labels[objects[-1]]])
-    return torch.cat(logits), torch.cat(objects)
+    owner_ON = assignment.object[image]
+    own_ON = owner_ON == number[:, None]
+    inside_ON = _inside(points, targets.boxes[image, number])
+    candidate_ON = own_ON | (inside_ON & (owner_ON < 0))
+    label = targets.labels[image, number]
+    logit_ON = predictions.logits.detach().transpose(1, 2)[image, label].float()
+    best = _highest(logit_ON, own_ON)
+    highest, least = _highest(logit_ON, candidate_ON), -_highest(-logit_ON, candidate_ON)
+    top_ON = candidate_ON & (logit_ON == highest[:, None])
+    below = _highest(logit_ON, candidate_ON & ~top_ON)
+    second = torch.where(top_ON.sum(1) > 1, highest, below)
+    rank = 1 + (candidate_ON & (logit_ON > best[:, None])).sum(1)
+    return torch.stack([each.double() for each in (best, highest, second, least, rank)])
 
 
 def _inside(points: Points, boxes: Tensor) -> Tensor:
@@ -106,40 +134,7 @@ def _inside(points: Points, boxes: Tensor) -> Tensor:
     return inside
 
 
-def _compare(own: Tensor, of_own: Tensor, free: Tensor, of_free: Tensor, count: int) -> Tensor:
-    """Compare the positive points of objects with their other candidates.
-
-    Logits are ranked, because the sigmoids of different large logits are equal after rounding.
-
-    Args:
-        own: logits of positive points.
-        of_own: their objects.
-        free: logits of the other candidates.
-        of_free: their objects.
-        count: the number of objects.
-
-    Returns:
-        [5] float64: the number of objects with positive points; then the sums of rank, first,
-        relative and score_gap over these objects.
-    """
-    logit, of = torch.cat([own, free]), torch.cat([of_own, of_free])
-    best, highest = _highest(own, of_own, count), _highest(logit, of, count)
-    least, top = -_highest(-logit, of, count), logit == highest[of]
-    tied = _count(of[top], count) > 1
-    second = torch.where(tied, highest, _highest(logit[~top], of[~top], count))
-    rank = 1 + _count(of[logit > best[of]], count)
-    s, a, b, z = torch.stack([best, highest, second, least]).double().sigmoid()
-    relative = torch.where(a > z, (s - z) / (a - z), 1.0)
-    found = torch.stack([torch.ones_like(rank), rank, (rank == 1).double(), relative, a - b])
-    return found.masked_fill(best == -torch.inf, 0).sum(1)
-
-
-def _highest(value: Tensor, of: Tensor, count: int) -> Tensor:
-    """Return the highest value of each of `count` objects; -inf for one without values."""
-    return value.new_full((count,), -torch.inf).scatter_reduce(0, of, value, "amax")
-
-
-def _count(of: Tensor, count: int) -> Tensor:
-    """Return how often each of `count` objects occurs: [count] float64."""
-    ones = torch.ones(len(of), dtype=torch.float64, device=of.device)
-    return ones.new_zeros(count).scatter_add(0, of, ones)
+def _highest(value_ON: Tensor, of_ON: Tensor) -> Tensor:
+    """Return the highest value of each row where `of_ON` is true; -inf without one."""
+    highest: Tensor = torch.where(of_ON, value_ON, -torch.inf).amax(1)
+    return highest

@@ -1,15 +1,20 @@
 """The records passed between data, model, assignment, loss and evaluation.
 
 Shape letters: B images, N anchor points (all levels, finest first), C classes, G objects of one
-image, M candidates. Boxes are xyxy in pixels of the tensor they belong to.
+image, O objects of a batch, K positive points of a batch, M candidates. Boxes are xyxy in pixels of
+the tensor they belong to.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from detectors.synchronisations import on_host
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Points:
         anchors: [N, 4] float xyxy, pixels; the reference box of each point, for assignments and
             decoders that need one.
         extent: (width, height) in pixels of the area that the finest level's cells cover.
+        sizes: number of points of each level, finest first; empty for a selection (see `take`).
     """
 
     xy: Tensor
@@ -30,6 +36,7 @@ class Points:
     level: Tensor
     anchors: Tensor
     extent: tuple[float, float]
+    sizes: tuple[int, ...]
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -38,13 +45,18 @@ class Points:
         """Return the points at `index` [K]."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column[index] for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent)
+        return type(self)(xy, stride, level, anchors, self.extent, ())
 
     def to(self, device: str) -> Self:
         """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column.to(device) for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent)
+        return type(self)(xy, stride, level, anchors, self.extent, self.sizes)
+
+    @cached_property
+    def host(self) -> Self:
+        """The points on the CPU, copied at the first use."""
+        return self.to("cpu")
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,71 @@ class Targets:
     def to(self, device: str) -> Self:
         """Return the objects on `device`."""
         return type(self)(self.boxes.to(device), self.labels.to(device), self.extent)
+
+
+@dataclass(frozen=True)
+class TargetBatch:
+    """The objects of B images, padded to the same number G of at least 1 per image.
+
+    Rows of padding follow the objects of their image. They may hold any numbers.
+
+    Attributes:
+        boxes: [B, G, 4] float xyxy, pixels.
+        labels: [B, G] int64 in [0, C).
+        real: [B, G] bool: whether the row is an object.
+        extent: [B, 2] float, (width, height) in pixels of each image without its padding; NaN: the
+            whole input.
+        image: [O] int64, index of the image of each object.
+        number: [O] int64, index of each object in its image.
+        images: the same objects, image by image, on the CPU.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    real: Tensor
+    extent: Tensor
+    image: Tensor
+    number: Tensor
+    images: tuple[Targets, ...]
+
+    @classmethod
+    def of(cls, images: Sequence[Targets], device: torch.device) -> Self:
+        """Pad the objects of at least one image, and copy them to `device` without waiting."""
+        padded = cls._on_host(images)
+        columns = {
+            name: each.to(device, non_blocking=True)
+            for name, each in vars(padded).items()
+            if isinstance(each, Tensor)
+        }
+        return replace(padded, **columns)
+
+    @classmethod
+    @on_host
+    def _on_host(cls, images: Sequence[Targets]) -> Self:
+        held = tuple(each.to("cpu") for each in images)
+        boxes = pad_sequence([each.boxes for each in held], batch_first=True)
+        labels = pad_sequence([each.labels for each in held], batch_first=True)
+        if not boxes.shape[1]:
+            boxes, labels = boxes.new_zeros(len(held), 1, 4), labels.new_zeros(len(held), 1)
+        counts = torch.tensor([len(each) for each in held])
+        real = torch.arange(boxes.shape[1]) < counts[:, None]
+        whole = (float("nan"), float("nan"))
+        extent = boxes.new_tensor([each.extent or whole for each in held])
+        image, number = real.nonzero(as_tuple=True)
+        return cls(boxes, labels, real, extent, image, number, held)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def counts(self) -> list[int]:
+        """The number of objects of each image."""
+        return [len(each) for each in self.images]
+
+    def extents(self, points: Points) -> Tensor:
+        """Return (width, height) in pixels of every image without its padding: [B, 2]."""
+        sides = [self.extent.new_full((1,), side) for side in points.extent]
+        return torch.where(self.extent.isnan(), torch.cat(sides), self.extent)
 
 
 @dataclass(frozen=True)
@@ -95,6 +172,15 @@ class Predictions:
     def image(self, index: int) -> "Predictions":
         """Return logits and boxes of one image, detached: assignment has no gradients."""
         return Predictions(self.logits[index].detach(), self.boxes[index].detach())
+
+    def finite(self) -> "Predictions":
+        """Return logits and boxes, detached; all of them are 0 if any is not finite.
+
+        Nothing waits for the device.
+        """
+        logits, boxes = self.logits.detach(), self.boxes.detach()
+        all_finite = logits.isfinite().all() & boxes.isfinite().all()
+        return Predictions(*(torch.where(all_finite, each, 0.0) for each in (logits, boxes)))
 
     def without_gate(self) -> "Predictions":
         """Return the predictions without gate and centerness."""
@@ -129,17 +215,33 @@ class Output:
 class Assignment:
     """Which object each anchor point is responsible for, and to what degree.
 
+    The leading dimension is B for a batch and absent for one image.
+
     Attributes:
-        object: [N] int64, an index into Targets; -1 for a point without an object.
-        degree: [N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous one, 0
-            for a point without an object. `degree > 0` exactly where `object >= 0`.
-        weight: [N, C] or [N, 1] float >= 0, the factor of each term of the classification loss; 0
-            removes the term; None: 1 everywhere.
+        object: [..., N] int64, an index into the objects of the image; -1 for a point without one.
+        degree: [..., N] float in [0, 1]: 1 for a positive (or certain) point, t for an ambiguous
+            one, 0 for a point without an object. `degree > 0` exactly where `object >= 0`.
+        weight: [..., N, C] or [..., N, 1] float >= 0, the factor of each term of the classification
+            loss; 0 removes the term; None: 1 everywhere.
+        index: image [K] and point [K], int64, of the positive points of a batch, sorted; None: not
+            found yet.
     """
 
     object: Tensor
     degree: Tensor
     weight: Tensor | None = None
+    index: tuple[Tensor, Tensor] | None = None
+
+    def located(self) -> Self:
+        """Return the assignment of a batch with its `index`; to find it waits for the device."""
+        return self if self.index is not None else replace(self, index=self.positives())
+
+    def positives(self) -> tuple[Tensor, Tensor]:
+        """Return image [K] and point [K] of the positive points of a batch, see `index`."""
+        if self.index is not None:
+            return self.index
+        image, point = (self.object >= 0).nonzero(as_tuple=True)
+        return image, point
 
 
 @dataclass(frozen=True)

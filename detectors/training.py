@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from detectors.losses import LossOptions
 from detectors.models.decode import ENCODERS
-from detectors.options import Options
+from detectors.options import NOT_IDENTITY, Options
 
 
 class Training(Options):
@@ -70,6 +70,9 @@ class Training(Options):
     precision: Literal["fp32", "bf16"] = "fp32"
     """`bf16`: backbone, neck and towers run under autocast; predictors, gates, boxes, assignment
     and losses stay in fp32."""
+    log_every: int = Field(20, ge=1, json_schema_extra=NOT_IDENTITY)
+    """On a GPU, losses are read, shown and checked after so many steps: to read them waits for the
+    device. On a CPU they are read after each step. Does not change results."""
     freeze: tuple[str, ...] = Field((), strict=False)
     """Parts of the detector that are not trained, such as `backbone`, `neck`, `cls_tower` and
     `box_tower`; the error for a wrong name lists the parts that the detector has. Their weights and

@@ -1,13 +1,12 @@
 """Anchor: one-to-one assignment by the IoU of anchor boxes."""
 
-from functools import partial
 from typing import ClassVar, Literal
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import center_distance
+from detectors.assigners.geometry import distance_of_image
 from detectors.assigners.matching import Solver, match
 from detectors.boxes import pairwise_iou
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Anchor(Assigner):
@@ -28,10 +27,10 @@ class Anchor(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not used."""
-        iou_GN = pairwise_iou(targets.boxes, points.anchors)
-        distance = partial(center_distance, points, targets)
-        return match(iou_GN, iou_GN > 0, distance, self.solver)
+        """See `Assigner.assign_batch`; predictions and progress are not used."""
+        iou_BGN = pairwise_iou(targets.boxes, points.anchors)
+        distance = distance_of_image(points, targets)
+        return match(iou_BGN, iou_BGN > 0, distance, targets, self.solver)

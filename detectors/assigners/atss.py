@@ -8,7 +8,7 @@ from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import center_distance, in_box
 from detectors.assigners.ranking import above_threshold, best_object, best_per_level
 from detectors.boxes import pairwise_iou
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Atss(Assigner):
@@ -37,11 +37,12 @@ class Atss(Assigner):
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not used."""
-        iou_GN = pairwise_iou(targets.boxes, points.anchors)
-        near_GN = best_per_level(-center_distance(points, targets), points, self.topk)
-        inside_GN = in_box(points, targets, self.margin)
-        return best_object(iou_GN, above_threshold(iou_GN, near_GN) & inside_GN)
+        """See `Assigner.assign_batch`; predictions and progress are not used."""
+        iou_BGN = pairwise_iou(targets.boxes, points.anchors)
+        near_BGN = best_per_level(-center_distance(points, targets), points, self.topk)
+        inside_BGN = in_box(points, targets, self.margin)
+        high_BGN = above_threshold(iou_BGN, near_BGN) & inside_BGN
+        return best_object(iou_BGN, high_BGN & targets.real[..., None])

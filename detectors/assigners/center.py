@@ -5,11 +5,16 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import center_distance, fits_level, ltrb
+from detectors.assigners.geometry import (
+    center_distance,
+    distance_of_image,
+    fits_level,
+    ltrb,
+)
 from detectors.assigners.matching import Solver, match
 from detectors.assigners.ranking import best_object, best_per_level
 from detectors.boxes import area
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Center(Assigner):
@@ -36,16 +41,19 @@ class Center(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not used."""
-        distance_GN = center_distance(points, targets)
+        """See `Assigner.assign_batch`; predictions and progress are not used."""
+        distance_BGN = center_distance(points, targets)
         if self.solver == "per_level":
-            near_GN = best_per_level(-distance_GN, points, 1)
-            reach_GN = ltrb(points, targets).amax(2)
-            near_GN &= fits_level(points, reach_GN, self.range_factor)
-            return best_object(-area(targets.boxes)[:, None], near_GN)
-        half_side_G1 = (targets.boxes[:, 2:] - targets.boxes[:, :2]).amax(1, keepdim=True) / 2
-        own_level_GN = fits_level(points, half_side_G1, self.range_factor)
-        return match(-distance_GN, own_level_GN, lambda: distance_GN, self.solver)
+            near_BGN = best_per_level(-distance_BGN, points, 1)
+            reach_BGN = ltrb(points, targets).amax(-1)
+            near_BGN &= fits_level(points, reach_BGN, self.range_factor)
+            near_BGN &= targets.real[..., None]
+            return best_object(-area(targets.boxes)[..., None], near_BGN)
+        side = targets.boxes[..., 2:] - targets.boxes[..., :2]
+        half_side_BG1 = side.amax(-1, keepdim=True) / 2
+        own_level_BGN = fits_level(points, half_side_BG1, self.range_factor)
+        distance = distance_of_image(points, targets)
+        return match(-distance_BGN, own_level_BGN, distance, targets, self.solver)

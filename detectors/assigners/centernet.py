@@ -7,11 +7,12 @@ from pydantic import Field
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import center_distance
+from detectors.assigners.geometry import center_distance, each_image
 from detectors.assigners.ranking import best_object
 from detectors.boxes import area
 from detectors.losses import ClsLoss
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
+from detectors.synchronisations import on_host
 
 
 class CenterNet(Assigner):
@@ -46,43 +47,50 @@ class CenterNet(Assigner):
     branch: ClassVar[Branch] = "o2m"
     loss: ClassVar[ClsLoss] = "gaussian"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; only the number of classes of predictions is used."""
-        side = targets.boxes[:, 2:] - targets.boxes[:, :2]
-        level = level_of(points, side.amax(1) / 2, self.range_factor)
-        own_level_GN = level[:, None] == points.level
-        cell = nearest_point(points, targets, own_level_GN)
-        cell_GN = cell[:, None] == torch.arange(len(points), device=cell.device)
-        found = best_object(-area(targets.boxes)[:, None], cell_GN)
-        heat_GN = gaussian(points, cell, gaussian_radius(side, self.min_overlap)) * own_level_GN
-        weight_NC = negative_weight(heat_GN, targets.labels, predictions.logits.shape[1], self.beta)
-        positive = (found.object >= 0).nonzero()[:, 0]
-        weight_NC[positive, targets.labels[found.object[positive]]] = 1.0
-        return Assignment(found.object, found.degree, weight_NC)
+        """See `Assigner.assign_batch`; only the number of classes of predictions is used."""
+        side = targets.boxes[..., 2:] - targets.boxes[..., :2]
+        level_BG1 = level_of(points, side.amax(-1) / 2, self.range_factor)[..., None]
+        own_level_BGN = level_BG1 == points.level
+        cell = nearest_point(points, targets, own_level_BGN)
+        cell_BGN = cell[..., None] == torch.arange(len(points), device=cell.device)
+        cell_BGN &= targets.real[..., None]
+        found = best_object(-area(targets.boxes)[..., None], cell_BGN)
+        exponent_BGN = gaussian_exponent(points, cell, gaussian_radius(side, self.min_overlap))
+        heat_BGN = each_image(torch.exp, exponent_BGN, targets.counts) * own_level_BGN
+        weight_BNC = negative_weight(heat_BGN, targets, predictions.logits.shape[2], self.beta)
+        label_BN = targets.labels.gather(1, found.object.clamp(min=0))
+        own_BNC = label_BN[..., None] == torch.arange(weight_BNC.shape[2], device=cell.device)
+        own_BNC &= (found.object >= 0)[..., None]
+        return Assignment(found.object, found.degree, torch.where(own_BNC, 1.0, weight_BNC))
 
 
 def level_of(points: Points, length: Tensor, factor: float) -> Tensor:
-    """Return the finest level whose size range contains each length [G] in pixels: [G] int64."""
-    upper = torch.unique(points.stride)[:-1] * factor
-    level: Tensor = (length[:, None] > upper).sum(1)
+    """Return the finest level whose size range contains each length in pixels: int64."""
+    *others, _ = torch.split(points.stride, points.sizes)
+    level = torch.zeros_like(length, dtype=torch.int64)
+    for stride in others:
+        level += length > stride[0] * factor
     return level
 
 
-def nearest_point(points: Points, targets: Targets, candidate_GN: Tensor) -> Tensor:
-    """Return the candidate nearest to each object's centre: [G] int64.
+def nearest_point(points: Points, targets: TargetBatch, candidate_BGN: Tensor) -> Tensor:
+    """Return the candidate nearest to each object's centre: [B, G] int64.
 
     Among equally near points (the centre is on the edge of cells), the last one is returned, at the
     lower right: it is the cell that contains the rounded centre.
     """
-    distance_GN = torch.where(candidate_GN, center_distance(points, targets), torch.inf)
-    nearest: Tensor = len(points) - 1 - distance_GN.flip(1).argmin(1)
+    distance_BGN = torch.where(candidate_BGN, center_distance(points, targets), torch.inf)
+    nearest: Tensor = len(points) - 1 - distance_BGN.flip(2).argmin(2)
     return nearest
 
 
 def gaussian_radius(side: Tensor, overlap: float) -> Tensor:
-    """Return how far both corners of boxes may move in x and y: [G], in the unit of `side` [G, 2].
+    """Return how far both corners of boxes may move in x and y: [...], in the unit of `side`.
+
+    `side` [..., 2] holds the width w and the height h of the boxes.
 
     The smallest of three shifts r at which the moved box has IoU o = `overlap` with the w x h box:
     both corners in the same direction, (w - r)(h - r) = 2o / (1 + o) wh; both inwards,
@@ -91,29 +99,46 @@ def gaussian_radius(side: Tensor, overlap: float) -> Tensor:
 
     def shift(share: float) -> Tensor:
         """Return the smaller root x of (w - x)(h - x) = share * wh."""
-        root = ((side[:, 0] - side[:, 1]).square() + 4 * share * side.prod(1)).sqrt()
-        return (side.sum(1) - root) / 2
+        root = ((side[..., 0] - side[..., 1]).square() + 4 * share * side.prod(-1)).sqrt()
+        return (side.sum(-1) - root) / 2
 
     either = shift(2 * overlap / (1 + overlap))
     return torch.stack([either, shift(overlap) / 2, -shift(1 / overlap) / 2]).amin(0).clamp(min=0)
 
 
-def gaussian(points: Points, cell: Tensor, radius: Tensor) -> Tensor:
-    """Return Y around the points `cell` [G]: [G, N] in [0, 1]; 0 beyond `radius` [G], in pixels."""
-    x, y = points.xy.T
-    square_GN = (x[cell][:, None] - x).square() + (y[cell][:, None] - y).square()
-    square = radius.square()[:, None]
-    spread = (2 / 9 * square).clamp(min=torch.finfo(square.dtype).tiny)
-    return torch.where(square_GN <= square, -square_GN / spread, -torch.inf).exp()
+def gaussian_exponent(points: Points, cell: Tensor, radius: Tensor) -> Tensor:
+    """Return log(Y) around the points `cell` [B, G]: [B, G, N] <= 0; -inf beyond `radius` [B, G].
 
-
-def negative_weight(heat_GN: Tensor, labels: Tensor, classes: int, beta: float) -> Tensor:
-    """Return (1 - Y)^beta, with the highest Y over the objects of each class: [N, C].
-
-    The weight is 1 where Y is 0 for all objects. Only points with Y > 0 are computed.
+    The radius is in pixels.
     """
-    obj, point = heat_GN.nonzero(as_tuple=True)
-    weight = torch.ones(heat_GN.shape[1] * classes, device=heat_GN.device)
-    index = point * classes + labels[obj]
-    weight.scatter_reduce_(0, index, (1 - heat_GN[obj, point]) ** beta, "amin")
-    return weight.view(-1, classes)
+    x, y = points.xy.unbind(1)
+    square_BGN = (x[cell][..., None] - x).square() + (y[cell][..., None] - y).square()
+    square = radius.square()[..., None]
+    spread = (2 / 9 * square).clamp(min=torch.finfo(square.dtype).tiny)
+    return torch.where(square_BGN <= square, -square_BGN / spread, -torch.inf)
+
+
+def negative_weight(heat_BGN: Tensor, targets: TargetBatch, classes: int, beta: float) -> Tensor:
+    """Return (1 - Y)^beta, with the highest Y over the objects of each class: [B, N, C].
+
+    The weight is 1 where Y is 0 for all objects.
+    """
+    power_BGN = each_image(lambda heat: _power_of_rest(heat, beta), heat_BGN, targets.counts)
+    power_BGN = torch.where(targets.real[..., None], power_BGN, 1.0)
+    weight_BCN = torch.ones(len(targets), classes, heat_BGN.shape[2], device=heat_BGN.device)
+    index_BGN = targets.labels[..., None].expand_as(power_BGN)
+    weight_BCN.scatter_reduce_(1, index_BGN, power_BGN, "amin")
+    return weight_BCN.transpose(1, 2).contiguous()
+
+
+def _power_of_rest(heat: Tensor, beta: float) -> Tensor:
+    """Return (1 - Y)^beta."""
+    return _powers_near(heat, beta) if heat.is_cpu else (1 - heat) ** beta
+
+
+@on_host
+def _powers_near(heat: Tensor, beta: float) -> Tensor:
+    """Return (1 - Y)^beta on a CPU, where it is faster to compute only values that are not 1."""
+    power, near = torch.ones_like(heat), heat > 0
+    power[near] = (1 - heat[near]) ** beta
+    return power

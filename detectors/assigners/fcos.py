@@ -8,7 +8,7 @@ from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import fits_level, in_prior, ltrb
 from detectors.assigners.ranking import best_object
 from detectors.boxes import area
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Fcos(Assigner):
@@ -35,11 +35,12 @@ class Fcos(Assigner):
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not used."""
-        candidate_GN = in_prior(points, targets, self.prior, self.radius)
-        reach_GN = ltrb(points, targets).amax(2)
-        candidate_GN &= fits_level(points, reach_GN, self.range_factor)
-        return best_object(-area(targets.boxes)[:, None], candidate_GN)
+        """See `Assigner.assign_batch`; predictions and progress are not used."""
+        candidate_BGN = in_prior(points, targets, self.prior, self.radius)
+        reach_BGN = ltrb(points, targets).amax(-1)
+        candidate_BGN &= fits_level(points, reach_BGN, self.range_factor)
+        candidate_BGN &= targets.real[..., None]
+        return best_object(-area(targets.boxes)[..., None], candidate_BGN)

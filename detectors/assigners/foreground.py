@@ -9,15 +9,16 @@ from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import (
-    center_distance,
     class_logits,
+    distance_of_image,
+    each_image,
     equalize,
     in_center_square,
 )
 from detectors.assigners.matching import match
 from detectors.boxes import pairwise_giou
 from detectors.losses import focal_change, sigmoid_focal
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Foreground(Assigner):
@@ -45,23 +46,31 @@ class Foreground(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not used."""
-        cost_GN = equalize(self._cost(predictions, targets), targets)
-        candidate_GN = in_center_square(points, targets, self.radius)
-        distance = partial(center_distance, points, targets)
-        return match(-cost_GN, candidate_GN, distance, "lsa")
+        """See `Assigner.assign_batch`; progress is not used."""
+        cost_BGN = equalize(self._cost(predictions, targets), targets)
+        candidate_BGN = in_center_square(points, targets, self.radius)
+        distance = distance_of_image(points, targets)
+        return match(-cost_BGN, candidate_BGN, distance, targets, "lsa")
 
-    def _cost(self, predictions: Predictions, targets: Targets) -> Tensor:
-        """Compute the cost of each pair: [G, N] >= 0.
+    def _cost(self, predictions: Predictions, targets: TargetBatch) -> Tensor:
+        """Compute the cost of each pair: [B, G, N] >= 0.
 
         The sum over classes is that of a background point, corrected for the object's class.
         """
-        alpha, gamma = self.focal_alpha, self.focal_gamma
-        absent = torch.zeros_like(predictions.logits)
-        background_N = sigmoid_focal(predictions.logits, absent, alpha, gamma).sum(1)
-        change_GN = focal_change(class_logits(predictions, targets), alpha, gamma)
-        giou_GN = pairwise_giou(targets.boxes, predictions.boxes)
-        return background_N + change_GN + self.box_weight * (1 - giou_GN)
+        background_B1N = self._background(predictions.logits).sum(2)[:, None]
+        change = partial(focal_change, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        change_BGN = each_image(change, class_logits(predictions, targets), targets.counts)
+        giou_BGN = pairwise_giou(targets.boxes, predictions.boxes)
+        return background_B1N + change_BGN + self.box_weight * (1 - giou_BGN)
+
+    def _background(self, logits: Tensor) -> Tensor:
+        """Compute the focal loss of every class as a background point, for logits [B, N, C]."""
+
+        def loss(of_image: Tensor) -> Tensor:
+            absent = torch.zeros_like(of_image)
+            return sigmoid_focal(of_image, absent, self.focal_alpha, self.focal_gamma)
+
+        return each_image(loss, logits, [logits.shape[1]] * len(logits))

@@ -1,15 +1,17 @@
 """Location of anchor points relative to objects, and quality of predictions for objects.
 
-Matrices are object x point, [G, N].
+Matrices are object x point, [B, G, N]. Functions of a location also accept the objects of one
+image; their matrices are then [G, N].
 """
 
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detectors.boxes import pairwise_iou
-from detectors.structures import Points, Predictions, Targets
+from detectors.structures import Points, Predictions, TargetBatch, Targets
 
 Prior = Literal["center", "box", "global"]
 """Points that may be positive for an object: those in its centre square, in its box, or all."""
@@ -18,43 +20,51 @@ Combination = Literal["mul", "add"]
 """How score p and IoU are combined: p^(1 - alpha) * IoU^alpha or (1 - alpha) p + alpha IoU."""
 
 
-def ltrb(points: Points, targets: Targets) -> Tensor:
-    """Return distances from points to the sides of boxes, in pixels: [G, N, 4]; > 0 inside."""
-    x, y = points.xy[None, :, 0], points.xy[None, :, 1]
-    x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
-    return torch.stack([x - x0, y - y0, x1 - x, y1 - y], dim=2)
+Objects = Targets | TargetBatch
 
 
-def centers(targets: Targets) -> Tensor:
-    """Return the centres of the boxes, in pixels: [G, 2]."""
-    return (targets.boxes[:, :2] + targets.boxes[:, 2:]) / 2
+def ltrb(points: Points, targets: Objects) -> Tensor:
+    """Return distances from points to the sides of boxes, in pixels: [..., G, N, 4]; > 0 inside."""
+    x, y = points.xy.unbind(1)
+    x0, y0, x1, y1 = (side[..., None] for side in targets.boxes.unbind(-1))
+    return torch.stack([x - x0, y - y0, x1 - x, y1 - y], dim=-1)
 
 
-def center_distance(points: Points, targets: Targets) -> Tensor:
-    """Return Euclidean distances from the centres of boxes to points, in pixels: [G, N]."""
+def centers(targets: Objects) -> Tensor:
+    """Return the centres of the boxes, in pixels: [..., G, 2]."""
+    return (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+
+
+def center_distance(points: Points, targets: Objects) -> Tensor:
+    """Return Euclidean distances from the centres of boxes to points, in pixels: [..., G, N]."""
     x, y = center_offset(points, targets)
     distance: Tensor = (x.square() + y.square()).sqrt()
     return distance
 
 
-def center_offset(points: Points, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return offsets from points to the centres of boxes, in pixels: x [G, N] and y [G, N]."""
-    x, y = points.xy.unbind(1)
-    cx, cy = centers(targets).unbind(1)
-    return cx[:, None] - x, cy[:, None] - y
+def distance_of_image(points: Points, targets: TargetBatch) -> Callable[[int], Tensor]:
+    """Return a function that computes `center_distance` for one image, [G, N] on the CPU."""
+    return lambda image: center_distance(points.host, targets.images[image])
 
 
-def in_box(points: Points, targets: Targets, margin: float = 0.0) -> Tensor:
-    """Return whether a point is more than `margin` pixels inside the box: [G, N] bool."""
+def center_offset(points: Points, targets: Objects) -> tuple[Tensor, Tensor]:
+    """Return offsets from points to the centres of boxes, in pixels: x and y [..., G, N]."""
     x, y = points.xy.unbind(1)
-    x0, y0, x1, y1 = (side[:, None] for side in targets.boxes.unbind(1))
+    cx, cy = centers(targets).unbind(-1)
+    return cx[..., None] - x, cy[..., None] - y
+
+
+def in_box(points: Points, targets: Objects, margin: float = 0.0) -> Tensor:
+    """Return whether a point is more than `margin` pixels inside the box: [..., G, N] bool."""
+    x, y = points.xy.unbind(1)
+    x0, y0, x1, y1 = (side[..., None] for side in targets.boxes.unbind(-1))
     if not margin:
         return (x > x0) & (x < x1) & (y > y0) & (y < y1)
     return (x - x0 > margin) & (x1 - x > margin) & (y - y0 > margin) & (y1 - y > margin)
 
 
-def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
-    """Return whether a point lies in the centre square of the box: [G, N] bool.
+def in_center_square(points: Points, targets: Objects, radius: float) -> Tensor:
+    """Return whether a point lies in the centre square of the box: [..., G, N] bool.
 
     FCOS's centre sampling: the sides of the square are 2 * `radius` strides, clipped to the box.
     """
@@ -63,17 +73,21 @@ def in_center_square(points: Points, targets: Targets, radius: float) -> Tensor:
     return in_box(points, targets) & (x.abs() < reach) & (y.abs() < reach)
 
 
-def in_prior(points: Points, targets: Targets, prior: Prior, radius: float) -> Tensor:
-    """Return whether the prior allows a point: [G, N] bool. `radius` is used by `center` only."""
+def in_prior(points: Points, targets: Objects, prior: Prior, radius: float) -> Tensor:
+    """Return whether the prior allows a point: [..., G, N] bool.
+
+    `radius` is used by `center` only.
+    """
     if prior == "center":
         return in_center_square(points, targets, radius)
     if prior == "box":
         return in_box(points, targets)
-    return torch.ones(len(targets), len(points), dtype=torch.bool, device=points.xy.device)
+    shape = (*targets.labels.shape, len(points))
+    return torch.ones(shape, dtype=torch.bool, device=points.xy.device)
 
 
 def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
-    """Return whether the reach, in pixels, is in the range of the point's level: [G, N] bool.
+    """Return whether the reach, in pixels, is in the range of the point's level: [..., G, N] bool.
 
     FCOS's ranges are [factor / 2 * s, factor * s] for stride s, without lower limit for the finest
     and without upper limit for the coarsest level. The reach is the largest distance of the point
@@ -83,7 +97,7 @@ def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
 
     Args:
         points: the N points.
-        reach_GN: [G, N], or [G, 1] if the reach of an object is the same for all points.
+        reach_GN: [..., G, N], or [..., G, 1] if an object has the same reach for all points.
         factor: upper end of the range, in strides.
     """
     upper = points.stride * factor
@@ -92,41 +106,70 @@ def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
     return (reach_GN >= lower) & (reach_GN <= upper)
 
 
-def class_logits(predictions: Predictions, targets: Targets) -> Tensor:
-    """Return the logit of each object's class at every point: [G, N]."""
-    return predictions.logits.T[targets.labels]
+def class_logits(predictions: Predictions, targets: TargetBatch) -> Tensor:
+    """Return the logit of each object's class at every point: [B, G, N]."""
+    logits_BCN = predictions.logits.transpose(1, 2)
+    index = targets.labels[..., None].expand(-1, -1, logits_BCN.shape[2])
+    return logits_BCN.gather(1, index)
 
 
-def class_score(predictions: Predictions, targets: Targets) -> Tensor:
-    """Return the predicted score of each object's class at every point: [G, N] in [0, 1]."""
-    return class_logits(predictions, targets).sigmoid()
+def class_score(predictions: Predictions, targets: TargetBatch) -> Tensor:
+    """Return the predicted score of each object's class at every point: [B, G, N] in [0, 1]."""
+    return each_image(torch.sigmoid, class_logits(predictions, targets), targets.counts)
 
 
-def equalize(value_GN: Tensor, targets: Targets) -> Tensor:
-    """Return `value_GN` [G, N] with the values of the first of equal objects for all of them.
+def each_image(
+    function: Callable[[Tensor], Tensor], value: Tensor, counts: Sequence[int]
+) -> Tensor:
+    """Apply an element-wise function, so that an image has the same digits in any batch.
 
-    Objects are equal if they have the same box and class. Vectorised powers and exponentials may
-    round the same input differently at different positions of a tensor, and the last bit, not the
-    order of the objects, would decide which of them gets a point.
+    Vectorised powers, exponentials and logarithms of a CPU may round the same input differently at
+    the end of a tensor, where fewer elements are left than a vector has. On a CPU, the function is
+    therefore applied to the objects of one image at a time. Elsewhere, an element's position has no
+    influence, and one call is enough.
+
+    Args:
+        function: returns a tensor of the same shape and type.
+        value: [B, G, ...].
+        counts: the number of rows to compute of each image; the others may get any value.
     """
-    if len(targets) < 2:
-        return value_GN
+    if not value.is_cpu:
+        return function(value)
+    found = torch.zeros_like(value)
+    for image, count in enumerate(counts):
+        found[image, :count] = function(value[image, :count])
+    return found
+
+
+def equalize(value_BGN: Tensor, targets: TargetBatch) -> Tensor:
+    """Return `value_BGN` [B, G, N] with the values of the first of equal objects for all of them.
+
+    Objects of an image are equal if they have the same box and class. Vectorised powers and
+    exponentials may round the same input differently at different positions of a tensor, and the
+    last bit, not the order of the objects, would decide which of them gets a point.
+    """
     boxes, labels = targets.boxes, targets.labels
-    equal_GG = (boxes[:, None] == boxes).all(2) & (labels[:, None] == labels)
-    return value_GN.index_select(0, equal_GG.byte().argmax(1))
+    if boxes.shape[1] < 2:
+        return value_BGN
+    equal_BGG = (boxes[:, :, None] == boxes[:, None]).all(3)
+    equal_BGG &= labels[:, :, None] == labels[:, None]
+    image_B1 = torch.arange(len(boxes), device=boxes.device)[:, None]
+    return value_BGN[image_B1, equal_BGG.byte().argmax(2)]
 
 
 def matching_quality(
-    predictions: Predictions, targets: Targets, alpha: float, combine: Combination = "mul"
+    predictions: Predictions, targets: TargetBatch, alpha: float, combine: Combination = "mul"
 ) -> Tensor:
-    """Compute the quality of each pair of object and point: [G, N] in [0, 1].
+    """Compute the quality of each pair of object and point: [B, G, N] in [0, 1].
 
     003 Eq. 4 and 002 Eq. 1 without the prior; `add` is from 003 Table 4. p is the predicted score
     of the object's class, IoU that of the predicted box. Objects with the same box and class have
     exactly the same qualities.
     """
-    score_GN = class_score(predictions, targets)
-    iou_GN = pairwise_iou(targets.boxes, predictions.boxes)
+    score_BGN, counts = class_score(predictions, targets), targets.counts
+    iou_BGN = pairwise_iou(targets.boxes, predictions.boxes)
     if combine == "add":
-        return equalize((1 - alpha) * score_GN + alpha * iou_GN, targets)
-    return equalize(score_GN ** (1 - alpha) * iou_GN**alpha, targets)
+        return equalize((1 - alpha) * score_BGN + alpha * iou_BGN, targets)
+    score_BGN = each_image(lambda score: score ** (1 - alpha), score_BGN, counts)
+    iou_BGN = each_image(lambda iou: iou**alpha, iou_BGN, counts)
+    return equalize(score_BGN * iou_BGN, targets)

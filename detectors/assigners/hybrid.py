@@ -10,7 +10,7 @@ from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
 from detectors.options import OneOf
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Hybrid(Assigner):
@@ -37,12 +37,12 @@ class Hybrid(Assigner):
     def _uses_focal_loss(cls, assigner: Assigner) -> Assigner:
         return require_focal_loss(assigner)
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`."""
+        """See `Assigner.assign_batch`."""
         assigner = self.first if progress.epoch < self.rho * progress.epochs else self.then
-        return assigner.assign(points, predictions, targets, progress)
+        return assigner.assign_batch(points, predictions, targets, progress)
 
 
 def require_focal_loss(assigner: Assigner) -> Assigner:

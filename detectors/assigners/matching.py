@@ -1,4 +1,4 @@
-"""One-to-one assignment from a matrix of qualities."""
+"""One-to-one assignment from a matrix of qualities per image."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detectors.assigners.lexicographic import Indices, Matrix, match_all, match_candidates
-from detectors.structures import Assignment
+from detectors.structures import Assignment, TargetBatch
+from detectors.synchronisations import on_host
 
 Solver = Literal["lsa", "argmax"]
 """`lsa`: linear sum assignment, the matching in which most objects get a candidate, among these the
@@ -27,18 +28,14 @@ _SPARE = 4
 them is to be found."""
 
 
-def negatives(num_points: int, device: torch.device) -> Assignment:
-    """Return the assignment in which all points are negative."""
-    return Assignment(
-        torch.full((num_points,), -1, dtype=torch.int64, device=device),
-        torch.zeros(num_points, device=device),
-    )
-
-
 def match(
-    quality_GN: Tensor, candidate_GN: Tensor, distance: Callable[[], Tensor], solver: Solver
+    quality_BGN: Tensor,
+    candidate_BGN: Tensor,
+    distance: Callable[[int], Tensor],
+    targets: TargetBatch,
+    solver: Solver,
 ) -> Assignment:
-    """Return the one-to-one assignment among candidates.
+    """Return the one-to-one assignment among candidates of every image.
 
     With `lsa`, of two assignments the better one has more objects with a candidate; among those
     with as many, the larger total quality of these objects; among those with the same total, the
@@ -49,23 +46,26 @@ def match(
     assigned.
 
     Args:
-        quality_GN: [G, N], finite for candidates.
-        candidate_GN: [G, N] bool.
-        distance: returns the order of points that are not candidates, [G, N] >= 0; called with
-            `lsa` where an object gets no candidate.
+        quality_BGN: [B, G, N], finite for candidates.
+        candidate_BGN: [B, G, N] bool.
+        distance: returns the order of an image's points that are not candidates, [G, N] >= 0 on the
+            CPU; called with `lsa` for images in which an object gets no candidate.
+        targets: the objects.
         solver: how to solve it.
 
     Raises:
-        ValueError: the quality of a candidate is not finite.
+        ValueError: with `lsa`, the quality of a candidate is not finite.
     """
     if solver == "argmax":
-        return best_of_each(quality_GN, candidate_GN)
-    if not quality_GN.numel():
-        return negatives(quality_GN.shape[1], quality_GN.device)
-    return _assignment(_lexicographic(quality_GN, candidate_GN, distance), quality_GN)
+        return best_of_each(quality_BGN, candidate_BGN, targets)
+    checked_BGN = torch.where(quality_BGN.isfinite(), quality_BGN, torch.nan)
+    value_BGN = torch.where(candidate_BGN, checked_BGN, -torch.inf)
+    return _assignment(
+        value_BGN, targets, lambda value_GN, i: _lexicographic(value_GN, distance, i)
+    )
 
 
-def one_to_one(quality_GN: Tensor) -> Assignment:
+def one_to_one(quality_BGN: Tensor, targets: TargetBatch) -> Assignment:
     """Return the one-to-one assignment with the largest total quality (exact, on the CPU).
 
     Each object gets one point, and each point at most one object. With more objects than points,
@@ -74,86 +74,120 @@ def one_to_one(quality_GN: Tensor) -> Assignment:
     most G - 1 of them.
 
     Args:
-        quality_GN: [G, N], finite.
+        quality_BGN: [B, G, N], finite.
+        targets: the objects.
 
     Raises:
         ValueError: a quality is not finite.
     """
-    if not quality_GN.numel():
-        return negatives(quality_GN.shape[1], quality_GN.device)
-    points = _best_points(quality_GN, len(quality_GN) + _SPARE)
-    objects, chosen = linear_sum_assignment(_numpy(quality_GN, points), maximize=True)
-    return _assignment(_pairs(objects, chosen, points), quality_GN)
+    return _assignment(quality_BGN, targets, lambda value_GN, _: _largest_total(value_GN))
 
 
-def best_of_each(quality_GN: Tensor, candidate_GN: Tensor | None = None) -> Assignment:
+def best_of_each(
+    quality_BGN: Tensor, candidate_BGN: Tensor | None, targets: TargetBatch
+) -> Assignment:
     """Assign each object its best candidate, unless another object has a higher quality for it.
 
     Among objects with equal qualities for a point, the first gets it. Among points with equal
     qualities for an object, the first is its best.
 
     Args:
-        quality_GN: [G, N], finite for candidates.
-        candidate_GN: [G, N] bool; None: all points are candidates.
-
-    Raises:
-        ValueError: the quality of a candidate is not finite.
+        quality_BGN: [B, G, N], finite for candidates; if it is not, all degrees are NaN.
+        candidate_BGN: [B, G, N] bool; None: all points are candidates.
+        targets: the objects.
     """
-    if not quality_GN.numel():
-        return negatives(quality_GN.shape[1], quality_GN.device)
-    if candidate_GN is not None:
-        quality_GN = torch.where(candidate_GN, quality_GN, -torch.inf)
-    best, point = quality_GN.max(1)
-    if (best.isnan() | best.isposinf()).any():
-        raise ValueError("the quality matrix contains invalid numeric entries")
-    better_GG = (best > best[:, None]) | (best == best[:, None]).tril(-1)
-    lost_G = (better_GG & (point == point[:, None])).any(1)
-    objects = (~lost_G & best.isfinite()).nonzero()[:, 0]
-    return _assignment((objects, point[objects]), quality_GN)
+    if candidate_BGN is not None:
+        quality_BGN = torch.where(candidate_BGN, quality_BGN, -torch.inf)
+    best, point = torch.where(targets.real[..., None], quality_BGN, -torch.inf).max(2)
+    other, own = best[:, None, :], best[:, :, None]
+    better_BGG = (other > own) | (other == own).tril(-1)
+    lost_BG = (better_BGG & (point[:, None, :] == point[:, :, None])).any(2)
+    size, number = quality_BGN.shape[2], torch.arange(best.shape[1], device=best.device)
+    at_BG = torch.where(~lost_BG & (best > -torch.inf), point, size)
+    nobody = torch.full((len(best), size + 1), -1, dtype=torch.int64, device=best.device)
+    object_BN = nobody.scatter(1, at_BG, number.expand_as(at_BG))[:, :size]
+    flaw = torch.where(best.isnan() | best.isposinf(), torch.nan, 0.0).sum()
+    return Assignment(object_BN, (object_BN >= 0).float() + flaw)
 
 
 Pairs = tuple[Tensor, Tensor]
-"""Objects [K] and their points [K], int64."""
+"""Objects [K] of an image and their points [K], int64."""
 
 
-def _lexicographic(
-    quality_GN: Tensor, candidate_GN: Tensor, distance: Callable[[], Tensor]
-) -> Pairs:
-    """Return the assignment of `match` with `lsa`.
+def _assignment(
+    value_BGN: Tensor, targets: TargetBatch, solve: Callable[[Tensor, int], Pairs]
+) -> Assignment:
+    """Return the assignment of the pairs that `solve` finds in every image, with degree 1.
+
+    The values of all images are copied to the CPU at once. `solve` gets those of an image [G, N],
+    and its index.
+    """
+    object_BN, *index = _solved(value_BGN.cpu(), targets, solve)
+    image, point = (each.to(value_BGN.device, non_blocking=True) for each in index)
+    object_BN = object_BN.to(value_BGN.device, non_blocking=True)
+    return Assignment(object_BN, (object_BN >= 0).float(), index=(image, point))
+
+
+@on_host
+def _solved(
+    value_BGN: Tensor, targets: TargetBatch, solve: Callable[[Tensor, int], Pairs]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the object of each point [B, N], and image [K] and point [K] of those with one."""
+    object_BN = torch.full((len(targets), value_BGN.shape[2]), -1)
+    for image, count in enumerate(targets.counts):
+        if count and value_BGN.shape[2]:
+            objects, points = solve(value_BGN[image, :count], image)
+            object_BN[image, points] = objects
+    image_K, point_K = (object_BN >= 0).nonzero(as_tuple=True)
+    return object_BN, image_K, point_K
+
+
+def _largest_total(quality_GN: Tensor) -> Pairs:
+    """Return the assignment of `one_to_one` for one image."""
+    points = _best_points(quality_GN, len(quality_GN) + _SPARE)
+    objects, chosen = linear_sum_assignment(_numpy(quality_GN, points), maximize=True)
+    return _pairs(objects, chosen, points)
+
+
+def _lexicographic(value_GN: Tensor, distance: Callable[[int], Tensor], image: int) -> Pairs:
+    """Return the assignment of `match` with `lsa` for one image.
 
     Usually each object gets a candidate, and only candidates need to be considered. Otherwise, the
     nearest points that are not among these are added for the objects that may get none.
+
+    Args:
+        value_GN: [G, N], -inf for points that are not candidates.
+        distance: see `match`.
+        image: index of the image.
     """
-    points = _candidates(quality_GN, candidate_GN)
-    quality, candidate = _numpy(quality_GN, points), _numpy(candidate_GN, points) > 0
-    if not np.isfinite(quality[candidate]).all():
+    if value_GN.isnan().any():
         raise ValueError("the quality matrix contains invalid numeric entries")
-    found = match_candidates(quality, candidate)
-    if found is not None and len(found[0]) == len(quality):
+    candidate_GN = value_GN > -torch.inf
+    points = _candidates(value_GN, candidate_GN)
+    value = _numpy(value_GN, points)
+    found = match_candidates(value, value > -np.inf)
+    if found is not None and len(found[0]) == len(value):
         return _pairs(*found, points)
-    distance_GN = distance()
+    distance_GN = distance(image)
     without = slice(None) if found is None else ~candidate_GN.any(1)
     nearness_KN = torch.where(candidate_GN, -torch.inf, -distance_GN)[without]
     nearness_KN = nearness_KN.index_fill(1, points, -torch.inf)
     others = _best_points(nearness_KN, len(nearness_KN) + _SPARE)
     points = torch.unique(torch.cat([points, others]))
-    quality, candidate = _numpy(quality_GN, points), _numpy(candidate_GN, points) > 0
-    pairs = match_all(quality, candidate, _numpy(distance_GN, points), contested=found is None)
-    return _pairs(*pairs, points)
+    value = _numpy(value_GN, points)
+    away = _numpy(distance_GN, points)
+    return _pairs(*match_all(value, value > -np.inf, away, contested=found is None), points)
 
 
-def _candidates(quality_GN: Tensor, candidate_GN: Tensor) -> Tensor:
+def _candidates(value_GN: Tensor, candidate_GN: Tensor) -> Tensor:
     """Return all points among the G best candidates of an object: [M] int64, sorted.
 
-    Where there are few candidates, all are returned, which is faster than to rank them. Qualities
-    that are not finite rank first, so that they are found.
+    Where there are few candidates, all are returned, which is faster than to rank them.
     """
     points = candidate_GN.view(torch.uint8).amax(0).nonzero()[:, 0]
-    if len(points) <= len(quality_GN) ** 2:
+    if len(points) <= len(value_GN) ** 2:
         return points
-    rank_GN = quality_GN.nan_to_num(torch.inf, torch.inf, torch.inf)
-    rank_GN = torch.where(candidate_GN, rank_GN, -torch.inf)
-    return _best_points(rank_GN, len(rank_GN) + _SPARE)
+    return _best_points(value_GN, len(value_GN) + _SPARE)
 
 
 def _best_points(value_KN: Tensor, count: int) -> Tensor:
@@ -174,21 +208,11 @@ def _best_points(value_KN: Tensor, count: int) -> Tensor:
 
 
 def _numpy(value_GN: Tensor, points: Tensor) -> Matrix:
-    """Return the columns of `points` in float64, on the CPU."""
-    small: Matrix = value_GN.index_select(1, points).double().cpu().numpy()
+    """Return the columns of `points` in float64."""
+    small: Matrix = value_GN.index_select(1, points).double().numpy()
     return small
 
 
 def _pairs(objects: Indices, chosen: Indices, points: Tensor) -> Pairs:
     """Return pairs of objects and points from indices into `points`."""
-    on = points.device
-    return torch.from_numpy(objects).to(on), points[torch.from_numpy(chosen).to(on)]
-
-
-def _assignment(pairs: Pairs, quality_GN: Tensor) -> Assignment:
-    """Return the assignment of the pairs, with degree 1."""
-    objects, points = pairs
-    assignment = negatives(quality_GN.shape[1], quality_GN.device)
-    assignment.object[points] = objects
-    assignment.degree[points] = 1.0
-    return assignment
+    return torch.from_numpy(objects), points[torch.from_numpy(chosen)]

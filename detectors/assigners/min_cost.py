@@ -1,5 +1,6 @@
 """Minimum cost: one-to-one assignment by class and location, as in OneNet."""
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -7,11 +8,11 @@ from pydantic import Field
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
-from detectors.assigners.geometry import class_logits, equalize, fits_level, ltrb
+from detectors.assigners.geometry import class_logits, each_image, equalize, fits_level, ltrb
 from detectors.assigners.matching import best_of_each, one_to_one
 from detectors.boxes import pairwise_giou
 from detectors.losses import focal_change
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 OFF_LEVEL = 9999.0
 """Cost of a point whose level does not fit the size of the object."""
@@ -71,43 +72,54 @@ class MinCost(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not used."""
-        cost_GN = self._location_cost(points, predictions, targets)
+        """See `Assigner.assign_batch`; progress is not used."""
+        cost_BGN = self._location_cost(points, predictions, targets)
         if self.classification:
-            logits_GN = class_logits(predictions, targets)
-            change_GN = focal_change(logits_GN, self.focal_alpha, self.focal_gamma)
-            cost_GN = equalize(cost_GN + self.cls_weight * change_GN, targets)
-        return one_to_one(-cost_GN) if self.solver == "lsa" else best_of_each(-cost_GN)
+            logits_BGN = class_logits(predictions, targets)
+            change = partial(focal_change, alpha=self.focal_alpha, gamma=self.focal_gamma)
+            change_BGN = each_image(change, logits_BGN, targets.counts)
+            cost_BGN = equalize(cost_BGN + self.cls_weight * change_BGN, targets)
+        if self.solver == "lsa":
+            return one_to_one(-cost_BGN, targets)
+        return best_of_each(-cost_BGN, None, targets)
 
-    def _location_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:
-        """Compute the cost without C_cls: [G, N]."""
-        cost_GN = self._box_cost(points, predictions, targets)
+    def _location_cost(
+        self, points: Points, predictions: Predictions, targets: TargetBatch
+    ) -> Tensor:
+        """Compute the cost without C_cls: [B, G, N]."""
+        cost_BGN = self._box_cost(points, predictions, targets)
         by_level = self.location == "points" if self.level_range is None else self.level_range
         if not by_level:
-            return cost_GN
+            return cost_BGN
         sides = ltrb(points, targets)
-        reach_GN = (sides[:, :, [0, 2, 3]] if self.compat_level_bug else sides).amax(2)
-        return cost_GN + OFF_LEVEL * ~fits_level(points, reach_GN, self.range_factor)
+        left, _, right, bottom = sides.unbind(-1)
+        counted = torch.stack([left, right, bottom], -1) if self.compat_level_bug else sides
+        reach_BGN = counted.amax(-1)
+        return cost_BGN + OFF_LEVEL * ~fits_level(points, reach_BGN, self.range_factor)
 
-    def _box_cost(self, points: Points, predictions: Predictions, targets: Targets) -> Tensor:
-        """Compute the cost of the boxes, or points, that `location` selects: [G, N]."""
-        extent = targets.extent or points.extent
+    def _box_cost(self, points: Points, predictions: Predictions, targets: TargetBatch) -> Tensor:
+        """Compute the cost of the boxes, or points, that `location` selects: [B, G, N]."""
+        extent = targets.extents(points)[:, None]
         if self.location == "points":
-            size = points.xy.new_tensor(extent)
-            twice_center = (targets.boxes[:, :2] + targets.boxes[:, 2:]) / size
-            return self.l1_weight * torch.cdist(twice_center, 2 * points.xy / size, p=1)
+            twice_center = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / extent
+            return self.l1_weight * torch.cdist(twice_center, 2 * points.xy / extent, p=1)
         boxes = predictions.boxes if self.location == "predicted" else points.anchors
         true, compared = self._relative(targets.boxes, extent), self._relative(boxes, extent)
-        giou_GN = pairwise_giou(targets.boxes, boxes)
-        return self.l1_weight * torch.cdist(true, compared, p=1) - self.giou_weight * giou_GN
+        giou_BGN = pairwise_giou(targets.boxes, boxes)
+        return self.l1_weight * torch.cdist(true, compared, p=1) - self.giou_weight * giou_BGN
 
-    def _relative(self, boxes: Tensor, extent: tuple[float, float]) -> Tensor:
-        """Return what C_L1 compares of boxes [K, 4], relative to the image's (width, height)."""
-        relative = boxes / boxes.new_tensor(extent).repeat(2)
+    def _relative(self, boxes: Tensor, extent: Tensor) -> Tensor:
+        """Return what C_L1 compares of boxes, relative to width and height of their image.
+
+        Args:
+            boxes: [B, K, 4], or [K, 4] for all images.
+            extent: [B, 1, 2].
+        """
+        relative = boxes / extent.repeat(1, 1, 2)
         if self.l1_of == "corners":
             return relative
-        first, second = relative[:, :2], relative[:, 2:]
-        return torch.cat([(first + second) / 2, second - first], 1)
+        first, second = relative[..., :2], relative[..., 2:]
+        return torch.cat([(first + second) / 2, second - first], -1)

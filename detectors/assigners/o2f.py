@@ -14,9 +14,8 @@ from detectors.assigners.geometry import (
     in_prior,
     matching_quality,
 )
-from detectors.assigners.matching import negatives
 from detectors.losses import ClsLoss
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class O2F(Assigner):
@@ -72,24 +71,22 @@ class O2F(Assigner):
             raise ValueError(f"t_min must not be above t_max, got {self.t_min} > {self.t_max}")
         return self
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`."""
-        if not len(targets):
-            return negatives(len(points), predictions.logits.device)
-        quality_GN = matching_quality(predictions, targets, self.alpha, self.combine)
-        quality_GN = quality_GN * in_prior(points, targets, self.prior, self.radius)
+        """See `Assigner.assign_batch`."""
+        quality_BGN = matching_quality(predictions, targets, self.alpha, self.combine)
+        allowed_BGN = in_prior(points, targets, self.prior, self.radius)
+        quality_BGN = quality_BGN * (allowed_BGN & targets.real[..., None])
         ranked = self.k if self.k_includes_certain else self.k + 1
-        owned_GN = best_rated(top_points(quality_GN, ranked))
-        certain_G = owned_GN.argmax(1)
-        ambiguous_GN = (owned_GN > 0).scatter(1, certain_G[:, None], False)
-        score_GN = class_score(predictions, targets) * ambiguous_GN
-        degree_GN = soft_degrees(score_GN, self.temperature(progress))
-        has_certain = owned_GN.amax(1) > 0
-        degree_GN[has_certain, certain_G[has_certain]] = 1.0
-        degree, index = degree_GN.max(0)
-        weight = self._weight(ambiguous_GN, targets, predictions.logits)
+        owned_BGN = best_rated(top_points(quality_BGN, ranked))
+        best_BG1, certain_BG1 = owned_BGN.max(2, keepdim=True)
+        ambiguous_BGN = (owned_BGN > 0).scatter(2, certain_BG1, False)
+        score_BGN = class_score(predictions, targets) * ambiguous_BGN
+        degree_BGN = soft_degrees(score_BGN, self.temperature(progress))
+        degree_BGN = degree_BGN.scatter(2, certain_BG1, (best_BG1 > 0).float())
+        degree, index = degree_BGN.max(1)
+        weight = self._weight(ambiguous_BGN, targets, predictions.logits)
         return Assignment(torch.where(degree > 0, index, -1), degree, weight)
 
     def temperature(self, progress: Progress) -> float:
@@ -100,29 +97,29 @@ class O2F(Assigner):
             done, last = progress.step, progress.steps - 1
         return self.t_max + (self.t_min - self.t_max) * done / max(1, last)
 
-    def _weight(self, ambiguous_GN: Tensor, targets: Targets, logits: Tensor) -> Tensor | None:
-        """Return the weights of the classification loss: [N, C], or None if all are 1."""
+    def _weight(self, ambiguous_BGN: Tensor, targets: TargetBatch, logits: Tensor) -> Tensor | None:
+        """Return the weights of the classification loss: [B, N, C], or None if all are 1."""
         if self.ambiguous_weight == 1:
             return None
-        objects, points = ambiguous_GN.nonzero(as_tuple=True)
-        weight_NC = torch.ones_like(logits)
-        weight_NC[points, targets.labels[objects]] = self.ambiguous_weight
-        return weight_NC
+        owner_BN = ambiguous_BGN.byte().argmax(1)
+        weight_BN = torch.where(ambiguous_BGN.any(1), self.ambiguous_weight, 1.0)
+        label_BN1 = targets.labels.gather(1, owner_BN)[..., None]
+        return torch.ones_like(logits).scatter(2, label_BN1, weight_BN[..., None])
 
 
-def soft_degrees(score_GN: Tensor, temperature: float) -> Tensor:
-    """Divide scores by the highest of each object and multiply by T (Eq. 3): [G, N]; 0 stays 0."""
-    highest = score_GN.amax(1, keepdim=True).clamp(min=torch.finfo(score_GN.dtype).tiny)
-    return score_GN / highest * temperature
+def soft_degrees(score_BGN: Tensor, temperature: float) -> Tensor:
+    """Divide scores by the highest of each object and multiply by T (Eq. 3); 0 stays 0."""
+    highest = score_BGN.amax(2, keepdim=True).clamp(min=torch.finfo(score_BGN.dtype).tiny)
+    return score_BGN / highest * temperature
 
 
-def top_points(quality_GN: Tensor, count: int) -> Tensor:
-    """Return the qualities of each object's `count` best points, 0 elsewhere: [G, N]."""
-    values, index = quality_GN.topk(min(count, quality_GN.shape[1]), dim=1)
-    return torch.zeros_like(quality_GN).scatter(1, index, values)
+def top_points(quality_BGN: Tensor, count: int) -> Tensor:
+    """Return the qualities of each object's `count` best points, 0 elsewhere: [B, G, N]."""
+    values, index = quality_BGN.topk(min(count, quality_BGN.shape[2]))
+    return torch.zeros_like(quality_BGN).scatter(2, index, values)
 
 
-def best_rated(quality_GN: Tensor) -> Tensor:
-    """Return the quality of each point for its best object, 0 for the others: [G, N]."""
-    best = quality_GN.argmax(0, keepdim=True)
-    return torch.zeros_like(quality_GN).scatter(0, best, quality_GN.gather(0, best))
+def best_rated(quality_BGN: Tensor) -> Tensor:
+    """Return the quality of each point for its best object, 0 for the others: [B, G, N]."""
+    best = quality_BGN.argmax(1, keepdim=True)
+    return torch.zeros_like(quality_BGN).scatter(1, best, quality_BGN.gather(1, best))

@@ -1,6 +1,5 @@
 """POTO: prediction-aware one-to-one assignment."""
 
-from functools import partial
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -9,12 +8,12 @@ from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import (
     Combination,
     Prior,
-    center_distance,
+    distance_of_image,
     in_prior,
     matching_quality,
 )
 from detectors.assigners.matching import Solver, match
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class Poto(Assigner):
@@ -46,11 +45,11 @@ class Poto(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not used."""
-        quality_GN = matching_quality(predictions, targets, self.alpha, self.combine)
-        candidate_GN = in_prior(points, targets, self.prior, self.radius)
-        distance = partial(center_distance, points, targets)
-        return match(quality_GN, candidate_GN, distance, self.solver)
+        """See `Assigner.assign_batch`; progress is not used."""
+        quality_BGN = matching_quality(predictions, targets, self.alpha, self.combine)
+        candidate_BGN = in_prior(points, targets, self.prior, self.radius)
+        distance = distance_of_image(points, targets)
+        return match(quality_BGN, candidate_BGN, distance, targets, self.solver)

@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.geometry import matching_quality
 from detectors.assigners.ranking import best_object
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class QualityRule(Assigner):
@@ -26,12 +26,16 @@ class QualityRule(Assigner):
     branch: ClassVar[Branch] = "o2m"
 
     @abstractmethod
-    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
-        """Return the points of each object before objects compete for them: [G, N] bool."""
+    def candidates(self, quality_BGN: Tensor, points: Points, targets: TargetBatch) -> Tensor:
+        """Return the points of each object before objects compete for them: [B, G, N] bool.
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+        Rows of padding may have any values.
+        """
+
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; progress is not used."""
-        quality_GN = matching_quality(predictions, targets, self.alpha)
-        return best_object(quality_GN, self.candidates(quality_GN, points, targets))
+        """See `Assigner.assign_batch`; progress is not used."""
+        quality_BGN = matching_quality(predictions, targets, self.alpha)
+        candidate_BGN = self.candidates(quality_BGN, points, targets)
+        return best_object(quality_BGN, candidate_BGN & targets.real[..., None])

@@ -8,7 +8,7 @@ from torch import Tensor
 from detectors.assigners.geometry import in_box
 from detectors.assigners.quality import QualityRule
 from detectors.assigners.ranking import above_threshold, best_per_level
-from detectors.structures import Points, Targets
+from detectors.structures import Points, TargetBatch
 
 
 class QualityAtss(QualityRule):
@@ -29,7 +29,7 @@ class QualityAtss(QualityRule):
     topk: int = Field(9, ge=1)
     """Number of candidates per object and level."""
 
-    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
+    def candidates(self, quality_BGN: Tensor, points: Points, targets: TargetBatch) -> Tensor:
         """See `QualityRule.candidates`."""
-        candidate_GN = best_per_level(quality_GN, points, self.topk)
-        return above_threshold(quality_GN, candidate_GN) & in_box(points, targets)
+        candidate_BGN = best_per_level(quality_BGN, points, self.topk)
+        return above_threshold(quality_BGN, candidate_BGN) & in_box(points, targets)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from detectors.assigners.geometry import in_center_square
 from detectors.assigners.quality import QualityRule
-from detectors.structures import Points, Targets
+from detectors.structures import Points, TargetBatch
 
 
 class QualityFcos(QualityRule):
@@ -25,8 +25,8 @@ class QualityFcos(QualityRule):
     radius: float = Field(1.5, gt=0)
     """Half of the side of the centre square, in strides."""
 
-    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
+    def candidates(self, quality_BGN: Tensor, points: Points, targets: TargetBatch) -> Tensor:
         """See `QualityRule.candidates`."""
-        square_GN = in_center_square(points, targets, self.radius)
-        best = torch.where(square_GN, quality_GN, -1.0).argmax(1)
-        return square_GN & (points.level[best][:, None] == points.level)
+        square_BGN = in_center_square(points, targets, self.radius)
+        best = torch.where(square_BGN, quality_BGN, -1.0).argmax(2)
+        return square_BGN & (points.level[best][..., None] == points.level)

@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.assigners.geometry import in_box
 from detectors.assigners.quality import QualityRule
 from detectors.assigners.ranking import best_points
-from detectors.structures import Points, Targets
+from detectors.structures import Points, TargetBatch
 
 
 class QualityTopk(QualityRule):
@@ -24,7 +24,7 @@ class QualityTopk(QualityRule):
     topk: int = Field(9, ge=1)
     """Maximum number of points per object."""
 
-    def candidates(self, quality_GN: Tensor, points: Points, targets: Targets) -> Tensor:
+    def candidates(self, quality_BGN: Tensor, points: Points, targets: TargetBatch) -> Tensor:
         """See `QualityRule.candidates`."""
-        inside_GN = in_box(points, targets)
-        return inside_GN & best_points(torch.where(inside_GN, quality_GN, -1.0), self.topk)
+        inside_BGN = in_box(points, targets)
+        return inside_BGN & best_points(torch.where(inside_BGN, quality_BGN, -1.0), self.topk)

@@ -9,7 +9,7 @@ from torch import Tensor
 from detectors.assigners.base import Assigner, Branch, Family
 from detectors.assigners.ranking import best_object
 from detectors.boxes import pairwise_iou
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 
 class RetinaNetIou(Assigner):
@@ -46,25 +46,26 @@ class RetinaNetIou(Assigner):
             raise ValueError(f"negative_iou must not be above positive_iou, got {low} > {high}")
         return self
 
-    def assign(
-        self, points: Points, predictions: Predictions, targets: Targets, progress: Progress
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:
-        """See `Assigner.assign`; predictions and progress are not used."""
-        iou_GN = pairwise_iou(targets.boxes, points.anchors)
-        best_N = torch.cat([iou_GN.new_zeros(1, len(points)), iou_GN]).amax(0)
-        positive_N = best_N >= self.positive_iou
+        """See `Assigner.assign_batch`; predictions and progress are not used."""
+        iou_BGN = pairwise_iou(targets.boxes, points.anchors)
+        iou_BGN = torch.where(targets.real[..., None], iou_BGN, 0.0)
+        best_BN = iou_BGN.amax(1)
+        positive_BN = best_BN >= self.positive_iou
         if self.low_quality:
-            own_best = iou_GN.amax(1, keepdim=True)
-            low_GN = (iou_GN == own_best) & (iou_GN > 0)
-            positive_N |= low_GN.any(0)
+            own_best = iou_BGN.amax(2, keepdim=True)
+            low_BGN = (iou_BGN == own_best) & (iou_BGN > 0)
+            positive_BN |= low_BGN.any(1)
             if self.low_quality_owner == "own":
-                iou_GN = _only_last(iou_GN, low_GN)
-        found = best_object(iou_GN, positive_N.expand_as(iou_GN))
-        ignored_N = ~positive_N & (best_N >= self.negative_iou)
-        return Assignment(found.object, found.degree, (~ignored_N).float()[:, None])
+                iou_BGN = _only_last(iou_BGN, low_BGN)
+        found = best_object(iou_BGN, positive_BN[:, None].expand_as(iou_BGN))
+        ignored_BN = ~positive_BN & (best_BN >= self.negative_iou)
+        return Assignment(found.object, found.degree, (~ignored_BN).float()[..., None])
 
 
-def _only_last(iou_GN: Tensor, low_GN: Tensor) -> Tensor:
-    """Return IoUs, with -inf for all but the last object of `low_GN` at points that have one."""
-    last_GN = low_GN & (low_GN.flip(0).cumsum(0).flip(0) == 1)
-    return torch.where(last_GN | ~low_GN.any(0), iou_GN, -torch.inf)
+def _only_last(iou_BGN: Tensor, low_BGN: Tensor) -> Tensor:
+    """Return IoUs, with -inf for all but the last object of `low_BGN` at points that have one."""
+    last_BGN = low_BGN & (low_BGN.flip(1).cumsum(1).flip(1) == 1)
+    return torch.where(last_BGN | ~low_BGN.any(1, keepdim=True), iou_BGN, -torch.inf)

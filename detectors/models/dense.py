@@ -3,10 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from detectors.models.backbone_base import Backbone
-from detectors.models.points import pyramid_points
+from detectors.models.points import kept_points, pyramid_points
 from detectors.models.predictor import BranchShape
 from detectors.structures import Output, Points, Predictions
 
@@ -53,10 +54,17 @@ class DenseDetector(nn.Module):
             branches: names of the branches to compute; None: all.
         """
         levels = self.neck(self.backbone(self.backbone.normalise(images)))
-        sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
+        sizes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
         shapes = {n: self.branches[n] for n in (self.branches if branches is None else branches)}
+        create = kept_points if _is_plain(images) else pyramid_points
         points = {
-            name: pyramid_points(sizes, self.strides, images.device, shape.anchors, shape.offset)
+            name: create(sizes, self.strides, images.device, shape.anchors, shape.offset)
             for name, shape in shapes.items()
         }
         return Output(points, self.head(levels, points))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Return whether a tensor has values, and the code that uses it is not being traced."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return type(tensor) is Tensor and not tensor.is_meta and not traced

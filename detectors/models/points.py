@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -44,7 +45,20 @@ def pyramid_points(
     half = half * stride[level][:, None]
     height, width = sizes[0]
     extent = (float(width * strides[0]), float(height * strides[0]))
-    return Points(xy, stride[level], level, torch.cat([xy - half, xy + half], 1), extent)
+    anchor_boxes = torch.cat([xy - half, xy + half], 1)
+    return Points(xy, stride[level], level, anchor_boxes, extent, tuple(counts))
+
+
+@lru_cache(maxsize=32)
+def kept_points(
+    sizes: tuple[tuple[int, int], ...],
+    strides: tuple[int, ...],
+    device: torch.device,
+    anchors: tuple[Shape, ...],
+    offset: float,
+) -> Points:
+    """Return `pyramid_points`, the same object for the same arguments if they were used lately."""
+    return pyramid_points(sizes, strides, device, anchors, offset)
 
 
 def _grid(height: int, width: int, stride: int, offset: float, device: torch.device) -> Tensor:

@@ -23,7 +23,7 @@ from detectors.assigners.o2o import O2O
 from detectors.models.fcos import FcosOptions
 from detectors.models.points import pyramid_points
 from detectors.models.resnet import ResNet
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch, Targets
 
 HEIGHT, WIDTH, STRIDES, CLASSES = 800, 1344, (8, 16, 32, 64, 128), 80
 SHARE = 0.1
@@ -104,8 +104,8 @@ def test_assignment_against_a_training_step(name: str, points: Points, step_seco
 
 
 def total(quality: Tensor, found: Assignment) -> float:
-    matched = (found.object >= 0).nonzero()[:, 0]
-    return float(quality.double()[found.object[matched], matched].sum())
+    (matched,) = (found.object[0] >= 0).nonzero(as_tuple=True)
+    return float(quality.double()[found.object[0, matched], matched].sum())
 
 
 @pytest.mark.parametrize("prior", ["everywhere", "centre square"])
@@ -113,7 +113,9 @@ def total(quality: Tensor, found: Assignment) -> float:
 def test_exact_matching_against_dense_scipy(objects: int, prior: str, points: Points) -> None:
     """Objects of `scene` are larger than a cell, so that none is without a candidate."""
     predictions, targets = scene(points, objects)
-    quality = matching_quality(predictions, targets, 0.8)
+    batch = TargetBatch.of([targets], torch.device("cpu"))
+    one = Predictions(predictions.logits[None], predictions.boxes[None])
+    quality = matching_quality(one, batch, 0.8)[0]
     inside, distance = in_center_square(points, targets, 1.5), center_distance(points, targets)
     dense_quality = quality if prior == "everywhere" else torch.where(inside, quality, -objects)
     found: list[Assignment] = []
@@ -121,9 +123,9 @@ def test_exact_matching_against_dense_scipy(objects: int, prior: str, points: Po
 
     def sparse() -> None:
         if prior == "everywhere":
-            found.append(one_to_one(quality))
+            found.append(one_to_one(quality[None], batch))
         else:
-            found.append(match(quality, inside, lambda: distance, "lsa"))
+            found.append(match(quality[None], inside[None], lambda _: distance, batch, "lsa"))
 
     def dense() -> None:
         values = dense_quality.double().cpu().numpy()
@@ -135,7 +137,7 @@ def test_exact_matching_against_dense_scipy(objects: int, prior: str, points: Po
         f"\n{objects} objects, {prior}: {1000 * ours:.2f} ms against {1000 * theirs:.2f} ms, "
         f"{theirs / ours:.1f} times as fast\n"
     )
-    assert len(found[0].object.unique()) == objects + 1  # type: ignore[no-untyped-call]
+    assert len(found[0].object[0].unique()) == objects + 1  # type: ignore[no-untyped-call]
     assert total(dense_quality, found[0]) == pytest.approx(expected[0], abs=1e-9)
     assert ours <= theirs
     if objects == 60 and prior == "centre square":

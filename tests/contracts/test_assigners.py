@@ -21,7 +21,15 @@ from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
-from detectors.structures import Assignment, Points, Predictions, Progress, Targets
+from detectors.structures import (
+    Assignment,
+    Points,
+    Predictions,
+    Progress,
+    TargetBatch,
+    Targets,
+)
+from detectors.synchronisations import count_synchronisations
 
 STRIDES, CLASSES = (4, 8, 16), 3
 PROGRESS = Progress(step=3, steps=12, epoch=1, epochs=4)
@@ -169,6 +177,19 @@ def same(a: Assignment, b: Assignment) -> bool:
     return weights and torch.equal(a.object, b.object) and torch.equal(a.degree, b.degree)
 
 
+def batch_of(scenes: list[Scene]) -> tuple[Points, Predictions, TargetBatch]:
+    """Put scenes with the same points into a batch whose padding has boxes and labels, too."""
+    predictions = Predictions(
+        torch.stack([of.predictions.logits for of in scenes]),
+        torch.stack([of.predictions.boxes for of in scenes]),
+    )
+    targets = TargetBatch.of([of.targets for of in scenes], torch.device("cpu"))
+    padding = ~targets.real
+    targets.boxes[padding] = scenes[0].points.anchors[-1]
+    targets.labels[padding] = CLASSES - 1
+    return scenes[0].points, predictions, targets
+
+
 def tensors(of: Scene) -> list[Tensor]:
     p, t = of.points, of.targets
     points = [p.xy, p.stride, p.level, p.anchors]
@@ -210,6 +231,27 @@ class TestEveryAssigner:
         before = deepcopy(tensors(of))
         assert same(of.assign(assigner), of.assign(deepcopy(assigner)))
         assert all(torch.equal(a, b) for a, b in zip(before, tensors(of), strict=True))
+
+    @pytest.mark.parametrize("counts", [(3, 0, 12, 1), (0, 0), (1, 1), (90, 2)])
+    def test_an_image_has_the_same_assignment_in_any_batch(
+        self, assigner: Assigner, counts: tuple[int, ...]
+    ) -> None:
+        scenes = [scene(33, 28, crowd(n, seed=i), seed=i) for i, n in enumerate(counts)]
+        found = assigner.assign_batch(*batch_of(scenes), PROGRESS)
+        for i, of in enumerate(scenes):
+            weight = None if found.weight is None else found.weight[i]
+            assert same(Assignment(found.object[i], found.degree[i], weight), of.assign(assigner))
+        image, point = (found.object >= 0).nonzero(as_tuple=True)
+        assert all(map(torch.equal, found.positives(), (image, point)))
+
+    def test_waits_for_the_device_once_at_most(self, assigner: Assigner) -> None:
+        """Only an exact matching does: it copies its matrix to the host."""
+        batch = batch_of([scene(32, 32, crowd(n, seed=n), seed=n) for n in (7, 0, 3)])
+        with count_synchronisations() as found:
+            assigner.assign_batch(*batch, PROGRESS)
+        exact = assigner in EXACT.values()
+        assert list(found) == (["cpu in matching.py: _assignment"] if exact else []), found
+        assert found.total() == exact
 
     def test_draws_no_random_numbers(self, assigner: Assigner) -> None:
         of, state = scene(32, 32, crowd(7), seed=3), torch.get_rng_state()

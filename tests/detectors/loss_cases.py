@@ -15,6 +15,7 @@ from detectors.criterion import Criterion, Loss
 from detectors.losses import ClsLoss, LossOptions
 from detectors.structures import Assignment, Points, Predictions, Targets
 from detectors.world import LocalWorld, World
+from tests.detectors.batching import packed, together
 
 CLASSES, POINTS = 3, 12
 EXTENT = (48.0, 32.0)
@@ -52,7 +53,11 @@ class Case:
 
     def loss(self, options: LossOptions, world: World | None = None) -> Loss:
         return Criterion(options, world or LocalWorld()).branch_loss(
-            self.points, self.predictions, self.assignments, self.targets, self.kind
+            self.points,
+            self.predictions,
+            together(self.assignments),
+            packed(*self.targets),
+            self.kind,
         )
 
     def share(self, rank: int, size: int) -> "Case":
@@ -89,7 +94,7 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
 
     xy = 32 * torch.rand(POINTS, 2, generator=rng, dtype=torch.float64)
     level = torch.zeros(POINTS, dtype=torch.int64)
-    points = Points(xy, xy[:, 0], level, boxes(POINTS, rng), EXTENT)
+    points = Points(xy, xy[:, 0], level, boxes(POINTS, rng), EXTENT, (POINTS,))
     predicted = boxes(len(counts) * POINTS, rng).reshape(len(counts), POINTS, 4)
     predictions = Predictions(
         (3 * drawn(CLASSES)).requires_grad_(),

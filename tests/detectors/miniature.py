@@ -19,7 +19,8 @@ from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Strategy
 from detectors.data.loader import Batch
 from detectors.data.shapes import Shapes
-from detectors.engine import Learner, NonFiniteLossError, train_step
+from detectors.engine import Learner, NonFiniteLossError
+from detectors.engine import train_step as make_step
 from detectors.inference import CandidateRequest, predict
 from detectors.models.backbones import Tiny
 from detectors.models.base import DetectorOptions
@@ -119,6 +120,11 @@ def share(whole: Batch, rank: int, size: int) -> Batch:
 
 def progress(step: int, steps: int = 8) -> Progress:
     return Progress(step, steps, epoch=step // 2, epochs=steps // 2)
+
+
+def train_step(of: Learner, whole: Batch, at: Progress) -> dict[str, float]:
+    """Make a step and return the parts of its loss as numbers."""
+    return {name: value.item() for name, value in make_step(of, whole, at).items()}
 
 
 def steps(of: Learner, first: int, last: int) -> list[dict[str, float]]:

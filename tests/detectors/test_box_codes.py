@@ -12,6 +12,7 @@ from detectors.models.decode import DECODERS, ENCODERS, WIDEST, BoxCode
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Predictions, Targets
 from detectors.world import LocalWorld
+from tests.detectors.batching import packed, together
 from tests.examples import examples
 
 POINTS = pyramid_points([(3, 3)], (8,), torch.device("cpu"))
@@ -30,9 +31,9 @@ def box_loss(raw: list[float], code: BoxCode, loss: str, target: Tensor) -> tupl
     owner = torch.where(torch.arange(len(POINTS)) == MIDDLE, 0, -1)
     assignment = Assignment(owner, (owner >= 0).float())
     options = LossOptions.model_validate({"box": loss, "box_weight": 1.0})
-    targets = [Targets(target[None], torch.tensor([0]))]
+    targets = packed(Targets(target[None], torch.tensor([0])))
     found = Criterion(options, LocalWorld()).branch_loss(
-        POINTS, predicted, [assignment], targets, "focal"
+        POINTS, predicted, together([assignment]), targets, "focal"
     )
     assert found.box is not None
     found.box.backward()  # type: ignore[no-untyped-call]

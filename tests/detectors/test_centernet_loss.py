@@ -17,6 +17,7 @@ from detectors.models.onenet import OneNetOptions
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from detectors.world import LocalWorld
+from tests.detectors.batching import packed, together
 from tests.examples import examples
 
 ROWS, COLUMNS, STRIDE, CLASSES = 7, 6, 4, 2
@@ -96,7 +97,7 @@ def test_equals_the_published_loss(counts: list[int], seed: int) -> None:
         for i, of in enumerate(targets)
     ]
     loss = Criterion(PAPER, LocalWorld()).branch_loss(
-        POINTS, predicted, found, targets, assigner.loss
+        POINTS, predicted, together(found), packed(*targets), assigner.loss
     )
     number = max(1, sum(counts))
     classes = sum(focal(logits[i].tolist(), of) for i, of in enumerate(targets))

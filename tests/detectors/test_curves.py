@@ -18,11 +18,12 @@ from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from detectors.data.loader import train_batches
 from detectors.data.shapes import Shapes
-from detectors.engine import Learner, train_step
+from detectors.engine import Learner
 from detectors.models.fcos import FcosOptions
 from detectors.structures import Progress
 from detectors.training import Training
 from detectors.world import LocalWorld
+from tests.detectors import miniature as mini
 
 CURVES = Path(__file__).with_name("curves.json")
 UPDATE = os.environ.get("GAPLAB_UPDATE_CURVES") == "1"
@@ -42,7 +43,7 @@ def curve(name: str) -> Curve:
     model = FcosOptions().build(len(data.classes), tuple(strategy.branches()))
     learner = Learner.create(model, strategy, training, LocalWorld())
     parts = [
-        train_step(learner, batch, Progress(learner.step, 4 * EPOCHS, epoch, EPOCHS))
+        mini.train_step(learner, batch, Progress(learner.step, 4 * EPOCHS, epoch, EPOCHS))
         for epoch in range(EPOCHS)
         for batch in train_batches(data, training, SEED, epoch, rank=0, size=1)
     ]

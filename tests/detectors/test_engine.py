@@ -6,11 +6,12 @@ import torch
 
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.poto import Poto
-from detectors.engine import NonFiniteLossError, assign_batch, to_device, train_epoch, train_step
+from detectors.engine import NonFiniteLossError, assign, to_device, train_epoch
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
 from tests.detectors import miniature as mini
+from tests.detectors.batching import packed
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
 
@@ -38,17 +39,19 @@ class TestDivergence:
             mini.steps(mini.learner(ASSIGNERS["poto"](), training), 0, 4)
 
     @pytest.mark.parametrize("output", ["logits", "boxes"])
-    def test_predictions_that_are_not_finite_assign_nothing(self, output: str) -> None:
+    def test_predictions_that_are_not_finite_are_assigned_like_zeros(self, output: str) -> None:
         points = pyramid_points([(2, 2)], [8], torch.device("cpu"))
         predictions = Predictions(
             torch.zeros(2, 4, 1), torch.tensor([0.0, 0, 9, 9]).repeat(2, 4, 1)
         )
         target = Targets(torch.tensor([[1.0, 1.0, 9.0, 9.0]]), torch.tensor([0]))
-        found = assign_batch(Poto(), points, predictions, [target, target], mini.progress(0))
-        assert [int((a.object >= 0).sum()) for a in found] == [1, 1]
+        objects = packed(target, target)
+        zeros = Predictions(torch.zeros(2, 4, 1), torch.zeros(2, 4, 4))
+        expected = assign(Poto(), points, zeros, objects, mini.progress(0))
         getattr(predictions, output)[1, 0, 0] = torch.inf
-        found = assign_batch(Poto(), points, predictions, [target, target], mini.progress(0))
-        assert [int((a.object >= 0).sum()) for a in found] == [0, 0]
+        found = assign(Poto(), points, predictions, objects, mini.progress(0))
+        assert torch.equal(found.object, expected.object)
+        assert found.degree.isfinite().all()
 
 
 class TestStep:
@@ -56,7 +59,7 @@ class TestStep:
         """DDP would wait for ever for a missing gradient."""
         for counts in ([2, 1], [0, 0]):
             learner = mini.set_up(setup, mini.BRISK)
-            train_step(learner, mini.batch(counts), mini.progress(0))
+            mini.train_step(learner, mini.batch(counts), mini.progress(0))
             missing = [
                 name
                 for name, p in learner.bare.named_parameters()
@@ -67,7 +70,7 @@ class TestStep:
     def test_overfits_a_single_batch(self, setup: str) -> None:
         learner = mini.set_up(setup, Training(lr=1e-2, warmup_steps=0, weight_decay=0))
         batch = mini.batch([2, 1])
-        parts = [train_step(learner, batch, mini.progress(0, 12)) for _ in range(12)]
+        parts = [mini.train_step(learner, batch, mini.progress(0, 12)) for _ in range(12)]
         assert sum(parts[-1].values()) < 0.7 * sum(parts[0].values())
 
     def test_learning_rate_follows_the_schedule(self) -> None:
@@ -83,7 +86,7 @@ class TestStep:
             training = mini.DESCENT.model_copy(update={"clip_norm": clip_norm, "lr": 1.0})
             learner = mini.learner(ASSIGNERS["poto"](), training)
             before = [p.detach().clone() for p in learner.bare.parameters()]
-            train_step(learner, mini.batch([2, 1]), mini.progress(0))
+            mini.train_step(learner, mini.batch([2, 1]), mini.progress(0))
             pairs = zip(before, learner.bare.parameters(), strict=True)
             return sqrt(sum(float((a - b.detach()).square().sum()) for a, b in pairs))
 
@@ -106,7 +109,9 @@ class TestEpoch:
         by_epoch.model.eval()
         start = Progress(step=4, steps=8, epoch=1, epochs=2)
         found = train_epoch(by_epoch, iter(batches), start)
-        parts = [train_step(by_step, b, Progress(4 + n, 8, 1, 2)) for n, b in enumerate(batches)]
+        parts = [
+            mini.train_step(by_step, b, Progress(4 + n, 8, 1, 2)) for n, b in enumerate(batches)
+        ]
         assert by_epoch.model.training
         assert found == {k: pytest.approx(sum(p[k] for p in parts) / 3) for k in parts[0]}
         torch.testing.assert_close(by_epoch.state(), by_step.state(), rtol=0, atol=0)

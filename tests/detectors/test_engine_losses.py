@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Strategy
-from detectors.engine import Learner, train_step
+from detectors.engine import Learner
 from detectors.losses import LossOptions
 from detectors.models.gates import Centerness, MaxFilter
 from detectors.training import Training
@@ -18,7 +18,7 @@ DUAL, MIXTURE = ASSIGNERS["dual"](), ASSIGNERS["mixture"]()
 
 
 def step(of: Learner) -> dict[str, float]:
-    return train_step(of, mini.batch([2, 1]), mini.progress(0))
+    return mini.train_step(of, mini.batch([2, 1]), mini.progress(0))
 
 
 def training(**changes: Any) -> Training:

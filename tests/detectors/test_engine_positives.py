@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import Learner, assign_batch, to_device, train_epoch, train_step
+from detectors.engine import Learner, assign, to_device, train_epoch, train_step
 from detectors.evaluation.metrics import POSITIVES
 from detectors.positives import EVERY, means, measure
 from tests.detectors import miniature as mini
+from tests.detectors.batching import packed
 
 each_strategy = pytest.mark.parametrize("name", ASSIGNERS)
 
@@ -62,14 +63,14 @@ class TestPositives:
         for branch, supervision in strategy.branches().items():
             each = []
             for predictions in output.branches[branch]:
-                found = assign_batch(
+                found = assign(
                     supervision.assigner,
                     output.points[branch],
                     predictions,
-                    list(batch.targets),
+                    packed(*batch.targets),
                     mini.progress(0),
                 )
-                owners = zip((a.object.tolist() for a in found), counts, strict=True)
+                owners = zip(found.object.tolist(), counts, strict=True)
                 each += [owner.count(g) for owner, count in owners for g in range(count)]
             expected[branch] = sum(each) / len(each), each.count(0) / len(each)
         train_step(learner, batch, mini.progress(0))
@@ -103,13 +104,11 @@ class TestScores:
         """Measure a batch with the learner's weights, per branch over all cascaded heads."""
         batch = mini.batch(counts, seed)
         output = deepcopy(learner.bare).train()(to_device(batch.images, torch.device("cpu")))
-        targets, found = list(batch.targets), dict[str, Tensor]()
+        targets, found = packed(*batch.targets), dict[str, Tensor]()
         for branch, supervision in learner.strategy.branches().items():
             points, now = output.points[branch], replace(mini.progress(0), step=learner.step)
             heads = [
-                measure(
-                    points, x, assign_batch(supervision.assigner, points, x, targets, now), targets
-                )
+                measure(points, x, assign(supervision.assigner, points, x, targets, now), targets)
                 for x in output.branches[branch]
             ]
             found[branch] = torch.stack(heads).sum(0)

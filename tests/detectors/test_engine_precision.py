@@ -6,7 +6,7 @@ import torch
 from detectors.assigners import ASSIGNERS
 from detectors.data.loader import Batch, train_batches
 from detectors.data.shapes import Shapes
-from detectors.engine import Learner, train_step
+from detectors.engine import Learner
 from detectors.models.fcos import FcosOptions
 from detectors.structures import Output, Progress
 from detectors.training import Training
@@ -34,7 +34,7 @@ def laptop(name: str, precision: str) -> Learner:
 
 
 def first_step(name: str, precision: str, batch: Batch) -> dict[str, float]:
-    return train_step(laptop(name, precision), batch, Progress(0, STEPS, 0, 1))
+    return mini.train_step(laptop(name, precision), batch, Progress(0, STEPS, 0, 1))
 
 
 @pytest.mark.parametrize("name", ["centernet", "poto", "o2f", "mixture", "dual"])
@@ -42,7 +42,7 @@ def test_the_laptop_recipe_trains_without_nan(name: str, batches: list[Batch]) -
     """A loss that is not finite would raise. Each kind of loss and of branches has a strategy."""
     learner = laptop(name, "bf16")
     parts = [
-        train_step(learner, batch, Progress(n, STEPS, 0, 1)) for n, batch in enumerate(batches)
+        mini.train_step(learner, batch, Progress(n, STEPS, 0, 1)) for n, batch in enumerate(batches)
     ]
     assert len(parts) == STEPS
     assert all(p.isfinite().all() for p in learner.bare.parameters())

@@ -84,6 +84,7 @@ class TestAverage:
     def test_without_decay_it_equals_the_weights(self) -> None:
         learner = mini.learner(ASSIGNERS["fcos"](), mini.BRISK.model_copy(update={"ema": 0.0}))
         mini.steps(learner, 0, 3)
+        learner.state()
         torch.testing.assert_close(
             learner.averaged.module.state_dict(), learner.bare.state_dict(), rtol=0, atol=0
         )
@@ -114,6 +115,7 @@ class TestAverage:
                     parameter.add_(torch.randn_like(parameter))
             ours.update_parameters(model)
             theirs.update_parameters(model)
+            ours.refresh()
             torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=0, atol=0)
 
     def test_is_not_trained(self) -> None:

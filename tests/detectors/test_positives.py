@@ -13,6 +13,7 @@ from detectors import positives
 from detectors.evaluation.metrics import POSITIVES
 from detectors.positives import means, measure
 from detectors.structures import Assignment, Points, Predictions, Targets
+from tests.detectors.batching import packed, together
 
 CLASSES = 3
 Image = tuple[Predictions, Assignment, Targets]
@@ -26,6 +27,7 @@ def points_at(xy: Sequence[tuple[float, float]]) -> Points:
         torch.zeros(count, dtype=torch.int64),
         torch.cat([places - 4, places + 4], 1),
         (64.0, 64.0),
+        (count,),
     )
 
 
@@ -45,7 +47,8 @@ def measured(points: Points, images: Sequence[Image]) -> Tensor:
         torch.stack([each.logits for each, _, _ in images]),
         torch.stack([each.boxes for each, _, _ in images]),
     )
-    return measure(points, batch, [a for _, a, _ in images], [t for _, _, t in images])
+    assignment = together([each for _, each, _ in images])
+    return measure(points, batch, assignment, packed(*(each for _, _, each in images)))
 
 
 def iou(a: list[float], b: list[float]) -> float:
@@ -210,7 +213,7 @@ class TestNothingToMeasure:
         assert means(sums) == {}
 
     def test_predictions_that_are_not_finite_have_no_positives(self) -> None:
-        """See `engine.assign_batch`; the loss raises the error."""
+        """See `engine.assign`; the loss raises the error."""
         logits = torch.full((5, CLASSES), torch.nan)
         image = image_of(logits, ROW_BOX, [-1] * 5, [(WHOLE, 0)])
         assert means(measured(points_at(ROW), [image])) == {}

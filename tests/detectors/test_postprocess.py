@@ -16,7 +16,7 @@ def make_points(level: list[int]) -> Points:
     """Build points at different positions."""
     n, levels = len(level), torch.tensor(level, dtype=torch.int64)
     xy = torch.arange(2.0 * n).reshape(n, 2) + 0.5
-    return Points(xy, 8.0 * 2**levels, levels, torch.zeros(n, 4), (1.0, 1.0))
+    return Points(xy, 8.0 * 2**levels, levels, torch.zeros(n, 4), (1.0, 1.0), ())
 
 
 def best_pairs(

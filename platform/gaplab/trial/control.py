@@ -44,7 +44,8 @@ class Control(Protocol):
     def order(self) -> Stop | None:
         """Return the order to stop, if there is one.
 
-        Called after every training step and every batch of an evaluation, so it must be cheap.
+        Called after training steps (on a GPU, after those whose losses are read) and every batch of
+        an evaluation, so it must be cheap.
         """
         ...
 
@@ -55,7 +56,8 @@ class Control(Protocol):
     def report(self, step: StepDone) -> None:
         """Show a training step to the user, if it is convenient. Must return at once.
 
-        Called on rank 0 only, after every training step.
+        Called on rank 0 only, after every training step; on a GPU, after those whose losses are
+        read.
         """
         ...
 

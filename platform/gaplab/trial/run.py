@@ -194,8 +194,15 @@ class _TrialRun:
             raise Stopped(Stop(TrialState.STOPPED, reason), self.meter.read())
 
     def _after_step(self) -> None:
-        """Obey an order and save if a checkpoint is due. All ranks do the same."""
+        """Obey an order and save if a checkpoint is due. All ranks do the same.
+
+        On a GPU only after a step whose losses were read, because to agree waits for the device.
+        """
         self.context.control.beat()
+        if self.learner.batches == self.steps:
+            self.learner.read_losses()
+        if self.learner.unread:
+            return
         if self.context.world.rank == 0:
             self._report_step()
         stop = self.context.control.order()

@@ -20,6 +20,7 @@ from detectors.assigners.o2m import O2M
 from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
+from tests.detectors.batching import packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -79,8 +80,9 @@ def test_only_the_first_of_equal_objects_has_points(
 def test_equal_objects_have_the_same_qualities_to_the_last_bit(
     count: int, combine: Combination
 ) -> None:
-    of = targets([((0.0, 0.0, 32.0, 32.0), 1)] * count)
-    quality = matching_quality(predictions(0), of, 0.8, combine)
+    of, alone = packed(targets([((0.0, 0.0, 32.0, 32.0), 1)] * count)), predictions(0)
+    batch = Predictions(alone.logits[None], alone.boxes[None])
+    quality = matching_quality(batch, of, 0.8, combine)[0, :count]
     assert quality.shape == (count, len(POINTS))
     assert torch.equal(quality, quality[:1].expand_as(quality))
 
@@ -89,10 +91,12 @@ def test_values_of_the_first_of_equal_objects_stand_for_all() -> None:
     """Another box, or another class, makes another object."""
     box, other = (0.0, 0.0, 4.0, 4.0), (0.0, 0.0, 4.0, 5.0)
     of = targets([(box, 0), (other, 0), (box, 0), (box, 1), (other, 0)])
-    values = torch.arange(10.0).reshape(5, 2)
-    assert torch.equal(equalize(values, of), values[[0, 1, 0, 3, 1]])
-    assert torch.equal(equalize(values[:1], targets([(box, 0)])), values[:1])
-    assert torch.equal(equalize(values[:0], targets([])), values[:0])
+    few = targets([(other, 0), (box, 0), (other, 0)])
+    values = torch.arange(20.0).reshape(2, 5, 2)
+    first, second = equalize(values, packed(of, few))
+    assert torch.equal(first, values[0, [0, 1, 0, 3, 1]])
+    assert torch.equal(second[:3], values[1, [0, 1, 0]])
+    assert torch.equal(equalize(values[:1, :1], packed(targets([(box, 0)]))), values[:1, :1])
 
 
 @pytest.mark.parametrize("assigner", [Poto(), Foreground(), MinCost(), Center(), Anchor()])

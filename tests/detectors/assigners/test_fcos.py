@@ -100,7 +100,9 @@ def test_any_number_of_levels(strides: tuple[int, ...]) -> None:
 def test_upper_end_of_a_range_belongs_to_the_level() -> None:
     """The centre of the box is a point of both levels; half its side is 8 fine strides."""
     xy, stride = torch.tensor([[36.0, 36.0], [36.0, 36.0]]), torch.tensor([4.0, 8.0])
-    points = Points(xy, stride, torch.tensor([0, 1]), torch.cat([xy - 8, xy + 8], 1), (72.0, 72.0))
+    points = Points(
+        xy, stride, torch.tensor([0, 1]), torch.cat([xy - 8, xy + 8], 1), (72.0, 72.0), (1, 1)
+    )
     assert assign(Fcos(range_factor=8.0), points, [(4.0, 4.0, 68.0, 68.0)]) == [0, 0]
     assert assign(Fcos(range_factor=8.0), points, [(3.5, 3.5, 68.5, 68.5)]) == [-1, 0]
 

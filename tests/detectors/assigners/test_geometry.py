@@ -22,6 +22,7 @@ from detectors.boxes import paired_giou, pairwise_giou
 from detectors.losses import focal_change, sigmoid_focal
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Targets
+from tests.detectors.batching import packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -145,8 +146,9 @@ def test_matching_quality_is_a_weighted_mean(
     predicted = torch.cat([corner, corner + 1 + 8 * torch.rand(len(POINTS), 2, generator=rng)], 1)
     of: list[Box] = [(2.0, 2.0, 9.0, 12.0), (0.0, 0.0, 20.0, 16.0), (5.0, 1.0, 6.0, 2.0)]
     of, labels = [*of, of[0]][:count], [0, 2, 1, 1][:count]
-    predictions, found = Predictions(logits, predicted), targets(of, labels)
-    quality = matching_quality(predictions, found, alpha, combine)
+    found = targets(of, labels)
+    batch, of_batch = Predictions(logits[None], predicted[None]), packed(found)
+    quality = matching_quality(batch, of_batch, alpha, combine)[0, :count]
     assert quality.shape == (count, len(POINTS))
     for g, (box, label) in enumerate(zip(of, labels, strict=True)):
         for n, (x0, y0, x1, y1) in enumerate(predicted.tolist()):
@@ -155,16 +157,16 @@ def test_matching_quality_is_a_weighted_mean(
             geometric = score ** (1 - alpha) * iou**alpha
             expected = geometric if combine == "mul" else (1 - alpha) * score + alpha * iou
             assert quality[g, n].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
-            assert class_score(predictions, found)[g, n].item() == pytest.approx(score, rel=1e-5)
-            assert class_logits(predictions, found)[g, n] == logits[n, label]
+            assert class_score(batch, of_batch)[0, g, n].item() == pytest.approx(score, rel=1e-5)
+            assert class_logits(batch, of_batch)[0, g, n] == logits[n, label]
 
 
 def test_quality_stays_in_range_for_extreme_scores_and_degenerate_boxes() -> None:
     logits = torch.tensor([[200.0], [-200.0], [0.0], [0.0]])
     flat = [[1.0, 1.0, 9.0, 9.0], [1.0, 1.0, 9.0, 9.0], [5.0, 5.0, 5.0, 5.0], [9.0, 9.0, 1.0, 1.0]]
-    of = targets([(1.0, 1.0, 9.0, 9.0)])
-    quality = matching_quality(Predictions(logits, torch.tensor(flat)), of, 0.8)
-    assert quality.tolist() == [[1.0, 0.0, 0.0, 0.0]]
+    of = packed(targets([(1.0, 1.0, 9.0, 9.0)]))
+    quality = matching_quality(Predictions(logits[None], torch.tensor([flat])), of, 0.8)
+    assert quality.tolist() == [[[1.0, 0.0, 0.0, 0.0]]]
 
 
 @examples(30)

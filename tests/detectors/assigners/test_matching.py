@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -5,9 +7,11 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from detectors.assigners.matching import Solver, best_of_each, match, negatives, one_to_one
-from detectors.structures import Assignment
+from detectors.assigners import matching
+from detectors.assigners.matching import Solver
+from detectors.structures import Assignment, TargetBatch
 from tests.detectors.assigners.ordering import all_matchings
+from tests.detectors.batching import counted
 from tests.examples import examples
 
 seeds = st.integers(0, 10_000)
@@ -22,11 +26,44 @@ def total(quality: Tensor, matching: list[tuple[int, int]]) -> float:
     return sum(quality[g, n].item() for g, n in matching)
 
 
-def test_negatives() -> None:
-    nothing = negatives(5, torch.device("cpu"))
-    assert nothing.object.tolist() == [-1] * 5
-    assert nothing.object.dtype == torch.int64
-    assert nothing.degree.tolist() == [0.0] * 5
+def in_batch(matrix: Tensor, padding: float) -> Tensor:
+    """Put the matrix of an image between those of two others, the first of which has no objects."""
+    row = matrix.new_full((1, matrix.shape[1]), padding)
+    return torch.stack([torch.cat([row.expand_as(matrix), row]), *[torch.cat([matrix, row])] * 2])
+
+
+def batch_of(matrix: Tensor) -> TargetBatch:
+    """Return the objects of the images in `in_batch`."""
+    return counted(0, len(matrix), len(matrix), rows=len(matrix) + 1)
+
+
+def of_image(found: Assignment) -> Assignment:
+    """Return the assignment of the image whose matrix was given; its copy must have the same."""
+    assert (found.object[0] == -1).all()
+    assert torch.equal(found.object[1], found.object[2])
+    image, point = (found.object >= 0).nonzero(as_tuple=True)
+    assert all(map(torch.equal, found.positives(), (image, point)))
+    return Assignment(found.object[1], found.degree[1])
+
+
+def match(
+    quality: Tensor, candidate: Tensor, distance: Callable[[], Tensor], solver: Solver
+) -> Assignment:
+    """Solve the matching of an image within a batch whose padding looks best."""
+    quality_BGN, candidate_BGN = in_batch(quality, 1e9), in_batch(candidate, True)
+    targets = batch_of(quality)
+    return of_image(
+        matching.match(quality_BGN, candidate_BGN, lambda _: distance(), targets, solver)
+    )
+
+
+def one_to_one(quality: Tensor) -> Assignment:
+    return of_image(matching.one_to_one(in_batch(quality, 1e9), batch_of(quality)))
+
+
+def best_of_each(quality: Tensor, candidate: Tensor | None = None) -> Assignment:
+    allowed = None if candidate is None else in_batch(candidate, True)
+    return of_image(matching.best_of_each(in_batch(quality, 1e9), allowed, batch_of(quality)))
 
 
 @examples(30)
@@ -35,12 +72,12 @@ def test_no_matching_has_a_larger_total(g: int, n: int, seed: int, tied: bool) -
     quality = torch.rand(g, n, generator=torch.Generator().manual_seed(seed))
     quality = (quality * 3).round() if tied else quality
     found = one_to_one(quality)
-    matching = pairs(found)
-    assert len(matching) == min(g, n)
-    assert len({obj for obj, _ in matching}) == len(matching)
+    chosen = pairs(found)
+    assert len(chosen) == min(g, n)
+    assert len({obj for obj, _ in chosen}) == len(chosen)
     assert found.degree.tolist() == (found.object >= 0).float().tolist()
     best = max(total(quality, m) for m in all_matchings(g, n))
-    assert total(quality, matching) == pytest.approx(best)
+    assert total(quality, chosen) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -125,7 +162,7 @@ def test_distances_are_computed_only_if_an_object_gets_no_candidate(
         return seen[-1]
 
     assert len(pairs(match(torch.ones(2, 2), torch.tensor(candidates) > 0, distance, "lsa"))) == 2
-    assert len(seen) == calls
+    assert len(seen) == 2 * calls
 
 
 @pytest.mark.parametrize("solver", ["lsa", "argmax"])
@@ -166,11 +203,11 @@ def dense_total(quality: Tensor) -> float:
 
 
 def check_against_dense(quality: Tensor, found: Assignment) -> None:
-    matching = pairs(found)
-    assert len(matching) == len({g for g, _ in matching}) == min(quality.shape)
+    chosen = pairs(found)
+    assert len(chosen) == len({g for g, _ in chosen}) == min(quality.shape)
     assert found.degree.tolist() == (found.object >= 0).float().tolist()
-    ours = sum(quality[pair].double().item() for pair in matching)
-    assert ours == pytest.approx(dense_total(quality), abs=1e-9 * max(1, len(matching)))
+    ours = sum(quality[pair].double().item() for pair in chosen)
+    assert ours == pytest.approx(dense_total(quality), abs=1e-9 * max(1, len(chosen)))
 
 
 kinds = st.sampled_from(["distinct", "ties", "identical rows", "plateau"])
@@ -258,7 +295,7 @@ def looped_best(quality: Tensor, candidate: Tensor) -> list[tuple[int, int]]:
 
 
 @examples(30)
-@given(st.integers(0, 9), st.integers(0, 12), seeds, kinds, st.sampled_from([0.2, 1.0]))
+@given(st.integers(0, 9), st.integers(1, 12), seeds, kinds, st.sampled_from([0.2, 1.0]))
 def test_best_of_each_equals_the_rule_in_loops(
     g: int, n: int, seed: int, kind: str, share: float
 ) -> None:
@@ -297,11 +334,11 @@ def test_without_candidates_argmax_has_none_and_lsa_the_nearest() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_argmax_refuses_quality_that_is_not_finite(bad: float) -> None:
+def test_argmax_has_no_finite_degree_if_a_quality_is_not(bad: float) -> None:
+    """The loss is then not finite, which is an error of its own."""
     quality = random_quality(2, 3, 0, "distinct")
     quality[1, 2] = bad
-    with pytest.raises(ValueError, match="numeric"):
-        best_of_each(quality)
+    assert best_of_each(quality).degree.isnan().all()
     candidate = torch.ones(2, 3, dtype=torch.bool)
     candidate[1, 2] = False
-    best_of_each(quality, candidate)
+    assert best_of_each(quality, candidate).degree.isfinite().all()

@@ -280,7 +280,12 @@ def test_points_without_overlap_or_outside_the_square_are_negative() -> None:
 
 def test_k_may_be_larger_than_the_number_of_points() -> None:
     one = Points(
-        POINTS.xy[:1], POINTS.stride[:1], POINTS.level[:1], POINTS.anchors[:1], POINTS.extent
+        POINTS.xy[:1],
+        POINTS.stride[:1],
+        POINTS.level[:1],
+        POINTS.anchors[:1],
+        POINTS.extent,
+        (1,),
     )
     around = Predictions(torch.zeros(1, CLASSES), torch.tensor([[0.0, 0.0, 4.0, 4.0]]))
     found = O2F(k=7).assign(one, around, targets([(0.0, 0.0, 4.0, 4.0)]), at_epoch(0, 1))

@@ -107,4 +107,3 @@ def test_best_object_point_by_point(values: Rows, candidate: list[list[bool]]) -
 def test_one_value_for_all_points_of_an_object() -> None:
     candidate = torch.tensor([[True, True, False], [False, True, False]])
     assert best_object(torch.tensor([[-9.0], [-4.0]]), candidate).object.tolist() == [0, 1, -1]
-    assert best_object(torch.zeros(0, 1), candidate[:0]).object.tolist() == [-1, -1, -1]

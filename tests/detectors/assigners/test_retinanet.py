@@ -32,7 +32,7 @@ def anchors_at(*anchors: Box) -> Points:
     boxes = torch.tensor(anchors)
     n = len(boxes)
     xy, level = (boxes[:, :2] + boxes[:, 2:]) / 2, torch.zeros(n, dtype=torch.int64)
-    return Points(xy, torch.full((n,), 8.0), level, boxes, (64.0, 64.0))
+    return Points(xy, torch.full((n,), 8.0), level, boxes, (64.0, 64.0), (n,))
 
 
 def assign(assigner: RetinaNetIou, points: Points, boxes: list[Box]) -> Assignment:

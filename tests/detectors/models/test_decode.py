@@ -103,7 +103,7 @@ def test_deltas_undo_encoding(pairs: list[tuple[Numbers, Numbers]]) -> None:
     corners = torch.cat([rows[..., :2], rows[..., :2] + rows[..., 2:]], dim=-1)
     boxes, anchors = corners.unbind(1)
     n = len(boxes)
-    points = Points(boxes[:, :2], boxes[:, 0], torch.zeros(n).long(), anchors, (1.0, 1.0))
+    points = Points(boxes[:, :2], boxes[:, 0], torch.zeros(n).long(), anchors, (1.0, 1.0), (n,))
     side = (boxes[:, 2:] - boxes[:, :2]) / (anchors[:, 2:] - anchors[:, :2])
     encoded = encode_deltas(boxes, points)
     back = deltas(encoded, points)
@@ -117,7 +117,9 @@ def test_a_box_without_area_has_finite_deltas_and_gradients() -> None:
     boxes = torch.tensor([[3.0, 3.0, 3.0, 3.0], [9.0, 9.0, 1.0, 1.0]], requires_grad=True)
     anchors = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).repeat(2, 1)
     flat = torch.zeros(2)
-    encoded = encode_deltas(boxes, Points(anchors[:, :2], flat, flat.long(), anchors, (8.0, 8.0)))
+    encoded = encode_deltas(
+        boxes, Points(anchors[:, :2], flat, flat.long(), anchors, (8.0, 8.0), ())
+    )
     encoded.sum().backward()  # type: ignore[no-untyped-call]
     assert encoded.isfinite().all()
     assert boxes.grad is not None

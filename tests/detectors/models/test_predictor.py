@@ -37,7 +37,7 @@ def predictions(module: Predictor, scales: tuple[float, float] = (1.0, 1.0)) -> 
 def only(p: Points, n: int) -> Points:
     """Return point `n` alone."""
     here = slice(n, n + 1)
-    return Points(p.xy[here], p.stride[here], p.level[here], p.anchors[here], p.extent)
+    return Points(p.xy[here], p.stride[here], p.level[here], p.anchors[here], p.extent, ())
 
 
 def test_anchors_of_a_cell_are_in_the_order_of_their_channels() -> None:
