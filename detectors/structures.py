@@ -110,12 +110,15 @@ class TargetBatch:
     def of(cls, images: Sequence[Targets], device: torch.device) -> Self:
         """Pad the objects of at least one image, and copy them to `device` without waiting."""
         padded = cls._on_host(images)
-        columns = {
-            name: each.to(device, non_blocking=True)
-            for name, each in vars(padded).items()
-            if isinstance(each, Tensor)
-        }
-        return replace(padded, **columns)
+        return cls(
+            padded.boxes.to(device, non_blocking=True),
+            padded.labels.to(device, non_blocking=True),
+            padded.real.to(device, non_blocking=True),
+            padded.extent.to(device, non_blocking=True),
+            padded.image.to(device, non_blocking=True),
+            padded.number.to(device, non_blocking=True),
+            padded.images,
+        )
 
     @classmethod
     @on_host

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 P = ParamSpec("P")
 R = TypeVar("R")
 _HERE = Path(__file__)
+_TORCH = Path(torch.__file__).parent
 _host_calls = 0
 """How many functions marked with `on_host` are running."""
 
@@ -36,7 +38,7 @@ VALUES = (
     "equal",
 )
 """Operators whose result, or its size, is needed on the host."""
-TO_HOST = ("cpu", "numpy", "tolist")
+TO_HOST = ("cpu", "tolist")
 """Methods of a tensor that copy it to the host and wait."""
 MADE = (torch.tensor, torch.as_tensor, Tensor.new_tensor)
 """Functions that make a tensor on the host and copy it to the device."""
@@ -116,7 +118,7 @@ class _Calls(TorchFunctionMode):
         new = func in MADE and (given.get("device") is not None or name == "new_tensor")
         if new or name in TO_HOST:
             _note(self.found, name)
-        elif func is Tensor.to and _waits(args[1:], given):
+        elif func is Tensor.to and _waits(args[1:], given) and not _in_torch(sys._getframe(1)):
             _note(self.found, "to")
         elif func in (Tensor.__getitem__, Tensor.__setitem__) and _has_list(args[1]):
             _note(self.found, "index with a list")
@@ -131,6 +133,11 @@ def _note(found: Counter[str], what: str) -> None:
     while frame.f_back is not None and not _is_ours(frame.f_code.co_filename):
         frame = frame.f_back
     found[f"{what} in {Path(frame.f_code.co_filename).name}: {frame.f_code.co_name}"] += 1
+
+
+def _in_torch(frame: FrameType) -> bool:
+    """Return whether PyTorch itself made a call; it moves tensors that are there already."""
+    return _TORCH in Path(frame.f_code.co_filename).parents
 
 
 def _is_ours(file: str) -> bool:

@@ -69,7 +69,7 @@ class CenterNet(Assigner):
 
 def level_of(points: Points, length: Tensor, factor: float) -> Tensor:
     """Return the finest level whose size range contains each length in pixels: int64."""
-    *others, _ = torch.split(points.stride, points.sizes)
+    *others, _ = torch.split(points.stride, list(points.sizes))
     level = torch.zeros_like(length, dtype=torch.int64)
     for stride in others:
         level += length > stride[0] * factor

@@ -20,7 +20,7 @@ def best_points(value_GN: Tensor, count: int) -> Tensor:
 
 def best_per_level(value_GN: Tensor, points: Points, count: int) -> Tensor:
     """Return the `count` highest values of each object on every level: [..., G, N] bool."""
-    levels = torch.split(value_GN, points.sizes, dim=-1)
+    levels = torch.split(value_GN, list(points.sizes), dim=-1)
     return torch.cat([best_points(level, count) for level in levels], -1)
 
 

@@ -65,6 +65,5 @@ class DenseDetector(nn.Module):
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Return whether a tensor has values, and the code that uses it is not being traced."""
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    return type(tensor) is Tensor and not tensor.is_meta and not traced
+    """Return whether a tensor has values, and the code that uses it is not being compiled."""
+    return type(tensor) is Tensor and not tensor.is_meta and not torch.compiler.is_compiling()

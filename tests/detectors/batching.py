@@ -6,13 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detectors.structures import Assignment, TargetBatch, Targets
+from detectors.structures import Assignment, Predictions, TargetBatch, Targets
 
 CPU = torch.device("cpu")
 
 
 def packed(*images: Targets) -> TargetBatch:
     return TargetBatch.of(images, CPU)
+
+
+def batched(predictions: Predictions) -> Predictions:
+    """Make a batch of the predictions for one image."""
+    return Predictions(predictions.logits[None], predictions.boxes[None])
 
 
 def counted(*counts: int, rows: int) -> TargetBatch:

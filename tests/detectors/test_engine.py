@@ -1,12 +1,14 @@
+from collections.abc import Callable
 from copy import deepcopy
 from math import sqrt
 
 import pytest
 import torch
 
+from detectors import midway
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.poto import Poto
-from detectors.engine import NonFiniteLossError, assign, to_device, train_epoch
+from detectors.engine import Learner, NonFiniteLossError, assign, to_device, train_epoch
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
@@ -32,6 +34,20 @@ class TestDivergence:
             assert f"{branch}.box=" in str(caught.value)
         assert learner.step == 3
         torch.testing.assert_close(learner.state(), before, equal_nan=True, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("read", [Learner.state, midway.state_of])
+    def test_is_found_when_losses_are_read_and_names_the_first_step(
+        self, read: Callable[[Learner], object]
+    ) -> None:
+        """Nothing is saved before they are read."""
+        learner = mini.learner(ASSIGNERS["poto"](), mini.BRISK)
+        learner.log_every = 9
+        mini.steps(learner, 0, 1)
+        with torch.no_grad():
+            learner.bare.get_parameter("head.towers.shared.cls.0.0.0.weight").fill_(torch.nan)
+        mini.steps(learner, 1, 4)
+        with pytest.raises(NonFiniteLossError, match=r"step 1 \(epoch 1\)"):
+            read(learner)
 
     def test_learning_rate_that_is_much_too_high(self) -> None:
         training = Training(lr=1e30, warmup_steps=0, clip_norm=0)
@@ -115,3 +131,12 @@ class TestEpoch:
         assert by_epoch.model.training
         assert found == {k: pytest.approx(sum(p[k] for p in parts) / 3) for k in parts[0]}
         torch.testing.assert_close(by_epoch.state(), by_step.state(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize("log_every", [2, 3, 100])
+    def test_is_the_same_however_often_losses_are_read(self, log_every: int) -> None:
+        batches = [mini.batch([2, 0], seed=n) for n in range(4)]
+        often, rarely = (mini.learner(ASSIGNERS["dual"](), mini.BRISK) for _ in range(2))
+        rarely.log_every = log_every
+        start = Progress(step=0, steps=8, epoch=0, epochs=2)
+        assert train_epoch(rarely, batches, start) == train_epoch(often, batches, start)
+        torch.testing.assert_close(rarely.state(), often.state(), rtol=0, atol=0)

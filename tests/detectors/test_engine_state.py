@@ -78,6 +78,7 @@ class TestAverage:
             for name, weight in learner.bare.named_parameters():
                 old = expected.get(name, torch.zeros_like(weight, dtype=torch.float64))
                 expected[name] = kept * old + (1 - kept) * weight.detach().double()
+        learner.averaged.refresh()
         for name, weight in learner.averaged.module.named_parameters():
             torch.testing.assert_close(weight.double(), expected[name], rtol=1e-5, atol=1e-7)
 

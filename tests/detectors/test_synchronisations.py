@@ -18,7 +18,6 @@ WAITING: dict[str, Callable[[], object]] = {
     "bool": lambda: bool(MASK.any()),
     "if": lambda: 1 if VALUES.sum() > 0 else 0,
     "tolist": VALUES.tolist,
-    "numpy": VALUES.numpy,
     "cpu": VALUES.cpu,
     "nonzero": MASK.nonzero,
     "nonzero of a tuple": lambda: MASK.nonzero(as_tuple=True),
@@ -45,6 +44,7 @@ DENSE: dict[str, Callable[[], object]] = {
     "topk": lambda: VALUES.topk(2).values,
     "repeat by a number": lambda: VALUES.repeat_interleave(2),
     "copy without waiting": lambda: VALUES.to("cpu", non_blocking=True),
+    "to numpy, where it is on the host": VALUES.numpy,
     "another type": lambda: VALUES.to(torch.float64),
     "constants": lambda: torch.full((3,), 1.0, device="cpu"),
 }
@@ -71,7 +71,7 @@ def test_the_backward_pass_is_counted() -> None:
             return value.clone()
 
         @staticmethod
-        def backward(context: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        def backward(context: object, gradient: Tensor) -> Tensor:
             return gradient * gradient.sum().item()
 
     value = torch.ones(2, requires_grad=True)

@@ -20,7 +20,7 @@ from detectors.assigners.o2m import O2M
 from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
-from tests.detectors.batching import packed
+from tests.detectors.batching import batched, packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -80,9 +80,8 @@ def test_only_the_first_of_equal_objects_has_points(
 def test_equal_objects_have_the_same_qualities_to_the_last_bit(
     count: int, combine: Combination
 ) -> None:
-    of, alone = packed(targets([((0.0, 0.0, 32.0, 32.0), 1)] * count)), predictions(0)
-    batch = Predictions(alone.logits[None], alone.boxes[None])
-    quality = matching_quality(batch, of, 0.8, combine)[0, :count]
+    of = packed(targets([((0.0, 0.0, 32.0, 32.0), 1)] * count))
+    quality = matching_quality(batched(predictions(0)), of, 0.8, combine)[0, :count]
     assert quality.shape == (count, len(POINTS))
     assert torch.equal(quality, quality[:1].expand_as(quality))
 

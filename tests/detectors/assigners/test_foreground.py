@@ -9,7 +9,7 @@ from detectors.assigners.foreground import Foreground
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
 from tests.detectors.assigners.ordering import check_order
-from tests.detectors.batching import packed
+from tests.detectors.batching import batched, packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -99,8 +99,7 @@ def test_the_only_candidate_of_two_goes_to_the_lower_cost_whatever_other_costs_a
     boxes = [(10.0, 10.0, 14.0, 14.0), (9.0, 9.0, 19.5, 19.5), (17.0, 17.0, 31.0, 31.0)]
     of = Targets(torch.tensor(boxes), torch.tensor([0, 1, 0]))
     found = Foreground().assign(level, predicted, of, Progress(0, 1, 0, 1)).object.tolist()
-    batch = Predictions(logits[None], predicted.boxes[None])
-    costs = Foreground()._cost(batch, packed(of))[0, :2, contested].tolist()
+    costs = Foreground()._cost(batched(predicted), packed(of))[0, :2, contested].tolist()
     assert costs == pytest.approx([1.576, 1.262], abs=1e-3)
     assert found[contested] == 1
     assert found[level.xy.tolist().index([12.0, 4.0])] == 0

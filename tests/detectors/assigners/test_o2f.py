@@ -14,6 +14,7 @@ from detectors.assigners.o2f import O2F
 from detectors.models.points import pyramid_points
 from detectors.structures import Assignment, Points, Predictions, Progress, Targets
 from tests.detectors.assigners.rounding import shaken
+from tests.detectors.batching import batched, packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -84,7 +85,8 @@ def qualities(o2f: O2F, predicted: Predictions, of: list[Box]) -> Tensor:
     The loops below rank these numbers, not those of the equation: points or objects whose
     qualities differ by no more than rounding may be ranked in either order.
     """
-    found = matching_quality(predicted, targets(of), o2f.alpha, o2f.combine)
+    batch, objects = batched(predicted), packed(targets(of))
+    found = matching_quality(batch, objects, o2f.alpha, o2f.combine)[0, : len(of)]
     score, drawn = scores(predicted), predicted.boxes.tolist()
     for g, box in enumerate(of):
         row = [
@@ -192,9 +194,8 @@ def test_weight_is_that_of_ambiguous_points_for_their_objects_class(
     expected = [[1.0] * CLASSES for _ in range(len(POINTS))]
     for n, (g, degree) in positives(plain).items():
         expected[n][g % CLASSES] = 1.0 if degree == 1.0 else torch.tensor(0.4).item()
-    found = weighted.weight
-    assert (found is None) == (not of)
-    assert found is None or found.tolist() == expected
+    assert weighted.weight is not None
+    assert weighted.weight.tolist() == expected
 
 
 def test_k_that_includes_the_certain_point_is_one_ambiguous_point_less() -> None:

@@ -19,6 +19,7 @@ from detectors.assigners.quality_topk import QualityTopk
 from detectors.models.points import pyramid_points
 from detectors.structures import Points, Predictions, Progress, Targets
 from tests.detectors.assigners.rounding import shaken
+from tests.detectors.batching import batched, packed
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -83,7 +84,8 @@ def qualities(rule: Rule, predicted: Predictions, boxes: list[Box]) -> Tensor:
     The loops below rank these numbers, not those of the equation: points or objects whose
     qualities differ by no more than rounding may be ranked in either order.
     """
-    found = matching_quality(predicted, targets(boxes), rule.alpha)
+    of = packed(targets(boxes))
+    found = matching_quality(batched(predicted), of, rule.alpha)[0, : len(boxes)]
     for g, box in enumerate(boxes):
         row = equation(rule.alpha, predicted, box, g % CLASSES)
         assert found[g].tolist() == pytest.approx(row, rel=1e-4, abs=1e-9)
@@ -178,7 +180,8 @@ def test_equals_the_loop_however_the_last_bits_are_rounded(
     points, rule, crowd = points_of(32, 32), kind(), of * 3
     predicted = random_predictions(points, seed)
     quality = shaken(qualities(rule, predicted, crowd), seed)
-    with mock.patch.object(module, "matching_quality", return_value=quality):
+    batch = quality[None] if of else torch.zeros(1, 1, len(points))
+    with mock.patch.object(module, "matching_quality", return_value=batch):
         assert assign(rule, points, predicted, crowd) == ranked(rule, points, crowd, quality)
 
 

@@ -90,7 +90,10 @@ def test_a_lone_candidate_stands_out_and_none_of_no_candidates() -> None:
 
 
 @examples(30)
-@given(rows(5), st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=4, max_size=4))
+@given(
+    rows(5).filter(bool),
+    st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=4, max_size=4),
+)
 def test_best_object_point_by_point(values: Rows, candidate: list[list[bool]]) -> None:
     mask = torch.tensor(candidate[: len(values)], dtype=torch.bool).reshape(-1, 5)
     found = best_object(matrix(values, 5), mask)
