@@ -24,6 +24,8 @@ from gaplab.ledger.expression import parse
 from gaplab.ledger.models import Setting, Sweep
 from gaplab.ledger.settings import number, section_id, setting_value
 from gaplab.ledger.views import METRICS, Order, RowFilter
+from gaplab.results.export import _evaluations, _write
+from gaplab.storage.filesystem import Storage
 from tests.builders import NOW
 
 TRIALS, EPOCHS, CLASSES = int(os.environ.get("GAPLAB_BENCH_TRIALS", "100000")), 12, 80
@@ -170,6 +172,8 @@ def test_questions(
         every = len(ledger.rows(RowFilter(where=(parse("alpha == 0.5"),))))
         whole = 1000 * (time.perf_counter() - start)
         table.add_row(f"all {every} rows of one alpha", f"{whole:.0f} ms")
+        seconds = export_seconds(ledger, tmp_path)
+        table.add_row("export of a million evaluations", f"{seconds:.1f} s")
         plans = [(name, explained(ledger, wanted)) for name, wanted in QUESTIONS.items()]
     monkeypatch.setenv("GAPLAB_LEDGER", url)
     for words in (["--help"], ["leaderboard"], ["leaderboard", "--where", "alpha == 0.5"]):
@@ -180,6 +184,15 @@ def test_questions(
     for name, plan in plans:
         Console(width=160).print(f"{database}, {name}:\n{plan}\n")
     assert took["top 20 with two filters"] < whole
+    assert seconds < 5
+
+
+def export_seconds(ledger: Ledger, folder: Path) -> float:
+    """Return how long a million evaluations take to be read and written as Parquet."""
+    start = time.perf_counter()
+    columns, groups = _evaluations(ledger, None, None)
+    rows = _write(Storage(str(folder)), "evaluations", columns, groups)
+    return (time.perf_counter() - start) * 1e6 / rows
 
 
 def explained(ledger: Ledger, wanted: RowFilter) -> str:

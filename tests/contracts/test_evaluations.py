@@ -1,5 +1,6 @@
 """Evaluations and the rules of their protocols: on SQLite and on a real PostgreSQL."""
 
+import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -8,7 +9,7 @@ import pytest
 
 from detectors.evaluation.metrics import ClassGap
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import METRICS, RowFilter
+from gaplab.ledger.views import METRICS, PLAIN_EVALUATION, RowFilter
 from gaplab.records import EvaluationRecord
 from gaplab.states import TrialState
 from tests.builders import (
@@ -39,6 +40,30 @@ class TestEvaluations:
         [found] = ledger.evaluations("t1")
         assert found.attempt == attempt
         assert {key: vars(found)[key] for key in vars(wanted)} == vars(wanted)
+
+    def test_plain_rows(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        metrics = {name: value / 7 for name, value in METRIC_VALUES.items()}
+        classes = (ClassGap("größe ☃", 1 / 3, 2 / 3, -1 / 3), ClassGap("b", None, None, None))
+        ledger.record(evaluation_record(metrics=metrics, classes=classes, matches="m"), attempt)
+        [[row]] = ledger.plain_evaluations()
+        [found] = ledger.evaluations("t1")
+        values = dict(zip(PLAIN_EVALUATION, row, strict=True))
+        assert values.pop("created_at") == f"{found.created_at:%Y-%m-%d %H:%M:%S.%f}"
+        assert json.loads(values.pop("more")) == {
+            name: value for name, value in metrics.items() if name not in METRICS
+        }
+        assert {name: values.pop(name) for name in METRICS} == {
+            name: metrics.get(name) for name in METRICS
+        }
+        key = {"trial_id": "t1", "epoch": found.epoch, "branch": "o2o", "protocol": "default"}
+        others = {"is_primary": True, "attempt_id": attempt, "candidates": None, "matches": "m"}
+        assert values == key | {"truth": ""} | others
+        [[row]] = ledger.plain_classes()
+        assert tuple(row[:-1]) == (*key.values(), "")
+        assert json.loads(row[-1]) == [vars(each) for each in classes]
+        assert list(ledger.plain_evaluations("unknown")) == []
+        assert list(ledger.plain_classes("unknown")) == []
 
     @pytest.mark.parametrize(
         "metrics",

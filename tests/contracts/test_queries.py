@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gaplab.ledger import Ledger, reading
+from gaplab.ledger import Ledger, streams
 from gaplab.ledger.views import METRICS, CostKey, Coverage, MeanCost, RowFilter
 from gaplab.records import AttemptEnd, Claim, Cost, Started
 from gaplab.states import TrialState
@@ -40,7 +40,7 @@ class TestAllRows:
 
     @pytest.fixture(params=[1000, 7])
     def rows_at_once(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(reading, "_FETCHED", request.param)
+        monkeypatch.setattr(streams, "_FETCHED", request.param)
 
     @pytest.mark.usefixtures("rows_at_once")
     def test_all_sweeps(self, many: Ledger) -> None:

@@ -173,7 +173,7 @@ class SweepStopping:
         """Return why a trial stops after an epoch, or an empty text if it continues."""
         if self._clock() - self._last_poll > POLL or done.trial not in self._trials:
             self._last_poll = self._clock()
-            self._judge.add(self._ledger.all_evaluations(self._sweep))
+            self._judge.add(self._ledger.all_evaluations(self._sweep, classes=False))
             self._trials = {t.id: t.record() for t in self._ledger.trials(self._sweep)}
         self._judge.add(done.evaluations)
         trials = self._trials

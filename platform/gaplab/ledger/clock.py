@@ -4,7 +4,7 @@ import sqlite3
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Text, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -29,6 +29,25 @@ def _compile_postgresql(_element: Clock, _compiler: SQLCompiler, **_: Any) -> st
 @compiles(Clock, "sqlite")
 def _compile_sqlite(_element: Clock, _compiler: SQLCompiler, **_: Any) -> str:
     return f"{_NAME}()"
+
+
+class UtcText(FunctionElement[str]):
+    """A column of `UtcDateTime` as text without a time zone: `2026-01-02 03:04:05.000678`."""
+
+    type = Text()
+    inherit_cache = True
+
+
+@compiles(UtcText)
+def _stored_text(element: UtcText, compiler: SQLCompiler, **options: Any) -> str:
+    """Return the column: SQLite stores this text."""
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(UtcText, "postgresql")
+def _formatted_text(element: UtcText, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"to_char({column} AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.US')"
 
 
 def add_clock(connection: sqlite3.Connection) -> None:

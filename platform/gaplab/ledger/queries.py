@@ -12,7 +12,9 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     SQLColumnExpression,
+    Text,
     and_,
+    cast,
     func,
     select,
     union,
@@ -20,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 
 from detectors.evaluation.metrics import ClassGap
+from gaplab.ledger.clock import UtcText
 from gaplab.ledger.models import (
     Attempt,
     EpochLosses,
@@ -33,6 +36,7 @@ from gaplab.ledger.models import (
 )
 from gaplab.ledger.views import (
     METRICS,
+    PLAIN_EVALUATION,
     AttemptView,
     EpochLossesView,
     EvaluationView,
@@ -153,12 +157,44 @@ def all_evaluations(sweep: str | None, truth: str | None, classes: bool = True) 
         same = (column == getattr(EvaluationClasses, column.key) for column in _KEY)
         query = query.add_columns(EvaluationClasses.classes)
         query = query.outerjoin(EvaluationClasses, and_(*same))
+    return _chosen(query, Evaluation, sweep, truth)
+
+
+def plain_evaluations(sweep: str | None, truth: str | None) -> Query:
+    """Select the columns of every evaluation, or of those of a sweep, without any JSON parsed.
+
+    Ordered and chosen as by `all_evaluations`, with the columns `PLAIN_EVALUATION`.
+    """
+    changed = {
+        "candidates": func.nullif(Evaluation.candidates, ""),
+        "matches": func.nullif(Evaluation.matches, ""),
+        "created_at": UtcText(Evaluation.created_at),
+        "more": cast(Evaluation.more, Text),
+    }
+    columns = (changed.get(name, getattr(Evaluation, name)) for name in PLAIN_EVALUATION)
+    return _chosen(select(*columns), Evaluation, sweep, truth)
+
+
+def plain_classes(sweep: str | None) -> Query:
+    """Select the key of every evaluation, or of those of a sweep, and its classes as JSON text."""
+    key = (getattr(EvaluationClasses, column.key) for column in _KEY)
+    query = select(*key, cast(EvaluationClasses.classes, Text))
+    return _chosen(query, EvaluationClasses, sweep, None)
+
+
+def _chosen(
+    query: Query,
+    table: type[Evaluation | EvaluationClasses],
+    sweep: str | None,
+    truth: str | None,
+) -> Query:
+    """Add the conditions of `all_evaluations` and its order to a query of one of the tables."""
     if sweep is not None:
         held = select(SweepTrial.trial_id).where(SweepTrial.sweep_id == sweep)
-        query = query.where(Evaluation.trial_id.in_(held))
+        query = query.where(table.trial_id.in_(held))
     if truth is not None:
-        query = query.where(Evaluation.truth == truth)
-    return query.order_by(*_KEY)
+        query = query.where(table.truth == truth)
+    return query.order_by(*(getattr(table, column.key) for column in _KEY))
 
 
 def all_losses(sweep: str | None, trial: str | None) -> Query:

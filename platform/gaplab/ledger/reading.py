@@ -1,26 +1,26 @@
 """The reading half of the ledger: each method reads in one transaction and returns views."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 
 from gaplab.errors import UserError
 from gaplab.ledger import drivers, lookup, measurements, queries
 from gaplab.ledger.clock import now
 from gaplab.ledger.models import Evaluation, Measurement, Protocol, Trial
-from gaplab.ledger.readonly import SqliteFile, empty_engine, open_readonly
+from gaplab.ledger.readonly import empty_engine, open_readonly
 from gaplab.ledger.retry import RetryPolicy
 from gaplab.ledger.selection import Selection, costs, default_order, epochs_reaching
 from gaplab.ledger.settings import nested, own_protocols
+from gaplab.ledger.streams import NO_RETRY, Streams
 from gaplab.ledger.views import (
     AttemptView,
     CostKey,
     Coverage,
     DriverView,
-    EpochLossesView,
     EvaluationView,
     GroupView,
     MeanCost,
@@ -35,13 +35,11 @@ from gaplab.states import TrialState
 
 T = TypeVar("T")
 
-_NO_RETRY = RetryPolicy()
 _CHUNK = 5000  # ids in one IN (...): below every database's limit on bound parameters
 _SECTIONS = 1000  # configurations of one section that are compared to find the varied keys
-_FETCHED = 1000  # rows in memory while a whole table is read
 
 
-class Reader:
+class Reader(Streams):
     """Everything that can be read from the ledger. See `Ledger` for its rules.
 
     Opened by itself, it creates, upgrades and locks nothing, and needs no permission to write.
@@ -52,13 +50,8 @@ class Reader:
         file: the SQLite file, if the engine only reads it.
     """
 
-    def __init__(
-        self, engine: Engine, retry: RetryPolicy = _NO_RETRY, file: SqliteFile | None = None
-    ) -> None:
-        self._engine, self._retry, self._file = engine, retry, file
-
     @classmethod
-    def open(cls, url: str, retry: RetryPolicy = _NO_RETRY) -> Self:
+    def open(cls, url: str, retry: RetryPolicy = NO_RETRY) -> Self:
         """Open the ledger at `url` for reading.
 
         Args:
@@ -84,7 +77,7 @@ class Reader:
 
     def stop_waiting(self) -> None:
         """Disable retries from now on: a call fails at once if the database does not answer."""
-        self._retry = _NO_RETRY
+        self._retry = NO_RETRY
 
     def __enter__(self) -> Self:
         return self
@@ -223,24 +216,6 @@ class Reader:
         found = self._read(lambda c: c.execute(queries.evaluations(trial, truth)).all())
         return [queries.evaluation_view(row) for row in found]
 
-    def all_trials(self, sweep: str | None = None) -> Iterator[TrialView]:
-        """Iterate over every trial by id, or over those of the sweep with this id in its order.
-
-        Rows are fetched as they are used, all from one snapshot of the ledger.
-        """
-        return map(queries.trial_view, self._stream(queries.all_trials(sweep)))
-
-    def all_evaluations(
-        self, sweep: str | None = None, truth: str | None = "", classes: bool = True
-    ) -> Iterator[EvaluationView]:
-        """Iterate over every evaluation, or over those of the trials of the sweep with this id.
-
-        By trial, epoch, branch and protocol; fetched as `all_trials` does. `truth` as in
-        `evaluations`. Without `classes`, the values of classes are not read.
-        """
-        query = queries.all_evaluations(sweep, truth, classes)
-        return map(queries.evaluation_view, self._stream(query))
-
     def truths(self) -> list[str]:
         """Return the digests of all ground truths but the trials' own that are measured against."""
         trials = select(Evaluation.truth).where(Evaluation.truth != "")
@@ -261,15 +236,6 @@ class Reader:
         stored them.
         """
         return {row.epoch: row.positives for row in self.all_losses(trial=trial) if row.positives}
-
-    def all_losses(
-        self, sweep: str | None = None, trial: str | None = None
-    ) -> Iterator[EpochLossesView]:
-        """Iterate over losses and positives of every epoch, or of those of one sweep or trial.
-
-        By trial and epoch; fetched as `all_trials` does.
-        """
-        return map(queries.losses_view, self._stream(queries.all_losses(sweep, trial)))
 
     def stored_files(self) -> set[str]:
         """Return the paths of all candidates and matches, see `Storage.locate`."""
@@ -370,16 +336,6 @@ class Reader:
         of_trials = [Coverage(*row) for row in found]
         others = self.measurements() if wanted.any_trial else []
         return of_trials + measurements.coverage(others, wanted)
-
-    def _stream(self, query: queries.Query) -> Iterator[queries.AnyRow]:
-        engine = self._engine.execution_options(yield_per=_FETCHED)
-        before = self._file.state if self._file else None
-        # Only the start of a stream can be retried.
-        connection = self._retry.run(engine.connect)
-        with connection, connection.execute(query) as found:
-            yield from found
-        if self._file and before:
-            self._file.check_unchanged(before)
 
     def _read_chunks(
         self, query: Callable[[Sequence[str]], queries.Query], trials: Sequence[str]

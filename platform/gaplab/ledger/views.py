@@ -3,6 +3,7 @@
 Metrics are percent points unless their name says otherwise; datetimes are aware and in UTC.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -18,6 +19,9 @@ from gaplab.records import (
     TrialRecord,
 )
 from gaplab.states import TrialState
+
+PlainRow = Sequence[Any]
+"""The values of some columns, not converted to a record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +274,13 @@ class ResultRow:
 
 METRICS = tuple(each.name for each in fields(ResultRow) if each.type in (float, float | None))
 """The metrics with a column of their own in the ledger and a field in every row."""
+
+PLAIN_EVALUATION = (
+    *("trial_id", "epoch", "branch", "protocol", "truth", "is_primary", "attempt_id"),
+    *("candidates", "matches", "created_at", *METRICS, "more"),
+)
+"""The values of a plain row of an evaluation. `more` holds the other metrics, as JSON text.
+`candidates` and `matches` are None where there are none. `created_at` is text, see `UtcText`."""
 
 
 class Coverage(NamedTuple):

@@ -2,8 +2,9 @@
 
 import json
 import math
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,17 @@ from detectors.evaluation.metrics import POSITIVES, names_of
 from gaplab.errors import UserError
 from gaplab.formatting import by_branch, flat
 from gaplab.ledger import Reader
-from gaplab.ledger.views import EpochLossesView, EvaluationView, MeasurementView, TrialView
+from gaplab.ledger.views import METRICS, EpochLossesView, MeasurementView, PlainRow, TrialView
+from gaplab.storage.arrow_rows import (
+    exploded,
+    joined,
+    regrouped,
+    sliced,
+    table_of_rows,
+    with_column,
+    with_numbers,
+    without_empty,
+)
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.parquet import (
     Column,
@@ -31,7 +42,9 @@ FILES = tuple(
     for name in ("trials", "evaluations", "classes", "losses", "positives", "measurements")
 )
 _ROWS = 65_536
-"""Number of rows in a row group."""
+"""Least number of rows in a row group, except for the last one."""
+_AHEAD = 8
+"""How many parts are read before they are converted."""
 _KEY: dict[str, Column] = {
     "trial": Column("text"),
     "epoch": Column("int64"),
@@ -60,11 +73,15 @@ _EVALUATIONS: dict[str, Column] = {
     "matches": Column("text", null=True),
     "created_at": Column("time"),
 }
-_CLASSES: dict[str, Column] = {
-    **_KEY,
-    "class": Column("text"),
-    **{name: Column("float64", null=True) for name in names_of("ap")},
+_METRIC = Column("float64", null=True, varied=True)
+_STORED: dict[str, Column] = {
+    **{name: column for name, column in _EVALUATIONS.items() if name != "rule"},
+    **dict.fromkeys(METRICS, _METRIC),
+    "more": Column("text"),
 }
+"""The columns of `PLAIN_EVALUATION`."""
+_CLASS: dict[str, Column] = {name: Column("float64", null=True) for name in names_of("ap")}
+_CLASSES: dict[str, Column] = {**_KEY, "class": Column("text"), **_CLASS}
 
 _MEASUREMENTS: dict[str, Column] = {
     **{n: Column("text") for n in ("id", "protocol", "name", "family", "dataset", "truth")},
@@ -108,14 +125,14 @@ def export(
     if existing and not force:
         raise UserError(*(f"{path}: already exists; --force replaces it" for path in existing))
     identity = _identity(ledger, sweep)
-    storage, evaluations = Storage(str(folder.resolve())), _Evaluations()
-    # Trials come last, so that they include the trials of all evaluations even during training.
-    collected = evaluations.collect(ledger.all_evaluations(identity, truth=None))
+    storage = Storage(str(folder.resolve()))
+    # Each file is read after those that refer to it, so that all they refer to is in it, also
+    # during training.
     losses = _write(storage, "losses", _LOSSES, _loss_groups(ledger.all_losses(identity)))
     positives = _positive_groups(ledger.all_losses(identity))
     of_positives = _write(storage, "positives", _POSITIVES, positives)
-    classes = _write(storage, "classes", _CLASSES, _class_groups(collected))
-    measured = _write(storage, "evaluations", *evaluations.table())
+    classes = _write(storage, "classes", _CLASSES, _class_groups(ledger, identity))
+    measured = _write(storage, "evaluations", *_evaluations(ledger, identity, None))
     trials = _write(storage, "trials", *_trials(list(ledger.all_trials(identity))))
     views = ledger.measurements() if sweep is None else []
     measurements = _write(storage, "measurements", *_measurements(views))
@@ -136,11 +153,8 @@ def evaluations_table(ledger: Reader, sweep: str | None = None, truth: str | Non
         sweep: id or name of a sweep; None: evaluations of all trials.
         truth: digest of the ground truth, empty for the trials' own data; None: any.
     """
-    found = _Evaluations()
-    stored = ledger.all_evaluations(_identity(ledger, sweep), truth, classes=False)
-    for _ in found.collect(stored):
-        pass
-    return table_of(*found.table())
+    columns, groups = _evaluations(ledger, _identity(ledger, sweep), truth)
+    return table_of(columns, groups)
 
 
 def _identity(ledger: Reader, sweep: str | None) -> str | None:
@@ -151,20 +165,57 @@ def _write(
     storage: Storage,
     name: str,
     columns: Mapping[str, Column],
-    groups: Iterable[Mapping[str, Values]],
+    groups: Iterable[Mapping[str, Values] | Table],
 ) -> int:
     layout = Layout(name, 1, columns, "export again")
     return write_table(storage, f"{name}.parquet", layout, {}, groups).rows
 
 
-def _class_groups(evaluations: Iterable[EvaluationView]) -> Iterator[dict[str, Values]]:
+def _evaluations(
+    ledger: Reader, sweep: str | None, truth: str | None
+) -> tuple[dict[str, Column], Iterator[Table]]:
+    """Return the types of the columns of `evaluations.parquet`, and its row groups."""
+    parts = _converted(_with_metrics, ledger.plain_evaluations(sweep, truth))
+    table = joined([table_of_rows(_STORED, []).drop_columns([*METRICS, "more"]), *parts])
+    rules = {name: json.dumps(rule) for name, rule in ledger.protocols().items() if rule}
+    metrics = sorted({*table.column_names} - {*_EVALUATIONS})
+    columns = _EVALUATIONS | dict.fromkeys(metrics, _METRIC)
+    return columns, (_with_rule(each, rules) for each in sliced(table, _ROWS))
+
+
+def _with_rule(evaluations: Table, rules: Mapping[str, str]) -> Table:
+    found = [rules.get(protocol) for protocol in evaluations["protocol"].to_pylist()]
+    return with_column(evaluations, "rule", _EVALUATIONS["rule"], found)
+
+
+def _with_metrics(rows: Sequence[PlainRow]) -> Table:
+    """Return evaluations with a column for each metric that was measured."""
+    return with_numbers(without_empty(table_of_rows(_STORED, rows), METRICS), "more")
+
+
+def _class_groups(ledger: Reader, sweep: str | None) -> Iterator[Table]:
     """Yield the row groups of `classes.parquet`, one row per evaluation and class."""
-    rows = (
-        (e.trial, e.epoch, e.branch, e.protocol, e.truth, c.name, c.ap, c.ap_nms, c.gap)
-        for e in evaluations
-        for c in e.classes
-    )
-    return _groups(_CLASSES, rows)
+    return regrouped(_converted(_classes_of, ledger.plain_classes(sweep)), _ROWS)
+
+
+def _classes_of(rows: Sequence[PlainRow]) -> Table:
+    table = table_of_rows({**_KEY, "classes": Column("text")}, rows)
+    found = exploded(table, "classes", {"name": Column("text"), **_CLASS})
+    return found.rename_columns([*_CLASSES])
+
+
+def _converted(
+    convert: Callable[[Sequence[PlainRow]], Table], parts: Iterable[Sequence[PlainRow]]
+) -> Iterator[Table]:
+    """Yield a table for each part. A thread converts parts while the next ones are read."""
+    with ThreadPoolExecutor(1) as thread:
+        begun: deque[Future[Table]] = deque()
+        for part in parts:
+            begun.append(thread.submit(convert, part))
+            if len(begun) > _AHEAD:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
 
 
 def _loss_groups(epochs: Iterable[EpochLossesView]) -> Iterator[dict[str, Values]]:
@@ -188,38 +239,6 @@ def _groups(
 ) -> Iterator[dict[str, Values]]:
     while chunk := list(islice(rows, _ROWS)):
         yield dict(zip(columns, zip(*chunk, strict=True), strict=True))
-
-
-class _Evaluations:
-    """The columns of `evaluations.parquet`. Metrics are stored compactly: there may be many."""
-
-    def __init__(self) -> None:
-        self._own: list[tuple[Any, ...]] = []
-        self._metrics: dict[str, array[float]] = {}
-
-    def collect(self, evaluations: Iterable[EvaluationView]) -> Iterator[EvaluationView]:
-        """Yield the same evaluations and add each to the columns."""
-        for e in evaluations:
-            for name, value in e.metrics.items():
-                column = self._metrics.setdefault(name, array("d"))
-                self._fill(column).append(math.nan if value is None else value)
-            rule = json.dumps(e.rule) if e.rule else None
-            files = (e.candidates or None, e.matches or None)
-            key = (e.trial, e.epoch, e.branch, e.protocol, e.truth, e.primary, e.attempt)
-            self._own.append((*key, rule, *files, e.created_at))
-            yield e
-
-    def table(self) -> tuple[dict[str, Column], list[dict[str, Values]]]:
-        """Return the types of the columns, and one row group of all collected evaluations."""
-        metrics = {n: np.array(self._fill(self._metrics[n])) for n in sorted(self._metrics)}
-        columns = _EVALUATIONS | dict.fromkeys(metrics, Column("float64", null=True, varied=True))
-        own = zip(*self._own, strict=True) if self._own else [()] * len(_EVALUATIONS)
-        return columns, [{**dict(zip(_EVALUATIONS, own, strict=True)), **metrics}]
-
-    def _fill(self, column: "array[float]") -> "array[float]":
-        """Pad a column with NaN for the earlier evaluations, which have no such metric."""
-        column.extend([math.nan] * (len(self._own) - len(column)))
-        return column
 
 
 def _measurements(

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
@@ -47,7 +48,8 @@ class Column:
     """Type of a column.
 
     Attributes:
-        kind: `time` is an aware datetime, `category` is text with few distinct values.
+        kind: `time` is an aware datetime, written also from text of a naive one in UTC; `category`
+            is text with few distinct values.
         null: whether values may be missing.
         varied: whether most values are different, as measured numbers are. It selects the encoding.
         since: version of the layout that added the column; files of earlier versions lack it.
@@ -105,7 +107,7 @@ def write_table(
     name: str,
     layout: Layout,
     document: Mapping[str, Any],
-    groups: Iterable[Mapping[str, Values]],
+    groups: Iterable[Mapping[str, Values] | Table],
 ) -> Written:
     """Write a Parquet file.
 
@@ -114,7 +116,8 @@ def write_table(
         name: its name in the storage.
         layout: its kind.
         document: plain JSON for the footer.
-        groups: one row group each: values by name of the column. Empty groups are skipped.
+        groups: one row group each: values by name of the column, or a table with at least these
+            columns. Empty groups are skipped.
 
     Raises:
         UserError: if the file can't be written. Nothing is left of it.
@@ -141,7 +144,9 @@ def write_table(
     return Written(f"{storage.uri}/{name}", rows)
 
 
-def table_of(columns: Mapping[str, Column], groups: Iterable[Mapping[str, Values]]) -> Table:
+def table_of(
+    columns: Mapping[str, Column], groups: Iterable[Mapping[str, Values] | Table]
+) -> Table:
     """Return a table in memory with the columns and values of a file."""
     schema = _schema(columns)
     return pa.concat_tables([schema.empty_table(), *(_table(group, schema) for group in groups)])
@@ -263,7 +268,9 @@ def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     )
 
 
-def _table(group: Mapping[str, Values], schema: pa.Schema) -> pa.Table:
+def _table(group: Mapping[str, Values] | Table, schema: pa.Schema) -> pa.Table:
+    if isinstance(group, pa.Table):
+        return group.select(schema.names).cast(schema)
     columns = [_array(group[field.name], field) for field in schema]
     return pa.Table.from_arrays(columns, schema=schema)
 
@@ -272,6 +279,9 @@ def _array(values: Values, field: pa.Field) -> pa.Array:
     if isinstance(values, Category):
         codes = pa.array(values.codes, pa.int32())
         return pa.DictionaryArray.from_arrays(codes, pa.array(values.names, pa.string()))
+    if pa.types.is_timestamp(field.type) and len(values) and isinstance(values[0], str):
+        naive = pa.array(values, pa.string()).cast(pa.timestamp(field.type.unit))
+        return pc.assume_timezone(naive, field.type.tz)
     return pa.array(values, field.type, from_pandas=field.nullable)
 
 

@@ -14,7 +14,7 @@ import pytest
 from detectors.evaluation.metrics import POSITIVES, ClassGap
 from gaplab.cli import main
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger
+from gaplab.ledger import Ledger, streams
 from gaplab.records import Claim, EvaluationRecord, TrialRecord
 from gaplab.results import export as module
 from gaplab.results.export import export
@@ -150,16 +150,36 @@ def test_evaluations(ledger: Ledger, tmp_path: Path) -> None:
 def test_classes_in_several_row_groups(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streams, "_FETCHED", 1)  # evaluations at a time, of two classes each
     monkeypatch.setattr(module, "_ROWS", 3)
     export(ledger, tmp_path / "out")
     path = tmp_path / "out/classes.parquet"
-    assert pq.ParquetFile(path).num_row_groups == 3
+    assert pq.ParquetFile(path).num_row_groups == 2
+    assert pq.ParquetFile(tmp_path / "out/evaluations.parquet").num_row_groups == 2
     columns = pq.read_table(path).to_pydict()
     assert columns["class"] == ["cat", "été"] * 4
     assert columns["epoch"] == [1, 1, 2, 2] * 2
     assert columns["ap"] == [1.0, None] * 4
     assert columns["ap_nms"] == [2.0, None] * 4
     assert columns["gap"] == [-1.0, None] * 4
+
+
+@pytest.mark.parametrize("fetched", [1, 1000])
+def test_a_metric_without_a_value_has_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fetched: int
+) -> None:
+    monkeypatch.setattr(streams, "_PLAIN", fetched)
+    metrics: list[dict[str, float | None]] = [{"ap50": None}, {"ap75": 1.5}, {"ap75": None}]
+    with Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}") as ledger:
+        record = sweep_record("one-00000001", trial(0), name="one")
+        ledger.add_sweep(record)
+        attempt = ledger.start_attempt(Claim(trial(0).id, record.id, machine=MACHINE))
+        for epoch, more in enumerate(metrics, 1):
+            ledger.record(evaluation(0, epoch, **more), attempt)
+        columns = module.evaluations_table(ledger).to_pydict()
+    assert columns["ap50"] == [None, None, None]
+    assert columns["ap75"] == [None, 1.5, None]
+    assert "ar" not in columns
 
 
 def test_losses(ledger: Ledger, tmp_path: Path) -> None:
