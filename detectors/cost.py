@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from detectors.assigners.base import Branch
@@ -54,6 +56,29 @@ def model_cost(
         trainable=_count(model, trainable=True),
         multiply_adds=counter.get_total_flops() // 2,
     )
+
+
+def parameter_count(options: DetectorOptions, num_classes: int, branches: Sequence[Branch]) -> int:
+    """Return `ModelCost.parameters` alone. Other than `model_cost`, imports no compiler."""
+    with torch.device("meta"), _WithoutValues():
+        return _count(without_weights(options).build(num_classes, branches), trainable=False)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skips the initial values of parameters: on the meta device they import PyTorch's compiler."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run a function, unless it is one of `torch.nn.init`, which returns its tensor."""
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def without_weights(options: DetectorOptions) -> DetectorOptions:

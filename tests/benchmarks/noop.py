@@ -58,9 +58,9 @@ SUCCESS = AttemptEnd(TrialState.SUCCEEDED, "", COST)
 def provenance(trial: TrialRecord) -> dict[str, Any]:
     """Return provenance of the same size as that of a real trial."""
     experiment = Experiment.model_validate(trial.config)
-    return assemble(
-        Code("0" * 16, "0" * 40, False), worker_provenance(experiment, torch.device("cpu"))
-    )
+    classes = experiment.data.expected().classes
+    worker = worker_provenance(experiment, torch.device("cpu"), classes)
+    return assemble(Code("0" * 16, "0" * 40, False), worker)
 
 
 def events(trial: str, about: dict[str, Any]) -> tuple[Started, EpochDone, Ended]:

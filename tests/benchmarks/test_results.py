@@ -46,6 +46,15 @@ QUESTIONS: dict[str, RowFilter] = {
     "paper table of 60 trials": RowFilter(trials=tuple(str(10**11 + at) for at in range(60))),
 }
 
+GROUPS: dict[str, tuple[RowFilter, str]] = {
+    "mean and deviation over seeds, one assignment and rate": (
+        RowFilter(where=(parse('assignment.name == "poto" and training.lr == 0.001'),)),
+        "assignment.alpha",
+    ),
+    "mean and deviation over all trials by assignment": (RowFilter(), "assignment"),
+}
+"""Question -> the filter, and the key by which its trials are grouped."""
+
 
 def configs() -> list[dict[str, Any]]:
     """Return a configuration of the usual size for each assignment, alpha and learning rate."""
@@ -159,13 +168,8 @@ def test_questions(
         took = {}
         for name, wanted in QUESTIONS.items():
             took[name] = percentile(lambda wanted=wanted: ledger.rows(wanted))  # type: ignore[misc]
-        groups = RowFilter(where=(parse('assignment.name == "poto" and training.lr == 0.001'),))
-        took["mean and deviation over seeds, one assignment and rate"] = percentile(
-            lambda: ledger.groups(groups, ["assignment.alpha"])
-        )
-        took["mean and deviation over all trials by assignment"] = percentile(
-            lambda: ledger.groups(RowFilter(), ["assignment"]), 5
-        )
+        for name, (wanted, key) in GROUPS.items():
+            took[name] = percentile(lambda w=wanted, k=key: ledger.groups(w, [k]), 5)  # type: ignore[misc]
         for name, value in took.items():
             table.add_row(f"{name}, p95", f"{value:.1f} ms")
         start = time.perf_counter()
@@ -175,6 +179,8 @@ def test_questions(
         seconds = export_seconds(ledger, tmp_path)
         table.add_row("export of a million evaluations", f"{seconds:.1f} s")
         plans = [(name, explained(ledger, wanted)) for name, wanted in QUESTIONS.items()]
+        for name, (wanted, key) in GROUPS.items():
+            plans.append((name, explained(ledger, wanted, key)))
     monkeypatch.setenv("GAPLAB_LEDGER", url)
     for words in (["--help"], ["leaderboard"], ["leaderboard", "--where", "alpha == 0.5"]):
         seconds, mib = command(words, tmp_path)
@@ -195,12 +201,13 @@ def export_seconds(ledger: Ledger, folder: Path) -> float:
     return (time.perf_counter() - start) * 1e6 / rows
 
 
-def explained(ledger: Ledger, wanted: RowFilter) -> str:
-    """Return the plan of the database for the query of a filter."""
+def explained(ledger: Ledger, wanted: RowFilter, key: str = "") -> str:
+    """Return the database's plan for the query of a filter, of its groups if there is a key."""
     from gaplab.ledger.selection import Selection
 
     with ledger._engine.connect() as connection:
-        query = Selection(connection, wanted)._page().element
+        selection = Selection(connection, wanted)
+        query = selection._grouped([key]) if key else selection._page().element
         compiled = query.compile(connection, compile_kwargs={"render_postcompile": True})
         prefix = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
         found = connection.exec_driver_sql(prefix + str(compiled), _values(compiled)).all()

@@ -11,7 +11,7 @@ from gaplab.identity import canonical
 from gaplab.ledger import Ledger
 from gaplab.ledger.expression import parse
 from gaplab.ledger.views import EvaluationView, GpuHours, Order, RowFilter
-from gaplab.records import Claim, Cost, EvaluationRecord, TrialRecord
+from gaplab.records import Claim, Cost, EvaluationRecord, Started, TrialRecord
 from gaplab.states import TrialState
 from tests.builders import (
     MACHINE,
@@ -85,6 +85,9 @@ def filled(ledger: Ledger) -> Ledger:
     attempts = {
         trial.id: ledger.start_attempt(Claim(trial.id, "s1", machine=MACHINE)) for trial in trials()
     }
+    for trial, parameters in (("t1", 2_000_000), ("t2", 3_000_000)):
+        started = Started(trial, MACHINE, 0, {"detector": {"parameters": parameters}})
+        ledger.begin_attempt(attempts[trial], started)
     found = evaluations()
     for each in [*found, *found[:5]]:  # some once more, as after an unknown outcome
         ledger.record(each, attempts[each.trial])
@@ -133,6 +136,8 @@ CONDITIONS = [
     ("ap_nms >= ap_nms and trial == 't2'", {"t2"}),
     ('state != "succeeded"', {"t3"}),
     ("gpu_hours >= 6", {"t6", "t7"}),
+    ("parameters > 2e6", {"t2"}),
+    ("parameters > 0", {"t1", "t2"}),
     ("attempts == 1", {f"t{at}" for at in range(len(ALPHAS))}),
     (f"data.classes={list(range(300))}", {f"t{at}" for at in range(len(ALPHAS))}),
     ("data.option={}", {f"t{at}" for at in range(len(ALPHAS))}),

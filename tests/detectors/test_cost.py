@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from detectors.assigners.base import Branch
-from detectors.cost import model_cost
+from detectors.cost import model_cost, parameter_count
 from detectors.models.base import DetectorOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.onenet import OneNetOptions
@@ -54,6 +54,15 @@ def test_counts_are_those_of_the_paper(published: dict[str, dict[str, float]], n
     assert round(found.trainable / 1e6, 1) == figures[f"params{suffix}_m"]
     gflops = 338 if name == "DATE-R, separate towers" else figures[f"gflops{suffix}"]
     assert 0.99 * gflops <= found.multiply_adds / 1e9 <= gflops
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parameters_alone(name: str) -> None:
+    options, branches, *_ = CASES[name]
+    assert (
+        parameter_count(options, CLASSES, branches)
+        == model_cost(options, CLASSES, branches, (64, 64)).parameters
+    )
 
 
 def test_a_stride_in_the_3x3_convolution_costs_more(published: dict[str, dict[str, float]]) -> None:

@@ -129,7 +129,8 @@ def make_plan(
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
         todo = ledger.unfinished(found.sweep)
     cores = len(os.sched_getaffinity(0))
-    demand = {Resources.model_validate(trial.config["resources"]) for trial in todo}
+    resources = {id(each): each for each in (trial.config["resources"] for trial in todo)}
+    demand = {Resources.model_validate(each) for each in resources.values()}
     cost = estimate(todo, costs, concurrency([Node(cores, 0.0)], demand))
     compute = compute_line(todo) if cost.unknown else None
     notes = (*(f"gaplab run will refuse: {line}" for line in foreseen(todo)), *found.notes)

@@ -62,12 +62,14 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
     Ctrl-C saves a checkpoint of every running trial. Running the same spec again, or `gaplab
     resume`, continues from there.
     """
-    from gaplab.spec.files import load_spec
-    from gaplab.spec.sweep import sound_outline
+    starting = _starting(address)
+    with progress_line(f"{starting} reading {spec} first") as show:
+        from gaplab.spec.files import load_spec  # imports PyTorch, which takes seconds
+        from gaplab.spec.sweep import sound_outline
 
-    with progress_line(f"expanding {spec}") as show:
         resolved = load_spec(spec, profile, overrides or [])
-        show(f"{plural(len(resolved.variants), 'combination')}: computing the ids of trials")
+        combinations = plural(len(resolved.variants), "combination")
+        show(f"{starting} computing the ids of {combinations} first")
         found = sound_outline(resolved)
     sweep = SweepRun(found.sweep, Home(home).create(), address, json)
     for note in found.notes:
@@ -101,6 +103,10 @@ def resume(
         else:
             check_unchanged(ledger.unfinished(stored))
     raise typer.Exit(SweepRun(stored, folder, address, json).execute(rerun or []))
+
+
+def _starting(address: str) -> str:
+    return "starting Ray ..." if address == "local" else f"connecting to {address} ..."
 
 
 class SweepRun:
@@ -171,9 +177,7 @@ class SweepRun:
     def _train(self, todo: Sequence[TrialRecord], ledger: Ledger) -> "Stop | None":
         from gaplab.launch.driver import Listeners, run_sweep
 
-        self.console.print(
-            "starting Ray ..." if self.address == "local" else f"connecting to {self.address} ..."
-        )
+        self.console.print(_starting(self.address))
         mirror = MirrorThread(self.home, self.sweep.id)
         with output_may_fail(), self._watcher(todo) as watcher:
             steps = watcher.add_steps if isinstance(watcher, LiveTable) else None

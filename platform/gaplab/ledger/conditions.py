@@ -55,8 +55,10 @@ COSTS: dict[str, Column] = {
     "wall_hours": func.sum(Attempt.wall_seconds) / 3600,
     "peak_memory_mib": func.max(Attempt.peak_memory_mib),
     "attempts": func.count(Attempt.id),
+    "parameters": func.max(Attempt.provenance["detector"]["parameters"].as_float()),
 }
-"""What all attempts at a trial cost together."""
+"""What all attempts at a trial cost together, and the parameters of its detector at inference.
+Attempts of earlier releases lack the latter."""
 _ALIASES = {"assignment.family": "family"}
 """Names that read like spec keys, but a trial's assignment implies their value."""
 _TEXTS = ("assignment", "family", *_ALIASES, "dataset", "branch", "trial", "state")

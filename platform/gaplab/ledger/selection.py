@@ -115,17 +115,7 @@ class Selection:
 
     def groups(self, keys: Sequence[str], order: Order) -> list[GroupView]:
         """Return the groups of evaluations with equal values of `keys`, sorted by a mean."""
-        self._compiler.check(keys)
-        columns = self._source.c
-        inner = select(
-            *(self._value(key).label(f"key{at}") for at, key in enumerate(keys)),
-            *(columns[name] for name in ("seed", *_APART, *GROUPED)),
-            self._unfinished().label("unfinished"),
-        ).where(*self._conditions)
-        held = inner.subquery()
-        by = [*(held.c[f"key{at}"] for at in range(len(keys))), *(held.c[n] for n in _APART)]
-        query = select(*by, func.count(), func.count(distinct(held.c.seed)), *_statistics(held))
-        found = self._connection.execute(query.group_by(*by)).all()
+        found = self._connection.execute(self._grouped(keys)).all()
         groups = [self._group(keys, row) for row in found]
         place = 1 if order.descending else -1
         worst = (float("-inf"), None)
@@ -168,6 +158,20 @@ class Selection:
         for row in self._connection.execute(query.where(Setting.section_id.in_(sections))):
             found.setdefault(row.section_id, {})[row.key] = row.value
         return found
+
+    def _grouped(self, keys: Sequence[str]) -> Query:
+        """Select the values of `keys`, columns that are kept apart, counts and statistics."""
+        self._compiler.check(keys)
+        columns = self._source.c
+        inner = select(
+            *(self._value(key).label(f"key{at}") for at, key in enumerate(keys)),
+            *(columns[name] for name in ("seed", *_APART, *GROUPED)),
+            self._unfinished().label("unfinished"),
+        ).where(*self._conditions)
+        held = inner.subquery()
+        by = [*(held.c[f"key{at}"] for at in range(len(keys))), *(held.c[n] for n in _APART)]
+        query = select(*by, func.count(), func.count(distinct(held.c.seed)), *_statistics(held))
+        return query.group_by(*by)
 
     def _page(self) -> Subquery:
         """Return the rows to show, with what they are sorted by."""

@@ -20,7 +20,8 @@ def with_columns(
 ) -> list[LeaderboardRow]:
     """Return rows with these columns among their other metrics.
 
-    - Costs such as `gpu_hours` are those of all attempts at the trial.
+    - Costs such as `gpu_hours` are those of all attempts at the trial; `parameters` are
+      those of the detector at inference.
     - `epochs_to_90` is the first evaluated epoch with 90 % of the AP of the last one.
     - `score_gap` is that of the positive points in the training of the epoch (000 Definition 3.3),
       in [0, 1].

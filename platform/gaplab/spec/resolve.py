@@ -17,7 +17,7 @@ from gaplab.spec.grid import Grid
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.problems import Problem, to_problem
 from gaplab.spec.references import find_parents
-from gaplab.spec.sections import Section, Sections
+from gaplab.spec.sections import Section, Sections, different
 from gaplab.spec.validate import check, unmeasured_metrics
 
 
@@ -133,11 +133,17 @@ def _problems(spec: Spec, trials: Sequence[Mapping[str, Section]]) -> list[Probl
     """Return the problems of the trials, each once."""
     if not trials:
         return [Problem(("exclude",), "leaves no trial")]
-    found = dict[Problem, None]()
+    found, tested = dict[Problem, None](), set[tuple[int, ...]]()
     for sections in trials:
+        # Equal sections of a spec are one object, and no check between sections reads the seed.
+        alike = tuple(id(section) for name, section in sections.items() if name != "seed")
+        if alike in tested and not sections["seed"].problems:
+            continue
         inside = [each for section in sections.values() for each in section.problems]
         found.update(dict.fromkeys(inside or _problems_between(sections)))
-    evaluations = [sections["evaluation"] for sections in trials]
+        if not sections["seed"].problems:
+            tested.add(alike)
+    evaluations = different(sections["evaluation"] for sections in trials)
     used = [each.value.protocol.evaluator for each in evaluations if not each.problems]
     found.update(dict.fromkeys(unmeasured_metrics(spec, used)))
     return list(found)

@@ -1,6 +1,6 @@
 """Sections of trials: built from the base and the varied keys, and validated once per variant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -39,6 +39,11 @@ class Section:
     def identity(self) -> str:
         """Canonical JSON of everything in the section that can change a trial's result."""
         return canonical(identity(self.value))
+
+
+def different(sections: Iterable[Section]) -> list[Section]:
+    """Return each section once. Equal sections of the trials of a spec are one object."""
+    return list({id(section): section for section in sections}.values())
 
 
 class Sections:

@@ -19,7 +19,7 @@ from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.references import start_from
 from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sampling import remarks
-from gaplab.spec.sections import Section, Sections, put
+from gaplab.spec.sections import Section, Sections, different, put
 from gaplab.spec.yaml_text import dump_yaml
 
 SPLITS: tuple[Split, Split] = ("train", "val")
@@ -74,7 +74,8 @@ def outline(resolved: ResolvedSpec) -> Outline:
     such data sets stay different.
     """
     spec, variants = resolved.spec, resolved.variants
-    prints, problems = _fingerprints([each.sections["data"].value for each in variants])
+    data = different(each.sections["data"] for each in variants)
+    prints, problems = _fingerprints([each.value for each in data])
     records, rows = dict[str, TrialRecord](), {row: dict[str, TrialRecord]() for row in spec.rows}
     for variant, each in zip(variants, _identified(resolved, prints), strict=True):
         if each.key not in records:
@@ -100,12 +101,14 @@ class _Identified(NamedTuple):
 
 def _identified(resolved: ResolvedSpec, prints: Mapping[DataOptions, str]) -> Iterator[_Identified]:
     """Yield the variants with their ids; those without a fingerprint in `prints` have none."""
+    data = different(each.sections["data"] for each in resolved.variants)
+    by_section = {id(each): prints.get(each.value) for each in data}
     found = dict[int, _Identified]()
     for i in resolved.parents_first():
         _, sections, parent = resolved.variants[i]
         start = "" if parent is None else found[parent].id
         sections = start_from(sections, start) if start else sections
-        known = prints.get(sections["data"].value)
+        known = by_section[id(sections["data"])]
         key = _trial_id(sections, known or canonical(sections["data"].config))
         complete = known and (start or parent is None)
         found[i] = _Identified(key, key if complete else "", sections)
@@ -264,9 +267,11 @@ def foreseen(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
 
 def _experiments(trials: Sequence[TrialRecord]) -> list[Experiment]:
     """Return one experiment for each combination of data, batch and workers."""
-    seen = {}
+    alike, seen = {}, {}
     for trial in trials:
         batch, workers = trial.config["training"]["batch"], trial.config["resources"]["workers"]
+        alike[id(trial.config["data"]), batch, workers] = trial  # most are one object
+    for (_, batch, workers), trial in alike.items():
         seen[str(trial.config["data"]), batch, workers] = trial
     return [experiment_of(trial) for trial in seen.values()]
 

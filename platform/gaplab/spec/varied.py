@@ -161,7 +161,7 @@ def _inside(sections: Sequence[Config], key: str) -> Iterator[str]:
     for group in groups:
         for name in dict.fromkeys(name for each in group for name in each):
             if name != selector:
-                values = [each.get(name, _MISSING) for each in group]
+                values = _once([each.get(name, _MISSING) for each in group])
                 yield from _differing(values, f"{key}.{name}" if key else name)
 
 
@@ -179,6 +179,11 @@ def _by_selector(sections: Sequence[Config]) -> tuple[str, list[list[Config]]]:
                 by_name.setdefault(None if custom else _comparable(name), []).append(section)
             return selector, list(by_name.values())
     return "", [list(sections)]
+
+
+def _once(values: Sequence[Any]) -> list[Any]:
+    """Return values without repeated objects: trials of one spec have most sections in common."""
+    return list({id(each): each for each in values}.values())
 
 
 def _distinct(sections: Sequence[Config]) -> list[Config]:

@@ -2,8 +2,8 @@
 
 It has two halves, which are known in two places. The driver reads its code once, when it starts:
 `save_changes(read_code(), storage)`. The worker reads its surroundings once its trial is loaded:
-`worker_provenance(experiment, device)`. `assemble` joins them into what the ledger stores with an
-attempt, plain JSON with keys in this order:
+`worker_provenance`. `assemble` joins them into what the ledger stores with an attempt, plain JSON
+with keys in this order:
 
     code            what the driver ran:
       commit          full SHA-1 of the checkout's commit; "" where there is no checkout
@@ -24,6 +24,7 @@ attempt, plain JSON with keys in this order:
                     cpu_capability (the vector instructions its kernels use)
     seed            of the trial
     data            the fingerprint of its data, as the worker sees it
+    detector        parameters: their number at inference, with the branch that is kept only
 """
 
 import hashlib
@@ -40,6 +41,7 @@ from typing import Any
 import torch
 
 import detectors
+from detectors.cost import parameter_count
 from gaplab.spec.models import Experiment
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.git import SECONDS, Checkout, GitError, content_digest, read_checkout
@@ -161,15 +163,16 @@ def _cut(whole: bytes) -> str:
     return kept.decode(errors="replace") + f"# cut here: {len(whole) - len(kept)} bytes more\n"
 
 
-def worker_provenance(experiment: Experiment, device: torch.device) -> dict[str, Any]:
+def worker_provenance(experiment: Experiment, device: torch.device, classes: int) -> dict[str, Any]:
     """Return the worker's half of the provenance of an attempt, as plain JSON.
 
     To be called once the data is loaded and the number of threads is set: the fingerprint of the
-    data then parses nothing again.
+    data then parses nothing again. `classes` is the number of classes of the data.
 
     Raises:
         DataError: if the data can't be read any more.
     """
+    kept = next(iter(experiment.assignment.branches()))
     return {
         "sources": sources_digest(ROOTS),
         "results_version": detectors.RESULTS_VERSION,
@@ -180,7 +183,11 @@ def worker_provenance(experiment: Experiment, device: torch.device) -> dict[str,
         "torch": _torch(),
         "seed": experiment.seed,
         "data": experiment.data.fingerprint(),
+        "detector": {"parameters": _parameters(experiment.detector, classes, (kept,))},
     }
+
+
+_parameters = cache(parameter_count)
 
 
 @cache

@@ -86,7 +86,8 @@ def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event],
             trained.
     """
     run = _TrialRun(trial, context)
-    provenance = worker_provenance(run.experiment, context.device)
+    classes = len(run.train_data.classes)
+    provenance = worker_provenance(run.experiment, context.device, classes)
     emit(Started(trial.id, context.machine, run.epoch, provenance, run.notes))
     if run.epoch:
         emit(run.replayed_event())

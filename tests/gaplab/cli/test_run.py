@@ -2,7 +2,8 @@
 
 import json
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,24 @@ def test_a_sweep_is_trained_once(
     for again in (gaplab("run", spec), gaplab("resume")):
         assert ": 2 trials, 2 already done, nothing to train\n" in again
     assert len(trained) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "words"), [("local", "starting Ray ..."), ("auto", "connecting to auto ...")]
+)
+def test_what_will_be_started_is_said_before_the_spec_is_read(
+    gaplab: Gaplab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, words: str
+) -> None:
+    said: list[str] = []
+
+    @contextmanager
+    def progress_line(text: str) -> Iterator[Callable[[str], None]]:
+        said.append(text)
+        yield said.append
+
+    monkeypatch.setattr("gaplab.cli.run.progress_line", progress_line)
+    gaplab("run", tmp_path / "missing.yaml", "--address", address, code=2)
+    assert said == [f"{words} reading {tmp_path}/missing.yaml first"]
 
 
 @pytest.mark.parametrize("protocols", [[name] for name in PROTOCOLS] + [["onenet", "defcn"]])

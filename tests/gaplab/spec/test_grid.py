@@ -235,3 +235,14 @@ def test_a_grid_of_a_thousand_million_is_rejected_before_it_is_expanded(form: st
     keys = {"grid": axes} if form == "grid" else {"zip": [{key: axes[key]} for key in axes]}
     with pytest.raises(UserError, match="1000000000 combinations, more than 10000"):
         expand(resolve(make_spec(**keys)))
+
+
+@pytest.mark.parametrize("seeds", [[-1, 0], [0, -1], [0, 1, -1]])
+def test_a_wrong_seed_hides_no_other_problem(seeds: list[int]) -> None:
+    spec = make_spec(SECTIONS | {"resources": {"workers": 9}}, grid={"seed": seeds})
+    with pytest.raises(UserError) as error:
+        resolve(spec)
+    assert sorted(error.value.problems) == [
+        f"grid.seed[{seeds.index(-1)}]: must be at least 0, got -1",
+        "training.batch: must be at least resources.workers (9), got 8",
+    ]

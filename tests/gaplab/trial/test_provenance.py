@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from detectors.assigners import ASSIGNERS
 from gaplab.events import from_text, to_text
 from gaplab.records import Machine, Started
 from gaplab.storage.filesystem import Storage
@@ -346,7 +347,7 @@ def test_the_worker_half_describes_this_process() -> None:
 
     import detectors
 
-    found = worker_provenance(experiment(), torch.device("cpu"))
+    found = worker_provenance(experiment(), torch.device("cpu"), 3)
     assert found["packages"]["torch"] == torch.__version__
     assert found["packages"]["numpy"] == numpy.__version__
     assert found["results_version"] == detectors.RESULTS_VERSION
@@ -357,11 +358,19 @@ def test_the_worker_half_describes_this_process() -> None:
     assert found["data"] == experiment().data.fingerprint()
 
 
+@pytest.mark.parametrize("assignment", ["poto", "dual"])
+def test_the_size_is_that_of_the_detector_at_inference(assignment: str) -> None:
+    options = experiment().model_copy(update={"assignment": ASSIGNERS[assignment]()})
+    found = worker_provenance(options, torch.device("cpu"), 3)["detector"]
+    detector = options.detector.build(3, ("o2o",))
+    assert found["parameters"] == sum(each.numel() for each in detector.parameters())
+
+
 def test_packages_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "PACKAGES", ("torch", "no-such-distribution"))
     worker._versions.cache_clear()
     try:
-        packages = worker_provenance(experiment(), torch.device("cpu"))["packages"]
+        packages = worker_provenance(experiment(), torch.device("cpu"), 3)["packages"]
     finally:
         worker._versions.cache_clear()
     assert packages == {"torch": torch.__version__, "no-such-distribution": None}
@@ -385,7 +394,7 @@ def test_a_gpu(
         (tmp_path / "v").write_text(f"NVRM version: {line}\nGCC version:  gcc 12\n")
     monkeypatch.setattr(worker, "_DRIVER", tmp_path / "v")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Facts)
-    found = worker_provenance(experiment(), torch.device("cuda", 0))["gpu"]
+    found = worker_provenance(experiment(), torch.device("cuda", 0), 3)["gpu"]
     assert (found["name"], found["memory_mib"], found["driver"]) == ("NVIDIA H200", 3072, driver)
 
 
@@ -409,19 +418,19 @@ def test_data_that_is_loaded_is_not_parsed_again(
     for split in ("train", "val"):
         loaded.data.load(split)
     monkeypatch.setattr(coco_index, "Document", None)  # it parses
-    first = worker_provenance(loaded, torch.device("cpu"))["data"]
+    first = worker_provenance(loaded, torch.device("cpu"), 3)["data"]
     monkeypatch.setattr(Path, "read_bytes", None)
-    assert worker_provenance(loaded, torch.device("cpu"))["data"] == first
+    assert worker_provenance(loaded, torch.device("cpu"), 3)["data"] == first
     assert len(first) == 64
 
 
 def test_provenance_is_plain_json_in_a_stable_order(package: Path) -> None:
     (package / "__init__.py").write_text("A = 2\n")
-    whole = assemble(code_in(package), worker_provenance(experiment(), torch.device("cpu")))
+    whole = assemble(code_in(package), worker_provenance(experiment(), torch.device("cpu"), 3))
     assert json.loads(json.dumps(whole)) == whole
     assert list(whole) == [
         *("code", "sources", "results_version", "python", "packages", "machine", "gpu", "torch"),
-        *("seed", "data"),
+        *("seed", "data", "detector"),
     ]
     assert list(whole["code"]) == [
         *("commit", "dirty", "digest", "uri", "left_out", "note", "sources")

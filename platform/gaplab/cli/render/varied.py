@@ -73,7 +73,8 @@ def trial_table(
     """
     heads = ["trial", "assignment", "data set", "seed", "epochs", names[0]]
     configs = [each.config for each in trials]
-    varied = VariedColumns(varied_keys(configs), configs, (EPOCHS, *DATA), heads)
+    shown = configs[: len(states)]
+    varied = VariedColumns(varied_keys(configs), shown, (EPOCHS, *DATA), heads)
     columns = [
         *(text("trial"), text("assignment", rank=0), *varied.columns(), text("data set")),
         *(number("seed", rank=0), number("epochs"), text(names[0], rank=0)),
