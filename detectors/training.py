@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from detectors.losses import LossOptions
 from detectors.models.decode import ENCODERS
-from detectors.options import NOT_IDENTITY, Options
+from detectors.options import LATER, NOT_IDENTITY, Options
 
 
 class Training(Options):
@@ -62,6 +62,9 @@ class Training(Options):
     """With probability 0.5, resize an image to a shorter side of 400, 500 or 600 and crop a random
     window with sides of 384 to 600 pixels, before resizing as usual (DETR, OneNet, DATE's 3x
     schedule). Requires `train_sides`."""
+    group_by_aspect: bool = Field(False, json_schema_extra=LATER)
+    """Put images that are higher than wide and others into different batches, so that less padding
+    is needed (detectron2 does). The last batch of an epoch has the remainders of both."""
     loss: LossOptions = LossOptions()
     """Losses of every branch; see `o2m_loss` for the exception."""
     o2m_loss: LossOptions | None = None

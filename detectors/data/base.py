@@ -82,6 +82,19 @@ class DataOptions(Options):
     def expected(self) -> Expected:
         """Return what is known about the training split without reading it."""
 
+    def loaders(self, cores: int, *, gpu: bool) -> int:
+        """Return the number of processes that load images for one rank; 0: the rank does so itself.
+
+        That is right for images that are drawn once and kept, because other processes would draw
+        them again.
+
+        Args:
+            cores: number of cores of the rank.
+            gpu: whether it trains on a GPU.
+        """
+        del cores, gpu
+        return 0
+
     def preparation(self) -> Preparation:
         """Return how a picture becomes the input of a detector that is trained on this data."""
         expected = self.expected()

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from detectors.data.orientation import UNKNOWN, Exif, Orientation, PartialSize, Size
 from detectors.data.sizes import PAD, fitted_size, rounded_up, turned_size
+from detectors.data.views import View
+
+Picture = Image.Image
+"""A decoded image."""
 
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _GREY_16 = {"I;16", "I;16B", "I;16L", "I;16N"}
@@ -89,7 +93,20 @@ def read_fitted(
     Raises:
         ImageError: the image can't be read.
     """
-    return fitted_pixels(_read_rgb(path, exif, size), height, width, turn=turn)
+    return fitted_pixels(read_rgb(path, exif, size), height, width, turn=turn)
+
+
+def shown_pixels(rgb: Picture, view: View) -> Tensor:
+    """Return a view of an RGB image, cropped and resized at once: [3, height, width] uint8.
+
+    Raises:
+        ImageError: the image has another size than the view was made for.
+    """
+    if rgb.size != view.original:
+        (width, height), (wide, high) = view.original, rgb.size
+        raise ImageError(f"{wide}x{high} pixels, not {width}x{height} as when it was loaded")
+    resized = rgb.resize(view.size, Image.Resampling.BILINEAR, view.source)
+    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
 def to_rgb(picture: Any, exif: Exif) -> Image.Image:
@@ -104,7 +121,7 @@ def to_rgb(picture: Any, exif: Exif) -> Image.Image:
         ImageError: the picture can't be read, or is none of these.
     """
     if isinstance(picture, str | os.PathLike):
-        return _read_rgb(Path(picture), exif, UNKNOWN)
+        return read_rgb(Path(picture), exif, UNKNOWN)
     if isinstance(picture, np.ndarray):
         return _of_array(picture)
     if not isinstance(picture, Image.Image):
@@ -132,7 +149,12 @@ def fitted_pixels(
     return pixels, (fitted[0] / rgb.width, fitted[1] / rgb.height)
 
 
-def _read_rgb(path: Path, exif: Exif, size: PartialSize) -> Image.Image:
+def read_rgb(path: Path, exif: Exif, size: PartialSize) -> Picture:
+    """Read an image as 8-bit RGB; see `read_fitted`.
+
+    Raises:
+        ImageError: the image can't be read.
+    """
     with _open(path) as image:
         orientation = _orientation(image, path)
         _load(image)

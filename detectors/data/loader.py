@@ -2,21 +2,24 @@
 
 The images of a global batch and their augmentation don't depend on the number of workers. Only the
 padding of training images of different sizes, and thereby the statistics of group norm, depends on
-which of them are in the batch of one worker. Images are decoded and augmented in the calling
-process.
+which of them are in the batch of one worker. `TrainLoader` (in `processes`) loads these batches in
+other processes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from detectors.data.base import DataError, Dataset
-from detectors.data.rescaling import pad, padded, rescaled, unpadded
-from detectors.data.sizes import rounded_up
+from detectors.data.rescaling import draw_view, seen, size_of, unpadded
+from detectors.data.sizes import PAD, rounded_up
 from detectors.data.transforms import AUGMENTATIONS
+from detectors.data.views import Viewable
 from detectors.structures import Sample, Targets
 from detectors.training import Training
 from detectors.world import shard
@@ -37,9 +40,39 @@ class Batch:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send only `images` as a tensor to another process: a tensor needs a file descriptor."""
+        rows = [(t.boxes.numpy(), t.labels.numpy(), t.extent) for t in self.targets]
+        return _received, (self.images, rows, self.image_ids, self.scales)
 
-def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
+    def pin_memory(self) -> "Batch":
+        """Return the batch with images from which a GPU can copy. DataLoader calls this."""
+        return replace(self, images=self.images.pin_memory())
+
+
+def _received(
+    images: Tensor,
+    rows: Sequence[tuple[Any, Any, tuple[float, float] | None]],
+    image_ids: tuple[int, ...],
+    scales: tuple[tuple[float, float], ...],
+) -> Batch:
+    """Return the batch that was sent as `Batch.__reduce__` says."""
+    targets = (Targets(torch.tensor(b), torch.tensor(n), extent) for b, n, extent in rows)
+    return Batch(images, tuple(targets), image_ids, scales)
+
+
+def epoch_order(
+    n: int, batch: int, seed: int, epoch: int, portrait: Sequence[bool] = ()
+) -> list[list[int]]:
     """Return the global batches of one epoch: a permutation of n images, without the remainder.
+
+    Args:
+        n: number of images.
+        batch: images per batch.
+        seed: together with the epoch, determines the permutation.
+        epoch: number of the epoch.
+        portrait: of each image, whether it is higher than wide: a batch then has images of one kind
+            only, except for the last one, which has the remainders of both. Empty: no groups.
 
     Raises:
         DataError: there are fewer images than one batch.
@@ -49,68 +82,107 @@ def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[list[int]]:
             [f"{n} training images can't fill a batch of {batch}: lower training.batch"]
         )
     order = np.random.default_rng([seed, epoch]).permutation(n)
+    if len(portrait):
+        return _grouped(order.tolist(), batch, portrait)
     return [order[start : start + batch].tolist() for start in range(0, n - batch + 1, batch)]
 
 
-@dataclass(frozen=True)
-class Batches:
-    """The batches of one worker in an epoch. Each is created when it is needed."""
-
-    shares: tuple[tuple[int, ...], ...]
-    """Indices of the images of each batch."""
-    prepare: Callable[[int], Sample]
-    """Returns the augmented sample of an index."""
-
-    def __len__(self) -> int:
-        return len(self.shares)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self.after(0)
-
-    def after(self, done: int) -> Iterator[Batch]:
-        """Return the batches after the first `done`, whose images are not loaded."""
-        return (collate([self.prepare(i) for i in share]) for share in self.shares[done:])
+def _grouped(order: Sequence[int], batch: int, portrait: Sequence[bool]) -> list[list[int]]:
+    """Cut an order into batches of one kind; each comes when its last image does."""
+    waiting: tuple[list[int], list[int]] = [], []
+    batches = []
+    for index in order:
+        group = waiting[bool(portrait[index])]
+        group.append(index)
+        if len(group) == batch:
+            batches.append([*group])
+            group.clear()
+    rest = [*waiting[0], *waiting[1]]
+    return batches + ([rest[:batch]] if len(rest) >= batch else [])
 
 
-def train_batches(
-    dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
-) -> Batches:
-    """Return the batches of one worker for an epoch, resized, cropped and augmented.
+class Shares:
+    """The batches of one worker over all epochs, by number: a data set as DataLoader expects it.
+
+    Batch b of epoch e has the number `e * steps + b`. It depends on nothing but that number, the
+    arguments and the images.
 
     Args:
         dataset: the training split.
         training: size of the global batch, resizing (`train_sides`, `crop`) and `augment`.
         seed: together with the epoch, determines the order and the augmentation.
-        epoch: number of the epoch, from 0.
         rank: the worker.
         size: number of workers.
 
     Raises:
         DataError: there are fewer images than one batch, or fewer in a batch than workers.
     """
-    if training.batch < size:
-        raise DataError(
-            [f"a batch of {training.batch} is too small for {size} workers: raise training.batch"]
-        )
-    order = epoch_order(len(dataset), training.batch, seed, epoch)
-    shares = tuple(tuple(shard(indices, rank, size)) for indices in order)
-    prepare = _preparation(dataset, training)
-    return Batches(shares, lambda i: prepare(i, np.random.default_rng([seed, epoch, i])))
 
+    def __init__(
+        self, dataset: Dataset, training: Training, seed: int, rank: int, size: int
+    ) -> None:
+        if training.batch < size:
+            raise DataError(
+                [
+                    f"a batch of {training.batch} is too small for {size} workers: raise "
+                    "training.batch"
+                ]
+            )
+        self.dataset, self.training, self.seed = dataset, training, seed
+        self.rank, self.size = rank, size
+        self.portrait = _portrait(dataset) if training.group_by_aspect else ()
+        self._order = (0, self._batches(0))
+        self.steps = len(self._order[1])
 
-def _preparation(
-    dataset: Dataset, training: Training
-) -> Callable[[int, np.random.Generator], Sample]:
-    """Return a function that creates a training sample from an index and a generator."""
-    augment = AUGMENTATIONS[training.augment]
-    if not training.train_sides:
-        return lambda index, rng: augment(dataset[index], rng)
+    def __len__(self) -> int:
+        return self.steps * self.training.epochs
 
-    def prepare(index: int, rng: np.random.Generator) -> Sample:
+    def __getitem__(self, number: int) -> Batch:
+        """Load batch `number`. Raises DataError if an image is damaged."""
+        epoch, step = divmod(number, self.steps)
+        if self._order[0] != epoch:
+            self._order = (epoch, self._batches(epoch))
+        share = shard(self._order[1][step], self.rank, self.size)
+        samples = [self._sample(index, epoch) for index in share]
+        return collate(samples, rounded=bool(self.training.train_sides))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        n, batch = len(self.dataset), self.training.batch
+        return epoch_order(n, batch, self.seed, epoch, self.portrait)
+
+    def _sample(self, index: int, epoch: int) -> Sample:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return AUGMENTATIONS[self.training.augment](self._resized(index, rng), rng)
+
+    def _resized(self, index: int, rng: np.random.Generator) -> Sample:
+        """Return an image at the size that is drawn for it, if the training draws sizes."""
+        dataset, training = self.dataset, self.training
+        if not training.train_sides:
+            return dataset[index]
+        if isinstance(dataset, Viewable):
+            width, height = dataset.sizes[index].tolist()
+            return dataset.view(index, draw_view((width, height), training, rng))
         sample = unpadded(dataset[index])
-        return padded(augment(rescaled(sample, training, rng), rng))
+        return seen(sample, draw_view(size_of(sample), training, rng))
 
-    return prepare
+
+def _portrait(dataset: Dataset) -> list[bool]:
+    """Return of each image whether it is higher than wide."""
+    if isinstance(dataset, Viewable):
+        return [bool(higher) for higher in dataset.sizes[:, 1] > dataset.sizes[:, 0]]
+    return [truth.height > truth.width for truth in dataset.truth()]
+
+
+def train_batches(
+    dataset: Dataset, training: Training, seed: int, epoch: int, rank: int, size: int
+) -> Iterator[Batch]:
+    """Return the batches of one worker for an epoch, loaded in the calling process.
+
+    See `Shares` for the arguments and errors; an error of the arguments is raised at once.
+    """
+    shares = Shares(dataset, training, seed, rank, size)
+    first = epoch * shares.steps
+    return (shares[number] for number in range(first, first + shares.steps))
 
 
 def val_batches(
@@ -136,20 +208,39 @@ def _indexed(samples: Sequence[tuple[int, Sample]]) -> tuple[list[int], Batch]:
     return [index for index, _ in samples], collate([sample for _, sample in samples])
 
 
-def collate(samples: Sequence[Sample]) -> Batch:
+def collate(samples: Sequence[Sample], *, rounded: bool = False) -> Batch:
     """Stack samples (at least one).
 
-    If their sizes differ, all are padded at the right and bottom to the largest height and width
-    among them, rounded up to multiples of 32. Points in the padding are negatives like others.
+    If their sizes differ, or with `rounded`, all are padded at the right and bottom to the largest
+    height and width among them, rounded up to multiples of 32. Points in the padding are negatives
+    like others.
     """
-    images = [sample.image for sample in samples]
-    if len({image.shape for image in images}) > 1:
-        height = rounded_up(max(image.shape[1] for image in images))
-        width = rounded_up(max(image.shape[2] for image in images))
-        images = [pad(image, height, width) for image in images]
+    shapes = {sample.image.shape[1:] for sample in samples}
+    height, width = (max(sides) for sides in zip(*shapes, strict=True))
+    if rounded or len(shapes) > 1:
+        height, width = rounded_up(height), rounded_up(width)
+    images = _blank(len(samples), height, width, like=samples[0].image)
+    for image, sample in zip(images, samples, strict=True):
+        high, wide = sample.image.shape[1:]
+        image[:, :high, :wide] = sample.image
     return Batch(
-        torch.stack(images),
+        images,
         tuple(sample.targets for sample in samples),
         tuple(sample.image_id for sample in samples),
         tuple(sample.scale for sample in samples),
     )
+
+
+def _blank(n: int, height: int, width: int, like: Tensor) -> Tensor:
+    """Return grey images [n, 3, height, width] in the order of memory of one of them.
+
+    In a process that loads for another one, they are created in shared memory.
+    """
+    last = like.stride(0) == 1  # channels last, as Pillow has them
+    shape = (n, height, width, 3) if last else (n, 3, height, width)
+    images = torch.empty(0 if get_worker_info() else shape, dtype=torch.uint8)
+    if get_worker_info():
+        storage = torch.UntypedStorage._new_shared(n * height * width * 3)  # type: ignore[no-untyped-call]
+        images = images.set_(storage).view(shape)
+    images.fill_(PAD)
+    return images.permute(0, 3, 1, 2) if last else images

@@ -1,25 +1,40 @@
 """The base of data sets of photographs: common options, and samples read from image files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field, field_validator
+from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, field_validator
+from torch.utils.data import get_worker_info
 
 from detectors.data import problems as kinds
 from detectors.data.base import DataError, DataOptions, Expected, Split
 from detectors.data.checks import object_problems
 from detectors.data.duplicates import repeats
 from detectors.data.entries import Entries, Entry
-from detectors.data.images import ImageError, read_fitted
+from detectors.data.images import ImageError, Picture, read_fitted, read_rgb, shown_pixels
 from detectors.data.names import Finder
 from detectors.data.orientation import Exif
 from detectors.data.preparation import Preparation
 from detectors.data.problems import Problems
+from detectors.data.views import View
 from detectors.options import NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
+
+MOST_WORKERS = 256
+"""Largest number of processes that load images for one rank."""
+
+
+def _check_workers(workers: object) -> object:
+    number = workers if isinstance(workers, int) and not isinstance(workers, bool) else -1
+    if workers != "auto" and not 0 <= number <= MOST_WORKERS:
+        raise ValueError(f"must be auto or an integer from 0 to {MOST_WORKERS}, got {workers!r}")
+    return workers
 
 
 class Photos(DataOptions):
@@ -57,7 +72,15 @@ class Photos(DataOptions):
     """Whether loading decodes every image, or only reads its size (fast, but damaged images are
     found in training only)."""
     cache_mib: int = Field(512, ge=0, json_schema_extra=NOT_IDENTITY)
-    """Memory for resized images per split, in MiB."""
+    """Memory for decoded images per split, in MiB: resized ones, or originals if each epoch resizes
+    them to another size (`training.train_sides`)."""
+    workers: Annotated[int | Literal["auto"], BeforeValidator(_check_workers)] = Field(
+        "auto", json_schema_extra=NOT_IDENTITY
+    )
+    """Processes that decode and augment images for each worker of a trial (its rank), while it
+    trains; 0: the worker does so itself. `auto`: with a GPU as many as
+    `resources.cpus_per_worker`; without one 0, because training already uses these cores. Results
+    do not depend on it."""
     planned_images: int = Field(0, ge=0, json_schema_extra=NOT_IDENTITY)
     """Number of training images, for plans without reading the data; 0: unknown."""
     planned_classes: int = Field(80, ge=1, json_schema_extra=NOT_IDENTITY)
@@ -81,6 +104,10 @@ class Photos(DataOptions):
         """See `DataOptions.expected`."""
         return Expected(self.planned_images, self.planned_classes, self.height, self.width)
 
+    def loaders(self, cores: int, *, gpu: bool) -> int:
+        """See `DataOptions.loaders`."""
+        return (cores if gpu else 0) if self.workers == "auto" else self.workers
+
     def preparation(self) -> Preparation:
         """See `DataOptions.preparation`. With `exif: refuse`, new pictures are turned upright."""
         exif: Exif = "ignore" if self.exif == "ignore" else "apply"
@@ -88,7 +115,7 @@ class Photos(DataOptions):
 
 
 class PhotoDataset:
-    """One split."""
+    """One split. Copies in other processes start with an empty cache, and share its size."""
 
     def __init__(
         self,
@@ -104,8 +131,11 @@ class PhotoDataset:
         self._folder = folder
         self._finder = Finder(folder, Path(options.root))
         self._entries = entries
-        self._cache: dict[int, Sample] = {}
-        self._free_bytes = options.cache_mib * 2**20
+        self._cache = Cache(options.cache_mib)
+
+    def __reduce__(self) -> tuple[type["PhotoDataset"], tuple[object, ...]]:
+        held = (self._options, self._folder, self.classes, self._entries, self.notes)
+        return type(self), held
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -114,13 +144,26 @@ class PhotoDataset:
         """Return a sample. Raises IndexError outside of [0, len), DataError for a damaged image."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        if index in self._cache:
-            return self._cache[index]
-        sample = self._read(self._entries[index])
-        if sample.image.nbytes <= self._free_bytes:
-            self._free_bytes -= sample.image.nbytes
-            self._cache[index] = sample
+        kept: Sample | None = self._cache.get("fitted", index)
+        if kept is not None:
+            return kept
+        with self._naming(index):
+            sample = self._fitted(self._entries[index])
+        self._cache.put("fitted", index, sample, sample.image.nbytes)
         return sample
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """See `detectors.data.views.Viewable.sizes`."""
+        return self._entries.sizes
+
+    def view(self, index: int, view: View, /) -> Sample:
+        """See `detectors.data.views.Viewable.view`."""
+        truth = self._entries[index].truth
+        with self._naming(index):
+            image = shown_pixels(self._original(index), view)
+        targets = view.targets(truth.boxes[~truth.crowd], truth.labels[~truth.crowd])
+        return Sample(truth.image_id, image, targets, view.scale)
 
     def truth(self) -> list[ImageTruth]:
         """Return the ground truth in index order; boxes and areas are float64, as in the file."""
@@ -133,18 +176,59 @@ class PhotoDataset:
     def _path(self, name: str) -> Path:
         return self._finder.find(name) or self._folder / name
 
-    def _read(self, entry: Entry) -> Sample:
+    def _original(self, index: int) -> Picture:
+        """Return an image before it is resized."""
+        kept: Picture | None = self._cache.get("original", index)
+        if kept is not None:
+            return kept
+        width, height = self._entries.sizes[index].tolist()
+        path = self._path(self._entries.names[index])
+        image = read_rgb(path, self._options.exif, (width, height))
+        self._cache.put("original", index, image, 4 * width * height)  # as Pillow stores RGB
+        return image
+
+    def _fitted(self, entry: Entry) -> Sample:
         path, truth, options = self._path(entry.file_name), entry.truth, self._options
         size, turn = (truth.width, truth.height), options.portrait == "turn"
         limits, exif = (options.height, options.width), options.exif
-        try:
-            image, scale = read_fitted(path, *limits, exif=exif, size=size, turn=turn)
-        except ImageError as error:
-            raise DataError([f"{path}: {error}; {kinds.UNREADABLE.remedy}"]) from error
+        image, scale = read_fitted(path, *limits, exif=exif, size=size, turn=turn)
         boxes = truth.boxes[~truth.crowd] * torch.tensor([*scale, *scale], dtype=torch.float64)
         extent = (truth.width * scale[0], truth.height * scale[1])
         targets = Targets(boxes.float(), truth.labels[~truth.crowd], extent)
         return Sample(truth.image_id, image, targets, scale)
+
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Turn an ImageError into a DataError that names the file of image `index`."""
+        try:
+            yield
+        except ImageError as error:
+            path = self._path(self._entries.names[index])
+            raise DataError([f"{path}: {error}; {kinds.UNREADABLE.remedy}"]) from error
+
+
+class Cache:
+    """Decoded images of one process, up to a size in all processes that load together.
+
+    Args:
+        mib: the size in MiB.
+    """
+
+    def __init__(self, mib: int) -> None:
+        self._bytes = mib * 2**20
+        self._used = 0
+        self._kept: dict[tuple[str, int], Any] = {}
+
+    def get(self, kind: str, index: int) -> Any:
+        """Return what is kept, or None."""
+        return self._kept.get((kind, index))
+
+    def put(self, kind: str, index: int, value: object, size: int) -> None:
+        """Keep a value of `size` bytes if there is room."""
+        together = getattr(get_worker_info(), "num_workers", 1)
+        if self._used + size <= self._bytes // together:
+            self._used += size
+            self._kept[kind, index] = value
 
 
 def check_split(

@@ -1,7 +1,4 @@
-"""Resize, crop and pad training samples to various sizes.
-
-Samples have been resized by the data set before, and are resized again from that size.
-"""
+"""Draw views of training images, and show, pad and unpad samples that are in memory."""
 
 import math
 
@@ -10,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from detectors.data.entries import THINNEST
+from detectors.data.orientation import Size
 from detectors.data.sizes import PAD, rounded_up, turned_size
-from detectors.structures import Sample, Targets
+from detectors.data.views import View, Window
+from detectors.structures import Sample
 from detectors.training import Training
 
 CROP_SIDES = (400, 500, 600)
@@ -25,59 +23,72 @@ CROP_ASPECT = 32
 """Largest ratio of the sides of an image that is cropped."""
 
 
-def rescaled(sample: Sample, training: Training, rng: np.random.Generator) -> Sample:
-    """Resize a sample to a random side; with `training.crop`, crop it with probability 0.5 before.
+def draw_view(size: Size, training: Training, rng: np.random.Generator) -> View:
+    """Draw the view of a training image: its shorter side, and before that perhaps a window.
 
-    The sample must have no padding (see `unpadded`). Images with a larger aspect than 32 are never
-    cropped, because their shorter side would be enlarged to 400 pixels or more for it.
+    With `training.crop`, a window is drawn with probability 0.5, except for images with a larger
+    aspect than 32, because their shorter side would be enlarged to 400 pixels or more for it.
+
+    Args:
+        size: (width, height) of the image.
+        training: `train_sides`, `side_range`, `train_max_side` and `crop`.
+        rng: the generator.
     """
-    if training.crop and rng.random() < 0.5 and _aspect(sample) <= CROP_ASPECT:
-        sample = random_window(resized(sample, int(rng.choice(CROP_SIDES)), math.inf), rng)
-    return resized(sample, _side(training, rng), training.train_max_side)
+    enlarged, window = size, (0, 0, *size)
+    if training.crop and rng.random() < 0.5 and max(size) <= CROP_ASPECT * min(size):
+        enlarged = turned_size(*size, int(rng.choice(CROP_SIDES)), math.inf)
+        window = draw_window(enlarged, rng)
+    x1, y1, x2, y2 = window
+    shown = turned_size(x2 - x1, y2 - y1, _draw_side(training, rng), training.train_max_side)
+    return View(size, enlarged, window, shown)
 
 
-def resized(sample: Sample, shorter: int, longer: float) -> Sample:
-    """Resize the shorter side to `shorter`, or less if the longer one would exceed `longer`."""
-    height, width = sample.image.shape[1:]
-    new_width, new_height = turned_size(width, height, shorter, longer)
-    x, y = new_width / width, new_height / height
-    boxes = sample.targets.boxes * sample.targets.boxes.new_tensor([x, y, x, y])
-    return Sample(
-        sample.image_id,
-        _interpolated(sample.image, new_height, new_width),
-        Targets(boxes, sample.targets.labels, (new_width, new_height)),
-        (sample.scale[0] * x, sample.scale[1] * y),
-    )
+def draw_window(size: Size, rng: np.random.Generator) -> Window:
+    """Draw a window with sides of 384 to 600 pixels, at most those of the image.
 
+    Width, height, top and left are drawn in this order, each uniformly.
 
-def random_window(sample: Sample, rng: np.random.Generator) -> Sample:
-    """Crop a random window with sides of 384 to 600 pixels, at most those of the image.
-
-    Width, height, top and left are drawn in this order, each uniformly. The sides of the image must
-    have at least 384 pixels.
+    Args:
+        size: (width, height) of the image, at least 384 each.
+        rng: the generator.
     """
-    height, width = sample.image.shape[1:]
+    width, height = size
     least, most = CROP_WINDOW
     wide = int(rng.integers(least, min(width, most), endpoint=True))
     high = int(rng.integers(least, min(height, most), endpoint=True))
     top = int(rng.integers(0, height - high, endpoint=True))
     left = int(rng.integers(0, width - wide, endpoint=True))
-    return cropped(sample, (left, top, left + wide, top + high))
+    return left, top, left + wide, top + high
 
 
-def cropped(sample: Sample, window: tuple[int, int, int, int]) -> Sample:
-    """Crop a sample to `window` (xyxy, integers, inside the image).
+def _draw_side(training: Training, rng: np.random.Generator) -> int:
+    """Draw the shorter side."""
+    sides = training.train_sides
+    if training.side_range:
+        return int(rng.integers(sides[0], sides[1], endpoint=True))
+    return int(rng.choice(sides))
 
-    Boxes are clipped; those without area (a side below 1e-3 px) are removed, as in DETR.
+
+def size_of(sample: Sample) -> Size:
+    """Return (width, height) of a sample."""
+    height, width = sample.image.shape[1:]
+    return width, height
+
+
+def seen(sample: Sample, view: View) -> Sample:
+    """Return a view of a sample; each step is a resizing of its own, rounded to uint8.
+
+    The sample must have no padding (see `unpadded`).
     """
-    x1, y1, x2, y2 = window
-    corner = sample.targets.boxes.new_tensor([x1, y1])
-    far = sample.targets.boxes.new_tensor([x2 - x1, y2 - y1])
-    corners = (sample.targets.boxes.reshape(-1, 2, 2) - corner).clamp(min=0).minimum(far)
-    inside = (corners[:, 1] - corners[:, 0] >= THINNEST).all(dim=1)
-    extent = (x2 - x1, y2 - y1)
-    targets = Targets(corners.reshape(-1, 4)[inside], sample.targets.labels[inside], extent)
-    return Sample(sample.image_id, sample.image[:, y1:y2, x1:x2], targets, sample.scale)
+    x1, y1, x2, y2 = view.window
+    image = _interpolated(sample.image, view.enlarged)[:, y1:y2, x1:x2]
+    (x, y), (own_x, own_y) = view.scale, sample.scale
+    return Sample(
+        sample.image_id,
+        _interpolated(image, view.size),
+        view.targets(sample.targets.boxes, sample.targets.labels),
+        (own_x * x, own_y * y),
+    )
 
 
 def unpadded(sample: Sample) -> Sample:
@@ -102,22 +113,9 @@ def pad(image: Tensor, height: int, width: int) -> Tensor:
     return functional.pad(image, (0, beside, 0, below), value=PAD)
 
 
-def _aspect(sample: Sample) -> float:
-    """Return the ratio of the longer side to the shorter one."""
-    sides = sample.image.shape[1:]
-    return max(sides) / min(sides)
-
-
-def _side(training: Training, rng: np.random.Generator) -> int:
-    """Draw the shorter side."""
-    sides = training.train_sides
-    if training.side_range:
-        return int(rng.integers(sides[0], sides[1], endpoint=True))
-    return int(rng.choice(sides))
-
-
-def _interpolated(image: Tensor, height: int, width: int) -> Tensor:
-    """Resize [3, H, W] uint8 to [3, height, width], bilinearly with antialiasing."""
+def _interpolated(image: Tensor, size: Size) -> Tensor:
+    """Resize [3, H, W] uint8 to (width, height), bilinearly with antialiasing."""
+    width, height = size
     if image.shape[1:] == (height, width):
         return image
     smooth = functional.interpolate(

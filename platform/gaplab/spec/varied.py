@@ -17,7 +17,8 @@ Config = Mapping[str, Any]
 SETTINGS = frozenset(
     [
         *("seed", "resources", "checkpoints", "evaluation.every", "evaluation.candidates"),
-        *("data.root", "data.cache_mib", "data.planned_images", "data.planned_classes"),
+        *("data.root", "data.cache_mib", "data.workers"),
+        *("data.planned_images", "data.planned_classes"),
         *("data.train_json", "data.val_json", "data.train_images", "data.val_images"),
         *("data.train_odgt", "data.val_odgt", "data.train_list", "data.val_list"),
         *("data.images", "data.annotations", "data.data_yaml"),

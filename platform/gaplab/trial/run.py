@@ -7,6 +7,7 @@ and `CostMeter` measures what an attempt costs.
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -16,7 +17,8 @@ from torch import nn
 
 from detectors import midway
 from detectors.data.base import Dataset
-from detectors.data.loader import train_batches
+from detectors.data.loader import Shares
+from detectors.data.processes import TrainLoader
 from detectors.engine import Learner, train_epoch
 from detectors.inference import Halted
 from detectors.models.extractor import load_extractor
@@ -91,12 +93,13 @@ def run_trial(trial: TrialRecord, context: TrialContext, emit: Callable[[Event],
     emit(Started(trial.id, context.machine, run.epoch, provenance, run.notes))
     if run.epoch:
         emit(run.replayed_event())
-    while run.epoch < run.experiment.training.epochs:
-        losses = run.train_epoch()
-        evaluations = run.evaluate() if run.evaluator.due(run.epoch) else ()
-        done = run.finish_epoch(losses, evaluations)
-        emit(done)
-        run.apply_stopping_rule(done)
+    with closing(run.loader):
+        while run.epoch < run.experiment.training.epochs:
+            losses = run.train_epoch()
+            evaluations = run.evaluate() if run.evaluator.due(run.epoch) else ()
+            done = run.finish_epoch(losses, evaluations)
+            emit(done)
+            run.apply_stopping_rule(done)
 
 
 def final_event(trial: TrialRecord, storage: Storage) -> EpochDone:
@@ -125,7 +128,8 @@ class _TrialRun:
         check_unchanged([trial])  # the data may have changed since the sweep started
         self.evaluator = Evaluator(trial.id, self.experiment, val_data, world, storage)
         self.learner = _learner(self.experiment, self.train_data, context)
-        self.steps = len(self.train_data) // self.experiment.training.batch
+        self.loader = _loader(self.experiment, self.train_data, context)
+        self.steps = self.loader.shares.steps
         options = self.experiment.checkpoints
         self.writer = CheckpointWriter(storage, trial.id, options, self.steps)
         self.saved_at = time.monotonic()
@@ -134,7 +138,7 @@ class _TrialRun:
         self.losses: dict[int, dict[str, float]] = {}
         self.positives: dict[int, dict[str, float]] = {}
         self.middle: Mapping[str, Any] | None = None
-        self.notes = self._restore()
+        self.notes = (*self.loader.notes, *self._restore())
 
     def replayed_event(self) -> EpochDone:
         """Return the event of the last whole epoch, with all evaluations. All ranks must call."""
@@ -147,16 +151,13 @@ class _TrialRun:
             Stopped: after an order to stop.
         """
         training, world = self.experiment.training, self.context.world
-        batches = train_batches(
-            self.train_data, training, self.experiment.seed, self.epoch, world.rank, world.size
-        )
         steps = self.steps * training.epochs
         progress = Progress(self.learner.step, steps, self.epoch, training.epochs)
         seed_torch(self.experiment.seed, self.epoch, world.rank)
         if self.middle is not None:
             midway.load(self.learner, self.middle)
             self.middle = None
-        rest = batches.after(self.learner.batches)
+        rest = self.loader.rest_of(self.epoch, self.learner.batches)
         losses = train_epoch(self.learner, rest, progress, self._after_step)
         self.epoch += 1
         return losses
@@ -323,6 +324,13 @@ def _best_epoch(history: Sequence[EvaluationRecord]) -> int:
     aps = [(each.metrics["ap"], -each.epoch) for each in history if each.primary]
     known = [(ap, epoch) for ap, epoch in aps if ap is not None]
     return -max(known)[1] if known else 0
+
+
+def _loader(experiment: Experiment, data: Dataset, context: TrialContext) -> TrainLoader:
+    world, gpu = context.world, context.device.type == "cuda"
+    processes = experiment.data.loaders(experiment.resources.cpus_per_worker, gpu=gpu)
+    shares = Shares(data, experiment.training, experiment.seed, world.rank, world.size)
+    return TrainLoader(shares, processes, pinned=gpu)
 
 
 def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Learner:

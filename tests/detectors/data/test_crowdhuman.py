@@ -436,6 +436,7 @@ def test_paths_and_memory_are_not_part_of_the_identity() -> None:
         "val_images",
         "title",
         "cache_mib",
+        "workers",
         "planned_images",
         "planned_classes",
     }

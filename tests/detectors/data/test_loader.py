@@ -1,6 +1,8 @@
 import math
+import pickle
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.data.base import DataError
-from detectors.data.loader import Batch, collate, epoch_order, train_batches, val_batches
+from detectors.data.loader import (
+    Batch,
+    Shares,
+    collate,
+    epoch_order,
+    train_batches,
+    val_batches,
+)
 from detectors.structures import ImageTruth, Sample, Targets
 from detectors.training import Training
 from detectors.world import shard
+from tests.photographs import Photograph, written
 
 
 class Marked:
@@ -35,7 +45,11 @@ class Marked:
         return Sample(100 + index, torch.from_numpy(pixels), targets, (1.0, 1.0))
 
     def truth(self) -> list[ImageTruth]:
-        raise NotImplementedError
+        none, flags = torch.zeros(0, 4), torch.zeros(0, dtype=torch.bool)
+        (height, width), labels = self.size, torch.zeros(0, dtype=torch.int64)
+        return [
+            ImageTruth(i, width, height, none, labels, flags, none[:, 0]) for i in range(self.n)
+        ]
 
 
 def items(batch: Batch) -> list[tuple[int, bytes, list[list[float]]]]:
@@ -93,6 +107,61 @@ def test_without_augmentation_images_do_not_change() -> None:
             sample = data[id_ - 100]
             assert pixels == sample.image.numpy().tobytes()
             assert boxes == sample.targets.boxes.tolist()
+
+
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=60),
+    st.integers(1, 12),
+    st.integers(0, 2**32),
+    st.integers(0, 50),
+)
+def test_batches_of_one_kind_are_as_many_as_others(
+    portrait: list[bool], batch: int, seed: int, epoch: int
+) -> None:
+    n = len(portrait)
+    if n < batch:
+        return
+    order = epoch_order(n, batch, seed, epoch, portrait)
+    flat = [index for indices in order for index in indices]
+    assert [len(indices) for indices in order] == [batch] * (n // batch)
+    assert len(set(flat)) == len(flat)
+    assert set(flat) <= set(range(n))
+    mixed = [i for i, held in enumerate(order) if len({portrait[k] for k in held}) == 2]
+    assert mixed in ([], [len(order) - 1])
+    assert order == epoch_order(n, batch, seed, epoch, portrait)
+
+
+def test_equal_kinds_change_no_order() -> None:
+    assert epoch_order(50, 7, 3, 2, [False] * 50) == epoch_order(50, 7, 3, 2)
+
+
+def test_images_are_grouped_by_the_size_of_the_original(tmp_path: Path) -> None:
+    wide, high = (
+        [Photograph(f"{kind}{i}", size, (("cat", (1, 1, 9, 9)),)) for i in range(5)]
+        for kind, size in (("w", (40, 30)), ("h", (30, 40)))
+    )
+    data = written("coco", tmp_path, {"train": [*wide, *high], "val": wide[:1]}).load("train")
+    training = Training(batch=2, train_sides=(32,), augment="hflip", group_by_aspect=True, epochs=9)
+    for epoch in range(3):
+        *whole, last = train_batches(data, training, 0, epoch, 0, 1)
+        assert len(whole) == 4
+        for batch in whole:
+            assert sorted(batch.images.shape[2:]) == [32, 64]
+        assert last.images.shape[2:] == (64, 64), "the remainders"
+    with_shapes = Shares(Marked(8), training, 0, 0, 1)
+    assert with_shapes.portrait == [False] * 8
+
+
+def test_a_batch_is_sent_with_one_tensor() -> None:
+    batch = collate([replace(Marked(9)[i], scale=(1.0, 2.0)) for i in (0, 1, 2)])
+    assert [type(part) for part in batch.__reduce__()[1]] == [torch.Tensor, list, tuple, tuple]
+    copy = pickle.loads(pickle.dumps(batch))
+    assert items(copy) == items(batch)
+    assert copy.scales == batch.scales
+    for one, other in zip(copy.targets, batch.targets, strict=True):
+        assert one.boxes.shape == other.boxes.shape
+        assert (one.boxes.dtype, one.labels.dtype) == (torch.float32, torch.int64)
+        assert (one.labels.tolist(), one.extent) == (other.labels.tolist(), other.extent)
 
 
 def test_augmentation_changes_from_epoch_to_epoch() -> None:

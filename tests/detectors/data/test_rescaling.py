@@ -10,15 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from detectors.data.rescaling import (
-    cropped,
-    padded,
-    random_window,
-    rescaled,
-    resized,
-    unpadded,
-)
+from detectors.data.rescaling import draw_view, draw_window, padded, seen, size_of, unpadded
 from detectors.data.sizes import turned_size
+from detectors.data.views import View, Window
 from detectors.structures import Sample, Targets
 from detectors.training import Training
 from tests.examples import examples
@@ -39,6 +33,20 @@ def noise(height: int, width: int) -> Sample:
     pixels = np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8)
     none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     return Sample(1, torch.from_numpy(pixels), none, (1.0, 1.0))
+
+
+def rescaled(sample: Sample, training: Training, rng: np.random.Generator) -> Sample:
+    return seen(sample, draw_view(size_of(sample), training, rng))
+
+
+def resized(sample: Sample, shorter: int, longer: float) -> Sample:
+    size = size_of(sample)
+    return seen(sample, View.whole(size, turned_size(*size, shorter, longer)))
+
+
+def cropped(sample: Sample, window: Window) -> Sample:
+    x1, y1, x2, y2 = window
+    return seen(sample, View(size_of(sample), size_of(sample), window, (x2 - x1, y2 - y1)))
 
 
 @st.composite
@@ -157,22 +165,16 @@ def test_a_sliver_of_a_box_is_dropped() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(400, 533), (600, 800), (400, 384), (900, 500)])
 def test_windows_reach_every_size_and_position_allowed(height: int, width: int) -> None:
-    rows = torch.arange(height)[:, None].expand(height, width)
-    columns = torch.arange(width)[None].expand(height, width)
-    where = torch.stack([rows, columns, rows])  # int64 pixels that hold their position
-    empty = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-    seen = []
+    drawn = []
     for seed in range(300):
-        sample = Sample(1, where, empty, (1.0, 1.0))
-        image = random_window(sample, np.random.default_rng(seed)).image
-        top, left = image[0, 0, 0].item(), image[1, 0, 0].item()
-        high, wide = image.shape[1:]
+        left, top, right, bottom = draw_window((width, height), np.random.default_rng(seed))
+        high, wide = bottom - top, right - left
         assert 384 <= high <= min(height, 600)
         assert 384 <= wide <= min(width, 600)
-        assert image[0, -1, -1] == top + high - 1 < height
-        assert image[1, -1, -1] == left + wide - 1 < width
-        seen.append((high, wide, top / max(1, height - high), left / max(1, width - wide)))
-    low, high_ = np.min(seen, axis=0), np.max(seen, axis=0)
+        assert 0 <= top < bottom <= height
+        assert 0 <= left < right <= width
+        drawn.append((high, wide, top / max(1, height - high), left / max(1, width - wide)))
+    low, high_ = np.min(drawn, axis=0), np.max(drawn, axis=0)
     assert low[0] < 384 + 0.05 * (min(height, 600) - 384) + 1
     assert high_[1] > min(width, 600) - 0.05 * (min(width, 600) - 384) - 1
     assert low[2] < 0.05

@@ -112,21 +112,16 @@ def test_batches_before_the_stop_are_not_loaded_again(
 ) -> None:
     resuming.attempts(trial, home, [3])
     loaded: list[int] = []
-    real = resuming.run_trial.__globals__["train_batches"]
+    shares = resuming.run_trial.__globals__["Shares"]
+    load = shares.__getitem__
 
-    def counted(*args: Any) -> Any:
-        batches = real(*args)
-        prepare = batches.prepare
+    def counting(self: Any, number: int) -> Any:
+        loaded.append(number)
+        return load(self, number)
 
-        def counting(index: int) -> Any:
-            loaded.append(index)
-            return prepare(index)
-
-        return type(batches)(batches.shares, counting)
-
-    monkeypatch.setitem(resuming.run_trial.__globals__, "train_batches", counted)
+    monkeypatch.setattr(shares, "__getitem__", counting)
     resuming.attempts(trial, home, [1])
-    assert len(loaded) == 4, "one batch of four images, the last of the epoch"
+    assert loaded == [3], "the last batch of the epoch"
 
 
 def test_the_first_event_repeats_the_losses_of_all_epochs(
