@@ -62,6 +62,17 @@ class Training(Options):
     """With probability 0.5, resize an image to a shorter side of 400, 500 or 600 and crop a random
     window with sides of 384 to 600 pixels, before resizing as usual (DETR, OneNet, DATE's 3x
     schedule). Requires `train_sides`."""
+    colour: float = Field(0.0, ge=0, lt=1, json_schema_extra=LATER)
+    """Change brightness, contrast and saturation of each image by random factors between
+    1 - `colour` and 1 + `colour`."""
+    mosaic: float = Field(0.0, ge=0, le=1, json_schema_extra=LATER)
+    """Probability that a training image is made of four: itself and three random ones, each fitted
+    into a quarter of its size (DEIM's dense one-to-one). Images are not cropped for it."""
+    mixup: float = Field(0.0, ge=0, le=1, json_schema_extra=LATER)
+    """Probability that a training image, or mosaic, becomes the mean of itself and another one with
+    weights between 0.45 and 0.55, and has the objects of both (DEIM)."""
+    mix_until: float = Field(1.0, gt=0, le=1, json_schema_extra=LATER)
+    """Fraction of the epochs after which `mosaic` and `mixup` end."""
     group_by_aspect: bool = Field(False, json_schema_extra=LATER)
     """Put images that are higher than wide and others into different batches, so that less padding
     is needed (detectron2 does). The last batch of an epoch has the remainders of both."""

@@ -16,9 +16,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from detectors.data.base import DataError, Dataset
-from detectors.data.rescaling import draw_view, seen, size_of, unpadded
+from detectors.data.samples import Samples
 from detectors.data.sizes import PAD, rounded_up
-from detectors.data.transforms import AUGMENTATIONS
 from detectors.data.views import Viewable
 from detectors.structures import Sample, Targets
 from detectors.training import Training
@@ -109,7 +108,7 @@ class Shares:
 
     Args:
         dataset: the training split.
-        training: size of the global batch, resizing (`train_sides`, `crop`) and `augment`.
+        training: size of the global batch, and how images are resized, changed and mixed.
         seed: together with the epoch, determines the order and the augmentation.
         rank: the worker.
         size: number of workers.
@@ -130,6 +129,7 @@ class Shares:
             )
         self.dataset, self.training, self.seed = dataset, training, seed
         self.rank, self.size = rank, size
+        self._samples = Samples(dataset, training)
         self.portrait = _portrait(dataset) if training.group_by_aspect else ()
         self._order = (0, self._batches(0))
         self.steps = len(self._order[1])
@@ -143,27 +143,15 @@ class Shares:
         if self._order[0] != epoch:
             self._order = (epoch, self._batches(epoch))
         share = shard(self._order[1][step], self.rank, self.size)
-        samples = [self._sample(index, epoch) for index in share]
+        samples = [self._samples.draw(i, epoch, self._generator(epoch, i)) for i in share]
         return collate(samples, rounded=bool(self.training.train_sides))
 
     def _batches(self, epoch: int) -> list[list[int]]:
         n, batch = len(self.dataset), self.training.batch
         return epoch_order(n, batch, self.seed, epoch, self.portrait)
 
-    def _sample(self, index: int, epoch: int) -> Sample:
-        rng = np.random.default_rng([self.seed, epoch, index])
-        return AUGMENTATIONS[self.training.augment](self._resized(index, rng), rng)
-
-    def _resized(self, index: int, rng: np.random.Generator) -> Sample:
-        """Return an image at the size that is drawn for it, if the training draws sizes."""
-        dataset, training = self.dataset, self.training
-        if not training.train_sides:
-            return dataset[index]
-        if isinstance(dataset, Viewable):
-            width, height = dataset.sizes[index].tolist()
-            return dataset.view(index, draw_view((width, height), training, rng))
-        sample = unpadded(dataset[index])
-        return seen(sample, draw_view(size_of(sample), training, rng))
+    def _generator(self, epoch: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, epoch, index])
 
 
 def _portrait(dataset: Dataset) -> list[bool]:

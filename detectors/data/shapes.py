@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from detectors.data.base import DataError, Dataset, Expected, Listed, Split
 from detectors.data.shapes_draw import render
@@ -76,6 +77,16 @@ class ShapesDataset:
         sample = self._samples[index] or draw(self._options, self._seed, index)
         self._samples[index] = sample
         return sample
+
+    def masks(self, index: int, /) -> Tensor:
+        """Return which pixels of image `index` show each of its objects: [G, H, W] bool."""
+        things = layout(self._options, np.random.default_rng([self._seed, index]))
+        size = self._options.size
+        masks = np.zeros((len(things), size, size), dtype=np.bool_)
+        for number, thing in enumerate(things):  # back to front
+            masks[:number, thing.mask] = False
+            masks[number] = thing.mask
+        return torch.from_numpy(masks)
 
     def truth(self) -> list[ImageTruth]:
         """Return the ground truth in index order; `area` is that of the box. Draws all images."""

@@ -8,6 +8,9 @@ import torch
 
 from detectors.structures import Sample
 
+GREY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey of a pixel (ITU-R 601-2, as in Pillow)."""
+
 
 def flip_horizontal(sample: Sample) -> Sample:
     """Flip left and right."""
@@ -59,6 +62,43 @@ def random_dihedral(sample: Sample, rng: np.random.Generator) -> Sample:
     if swapped and sample.image.shape[1] == sample.image.shape[2]:
         sample = transpose(sample)
     return sample
+
+
+def random_colours(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
+    """Change brightness, contrast and saturation by factors in [1 - strength, 1 + strength].
+
+    Padding at the right and bottom stays as it is.
+    """
+    factors = rng.uniform(1 - strength, 1 + strength, 3).tolist()
+    height, width = sample.image.shape[1:]
+    if sample.targets.extent is not None:
+        width, height = map(round, sample.targets.extent)
+    image = sample.image.clone()
+    image[:, :height, :width] = recoloured(image[:, :height, :width], *factors)
+    return replace(sample, image=image)
+
+
+def recoloured(
+    image: torch.Tensor, brightness: float, contrast: float, saturation: float
+) -> torch.Tensor:
+    """Multiply brightness, then contrast (around the mean grey), then saturation.
+
+    It is computed in one step without rounding in between, by NumPy, whose results do not depend on
+    the number of threads.
+
+    Args:
+        image: [3, H, W] uint8 RGB.
+        brightness: factor, 1 changes nothing; the others likewise.
+        contrast: factor.
+        saturation: factor.
+    """
+    pixels = image.numpy().astype(np.float32)
+    grey = sum(np.float32(weight) * each for weight, each in zip(GREY, pixels, strict=True))
+    sums = image.sum(dim=(1, 2)).tolist()  # of integers, so exact
+    mean = sum(weight * each for weight, each in zip(GREY, sums, strict=True)) / grey.size
+    gain, middle = brightness * contrast, (1 - contrast) * brightness * mean
+    mixed = gain * saturation * pixels + (gain * (1 - saturation) * grey + middle)
+    return torch.from_numpy(np.rint(mixed.clip(0, 255)).astype(np.uint8))
 
 
 def _replace(

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -6,17 +7,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
 from detectors.data.transforms import (
     AUGMENTATIONS,
     flip_horizontal,
     flip_vertical,
+    random_colours,
     random_dihedral,
     random_mirror,
+    recoloured,
     transpose,
 )
 from detectors.structures import Sample, Targets
 from detectors.training import Training
+from tests.examples import examples
 
 Transform = Callable[[Sample], Sample]
 
@@ -163,3 +168,52 @@ def test_the_extent_stays_with_the_image_and_turns_with_it() -> None:
     assert flip_horizontal(padded).targets.extent == (30.0, 20.0)
     assert flip_vertical(padded).targets.extent == (30.0, 20.0)
     assert transpose(padded).targets.extent == (20.0, 30.0)
+
+
+# Colours ------------------------------------------------------------------------------------------
+
+
+@examples(40)
+@given(*[st.floats(0.5, 1.5)] * 3, st.integers(0, 99))
+def test_colours_are_those_of_another_library(
+    brightness: float, contrast: float, saturation: float, seed: int
+) -> None:
+    """Pillow rounds after each step, and clips, so the pixels are of a middle range."""
+    pixels = np.random.default_rng(seed).integers(90, 130, (3, 9, 7), dtype=np.uint8)
+    picture = Image.fromarray(pixels.transpose(1, 2, 0))
+    for kind, factor in (
+        (ImageEnhance.Brightness, brightness),
+        (ImageEnhance.Contrast, contrast),
+        (ImageEnhance.Color, saturation),
+    ):
+        picture = kind(picture).enhance(factor)
+    found = recoloured(torch.from_numpy(pixels), brightness, contrast, saturation)
+    assert found.dtype == torch.uint8
+    expected = np.asarray(picture).transpose(2, 0, 1).astype(int)
+    assert np.abs(found.numpy().astype(int) - expected).max() <= 4
+
+
+def test_factors_of_one_change_nothing_and_pixels_are_clipped() -> None:
+    pixels = torch.arange(192, dtype=torch.uint8).reshape(3, 8, 8)
+    assert torch.equal(recoloured(pixels, 1, 1, 1), pixels)
+    assert recoloured(pixels, 5, 1, 1).max() == 255
+    grey = recoloured(pixels, 1, 1, 0)
+    assert torch.equal(grey[0], grey[1])
+    assert len(set(recoloured(pixels, 1, 0, 1).flatten().tolist())) == 1
+
+
+@given(samples(), st.integers(0, 2**32), st.floats(0.01, 0.9))
+def test_random_colours_keep_boxes_and_padding(sample: Sample, seed: int, strength: float) -> None:
+    height, width = sample.image.shape[1:]
+    extent = (float(max(1, width - 2)), float(max(1, height - 1)))
+    before = replace(sample, targets=replace(sample.targets, extent=extent))
+    kept = before.image.clone()
+    after = random_colours(before, strength, np.random.default_rng(seed))
+    assert after.targets is before.targets
+    assert torch.equal(before.image, kept)
+    wide, high = map(round, extent)
+    assert torch.equal(after.image[:, high:], kept[:, high:])
+    assert torch.equal(after.image[:, :, wide:], kept[:, :, wide:])
+    factors = np.random.default_rng(seed).uniform(1 - strength, 1 + strength, 3)
+    expected = recoloured(kept[:, :high, :wide], *factors.tolist())
+    assert torch.equal(after.image[:, :high, :wide], expected)

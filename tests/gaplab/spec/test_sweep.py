@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from detectors.options import Options
+from detectors.training import Training
 from gaplab.errors import UserError
 from gaplab.identity import counted
 from gaplab.spec import sweep
@@ -143,6 +144,8 @@ def test_the_id_is_the_digest_of_the_canonical_json() -> None:
     del config["resources"], config["checkpoints"]
     del config["evaluation"]["every"], config["evaluation"]["candidates"]
     del config["evaluation"]["protocol"]["preset"]
+    plain = [k for k, field in Training.model_fields.items() if not field.json_schema_extra]
+    config["training"] = {key: config["training"][key] for key in plain}
     content = config | {
         "fingerprint": Experiment.model_validate(SECTIONS).data.fingerprint(),
         "results_version": RESULTS_VERSION,
