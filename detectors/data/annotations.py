@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
+
 from detectors.data import crowdhuman_index
 from detectors.data.base import DataError, Split
 from detectors.data.coco import Coco
@@ -20,13 +23,14 @@ from detectors.data.orientation import UNKNOWN, PartialSize, Size
 from detectors.data.photo_files import SPLITS, Files, SplitFiles, image_sizes
 from detectors.data.photos import check_split
 from detectors.data.problems import SKIP, Problems
-from detectors.data.recognise import Section, recognise, yolo_section
+from detectors.data.recognise import Section, json_files, recognise, yolo_section
 from detectors.data.records import Recorded, entries
 from detectors.data.voc import Voc
 from detectors.data.yolo import Yolo
-from detectors.evaluation.truth import GroundTruth
+from detectors.evaluation.truth import GroundTruth, require_images
 
 OnBad = Literal["refuse", "skip"]
+_JSON = (".json", ".json.gz")
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,32 @@ def _annotations(content: _Content, on_bad: OnBad) -> Annotations:
     names = tuple(name for _, name in content.categories)
     return Annotations(
         where,
-        GroundTruth.of([each.truth for each in found], names),
+        _truth(found, names),
         tuple(found.names),
         tuple(id_ for id_, _ in content.categories),
         (*content.notes, *notes),
     )
+
+
+def _truth(entries: Entries, classes: Sequence[str]) -> GroundTruth:
+    """Return what `GroundTruth.of` returns of all entries, without an object for each of them.
+
+    Raises:
+        ValueError: there is no image, or image ids repeat.
+    """
+    e, ids = entries, tuple(entries.image_ids.tolist())
+    require_images(ids)
+    sizes = tuple((width, height) for width, height in e.sizes.tolist())
+    image = np.repeat(np.arange(len(ids)), np.diff(e.first))
+    columns = map(torch.tensor, (image, e.boxes, e.labels, e.crowd, e.areas))
+    return GroundTruth(ids, sizes, tuple(classes), *columns)
+
+
+def json_of(path: Path) -> list[Path]:
+    """Return the JSON files that `read_annotations` reads as a whole, be it to recognise them."""
+    if path.is_dir():
+        return json_files(path)
+    return [path] if path.is_file() and path.name.lower().endswith(_JSON) else []
 
 
 # --- formats --------------------------------------------------------------------------------------
@@ -119,7 +144,7 @@ def _section(path: Path) -> Section:
     if not path.exists():
         raise DataError([f"{path}: no such file or folder; name the annotations"])
     name = path.name.lower()
-    if name.endswith((".json", ".json.gz")):
+    if name.endswith(_JSON):
         return {"name": "coco", **_both(path, "json")}
     if name.endswith(".odgt"):
         return {"name": "crowdhuman", **_both(path, "odgt")}

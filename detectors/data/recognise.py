@@ -183,7 +183,7 @@ class _Document:
 
 def _coco(folder: Path) -> Iterator[Section]:
     documents = defaultdict[str, list[_Document]](list)
-    for path in _json_files(folder):
+    for path in json_files(folder):
         document = _document(path)
         if document is not None:
             documents[_split(_relative(path, folder))].append(document)
@@ -196,7 +196,7 @@ def _coco(folder: Path) -> Iterator[Section]:
     yield section | (_places(folder, "val", val) if val else {"val_fraction": FRACTION})
 
 
-def _json_files(folder: Path) -> list[Path]:
+def json_files(folder: Path) -> list[Path]:
     """Return the JSON files, without COCO's files for other tasks if there are others."""
     paths = [path for inner in _folders(folder) for path in sorted(inner.glob("*.json"))]
     own = [path for path in paths if not path.name.startswith(OTHER_TASKS)]

@@ -45,11 +45,8 @@ class GroundTruth:
         Raises:
             ValueError: there is no image, or image ids repeat.
         """
-        if not images:
-            raise ValueError("no image in the ground truth; evaluate on a split with images")
         ids = tuple(image.image_id for image in images)
-        if len(set(ids)) != len(ids):
-            raise ValueError("image ids repeat in the ground truth; give every image its own id")
+        require_images(ids)
         counts = torch.tensor([len(image.labels) for image in images])
         return cls(
             ids,
@@ -86,6 +83,14 @@ class GroundTruth:
     def __len__(self) -> int:
         """Number of images."""
         return len(self.image_ids)
+
+
+def require_images(ids: Sequence[int]) -> None:
+    """Raise ValueError if there is no image, or ids of images repeat."""
+    if not ids:
+        raise ValueError("no image in the ground truth; evaluate on a split with images")
+    if len(set(ids)) != len(ids):
+        raise ValueError("image ids repeat in the ground truth; give every image its own id")
 
 
 def as_candidates(truth: GroundTruth) -> Candidates:

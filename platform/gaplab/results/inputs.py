@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from detectors.data.annotations import Annotations, read_annotations
+from detectors.data.annotations import Annotations, json_of, read_annotations
 from detectors.data.base import DataError, Split
 from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
@@ -105,8 +105,8 @@ def input_of(path: Path, truth: Annotations, options: InputOptions) -> Input:
 
 def read_truth(path: Path, options: InputOptions) -> Annotations:
     """Read annotations. Raises UserError."""
-    if path.name.lower().endswith((".json", ".json.gz")) and path.is_file():
-        check_annotations(path)
+    for file in json_of(path):
+        check_annotations(file, in_folder=path.is_dir())
     try:
         return read_annotations(path, options.split, options.images, options.read.on_bad)
     except DataError as error:

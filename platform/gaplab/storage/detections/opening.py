@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -170,13 +171,15 @@ class FlatDetections(Detections):
         facts, content = Facts(len(self._truth)), Content()
         agreement = Agreement(self._truth)
         self._held: list[Candidates] | None = None if isinstance(source, ParquetSource) else []
-        for rows in source.parts():
-            part = self._candidates(rows, self._checks.add(rows, self._size_of(rows)))
-            facts.add(part)
-            content.add(part)
-            agreement.add(part)
-            if self._held is not None:
-                self._held.append(part)
+        with ThreadPoolExecutor(1) as threads:  # the facts take as long as everything else
+            for rows in source.parts():
+                part = self._candidates(rows, self._checks.add(rows, self._size_of(rows)))
+                added = threads.submit(facts.add, part)
+                content.add(part)
+                agreement.add(part)
+                added.result()
+                if self._held is not None:
+                    self._held.append(part)
         problems = self._checks.problems(options.on_bad)
         self.findings = replace(facts.findings(), agreement=agreement.share())
         self.digest = content.digest()

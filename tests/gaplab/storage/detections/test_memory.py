@@ -7,14 +7,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from detectors.data.json_text import GZIP
 from gaplab.errors import UserError
 from gaplab.results.inputs import InputOptions, read_truth
 from gaplab.storage.detections import memory, open_detections
 from gaplab.storage.detections.memory import (
     PER_BYTE,
+    PER_BYTE_OF_FOLDER,
     available_memory,
     check_annotations,
     check_detections,
+    json_bytes,
 )
 from tests.gaplab.storage.detections.inputs import annotations, results
 
@@ -52,8 +55,42 @@ def test_three_gigabytes(tmp_path: Path) -> None:
         file.truncate(3 * 10**9)
     with pytest.raises(UserError, match=r"3\.0 GB of JSON need about 21\.0 GB of memory"):
         check_detections(path)
-    with pytest.raises(UserError, match=r"about 36\.0 GB .* leave out `segmentation`"):
+    with pytest.raises(UserError, match=r"about 18\.0 GB .* leave out `segmentation`"):
         read_truth(path, InputOptions())
+
+
+def test_annotations_in_a_folder_are_refused_before_they_are_recognised(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        path = tmp_path / "annotations" / f"instances_{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"not JSON".ljust(FREE // PER_BYTE_OF_FOLDER + 1))
+    with pytest.raises(
+        UserError, match=r"instances_train\.json: .* of JSON need about .* name one file"
+    ):
+        read_truth(tmp_path, InputOptions())
+
+
+@pytest.mark.parametrize(
+    ("packed", "length", "whole"),
+    [
+        (100, 300, 300),
+        (100, 2, 2),
+        (1 << 29, 3 << 29, 3 << 29),
+        (1 << 29, 1 << 29, (1 << 29) + (1 << 32)),
+        (3 << 30, 1 << 20, (1 << 20) + (2 << 32)),
+    ],
+)
+def test_the_length_in_a_gzip_file_is_completed(
+    tmp_path: Path, packed: int, length: int, whole: int
+) -> None:
+    """The file holds it modulo 4 GiB. Nothing else of the file is read."""
+    path = tmp_path / "a.json.gz"
+    with path.open("wb") as file:
+        file.write(GZIP)
+        file.truncate(packed - 4)
+        file.seek(packed - 4)
+        file.write(length.to_bytes(4, "little"))
+    assert json_bytes(path) == whole
 
 
 def test_short_and_empty_files_are_left_to_the_parser(tmp_path: Path) -> None:
