@@ -46,8 +46,9 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
 
     The rules are strict, so that sound data is not refused:
 
-    - Normalised: all coordinates are in [0, 1] (apart from rounding), and no side of an image is
-      shorter than 8 pixels.
+    - Normalised: all coordinates are in [0, 1] (apart from rounding), or of at least 20 boxes in
+      [-1, 2], because detections may leave their image; and no side of an image is shorter than 8
+      pixels.
     - Corners: of at least 5 boxes, more than a quarter are clearly out of their image (by 5 % of
       its side), and 95 % are inside if read as x1, y1, x2, y2: each is then wider than its distance
       from the left, and higher than that from the top.
@@ -63,7 +64,7 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
     boxes, sizes = boxes[sound], sizes[sound]
     if not len(boxes):
         return None
-    if (np.abs(boxes - 0.5) <= 0.501).all():
+    if _are_fractions(boxes):
         return _normalised(boxes, sizes)
     x_y, w_h = boxes[:, :2], boxes[:, 2:]
     clearly_out = _clearly_out(x_y, x_y + w_h, sizes)
@@ -84,9 +85,8 @@ def other_form(boxes: Floats, sizes: Floats) -> str | None:
 def sides_for_corners(boxes: Floats, sizes: Floats) -> str | None:
     """Return what boxes look like if they aren't x1, y1, x2, y2 in pixels, with the remedy.
 
-    The rules are those of `other_form`: all coordinates in [0, 1] are normalised; of at least 5
-    boxes, more than a quarter end before they start, and 95 % are inside if read as x, y, width,
-    height.
+    The rules are those of `other_form` for normalised boxes; and of at least 5 boxes, more than a
+    quarter end before they start, and 95 % are inside if read as x, y, width, height.
 
     Args:
         boxes: [N, 4], as they are written.
@@ -94,7 +94,7 @@ def sides_for_corners(boxes: Floats, sizes: Floats) -> str | None:
     """
     if not len(boxes):
         return None
-    if (np.abs(boxes - 0.5) <= 0.501).all():
+    if _are_fractions(boxes):
         return _normalised(boxes, sizes)
     x_y, w_h = boxes[:, :2], boxes[:, 2:]
     reversed_ = float((w_h < x_y).any(axis=1).mean())
@@ -124,6 +124,12 @@ def corners_for_centres(boxes: Floats, sizes: Floats) -> str | None:
     )
 
 
+def _are_fractions(boxes: Floats) -> bool:
+    """Return whether the coordinates [N, 4] are fractions of the image."""
+    away = np.abs(boxes - 0.5)
+    return bool((away <= 0.501).all() or (len(boxes) >= 20 and (away <= 1.5).all()))
+
+
 def _are_corners(boxes: Floats, clearly_out: float, sizes: Floats) -> bool:
     """Return whether boxes are corners, of which `clearly_out` is the part out of the image."""
     if len(boxes) < 5 or clearly_out <= 0.25:
@@ -139,18 +145,19 @@ def _clearly_out(low: Floats, high: Floats, sizes: Floats) -> float:
 
 
 def _normalised(boxes: Floats, sizes: Floats) -> str | None:
-    """Return what boxes look like whose coordinates are all in [0, 1]."""
+    """Return what boxes look like whose coordinates are fractions of the image."""
     if sizes.min() < FEW_PIXELS:
         return None
     width, height = sizes.max(axis=0).astype(int)
+    limit = 1 if boxes.max() <= 1.001 else 2
     remedy = "multiply x and width by the width of the image, y and height by its height"
     if (boxes[:, :2] + boxes[:, 2:] > 1.001).any():
         remedy += (
             ", and check that x, y is the upper left corner, not the centre as in YOLO's files"
         )
     return (
-        f"the {len(boxes)} boxes look normalised: no coordinate is above 1, in images of up to "
-        f"{width}x{height}; {remedy}"
+        f"the {len(boxes)} boxes look normalised: no coordinate is above {limit}, in images of "
+        f"up to {width}x{height}; {remedy}"
     )
 
 

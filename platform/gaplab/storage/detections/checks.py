@@ -57,7 +57,7 @@ class Checks:
             categories,
             known,
         )
-        self._bad: dict[str, tuple[int, list[Key]]] = {}
+        self._bad: dict[str, tuple[int, set[int]]] = {}
         self._unknown = {"images": 0, "categories": 0}
         self._low, self._high = np.inf, -np.inf
         self._sample, self._sizes = list[Doubles](), list[Doubles]()
@@ -136,19 +136,19 @@ class Checks:
             if names:
                 rows = f"{self._unknown[what]} of {self.rows} detections"
                 yield (
-                    f"{rows} of {len(names)} unknown {what} ({_named(names)}): the annotations "
+                    f"{rows} of {_unknown(what, len(names))} ({_named(names)}): the annotations "
                     f"have {_named(known)}; {remedies[what]}"
                 )
 
     def _count(self, what: str, images: NDArray[np.int64]) -> None:
-        if not len(images):
-            return
-        count, named = self._bad.setdefault(what, (0, []))
-        named += [self._source.images[i] for i in images[: _NAMED - len(named)]]
-        self._bad[what] = (count + len(images), named)
+        if len(images):
+            count, found = self._bad.get(what, (0, set()))
+            self._bad[what] = (count + len(images), found | {*np.unique(images).tolist()})
 
-    def _summary(self, what: str, count: int, images: Sequence[Key]) -> str:
-        return f"{what}: {count} (images {', '.join(map(str, images))}{', ...' * (count > _NAMED)})"
+    def _summary(self, what: str, count: int, images: set[int]) -> str:
+        keys = [self._source.images[i] for i in sorted(images)[:_NAMED]]
+        more = ", ..." if len(images) > _NAMED else ""
+        return f"{what}: {count} (images {', '.join(map(str, keys))}{more})"
 
     def _add_sample(self, boxes: Floats, sizes: Floats) -> None:
         left = _SAMPLE - self._sampled
@@ -192,6 +192,12 @@ def _looks(boxes: Doubles, sizes: Doubles, form: BoxForm) -> str | None:
             "not fractions of the image; divide pixels by the width and height of the image"
         )
     return corners_for_centres(boxes * np.tile(sizes, 2), sizes)
+
+
+def _unknown(what: str, count: int) -> str:
+    """Return `1 unknown image` or `2 unknown images`."""
+    one = {"images": "image", "categories": "category"}[what]
+    return f"{count} unknown {one if count == 1 else what}"
 
 
 def _named(keys: Iterable[Key]) -> str:

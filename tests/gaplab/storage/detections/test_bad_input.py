@@ -114,8 +114,8 @@ def test_ids_may_be_whole_floats_or_digits(tmp_path: Path, key: str) -> None:
 
 
 UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown image": ({"image_id": 77}, f"1 of {TOTAL} detections of 1 unknown images (77)"),
-    "unknown category": ({"category_id": 4}, f"1 of {TOTAL} detections of 1 unknown categories"),
+    "unknown image": ({"image_id": 77}, f"1 of {TOTAL} detections of 1 unknown image (77)"),
+    "unknown category": ({"category_id": 4}, f"1 of {TOTAL} detections of 1 unknown category"),
     "nan": ({"score": float("nan")}, "scores that are NaN or infinite: 1 (images 10)"),
     "infinity": ({"bbox": [1, 2, float("inf"), 4]}, "boxes that are NaN or infinite: 1"),
     "negative": ({"bbox": [9, 9, -3, 4]}, "boxes with a negative width or height: 1 (images 10)"),
@@ -215,6 +215,21 @@ def test_sides_where_corners_are_expected(tmp_path: Path) -> None:
     assert "look like x, y, width, height, not corners" in problem
     assert "--boxes xywh" in problem
     assert read(path, boxes="xywh").findings.rows == TOTAL
+
+
+def test_normalised_boxes_that_leave_their_image(tmp_path: Path) -> None:
+    made = spread(lambda x, y, w, h: [(x - 8) / SIZE[0], y / SIZE[1], 1.05, h / SIZE[1]])
+    (problem,) = refused(write_json(tmp_path, made, TRUTH))
+    assert "look normalised: no coordinate is above 2" in problem
+
+
+def test_an_image_with_several_wrong_rows_is_named_once(tmp_path: Path) -> None:
+    made = rows()
+    (image, *_) = [each["image_id"] for each in made]
+    wrong = [each | {"score": float("nan")} for each in made if each["image_id"] == image]
+    rest = [each for each in made if each["image_id"] != image]
+    (problem,) = refused(write_json(tmp_path, wrong * 2 + rest, TRUTH))
+    assert f"infinite: {2 * len(wrong)} (images {image}):" in problem
 
 
 def test_normalised_corners(tmp_path: Path) -> None:
