@@ -66,7 +66,7 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "onnxscript": "detectors.onnx_export",
     "matplotlib": "gaplab.results.report.figure",
     "markupsafe": "gaplab.results.report",
-    "pyarrow": ("gaplab.storage", "detectors.data.index_file"),
+    "pyarrow": ("gaplab.storage", "detectors.data.index_file", "detectors.data.remote"),
     "timm": "detectors.models.timm_backbone",
     "optuna": "gaplab.launch.search_optuna",
     "yaml": ("gaplab.spec.yaml_text", "detectors.data.yolo_files"),

@@ -211,7 +211,7 @@ def _recorded(
     index = options.read(listings)[split]
     listing, known = listings[split], {r.file_name: r.size for r in index.records if r.size}
     names = {r.file_name: UNKNOWN for r in index.records if not r.size}
-    sizes, problems = _sizes(names, listing.where, images or Path(options.root))
+    sizes, problems = _sizes(names, listing.where, images or options.folder)
     usable, bad = entries(index, {**known, **sizes})
     kept = set(usable.image_ids.tolist())
     lost = [b.place for r in index.records if r.image_id not in kept for b in r.boxes]

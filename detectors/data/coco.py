@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -77,7 +76,7 @@ class CocoFiles(Photos):
 
     def files(self) -> Files:
         """Return the paths of both splits."""
-        root = Path(self.root)
+        root = self.folder
         train = SplitFiles(
             root / self.train_json, root / self.train_images, ("train_json", "train_images")
         )

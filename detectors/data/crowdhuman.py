@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -89,7 +88,7 @@ class CrowdHuman(Photos):
 
     def files(self) -> Files:
         """Return the paths of both splits."""
-        root = Path(self.root)
+        root = self.folder
         rows = (
             ("train", self.train_odgt, self.train_images),
             ("val", self.val_odgt, self.val_images),

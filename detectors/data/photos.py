@@ -1,6 +1,5 @@
 """The base of data sets of photographs: common options, and samples read from image files."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from detectors.data.names import Finder
 from detectors.data.orientation import Exif
 from detectors.data.preparation import Preparation
 from detectors.data.problems import Problems
+from detectors.data.remote import local_root, plain_root
 from detectors.data.views import View
 from detectors.options import NOT_IDENTITY
 from detectors.structures import ImageTruth, Sample, Targets
@@ -42,7 +42,8 @@ class Photos(DataOptions):
 
     root: str = Field(min_length=1, json_schema_extra=NOT_IDENTITY)
     """Folder of the data set. A relative path starts at the working directory; it is made absolute
-    immediately, because workers have other working directories."""
+    immediately, because workers have other working directories. An address such as
+    s3://bucket/folder is copied once to each machine that uses it."""
     title: str = Field("", json_schema_extra=NOT_IDENTITY)
     """Name shown in tables; if empty, the name of the root folder."""
     height: int = Field(480, ge=32, le=4096)
@@ -89,7 +90,12 @@ class Photos(DataOptions):
     @field_validator("root")
     @classmethod
     def _absolute(cls, root: str) -> str:
-        return os.path.abspath(root)  # does not resolve links, so messages have the user's names
+        return plain_root(root)  # does not resolve links, so messages have the user's names
+
+    @property
+    def folder(self) -> Path:
+        """The root on this machine. Raises DataError if a remote one can't be copied."""
+        return local_root(self.root)
 
     @property
     def label(self) -> str:
@@ -129,13 +135,12 @@ class PhotoDataset:
         self.notes = notes
         self._options = options
         self._folder = folder
-        self._finder = Finder(folder, Path(options.root))
+        self._finder = Finder(folder, options.folder)
         self._entries = entries
         self._cache = Cache(options.cache_mib)
 
-    def __reduce__(self) -> tuple[type["PhotoDataset"], tuple[object, ...]]:
-        held = (self._options, self._folder, self.classes, self._entries, self.notes)
-        return type(self), held
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_cache": Cache(self._options.cache_mib)}
 
     def __len__(self) -> int:
         return len(self._entries)

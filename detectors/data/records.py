@@ -149,7 +149,7 @@ def _load(options: Recorded, found: _Found, split: Split) -> PhotoDataset:
     notes = (*listings[split].notes, *index.notes, *notes)
     if split == "val":
         notes += shared(files, {key: [r.file_name for r in part] for key, part in parts.items()})
-    return PhotoDataset(options, Path(options.root), index.classes, usable, notes)
+    return PhotoDataset(options, options.folder, index.classes, usable, notes)
 
 
 @lru_cache(maxsize=8)
@@ -206,7 +206,7 @@ def _content(path: Path | None) -> str | None:
 
 def _files(options: Recorded, listings: Listings) -> Files:
     """Return the places of both splits; names of images are relative to the root."""
-    root, none = Path(options.root), ("root", "root")
+    root, none = options.folder, ("root", "root")
     train, val = (SplitFiles(listings[split].where, root, none) for split in SPLITS)
     return Files(root, train, val)
 

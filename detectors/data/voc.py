@@ -50,7 +50,7 @@ class Voc(Recorded):
     def find(self, splits: Sequence[Split]) -> dict[Split, Listing]:
         """See `Recorded.find`."""
         lists = {"train": self.train_list, "val": self.val_list}
-        folders = VocFolders.of(self.root, self.annotations, self.images)
+        folders = VocFolders.of(self.folder, self.annotations, self.images)
         return find_files(folders, {split: lists[split] for split in splits})
 
     def read(self, listings: Listings) -> dict[Split, Index]:

@@ -34,9 +34,9 @@ class VocFolders:
     images: Path
 
     @classmethod
-    def of(cls, root: str, annotations: str, images: str) -> Self:
+    def of(cls, root: Path, annotations: str, images: str) -> Self:
         """Create from the root and names relative to it."""
-        return cls(Path(root), Path(root, annotations), Path(root, images))
+        return cls(root, root / annotations, root / images)
 
     def missing(self) -> list[str]:
         """Return an error for each folder that does not exist."""

@@ -1,7 +1,6 @@
 """Data sets in the layout of Ultralytics YOLO: a data.yaml, and a text file of labels per image."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -33,9 +32,9 @@ class Yolo(Recorded):
 
     def find(self, splits: Sequence[Split]) -> dict[Split, Listing]:
         """See `Recorded.find`."""
-        return find_files(Path(self.root), self.data_yaml, splits)
+        return find_files(self.folder, self.data_yaml, splits)
 
     def read(self, listings: Listings) -> dict[Split, Index]:
         """See `Recorded.read`."""
-        config = read_config(Path(self.root) / self.data_yaml)
+        config = read_config(self.folder / self.data_yaml)
         return {split: read_labels(each, config) for split, each in listings.items()}
