@@ -19,6 +19,7 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.inference import CandidateRequest, predict
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
+from detectors.models.detr import QueryDetector
 from detectors.structures import Progress
 from detectors.training import Training
 from detectors.world import LocalWorld, seed_torch
@@ -71,7 +72,8 @@ def train(
 
     Raises:
         DataError: the data set has fewer images than one batch.
-        ValueError: a box loss does not fit the boxes that the detector predicts.
+        ValueError: a box loss does not fit the boxes that the detector predicts, or the assignment
+            needs positions, which the queries of the detector do not have.
         NonFiniteLossError: a loss is NaN or infinite.
 
     Examples:
@@ -95,7 +97,10 @@ def train(
     """
     if isinstance(detector, DenseDetector):
         codes = {name: shape.box for name, shape in detector.branches.items()}
-        if problems := training.unfit_losses(codes):
+        problems = training.unfit_losses(codes)
+        if isinstance(detector, QueryDetector):
+            problems += training.unfit_queries(assignment)
+        if problems:
             raise ValueError("; ".join(problems))
     world = LocalWorld()
     learner = Learner.create(detector, assignment, training, world)

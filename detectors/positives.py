@@ -28,9 +28,9 @@ def measure(
     The score of a point for an object is p = sigmoid(logit of the object's class), gate included:
     the one that the assignment and the classification loss use, before the step. Positive points
     are those with a degree above 0. The candidates of an object are its positive points, and the
-    points in its box (borders included) that are positive for no object. For an object with
-    positive points, with s the highest score of these and a >= b >= ... >= z the scores of all its
-    candidates,
+    points in its box (borders included; all queries) that are positive for no object. For an object
+    with positive points, with s the highest score of these and a >= b >= ... >= z the scores of all
+    its candidates,
 
     - rank = 1 + the number of candidates with a score above s;
     - first = 1 if the rank is 1, otherwise 0;
@@ -127,7 +127,9 @@ def _extremes(
 
 
 def _inside(points: Points, boxes: Tensor) -> Tensor:
-    """Return whether each of the N points lies in each of O boxes: [O, N] bool."""
+    """Return whether each of the N points lies in each of O boxes, as a query does: [O, N] bool."""
+    if not points.located:
+        return torch.ones(len(boxes), len(points), dtype=torch.bool, device=boxes.device)
     x, y = points.xy.T.contiguous()
     x1, y1, x2, y2 = boxes.T[:, :, None]
     inside: Tensor = (x >= x1).logical_and_(x <= x2).logical_and_(y >= y1).logical_and_(y <= y2)

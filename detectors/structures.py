@@ -29,6 +29,8 @@ class Points:
             decoders that need one.
         extent: (width, height) in pixels of the area that the finest level's cells cover.
         sizes: number of points of each level, finest first; empty for a selection (see `take`).
+        located: whether points have positions. False for queries: their one cell is the whole
+            input, with xy its centre, stride its longer side and anchors its border.
     """
 
     xy: Tensor
@@ -37,6 +39,7 @@ class Points:
     anchors: Tensor
     extent: tuple[float, float]
     sizes: tuple[int, ...]
+    located: bool = True
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -45,13 +48,13 @@ class Points:
         """Return the points at `index` [K]."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column[index] for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent, ())
+        return type(self)(xy, stride, level, anchors, self.extent, (), self.located)
 
     def to(self, device: str) -> Self:
         """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column.to(device) for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent, self.sizes)
+        return type(self)(xy, stride, level, anchors, self.extent, self.sizes, self.located)
 
     @cached_property
     def host(self) -> Self:

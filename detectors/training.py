@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from detectors.assigners.base import Strategy
 from detectors.losses import LossOptions
 from detectors.models.decode import ENCODERS
 from detectors.options import LATER, NOT_IDENTITY, Options
@@ -117,6 +118,22 @@ class Training(Options):
             for branch, loss, code in pairs
             if loss in ENCODERS and loss != code
         ]
+
+    def unfit_queries(self, assignment: Strategy) -> list[str]:
+        """Return why a detector whose points are queries can't be trained; empty if it can."""
+        problems = []
+        if assignment.needs_positions:
+            problems.append(
+                "the assignment needs the positions of points, which queries do not have; choose "
+                "assignment {name: min_cost, location: predicted} without level_range"
+            )
+        branches = assignment.branches()
+        if any(self.loss_of(branch, branches).box_by == "centerness" for branch in branches):
+            problems.append(
+                "box_by: centerness needs the positions of points, which queries do not have; "
+                "choose box_by: degree or equal in training.loss"
+            )
+        return problems
 
     @field_validator("freeze")
     @classmethod

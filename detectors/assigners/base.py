@@ -72,6 +72,11 @@ class Strategy(Options):
     def branches(self) -> dict[Branch, Supervision]:
         """Return the branches to train; the first one is kept for inference."""
 
+    @property
+    def needs_positions(self) -> bool:
+        """Whether it uses positions, strides or levels of points, which queries do not have."""
+        return True
+
     def auxiliary(self) -> dict[Branch, Supervision]:
         """Return the branches with an auxiliary loss of their class logits (before any gate)."""
         return {}

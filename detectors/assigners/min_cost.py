@@ -72,6 +72,11 @@ class MinCost(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
+    @property
+    def needs_positions(self) -> bool:
+        """See `Strategy.needs_positions`."""
+        return self.location != "predicted" or bool(self.level_range)
+
     def assign_batch(
         self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:

@@ -1,6 +1,7 @@
 """Detectors. `DETECTORS` maps the name in a spec to the options of a detector."""
 
 from detectors.models.base import DetectorOptions
+from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.onenet import OneNetOptions
 from detectors.models.retinanet import RetinaNetOptions
@@ -9,4 +10,5 @@ DETECTORS: dict[str, type[DetectorOptions]] = {
     "fcos": FcosOptions,
     "retinanet": RetinaNetOptions,
     "onenet": OneNetOptions,
+    "detr": DetrOptions,
 }

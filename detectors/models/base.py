@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -12,6 +13,9 @@ from detectors.options import Options
 
 class DetectorOptions(Options):
     """Options of one kind of detector. `name` is its key in the table `DETECTORS`."""
+
+    located: ClassVar[bool] = True
+    """Whether it predicts at points with positions and levels; queries have none."""
 
     @abstractmethod
     def branch(self, name: str) -> BranchShape:

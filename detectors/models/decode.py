@@ -15,8 +15,9 @@ from torch import Tensor
 
 from detectors.structures import Points
 
-BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas", "size_offset"]
-"""The encoding of boxes; see `DECODERS`."""
+BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas", "size_offset", "relative"]
+"""The encoding of boxes; see `DECODERS`. `relative`: centre and sides as fractions of the input,
+for queries, whose head decodes them itself (`detectors.models.detr`)."""
 
 WIDEST = math.log(1000 / 16)
 """Maximum of log(side of the box / side of the anchor), as in Detectron."""

@@ -54,14 +54,21 @@ class DenseDetector(nn.Module):
             branches: names of the branches to compute; None: all.
         """
         levels = self.neck(self.backbone(self.backbone.normalise(images)))
-        sizes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
-        shapes = {n: self.branches[n] for n in (self.branches if branches is None else branches)}
-        create = kept_points if _is_plain(images) else pyramid_points
-        points = {
-            name: create(sizes, self.strides, images.device, shape.anchors, shape.offset)
-            for name, shape in shapes.items()
-        }
+        names = self.branches if branches is None else branches
+        points = {name: self.points(levels, images, name) for name in names}
         return Output(points, self.head(levels, points))
+
+    def points(self, levels: Sequence[Tensor], images: Tensor, branch: str) -> Points:
+        """Return the points of a branch.
+
+        Args:
+            levels: the maps of the neck.
+            images: the batch.
+            branch: name of the branch.
+        """
+        sizes, shape = tuple((x.shape[-2], x.shape[-1]) for x in levels), self.branches[branch]
+        create = kept_points if _is_plain(images) else pyramid_points
+        return create(sizes, self.strides, images.device, shape.anchors, shape.offset)
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -59,6 +59,21 @@ def kept_points(
 ) -> Points:
     """Return `pyramid_points`, the same object for the same arguments if they were used lately."""
     return pyramid_points(sizes, strides, device, anchors, offset)
+
+
+def whole_image(height: int, width: int, count: int, device: torch.device) -> Points:
+    """Create the points of `count` queries: one cell, and anchor, that covers the input."""
+    full = partial(torch.full, (count,), device=device)
+    zero, right, bottom = full(0.0), full(float(width)), full(float(height))
+    return Points(
+        torch.stack([right / 2, bottom / 2], 1),
+        torch.maximum(right, bottom),
+        zero.long(),
+        torch.stack([zero, zero, right, bottom], 1),
+        (float(width), float(height)),
+        (count,),
+        located=False,
+    )
 
 
 def _grid(height: int, width: int, stride: int, offset: float, device: torch.device) -> Tensor:

@@ -25,6 +25,7 @@ from detectors.inference import CandidateRequest, predict
 from detectors.models.backbones import Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
+from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter
 from detectors.models.onenet import OneNetOptions
@@ -59,6 +60,17 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
     "centernet with its head": (
         ASSIGNERS["centernet"](),
         OneNetOptions(backbone=TRUNK, channels=16, box="size_offset"),
+    ),
+    "queries": (
+        ASSIGNERS["min_cost"](),
+        DetrOptions(
+            backbone=TRUNK,
+            channels=32,
+            encoder_layers=1,
+            decoder_layers=2,
+            feedforward=32,
+            queries=9,
+        ),
     ),
     "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
 }

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from detectors import positives
 from detectors.evaluation.metrics import POSITIVES
+from detectors.models.points import whole_image
 from detectors.positives import means, measure
 from detectors.structures import Assignment, Points, Predictions, Targets
 from tests.detectors.batching import packed, together
@@ -29,6 +30,18 @@ def points_at(xy: Sequence[tuple[float, float]]) -> Points:
         (64.0, 64.0),
         (count,),
     )
+
+
+def test_all_queries_without_an_object_are_candidates_of_every_object() -> None:
+    """They have no positions: the best of two others ranks above the positive one."""
+    logits = torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [-3.0, 0, 0]])
+    boxes = torch.tensor([[30.0, 30, 40, 40]] * 3)
+    queries = whole_image(64, 64, 3, torch.device("cpu"))
+    image = image_of(logits, boxes, [0, -1, -1], [([30.0, 30.0, 40.0, 40.0], 0)])
+    found = means(measured(queries, [image]))
+    assert found["rank"] == 2
+    expected = (sigmoid(0.0) - sigmoid(-3.0)) / (sigmoid(2.0) - sigmoid(-3.0))
+    assert found["relative"] == pytest.approx(expected)
 
 
 def image_of(

@@ -99,7 +99,7 @@ def test_work_on_the_host_is_not_counted() -> None:
 def test_a_step_of_every_strategy_waits_twice_at_most(setup: str, measured: bool) -> None:
     """Once per assignment: to match on the host, or to find the positive points.
 
-    A cascade has an assignment for each of its heads.
+    A cascade has an assignment for each of its heads, queries for each decoder layer.
     """
     learner = mini.set_up(setup, mini.BRISK)
     learner.log_every = 100
@@ -109,7 +109,7 @@ def test_a_step_of_every_strategy_waits_twice_at_most(setup: str, measured: bool
     with count_synchronisations() as found:
         train_step(learner, batch, mini.progress(1))
     strategy = learner.strategy
-    heads = 3 if setup == "cascade" else 1
+    heads = {"cascade": 3, "queries": 2}.get(setup, 1)
     assert found.total() == heads * (len(strategy.branches()) + len(strategy.auxiliary())), found
     assert found.total() <= 2 or setup == "cascade"
 

@@ -26,7 +26,7 @@ from gaplab.ledger import Ledger
 from gaplab.records import EvaluationRecord, MeasurementRecord
 from gaplab.results.inputs import Input
 from gaplab.results.intervals import MIN_IMAGES, Interval
-from gaplab.results.needs import shortcomings
+from gaplab.results.needs import needs_places, shortcomings
 from gaplab.spec.protocols import protocol_key, rule_of
 from gaplab.storage.detections import StoredDetections
 from gaplab.storage.filesystem import Storage
@@ -184,13 +184,6 @@ def usable_protocols(inputs: Sequence[Input]) -> list[Protocol]:
     if not found:
         raise UserError(f"{inputs[0].detections.where}: no preset can be used; give a --protocol")
     return found
-
-
-def needs_places(protocol: Protocol) -> list[str]:
-    """Return the options of a protocol that need levels and anchor points."""
-    filtered = ["suppression: max_filter"] if protocol.suppression == "max_filter" else []
-    ranges = ("level_range", "spatial_range")
-    return filtered + [name for name in ranges if getattr(protocol, name) is not None]
 
 
 def keep(

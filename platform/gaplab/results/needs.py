@@ -22,3 +22,10 @@ def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
             f"level, which does not serve protocol {', '.join(newer)}; train the trial again, or "
             "set clip: before and cap_at_points: false in the protocol"
         )
+
+
+def needs_places(protocol: Protocol) -> list[str]:
+    """Return the options of a protocol that need levels and anchor points."""
+    filtered = ["suppression: max_filter"] if protocol.suppression == "max_filter" else []
+    ranges = ("level_range", "spatial_range")
+    return filtered + [name for name in ranges if getattr(protocol, name) is not None]

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import concatenate, select_both
+from detectors.models import DETECTORS
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
-from gaplab.results.needs import shortcomings
+from gaplab.results.needs import needs_places, shortcomings
 from gaplab.results.truth import OWN, Truth, TruthOptions, load_truths
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.candidates import Dump
@@ -173,7 +174,7 @@ def checked_truths(
     Raises:
         UserError: all sources that don't match their data, or lack what a protocol needs.
     """
-    problems = [problem for source in sources for problem in shortcomings(source.dump, protocols)]
+    problems = [problem for source in sources for problem in _shortcomings(source, protocols)]
     truths = dict[str, Truth]()
     try:
         truths = load_truths(
@@ -190,6 +191,18 @@ def checked_truths(
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return truths
+
+
+def _shortcomings(source: Source, protocols: Sequence[Protocol]) -> Iterator[str]:
+    """Yield what the protocols need and the candidates of a trial don't have."""
+    yield from shortcomings(source.dump, protocols)
+    if not DETECTORS[source.trial.config["detector"]["name"]].located:
+        for each in protocols:
+            if needs := needs_places(each):
+                yield (
+                    f"{source.trial.id}: its queries have no levels and positions, which protocol "
+                    f"{protocol_key(each)} needs ({', '.join(needs)}); choose another one"
+                )
 
 
 def _named(ledger: Reader, name: str) -> list[TrialView]:

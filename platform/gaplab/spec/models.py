@@ -113,6 +113,7 @@ class Experiment(Options):
     def _sections_fit(self) -> Self:
         branches = self.assignment.branches()
         problems = self.training.unfit_losses({b: self.detector.branch(b).box for b in branches})
+        problems += self._unfit_queries()
         if self.training.batch < self.resources.workers:
             problems.append(
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
@@ -122,6 +123,19 @@ class Experiment(Options):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _unfit_queries(self) -> list[str]:
+        """Return why the detector can't be trained or measured if its points are queries."""
+        if self.detector.located:
+            return []
+        problems = self.training.unfit_queries(self.assignment)
+        protocol = self.evaluation.protocol
+        if protocol.level_range is not None or protocol.spatial_range is not None:
+            problems.append(
+                "evaluation.protocol: level_range and spatial_range need the positions of points, "
+                "which queries do not have; choose another protocol"
+            )
+        return problems
 
     def _unknown_parts(self) -> list[str]:
         """Return why `training.freeze` doesn't fit the detector; empty if it does."""

@@ -91,7 +91,26 @@ def trained(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     bare = {"assignment": {"name": "poto"}, "evaluation.candidates": "none"}
     grid = {"zip": {key: [spec.get(key, "last"), value] for key, value in bare.items()}}
     path.write_text(json.dumps(spec | grid))  # JSON is YAML without aliases
-    sweep, home = expand(load_spec(path)), Home(folder / "home")
+    return train(path, folder / "home")
+
+
+@pytest.fixture(scope="session")
+def queries(small: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home folder with one trial of a detector whose points are queries; to be copied."""
+    folder = tmp_path_factory.mktemp("queries")
+    spec = small | {
+        "data": small["data"] | {"train_images": 8, "val_images": 5},
+        "detector": {"name": "detr", "channels": 16, "feedforward": 16, "queries": 9},
+        "assignment": {"name": "min_cost"},
+        "training": {"epochs": 1, "batch": 4},
+    }
+    (folder / "tiny.yaml").write_text(json.dumps(spec))
+    return train(folder / "tiny.yaml", folder / "home")
+
+
+def train(path: Path, folder: Path) -> Path:
+    """Train the trials of a spec in this process; `folder` becomes their home folder."""
+    sweep, home = expand(load_spec(path)), Home(folder)
     with Ledger.open(home.ledger_url) as ledger:
         ledger.add_sweep(sweep)
         recorder = Recorder(ledger, [])

@@ -100,6 +100,23 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
     assert "at least resources.workers (3), got 2" in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"assignment": {"name": "poto"}}, "the assignment needs the positions of points"),
+        ({"assignment": DUAL}, "the assignment needs the positions of points"),
+        ({"training": {"loss": {"box_by": "centerness"}}}, "box_by: centerness needs the pos"),
+        ({"evaluation": {"protocol": "centernet"}}, "choose another protocol"),
+        ({"evaluation": {"protocol": {"level_range": 1}}}, "level_range and spatial_range need"),
+    ],
+)
+def test_what_needs_positions_is_refused_for_queries(changes: dict[str, Any], message: str) -> None:
+    fitting = SECTIONS | {"detector": {"name": "detr"}, "assignment": {"name": "min_cost"}}
+    Experiment.model_validate(fitting)
+    with pytest.raises(ValidationError, match=message):
+        Experiment.model_validate(fitting | changes)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])
 def test_the_seed_is_a_natural_number_below_2_to_the_31(seed: Any) -> None:
     with pytest.raises(ValidationError):

@@ -165,6 +165,8 @@ def _predict(archive: Archive, shown: Shown) -> Predicted:
     detector = StoredTrial(trial, archive.evidence.home).detector()
     [index] = images_of(shown.stored.truth, 1)
     sample, experiment = archive.dataset(shown.run)[index], experiment_of(trial)
+    if not experiment.detector.located:
+        raise UserError("its queries have no positions that could be drawn")
     output = detector(sample.image[None], tuple(experiment.assignment.branches()))
     return Predicted(shown.setting.label, experiment, sample, output)
 

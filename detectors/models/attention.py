@@ -1,0 +1,96 @@
+"""The layers of a transformer for detection (Carion et al. 2020, "DETR", appendix A.3)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+TEMPERATURE = 10_000.0
+"""Ratio of the longest to the shortest wavelength of sine positions."""
+
+
+def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+    """Return fixed positions of the cells of a map, row by row: [height * width, channels].
+
+    The first half of the channels encodes the row, the second the column, as sines and cosines of
+    (index + 1) / size * 2 pi / TEMPERATURE^(2 k / (channels / 2)) for k in [0, channels / 4).
+    """
+    rate = torch.arange(channels // 4, device=device) / (channels // 4)
+    axes = []
+    for size in (height, width):
+        at = torch.arange(1, size + 1, device=device) / size * 2 * math.pi
+        angle = at[:, None] / TEMPERATURE**rate
+        axes.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(1))
+    rows, columns = axes
+    shape = (height, width, channels // 2)
+    parts = [rows[:, None].expand(shape), columns[None].expand(shape)]
+    return torch.cat(parts, -1).flatten(0, 1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention, dropout, shortcut and layer norm."""
+
+    def __init__(self, channels: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, heads, dropout, batch_first=True)
+        self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Add to x [B, N, C] what `query` [B, N, C] finds among `key` and `value` [B, S, C]."""
+        found, _ = self.attention(query, key, value, need_weights=False)
+        normed: Tensor = self.norm(x + self.dropout(found))
+        return normed
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with ReLU and dropout, shortcut and layer norm."""
+
+    def __init__(self, channels: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., C] to [..., C]."""
+        hidden = self.dropout(self.first(x).relu())
+        normed: Tensor = self.norm(x + self.dropout(self.second(hidden)))
+        return normed
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention among the cells of a map."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.itself = Attention(channels, heads, dropout)
+        self.feed = FeedForward(channels, hidden, dropout)
+
+    def forward(self, x: Tensor, position: Tensor) -> Tensor:
+        """Map cells [B, S, C], with their positions [S, C], to [B, S, C]."""
+        placed = x + position
+        found: Tensor = self.feed(self.itself(x, placed, placed, x))
+        return found
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention among queries, then attention of the queries to the cells of a map."""
+
+    def __init__(self, channels: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.itself = Attention(channels, heads, dropout)
+        self.cross = Attention(channels, heads, dropout)
+        self.feed = FeedForward(channels, hidden, dropout)
+
+    def forward(self, x: Tensor, query: Tensor, placed: Tensor, memory: Tensor) -> Tensor:
+        """Map the state of queries [B, N, C] to [B, N, C].
+
+        Args:
+            x: the state.
+            query: [N, C], embeddings of the queries.
+            placed: [B, S, C], cells with their positions.
+            memory: [B, S, C], cells.
+        """
+        own = x + query
+        x = self.itself(x, own, own, x)
+        found: Tensor = self.feed(self.cross(x, x + query, placed, memory))
+        return found

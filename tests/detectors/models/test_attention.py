@@ -1,0 +1,76 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detectors.models.attention import DecoderLayer, EncoderLayer, sine_positions
+
+CHANNELS, HEADS, HIDDEN = 16, 4, 24
+PARTS = {
+    "itself.attention": "self_attn",
+    "cross.attention": "multihead_attn",
+    "feed.first": "linear1",
+    "feed.second": "linear2",
+}
+"""Names of our modules -> those of PyTorch's layers."""
+
+
+def copied(own: nn.Module, reference: nn.Module, norms: list[str]) -> None:
+    """Draw the weights of `own` and give `reference` the same."""
+    names = PARTS | {f"{part}.norm": f"norm{i + 1}" for i, part in enumerate(norms)}
+    weights = {name: torch.randn_like(value) / 4 for name, value in own.state_dict().items()}
+    own.load_state_dict(weights)
+    renamed = {}
+    for name, value in weights.items():
+        [part] = [part for part in names if name.startswith(f"{part}.")]
+        renamed[name.replace(part, names[part])] = value
+    reference.load_state_dict(renamed)
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_an_encoder_layer_without_positions_is_pytorchs() -> None:
+    torch.manual_seed(0)
+    own = EncoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
+    reference = nn.TransformerEncoderLayer(CHANNELS, HEADS, HIDDEN, 0.0, batch_first=True)
+    copied(own, reference, ["itself", "feed"])
+    cells = draw(2, 6, CHANNELS)
+    found = own(cells, torch.zeros(6, CHANNELS))
+    torch.testing.assert_close(found, reference(cells), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(own(cells, draw(6, CHANNELS)), found)
+
+
+def test_a_decoder_layer_without_embeddings_is_pytorchs() -> None:
+    torch.manual_seed(0)
+    own = DecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
+    reference = nn.TransformerDecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0, batch_first=True)
+    copied(own, reference, ["itself", "cross", "feed"])
+    state, memory = draw(2, 3, CHANNELS), draw(2, 6, CHANNELS)
+    found = own(state, torch.zeros(3, CHANNELS), memory, memory)
+    torch.testing.assert_close(found, reference(state, memory), rtol=1e-4, atol=1e-5)
+
+
+def test_positions_place_what_is_searched_and_not_what_is_found() -> None:
+    """Values have no positions: cells of equal content give that content, wherever they are."""
+    torch.manual_seed(0)
+    layer = DecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
+    state, query = draw(1, 3, CHANNELS), draw(3, CHANNELS)
+    memory = draw(1, 1, CHANNELS).expand(1, 6, CHANNELS)
+    here, there = (layer(state, query, memory + draw(6, CHANNELS) * k, memory) for k in (1, 3))
+    torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (5, 1)])
+def test_sine_positions_are_those_of_detrs_code(height: int, width: int) -> None:
+    found = sine_positions(height, width, 8, torch.device("cpu"))
+    for i in range(height):
+        for j in range(width):
+            expected = []
+            for at in ((i + 1) / height, (j + 1) / width):
+                for k in range(4):
+                    angle = at * 2 * math.pi / 10000 ** (2 * (k // 2) / 4)
+                    expected.append(math.cos(angle) if k % 2 else math.sin(angle))
+            assert found[i * width + j].tolist() == pytest.approx(expected, abs=1e-5)
