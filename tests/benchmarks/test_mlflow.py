@@ -58,6 +58,7 @@ def cpu_ms(action: Callable[[], Any], times: int) -> float:
     return 1000 * (time.process_time() - start) / times
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own code
 def test_the_ledger_answers_faster_than_mlflow(
     tmp_path: Path, load: Callable[[Path], ModuleType]
@@ -81,7 +82,7 @@ def test_the_ledger_answers_faster_than_mlflow(
             found = client.search_runs([experiment], ALIKE, max_results=20, order_by=order)
             return [run.info.run_id for run in found]
 
-        other = cpu_ms(ask, 5)
+        other = cpu_ms(ask, 2)
         assert ask() == [row.trial for row in rows]
     table = Table("what", "mean CPU time", title=f"top 20 of {RUNS} trials with two filters")
     table.add_row("ledger", f"{own:.1f} ms")

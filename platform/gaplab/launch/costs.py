@@ -155,7 +155,7 @@ def _alike(trials: Sequence[TrialRecord]) -> Iterable[list[TrialRecord]]:
     """
     groups = dict[tuple[int, ...], list[TrialRecord]]()
     for trial in trials:
-        key = tuple(id(value) for name, value in trial.config.items() if name != "seed")
+        key = tuple(map(id, {**trial.config, "seed": None}.values()))
         groups.setdefault(key, []).append(trial)
     return groups.values()
 

@@ -7,6 +7,7 @@ of a spec a second time.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -19,6 +20,9 @@ from gaplab.spec.problems import Problem, to_problem
 from gaplab.spec.references import find_parents
 from gaplab.spec.sections import Section, Sections, different
 from gaplab.spec.validate import check, unmeasured_metrics
+
+_WITHOUT_SEED = itemgetter(*(name for name in Experiment.model_fields if name != "seed"))
+"""Returns all sections of a trial but its seed."""
 
 
 class Variant(NamedTuple):
@@ -136,7 +140,7 @@ def _problems(spec: Spec, trials: Sequence[Mapping[str, Section]]) -> list[Probl
     found, tested = dict[Problem, None](), set[tuple[int, ...]]()
     for sections in trials:
         # Equal sections of a spec are one object, and no check between sections reads the seed.
-        alike = tuple(id(section) for name, section in sections.items() if name != "seed")
+        alike = tuple(map(id, _WITHOUT_SEED(sections)))
         if alike in tested and not sections["seed"].problems:
             continue
         inside = [each for section in sections.values() for each in section.problems]
