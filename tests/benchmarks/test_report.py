@@ -11,7 +11,7 @@ import torch
 from detectors.world import LocalWorld
 from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
-from gaplab.records import AttemptEnd, Claim, Cost, Ended, SweepRecord, TrialRecord
+from gaplab.records import AttemptEnd, Claim, Cost, Ended, Event, SweepRecord, TrialRecord
 from gaplab.results.report.evidence import gather
 from gaplab.results.report.write import page
 from gaplab.spec.resolve import resolve
@@ -46,7 +46,10 @@ def train(sweep: SweepRecord, home: Home, ledger: Ledger) -> None:
 
 
 def run_one(trial: TrialRecord, attempt: int, context: TrialContext, recorder: Recorder) -> None:
-    run_trial(trial, context, lambda event: recorder.handle(attempt, event) and None)
+    def record(event: Event) -> None:
+        recorder.handle(attempt, event)
+
+    run_trial(trial, context, record)
     recorder.handle(attempt, Ended(trial.id, AttemptEnd(TrialState.SUCCEEDED, "", Cost())))
 
 
