@@ -6,6 +6,7 @@ Times are CPU seconds, so that they do not depend on other load of the machine.
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from detectors.world import LocalWorld
@@ -53,6 +54,7 @@ def run_one(trial: TrialRecord, attempt: int, context: TrialContext, recorder: R
     recorder.handle(attempt, Ended(trial.id, AttemptEnd(TrialState.SUCCEEDED, "", Cost())))
 
 
+@pytest.mark.timeout(1800)
 def test_the_report_of_sixty_trials(tmp_path: Path) -> None:
     home, sweep = Home(tmp_path).create(), expand(resolve(make_spec(SPEC, grid=GRID)))
     with Ledger.open(home.ledger_url) as ledger:

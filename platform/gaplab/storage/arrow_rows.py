@@ -27,7 +27,7 @@ def with_numbers(table: Table, name: str) -> Table:
 
     A value that is null or missing in an object is missing in its row.
     """
-    found = _parsed(table[name].to_pylist()) if len(table) else table.select([])
+    found = _parsed(table[name]) if len(table) else table.select([])
     rest = table.drop_columns([name])
     for key in found.column_names:
         if key in rest.column_names:  # measured, but undefined
@@ -48,9 +48,9 @@ def exploded(table: Table, name: str, columns: Mapping[str, Column]) -> Table:
     """
     fields = table_of(columns, []).schema
     lists = pa.list_(pa.struct([pa.field(each.name, each.type) for each in fields]))
-    texts = [f'{{"{_LIST}":{text}}}' for text in table[name].to_pylist()]
+    texts = pc.binary_join_element_wise(f'{{"{_LIST}":', table[name], "}", "")
     schema = pa.schema([(_LIST, lists)])
-    found = _parsed(texts, schema) if texts else schema.empty_table()
+    found = _parsed(texts, schema) if len(texts) else schema.empty_table()
     arrays = found[_LIST].combine_chunks()
     objects = pc.list_flatten(arrays)
     repeated = table.drop_columns([name]).take(pc.list_parent_indices(arrays))
@@ -93,13 +93,14 @@ def without_empty(table: Table, names: Collection[str]) -> Table:
     return table.drop_columns(held)
 
 
-def _parsed(texts: Sequence[str], schema: pa.Schema | None = None) -> Table:
+def _parsed(texts: pa.ChunkedArray, schema: pa.Schema | None = None) -> Table:
     """Return a row for each text, a JSON object, with a column for each key or those of `schema`.
 
     Raises:
         ValueError: a text is not exactly one JSON object.
     """
-    data = pa.py_buffer("\n".join(texts).encode())
+    whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts.combine_chunks())
+    data = pc.binary_join(whole, "\n")[0].as_buffer()
     unexpected = "infer" if schema is None else "ignore"
     found = pj.read_json(
         pa.BufferReader(data),
