@@ -121,9 +121,10 @@ def captioned(columns: Sequence[Column], shared: dict[str, str], legend: str) ->
 
 
 def key_column(heading: str, values: Sequence[Any]) -> Column:
-    """Return the column of a key of the spec; its cells are numbers if all values are."""
+    """Return the column of a key of the spec; numbers are aligned to the right if all are."""
     numeric = all(type(each) in (int, float) for each in values if each != "")
-    return replace(text(heading, [str(cell(each)) for each in values], rank=0), wrap=not numeric)
+    column = number if numeric else text
+    return column(heading, [str(cell(each)) for each in values], rank=0)
 
 
 def stackable(heading: str, cells: Sequence[str], rank: int = 0) -> Column:

@@ -21,8 +21,8 @@ from gaplab.cli.render.plain import (
     metric_names,
     plain,
 )
-from gaplab.cli.render.tables import leaderboard_table
-from gaplab.cli.render.tabular import PlainTable
+from gaplab.cli.render.tables import key_column, leaderboard_table
+from gaplab.cli.render.tabular import Column, PlainTable
 from gaplab.cli.render.terminal import PlainConsole
 from gaplab.results.compare import Group, compare
 from gaplab.results.intervals import Resampled
@@ -359,3 +359,14 @@ class TestCompareTable:
 
     def test_empty(self) -> None:
         assert "nothing yet" in drawn(compare_table([]), 80)
+
+
+@pytest.mark.parametrize("values", [[1, 0.5], [3, "", 11], ["", ""]])
+def test_numbers_of_a_key_are_aligned_to_the_right(values: list[Any]) -> None:
+    assert key_column("k", values) == Column("k", True, False, [str(v) for v in values], 0)
+
+
+@pytest.mark.parametrize("values", [["a", "b"], [1, "auto"], [[1, 2], ""]])
+def test_other_values_of_a_key_are_text(values: list[Any]) -> None:
+    cells = [each if isinstance(each, str) else json.dumps(each) for each in values]
+    assert key_column("k", values) == Column("k", False, True, cells, 0)
