@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detectors.options import Options
 
-ClsLoss = Literal["focal", "bce", "gaussian"]
+ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal"]
 """The classification loss of an assignment.
 
 - `focal`: focal loss, with targets 0 and 1.
@@ -21,6 +21,8 @@ ClsLoss = Literal["focal", "bce", "gaussian"]
   points (002 Eq. 4).
 - `gaussian`: focal loss without the factor alpha; the assignment gives negatives near objects a
   smaller weight (CenterNet).
+- `quality_focal`: |t - p|^gamma times binary cross-entropy, without the factor alpha; the target t
+  is the degree for positive and 0 for negative points (GFL Eq. 1, TOOD Eq. 9).
 """
 
 
@@ -99,6 +101,18 @@ def soft_bce(logits: Tensor, degree: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, degree, reduction="none")
 
 
+def quality_focal(logits: Tensor, degree: Tensor, gamma: float) -> Tensor:
+    """Compute |t - p|^gamma (-t log(p) - (1 - t) log(1 - p)) per element for degrees t in [0, 1].
+
+    GFL Eq. 1. For t = 0 and t = 1 this is the focal loss without alpha, which is computed as such:
+    the difference of t and a rounded p has no gradient where p is near t.
+    """
+    distance = (degree - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)
+    soft = distance**gamma * soft_bce(logits, degree)
+    hard = (degree == 0) | (degree == 1)
+    return torch.where(hard, sigmoid_focal(logits, degree, None, gamma), soft)
+
+
 def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossOptions) -> Tensor:
     """Compute the loss of every class at every point, with the shape of `logits`.
 
@@ -111,6 +125,8 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
     alpha, gamma = options.focal_alpha, options.focal_gamma
     if kind == "gaussian":
         return sigmoid_focal(logits, degree, None, gamma)
+    if kind == "quality_focal":
+        return quality_focal(logits, degree, gamma)
     if kind == "focal":
         return sigmoid_focal(logits, degree, alpha, gamma)
     background = sigmoid_focal(logits, torch.zeros_like(logits), alpha, gamma)

@@ -1,6 +1,7 @@
 """Label assignments. `ASSIGNERS` maps the name in a spec to the options of an assignment."""
 
 from detectors.assigners.base import Strategy
+from detectors.assigners.consistent_dual import ConsistentDual
 from detectors.assigners.dual import Dual
 from detectors.assigners.hybrid import Hybrid
 from detectors.assigners.mixture import Mixture
@@ -15,5 +16,6 @@ ASSIGNERS: dict[str, type[Strategy]] = {
     "hybrid": Hybrid,
     "mixture": Mixture,
     "dual": Dual,
+    "consistent_dual": ConsistentDual,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

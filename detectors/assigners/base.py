@@ -31,6 +31,8 @@ Every assigner follows these rules:
   many points as objects; at most one with the options argmax and argmin, and at most one per
   level with per_level.
 - One-to-many (o2m): an object has any number of positive points, each of degree 1.
+- With soft targets (`tal` and the one-to-one branch of its kind), degrees are the quality of the
+  predictions instead, in (0, 1], and an object whose predictions have no quality has no point.
 - One-to-few (o2f): an object has at most one point of degree 1 (the certain point) and a few
   (ambiguous) points with a degree in (0, 1).
 """

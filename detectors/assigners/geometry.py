@@ -5,6 +5,7 @@ image; their matrices are then [G, N].
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -61,6 +62,19 @@ def in_box(points: Points, targets: Objects, margin: float = 0.0) -> Tensor:
     if not margin:
         return (x > x0) & (x < x1) & (y > y0) & (y < y1)
     return (x - x0 > margin) & (x1 - x > margin) & (y - y0 > margin) & (y1 - y > margin)
+
+
+def grown(points: Points, targets: TargetBatch) -> TargetBatch:
+    """Return objects whose sides below the finest stride are twice that stride, about the centre.
+
+    So in the released code of YOLO26, which changes the side to the second finest stride.
+    """
+    finest = points.stride.amin()
+    side = targets.boxes[..., 2:] - targets.boxes[..., :2]
+    half = torch.where(side < finest, 2 * finest, side) / 2
+    boxes = torch.cat([centers(targets) - half, centers(targets) + half], -1)
+    whole = (side >= finest).repeat(1, 1, 2)
+    return replace(targets, boxes=torch.where(whole, targets.boxes, boxes))
 
 
 def in_center_square(points: Points, targets: Objects, radius: float) -> Tensor:

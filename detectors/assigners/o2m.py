@@ -8,6 +8,7 @@ from detectors.assigners.quality_atss import QualityAtss
 from detectors.assigners.quality_fcos import QualityFcos
 from detectors.assigners.quality_topk import QualityTopk
 from detectors.assigners.retinanet import RetinaNetIou
+from detectors.assigners.tal import Tal
 
 O2M: dict[str, type[Assigner]] = {
     "fcos": Fcos,
@@ -17,5 +18,6 @@ O2M: dict[str, type[Assigner]] = {
     "quality_fcos": QualityFcos,
     "quality_atss": QualityAtss,
     "quality_topk": QualityTopk,
+    "tal": Tal,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

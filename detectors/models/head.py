@@ -27,6 +27,9 @@ class TowerShape:
     """Whether the convolutions have a bias."""
     shared: bool = True
     """Whether all branches share both towers."""
+    detached: tuple[str, ...] = ()
+    """Branches whose gradients do not reach what they share with other branches: the levels of the
+    pyramid, shared towers, and scales."""
 
 
 class Towers(nn.Module):
@@ -55,6 +58,7 @@ class TowerHead(nn.Module):
     ) -> None:
         super().__init__()
         first, *others = branches
+        self._detached = frozenset(shape.detached)
         self._tower_of = {name: SHARED if shape.shared else name for name in branches}
         self.towers = nn.ModuleDict({self._tower_of[first]: Towers(shape)})
         scaled = any(branch.scaled for branch in branches.values())
@@ -72,8 +76,24 @@ class TowerHead(nn.Module):
     ) -> dict[str, tuple[Predictions, ...]]:
         """Compute the predictions of every branch in `points` from the maps of the pyramid."""
         needed = dict.fromkeys(self._tower_of[name] for name in points)
-        features = {name: self.towers[name](levels) for name in needed}
-        return {
-            name: (self.predictors[name](features[self._tower_of[name]], self.scales, at),)
-            for name, at in points.items()
+        features = {
+            name: self.towers[name](_detach(levels) if name in self._detached else levels)
+            for name in needed
         }
+        return {name: (self._predict(name, features, at),) for name, at in points.items()}
+
+    def _predict(
+        self, name: str, features: Mapping[str, list[tuple[Tensor, Tensor]]], points: Points
+    ) -> Predictions:
+        """Compute the predictions of one branch from the maps of all towers."""
+        tower_name, detached = self._tower_of[name], name in self._detached
+        maps = features[tower_name]
+        scales = self.scales.detach() if detached else self.scales
+        if detached and tower_name == SHARED:
+            maps = [(cls.detach(), box.detach()) for cls, box in maps]
+        predicted: Predictions = self.predictors[name](maps, scales, points)
+        return predicted
+
+
+def _detach(maps: Sequence[Tensor]) -> list[Tensor]:
+    return [each.detach() for each in maps]

@@ -12,7 +12,7 @@ from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
 from detectors.models.head import TowerHead, TowerShape
 from detectors.models.pyramid import FeaturePyramid
-from detectors.options import OneOf
+from detectors.options import LATER, OneOf
 
 
 class PyramidOptions(DetectorOptions):
@@ -36,6 +36,10 @@ class PyramidOptions(DetectorOptions):
     in the released codes of 002, 003 and FCOS, false in those of 000, 001 and 004."""
     shared_towers: bool = True
     """Whether all branches share both towers, or each has its own (004 Table 9)."""
+    detach_o2o: bool = Field(False, json_schema_extra=LATER)
+    """Whether gradients of the one-to-one branch stop before what it shares with the one-to-many
+    branch: backbone, neck, level scales and shared towers (YOLOv10, with `shared_towers: false`).
+    No effect on assignments with a single branch."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
@@ -50,8 +54,14 @@ class PyramidOptions(DetectorOptions):
         coarsest = backbone.strides[-1]
         extra = [coarsest * 2 ** (i + 1) for i in range(self.extra_levels)]
         strides = (*backbone.strides, *extra)
+        detached = ("o2o",) if self.detach_o2o and len(branches) > 1 else ()
         shape = TowerShape(
-            self.channels, self.tower_convs, self.groups, self.tower_bias, self.shared_towers
+            channels=self.channels,
+            convs=self.tower_convs,
+            groups=self.groups,
+            bias=self.tower_bias,
+            shared=self.shared_towers,
+            detached=detached,
         )
         predicted = {name: self.branch(name) for name in branches}
         head = TowerHead(shape, predicted, len(strides), num_classes)

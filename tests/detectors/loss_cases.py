@@ -6,7 +6,7 @@ The loop uses Python floats.
 import itertools
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -19,7 +19,9 @@ from tests.detectors.batching import packed, together
 
 CLASSES, POINTS = 3, 12
 EXTENT = (48.0, 32.0)
-KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
+SOFT = ("bce", "quality_focal")
+"""Losses with degrees between 0 and 1."""
+KINDS: tuple[ClsLoss, ...] = get_args(ClsLoss)
 
 Box = list[float]
 
@@ -108,7 +110,7 @@ def case(counts: list[int], seed: int, kind: ClsLoss, centerness: bool = True) -
         Targets(boxes(n, rng), torch.randint(CLASSES, (n,), generator=rng), extents[i % 2])
         for i, n in enumerate(counts)
     ]
-    found = [assigned(n, rng, soft=kind == "bce") for n in counts]
+    found = [assigned(n, rng, soft=kind in SOFT) for n in counts]
     return Case(points, predictions, found, targets, kind)
 
 
@@ -134,6 +136,8 @@ def classified(logit: float, t: float, kind: ClsLoss, options: LossOptions) -> f
     if kind == "bce" and t > 0:
         return bce(logit, t)
     p = 1 / (1 + math.exp(-logit))
+    if kind == "quality_focal":
+        return math.pow(abs(t - p), options.focal_gamma) * bce(logit, t)
     p_t, alpha_t = (p, options.focal_alpha) if t else (1 - p, 1 - options.focal_alpha)
     balance = 1.0 if kind == "gaussian" else alpha_t
     return -balance * math.pow(1 - p_t, options.focal_gamma) * math.log(p_t)

@@ -16,7 +16,7 @@ from detectors.structures import Assignment, Predictions, Targets
 from tests.detectors import loss_cases
 from tests.examples import examples
 
-KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
+KINDS = loss_cases.KINDS
 NORMALIZERS = ("degrees", "positives", "objects")
 PLAIN = LossOptions()
 each_kind = pytest.mark.parametrize("kind", KINDS)

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from detectors.losses import (
     centerness,
     classification,
     l1_of_image,
+    quality_focal,
     sigmoid_focal,
     soft_bce,
 )
 
 moderate = st.floats(-15, 15, allow_subnormal=False)
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.5]
-KINDS: tuple[ClsLoss, ...] = ("focal", "bce", "gaussian")
+KINDS: tuple[ClsLoss, ...] = get_args(ClsLoss)
 
 
 def scalar_focal(logit: float, target: float, alpha: float | None, gamma: float) -> float:
@@ -57,6 +59,42 @@ def test_soft_bce_equals_its_formula(elements: list[tuple[float, float]]) -> Non
     assert soft_bce(rows[:, 0], rows[:, 1]).tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def scalar_quality_focal(logit: float, t: float, gamma: float) -> float:
+    """GFL, Eq. 1."""
+    p = 1 / (1 + math.exp(-logit))
+    cross_entropy = (1 - t) * math.log(1 - p) + t * math.log(p)
+    return -math.pow(abs(t - p), gamma) * cross_entropy
+
+
+@given(
+    st.lists(st.tuples(moderate, st.sampled_from([0.0, 1.0]) | st.floats(0, 1)), max_size=8),
+    st.sampled_from(GAMMAS),
+)
+def test_quality_focal_equals_its_formula(
+    elements: list[tuple[float, float]], gamma: float
+) -> None:
+    rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
+    found = quality_focal(rows[:, 0], rows[:, 1], gamma)
+    expected = [scalar_quality_focal(logit, t, gamma) for logit, t in elements]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert (found >= 0).all()
+
+
+def test_quality_focal_has_its_minimum_where_the_score_is_the_target() -> None:
+    logits = torch.linspace(-6, 6, 601, dtype=torch.float64)
+    for t in (0.1, 0.5, 0.83):
+        loss = quality_focal(logits, torch.full_like(logits, t), 2.0)
+        assert logits[loss.argmin()].sigmoid().item() == pytest.approx(t, abs=0.01)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0, 3.5])
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_quality_focal_gradient_equals_finite_differences(gamma: float, target: float) -> None:
+    logits = torch.linspace(-9, 9, 13, dtype=torch.float64, requires_grad=True)
+    reference = torch.full_like(logits, target)
+    assert torch.autograd.gradcheck(lambda x: quality_focal(x, reference, gamma), (logits,))
+
+
 def test_focal_without_focus_is_weighted_cross_entropy() -> None:
     logits, target = torch.linspace(-5, 5, 11), (torch.arange(11) % 2).float()
     expected = torch.where(target == 1, 0.25, 0.75) * soft_bce(logits, target)
@@ -78,8 +116,9 @@ def test_extreme_logits_have_finite_losses_and_gradients(
     dtype: torch.dtype, gamma: float, kind: ClsLoss
 ) -> None:
     values = [-1e4, -200.0, -100.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0, 200.0, 1e4]
-    logits = torch.tensor(values, dtype=dtype).repeat(2).requires_grad_()
-    degree = torch.tensor([0.0, 1.0], dtype=dtype).repeat_interleave(len(values))
+    degrees = [0.0, 1.0] if kind in ("focal", "gaussian") else [0.0, 0.4, 0.5, 1.0]
+    logits = torch.tensor(values, dtype=dtype).repeat(len(degrees)).requires_grad_()
+    degree = torch.tensor(degrees, dtype=dtype).repeat_interleave(len(values))
     loss = classification(logits, degree, kind, LossOptions(focal_gamma=gamma))
     loss.sum().backward()  # type: ignore[no-untyped-call]
     assert loss.dtype == dtype

@@ -102,6 +102,28 @@ def test_a_branch_that_is_not_requested_costs_nothing(shared: bool) -> None:
         assert (parameter.grad is None) == ("o2m" in name), name
 
 
+@each_sharing
+def test_a_detached_branch_trains_what_it_alone_has(shared: bool) -> None:
+    """Its predictions are the same, and the pyramid gets no gradient from it."""
+    plain = head("o2o", "o2m", shared=shared)
+    shape = TowerShape(channels=16, convs=2, groups=4, shared=shared, detached=("o2o",))
+    built = TowerHead(shape, dict.fromkeys(["o2o", "o2m"], SQUARE), levels=2, num_classes=3)
+    built.load_state_dict(plain.state_dict())
+    maps = [each.requires_grad_() for each in levels()]
+    both = dict.fromkeys(["o2o", "o2m"], POINTS)
+    found, expected = built(maps, both), plain(levels(), both)
+    for name, (single,) in found.items():
+        assert same(single, expected[name][0])
+    (one,), (many,) = found["o2o"], found["o2m"]
+    torch.autograd.backward(one.logits.sum() + one.boxes.sum())
+    assert all(each.grad is None for each in maps)
+    for name, parameter in built.named_parameters():
+        assert (parameter.grad is not None) == (".o2o." in name), name
+    torch.autograd.backward(many.logits.sum() + many.boxes.sum())
+    assert all(each.grad is not None for each in maps)
+    assert all(parameter.grad is not None for parameter in built.parameters())
+
+
 def test_with_shared_towers_a_branch_owns_only_a_predictor() -> None:
     one, two = head("o2o").state_dict(), head("o2o", "o2m").state_dict()
     assert all(torch.equal(two[name], weight) for name, weight in one.items())
