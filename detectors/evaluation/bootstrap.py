@@ -127,7 +127,9 @@ class DetectionSets:
     @classmethod
     def of(cls, columns: Sequence[Matches]) -> Self:
         """Prepare sets of detections."""
-        first, curves = columns[0], tuple(map(Curves.of, columns))
+        first = columns[0]
+        with ThreadPoolExecutor(_THREADS) as threads:
+            curves = tuple(threads.map(Curves.of, columns))
         shape = first.classes, first.images
         objects = sparse_counts(first.object_label, first.object_image, shape)
         largest = max(len(first.object_image) + first.images, *(c.counts.shape[0] for c in curves))

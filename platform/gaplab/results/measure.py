@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -120,11 +121,11 @@ def measure(
     truth = given.annotations.truth
     tops = [TopScores.none(len(truth.labels)) for _ in protocols]
     shares = []
-    for chunk in given.detections.chunks():
-        for i, each in enumerate(protocols):
-            admitted = filter_candidates(chunk, each, truth.sizes)
-            tops[i] += top_scores(clip_to_images(admitted, truth.sizes), truth)
-        shares.append([select_both(chunk, each, truth.sizes) for each in protocols])
+    with ThreadPoolExecutor(1) as threads:  # while the detections are suppressed
+        for chunk in given.detections.chunks():
+            added = [threads.submit(_top_scores, chunk, each, truth) for each in protocols]
+            shares.append([select_both(chunk, each, truth.sizes) for each in protocols])
+            tops = [top + each.result() for top, each in zip(tops, added, strict=True)]
     found = []
     for protocol, best, parts in zip(protocols, tops, zip(*shares, strict=True), strict=True):
         columns = concatenate(parts)
@@ -136,6 +137,12 @@ def measure(
         )
         found.append(Measured(given, protocol, summary, made, checked))
     return found
+
+
+def _top_scores(chunk: Candidates, protocol: Protocol, truth: GroundTruth) -> TopScores:
+    """Return the highest scores of each object among the candidates that a protocol admits."""
+    admitted = filter_candidates(chunk, protocol, truth.sizes)
+    return top_scores(clip_to_images(admitted, truth.sizes), truth)
 
 
 def checkable(protocol: Protocol) -> bool:
