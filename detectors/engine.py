@@ -218,7 +218,8 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
             infinite.
     """
     device, half = learner.device, learner.training.precision == "bf16"
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    kind = "cpu" if device.type == "meta" else device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=half):
         output = learner.model(to_device(batch.images, device))
     targets = TargetBatch.of(batch.targets, device)
     supervisions = learner.strategy.branches()

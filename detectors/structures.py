@@ -135,7 +135,8 @@ class TargetBatch:
         real = torch.arange(boxes.shape[1]) < counts[:, None]
         whole = (float("nan"), float("nan"))
         extent = boxes.new_tensor([each.extent or whole for each in held])
-        image, number = real.nonzero(as_tuple=True)
+        rows = [(i, n) for i, each in enumerate(held) for n in range(len(each))]
+        image, number = torch.tensor(rows, dtype=torch.int64).reshape(-1, 2).unbind(1)
         return cls(boxes, labels, real, extent, image, number, held)
 
     def __len__(self) -> int:
