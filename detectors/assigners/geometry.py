@@ -122,9 +122,8 @@ def fits_level(points: Points, reach_GN: Tensor, factor: float) -> Tensor:
 
 def class_logits(predictions: Predictions, targets: TargetBatch) -> Tensor:
     """Return the logit of each object's class at every point: [B, G, N]."""
-    logits_BCN = predictions.logits.transpose(1, 2)
-    index = targets.labels[..., None].expand(-1, -1, logits_BCN.shape[2])
-    return logits_BCN.gather(1, index)
+    image_B1 = torch.arange(len(targets), device=targets.labels.device)[:, None]
+    return predictions.logits.transpose(1, 2)[image_B1, targets.labels]
 
 
 def class_score(predictions: Predictions, targets: TargetBatch) -> Tensor:
@@ -147,7 +146,7 @@ def each_image(
         value: [B, G, ...].
         counts: the number of rows to compute of each image; the others may get any value.
     """
-    if not value.is_cpu:
+    if not value.is_cpu or list(counts) == [value.shape[1]]:
         return function(value)
     found = torch.zeros_like(value)
     for image, count in enumerate(counts):

@@ -58,7 +58,7 @@ def match(
     """
     if solver == "argmax":
         return best_of_each(quality_BGN, candidate_BGN, targets)
-    checked_BGN = torch.where(quality_BGN.isfinite(), quality_BGN, torch.nan)
+    checked_BGN = quality_BGN.nan_to_num(torch.nan, torch.nan, torch.nan)
     value_BGN = torch.where(candidate_BGN, checked_BGN, -torch.inf)
     return _assignment(
         value_BGN, targets, lambda value_GN, i: _lexicographic(value_GN, distance, i)
@@ -134,12 +134,14 @@ def _solved(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the object of each point [B, N], and image [K] and point [K] of those with one."""
     object_BN = torch.full((len(targets), value_BGN.shape[2]), -1)
+    chosen = [object_BN.new_zeros(0)] * len(targets)
     for image, count in enumerate(targets.counts):
         if count and value_BGN.shape[2]:
             objects, points = solve(value_BGN[image, :count], image)
             object_BN[image, points] = objects
-    image_K, point_K = (object_BN >= 0).nonzero(as_tuple=True)
-    return object_BN, image_K, point_K
+            chosen[image] = points.sort().values
+    sizes = torch.tensor([len(points) for points in chosen])
+    return object_BN, torch.arange(len(chosen)).repeat_interleave(sizes), torch.cat(chosen)
 
 
 def _largest_total(quality_GN: Tensor) -> Pairs:
@@ -160,15 +162,14 @@ def _lexicographic(value_GN: Tensor, distance: Callable[[int], Tensor], image: i
         distance: see `match`.
         image: index of the image.
     """
-    if value_GN.isnan().any():
-        raise ValueError("the quality matrix contains invalid numeric entries")
-    candidate_GN = value_GN > -torch.inf
-    points = _candidates(value_GN, candidate_GN)
+    points = _candidates(value_GN)
     value = _numpy(value_GN, points)
+    if np.isnan(value).any():
+        raise ValueError("the quality matrix contains invalid numeric entries")
     found = match_candidates(value, value > -np.inf)
     if found is not None and len(found[0]) == len(value):
         return _pairs(*found, points)
-    distance_GN = distance(image)
+    candidate_GN, distance_GN = value_GN != -torch.inf, distance(image)
     without = slice(None) if found is None else ~candidate_GN.any(1)
     nearness_KN = torch.where(candidate_GN, -torch.inf, -distance_GN)[without]
     nearness_KN = nearness_KN.index_fill(1, points, -torch.inf)
@@ -179,12 +180,13 @@ def _lexicographic(value_GN: Tensor, distance: Callable[[int], Tensor], image: i
     return _pairs(*match_all(value, value > -np.inf, away, contested=found is None), points)
 
 
-def _candidates(value_GN: Tensor, candidate_GN: Tensor) -> Tensor:
+def _candidates(value_GN: Tensor) -> Tensor:
     """Return all points among the G best candidates of an object: [M] int64, sorted.
 
-    Where there are few candidates, all are returned, which is faster than to rank them.
+    Where there are few candidates, all are returned, which is faster than to rank them. NaN ranks
+    first, so that it is found.
     """
-    points = candidate_GN.view(torch.uint8).amax(0).nonzero()[:, 0]
+    points = (value_GN.amax(0) != -torch.inf).nonzero()[:, 0]
     if len(points) <= len(value_GN) ** 2:
         return points
     return _best_points(value_GN, len(value_GN) + _SPARE)
