@@ -3,7 +3,7 @@
 import json as jsonlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,11 @@ from detectors.evaluation.protocol import PROTOCOLS, TOOLS
 from gaplab.cli.opening import read_ledger, read_ledger_if_any
 from gaplab.cli.options import MAX_EPOCH, BranchOption, HomeOption, JsonOption
 from gaplab.cli.render.progress import progress_line
+from gaplab.cli.render.score_gap import print_score_gap
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
-from gaplab.formatting import plural, points, signed
+from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.spec.protocols import parse_protocol, parse_protocols, rule_of
@@ -28,7 +29,6 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from detectors.evaluation.diagnosis import Diagnosis
     from detectors.evaluation.protocol import Protocol
-    from detectors.evaluation.score_gap import ScoreGap
     from gaplab.results.explain import Explanation
     from gaplab.results.reevaluate import Source
     from gaplab.results.truth import TruthOptions
@@ -56,10 +56,6 @@ OtherOption = Annotated[
     ),
 ]
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
-_BAR = 40
-"""Characters of the longest bar of a histogram."""
-_BESIDE = 26
-"""Columns of the terminal that the rest of its line takes, unless there are 10^7 objects."""
 
 
 def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
@@ -304,36 +300,6 @@ def _duplicates(diagnosis: "Diagnosis") -> PlainTable:
         rows.append([f"{100 * at.recall:.0f} %", *cells])
     numbers = (number(heading) for heading in ("at score", "duplicates\nper object"))
     return plain_table([text("recall\nwithout NMS"), *numbers], rows)
-
-
-def print_score_gap(gap: "ScoreGap", console: Console) -> None:
-    """Print the score gap with its histogram."""
-    console.print(
-        f"{plural(gap.objects, 'object')}: {100 * gap.unclaimed:.1f} % have no candidate; the "
-        f"others have {gap.claimants or 0:.1f} on average"
-    )
-    if gap.mean is None:
-        return
-    console.print(f"score gap (best minus second-best score per object): mean {gap.mean:.3f}")
-    console.print(_histogram(gap.histogram, min(_BAR, max(1, console.width - _BESIDE))))
-
-
-def _histogram(counts: Sequence[int], longest: int) -> PlainTable:
-    """Return the number of objects per tenth of the score gap, with bars of at most `longest`."""
-    columns = [
-        text("score gap", wrap=False),
-        number("objects"),
-        replace(text("", wrap=False, rank=2), name="histogram"),
-    ]
-    rows = (
-        [
-            f"{bin_ / 10:.1f} to {(bin_ + 1) / 10:.1f}",
-            str(count),
-            "█" * round(longest * count / max(counts)),
-        ]
-        for bin_, count in enumerate(counts)
-    )
-    return plain_table(columns, rows)
 
 
 def _print(line: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from gaplab.cli.evaluate import print_score_gap
 from gaplab.cli.options import HomeOption, JsonOption
 from gaplab.cli.render.measurements import (
     check_line,
@@ -21,6 +20,7 @@ from gaplab.cli.render.measurements import (
     tables,
 )
 from gaplab.cli.render.progress import progress_line
+from gaplab.cli.render.score_gap import print_score_gap
 from gaplab.cli.render.terminal import open_console
 from gaplab.errors import UserError
 from gaplab.formatting import one_line, plural, printable

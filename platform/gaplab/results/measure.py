@@ -23,7 +23,6 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.evaluation.verdict import Verdict, needs_nms
 from detectors.structures import Candidates
 from gaplab.errors import UserError
-from gaplab.ledger import Ledger
 from gaplab.records import EvaluationRecord, MeasurementRecord
 from gaplab.results.inputs import Input
 from gaplab.results.intervals import MIN_IMAGES, Interval
@@ -34,6 +33,7 @@ from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
 
 if TYPE_CHECKING:
+    from gaplab.ledger import Ledger
     from gaplab.results.check import Checked
 
 RESAMPLES = 1000
@@ -194,7 +194,7 @@ def usable_protocols(inputs: Sequence[Input]) -> list[Protocol]:
 
 
 def keep(
-    ledger: Ledger, storage: Storage, measured: Measured, name: str, family: str = ""
+    ledger: "Ledger", storage: Storage, measured: Measured, name: str, family: str = ""
 ) -> MeasurementRecord:
     """Write a measurement to the ledger, and its matches to the storage."""
     record = record_of(measured, name, family)

@@ -140,6 +140,11 @@ def test_readers_import_no_torch(home: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert imported(CALL.format(calls=[[name] for name in READERS]), "torch", "ray") == []
 
 
+def test_measuring_without_a_name_imports_no_database() -> None:
+    code = "import gaplab.cli.measure, gaplab.results.measuring"
+    assert imported(code, "sqlalchemy", "ray", "mlflow", "pycocotools") == []
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

@@ -365,7 +365,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "evaluate.protocols_table": protocols,
     "evaluate.reevaluations_table": reevaluations,
     "evaluate._steps": explanations,
-    "evaluate._histogram": explanations,
+    "score_gap._histogram": explanations,
     "evaluate._duplicates": explanations,
     "jobs._running": statuses,
     "measurements.metrics_table": measured_pages,
