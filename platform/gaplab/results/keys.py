@@ -9,7 +9,7 @@ from gaplab.errors import UserError
 from gaplab.formatting import cell
 from gaplab.ledger.lookup import suggestion
 from gaplab.results.leaderboard import COLUMNS, LeaderboardRow, settings, unknown_keys
-from gaplab.spec.varied import short_names, varied_keys, varied_values
+from gaplab.spec.varied import in_fixed_order, short_names, varied_keys, varied_values
 
 _COLUMNS = {"assignment.name": "assignment", "data.name": "dataset", "training.epochs": "epochs"}
 """Key of the spec -> the name of a leaderboard's column with the same value."""
@@ -25,9 +25,10 @@ def default_keys(rows: Sequence[LeaderboardRow]) -> list[str]:
     for row in rows:
         if row.epochs:  # measurements have no settings
             alike.setdefault((row.dataset, row.results_version), []).append(row.config)
-    found = [_COLUMNS.get(key, key) for configs in alike.values() for key in varied_keys(configs)]
+    varied = {key for configs in alike.values() for key in varied_keys(configs)}
+    found = [_COLUMNS.get(key, key) for key in in_fixed_order(varied)]
     named = "assignment" not in found and any(not row.epochs for row in rows)
-    keys = [*(["assignment"] if named else []), *dict.fromkeys(found)]
+    keys = [*(["assignment"] if named else []), *found]
     return keys or ["assignment"]
 
 

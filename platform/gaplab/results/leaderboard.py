@@ -13,7 +13,7 @@ from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.measurements import SECTIONS
 from gaplab.ledger.selection import GROUPED, default_order
 from gaplab.ledger.views import Coverage, GpuHours, GroupView, ResultRow, RowFilter, SweepView
-from gaplab.spec.varied import varied_keys, varied_values
+from gaplab.spec.varied import in_fixed_order, varied_keys, varied_values
 from gaplab.states import TrialState
 
 Sort = str
@@ -173,7 +173,7 @@ def varied(ledger: Reader, wanted: RowFilter) -> tuple[str, ...]:
         if name not in SECTIONS  # of measurements, which have no spec
         for key in varied_keys(sections)
     ]
-    return tuple(sorted(found, key=lambda key: not key.startswith("assignment")))
+    return tuple(in_fixed_order(found))
 
 
 def plain_row(row: LeaderboardRow, keys: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ Config = Mapping[str, Any]
 SETTINGS = frozenset(
     [
         *("seed", "resources", "checkpoints", "evaluation.every", "evaluation.candidates"),
+        "training.log_every",
         *("data.root", "data.cache_mib", "data.workers"),
         *("data.planned_images", "data.planned_classes"),
         *("data.train_json", "data.val_json", "data.train_images", "data.val_images"),
@@ -72,6 +73,19 @@ def swept_keys(spec: Mapping[str, Any]) -> list[str]:
                 found |= dict.fromkeys(varied_keys([_nested({key: value}) for value in values]))
     keys = dict.fromkeys(_PRESET if key == _PROTOCOL else key for key in found)
     return _assignment_first(key for key in keys if key not in SETTINGS)
+
+
+def in_fixed_order(keys: Iterable[str]) -> list[str]:
+    """Return keys in an order that depends on nothing but them.
+
+    Those of the assignment come first, and in each section the key that selects the others.
+    """
+
+    def place(key: str) -> tuple[bool, list[tuple[bool, str]]]:
+        parts = key.split(".")
+        return parts[0] != "assignment", [(part not in _SELECTORS, part) for part in parts]
+
+    return sorted(keys, key=place)
 
 
 def short_names(keys: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str]:

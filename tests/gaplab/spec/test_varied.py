@@ -1,7 +1,7 @@
 """Keys in which trials differ. The oracle is `flat`: settings of trials compared one by one."""
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import permutations, product
 from typing import Any, get_args
 
 import pytest
@@ -15,6 +15,7 @@ from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import outline
 from gaplab.spec.varied import (
     SETTINGS,
+    in_fixed_order,
     short_names,
     swept_keys,
     trial_label,
@@ -85,6 +86,12 @@ def trials(*assignments: Any, **sections: list[Any]) -> list[dict[str, Any]]:
 def test_keys_in_which_trials_differ(configs: list[dict[str, Any]], keys: list[str]) -> None:
     assert varied_keys(configs) == keys
     assert varied_keys(configs[::-1] * 2) == keys or set(varied_keys(configs[::-1])) == set(keys)
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_a_fixed_order(order: tuple[int, ...]) -> None:
+    keys = ["assignment.name", "assignment.alpha", "data.title", "evaluation.protocol.preset"]
+    assert in_fixed_order([keys[at] for at in order]) == keys
 
 
 def test_keys_of_a_spec_are_those_that_it_varies() -> None:
