@@ -94,8 +94,12 @@ class Criterion:
         without positive points.
         """
         found = Positives.of(assignment, targets)
-        cls = self.classification(predictions.logits, found, assignment, targets, kind)
         boxes = predictions.boxes[found.image, found.point]
+        kind = kind if self.options.cls == "assignment" else self.options.cls
+        wanted = found.degree
+        if self.options.cls_target == "iou":
+            wanted = wanted * paired_iou(boxes.detach(), found.box)
+        cls = self.classification(predictions.logits, found, assignment, targets, kind, wanted)
         target = centerness(points.xy[found.point], found.box)
         weights = {"degree": found.degree, "centerness": target, "equal": torch.ones_like(target)}
         weight = weights[self.options.box_by]
@@ -118,10 +122,16 @@ class Criterion:
         assignment: Assignment,
         targets: TargetBatch,
         kind: ClsLoss,
+        wanted: Tensor | None = None,
     ) -> Tensor:
-        """Compute the weighted, normalised classification loss of logits [B, N, C]."""
+        """Compute the weighted, normalised classification loss of logits [B, N, C].
+
+        The targets of the K positive points are `wanted` [K] in [0, 1]; None: their degrees.
+        """
         degree_BNC = found.degree.new_zeros(logits.shape)
-        degree_BNC[found.image, found.point, found.label] = found.degree
+        degree_BNC[found.image, found.point, found.label] = (
+            found.degree if wanted is None else wanted
+        )
         loss_BNC = classification(logits, degree_BNC, kind, self.options)
         if assignment.weight is not None:
             loss_BNC = loss_BNC * assignment.weight

@@ -4,16 +4,16 @@ Everything is computed from logits in log space: nothing overflows or rounds to 
 logits were computed in half precision.
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from detectors.options import Options
+from detectors.options import LATER, Options
 
-ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal"]
+ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability"]
 """The classification loss of an assignment.
 
 - `focal`: focal loss, with targets 0 and 1.
@@ -23,6 +23,8 @@ ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal"]
   smaller weight (CenterNet).
 - `quality_focal`: |t - p|^gamma times binary cross-entropy, without the factor alpha; the target t
   is the degree for positive and 0 for negative points (GFL Eq. 1, TOOD Eq. 9).
+- `matchability`: focal loss without the factor alpha for negative points, binary cross-entropy with
+  the target t^gamma for positive points of degree t (MAL, DEIM Eq. 3; gamma is 1.5 there).
 """
 
 
@@ -32,12 +34,23 @@ L1Of = Literal["center_sides", "corners"]
 class LossOptions(Options):
     """The terms of the loss of a branch. The defaults are those of DeFCN (003)."""
 
+    cls: Literal["assignment", "quality_focal", "matchability"] = Field(
+        "assignment", json_schema_extra=LATER
+    )
+    """The classification loss: that of the assignment (focal loss for most), `quality_focal` of GFL
+    and TOOD, or `matchability` of DEIM (MAL). Auxiliary losses always have that of the assignment.
+    The last two do not use `focal_alpha`."""
+    cls_target: Literal["degree", "iou"] = Field("degree", json_schema_extra=LATER)
+    """Target of a positive point in `quality_focal` and `matchability`: its degree, or its degree
+    times the IoU of its predicted box (GFL, DEIM), for assignments whose degrees are 1. Points of
+    IoU 0 count as negative."""
     cls_weight: float = Field(1.0, ge=0)
     """Weight of the classification loss."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
     """Weight of the positive class in the focal loss, against 1 - alpha for the negative one."""
     focal_gamma: float = Field(2.0, ge=0)
-    """Exponent of the focal loss: larger values reduce the weight of easy points."""
+    """Exponent of the focal loss: larger values reduce the weight of easy points. DEIM has 1.5 for
+    `cls: matchability`."""
     box: Literal["giou", "iou", "deltas", "size_offset"] = "giou"
     """1 - GIoU; -log(IoU) (FCOS as first published, with IoU at least 1e-6); L1 between the
     predicted deltas and those of the object's box to the anchor (RetinaNet), for detectors that
@@ -74,6 +87,12 @@ class LossOptions(Options):
     """Divisor of the classification loss, over the global batch and at least 1: the sum of degrees;
     the number of positive points, ambiguous ones included (o2f's released code); or the number of
     objects, which then also divides the box loss (OneNet and the DETR family)."""
+
+    @model_validator(mode="after")
+    def _targets_fit(self) -> Self:
+        if self.cls == "assignment" and self.cls_target == "iou":
+            raise ValueError("cls_target: iou needs cls: quality_focal or cls: matchability")
+        return self
 
 
 def sigmoid_focal(logits: Tensor, target: Tensor, alpha: float | None, gamma: float) -> Tensor:
@@ -127,6 +146,9 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
         return sigmoid_focal(logits, degree, None, gamma)
     if kind == "quality_focal":
         return quality_focal(logits, degree, gamma)
+    if kind == "matchability":
+        background = sigmoid_focal(logits, torch.zeros_like(logits), None, gamma)
+        return torch.where(degree > 0, soft_bce(logits, degree**gamma), background)
     if kind == "focal":
         return sigmoid_focal(logits, degree, alpha, gamma)
     background = sigmoid_focal(logits, torch.zeros_like(logits), alpha, gamma)

@@ -186,3 +186,8 @@ def matching_quality(
     score_BGN = each_image(lambda score: score ** (1 - alpha), score_BGN, counts)
     iou_BGN = each_image(lambda iou: iou**alpha, iou_BGN, counts)
     return equalize(score_BGN * iou_BGN, targets)
+
+
+def log_of_iou(iou_BGN: Tensor, targets: TargetBatch) -> Tensor:
+    """Return log(IoU + 1e-8): [B, G, N] float64. The small number is that of released codes."""
+    return each_image(lambda iou: (iou + 1e-8).log(), iou_BGN.double(), targets.counts)

@@ -8,6 +8,7 @@ from detectors.assigners.quality_atss import QualityAtss
 from detectors.assigners.quality_fcos import QualityFcos
 from detectors.assigners.quality_topk import QualityTopk
 from detectors.assigners.retinanet import RetinaNetIou
+from detectors.assigners.simota import SimOta
 from detectors.assigners.tal import Tal
 
 O2M: dict[str, type[Assigner]] = {
@@ -19,5 +20,6 @@ O2M: dict[str, type[Assigner]] = {
     "quality_atss": QualityAtss,
     "quality_topk": QualityTopk,
     "tal": Tal,
+    "simota": SimOta,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

@@ -12,7 +12,27 @@ from detectors.structures import Assignment, Points
 def best_points(value_GN: Tensor, count: int) -> Tensor:
     """Return the `count` highest values of each object: [..., G, N] bool; all if N is less."""
     count = min(count, value_GN.shape[-1])
-    last = value_GN.topk(count).values[..., -1:]
+    return _first(value_GN, value_GN.topk(count).values[..., -1:], count)
+
+
+def best_counted(value_GN: Tensor, count_G: Tensor, most: int) -> Tensor:
+    """Return the `count_G` (1 to `most`) highest values of each object: [..., G, N] bool."""
+    most = min(most, value_GN.shape[-1])
+    count_G1 = count_G.clamp(max=most)[..., None]
+    return _first(value_GN, value_GN.topk(most).values.gather(-1, count_G1 - 1), count_G1)
+
+
+def dynamic_counts(iou_GN: Tensor, topk: int) -> Tensor:
+    """Return a number of points per object from IoUs: [..., G] int64, 1 to `topk`.
+
+    The sum of the `topk` highest IoUs, rounded down: dynamic k estimation (OTA section 3.3).
+    """
+    best = iou_GN.double().topk(min(topk, iou_GN.shape[-1])).values
+    return best.sum(-1).long().clamp(min=1, max=topk)
+
+
+def _first(value_GN: Tensor, last: Tensor, count: int | Tensor) -> Tensor:
+    """Return values above the `last` one, and so many equal to it that they are `count`."""
     above_GN, equal_GN = value_GN > last, value_GN == last
     left = count - above_GN.sum(-1, keepdim=True)
     return above_GN | (equal_GN & (equal_GN.cumsum(-1) <= left))

@@ -19,7 +19,7 @@ from tests.detectors.batching import packed, together
 
 CLASSES, POINTS = 3, 12
 EXTENT = (48.0, 32.0)
-SOFT = ("bce", "quality_focal")
+SOFT = ("bce", "quality_focal", "matchability")
 """Losses with degrees between 0 and 1."""
 KINDS: tuple[ClsLoss, ...] = get_args(ClsLoss)
 
@@ -138,6 +138,9 @@ def classified(logit: float, t: float, kind: ClsLoss, options: LossOptions) -> f
     p = 1 / (1 + math.exp(-logit))
     if kind == "quality_focal":
         return math.pow(abs(t - p), options.focal_gamma) * bce(logit, t)
+    if kind == "matchability":
+        background = -math.pow(p, options.focal_gamma) * math.log(1 - p)
+        return bce(logit, t**options.focal_gamma) if t > 0 else background
     p_t, alpha_t = (p, options.focal_alpha) if t else (1 - p, 1 - options.focal_alpha)
     balance = 1.0 if kind == "gaussian" else alpha_t
     return -balance * math.pow(1 - p_t, options.focal_gamma) * math.log(p_t)
@@ -210,7 +213,7 @@ def center_of(point: list[float], box: Box) -> float:
 
 def class_terms(of: Case, options: LossOptions) -> float:
     """Sum the weighted classification loss over images, points and classes."""
-    total = 0.0
+    total, kind = 0.0, of.kind if options.cls == "assignment" else options.cls
     for i, (found, targets) in enumerate(zip(of.assignments, of.targets, strict=True)):
         for n, c in itertools.product(range(POINTS), range(CLASSES)):
             g, factor = int(found.object[n]), 1.0
@@ -218,8 +221,10 @@ def class_terms(of: Case, options: LossOptions) -> float:
                 factor = float(found.weight[n, min(c, found.weight.shape[1] - 1)])
             own = g >= 0 and int(targets.labels[g]) == c
             t = float(found.degree[n]) if own else 0.0
+            if own and options.cls_target == "iou":
+                t *= overlap(of.predictions.boxes[i, n].tolist(), targets.boxes[g].tolist())[0]
             logit = of.predictions.logits[i, n, c].item()
-            total += factor * classified(logit, t, of.kind, options)
+            total += factor * classified(logit, t, kind, options)
     return total
 
 

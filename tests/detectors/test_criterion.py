@@ -1,6 +1,7 @@
 """Compare every part of the loss with a loop over points and classes; see `loss_cases.py`."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,16 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 each_normalizer = pytest.mark.parametrize("normalizer", NORMALIZERS)
 
 weight = st.sampled_from([0.0, 0.5, 2.0])
+SELECTED: list[dict[str, Any]] = [
+    {},
+    {"cls": "quality_focal"},
+    {"cls": "quality_focal", "cls_target": "iou"},
+    {"cls": "matchability", "cls_target": "iou"},
+]
+"""The loss of the assignment, and others."""
 all_options = st.builds(
-    LossOptions,
+    lambda selected, **others: LossOptions(**selected, **others),
+    st.sampled_from(SELECTED),
     cls_weight=weight,
     focal_alpha=st.sampled_from([0.0, 0.3, 1.0]),
     focal_gamma=st.sampled_from([0.0, 0.5, 2.0]),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from detectors.losses import (
@@ -78,6 +79,28 @@ def test_quality_focal_equals_its_formula(
     expected = [scalar_quality_focal(logit, t, gamma) for logit, t in elements]
     assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
     assert (found >= 0).all()
+
+
+@given(
+    st.lists(st.tuples(moderate, st.just(0.0) | st.floats(0.01, 1)), max_size=8),
+    st.sampled_from(GAMMAS),
+)
+def test_matchability_equals_its_formula(elements: list[tuple[float, float]], gamma: float) -> None:
+    """DEIM, Eq. 3: the target of a positive point is its quality to the power of gamma."""
+    rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
+    options = LossOptions(focal_gamma=gamma)
+    found = classification(rows[:, 0], rows[:, 1], "matchability", options)
+    expected = [
+        scalar_bce(logit, q**gamma) if q > 0 else scalar_focal(logit, 0.0, None, gamma)
+        for logit, q in elements
+    ]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_a_target_by_iou_needs_a_loss_with_soft_targets() -> None:
+    with pytest.raises(ValidationError, match="needs cls: quality_focal or cls: matchability"):
+        LossOptions(cls_target="iou")
+    assert LossOptions(cls="matchability", cls_target="iou").cls_target == "iou"
 
 
 def test_quality_focal_has_its_minimum_where_the_score_is_the_target() -> None:

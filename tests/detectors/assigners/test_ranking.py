@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.assigners.ranking import above_threshold, best_object, best_per_level, best_points
+from detectors.assigners.ranking import (
+    above_threshold,
+    best_counted,
+    best_object,
+    best_per_level,
+    best_points,
+    dynamic_counts,
+)
 from detectors.models.points import pyramid_points
 from tests.examples import examples
 
@@ -110,3 +117,20 @@ def test_best_object_point_by_point(values: Rows, candidate: list[list[bool]]) -
 def test_one_value_for_all_points_of_an_object() -> None:
     candidate = torch.tensor([[True, True, False], [False, True, False]])
     assert best_object(torch.tensor([[-9.0], [-4.0]]), candidate).object.tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize("most", [1, 3, 9])
+def test_best_counted_is_best_points_with_a_count_per_object(most: int) -> None:
+    rng = torch.Generator().manual_seed(most)
+    value = torch.randint(4, (2, 5, 6), generator=rng).float()
+    count = torch.randint(1, most + 1, (2, 5), generator=rng)
+    found = best_counted(value, count, most)
+    for image in range(2):
+        for g in range(5):
+            assert torch.equal(found[image, g], best_points(value[image, g], int(count[image, g])))
+
+
+def test_dynamic_counts_are_the_sums_of_the_best_ious_and_at_least_one() -> None:
+    iou = torch.tensor([[0.9, 0.0, 0.8, 0.7], [0.1, 0.1, 0.1, 0.1], [1.0, 1.0, 1.0, 1.0]])
+    assert dynamic_counts(iou, 3).tolist() == [2, 1, 3]
+    assert dynamic_counts(iou, 10).tolist() == [2, 1, 4]

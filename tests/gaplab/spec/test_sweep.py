@@ -88,8 +88,15 @@ def is_counted(path: tuple[str, ...], node: Any) -> bool:
     return True
 
 
-# Without sides, `crop` can't change by itself; an empty list has no other value of its type.
-SIDES = {"training": {"train_sides": [64, 96], "freeze": ["neck", "backbone"]}}
+# Without sides, `crop` can't change by itself, nor `cls_target` without a loss of soft targets; an
+# empty list has no other value of its type.
+SIDES = {
+    "training": {
+        "train_sides": [64, 96],
+        "freeze": ["neck", "backbone"],
+        "loss": {"cls": "quality_focal"},
+    }
+}
 BASES = [SECTIONS | SIDES | {"assignment": {"name": name}} for name in ASSIGNERS]
 
 
@@ -110,6 +117,7 @@ def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> N
         "cpus_per_worker",
         "gpus_per_worker",
         "hang_seconds",
+        "log_every",
         "last",
         "best",
         "minutes",
