@@ -279,7 +279,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     if image.mode == "I" or image.mode in _GREY_16:
         image = _reduced(image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
 
 
 def _reduced(image: Image.Image) -> Image.Image:

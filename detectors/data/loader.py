@@ -211,6 +211,8 @@ def collate(samples: Sequence[Sample], *, rounded: bool = False) -> Batch:
     for image, sample in zip(images, samples, strict=True):
         high, wide = sample.image.shape[1:]
         image[:, :high, :wide] = sample.image
+        image[:, :, wide:] = PAD
+        image[:, high:, :wide] = PAD
     return Batch(
         images,
         tuple(sample.targets for sample in samples),
@@ -220,7 +222,7 @@ def collate(samples: Sequence[Sample], *, rounded: bool = False) -> Batch:
 
 
 def _blank(n: int, height: int, width: int, like: Tensor) -> Tensor:
-    """Return grey images [n, 3, height, width] in the order of memory of one of them.
+    """Return uninitialised images [n, 3, height, width] in the order of memory of one of them.
 
     In a process that loads for another one, they are created in shared memory.
     """
@@ -230,5 +232,4 @@ def _blank(n: int, height: int, width: int, like: Tensor) -> Tensor:
     if get_worker_info():
         storage = torch.UntypedStorage._new_shared(n * height * width * 3)  # type: ignore[no-untyped-call]
         images = images.set_(storage).view(shape)
-    images.fill_(PAD)
     return images.permute(0, 3, 1, 2) if last else images

@@ -7,6 +7,7 @@ needs three idle cores. Beside a device whose step takes 40 ms, the loop should 
 
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from detectors.data.processes import TrainLoader
 from detectors.training import Training
 from tests.photographs import Photograph, image_of, written
 
-IMAGES, BATCH, ROUNDS = 64, 2, 3
+IMAGES, BATCH, ROUNDS = 64, 2, 5
 STEP = 0.04
 """Seconds of a simulated step of the device, which needs no core."""
 TRAINING = Training(batch=BATCH, train_sides=(800,), augment="hflip", epochs=100)
@@ -56,22 +57,28 @@ def bare(paths: list[Path]) -> None:
             np.array(image.convert("RGB").resize((1067, 800), Image.Resampling.BILINEAR))
 
 
-def fastest(run: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Return the images per second of the fastest of several runs over all images."""
-    seconds = []
+def use(batches: Iterator[Batch]) -> None:
+    """Load batches and keep none, as a training does."""
+    deque(batches, maxlen=0)
+
+
+def fastest(*runs: Callable[[], object], clock: Callable[[], float]) -> list[float]:
+    """Return the images per second of the fastest of several rounds of runs over all images."""
+    seconds = [[float("inf")] for _ in runs]
     for _ in range(ROUNDS):
-        start = clock()
-        run()
-        seconds.append(clock() - start)
-    return IMAGES / min(seconds)
+        for run, found in zip(runs, seconds, strict=True):
+            start = clock()
+            run()
+            found.append(clock() - start)
+    return [IMAGES / min(found) for found in seconds]
 
 
 def of_processes(shares: Shares, processes: int) -> float:
     """Return the images per second of so many processes, once they run."""
     loader = TrainLoader(shares, processes)
     epochs = iter(range(100))
-    list(loader.rest_of(next(epochs)))
-    found = fastest(lambda: list(loader.rest_of(next(epochs))), time.perf_counter)
+    use(loader.rest_of(next(epochs)))
+    (found,) = fastest(lambda: use(loader.rest_of(next(epochs))), clock=time.perf_counter)
     loader.close()
     return found
 
@@ -95,9 +102,11 @@ def step_seconds(shares: Shares, processes: int) -> float:
 @pytest.mark.timeout(1800)
 def test_speed_of_loading(shares: tuple[Shares, list[Path]]) -> None:
     batches, paths = shares
-    cpu = time.process_time
-    alone = fastest(lambda: bare(paths), cpu)
-    here = fastest(lambda: list(TrainLoader(batches).rest_of(0)), cpu)
+    alone, here = fastest(
+        lambda: bare(paths),
+        lambda: use(TrainLoader(batches).rest_of(0)),
+        clock=time.process_time,
+    )
     one, two = (of_processes(batches, processes) for processes in (1, 2))
     steps = {processes: step_seconds(batches, processes) for processes in (0, 1, 2)}
     table = Table("", "images/s", "ratio")
