@@ -75,6 +75,8 @@ class Learner:
             ValueError: `training.freeze` names an unknown part, or all parts.
         """
         frozen = freeze(detector, training.freeze)
+        if training.compile:
+            detector.compile()
         model = wrap(detector)
         bare = getattr(model, "module", model)
         averaged = RunningAverage(bare, training.ema)

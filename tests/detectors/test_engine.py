@@ -1,9 +1,11 @@
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partialmethod
 from math import sqrt
 
 import pytest
 import torch
+from torch import nn
 
 from detectors import midway
 from detectors.assigners import ASSIGNERS
@@ -114,6 +116,22 @@ class TestStep:
         moved = to_device(images, torch.device("cpu"))
         assert torch.equal(moved, images)
         assert moved.dtype == torch.uint8
+
+
+class TestCompile:
+    def test_a_compiled_detector_trains_the_same_weights(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The operators are not fused here, so that they round as usual."""
+        compiled = partialmethod(nn.Module.compile, backend="eager")
+        monkeypatch.setattr(nn.Module, "compile", compiled)
+        plain = mini.set_up("dual with both", mini.BRISK)
+        other = mini.set_up("dual with both", mini.BRISK.model_copy(update={"compile": True}))
+        assert mini.steps(other, 0, 2) == mini.steps(plain, 0, 2)
+        torch.testing.assert_close(other.state(), plain.state(), rtol=0, atol=0)
+        assert plain.bare._compiled_call_impl is None
+        assert other.bare._compiled_call_impl is not None
+        assert other.averaged.module._compiled_call_impl is None
 
 
 class TestEpoch:
