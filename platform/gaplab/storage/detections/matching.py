@@ -65,8 +65,10 @@ def match_images(keys: Sequence[Key], annotations: Annotations) -> Match:
     ids, names = annotations.truth.image_ids, annotations.names
     by_id = _table(ids)
     stems = [os.path.splitext(name)[0] for name in map(_base, names)]
-    number = _table(int(stem) if _is_number(stem) else None for stem in stems)
-    text = [
+    if _integers(keys):
+        number = _table(int(stem) if _is_number(stem) else None for stem in stems)
+        return _best(keys, [Way("id", _same, by_id), Way("number in the file name", _same, number)])
+    ways = [
         Way("file name", _slashes, _table(map(_slashes, names))),
         Way("file name without folders", _base, _table(map(_base, names))),
         Way("path without suffix", _slashes, _table(map(_stem, map(_slashes, names)))),
@@ -74,8 +76,7 @@ def match_images(keys: Sequence[Key], annotations: Annotations) -> Match:
         Way("file name without suffix", lambda key: _stem(_base(key)), _table(stems)),
         Way("id written as text", _number, by_id),
     ]
-    whole = [Way("id", _same, by_id), Way("number in the file name", _same, number)]
-    return _best(keys, whole if _integers(keys) else text)
+    return _best(keys, ways)
 
 
 def match_categories(keys: Sequence[Key], annotations: Annotations, numbering: Numbering) -> Match:
