@@ -22,9 +22,9 @@ ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability"]
 - `gaussian`: focal loss without the factor alpha; the assignment gives negatives near objects a
   smaller weight (CenterNet).
 - `quality_focal`: |t - p|^gamma times binary cross-entropy, without the factor alpha; the target t
-  is the degree for positive and 0 for negative points (GFL Eq. 1, TOOD Eq. 9).
+  is the degree for positive and 0 for negative points (GFL Eq. 2, TOOD).
 - `matchability`: focal loss without the factor alpha for negative points, binary cross-entropy with
-  the target t^gamma for positive points of degree t (MAL, DEIM Eq. 3; gamma is 1.5 there).
+  the target t^gamma for positive points of degree t (MAL of DEIM; gamma is 1.5 there).
 """
 
 
@@ -123,7 +123,7 @@ def soft_bce(logits: Tensor, degree: Tensor) -> Tensor:
 def quality_focal(logits: Tensor, degree: Tensor, gamma: float) -> Tensor:
     """Compute |t - p|^gamma (-t log(p) - (1 - t) log(1 - p)) per element for degrees t in [0, 1].
 
-    GFL Eq. 1. For t = 0 and t = 1 this is the focal loss without alpha, which is computed as such:
+    GFL Eq. 2. For t = 0 and t = 1 this is the focal loss without alpha, which is computed as such:
     the difference of t and a rounded p has no gradient where p is near t.
     """
     distance = (degree - logits.sigmoid()).abs().clamp(min=torch.finfo(logits.dtype).tiny)

@@ -4,6 +4,8 @@ from detectors.assigners.atss import Atss
 from detectors.assigners.base import Assigner
 from detectors.assigners.centernet import CenterNet
 from detectors.assigners.fcos import Fcos
+from detectors.assigners.ota import Ota
+from detectors.assigners.paa import Paa
 from detectors.assigners.quality_atss import QualityAtss
 from detectors.assigners.quality_fcos import QualityFcos
 from detectors.assigners.quality_topk import QualityTopk
@@ -21,5 +23,7 @@ O2M: dict[str, type[Assigner]] = {
     "quality_topk": QualityTopk,
     "tal": Tal,
     "simota": SimOta,
+    "paa": Paa,
+    "ota": Ota,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

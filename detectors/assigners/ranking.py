@@ -25,7 +25,7 @@ def best_counted(value_GN: Tensor, count_G: Tensor, most: int) -> Tensor:
 def dynamic_counts(iou_GN: Tensor, topk: int) -> Tensor:
     """Return a number of points per object from IoUs: [..., G] int64, 1 to `topk`.
 
-    The sum of the `topk` highest IoUs, rounded down: dynamic k estimation (OTA section 3.3).
+    The sum of the `topk` highest IoUs, rounded down: dynamic k estimation (OTA).
     """
     best = iou_GN.double().topk(min(topk, iou_GN.shape[-1])).values
     return best.sum(-1).long().clamp(min=1, max=topk)

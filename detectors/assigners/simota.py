@@ -18,13 +18,13 @@ _OUTSIDE = 1e5
 
 
 class SimOta(Assigner):
-    """Assigns each object its k points of lowest cost L_cls - 3 log(IoU) (YOLOX section 2.1).
+    """Assigns each object its k points of lowest cost L_cls - 3 log(IoU) (YOLOX Eq. 1).
 
     L_cls is the binary cross-entropy over all classes. Candidates lie in the box of an object, or
     within `radius` strides of its centre in x and y; those of which both is true for the object
     itself come first. k is the sum of the `topk` highest IoUs among the candidates, rounded down
     and at least 1. A point of several objects is assigned to the one of lowest cost, and the others
-    get no other point instead. The details are from the released code, but 3 is in both.
+    get no other point instead. The details and the weight 3 are from the released code.
 
     Deviations: YOLOX has an objectness, which multiplies the score; here it is the class score
     alone. Its targets of classes are IoUs, with binary cross-entropy; here they are 1, with focal

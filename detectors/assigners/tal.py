@@ -15,7 +15,7 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Aligned(Assigner):
-    """The base of assignments by the alignment t = s^alpha * u^beta (TOOD Eq. 4)."""
+    """The base of assignments by the alignment t = s^alpha * u^beta (TOOD section 3.2)."""
 
     alpha: float = Field(1.0, ge=0)
     """Exponent of the class score in the alignment."""
@@ -55,12 +55,12 @@ class Aligned(Assigner):
 
 
 class Tal(Aligned):
-    """Assigns the points with the highest alignment t = s^alpha * u^beta (TOOD Eq. 4).
+    """Assigns the points with the highest alignment t = s^alpha * u^beta (TOOD section 3.2).
 
     s is the score of the object's class, u the IoU of the predicted box. The `topk` points inside
     the box are positive; a point of several objects is assigned to the one with the highest IoU.
     The degree of a point is t / max t * max u, with the maxima over the points that the object
-    keeps (TOOD section 3.3), and the loss is TOOD's Eq. 9, `quality_focal`. YOLOv8 and YOLOv10 have
+    keeps, and the loss is `quality_focal`. YOLOv8 and YOLOv10 have
     alpha 0.5 and `topk` 10.
 
     Points with t = 0 are negative, so an object that no prediction overlaps gets none.

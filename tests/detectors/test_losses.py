@@ -61,7 +61,7 @@ def test_soft_bce_equals_its_formula(elements: list[tuple[float, float]]) -> Non
 
 
 def scalar_quality_focal(logit: float, t: float, gamma: float) -> float:
-    """GFL, Eq. 1."""
+    """GFL, Eq. 2."""
     p = 1 / (1 + math.exp(-logit))
     cross_entropy = (1 - t) * math.log(1 - p) + t * math.log(p)
     return -math.pow(abs(t - p), gamma) * cross_entropy
@@ -86,7 +86,7 @@ def test_quality_focal_equals_its_formula(
     st.sampled_from(GAMMAS),
 )
 def test_matchability_equals_its_formula(elements: list[tuple[float, float]], gamma: float) -> None:
-    """DEIM, Eq. 3: the target of a positive point is its quality to the power of gamma."""
+    """MAL of DEIM: the target of a positive point is its quality to the power of gamma."""
     rows = torch.tensor(elements, dtype=torch.float64).reshape(-1, 2)
     options = LossOptions(focal_gamma=gamma)
     found = classification(rows[:, 0], rows[:, 1], "matchability", options)

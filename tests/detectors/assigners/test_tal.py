@@ -82,7 +82,7 @@ def test_equals_the_loop(rule: Aligned, size: tuple[int, int], boxes: list[Box],
 def test_the_highest_degree_of_an_object_is_its_highest_iou(
     rule: Aligned, boxes: list[Box], seed: int
 ) -> None:
-    """TOOD section 3.3."""
+    """TOOD section 3.2."""
     points = points_of(32, 32)
     predicted = loops.random_predictions(points, seed)
     owner, degree = assign(rule, points, predicted, boxes)
