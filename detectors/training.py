@@ -86,9 +86,9 @@ class Training(Options):
     """`bf16`: backbone, neck and towers run under autocast; predictors, gates, boxes, assignment
     and losses stay in fp32."""
     compile: bool = Field(False, json_schema_extra=LATER)
-    """Whether `torch.compile` compiles backbone, neck and head for training: the first steps of
-    each input size take minutes, the others are faster on a GPU. Fused kernels round differently.
-    """
+    """Whether `torch.compile` compiles backbone, neck and head for training. It needs a C++
+    compiler, on a GPU Triton; the first steps of each input size take minutes. Fused kernels round
+    differently."""
     log_every: int = Field(20, ge=1, json_schema_extra=NOT_IDENTITY)
     """On a GPU, losses are read, shown and checked after so many steps: to read them waits for the
     device. On a CPU they are read after each step. Does not change results."""
