@@ -230,7 +230,8 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
     learner.unread.append((progress, parts))
     if len(learner.unread) >= learner.log_every:
         learner.read_losses()
-    weighted = [s.weight * losses[name].total() for name, s in supervisions.items()]
+    weights = learner.strategy.weights(progress)
+    weighted = [weights[name] * loss.total() for name, loss in losses.items()]
     _descend(learner, torch.stack(weighted).sum(), progress)
     return parts
 

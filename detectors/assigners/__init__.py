@@ -8,6 +8,7 @@ from detectors.assigners.mixture import Mixture
 from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
+from detectors.assigners.progressive_dual import ProgressiveDual
 
 ASSIGNERS: dict[str, type[Strategy]] = {
     **O2M,
@@ -17,5 +18,6 @@ ASSIGNERS: dict[str, type[Strategy]] = {
     "mixture": Mixture,
     "dual": Dual,
     "consistent_dual": ConsistentDual,
+    "progressive_dual": ProgressiveDual,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

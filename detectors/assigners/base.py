@@ -74,6 +74,10 @@ class Strategy(Options):
     def branches(self) -> dict[Branch, Supervision]:
         """Return the branches to train; the first one is kept for inference."""
 
+    def weights(self, progress: Progress) -> dict[Branch, float]:
+        """Return the weight of each branch in the total loss, at a stage of the training."""
+        return {name: supervision.weight for name, supervision in self.branches().items()}
+
     @property
     def needs_positions(self) -> bool:
         """Whether it uses positions, strides or levels of points, which queries do not have."""
