@@ -46,7 +46,7 @@ def match(
     assigned.
 
     Args:
-        quality_BGN: [B, G, N], finite for candidates.
+        quality_BGN: [B, G, N]; a candidate whose quality is -inf is none.
         candidate_BGN: [B, G, N] bool.
         distance: returns the order of an image's points that are not candidates, [G, N] >= 0 on the
             CPU; called with `lsa` for images in which an object gets no candidate.
@@ -54,12 +54,11 @@ def match(
         solver: how to solve it.
 
     Raises:
-        ValueError: with `lsa`, the quality of a candidate is not finite.
+        ValueError: with `lsa`, the quality of a candidate is NaN or inf.
     """
     if solver == "argmax":
         return best_of_each(quality_BGN, candidate_BGN, targets)
-    checked_BGN = quality_BGN.nan_to_num(torch.nan, torch.nan, torch.nan)
-    value_BGN = torch.where(candidate_BGN, checked_BGN, -torch.inf)
+    value_BGN = torch.where(candidate_BGN, quality_BGN, -torch.inf)
     return _assignment(
         value_BGN, targets, lambda value_GN, i: _lexicographic(value_GN, distance, i)
     )
@@ -164,7 +163,7 @@ def _lexicographic(value_GN: Tensor, distance: Callable[[int], Tensor], image: i
     """
     points = _candidates(value_GN)
     value = _numpy(value_GN, points)
-    if np.isnan(value).any():
+    if (np.isnan(value) | np.isposinf(value)).any():
         raise ValueError("the quality matrix contains invalid numeric entries")
     found = match_candidates(value, value > -np.inf)
     if found is not None and len(found[0]) == len(value):
