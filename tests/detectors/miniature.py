@@ -33,6 +33,7 @@ from detectors.models.retinanet import RetinaNetOptions
 from detectors.structures import Candidates, Progress, Targets
 from detectors.training import Training
 from detectors.world import LocalWorld, TorchWorld, World
+from tests.detectors.entries import quick
 
 CLASSES, SIDE = 3, 48
 SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)
@@ -42,7 +43,7 @@ BRISK = Training(lr=1e-3, warmup_steps=2, ema=0.9)
 TRUNK = SMALL.backbone
 GATED = {"gate": MaxFilter(), "centerness": True}
 SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
-    **{name: (entry(), SMALL) for name, entry in ASSIGNERS.items()},
+    **{name: (quick(entry), SMALL) for name, entry in ASSIGNERS.items()},
     "poto with a max filter": (ASSIGNERS["poto"](), SMALL.model_copy(update=GATED)),
     "mixture with a max filter": (ASSIGNERS["mixture"](), SMALL.model_copy(update=GATED)),
     "dual with both": (

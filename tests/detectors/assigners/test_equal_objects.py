@@ -21,6 +21,7 @@ from detectors.assigners.poto import Poto
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from tests.detectors.batching import batched, packed
+from tests.detectors.entries import quick
 from tests.examples import examples
 
 Box = tuple[float, float, float, float]
@@ -28,7 +29,7 @@ Box = tuple[float, float, float, float]
 CLASSES = 3
 POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], (4, 8, 16), torch.device("cpu"))
 COMPETING: tuple[Assigner, ...] = (
-    *(entry() for entry in O2M.values()),
+    *(quick(entry) for entry in O2M.values()),
     O2F(),
     O2F(k=1, alpha=0.8),
     O2F(prior="box", combine="add"),
