@@ -34,9 +34,8 @@ class Ota(Assigner):
     down and at least 1; the background supplies the others; a point takes one. The cost is focal
     loss of all classes - w log(IoU), and for the background focal loss alone. Sinkhorn's iteration
     finds the transport plan. As in the released code, each row of it is divided by its maximum, and
-    a point belongs to the row with its highest value.
-
-    With more labels than points, the background supplies none.
+    a point belongs to the row with its highest value; if several have their maximum there, to the
+    object that supplies most. With more labels than points, the background supplies none.
     """
 
     name: Literal["ota"] = "ota"
@@ -68,9 +67,10 @@ class Ota(Assigner):
         rest_B1 = (len(points) - count_BG.sum(1, keepdim=True)).clamp(min=0)
         cost = torch.cat([cost_BGN.masked_fill(~real_BG1, torch.inf), background_BN[:, None]], 1)
         plan = sinkhorn(cost, torch.cat([count_BG, rest_B1], 1), self.epsilon, self.iterations)
-        plan = torch.where(cost.isinf(), -torch.inf, plan - plan.amax(2, keepdim=True))
-        label_BGN, none_B1N = equalize(plan[:, :rows], targets), plan[:, rows:]
-        return best_object(label_BGN, (label_BGN >= none_B1N) & real_BG1)
+        plan[:, :rows] = equalize(plan[:, :rows], targets)
+        scaled = torch.where(cost.isinf(), -torch.inf, plan - plan.amax(2, keepdim=True))
+        highest_BGN = (scaled >= scaled.amax(1, keepdim=True))[:, :rows] & real_BG1
+        return best_object(plan[:, :rows], highest_BGN)
 
 
 def sinkhorn(cost_BGN: Tensor, supply_BG: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -80,7 +80,7 @@ def sinkhorn(cost_BGN: Tensor, supply_BG: Tensor, epsilon: float, iterations: in
         cost_BGN: float64; infinite in rows that supply nothing.
         supply_BG: what each row supplies; every point takes 1.
         epsilon: weight of the entropy.
-        iterations: number of iterations; the last one meets the supplies.
+        iterations: number of iterations.
     """
     kernel = -cost_BGN / epsilon
     supply = (supply_BG.double() + _TINY).log()[..., None]

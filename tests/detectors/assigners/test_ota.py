@@ -67,10 +67,9 @@ def looped(rule: Ota, points: Points, predicted: Predictions, boxes: list[Box]) 
         supply.append(max(1, int(sum(best))))
     cost.append([focal(row, -1) for row in logits])
     supply.append(max(0, count - sum(supply)))
-    plan = [[each - max(row) for each in row] for row in transported(cost, supply, rule)]
-    owner = []
+    plan, owner = transported(cost, supply, rule), []
     for n in range(count):
-        column = [row[n] for row in plan]
+        column = [(row[n] - max(row), g < len(boxes), row[n]) for g, row in enumerate(plan)]
         best_row = column.index(max(column))
         owner.append(boxes.index(boxes[best_row]) if best_row < len(boxes) else -1)
     return owner
