@@ -65,9 +65,9 @@ class Tal(Aligned):
 
     Points with t = 0 are negative, so an object that no prediction overlaps gets none.
 
-    Deviations: the code of TOOD takes the `topk` points of all, and those inside the box of these.
-    It assigns by ATSS in the first epochs; see `hybrid`. YOLO has the CIoU instead of the IoU, and
-    binary cross-entropy.
+    Deviations: the code of TOOD takes the `topk` points of all, and those inside the box of these;
+    in the first epochs, it assigns by ATSS instead. YOLO has the CIoU instead of the IoU, and
+    binary cross-entropy (`training.loss.focal_gamma: 0`).
     """
 
     name: Literal["tal"] = "tal"
