@@ -11,7 +11,7 @@ SERVERS := tests/cluster tests/contracts tests/gaplab/mirror tests/gaplab/launch
 export OMP_NUM_THREADS := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-fast lint types unit sweeps docs fuzz chaos bench clean
+.PHONY: help demo test test-fast lint types unit sweeps docs fuzz chaos bench bench-gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ chaos: $(VENV)/.ready-dev  ## many faults in running sweeps; takes over an hour
 
 bench: $(VENV)/.ready-dev  ## measure speed, as ratios within one run
 	$(PYTEST) -s tests/benchmarks
+
+bench-gpu: $(VENV)/.ready  ## measure training steps and loading on a GPU, in eight minutes
+	$(RUN)/gaplab bench --json bench.json
 
 clean:  ## delete the virtual environment and what was built
 	rm -rf $(VENV) build dist

@@ -18,6 +18,13 @@ from detectors.structures import Assignment, Output, Points, Predictions, Progre
 from detectors.training import Training, lr_factor
 from detectors.world import World
 
+PARTS = ("forward", "assignment", "losses", "backward", "update")
+"""The parts of a training step, see `Learner.mark`. `update` is clipping, optimiser and average."""
+
+
+def _ignore(part: str) -> None:
+    """Do nothing at the end of a part of a step."""
+
 
 class NonFiniteLossError(RuntimeError):
     """A loss is NaN or infinite. The message names step, epoch and every part of the loss."""
@@ -51,6 +58,9 @@ class Learner:
     """Sums of `criterion.count_positives` on this rank over these batches, by branch."""
     measured: dict[Branch, Tensor] = field(default_factory=dict)
     """Sums of `positives.measure` on this rank over every EVERY-th of these batches, by branch."""
+    mark: Callable[[str], None] = _ignore
+    """Called with one of PARTS when all its work has been given to the device; benchmarks set it.
+    The assignment of an auxiliary loss belongs to `losses`."""
 
     @classmethod
     def create(
@@ -223,6 +233,7 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
     kind = "cpu" if device.type == "meta" else device.type
     with torch.autocast(kind, torch.bfloat16, enabled=half):
         output = learner.model(to_device(batch.images, device))
+    learner.mark("forward")
     targets = TargetBatch.of(batch.targets, device)
     supervisions = learner.strategy.branches()
     losses = {name: _supervise(learner, output, name, targets, progress) for name in supervisions}
@@ -231,8 +242,9 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
     if len(learner.unread) >= learner.log_every:
         learner.read_losses()
     weights = learner.strategy.weights(progress)
-    weighted = [weights[name] * loss.total() for name, loss in losses.items()]
-    _descend(learner, torch.stack(weighted).sum(), progress)
+    total = torch.stack([weights[name] * loss.total() for name, loss in losses.items()]).sum()
+    learner.mark("losses")
+    _descend(learner, total, progress)
     return parts
 
 
@@ -268,6 +280,7 @@ def _supervise(
     for predictions in output.branches[branch]:
         assigner = supervision.assigner
         found = assign(assigner, points, predictions, targets, progress)
+        learner.mark("assignment")
         learner.tally[branch] = learner.tally.get(branch, 0) + count_positives(found, targets)
         if learner.batches % EVERY == 0:
             sums = measure(points, predictions, found, targets)
@@ -278,6 +291,7 @@ def _supervise(
             aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
             loss = replace(loss, aux=aux)
         losses.append(loss)
+        learner.mark("losses")
     return _sum(losses)
 
 
@@ -340,8 +354,10 @@ def _descend(learner: Learner, total: Tensor, progress: Progress) -> None:
         group["lr"] = training.lr * factor * group["share"]
     learner.optimizer.zero_grad()
     total.backward()  # type: ignore[no-untyped-call]
+    learner.mark("backward")
     if training.clip_norm:
         nn.utils.clip_grad_norm_(learner.model.parameters(), training.clip_norm)
     learner.optimizer.step()
     learner.averaged.update_parameters(learner.bare)
     learner.step += 1
+    learner.mark("update")

@@ -225,6 +225,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "Check versions, home, ledger, Ray, MLflow and open ports.",
             "gaplab doctor --address auto",
         ),
+        Command(
+            "bench",
+            "gaplab.cli.bench",
+            "Measure how fast this machine trains detectors and loads images.",
+            "gaplab bench --json bench.json",
+        ),
     ),
 }
 """All commands, in the groups and the order of `gaplab --help`."""

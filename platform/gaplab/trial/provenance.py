@@ -176,14 +176,24 @@ def worker_provenance(experiment: Experiment, device: torch.device, classes: int
     return {
         "sources": sources_digest(ROOTS),
         "results_version": detectors.RESULTS_VERSION,
+        **surroundings(device),
+        "seed": experiment.seed,
+        "data": experiment.data.fingerprint(),
+        "detector": {"parameters": _parameters(experiment.detector, classes, (kept,))},
+    }
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """Return Python, packages, machine, GPU and PyTorch's settings of this process, as plain JSON.
+
+    See the module's docstring for the keys.
+    """
+    return {
         "python": platform.python_version(),
         "packages": dict(_versions()),
         "machine": _machine(),
         "gpu": _gpu(device) if device.type == "cuda" else None,
         "torch": _torch(),
-        "seed": experiment.seed,
-        "data": experiment.data.fingerprint(),
-        "detector": {"parameters": _parameters(experiment.detector, classes, (kept,))},
     }
 
 
