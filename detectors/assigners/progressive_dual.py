@@ -19,7 +19,8 @@ class ProgressiveDual(Strategy):
     it was assigned. Only the one-to-one branch is used at inference.
 
     The weights depend on the progress of the training alone, so they continue after a resume. In
-    YOLO26, the one-to-one branch has a head of its own on detached maps: see `consistent_dual`.
+    YOLO26, the one-to-one branch has a head of its own on detached maps, and the loss is binary
+    cross-entropy: see `consistent_dual`.
     """
 
     name: Literal["progressive_dual"] = "progressive_dual"
