@@ -161,7 +161,9 @@ def _bytes(shares: Shares) -> int:
 
 def _explained(error: Exception) -> LoaderError:
     """Return an error of one line for one of DataLoader, such as that a process died."""
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split())
+    if isinstance(error, (EOFError, ConnectionError)):  # its end of the pipe is closed
+        reason = "a process exited unexpectedly"
     return LoaderError(
         f"processes that load images failed: {reason}; if memory was short, lower data.cache_mib "
         "or data.workers (0: load in the process that trains)"

@@ -11,12 +11,11 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from detectors.options import Options
-from detectors.training import Training
 from gaplab.errors import UserError
 from gaplab.identity import counted
 from gaplab.spec import sweep
@@ -146,16 +145,28 @@ def test_equivalent_spellings_have_the_same_id(base: dict[str, Any], data: st.Da
     assert only_id(mixed) == only_id(base)
 
 
+def plain(options: BaseModel) -> dict[str, Any]:
+    """The fields that were there from the start and can change a result; for default values."""
+    values = {
+        key: getattr(options, key)
+        for key, field in type(options).model_fields.items()
+        if not field.json_schema_extra
+    }
+    found: dict[str, Any] = json.loads(json.dumps(values, default=plain))
+    return found
+
+
 def test_the_id_is_the_digest_of_the_canonical_json() -> None:
     (trial,) = expand(resolve(make_spec())).trials
-    config = Experiment.model_validate(SECTIONS).config()
+    experiment = Experiment.model_validate(SECTIONS)
+    config = experiment.config()
     del config["resources"], config["checkpoints"]
     del config["evaluation"]["every"], config["evaluation"]["candidates"]
     del config["evaluation"]["protocol"]["preset"]
-    plain = [k for k, field in Training.model_fields.items() if not field.json_schema_extra]
-    config["training"] = {key: config["training"][key] for key in plain}
+    config["training"] = plain(experiment.training)
+    config["detector"] = plain(experiment.detector)
     content = config | {
-        "fingerprint": Experiment.model_validate(SECTIONS).data.fingerprint(),
+        "fingerprint": experiment.data.fingerprint(),
         "results_version": RESULTS_VERSION,
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))

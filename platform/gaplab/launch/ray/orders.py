@@ -26,6 +26,8 @@ TIMEOUT = 30.0
 """Seconds after which a question without an answer is asked again."""
 SHOWN = 1.0
 """Seconds between two steps of an attempt that are shown."""
+SHOW_TIMEOUT = 5.0
+"""Seconds to wait for the steps to show."""
 
 
 class OrderBoard:
@@ -122,13 +124,15 @@ class OrdersClient:
         def run() -> None:
             while not ended.wait(SHOWN):
                 with suppress(ray.exceptions.RayError):
-                    show(ray.get(self._board.steps.remote(), timeout=TIMEOUT))
+                    show(ray.get(self._board.steps.remote(), timeout=SHOW_TIMEOUT))
 
-        threading.Thread(target=run, name="gaplab-steps", daemon=True).start()
+        thread = threading.Thread(target=run, name="gaplab-steps", daemon=True)
+        thread.start()
         try:
             yield
         finally:
             ended.set()
+            thread.join()  # `ray.get` after the shutdown of Ray would start another cluster
 
 
 @dataclass

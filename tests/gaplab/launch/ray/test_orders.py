@@ -117,6 +117,7 @@ def test_steps_are_shown_while_the_context_is_entered(monkeypatch: pytest.Monkey
     with client.watched_steps(show):
         seen.wait()
     assert found[0] == [STEP]
+    assert "gaplab-steps" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_trial_sends_a_step_at_most_once_per_second(monkeypatch: pytest.MonkeyPatch) -> None:
