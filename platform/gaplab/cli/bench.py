@@ -32,6 +32,12 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
         list[str] | None,
         typer.Option(help="fp32 or bf16; repeatable [default: both; with --cpu fp32]."),
     ] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Also measure training.compile, which takes minutes for each."
+        ),
+    ] = False,
     side: Annotated[
         int | None,
         typer.Option(
@@ -93,7 +99,7 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
         steps or usual_steps,
     )
     with progress_line("starting") as show:
-        found = measure_machine(names, precisions, load, show)
+        found = measure_machine(names, precisions, load, show, compiled=compiled)
     if json is not None:
         _write(json, found)
     _print(found)
@@ -124,6 +130,7 @@ def steps_table(found: "MachineSpeed") -> PlainTable:
     columns = [
         text("detector", wrap=False),
         text("precision", wrap=False),
+        text("mode", wrap=False),
         number("images/s"),
         *(number(f"{part} %") for part in parts),
         number("waits/step"),
@@ -135,6 +142,7 @@ def steps_table(found: "MachineSpeed") -> PlainTable:
         [
             each.name,
             each.precision,
+            "compiled" if each.compiled else "eager",
             f"{each.images_per_second:.4g}",
             *(f"{100 * each.parts[part]:.1f}" for part in parts),
             str(each.synchronisations),
@@ -161,7 +169,8 @@ def lines(found: "MachineSpeed") -> list[str]:
             f"{100 * share:.0f} % of the rate without loading"
         )
     for precision, speed in found.torchvision.items():
-        ours = [s for s in found.steps if (s.name, s.precision) == ("fcos", precision)]
+        wanted = ("fcos", precision, False)
+        ours = [s for s in found.steps if (s.name, s.precision, s.compiled) == wanted]
         times = f"; fcos is {ours[0].images_per_second / speed:.2f} times as fast" if ours else ""
         written.append(f"torchvision's FCOS in {precision}: {speed:.4g} images/s{times}")
     if found.torchvision_note:

@@ -29,7 +29,7 @@ def test_it_prints_a_table_and_writes_json(
     (step,) = written["steps"]
     assert f"Training steps of 2 images, 64x106, on {written['machine']['cpu']}" in out
     row = next(line.split() for line in out.splitlines() if line.startswith(" fcos"))
-    assert row[:3] == ["fcos", "fp32", f"{step['images_per_second']:.4g}"]
+    assert row[:4] == ["fcos", "fp32", "eager", f"{step['images_per_second']:.4g}"]
     assert row[-4] == str(step["synchronisations"])
     assert "images/s in this process; training fcos in fp32 on them" in out
     assert out.endswith("torchvision's FCOS: not measured (not there)\n")

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -99,6 +100,24 @@ def test_operations_are_those_of_the_convolutions() -> None:
     expected = 3 * sum(sizes.values()) - first
     sizes.clear()
     assert bench.measure().flops == expected
+
+
+def test_a_compiled_detector_is_measured_beside_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = partialmethod(nn.Module.compile, backend="eager")
+    monkeypatch.setattr(nn.Module, "compile", compiled)
+    found = measure_machine(["fcos"], ["fp32"], LOAD, setups=SMALL, compiled=True).steps
+    assert [each.compiled for each in found] == [False, True]
+    assert found[0].waits == found[1].waits
+    assert found[0].flops == found[1].flops
+
+
+def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FailedError(RuntimeError):
+        pass
+
+    monkeypatch.setattr(FailedError, "__module__", "torch._inductor.exc")
+    with pytest.raises(UserError, match=r"^fcos: can't be compiled"), explained("fcos", LOAD):
+        raise FailedError("no compiler\nfound")
 
 
 @pytest.mark.parametrize("name", SETUPS)

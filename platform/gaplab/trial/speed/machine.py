@@ -53,6 +53,8 @@ def measure_machine(
     load: Load,
     show: Callable[[str], None] = lambda line: None,
     setups: Mapping[str, Setup] = SETUPS,
+    *,
+    compiled: bool = False,
 ) -> MachineSpeed:
     """Measure training steps, loading, and torchvision's FCOS if it can be imported.
 
@@ -62,16 +64,20 @@ def measure_machine(
         load: on which images, and where.
         show: called with what is measured next.
         setups: the table of what can be trained.
+        compiled: whether each is also measured when `torch.compile` has compiled it.
 
     Raises:
-        UserError: memory is too small.
+        UserError: memory is too small, or nothing can be compiled.
     """
     found = []
     for precision in precisions:
         for name in names:
-            show(f"measuring {name} in {precision}")
-            found.append(StepBench(name, precision, load, setups[name]).measure())
-            _free()
+            for way in (False, True) if compiled else (False,):
+                show(f"{'compiling' if way else 'measuring'} {name} in {precision}")
+                bench = StepBench(name, precision, load, setups[name], compiled=way)
+                found.append(bench.measure())
+                del bench
+                _free()
     show("measuring the loader")
     bench = StepBench(names[0], precisions[0], load, setups[names[0]])
     cores = len(os.sched_getaffinity(0))

@@ -35,13 +35,13 @@ class Setup:
         """Return the options of the assignment."""
         return ASSIGNERS[self.assignment["name"]].model_validate(self.assignment)
 
-    def recipe(self, batch: int, precision: str) -> Training:
+    def recipe(self, batch: int, precision: str, *, compiled: bool = False) -> Training:
         """Return the options of the training.
 
         The learning rate is so small that no weight leaves the range of random ones.
         """
-        given = {"lr": 1e-7, "batch": batch, "precision": precision, **self.training}
-        return Training.model_validate(given)
+        given = {"lr": 1e-7, "batch": batch, "precision": precision, "compile": compiled}
+        return Training.model_validate({**given, **self.training})
 
 
 _FCOS = {"name": "fcos", **PYRAMID, "groups": 32, "box": "relu"}

@@ -21,7 +21,7 @@ from detectors.structures import Progress, Targets
 from detectors.synchronisations import count_synchronisations
 from detectors.world import LocalWorld
 from gaplab.errors import UserError
-from gaplab.formatting import plural
+from gaplab.formatting import one_line, plural
 from gaplab.trial.speed.peaks import peak_of
 from gaplab.trial.speed.setups import CLASSES, SETUPS, Setup
 
@@ -59,6 +59,7 @@ class StepSpeed:
 
     name: str
     precision: str
+    compiled: bool
     images_per_second: float
     steps: int
     """Number of steps that were timed."""
@@ -107,18 +108,36 @@ class Clock:
 class StepBench:
     """The learner of one setup, which is measured."""
 
-    def __init__(self, name: str, precision: str, load: Load, setup: Setup | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        precision: str,
+        load: Load,
+        setup: Setup | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
         chosen = setup or SETUPS[name]
-        self.name, self.precision, self.load = name, precision, load
+        self.name, self.precision, self.load, self.compiled = name, precision, load, compiled
+        self._setup = chosen
         detector = build_detector(chosen.options(), chosen.strategy(), CLASSES)
         detector = detector.to(load.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        recipe = chosen.recipe(load.batch, precision)
+        recipe = chosen.recipe(load.batch, precision, compiled=compiled)
         self.learner = Learner.create(detector, chosen.strategy(), recipe, LocalWorld())
 
     def measure(self) -> StepSpeed:
-        """Measure steps on one batch that is in memory, after two to warm up."""
+        """Measure steps on one batch that is in memory, after three to warm up.
+
+        Synchronisations and operations of a compiled detector are counted in one that is not
+        compiled: operators can't be counted in compiled code.
+        """
         batch, clock = noise_batch(self.load), Clock(self.load.device)
-        waits, flops = self._counted(batch)
+        plain = self
+        if self.compiled:
+            plain = StepBench(self.name, self.precision, self.load, self._setup)
+        waits, flops = plain._counted(batch)
+        del plain
+        self._warm_up(batch)
         if self.load.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.load.device)
         before, self.learner.mark = self.learner.mark, clock
@@ -128,6 +147,7 @@ class StepBench:
         return StepSpeed(
             name=self.name,
             precision=self.precision,
+            compiled=self.compiled,
             images_per_second=steps * self.load.batch / seconds,
             steps=steps,
             parts=clock.shares(),
@@ -161,6 +181,12 @@ class StepBench:
             self.learner.log_every = usual
             self.learner.read_losses()
             return waits, counter.get_total_flops()
+
+    def _warm_up(self, batch: Batch) -> None:
+        """Compile the detector, if it is to be."""
+        with explained(f"{self.name} in {self.precision}", self.load):
+            for _ in range(3 if self.compiled else 0):
+                self._step(batch)
 
     def _step(self, batch: Batch) -> None:
         train_step(self.learner, batch, Progress(self.learner.step, 1_000_000, 0, 1))
@@ -213,12 +239,18 @@ def noise_objects(size: tuple[int, int], rng: torch.Generator) -> Targets:
 
 @contextmanager
 def explained(what: str, load: Load) -> Iterator[None]:
-    """Raise UserError where memory is short, or a loss is not finite."""
+    """Raise UserError where memory is short, a loss is not finite, or nothing can be compiled."""
     try:
         yield
     except NonFiniteLossError as error:
         raise UserError(f"{what}: {error}") from error
     except RuntimeError as error:  # that of a GPU is one, too
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = one_line(str(error))[:200]
+            raise UserError(
+                f"{what}: can't be compiled ({reason}); leave out --compile, or install a C++ "
+                "compiler and, for a GPU, Triton"
+            ) from error
         full = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
         if not full:
             raise
