@@ -53,7 +53,7 @@ bench: $(VENV)/.ready-dev  ## measure speed, as ratios within one run
 	$(PYTEST) -s tests/benchmarks
 
 bench-gpu: $(VENV)/.ready  ## measure training steps and loading on a GPU, in eight minutes
-	$(RUN)/gaplab bench --json bench.json
+	$(RUN)/gaplab bench --output bench.json
 
 clean:  ## delete the virtual environment and what was built
 	rm -rf $(VENV) build dist

@@ -1,6 +1,6 @@
 """`gaplab bench`: how fast this machine trains detectors and loads images."""
 
-import json as jsonlib
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -59,8 +59,9 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
             help="Steps to time; fewer if they take over 30 s [default: 20; with --cpu 3].",
         ),
     ] = None,
-    json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write everything as JSON.")
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Also write everything as JSON."),
     ] = None,
 ) -> None:
     """Measure how fast this machine trains detectors and loads images.
@@ -87,8 +88,8 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
     ]
     if not cpu and not torch.cuda.is_available():
         problems.append("no GPU that PyTorch can use; measure the CPU with --cpu")
-    if json is not None and (json.is_dir() or not json.parent.is_dir()):
-        problems.append(f"--json {json}: not a file in an existing folder; correct the path")
+    if output is not None and (output.is_dir() or not output.parent.is_dir()):
+        problems.append(f"--output {output}: not a file in an existing folder; correct the path")
     if problems:
         raise UserError(*problems)
     usual_side, usual_batch, usual_steps = CPU_DEFAULTS if cpu else GPU_DEFAULTS
@@ -100,18 +101,18 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
     )
     with progress_line("starting") as show:
         found = measure_machine(names, precisions, load, show, compiled=compiled)
-    if json is not None:
-        _write(json, found)
+    if output is not None:
+        _write(output, found)
     _print(found)
 
 
 def _write(path: Path, found: "MachineSpeed") -> None:
     """Write the measurements. Raises StorageError."""
     try:
-        path.write_text(jsonlib.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(found.plain(), indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageError(
-            f"--json {path}: can't be written ({error.strerror}); choose another file"
+            f"--output {path}: can't be written ({error.strerror}); choose another file"
         ) from error
 
 

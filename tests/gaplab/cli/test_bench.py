@@ -24,7 +24,7 @@ def test_it_prints_a_table_and_writes_json(
     monkeypatch.setattr(machine, "importable", lambda: "not there")
     path = tmp_path / "bench.json"
     sizes = ("--side", "64", "--steps", "1", "--batch", "2")
-    out = gaplab("bench", "--cpu", "--detector", "fcos", *sizes, "--json", str(path))
+    out = gaplab("bench", "--cpu", "--detector", "fcos", *sizes, "--output", str(path))
     written = json.loads(path.read_text())
     (step,) = written["steps"]
     assert f"Training steps of 2 images, 64x106, on {written['machine']['cpu']}" in out
@@ -40,7 +40,7 @@ def test_all_that_is_wrong_is_named_at_once(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     missing = tmp_path / "missing" / "bench.json"
-    words = ("--detector", "yolo\x1b[2J", "--precision", "fp8", "--json", str(missing))
+    words = ("--detector", "yolo\x1b[2J", "--precision", "fp8", "--output", str(missing))
     lines = gaplab("bench", *words, code=2).splitlines()
     assert [line for line in lines if "\x1b" in line] == []
     assert len(lines) == 4

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -26,11 +27,13 @@ import gaplab.cli
 from detectors.cost import ModelCost
 from detectors.data.base import Split
 from detectors.data.summary import Counts
+from detectors.engine import PARTS
 from detectors.evaluation.crowding import Crowding
 from detectors.evaluation.diagnosis import Diagnosis, Duplicates, GapStep
 from detectors.evaluation.metrics import POSITIVES, ClassGap
 from detectors.evaluation.score_gap import ScoreGap
 from gaplab.cli import use
+from gaplab.cli.bench import steps_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.live_table import LiveTable
@@ -72,6 +75,9 @@ from gaplab.results.status import Running, Status
 from gaplab.spec.models import Reading
 from gaplab.spec.varied import varied_keys
 from gaplab.states import TrialState
+from gaplab.trial.speed.loading import LoadingSpeed
+from gaplab.trial.speed.machine import MachineSpeed
+from gaplab.trial.speed.steps import Load, StepSpeed
 from tests.builders import (
     MACHINE,
     NOW,
@@ -358,7 +364,31 @@ def pictures(d: Draw) -> list[PlainTable]:
     return printed(page)
 
 
+def speeds(d: Draw) -> list[PlainTable]:
+    def step(precision: str, share: float | None) -> StepSpeed:
+        parts = dict.fromkeys(PARTS, 0.2)
+        return StepSpeed(
+            d.word,
+            precision,
+            True,
+            d.numbers[0],
+            2,
+            parts,
+            1,
+            {},
+            d.whole,
+            d.numbers[1],
+            share,
+            9.0,
+        )
+
+    steps = (step("fp32", None), step("bf16", None), step("bf16", 0.4))
+    loading = LoadingSpeed(d.numbers[2], 0, d.whole)
+    return [steps_table(MachineSpeed(Load(torch.device("cpu")), steps, loading, {}))]
+
+
 TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
+    "bench.steps_table": speeds,
     "datasets.split_table": datasets,
     "datasets.class_table": datasets,
     "datasets.crowding_table": datasets,
