@@ -229,7 +229,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "bench",
             "gaplab.cli.bench",
             "Measure how fast this machine trains detectors and loads images.",
-            "gaplab bench --json bench.json",
+            "gaplab bench --output bench.json",
         ),
     ),
 }
