@@ -107,6 +107,8 @@ def _copy_of(root: str) -> Path:
 def _listed(root: str) -> _Remote:
     """List a remote folder."""
     try:
+        if not root.partition("://")[2]:
+            raise ValueError("no bucket or folder in the address")
         system, base = open_address(root)
         found = system.get_file_info(pyarrow.fs.FileSelector(base, recursive=True))
     except Exception as error:  # of any kind, from the clients of many stores
