@@ -52,7 +52,7 @@ chaos: $(VENV)/.ready-dev  ## many faults in running sweeps; takes over an hour
 bench: $(VENV)/.ready-dev  ## measure speed, as ratios within one run
 	$(PYTEST) -s tests/benchmarks
 
-bench-gpu: $(VENV)/.ready  ## measure training steps and loading on a GPU, in eight minutes
+bench-gpu: $(VENV)/.ready  ## measure training steps and loading on a GPU
 	$(RUN)/gaplab bench --output bench.json
 
 clean:  ## delete the virtual environment and what was built

@@ -66,8 +66,8 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
 ) -> None:
     """Measure how fast this machine trains detectors and loads images.
 
-    Needs no data set: images are noise, and JPEG files are generated. On a GPU it takes less than
-    eight minutes. Torchvision's FCOS is measured, too, if torchvision can be imported.
+    Needs no data set: images are noise, and JPEG files are generated. Each measurement ends after
+    30 seconds. Torchvision's FCOS is measured, too, if torchvision can be imported.
     """
     import torch
 
