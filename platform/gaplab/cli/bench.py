@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,15 +78,8 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
 
     names = list(dict.fromkeys(detector or SETUPS))
     precisions = list(dict.fromkeys(precision or (["fp32"] if cpu else PRECISIONS)))
-    problems = [
-        f"{option} {printable(value)}: unknown; choose from {', '.join(known)}"
-        for option, values, known in (
-            ("--detector", names, SETUPS),
-            ("--precision", precisions, PRECISIONS),
-        )
-        for value in values
-        if value not in known
-    ]
+    problems = [*_unknown("--detector", names, SETUPS)]
+    problems += _unknown("--precision", precisions, PRECISIONS)
     if not cpu and not torch.cuda.is_available():
         problems.append("no GPU that PyTorch can use; measure the CPU with --cpu")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
@@ -104,6 +98,12 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
     if output is not None:
         _write(output, found)
     _print(found)
+
+
+def _unknown(option: str, values: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    for value in values:
+        if value not in known:
+            yield f"{option} {printable(value)}: unknown; choose from {', '.join(known)}"
 
 
 def _write(path: Path, found: "MachineSpeed") -> None:
