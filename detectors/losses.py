@@ -13,7 +13,7 @@ from torch import Tensor
 
 from detectors.options import LATER, Options
 
-ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability"]
+ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability", "cross_entropy"]
 """The classification loss of an assignment.
 
 - `focal`: focal loss, with targets 0 and 1.
@@ -25,6 +25,8 @@ ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability"]
   is the degree for positive and 0 for negative points (GFL Eq. 2, TOOD).
 - `matchability`: focal loss without the factor alpha for negative points, binary cross-entropy with
   the target t^gamma for positive points of degree t (MAL of DEIM; gamma is 1.5 there).
+- `cross_entropy`: binary cross-entropy for all points, with the degree as target for positive
+  points (YOLOv8 to YOLO26). It has no alpha and no gamma.
 """
 
 
@@ -34,16 +36,17 @@ L1Of = Literal["center_sides", "corners"]
 class LossOptions(Options):
     """The terms of the loss of a branch. The defaults are those of DeFCN (003)."""
 
-    cls: Literal["assignment", "quality_focal", "matchability"] = Field(
+    cls: Literal["assignment", "quality_focal", "matchability", "cross_entropy"] = Field(
         "assignment", json_schema_extra=LATER
     )
     """The classification loss: that of the assignment (focal loss for most), `quality_focal` of GFL
-    and TOOD, or `matchability` of DEIM (MAL). Auxiliary losses always have that of the assignment.
-    The last two do not use `focal_alpha`."""
+    and TOOD, `matchability` of DEIM (MAL), or binary cross-entropy (YOLO). Auxiliary losses always
+    have that of the assignment. The last three do not use `focal_alpha`, the last one also not
+    `focal_gamma`."""
     cls_target: Literal["degree", "iou"] = Field("degree", json_schema_extra=LATER)
-    """Target of a positive point in `quality_focal` and `matchability`: its degree, or its degree
-    times the IoU of its predicted box (GFL, DEIM), for assignments whose degrees are 1. Points of
-    IoU 0 count as negative."""
+    """Target of a positive point, unless `cls` is `assignment`: its degree, or its degree times the
+    IoU of its predicted box (GFL, DEIM, YOLOX), for assignments whose degrees are 1. Points of IoU
+    0 count as negative."""
     cls_weight: float = Field(1.0, ge=0)
     """Weight of the classification loss."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
@@ -91,7 +94,9 @@ class LossOptions(Options):
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:
         if self.cls == "assignment" and self.cls_target == "iou":
-            raise ValueError("cls_target: iou needs cls: quality_focal or cls: matchability")
+            raise ValueError(
+                "cls_target: iou needs cls: quality_focal, matchability or cross_entropy"
+            )
         return self
 
 
@@ -142,6 +147,8 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
         options: alpha and gamma of the focal loss.
     """
     alpha, gamma = options.focal_alpha, options.focal_gamma
+    if kind == "cross_entropy":
+        return soft_bce(logits, degree)
     if kind == "gaussian":
         return sigmoid_focal(logits, degree, None, gamma)
     if kind == "quality_focal":

@@ -1,34 +1,27 @@
 """YOLOv10: a one-to-one and a one-to-many branch that are assigned by the same metric."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from detectors.assigners.base import Branch, Family, Strategy, Supervision
-from detectors.assigners.tal import Tal, TalOne
+from detectors.assigners.aligned_dual import AlignedDual
+from detectors.assigners.base import Branch, Supervision
 
 
-class ConsistentDual(Strategy):
+class ConsistentDual(AlignedDual):
     """Trains two branches by the alignment t = s^alpha * u^beta of their own predictions.
 
     The consistent dual assignments of YOLOv10 (section 3.1): both branches have the same alpha and
     beta, see `tal`; the one-to-many branch assigns 10 points per object, the one-to-one branch the
     best one. Of several objects with the same best point, the one with the highest IoU gets it, and
-    the others get none. Only the one-to-one branch is used at inference.
+    the others get none. Only the one-to-one branch is used at inference. The classification loss is
+    binary cross-entropy, with the degree as target.
 
     In YOLOv10, the one-to-one branch has a head of its own, and its gradients do not reach backbone
-    and neck: `detector.shared_towers: false` and `detector.detach_o2o: true`. Its classification
-    loss is binary cross-entropy, `training.loss.focal_gamma: 0`; with the default of 2, duplicates
-    disappear more slowly.
+    and neck: `detector.shared_towers: false` and `detector.detach_o2o: true`.
     """
 
     name: Literal["consistent_dual"] = "consistent_dual"
-    alpha: float = Field(0.5, ge=0)
-    """Exponent of the class score in the alignment."""
-    beta: float = Field(6.0, ge=0)
-    """Exponent of the IoU in the alignment."""
-    o2m_topk: int = Field(10, ge=1)
-    """Maximum number of points per object of the one-to-many branch."""
     o2o_topk: int = Field(1, ge=1)
     """Number of points per object of the one-to-one branch for which objects compete. Each then
     keeps the best one of those that it was assigned."""
@@ -40,11 +33,6 @@ class ConsistentDual(Strategy):
     lambda_o2m: float = Field(1.0, ge=0)
     """Weight of the loss of the one-to-many branch."""
 
-    family: ClassVar[Family] = "dual"
-
     def branches(self) -> dict[Branch, Supervision]:
         """Return the one-to-one branch, kept for inference, and the one-to-many branch."""
-        alpha, beta, grow = self.alpha, self.beta, self.grow_small
-        one = TalOne(alpha=alpha, beta=beta, topk=self.o2o_topk, grow_small=grow)
-        many = Tal(alpha=alpha, beta=beta, topk=self.o2m_topk, grow_small=grow)
-        return {"o2o": Supervision(one, self.lambda_o2o), "o2m": Supervision(many, self.lambda_o2m)}
+        return self.supervised(self.lambda_o2o, self.lambda_o2m)

@@ -40,7 +40,7 @@ class Ota(Assigner):
 
     name: Literal["ota"] = "ota"
     iou_weight: float = Field(1.5, ge=0)
-    """Weight of -log(IoU) in the cost (released code: 3)."""
+    """Weight of -log(IoU) in the cost."""
     topk: int = Field(20, ge=1)
     """Number of IoUs whose sum is the number of labels of an object."""
     radius: float = Field(2.5, gt=0)

@@ -22,12 +22,13 @@ class Paa(Assigner):
     of its predicted box. An anchor is a candidate of the object with the highest IoU to the anchor,
     if that is at least `min_iou` or the highest one of the object; per level, an object keeps its
     `topk` candidates of lowest cost. Two Gaussians are fitted to these costs. Candidates
-    of the first Gaussian are positive up to the one with the highest likelihood (Fig. 3c, the
-    released code). An object with a single candidate gets it; if no candidate belongs to the first
+    of the first Gaussian are positive up to the one with the highest likelihood (Fig. 3c,
+    mmdetection). An object with a single candidate gets it; if no candidate belongs to the first
     Gaussian, an object gets none.
 
-    Deviations: the losses in the cost of the released code are focal loss and GIoU. PAA also
-    predicts IoUs, and votes after NMS.
+    Deviations: the losses in the cost of the released code are focal loss and GIoU, and all
+    candidates up to the likeliest of the first Gaussian are positive, or all if it has none. PAA
+    also predicts IoUs, and votes after NMS.
     """
 
     name: Literal["paa"] = "paa"

@@ -60,14 +60,14 @@ class Tal(Aligned):
     s is the score of the object's class, u the IoU of the predicted box. The `topk` points inside
     the box are positive; a point of several objects is assigned to the one with the highest IoU.
     The degree of a point is t / max t * max u, with the maxima over the points that the object
-    keeps, and the loss is `quality_focal`. YOLOv8 and YOLOv10 have
-    alpha 0.5 and `topk` 10.
+    keeps, and the loss is `quality_focal`. YOLOv8 has alpha 0.5, `topk` 10 and
+    `training.loss.cls: cross_entropy`.
 
     Points with t = 0 are negative, so an object that no prediction overlaps gets none.
 
     Deviations: the code of TOOD takes the `topk` points of all, and those inside the box of these;
-    in the first epochs, it assigns by ATSS instead. YOLO has the CIoU instead of the IoU, and
-    binary cross-entropy (`training.loss.focal_gamma: 0`).
+    in the first four epochs, it assigns by ATSS instead. YOLO has the CIoU instead of the IoU, and
+    a contested point may go to an object of which it is not among the best points.
     """
 
     name: Literal["tal"] = "tal"
@@ -76,21 +76,6 @@ class Tal(Aligned):
 
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
-
-
-class TalOne(Aligned):
-    """Assigns at most one point per object: the best of those that it was assigned.
-
-    The one-to-one branch of `consistent_dual` and `progressive_dual`.
-    """
-
-    name: Literal["tal_one"] = "tal_one"
-    topk: int = Field(1, ge=1)
-    """Number of points for which objects compete, before the best one is kept."""
-
-    family: ClassVar[Family] = "o2o"
-    branch: ClassVar[Branch] = "o2o"
-    kept: ClassVar[int | None] = 1
 
 
 def targets_of(aligned_BGN: Tensor, iou_BGN: Tensor, own_BGN: Tensor) -> Tensor:

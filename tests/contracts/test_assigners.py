@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
+from detectors.assigners.aligned_dual import TalMany, TalOne
 from detectors.assigners.anchor import Anchor
 from detectors.assigners.base import Assigner
 from detectors.assigners.center import Center
@@ -20,7 +21,7 @@ from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
-from detectors.assigners.tal import Aligned, Tal, TalOne
+from detectors.assigners.tal import Aligned, Tal
 from detectors.models.points import pyramid_points
 from detectors.structures import (
     Assignment,
@@ -77,7 +78,7 @@ GREEDY = named(
 MANY = named(
     *(quick(entry) for entry in O2M.values()),
     Hybrid(rho=1.0),
-    Tal(alpha=0.5, topk=10, grow_small=True),
+    TalMany(grow_small=True),
 )
 """Any number of positive points per object."""
 

@@ -19,7 +19,7 @@ from tests.detectors.batching import packed, together
 
 CLASSES, POINTS = 3, 12
 EXTENT = (48.0, 32.0)
-SOFT = ("bce", "quality_focal", "matchability")
+SOFT = ("bce", "quality_focal", "matchability", "cross_entropy")
 """Losses with degrees between 0 and 1."""
 KINDS: tuple[ClsLoss, ...] = get_args(ClsLoss)
 
@@ -133,7 +133,7 @@ def bce(logit: float, t: float) -> float:
 
 
 def classified(logit: float, t: float, kind: ClsLoss, options: LossOptions) -> float:
-    if kind == "bce" and t > 0:
+    if kind == "cross_entropy" or (kind == "bce" and t > 0):
         return bce(logit, t)
     p = 1 / (1 + math.exp(-logit))
     if kind == "quality_focal":

@@ -29,6 +29,7 @@ SELECTED: list[dict[str, Any]] = [
     {"cls": "quality_focal"},
     {"cls": "quality_focal", "cls_target": "iou"},
     {"cls": "matchability", "cls_target": "iou"},
+    {"cls": "cross_entropy", "cls_target": "iou"},
 ]
 """The loss of the assignment, and others."""
 all_options = st.builds(

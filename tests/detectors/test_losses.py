@@ -98,7 +98,7 @@ def test_matchability_equals_its_formula(elements: list[tuple[float, float]], ga
 
 
 def test_a_target_by_iou_needs_a_loss_with_soft_targets() -> None:
-    with pytest.raises(ValidationError, match="needs cls: quality_focal or cls: matchability"):
+    with pytest.raises(ValidationError, match="needs cls: quality_focal, matchability or cross"):
         LossOptions(cls_target="iou")
     assert LossOptions(cls="matchability", cls_target="iou").cls_target == "iou"
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from detectors.assigners.aligned_dual import TalMany, TalOne
 from detectors.assigners.base import Branch
 from detectors.assigners.dual import Dual
 from detectors.assigners.progressive_dual import ProgressiveDual
-from detectors.assigners.tal import Tal, TalOne
 from detectors.structures import Progress
 from tests.detectors import miniature as mini
 
@@ -29,7 +29,7 @@ def test_weights_may_change_after_each_step() -> None:
 def test_branches_are_those_of_the_released_code() -> None:
     one, many = ProgressiveDual().branches().values()
     assert one.assigner == TalOne(alpha=0.5, beta=6.0, topk=7, grow_small=True)
-    assert many.assigner == Tal(alpha=0.5, beta=6.0, topk=10, grow_small=True)
+    assert many.assigner == TalMany(alpha=0.5, beta=6.0, topk=10, grow_small=True)
     assert (one.weight, many.weight) == pytest.approx((0.2, 0.8))
 
 

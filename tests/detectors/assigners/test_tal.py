@@ -5,8 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detectors.assigners.aligned_dual import AlignedDual, TalMany, TalOne
 from detectors.assigners.consistent_dual import ConsistentDual
-from detectors.assigners.tal import Aligned, Tal, TalOne
+from detectors.assigners.progressive_dual import ProgressiveDual
+from detectors.assigners.tal import Aligned, Tal
 from detectors.structures import Points, Predictions, Progress
 from tests.detectors.assigners import loops
 from tests.detectors.assigners.loops import Box, inside, ious, points_of, sigmoid, targets_at
@@ -20,6 +22,7 @@ EACH: list[Aligned] = [
     Tal(beta=1.0, topk=4, grow_small=True),
     TalOne(),
     TalOne(topk=7, alpha=0.5, grow_small=True),
+    TalMany(),
 ]
 
 
@@ -124,8 +127,15 @@ class TestConsistentDual:
         dual = ConsistentDual(alpha=0.25, beta=4.0, grow_small=True)
         one, many = (each.assigner for each in dual.branches().values())
         assert one == TalOne(alpha=0.25, beta=4.0, topk=1, grow_small=True)
-        assert many == Tal(alpha=0.25, beta=4.0, topk=10, grow_small=True)
+        assert many == TalMany(alpha=0.25, beta=4.0, topk=10, grow_small=True)
         assert list(dual.branches()) == ["o2o", "o2m"]
+
+    @pytest.mark.parametrize("dual", [ConsistentDual, ProgressiveDual])
+    def test_both_branches_have_the_cross_entropy_of_yolo(self, dual: type[AlignedDual]) -> None:
+        """Of a positive point to its degree, of all others to 0; without alpha and gamma."""
+        one, many = (each.assigner for each in dual().branches().values())
+        assert one.loss == many.loss == "cross_entropy"
+        assert Tal.loss == "quality_focal"
 
     def test_weights_reach_their_branch(self) -> None:
         dual = ConsistentDual(lambda_o2o=2.0, lambda_o2m=0.5)
