@@ -21,7 +21,7 @@ from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
-from detectors.assigners.tal import Aligned, Tal
+from detectors.assigners.tal import Aligned
 from detectors.models.points import pyramid_points
 from detectors.structures import (
     Assignment,
