@@ -130,10 +130,10 @@ class TestConsistentDual:
         assert many == TalMany(alpha=0.25, beta=4.0, topk=10, grow_small=True)
         assert list(dual.branches()) == ["o2o", "o2m"]
 
-    @pytest.mark.parametrize("dual", [ConsistentDual, ProgressiveDual])
-    def test_both_branches_have_the_cross_entropy_of_yolo(self, dual: type[AlignedDual]) -> None:
+    @pytest.mark.parametrize("dual", [ConsistentDual(), ProgressiveDual()])
+    def test_both_branches_have_the_cross_entropy_of_yolo(self, dual: AlignedDual) -> None:
         """Of a positive point to its degree, of all others to 0; without alpha and gamma."""
-        one, many = (each.assigner for each in dual().branches().values())
+        one, many = (each.assigner for each in dual.branches().values())
         assert one.loss == many.loss == "cross_entropy"
         assert Tal.loss == "quality_focal"
 
