@@ -1,8 +1,8 @@
 """One-to-one matchings by several aims, the first of which decides first: NumPy, on the CPU."""
 
 import numpy as np
+import scipy  # loads `scipy.optimize` when it is first used: it takes half a second
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 Matrix = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,7 +24,7 @@ def match_candidates(quality_GN: Matrix, candidate_GN: Mask) -> tuple[Indices, I
         return None
     allowed = np.where(candidate_GN, quality_GN, -np.inf)[objects]
     try:
-        rows, points = linear_sum_assignment(allowed, maximize=True)
+        rows, points = scipy.optimize.linear_sum_assignment(allowed, maximize=True)
     except ValueError:  # "cost matrix is infeasible"
         return None
     return objects[rows], points
@@ -80,14 +80,14 @@ def _nearest_of_best(value_GN: Matrix, away_GN: Matrix) -> Indices:
         value_GN: [G, N] with G <= N; -inf for pairs that are not allowed.
         away_GN: [G, N] in [0, 1]: how far pairs are.
     """
-    chosen: Indices = linear_sum_assignment(value_GN, maximize=True)[1]
+    chosen: Indices = scipy.optimize.linear_sum_assignment(value_GN, maximize=True)[1]
     loss_GN, price_N, rounding = _losses(value_GN, chosen)
     tight_GN = loss_GN <= rounding
     free_G = tight_GN.sum(1) > 1
     points = np.setdiff1d(np.arange(value_GN.shape[1]), chosen[~free_G])
     must_N = (len(value_GN) + 1) * (price_N > rounding)
     wanted = np.where(tight_GN, must_N - away_GN, -np.inf)[free_G][:, points]
-    chosen[free_G] = points[linear_sum_assignment(wanted, maximize=True)[1]]
+    chosen[free_G] = points[scipy.optimize.linear_sum_assignment(wanted, maximize=True)[1]]
     return chosen
 
 

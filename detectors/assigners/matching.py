@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
+import scipy  # loads `scipy.optimize` when it is first used: it takes half a second
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detectors.assigners.lexicographic import Indices, Matrix, match_all, match_candidates
@@ -146,7 +146,9 @@ def _solved(
 def _largest_total(quality_GN: Tensor) -> Pairs:
     """Return the assignment of `one_to_one` for one image."""
     points = _best_points(quality_GN, len(quality_GN) + _SPARE)
-    objects, chosen = linear_sum_assignment(_numpy(quality_GN, points), maximize=True)
+    objects, chosen = scipy.optimize.linear_sum_assignment(
+        _numpy(quality_GN, points), maximize=True
+    )
     return _pairs(objects, chosen, points)
 
 

@@ -2,6 +2,7 @@
 
 import json as jsonlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from gaplab.errors import UserError
 from gaplab.formatting import points, signed
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import EvaluationView, MeasurementView
-from gaplab.spec.protocols import parse_protocol, parse_protocols, rule_of
+from gaplab.spec.protocols import parse_protocol, parse_protocols, protocol_key, rule_of
 from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -55,6 +56,8 @@ OtherOption = Annotated[
         "kept apart from others, under a digest of the ground truth.",
     ),
 ]
+USUAL = tuple(preset for preset in PROTOCOLS if preset not in TOOLS)
+"""Protocols of `reevaluate` if none is given: those of papers."""
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
 
 
@@ -64,7 +67,10 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     ],
     protocol: Annotated[
         list[str] | None,
-        typer.Option(help=f"{_PROTOCOL}; repeatable [default: every paper's preset]."),
+        typer.Option(
+            help=f"{_PROTOCOL}; repeatable [default: every paper's preset that the "
+            "candidates serve]."
+        ),
     ] = None,
     branch: Annotated[
         str | None, typer.Option(help="o2o, o2m or o2f [default: every branch].")
@@ -83,9 +89,9 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     from gaplab.results.truth import TruthOptions
 
     folder = Home(home).check().check_ledger()
-    usual = [preset for preset in PROTOCOLS if preset not in TOOLS]
     truth = TruthOptions(tuple(settings or ()), other_truth)
-    wanted = _Wanted(parse_protocols(protocol or usual), branch, epoch, truth)
+    rules = parse_protocols(protocol or USUAL)
+    wanted = _Wanted(rules, not protocol, branch, epoch, truth)
     with (
         Ledger.open(folder.ledger_url, create=False) as ledger,
         progress_line("reading candidates") as show,
@@ -97,8 +103,12 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
             show(f"{len(found)} of {len(subjects) * len(wanted.protocols)} evaluations")
             if json:
                 _print(jsonlib.dumps(asdict(each), default=str))
-    if not json:
+    notes = "".join(f"{line}\n" for line in _left_out(found, len(subjects), wanted))
+    if json:
+        sys.stderr.write(notes)
+    else:
         _print_reevaluations(found, subjects, folder)
+        sys.stdout.write(notes)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class _Wanted:
     """What is measured again, and how. `branch` and `epoch` as for `find_sources`."""
 
     protocols: "Sequence[Protocol]"
+    fitting: bool
+    """Whether to leave out protocols that candidates do not serve."""
     branch: str | None
     epoch: int | None
     truth: "TruthOptions"
@@ -150,9 +162,21 @@ def _evaluations(
     from gaplab.results.reevaluate import reevaluate
     from gaplab.results.remeasure import remeasure
 
-    protocols = wanted.protocols
-    yield from reevaluate(ledger, subjects.sources, protocols, storage, wanted.truth)
-    yield from remeasure(ledger, subjects.measured, protocols, storage)
+    rules, fit = wanted.protocols, wanted.fitting
+    yield from reevaluate(ledger, subjects.sources, rules, storage, wanted.truth, fitting=fit)
+    yield from remeasure(ledger, subjects.measured, rules, storage, fitting=fit)
+
+
+def _left_out(found: Sequence[EvaluationView], subjects: int, wanted: _Wanted) -> Iterator[str]:
+    """Yield a line about the protocols that some candidates were not measured under."""
+    done = Counter(each.protocol for each in found)
+    lacking = {key: subjects - done[key] for key in map(protocol_key, wanted.protocols)}
+    names = [f"{key} ({count} of {subjects})" for key, count in lacking.items() if count]
+    if names:
+        yield (
+            f"Left out, because these candidates lack what the protocol needs: {', '.join(names)}; "
+            "name it with --protocol to see what it needs"
+        )
 
 
 def explain(  # noqa: PLR0913 - every argument is an option of the command

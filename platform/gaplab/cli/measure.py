@@ -186,10 +186,10 @@ def _measured(
 ) -> "list[list[Measured]]":
     """Return the measurements of each file, by protocol. Raises UserError with all problems."""
     from gaplab.results.inputs import open_inputs
-    from gaplab.results.measure import checkable, measure, shortcomings_of, usable_protocols
+    from gaplab.results.measure import checkable, measure, shortcomings_of, usable_presets
 
     inputs = open_inputs(detections, annotations, options)
-    protocols = ways.protocols or usable_protocols(inputs)
+    protocols = ways.protocols or usable_presets(inputs)
     allow = ways.allow_suppressed
     problems = [p for each in inputs for p in shortcomings_of(each, protocols, allow)]
     if ways.check and not any(checkable(each) for each in protocols):

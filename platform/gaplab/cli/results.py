@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from detectors.evaluation.metrics import TRAINING
 from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import (
     MAX_EPOCH,
@@ -38,16 +39,17 @@ from gaplab.cli.render.tables import group_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
 from gaplab.ledger import Reader
+from gaplab.ledger.conditions import MORE
 from gaplab.ledger.selection import COST
-from gaplab.ledger.views import METRICS, GpuHours, ResultRow
+from gaplab.ledger.views import METRICS, GpuHours, ResultRow, RowFilter
 from gaplab.results.columns import COMPUTED, with_columns
-from gaplab.results.compare import Group, mixed_instructions
+from gaplab.results.compare import Group, mean_of, mixed_instructions
 from gaplab.results.compare import compare as compare_groups
 from gaplab.results.curves import over_epochs
 from gaplab.results.effects import main_effects
 from gaplab.results.intervals import MIN_IMAGES, Metric, Resampled
 from gaplab.results.keys import default_keys
-from gaplab.results.leaderboard import Epoch, Query, unknown_keys
+from gaplab.results.leaderboard import Epoch, LeaderboardRow, Query, row_filter, unknown_keys
 from gaplab.results.leaderboard import board as find_board
 from gaplab.results.leaderboard import groups as find_groups
 from gaplab.results.leaderboard import leaderboard as find_rows
@@ -161,14 +163,22 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
 def _rows(ledger: Reader, metrics: Sequence[str], query: Query) -> Output:
     """Return the rows of a leaderboard, after the notes about them."""
     board = find_board(ledger, **query)
-    rows = with_columns(ledger, board.rows, metrics, board.wanted)
-    if rows and (error := unknown_keys(metrics, {*metric_names(rows), *COMPUTED})):
-        raise error
+    rows = _with(ledger, board.rows, metrics, board.wanted)
     for note in board.notes:
         sys.stderr.write(f"gaplab: {printable(note)}\n")
     table = leaderboard_table(rows, metrics, board.varied, board.total)
     plain_rows = [plain(row) | varied_values(row.config, board.varied) for row in rows]
     return Output(plain_rows, [table], [*LEADERBOARD_COLUMNS, *board.varied])
+
+
+def _with(
+    ledger: Reader, rows: Sequence[LeaderboardRow], names: Sequence[str], wanted: RowFilter
+) -> list[LeaderboardRow]:
+    """Return rows with further columns. Raises UserError for names that are no column."""
+    known = {*metric_names(rows), *MORE, *TRAINING, *COMPUTED}
+    if rows and (error := unknown_keys(names, known)):
+        raise error
+    return with_columns(ledger, rows, names, wanted)
 
 
 def _groups(ledger: Reader, keys: Sequence[str], query: Query) -> Output:
@@ -205,6 +215,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     over: Annotated[
         Literal["epochs"] | None, typer.Option(help="Show the means at every evaluated epoch.")
     ] = None,
+    metric: MetricOption = None,
     resamples: Annotated[
         int, typer.Option(min=0, help="Resamples of the images for intervals; 0 for none.")
     ] = 1000,
@@ -237,8 +248,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         raise UserError("--over and --epoch: give one of them")
     at, folder = _row_epoch(epoch), Home(home)
     with read_ledger(folder) as ledger:
-        rows = find_rows(
-            ledger,
+        query = Query(
             sweep=sweep,
             dataset=dataset,
             where=where or (),
@@ -247,6 +257,9 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             branch=branch,
             truth=truth,
         )
+        rows = find_rows(ledger, **query)
+        if metric:
+            rows = _with(ledger, rows, metric, row_filter(ledger, **query))
         keys = by or default_keys(rows)
         if over:
             write_output(_curves(over_epochs(ledger, rows, keys, sort, branch), keys), form)
@@ -256,14 +269,23 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         groups = compare_groups(rows, keys, sort, resampling, to or ())
     for problem in [*resampling.problems(), *mixed_instructions(groups)]:
         sys.stderr.write(f"gaplab: {printable(problem)}\n")
-    write_output(_effects(groups) if effects else _compared(groups, keys, sort, to), form)
+    found = _effects(groups) if effects else _compared(groups, keys, sort, to, metric or [])
+    write_output(found, form)
 
 
 def _compared(
-    groups: Sequence[Group], keys: Sequence[str], metric: Metric, to: Sequence[str] | None
+    groups: Sequence[Group],
+    keys: Sequence[str],
+    metric: Metric,
+    to: Sequence[str] | None,
+    further: Sequence[str],
 ) -> Output:
-    table = compare_table(groups, metric, " ".join(to) if to else "best")
-    return Output([plain(group) for group in groups], [table], [*keys, *COMPARE_COLUMNS])
+    table = compare_table(groups, metric, " ".join(to) if to else "best", further)
+    rows = [
+        plain(group) | {f"{name}_mean": mean_of(group, name) for name in further}
+        for group in groups
+    ]
+    return Output(rows, [table], [*keys, *COMPARE_COLUMNS])
 
 
 def _effects(groups: Sequence[Group]) -> Output:

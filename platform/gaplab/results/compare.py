@@ -280,6 +280,13 @@ def _values(trials: Sequence[LeaderboardRow], metric: Metric) -> list[float]:
     return [] if None in values else values
 
 
+def mean_of(group: Group, name: str) -> float | None:
+    """Return the mean of a metric or a column over the trials that have it; None if none has."""
+    values = [row.more[name] if name in row.more else getattr(row, name) for row in group.trials]
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
 def _by_seed(group: Group) -> dict[int, LeaderboardRow]:
     """Return trials by seed; empty if a seed repeats, because then they differ in more than it."""
     return {row.seed: row for row in group.trials} if group.seeds == group.n else {}

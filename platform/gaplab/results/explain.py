@@ -59,7 +59,7 @@ def explain(  # noqa: PLR0913 - each is a choice of its own
     """
     trial = ledger.find_trial(name)
     source = _primary(find_sources(ledger, storage, [trial], epoch, branch))
-    found = checked_truths([source], [protocol], options)[trial.id]
+    found = checked_truths([source], [[protocol]], options)[trial.id]
     truth = found.data
     parts = [Candidates.none(), *source.dump.stream(truth.image_ids, truth.classes)]
     return Explanation(

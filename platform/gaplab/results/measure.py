@@ -3,7 +3,7 @@
 `measure` measures an input under protocols, `keep` writes the results to the ledger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -181,16 +181,21 @@ def shortcomings_of(
     return problems
 
 
-def usable_protocols(inputs: Sequence[Input]) -> list[Protocol]:
+def usable_presets(inputs: Sequence[Input]) -> list[Protocol]:
     """Return the presets under which all inputs can be measured. Raises UserError if none can."""
-    found = [
-        preset
-        for preset in PROTOCOLS.values()
-        if not any(shortcomings_of(each, [preset], allow_suppressed=True) for each in inputs)
-    ]
+    found = served_by(inputs, PROTOCOLS.values())
     if not found:
         raise UserError(f"{inputs[0].detections.where}: no preset can be used; give a --protocol")
     return found
+
+
+def served_by(inputs: Sequence[Input], protocols: Iterable[Protocol]) -> list[Protocol]:
+    """Return the protocols under which all inputs can be measured."""
+    return [
+        protocol
+        for protocol in protocols
+        if not any(shortcomings_of(each, [protocol], allow_suppressed=True) for each in inputs)
+    ]
 
 
 def keep(

@@ -106,6 +106,8 @@ def reevaluate(
     protocols: Sequence[Protocol],
     storage: Storage,
     options: TruthOptions = OWN,
+    *,
+    fitting: bool = False,
 ) -> Iterator[EvaluationView]:
     """Evaluate each source under each protocol and write new evaluations to the ledger.
 
@@ -118,6 +120,8 @@ def reevaluate(
         protocols: the protocols to measure under.
         storage: where match files are written.
         options: where the ground truth comes from.
+        fitting: leave out, for each source, the protocols that it does not serve, if it serves
+            any.
 
     Yields:
         The evaluations as the ledger holds them, new and old ones, source by source.
@@ -125,8 +129,9 @@ def reevaluate(
     Raises:
         UserError: candidates don't match their data, or lack what a protocol needs.
     """
-    truths = checked_truths(sources, protocols, options)
-    for source in sources:
+    chosen = [(fitting and served(source, protocols)) or protocols for source in sources]
+    truths = checked_truths(sources, chosen, options)
+    for source, protocols in zip(sources, chosen, strict=True):
         trial, truth = source.trial.id, truths[source.trial.id]
         known = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(trial, truth.digest)}
         own = (source.evaluation.epoch, source.evaluation.branch)
@@ -166,15 +171,26 @@ def _measure(
         ledger.record(made, source.evaluation.attempt)
 
 
+def served(source: Source, protocols: Sequence[Protocol]) -> list[Protocol]:
+    """Return the protocols under which a source can be measured."""
+    return [each for each in protocols if not any(_shortcomings(source, [each]))]
+
+
 def checked_truths(
-    sources: Sequence[Source], protocols: Sequence[Protocol], options: TruthOptions
+    sources: Sequence[Source], chosen: Sequence[Sequence[Protocol]], options: TruthOptions
 ) -> Mapping[str, Truth]:
     """Return the ground truth by id of the trial.
+
+    Args:
+        sources: the candidates.
+        chosen: the protocols of each source.
+        options: where the ground truth comes from.
 
     Raises:
         UserError: all sources that don't match their data, or lack what a protocol needs.
     """
-    problems = [problem for source in sources for problem in _shortcomings(source, protocols)]
+    pairs = zip(sources, chosen, strict=True)
+    problems = [problem for each in pairs for problem in _shortcomings(*each)]
     truths = dict[str, Truth]()
     try:
         truths = load_truths(

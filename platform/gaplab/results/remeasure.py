@@ -12,7 +12,7 @@ from gaplab.ledger.measurements import as_evaluation
 from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.results.explain import Explanation, ceiling
 from gaplab.results.inputs import reopen
-from gaplab.results.measure import keep, measure, shortcomings_of
+from gaplab.results.measure import keep, measure, served_by, shortcomings_of
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.filesystem import Storage
 
@@ -38,6 +38,8 @@ def remeasure(
     found: Sequence[Sequence[MeasurementView]],
     protocols: Sequence[Protocol],
     storage: Storage,
+    *,
+    fitting: bool = False,
 ) -> Iterator[EvaluationView]:
     """Measure detections under each protocol and write new measurements to the ledger.
 
@@ -49,6 +51,8 @@ def remeasure(
         found: measurements of each set of detections.
         protocols: the protocols.
         storage: where match files are written.
+        fitting: leave out, for each set of detections, the protocols that it does not serve, if
+            it serves any.
 
     Yields:
         The measurements as evaluations, new and old ones.
@@ -62,6 +66,8 @@ def remeasure(
         todo = [each for each in protocols if protocol_key(each) not in known]
         try:
             given = reopen(views[0]) if todo else None
+            if given and fitting and (able := served_by([given], protocols)):
+                todo = [each for each in todo if each in able]
             problems += shortcomings_of(given, todo, allow_suppressed=True) if given else []
         except UserError as error:
             problems += error.problems

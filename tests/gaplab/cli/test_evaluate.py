@@ -82,6 +82,8 @@ def test_cut_candidates_are_refused_where_more_are_needed(
     say_kept(home / "trials" / ids["dual"], 5)
     words = ("reevaluate", ids["dual"], "--branch", "o2o", "--protocol", "{pre_nms_topk: 6}")
     [line] = gaplab(*words, code=2).splitlines()
+    without = gaplab("reevaluate", ids["dual"], "--branch", "o2o", code=2)
+    assert "lower pre_nms_topk" in without  # no usual protocol is served
     assert "holds only the 5 best candidates of a level, protocol custom-" in line
 
 
@@ -153,7 +155,6 @@ class TestCandidatesOfOlderVersions:
     @pytest.mark.parametrize(
         ("words", "refused"),
         [
-            (["reevaluate", "DUAL", "--branch", "o2o"], "defcn, onenet, crowdhuman, centernet"),
             (["reevaluate", "DUAL", "--branch", "o2o", "--protocol", "onenet"], "onenet"),
             (["explain", "DUAL", "--protocol", "crowdhuman"], "crowdhuman"),
         ],
@@ -163,6 +164,12 @@ class TestCandidatesOfOlderVersions:
     ) -> None:
         [line] = gaplab(*(ids.get(w.lower(), w) for w in words), code=2).splitlines()
         assert f"which does not serve protocol {refused}; train the trial again, or set" in line
+
+    def test_are_left_out_where_no_protocol_was_chosen(self, gaplab: Gaplab, ids: Any) -> None:
+        output = gaplab("reevaluate", ids["dual"])
+        names = "defcn (2 of 2), onenet (2 of 2), crowdhuman (2 of 2), centernet (2 of 2)"
+        assert f"lack what the protocol needs: {names}; name it with --protocol" in output
+        assert output.count(" o2f ") == 2
 
     def test_serve_the_others(self, gaplab: Gaplab, ids: Any) -> None:
         words = ("--branch", "o2o", "--json", "--protocol")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gaplab.cli.evaluate import USUAL
 from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
 
@@ -36,6 +37,13 @@ def test_its_candidates_are_measured_again(gaplab: Gaplab, trial: str) -> None:
     assert (row["trial"], row["ap"]) == (trial, pytest.approx(same["ap"]))
     assert same["positives_per_object"] == pytest.approx(1.0)
     assert json.loads(gaplab("explain", trial, "--json"))
+
+
+def test_usual_protocols_are_those_that_queries_serve(gaplab: Gaplab, trial: str) -> None:
+    said = gaplab("reevaluate", trial).splitlines()[-1]
+    assert "centernet (1 of 1); name it with --protocol" in said
+    lines = gaplab("reevaluate", trial, "--json").splitlines()
+    assert {json.loads(line)["protocol"] for line in lines} == set(USUAL) - {"centernet"}
 
 
 def test_protocols_of_positions_are_refused_in_one_line(gaplab: Gaplab, trial: str) -> None:

@@ -15,9 +15,12 @@ import pytest
 import torch
 
 from detectors import RESULTS_VERSION
+from detectors.cost import model_cost
 from detectors.evaluation.bootstrap import interval, replicates
 from detectors.evaluation.matches import Matches
+from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.truth import GroundTruth
+from detectors.models.fcos import FcosOptions
 from detectors.structures import ImageTruth
 from gaplab.cli import main
 from gaplab.cli.results import Resampling
@@ -273,6 +276,40 @@ def test_any_metric(bench: Bench, gaplab: Gaplab) -> None:
     assert "ap75" in out
     _, err = gaplab("leaderboard", "--metric", "ap_smal", code=2)
     assert err.startswith("gaplab: ap_smal: no such key; did you mean ap_small")
+
+
+@pytest.mark.parametrize("name", ["parameters", "score_gap", "gflops", "mmr_nms", TRAINING[0]])
+def test_a_column_without_values_is_shown_where_it_was_asked_for(
+    bench: Bench, gaplab: Gaplab, name: str
+) -> None:
+    bench.add("poto", 0.9)
+    out, _ = gaplab("leaderboard", "--metric", name, "--assignment", "poto")
+    assert name in next(line for line in out.splitlines() if "trial" in line).split()
+    out, _ = gaplab("leaderboard", "--metric", name, "--json")
+    assert name in {**json.loads(out)[0], **json.loads(out)[0]["metrics"]}
+    out, _ = gaplab("compare", "--metric", name)
+    assert name in next(line for line in out.splitlines() if "gap" in line).split()
+    out, _ = gaplab("compare", "--metric", name, "--csv")
+    assert f"{name}_mean" in next(csv.reader(io.StringIO(out)))
+
+
+def test_flops_are_those_of_the_detector_at_inference(bench: Bench, gaplab: Gaplab) -> None:
+    sections = {
+        "data": {"name": "shapes", "size": 64},
+        "detector": {"name": "fcos", "channels": 16, "tower_convs": 1},
+        "assignment": {"name": "dual"},
+    }
+    trial = trial_record("t1", config=sections)
+    bench.ledger.add_sweep(sweep_record("one", trial))
+    attempt = bench.ledger.start_attempt(Claim("t1", "one", machine=MACHINE))
+    bench.ledger.record(evaluation_record("t1", 3), attempt)
+    bench.ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED))
+    [row] = json.loads(gaplab("leaderboard", "--metric", "gflops", "--json")[0])
+    options = FcosOptions(channels=16, tower_convs=1)
+    cost = model_cost(options, 4, ["o2o"], (64, 64))
+    assert row["metrics"]["gflops"] == cost.multiply_adds / 1e9
+    [group] = json.loads(gaplab("compare", "--metric", "gflops", "--json")[0])
+    assert group["gflops_mean"] == row["metrics"]["gflops"]
 
 
 def test_each_trial_is_resampled_and_reported_once(bench: Bench) -> None:

@@ -5,10 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from detectors.evaluation.metrics import label
-from gaplab.cli.render.tables import LABELS, captioned, key_column, or_empty, stackable
+from gaplab.cli.render.tables import (
+    LABELS,
+    captioned,
+    key_column,
+    metric_cell,
+    or_empty,
+    stackable,
+)
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
-from gaplab.results.compare import Group, Stat
+from gaplab.results.compare import Group, Stat, mean_of
 from gaplab.results.effects import EXPLAINED, Effect, Grid, explanation, in_words, is_real
 from gaplab.results.intervals import Interval, Metric
 from gaplab.spec.varied import short_names
@@ -23,13 +30,16 @@ _TAKEN = ("dataset", "protocol", "truth", "epoch", "n", "p", "gap", "AP", "AR", 
 """Names of other columns."""
 
 
-def compare_table(groups: Sequence[Group], metric: Metric = "ap", to: str = "best") -> PlainTable:
+def compare_table(
+    groups: Sequence[Group], metric: Metric = "ap", to: str = "best", further: Sequence[str] = ()
+) -> PlainTable:
     """Return a table with one line per group, in the order given.
 
     Args:
         groups: The groups, compared by the same keys.
         metric: The metric of the differences.
         to: What the groups are compared to.
+        further: Names of metrics and columns of which the means are shown, too.
     """
     heading = LABELS[metric].replace("\n", " ") + f"\nto {to}"
     columns = [
@@ -43,6 +53,7 @@ def compare_table(groups: Sequence[Group], metric: Metric = "ap", to: str = "bes
         stackable("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
         stackable("gap", [_gap(group) for group in groups]),
         stackable("AR", or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
+        *(number(n, [metric_cell(n, mean_of(g, n)) for g in groups]) for n in further),
         stackable(heading, [_to_baseline(group, metric) for group in groups]),
         number("p", [_p(group.stats.get(metric)) for group in groups]),
         replace(text("effect", _effects(groups, metric), wrap=False), marks=_BREAKS),

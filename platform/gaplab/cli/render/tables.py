@@ -1,6 +1,6 @@
 """A leaderboard as a terminal table. Metrics have one decimal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +53,7 @@ def leaderboard_table(
             "epoch", [f"{row.epoch}/{row.epochs}" if row.epochs else "" for row in rows], rank=2
         ),
         *(
-            number(heading, _metric(rows, name), rank=_rank(name, metrics))
+            number(heading, _metric(rows, name, metrics), rank=_rank(name, metrics))
             for name, heading in labels.items()
         ),
         text("note", [_note(row) for row in rows], rank=0),
@@ -136,15 +136,18 @@ def _rank(metric: str, asked_for: Sequence[str]) -> int:
     return 0 if metric in _ESSENTIAL else 1 if metric in asked_for else 2
 
 
-def _metric(rows: Sequence[LeaderboardRow], name: str) -> list[str]:
-    """Return the cells of one metric."""
-    form: Callable[[float | None], str] = points
-    if name in COMPUTED:
-        form = _digits
-    elif name.split("_")[-1] == "gap":
-        form = signed
+def _metric(rows: Sequence[LeaderboardRow], name: str, asked_for: Sequence[str]) -> list[str]:
+    """Return the cells of one metric; empty ones if no row has it and nobody asked for it."""
     values = [getattr(r, name) if name in STORED else r.more.get(name) for r in rows]
-    return or_empty([form(value) for value in values])
+    cells = [metric_cell(name, value) for value in values]
+    return cells if name in asked_for else or_empty(cells)
+
+
+def metric_cell(name: str, value: float | None) -> str:
+    """Format a metric or a computed column; a dash if it is unknown."""
+    if name in COMPUTED:
+        return _digits(value)
+    return (signed if name.split("_")[-1] == "gap" else points)(value)
 
 
 def _digits(value: float | None) -> str:
