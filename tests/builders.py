@@ -26,7 +26,7 @@ from gaplab.records import (
     SweepRecord,
     TrialRecord,
 )
-from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.results.comparison.leaderboard import LeaderboardRow
 from gaplab.spec.models import Spec
 from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sweep import row_records

@@ -36,7 +36,7 @@ ARROWS = {
 
 NARROW = {
     ("launch", "launch/ray"): {"gaplab.launch.driver"},
-    ("results", "trial"): {"gaplab.results.reevaluate", "gaplab.results.trained"},
+    ("results", "trial"): {"gaplab.results.candidates.reevaluate", "gaplab.results.use.trained"},
     ("public", "cli"): {"gaplab.__main__"},
     ("cli", "public"): {"gaplab.cli.app"},
 }
@@ -60,7 +60,7 @@ IMPORTERS: dict[str, str | tuple[str, ...]] = {
     "sqlalchemy": "gaplab.ledger",
     "alembic": "gaplab.ledger",
     "hotcoco": "detectors.evaluation.coco",
-    "PIL": ("detectors.data.images", "gaplab.results.drawing"),
+    "PIL": ("detectors.data.images", "gaplab.results.use.drawing"),
     "safetensors": "detectors.models.weights",
     "onnxruntime": "detectors.onnx_export",
     "onnxscript": "detectors.onnx_export",

@@ -31,11 +31,11 @@ __all__ = [
 
 _MODULES = {
     "Ledger": "gaplab.ledger",
-    "compare": "gaplab.results.compare",
+    "compare": "gaplab.results.comparison.compare",
     "expand": "gaplab.spec.sweep",
-    "leaderboard": "gaplab.results.leaderboard",
+    "leaderboard": "gaplab.results.comparison.leaderboard",
     "load_spec": "gaplab.spec.files",
-    "measure": "gaplab.results.measuring",
+    "measure": "gaplab.results.measurement.measuring",
     "open_home": "gaplab.results.opened",
     "run_sweep": "gaplab.api",
 }
@@ -44,9 +44,9 @@ _MODULES = {
 if TYPE_CHECKING:
     from gaplab.api import run_sweep
     from gaplab.ledger import Ledger
-    from gaplab.results.compare import compare
-    from gaplab.results.leaderboard import leaderboard
-    from gaplab.results.measuring import measure
+    from gaplab.results.comparison.compare import compare
+    from gaplab.results.comparison.leaderboard import leaderboard
+    from gaplab.results.measurement.measuring import measure
     from gaplab.results.opened import open_home
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import expand

@@ -18,8 +18,8 @@ from gaplab.ledger.chosen import KEY, choose_evaluation
 from gaplab.ledger.models import Evaluation, EvaluationClasses
 from gaplab.ledger.views import METRICS
 from gaplab.records import Claim, EvaluationRecord, Machine, TrialRecord
-from gaplab.results.compare import compare
-from gaplab.results.leaderboard import leaderboard
+from gaplab.results.comparison.compare import compare
+from gaplab.results.comparison.leaderboard import leaderboard
 from gaplab.spec.protocols import rule_of
 from tests.builders import evaluation_record, sweep_record, trial_record
 

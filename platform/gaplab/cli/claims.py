@@ -20,7 +20,7 @@ from gaplab.formatting import plural, points, printable, rounded, signed
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
-    from gaplab.results.claims import Claim, ClaimSpec, Finding
+    from gaplab.results.papers.claims import Claim, ClaimSpec, Finding
 
 _RESAMPLES = 500
 """Resamples of the images per evaluation."""
@@ -51,7 +51,7 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
     A claim holds, fails or is undecided. The interval of a claim covers seeds and images. Claims on
     one spec are corrected together (Holm): the chance of any wrong verdict among them is 5 %.
     """
-    from gaplab.results.claims import find_verdicts
+    from gaplab.results.papers.claims import find_verdicts
 
     chosen = _chosen(file, only)
     specs = {
@@ -102,7 +102,7 @@ def markdown(found: "Sequence[Finding]") -> str:
 
 def _chosen(file: Path, only: Sequence[str] | None) -> "dict[str, Claim]":
     """Return the claims of the file, or those on the specs named."""
-    from gaplab.results.claims import read_claims
+    from gaplab.results.papers.claims import read_claims
 
     found = read_claims(file)
     known = {each.spec for each in found.values()}
@@ -117,7 +117,7 @@ def _chosen(file: Path, only: Sequence[str] | None) -> "dict[str, Claim]":
 
 
 def _read_spec(path: Path, profile: str | None, seeds: int) -> "ClaimSpec":
-    from gaplab.results.claims import ClaimSpec
+    from gaplab.results.papers.claims import ClaimSpec
     from gaplab.spec.files import load_spec
     from gaplab.spec.sweep import row_records
 
@@ -130,7 +130,7 @@ def _train(
 ) -> None:
     """Run, for each spec, the rows that claims refer to. Raises UserError if a sweep has failed."""
     from gaplab.cli.run import SweepRun
-    from gaplab.results.claims import check_rows
+    from gaplab.results.papers.claims import check_rows
     from gaplab.spec.resolve import resolve
     from gaplab.spec.sweep import expand
 
@@ -147,8 +147,8 @@ def _train(
 def _remeasure(claims: "Mapping[str, Claim]", specs: "Mapping[str, ClaimSpec]", home: Home) -> None:
     """Measure trials under the protocols that claims read them under. Raises UserError."""
     from gaplab.ledger import Ledger
-    from gaplab.results.claims import other_protocols
-    from gaplab.results.reevaluate import find_sources, find_trials, reevaluate
+    from gaplab.results.candidates.reevaluate import find_sources, find_trials, reevaluate
+    from gaplab.results.papers.claims import other_protocols
     from gaplab.storage.filesystem import Storage
 
     storage = Storage(str(home.path))

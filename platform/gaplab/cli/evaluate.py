@@ -30,9 +30,9 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 if TYPE_CHECKING:
     from detectors.evaluation.diagnosis import Diagnosis
     from detectors.evaluation.protocol import Protocol
-    from gaplab.results.explain import Explanation
-    from gaplab.results.reevaluate import Source
-    from gaplab.results.truth import TruthOptions
+    from gaplab.results.candidates.explain import Explanation
+    from gaplab.results.candidates.reevaluate import Source
+    from gaplab.results.candidates.truth import TruthOptions
 
 EpochOption = Annotated[
     int | None,
@@ -86,7 +86,7 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     The candidates that a trial stored at its last epoch are measured again. An evaluation that the
     ledger already has is not repeated. The data must be that of the training; it may have moved.
     """
-    from gaplab.results.truth import TruthOptions
+    from gaplab.results.candidates.truth import TruthOptions
 
     folder = Home(home).check().check_ledger()
     truth = TruthOptions(tuple(settings or ()), other_truth)
@@ -141,9 +141,9 @@ class _Subjects:
 
 def _find(ledger: Ledger, storage: Storage, names: Sequence[str], wanted: _Wanted) -> _Subjects:
     """Return what the names mean. Raises UserError with all problems."""
-    from gaplab.results.reevaluate import find_sources, find_trials
-    from gaplab.results.remeasure import split_names
-    from gaplab.results.truth import OWN
+    from gaplab.results.candidates.reevaluate import find_sources, find_trials
+    from gaplab.results.candidates.truth import OWN
+    from gaplab.results.measurement.remeasure import split_names
 
     measured, others = split_names(ledger, names)
     if measured and (wanted.branch, wanted.epoch, wanted.truth) != (None, None, OWN):
@@ -159,8 +159,8 @@ def _evaluations(
     ledger: Ledger, storage: Storage, subjects: _Subjects, wanted: _Wanted
 ) -> Iterator[EvaluationView]:
     """Measure what has not been measured, and yield all evaluations. Raises UserError."""
-    from gaplab.results.reevaluate import reevaluate
-    from gaplab.results.remeasure import remeasure
+    from gaplab.results.candidates.reevaluate import reevaluate
+    from gaplab.results.measurement.remeasure import remeasure
 
     rules, fit = wanted.protocols, wanted.fitting
     yield from reevaluate(ledger, subjects.sources, rules, storage, wanted.truth, fitting=fit)
@@ -194,9 +194,9 @@ def explain(  # noqa: PLR0913 - every argument is an option of the command
     First AP with NMS among the candidates of one level, of adjacent levels, of all levels, and of
     all classes; then the duplicates per object and the score gap.
     """
-    from gaplab.results.explain import explain
-    from gaplab.results.remeasure import explain_measurement
-    from gaplab.results.truth import TruthOptions
+    from gaplab.results.candidates.explain import explain
+    from gaplab.results.candidates.truth import TruthOptions
+    from gaplab.results.measurement.remeasure import explain_measurement
 
     options = TruthOptions(tuple(settings or ()), other_truth)
     rule = parse_protocol(protocol)

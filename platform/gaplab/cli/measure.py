@@ -28,8 +28,8 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from detectors.evaluation.protocol import Protocol
-    from gaplab.results.inputs import InputOptions
-    from gaplab.results.measure import Measured
+    from gaplab.results.measurement.inputs import InputOptions
+    from gaplab.results.measurement.measure import Measured
 
 FilesArgument = Annotated[
     list[Path],
@@ -128,7 +128,7 @@ def measure(  # noqa: PLR0913 - every argument is an option of the command
     folder = Home(home)
     if names and not folder.missing:
         folder.check()
-    from gaplab.results.inputs import InputOptions
+    from gaplab.results.measurement.inputs import InputOptions
     from gaplab.spec.protocols import parse_protocols
     from gaplab.storage.detections import ReadOptions
 
@@ -185,8 +185,13 @@ def _measured(
     show: Any,
 ) -> "list[list[Measured]]":
     """Return the measurements of each file, by protocol. Raises UserError with all problems."""
-    from gaplab.results.inputs import open_inputs
-    from gaplab.results.measure import checkable, measure, shortcomings_of, usable_presets
+    from gaplab.results.measurement.inputs import open_inputs
+    from gaplab.results.measurement.measure import (
+        checkable,
+        measure,
+        shortcomings_of,
+        usable_presets,
+    )
 
     inputs = open_inputs(detections, annotations, options)
     protocols = ways.protocols or usable_presets(inputs)
@@ -212,7 +217,7 @@ def _keep(
     families: Sequence[str],
 ) -> None:
     from gaplab.ledger import Ledger
-    from gaplab.results.measure import keep
+    from gaplab.results.measurement.measure import keep
     from gaplab.storage.filesystem import Storage
 
     folder = home.create()
@@ -227,8 +232,8 @@ def _keep(
 
 
 def _print_json(found: "Sequence[Sequence[Measured]]") -> None:
-    from gaplab.results.heads import compare_heads, plain_heads
-    from gaplab.results.measure import plain
+    from gaplab.results.measurement.heads import compare_heads, plain_heads
+    from gaplab.results.measurement.measure import plain
 
     rows: list[Any] = [[plain(each) for each in measured] for measured in found]
     rows = [each[0] if len(each) == 1 else each for each in rows]
@@ -242,7 +247,7 @@ def _print_json(found: "Sequence[Sequence[Measured]]") -> None:
 
 
 def _print_all(found: "Sequence[Sequence[Measured]]") -> None:
-    from gaplab.results.heads import compare_heads
+    from gaplab.results.measurement.heads import compare_heads
 
     console = open_console()
     for measured in found:

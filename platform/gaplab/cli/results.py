@@ -42,17 +42,23 @@ from gaplab.ledger import Reader
 from gaplab.ledger.conditions import MORE
 from gaplab.ledger.selection import COST
 from gaplab.ledger.views import METRICS, GpuHours, ResultRow, RowFilter
-from gaplab.results.columns import COMPUTED, with_columns
-from gaplab.results.compare import Group, mean_of, mixed_instructions
-from gaplab.results.compare import compare as compare_groups
-from gaplab.results.curves import over_epochs
-from gaplab.results.effects import main_effects
+from gaplab.results.comparison.columns import COMPUTED, with_columns
+from gaplab.results.comparison.compare import Group, mean_of, mixed_instructions
+from gaplab.results.comparison.compare import compare as compare_groups
+from gaplab.results.comparison.curves import over_epochs
+from gaplab.results.comparison.effects import main_effects
+from gaplab.results.comparison.keys import default_keys
+from gaplab.results.comparison.leaderboard import (
+    Epoch,
+    LeaderboardRow,
+    Query,
+    row_filter,
+    unknown_keys,
+)
+from gaplab.results.comparison.leaderboard import board as find_board
+from gaplab.results.comparison.leaderboard import groups as find_groups
+from gaplab.results.comparison.leaderboard import leaderboard as find_rows
 from gaplab.results.intervals import MIN_IMAGES, Metric, Resampled
-from gaplab.results.keys import default_keys
-from gaplab.results.leaderboard import Epoch, LeaderboardRow, Query, row_filter, unknown_keys
-from gaplab.results.leaderboard import board as find_board
-from gaplab.results.leaderboard import groups as find_groups
-from gaplab.results.leaderboard import leaderboard as find_rows
 from gaplab.spec.varied import varied_values
 from gaplab.storage.home import DEFAULT_HOME, Home
 

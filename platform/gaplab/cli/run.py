@@ -34,7 +34,7 @@ from gaplab.ledger.retry import OUTAGE_SECONDS, RetryPolicy
 from gaplab.ledger.views import RowFilter
 from gaplab.mirror.replay import MirrorThread
 from gaplab.records import SweepRecord, TrialRecord
-from gaplab.results.leaderboard import board
+from gaplab.results.comparison.leaderboard import board
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import DEFAULT_HOME, Home

@@ -39,8 +39,8 @@ from gaplab.spec.yaml_text import flow_yaml
 from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
-    from gaplab.results.coverage import PublishedTable
-    from gaplab.results.paper_table import Line
+    from gaplab.results.papers.coverage import PublishedTable
+    from gaplab.results.papers.paper_table import Line
 
 
 def table(  # noqa: PLR0913 - every argument is an option of the command
@@ -133,8 +133,8 @@ def make_table(query: TableQuery, paper: Path | None, home: Home) -> PaperTable:
     Raises:
         UserError: The spec has problems or no rows, or the file can't be read.
     """
-    from gaplab.results.ground_truth import with_ground_truth
-    from gaplab.results.paper_table import (
+    from gaplab.results.papers.ground_truth import with_ground_truth
+    from gaplab.results.papers.paper_table import (
         TABLE_METRICS,
         check_metrics,
         nearest_paper,
@@ -170,8 +170,8 @@ def coverage(
     Raises:
         UserError: there is no such folder, or no file of the papers' numbers.
     """
-    from gaplab.results.coverage import published_tables
-    from gaplab.results.paper_table import FILE, nearest_paper, read_paper
+    from gaplab.results.papers.coverage import published_tables
+    from gaplab.results.papers.paper_table import FILE, nearest_paper, read_paper
 
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of the specs")
@@ -186,7 +186,7 @@ def coverage(
 
 def _covered(table: "PublishedTable") -> dict[str, Any]:
     """Return one table of a paper as plain JSON."""
-    from gaplab.results.coverage import Kind
+    from gaplab.results.papers.coverage import Kind
 
     return {
         **{"paper": table.paper, "table": table.table, "rows": len(table.kinds)},
@@ -220,7 +220,7 @@ def _coverage_table(tables: "Sequence[PublishedTable]") -> PlainTable:
 
 def output_of(made: PaperTable) -> Output:
     """Return the rows of the table, and its tables: AP and its gap, then other metrics."""
-    from gaplab.results.paper_table import plain_line
+    from gaplab.results.papers.paper_table import plain_line
 
     rows = [plain_line(line, (*made.metrics, *made.published)) for line in made.lines]
     tables = [PlainTable(_columns(made), caption=_legend(made), remedy=REMEDY_WITH_CSV)]

@@ -19,7 +19,7 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from detectors.trained import TrainedDetector
-    from gaplab.results.predicting import Choice, Predicted
+    from gaplab.results.use.predicting import Choice, Predicted
 
 TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="Id, or its beginning.")]
 EpochOption = Annotated[
@@ -70,9 +70,9 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
     Nothing is predicted or written if one of the pictures can't be used. Without -o, --json and
     --draw, the number of boxes of each picture is printed.
     """
-    from gaplab.results.predicting import Choice, drawings, find_pictures
-    from gaplab.results.predicting import draw as draw_boxes
-    from gaplab.results.predicting import predict as predict_boxes
+    from gaplab.results.use.predicting import Choice, drawings, find_pictures
+    from gaplab.results.use.predicting import draw as draw_boxes
+    from gaplab.results.use.predicting import predict as predict_boxes
     from gaplab.spec.protocols import parse_protocol
 
     rule = None if protocol is None else parse_protocol(protocol)
@@ -176,7 +176,7 @@ def _noise(detector: "TrainedDetector") -> Any:
 
 
 def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":
-    from gaplab.results.trained import StoredTrial
+    from gaplab.results.use.trained import StoredTrial
 
     with read_ledger(Home(home)) as ledger:
         stored = StoredTrial(ledger.find_trial(trial), Home(home))

@@ -1,4 +1,5 @@
 """Results: tables, comparisons and diagnoses computed from the ledger and from stored files.
 
-Nothing here prints. `reevaluate` adds evaluations to the ledger; all other modules only read it.
+Nothing here prints. `candidates.reevaluate` and `measurement` add results to the ledger; all other
+modules only read it.
 """

@@ -8,8 +8,8 @@ from gaplab.ledger import Reader
 from gaplab.storage.home import Home, check_is_path, default_path
 
 if TYPE_CHECKING:
-    from gaplab.results.leaderboard import Query
-    from gaplab.results.trained import StoredTrial
+    from gaplab.results.comparison.leaderboard import Query
+    from gaplab.results.use.trained import StoredTrial
     from gaplab.storage.parquet import Table
 
 
@@ -25,7 +25,7 @@ class OpenHome(Home):
         Raises:
             UserError: there is no ledger, or no such trial.
         """
-        from gaplab.results.trained import StoredTrial  # imports torch
+        from gaplab.results.use.trained import StoredTrial  # imports torch
 
         with self.reader() as reader:
             return StoredTrial(reader.find_trial(name), self)
@@ -79,7 +79,7 @@ class OpenHome(Home):
             >>> table.num_rows
             2
         """
-        from gaplab.results.leaderboard import board, plain_row
+        from gaplab.results.comparison.leaderboard import board, plain_row
         from gaplab.storage.parquet import plain_table
 
         with self.reader() as reader:

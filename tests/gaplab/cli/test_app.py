@@ -141,7 +141,7 @@ def test_readers_import_no_torch(home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_measuring_without_a_name_imports_no_database() -> None:
-    code = "import gaplab.cli.measure, gaplab.results.measuring"
+    code = "import gaplab.cli.measure, gaplab.results.measurement.measuring"
     assert imported(code, "sqlalchemy", "ray", "mlflow", "pycocotools") == []
 
 

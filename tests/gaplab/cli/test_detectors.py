@@ -16,7 +16,7 @@ from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.ledger.views import EvaluationView, TrialView
 from gaplab.results.opened import OpenHome
-from gaplab.results.trained import detector_config
+from gaplab.results.use.trained import detector_config
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
 from gaplab.storage.candidates import Dump

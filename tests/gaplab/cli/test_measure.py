@@ -20,7 +20,7 @@ from gaplab.cli.render.tables import leaderboard_table
 from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
 from tests.builders import leaderboard_row
-from tests.gaplab.results.foreign import Foreign, write_foreign
+from tests.gaplab.results.measurement.foreign import Foreign, write_foreign
 
 Run = Callable[..., str]
 
@@ -158,7 +158,7 @@ def test_check_compares_with_pycocotools(gaplab: Run, files: Foreign) -> None:
 def test_a_difference_to_pycocotools_is_an_error(
     gaplab: Run, files: Foreign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gaplab.results.check.TOLERANCE", -1.0)
+    monkeypatch.setattr("gaplab.results.measurement.check.TOLERANCE", -1.0)
     monkeypatch.setattr("gaplab.cli.measure._print", lambda line: sys.stderr.write(line + "\n"))
     output = gaplab("measure", files.o2m, files.truth, "--check", "--resamples", 0, code=1)
     assert " values DIFFER (largest difference " in output

@@ -25,7 +25,7 @@ from gaplab.launch.recorder import Recorder
 from gaplab.ledger import Ledger
 from gaplab.mirror.content import trial_content
 from gaplab.records import Claim, Event
-from gaplab.results.reevaluate import find_sources
+from gaplab.results.candidates.reevaluate import find_sources
 from gaplab.spec.files import load_spec
 from gaplab.spec.sweep import expand, experiment_of
 from gaplab.storage.candidates import Part, write_part

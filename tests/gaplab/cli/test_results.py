@@ -26,7 +26,7 @@ from gaplab.cli import main
 from gaplab.cli.results import Resampling
 from gaplab.ledger import Ledger
 from gaplab.records import Claim, EvaluationRecord, Started
-from gaplab.results.leaderboard import leaderboard
+from gaplab.results.comparison.leaderboard import leaderboard
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home

@@ -16,7 +16,7 @@ import gaplab as package
 from detectors.onnx_export import Difference
 from detectors.trained import Detections
 from gaplab.ledger.views import TrialView
-from gaplab.results.drawing import LONGEST, SHORTEST, Panel, side_by_side
+from gaplab.results.use.drawing import LONGEST, SHORTEST, Panel, side_by_side
 from gaplab.spec.sweep import experiment_of
 
 Gaplab = Callable[..., str]

@@ -15,8 +15,8 @@ from gaplab.errors import UserError
 from gaplab.ledger import Ledger
 from gaplab.ledger.views import METRICS
 from gaplab.mirror.replay import Mirror
-from gaplab.results.measure import keep
-from gaplab.results.measuring import measure
+from gaplab.results.measurement.measure import keep
+from gaplab.results.measurement.measuring import measure
 from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
@@ -31,7 +31,7 @@ from tests.gaplab.mirror.mlflow_runs import (
     runs,
     snapshot,
 )
-from tests.gaplab.results.foreign import write_foreign
+from tests.gaplab.results.measurement.foreign import write_foreign
 
 pytestmark = [
     # MLflow maps its tables with a loader strategy that SQLAlchemy 2.1 deprecates.

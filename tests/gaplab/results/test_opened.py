@@ -7,7 +7,7 @@ import pytest
 
 import gaplab
 from gaplab.errors import UserError
-from gaplab.results.leaderboard import leaderboard
+from gaplab.results.comparison.leaderboard import leaderboard
 from gaplab.states import TrialState
 from gaplab.storage.home import Home
 from tests.builders import LedgerBench

@@ -15,8 +15,15 @@ from gaplab.cli.render.tables import (
 )
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
-from gaplab.results.compare import Group, Stat, mean_of
-from gaplab.results.effects import EXPLAINED, Effect, Grid, explanation, in_words, is_real
+from gaplab.results.comparison.compare import Group, Stat, mean_of
+from gaplab.results.comparison.effects import (
+    EXPLAINED,
+    Effect,
+    Grid,
+    explanation,
+    in_words,
+    is_real,
+)
 from gaplab.results.intervals import Interval, Metric
 from gaplab.spec.varied import short_names
 

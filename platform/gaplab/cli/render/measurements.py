@@ -8,8 +8,8 @@ from gaplab.formatting import points, signed
 
 if TYPE_CHECKING:
     from detectors.evaluation.operating import OperatingPoint
-    from gaplab.results.heads import Heads, Paired
-    from gaplab.results.measure import Measured
+    from gaplab.results.measurement.heads import Heads, Paired
+    from gaplab.results.measurement.measure import Measured
 
 _METRICS = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
 

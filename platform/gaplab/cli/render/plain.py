@@ -5,10 +5,10 @@ from typing import Any
 
 from gaplab.ledger.selection import GROUPED
 from gaplab.ledger.views import METRICS, GroupView
-from gaplab.results.compare import Group, Stat
-from gaplab.results.effects import EXPLAINED, Grid
+from gaplab.results.comparison.compare import Group, Stat
+from gaplab.results.comparison.effects import EXPLAINED, Grid
+from gaplab.results.comparison.leaderboard import LeaderboardRow
 from gaplab.results.intervals import METRICS as COMPARED
-from gaplab.results.leaderboard import LeaderboardRow
 
 LEADERBOARD_COLUMNS = (
     *("trial", "sweep", "sweep_name", "assignment", "family", "dataset", "seed", "state", "stale"),

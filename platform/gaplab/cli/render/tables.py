@@ -10,8 +10,8 @@ from gaplab.formatting import cell, points, signed
 from gaplab.ledger.selection import GROUPED
 from gaplab.ledger.views import METRICS as STORED
 from gaplab.ledger.views import GroupView
-from gaplab.results.columns import COMPUTED
-from gaplab.results.leaderboard import LeaderboardRow
+from gaplab.results.comparison.columns import COMPUTED
+from gaplab.results.comparison.leaderboard import LeaderboardRow
 from gaplab.spec.varied import short_names, varied_values
 from gaplab.states import TrialState
 

@@ -16,8 +16,8 @@ from gaplab.identity import canonical, digest
 from gaplab.ledger import Reader
 from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
+from gaplab.results.candidates.reevaluate import find_trials
 from gaplab.results.intervals import Interval, mean_interval
-from gaplab.results.reevaluate import find_trials
 from gaplab.spec.varied import short_names, trial_label, varied_cells, varied_keys
 from gaplab.spec.yaml_text import YamlError, parse_yaml
 from gaplab.states import TrialState

@@ -19,7 +19,7 @@ from gaplab.results.report.figure import COLORS, color_map, ramp
 from gaplab.results.report.html import captioned, join, legend, missing, panels, paragraph
 from gaplab.results.report.photographs import data_uri, images_of, photo
 from gaplab.results.report.stored import Archive, Shown
-from gaplab.results.trained import StoredTrial
+from gaplab.results.use.trained import StoredTrial
 from gaplab.spec.models import Experiment
 from gaplab.spec.sweep import experiment_of
 

@@ -18,8 +18,8 @@ from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.formatting import one_line
 from gaplab.identity import canonical
+from gaplab.results.candidates.truth import OWN, load_truths
 from gaplab.results.report.evidence import Evidence, Missing, Run, Setting
-from gaplab.results.truth import OWN, load_truths
 from gaplab.spec.sweep import data_with
 from gaplab.storage.candidates import Dump
 

@@ -24,9 +24,9 @@ from gaplab.cli.render.plain import (
 from gaplab.cli.render.tables import key_column, leaderboard_table
 from gaplab.cli.render.tabular import Column, PlainTable
 from gaplab.cli.render.terminal import PlainConsole
-from gaplab.results.compare import Group, compare
+from gaplab.results.comparison.compare import Group, compare
+from gaplab.results.comparison.leaderboard import LeaderboardRow
 from gaplab.results.intervals import Resampled
-from gaplab.results.leaderboard import LeaderboardRow
 from gaplab.states import TrialState
 from tests.builders import leaderboard_row
 

@@ -63,14 +63,14 @@ from gaplab.cli.table import PaperTable, _coverage_table, output_of
 from gaplab.launch.costs import DetectorCost, Estimate
 from gaplab.ledger.views import MeasurementView, SweepView
 from gaplab.records import Cost, EpochDone, Started, StepDone, TrialRecord
-from gaplab.results.compare import Group, Stat, compare
-from gaplab.results.coverage import Kind, PublishedTable
-from gaplab.results.effects import main_effects
-from gaplab.results.explain import Explanation
-from gaplab.results.heads import compare_heads
+from gaplab.results.candidates.explain import Explanation
+from gaplab.results.comparison.compare import Group, Stat, compare
+from gaplab.results.comparison.effects import main_effects
 from gaplab.results.intervals import Difference, Interval
-from gaplab.results.measure import Measured
-from gaplab.results.paper_table import Line, PaperRow
+from gaplab.results.measurement.heads import compare_heads
+from gaplab.results.measurement.measure import Measured
+from gaplab.results.papers.coverage import Kind, PublishedTable
+from gaplab.results.papers.paper_table import Line, PaperRow
 from gaplab.results.status import Running, Status
 from gaplab.spec.models import Reading
 from gaplab.spec.varied import varied_keys
@@ -91,7 +91,7 @@ from tests.builders import (
     trial_view,
 )
 from tests.examples import examples
-from tests.gaplab.results.foreign import write_foreign
+from tests.gaplab.results.measurement.foreign import write_foreign
 
 ROOT = Path(gaplab.cli.__file__).parent
 NUMBER = re.compile(r"(?<![\w.])[+-]?\d+(?:\.\d+)?(?:e[+-]\d+)?(?![\w.])")

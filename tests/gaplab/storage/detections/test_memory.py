@@ -9,7 +9,7 @@ import pytest
 
 from detectors.data.json_text import GZIP
 from gaplab.errors import UserError
-from gaplab.results.inputs import InputOptions, read_truth
+from gaplab.results.measurement.inputs import InputOptions, read_truth
 from gaplab.storage.detections import memory, open_detections
 from gaplab.storage.detections.memory import (
     PER_BYTE,

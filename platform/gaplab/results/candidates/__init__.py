@@ -1,0 +1,1 @@
+"""Questions to the candidates that trials stored: other protocols, and where a gap comes from."""

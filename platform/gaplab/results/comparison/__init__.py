@@ -1,0 +1,1 @@
+"""Trials side by side: the leaderboard, groups of trials, and the effects of their settings."""

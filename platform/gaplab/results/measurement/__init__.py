@@ -1,0 +1,1 @@
+"""Measurements of detections that any tool wrote."""

@@ -1,0 +1,1 @@
+"""Results beside what papers publish: tables of rows, and claims with verdicts."""

@@ -1,0 +1,1 @@
+"""Trained detectors: their weights, and what they detect in pictures."""
