@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from detectors.evaluation.metrics import TRAINING
 from gaplab.cli.opening import read_ledger
 from gaplab.cli.options import (
     MAX_EPOCH,
@@ -30,7 +29,6 @@ from gaplab.cli.render.plain import (
     GROUP_COLUMNS,
     LEADERBOARD_COLUMNS,
     effects_of,
-    metric_names,
     plain,
     plain_group,
 )
@@ -39,22 +37,15 @@ from gaplab.cli.render.tables import group_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
 from gaplab.ledger import Reader
-from gaplab.ledger.conditions import MORE
 from gaplab.ledger.selection import COST
-from gaplab.ledger.views import METRICS, GpuHours, ResultRow, RowFilter
+from gaplab.ledger.views import METRICS, GpuHours, ResultRow
 from gaplab.results.comparison.columns import COMPUTED, with_columns
 from gaplab.results.comparison.compare import Group, mean_of, mixed_instructions
 from gaplab.results.comparison.compare import compare as compare_groups
 from gaplab.results.comparison.curves import over_epochs
 from gaplab.results.comparison.effects import main_effects
 from gaplab.results.comparison.keys import default_keys
-from gaplab.results.comparison.leaderboard import (
-    Epoch,
-    LeaderboardRow,
-    Query,
-    row_filter,
-    unknown_keys,
-)
+from gaplab.results.comparison.leaderboard import Epoch, Query, row_filter
 from gaplab.results.comparison.leaderboard import board as find_board
 from gaplab.results.comparison.leaderboard import groups as find_groups
 from gaplab.results.comparison.leaderboard import leaderboard as find_rows
@@ -169,22 +160,12 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
 def _rows(ledger: Reader, metrics: Sequence[str], query: Query) -> Output:
     """Return the rows of a leaderboard, after the notes about them."""
     board = find_board(ledger, **query)
-    rows = _with(ledger, board.rows, metrics, board.wanted)
+    rows = with_columns(ledger, board.rows, metrics, board.wanted)
     for note in board.notes:
         sys.stderr.write(f"gaplab: {printable(note)}\n")
     table = leaderboard_table(rows, metrics, board.varied, board.total)
     plain_rows = [plain(row) | varied_values(row.config, board.varied) for row in rows]
     return Output(plain_rows, [table], [*LEADERBOARD_COLUMNS, *board.varied])
-
-
-def _with(
-    ledger: Reader, rows: Sequence[LeaderboardRow], names: Sequence[str], wanted: RowFilter
-) -> list[LeaderboardRow]:
-    """Return rows with further columns. Raises UserError for names that are no column."""
-    known = {*metric_names(rows), *MORE, *TRAINING, *COMPUTED}
-    if rows and (error := unknown_keys(names, known)):
-        raise error
-    return with_columns(ledger, rows, names, wanted)
 
 
 def _groups(ledger: Reader, keys: Sequence[str], query: Query) -> Output:
@@ -265,7 +246,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         )
         rows = find_rows(ledger, **query)
         if metric:
-            rows = _with(ledger, rows, metric, row_filter(ledger, **query))
+            rows = with_columns(ledger, rows, metric, row_filter(ledger, **query))
         keys = by or default_keys(rows)
         if over:
             write_output(_curves(over_epochs(ledger, rows, keys, sort, branch), keys), form)

@@ -1,6 +1,6 @@
 """Rows and groups as plain JSON. Metrics are percent points, in full precision."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from gaplab.ledger.selection import GROUPED
@@ -48,11 +48,6 @@ def plain_group(group: GroupView, protocol: str) -> dict[str, Any]:
         values |= {f"{metric}_mean": mean, f"{metric}_std": std}
     names = dict.fromkeys((*group.keys, *GROUP_COLUMNS))
     return {name: values[name] for name in names}
-
-
-def metric_names(rows: Iterable[LeaderboardRow]) -> set[str]:
-    """Return the names of all metrics that rows may have a value for."""
-    return {*METRICS, *(name for row in rows for name in row.more)}
 
 
 def plain(row: LeaderboardRow | Group) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from functools import cache
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any, cast
 
+from detectors.evaluation.metrics import TRAINING
 from gaplab.ledger import Reader
-from gaplab.ledger.conditions import COSTS
+from gaplab.ledger.conditions import COSTS, MORE
 from gaplab.ledger.views import METRICS, RowFilter
-from gaplab.results.comparison.leaderboard import LeaderboardRow
+from gaplab.results.comparison.leaderboard import LeaderboardRow, unknown_keys
 
 if TYPE_CHECKING:
     from detectors.assigners.base import Branch
@@ -42,7 +43,13 @@ def with_columns(
         rows: rows of a leaderboard.
         names: names of columns or metrics.
         wanted: the filter that selected the rows.
+
+    Raises:
+        UserError: there are rows, and a name is none of a column or a metric.
     """
+    known = {*METRICS, *MORE, *TRAINING, *COMPUTED, *(name for row in rows for name in row.more)}
+    if rows and (error := unknown_keys(names, known)):
+        raise error
     trials = sorted({row.trial for row in rows})
     costs = ledger.trial_costs(trials) if set(names) & set(COSTS) else {}
     first = ledger.epochs_reaching(_SHARE, trials, wanted) if EPOCHS_TO_90 in names else {}

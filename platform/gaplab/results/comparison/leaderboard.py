@@ -19,6 +19,8 @@ from gaplab.states import TrialState
 Sort = str
 Epoch = Literal["last", "best"] | int | GpuHours
 
+_NAMED = 8
+"""Protocols and branches that an error names."""
 COLUMNS = ("assignment", "family", "dataset", "seed", "epochs", "results_version")
 """Fields of a row that are settings of its trial."""
 
@@ -286,7 +288,10 @@ def _raise_if_others_match(ledger: Reader, query: RowFilter) -> None:
 
 def _not_measured(query: RowFilter, present: Sequence[Coverage]) -> UserError:
     """Return the error for trials that were measured, but not as `query` asks."""
-    shown = ", ".join(f"{c.protocol}/{c.branch} (epochs {c.first} to {c.last})" for c in present)
+    ordered = sorted(present, key=lambda c: c.protocol.startswith("custom-"))
+    each = [f"{c.protocol}/{c.branch} (epochs {c.first} to {c.last})" for c in ordered]
+    more = f" and {len(each) - _NAMED} more" if len(each) > _NAMED else ""
+    shown = ", ".join(each[:_NAMED]) + more
     if query.protocol not in {each.protocol for each in present}:
         return UserError(f"{_how_to_measure(query)} (protocol/branch measured so far: {shown})")
     return UserError(

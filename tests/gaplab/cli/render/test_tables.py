@@ -18,7 +18,6 @@ from gaplab.cli.render.formats import Output, csv_text, json_text
 from gaplab.cli.render.plain import (
     COMPARE_COLUMNS,
     LEADERBOARD_COLUMNS,
-    metric_names,
     plain,
 )
 from gaplab.cli.render.tables import key_column, leaderboard_table
@@ -195,11 +194,6 @@ class TestCsv:
 
     def test_empty(self) -> None:
         assert to_csv([]) == ",".join(LEADERBOARD_COLUMNS) + "\n"
-
-
-def test_metric_names() -> None:
-    assert metric_names([]) >= {"ap", "ar_gap"}
-    assert metric_names([ROW, CROWD]) - metric_names([]) == set(CROWD.more)
 
 
 class TestLeaderboardTable:

@@ -9,7 +9,7 @@ import pytest
 from detectors import RESULTS_VERSION
 from gaplab.errors import UserError
 from gaplab.ledger import Ledger
-from gaplab.ledger.views import METRICS
+from gaplab.ledger.views import METRICS, Coverage
 from gaplab.records import Claim, SweepRecord, TrialRecord
 from gaplab.results.comparison.leaderboard import leaderboard, settings
 from gaplab.states import TrialState
@@ -231,6 +231,19 @@ def test_another_protocol_was_evaluated(ledger: Ledger, query: dict[str, Any], r
     with pytest.raises(UserError) as error:
         leaderboard(ledger, **query)
     assert str(error.value) == f"{remedy} (protocol/branch measured so far: {SO_FAR})"
+
+
+def test_few_of_many_protocols_are_named_presets_first(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("custom-1", *(f"custom-{at}" for at in range(2, 9)), "o2f", "onenet")
+    found = [Coverage(name, "o2o", 1, 3) for name in names]
+    monkeypatch.setattr(ledger, "coverage", lambda query: found)
+    with pytest.raises(UserError) as error:
+        leaderboard(ledger, protocol="defcn")
+    text = str(error.value)
+    assert "far: o2f/o2o (epochs 1 to 3), onenet/o2o (epochs 1 to 3), custom-1/o2o" in text
+    assert text.endswith("custom-6/o2o (epochs 1 to 3) and 2 more)")
 
 
 def test_protocols_never_mix(ledger: Ledger) -> None:
