@@ -5,10 +5,12 @@ from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.onenet import OneNetOptions
 from detectors.models.retinanet import RetinaNetOptions
+from detectors.models.sparse_rcnn import SparseRcnnOptions
 
 DETECTORS: dict[str, type[DetectorOptions]] = {
     "fcos": FcosOptions,
     "retinanet": RetinaNetOptions,
     "onenet": OneNetOptions,
     "detr": DetrOptions,
+    "sparse_rcnn": SparseRcnnOptions,
 }

@@ -1,8 +1,8 @@
 """The base class of a detector's options."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -16,6 +16,10 @@ class DetectorOptions(Options):
 
     located: ClassVar[bool] = True
     """Whether it predicts at points with positions and levels; queries have none."""
+
+    published: ClassVar[Mapping[str, Any]] = {}
+    """The options of the published detector that differ from the defaults; of its backbone, a
+    ResNet-50, those that differ from the backbone's defaults."""
 
     @abstractmethod
     def branch(self, name: str) -> BranchShape:

@@ -17,7 +17,7 @@ from detectors.structures import Points
 
 BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas", "size_offset", "relative"]
 """The encoding of boxes; see `DECODERS`. `relative`: centre and sides as fractions of the input,
-for queries, whose head decodes them itself (`detectors.models.detr`)."""
+for queries, whose head decodes them itself (see `detectors.models.detr.QueryDetector`)."""
 
 WIDEST = math.log(1000 / 16)
 """Maximum of log(side of the box / side of the anchor), as in Detectron."""
@@ -50,10 +50,18 @@ def pixels(raw: Tensor, points: Points) -> Tensor:
 
 def deltas(raw: Tensor, points: Points) -> Tensor:
     """Decode shifts of the centre, in sides of the anchor, and logarithms of side ratios."""
-    corner, far = points.anchors[:, :2], points.anchors[:, 2:]
+    return apply_deltas(raw, points.anchors, WIDEST)
+
+
+def apply_deltas(raw: Tensor, boxes: Tensor, widest: float) -> Tensor:
+    """Return boxes [..., 4] xyxy, moved and resized by deltas [..., 4]; see `deltas`.
+
+    Logarithms of side ratios are at most `widest`.
+    """
+    corner, far = boxes[..., :2], boxes[..., 2:]
     side = far - corner
     center = (corner + far) / 2 + raw[..., :2] * side
-    half = raw[..., 2:].clamp(max=WIDEST).exp() * side / 2
+    half = raw[..., 2:].clamp(max=widest).exp() * side / 2
     return torch.cat([center - half, center + half], dim=-1)
 
 

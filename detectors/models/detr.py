@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -38,6 +38,15 @@ class DetrOptions(DetectorOptions):
 
     name: Literal["detr"] = "detr"
     located: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any]] = {
+        "channels": 256,
+        "attention_heads": 8,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "feedforward": 2048,
+        "queries": 100,
+        "dropout": 0.1,
+    }
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
     """The network whose coarsest map the transformer reads."""
     channels: int = Field(64, ge=8, multiple_of=8)

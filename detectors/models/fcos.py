@@ -1,6 +1,7 @@
 """FCOS: one prediction per point."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -20,6 +21,13 @@ class FcosOptions(PyramidOptions):
     """
 
     name: Literal["fcos"] = "fcos"
+    published: ClassVar[Mapping[str, Any]] = {
+        "channels": 256,
+        "tower_convs": 4,
+        "extra_levels": 2,
+        "groups": 32,
+        "box": "relu",
+    }
     box: Literal["softplus", "relu", "exp", "deltas"] = "softplus"
     """How the raw output x encodes the distance to a side: softplus(x + 1) or max(x, 0) strides, or
     e^x pixels. x is first multiplied by a learned factor per level, which all branches share.

@@ -1,7 +1,7 @@
 """OneNet: a detector with a single level of stride 4, like CenterNet."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,13 @@ class OneNetOptions(DetectorOptions):
     """
 
     name: Literal["onenet"] = "onenet"
+    published: ClassVar[Mapping[str, Any]] = {
+        "backbone": {"finest": 4, "bn": "trained", "frozen_stages": 0},
+        "neck": "deconv",
+        "neck_deformable": True,
+        "channels": 64,
+        "box": "pixels",
+    }
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
     """A backbone whose finest map has stride 4: a ResNet needs `finest: 4`."""
     neck: Literal["top_down", "deconv"] = "top_down"

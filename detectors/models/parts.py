@@ -38,9 +38,18 @@ def _named_parts(detector: nn.Module) -> Iterator[tuple[str, str]]:
         if not isinstance(child, nn.ModuleDict):
             yield name, f"{_HEAD}.{name}"
             continue
-        for branch, module in child.items():
+        for path, module in _one_by_one(child):
             for inner, _ in module.named_children():
-                yield f"{inner}_{name.removesuffix('s')}", f"{_HEAD}.{name}.{branch}.{inner}"
+                yield f"{inner}_{name.removesuffix('s')}", f"{_HEAD}.{name}.{path}.{inner}"
+
+
+def _one_by_one(modules: nn.ModuleDict) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of each branch, of which there may be one per layer, with their names."""
+    for branch, module in modules.items():
+        if isinstance(module, nn.ModuleList):
+            yield from ((f"{branch}.{i}", each) for i, each in enumerate(module))
+        else:
+            yield branch, module
 
 
 def names_in(detector: nn.Module, parts: Collection[str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """RetinaNet: several anchors per cell."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from detectors.models.anchors import AnchorOptions
 from detectors.models.predictor import BranchShape
@@ -15,6 +16,12 @@ class RetinaNetOptions(PyramidOptions):
     """
 
     name: Literal["retinanet"] = "retinanet"
+    published: ClassVar[Mapping[str, Any]] = {
+        "channels": 256,
+        "tower_convs": 4,
+        "extra_levels": 2,
+        "groups": 0,
+    }
     anchors: AnchorOptions = AnchorOptions()
     """Anchors per cell."""
 

@@ -30,6 +30,7 @@ from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter
 from detectors.models.onenet import OneNetOptions
 from detectors.models.retinanet import RetinaNetOptions
+from detectors.models.sparse_rcnn import SparseRcnnOptions
 from detectors.structures import Candidates, Progress, Targets
 from detectors.training import Training
 from detectors.world import LocalWorld, TorchWorld, World
@@ -70,6 +71,19 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
             encoder_layers=1,
             decoder_layers=2,
             feedforward=32,
+            queries=9,
+        ),
+    ),
+    "proposals": (
+        ASSIGNERS["min_cost"](),
+        SparseRcnnOptions(
+            backbone=TRUNK,
+            channels=32,
+            stages=2,
+            feedforward=32,
+            dynamic_channels=8,
+            roi_side=3,
+            roi_cells=4,
             queries=9,
         ),
     ),

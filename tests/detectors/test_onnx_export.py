@@ -15,6 +15,7 @@ from detectors.boxes import pairwise_iou
 from detectors.data.preparation import Preparation
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.models import DETECTORS
+from detectors.models.base import DetectorOptions
 from detectors.onnx_export import ExportError, Graph, difference, export, exportable
 from detectors.trained import HEADER, DetectorConfig, TrainedDetector
 
@@ -24,13 +25,24 @@ TINY: dict[str, Any] = {
     "channels": 8,
     "tower_convs": 1,
 }
+FEWEST = {
+    "channels": 8,
+    "feedforward": 8,
+    "queries": 9,
+    "roi_side": 2,
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "stages"), 1),
+}
+"""Options of detectors with queries, for those that have them."""
 FEW = {"pre_nms_topk": 60, "max_dets": 25}
 
 
-def built(gate: str = "none", portrait: str = "fit") -> TrainedDetector:
+def built(
+    gate: str = "none", portrait: str = "fit", options: DetectorOptions | None = None
+) -> TrainedDetector:
     """A detector with random weights whose scores are spread over [0, 1]."""
+    fcos = DETECTORS["fcos"].model_validate({**TINY, "gate": {"name": gate}})
     config = DetectorConfig(
-        detector=DETECTORS["fcos"].model_validate({**TINY, "gate": {"name": gate}}),
+        detector=options or fcos,
         branches=("o2o", "o2m"),
         classes=("a", "b", "c"),
         input=Preparation.model_validate({"height": 40, "width": 64, "portrait": portrait}),
@@ -39,7 +51,7 @@ def built(gate: str = "none", portrait: str = "fit") -> TrainedDetector:
     torch.manual_seed(1)
     network = config.build()
     for name, weights in network.named_parameters():
-        if "predictors" in name and name.endswith("cls.weight"):
+        if "predictors" in name and ".cls." in name and name.endswith("weight"):
             torch.nn.init.normal_(weights, std=0.7)
     return TrainedDetector(network, config)
 
@@ -130,6 +142,17 @@ def test_outputs_under_onnxruntime_are_equal(tmp_path: Path) -> None:
     assert DetectorConfig.model_validate_json(about[HEADER]) == detector.config
     assert (about["nms"], about["branch"]) == ("true", "o2o")
     assert "[batch, 3, 40, 64] uint8, RGB" in about["input"]
+
+
+@pytest.mark.parametrize("name", [name for name in DETECTORS if not DETECTORS[name].located])
+def test_detectors_with_queries_are_exported(tmp_path: Path, name: str) -> None:
+    fewest = {key: FEWEST[key] for key in FEWEST if key in DETECTORS[name].model_fields}
+    given = {"name": name, "backbone": TINY["backbone"], **fewest}
+    detector, path = built(options=DETECTORS[name].model_validate(given)), tmp_path / "a.onnx"
+    export(detector, path, nms=False)
+    apart = difference(path, detector, pictures(2), nms=False)
+    assert apart.scores < 1e-4
+    assert apart.boxes < 1e-3 * 64
 
 
 def test_pictures_of_one_size_are_padded_to_it() -> None:

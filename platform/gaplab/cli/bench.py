@@ -26,7 +26,8 @@ def bench(  # noqa: PLR0913 - every argument is an option of the command
     detector: Annotated[
         list[str] | None,
         typer.Option(
-            help="fcos, fcos-poto, retinanet or detr, with ResNet-50; repeatable [default: all]."
+            help="A detector of a spec, as published with ResNet-50, or fcos-poto; repeatable "
+            "[default: all]."
         ),
     ] = None,
     precision: Annotated[

@@ -17,6 +17,7 @@ from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter
 from detectors.models.onenet import OneNetOptions
 from detectors.models.retinanet import RetinaNetOptions
+from detectors.models.sparse_rcnn import SparseRcnnOptions
 from detectors.structures import Output
 
 SMALL: dict[str, Any] = {"backbone": Tiny(channels=(8, 16)), "channels": 16, "tower_convs": 1}
@@ -29,6 +30,9 @@ DUALS: dict[str, DetectorOptions] = {
     "date_r": FcosOptions(o2m_box="anchor", o2m_anchors=NINE, **SMALL),
     "retinanet": RetinaNetOptions(groups=0, **SMALL),
     "onenet": OneNetOptions(backbone=Tiny(channels=(8, 16)), channels=16, heads=3, infer_head=2),
+    "sparse_rcnn": SparseRcnnOptions(
+        backbone=Tiny(channels=(8, 16)), channels=16, queries=9, roi_cells=8.5
+    ),
 }
 each_dual = pytest.mark.parametrize("options", DUALS.values(), ids=list(DUALS))
 

@@ -44,7 +44,7 @@ def test_all_that_is_wrong_is_named_at_once(
     lines = gaplab("bench", *words, code=2).splitlines()
     assert [line for line in lines if "\x1b" in line] == []
     assert len(lines) == 4
-    assert "unknown; choose from fcos, fcos-poto, retinanet, detr" in lines[0]
+    assert f"unknown; choose from {', '.join(setups.SETUPS)}" in lines[0]
     assert "--precision fp8: unknown; choose from bf16, fp32" in lines[1]
     assert "no GPU that PyTorch can use; measure the CPU with --cpu" in lines[2]
     assert str(missing) in lines[3]

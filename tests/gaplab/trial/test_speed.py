@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.engine import PARTS
+from detectors.models import DETECTORS
 from detectors.synchronisations import count_synchronisations
 from gaplab.errors import UserError
 from gaplab.trial.speed import torchvision_fcos
@@ -118,6 +119,11 @@ def test_what_cannot_be_compiled_is_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(FailedError, "__module__", "torch._inductor.exc")
     with pytest.raises(UserError, match=r"^fcos: can't be compiled"), explained("fcos", LOAD):
         raise FailedError("no compiler\nfound")
+
+
+def test_every_detector_is_measured_as_published() -> None:
+    assert set(SETUPS) == {*DETECTORS, "fcos-poto"}
+    assert all(detector.published for detector in DETECTORS.values())
 
 
 @pytest.mark.parametrize("name", SETUPS)

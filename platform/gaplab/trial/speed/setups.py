@@ -14,8 +14,9 @@ CLASSES = 80
 """As in COCO."""
 # As with published weights: batch norm, stem and first stage are fixed.
 RESNET = {"name": "resnet", "depth": 50, "weights": "left out"}
-PYRAMID = {"backbone": RESNET, "channels": 256, "tower_convs": 4, "extra_levels": 2}
-QUERY_LOSS = {"cls_weight": 2, "box_weight": 2, "l1_weight": 5, "normalizer": "objects"}
+ONE_TO_MANY = {"fcos": "fcos", "retinanet": "retinanet"}
+"""Detectors whose own assignment is one-to-many; others are trained with `min_cost`."""
+MATCHED_LOSS = {"cls_weight": 2, "box_weight": 2, "l1_weight": 5, "normalizer": "objects"}
 
 
 @dataclass(frozen=True)
@@ -44,25 +45,20 @@ class Setup:
         return Training.model_validate({**given, **self.training})
 
 
-_FCOS = {"name": "fcos", **PYRAMID, "groups": 32, "box": "relu"}
+def _published(name: str, assignment: str) -> Setup:
+    """Return a detector with ResNet-50 as published."""
+    changes = dict(DETECTORS[name].published)
+    backbone = {**RESNET, **changes.pop("backbone", {})}
+    training = {"optimizer": "adamw", "loss": MATCHED_LOSS}
+    return Setup(
+        {"name": name, "backbone": backbone, **changes},
+        {"name": assignment},
+        training if assignment == "min_cost" else {"optimizer": "sgd"},
+    )
+
+
 SETUPS: dict[str, Setup] = {
-    "fcos": Setup(_FCOS, {"name": "fcos"}),
-    "fcos-poto": Setup(_FCOS, {"name": "poto"}),
-    "retinanet": Setup({"name": "retinanet", **PYRAMID, "groups": 0}, {"name": "retinanet"}),
-    "detr": Setup(
-        {
-            "name": "detr",
-            "backbone": RESNET,
-            "channels": 256,
-            "attention_heads": 8,
-            "encoder_layers": 6,
-            "decoder_layers": 6,
-            "feedforward": 2048,
-            "queries": 100,
-            "dropout": 0.1,
-        },
-        {"name": "min_cost"},
-        {"optimizer": "adamw", "loss": QUERY_LOSS},
-    ),
+    **{name: _published(name, ONE_TO_MANY.get(name, "min_cost")) for name in DETECTORS},
+    "fcos-poto": _published("fcos", "poto"),
 }
-"""Name of a measurement -> what is trained: detectors with ResNet-50 as published."""
+"""Name of a measurement -> what is trained: all detectors, with ResNet-50 as published."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from detectors.models.operators.roi_align import roi_align
+from detectors.models.operators.roi_align import roi_align, roi_align_levels
 from tests.detectors.models.operators.bilinear import assert_same
 from tests.examples import examples
 
@@ -134,3 +134,29 @@ def test_half_precision_is_read_in_float32() -> None:
     maps = draw_maps(5, 6).detach().bfloat16()
     found = roi_align(maps, boxes.float(), image, 1.0)
     torch.testing.assert_close(found, roi_align(maps.float(), boxes.float(), image, 1.0))
+
+
+@examples(6)
+@given(st.integers(0, 6), st.integers(0, 2), st.integers(0, 999))
+def test_levels_of_a_pyramid_are_read_as_each_alone(count: int, samples: int, seed: int) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    maps, strides = [draw_maps(6, 5), draw_maps(3, 3), draw_maps(1, 2)], [2.0, 4.0, 8.0]
+    boxes, image = draw_boxes(count, 12.0)
+    level = torch.randint(3, (count,), generator=rng)
+    levels = [*zip(maps, strides, strict=True)]
+    found = roi_align_levels(levels, boxes, image, level, side=2, samples=samples)
+    weights = torch.randn(found.shape, generator=rng).double()
+    gradients = torch.autograd.grad((found * weights).sum(), maps)
+    for i, each in enumerate(maps):
+        own = level == i
+        alone = roi_align(each, boxes[own], image[own], strides[i], side=2, samples=samples)
+        torch.testing.assert_close(found[own], alone)
+        (gradient,) = torch.autograd.grad((alone * weights[own]).sum(), each)
+        torch.testing.assert_close(gradients[i], gradient)
+
+
+def test_boxes_that_are_not_finite_read_zeros() -> None:
+    """The loss then reports them; an index outside of the map would end the process first."""
+    boxes = torch.tensor([[math.nan] * 4, [0.0, 0.0, math.inf, 4.0], [-math.inf, 0.0, 3.0, 3.0]])
+    found = roi_align(draw_maps(4, 4).float(), boxes, torch.zeros(3, dtype=torch.int64), 1.0)
+    assert not found.any()

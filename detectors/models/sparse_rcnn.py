@@ -1,0 +1,181 @@
+"""Sparse R-CNN: learned proposals whose boxes are refined stage by stage."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detectors.boxes import area
+from detectors.models.backbone_base import BackboneOptions
+from detectors.models.backbones import BACKBONES, Tiny
+from detectors.models.base import DetectorOptions
+from detectors.models.detr import QueryDetector
+from detectors.models.operators.roi_align import roi_align_levels
+from detectors.models.predictor import BranchShape
+from detectors.models.pyramid import FeaturePyramid
+from detectors.models.sparse_rcnn_stage import DynamicStage, StagePredictor, StageShape
+from detectors.options import OneOf
+from detectors.structures import Points, Predictions
+
+
+class SparseRcnnOptions(DetectorOptions):
+    """A set of learned boxes and features, the proposals, refined in stages (Sparse R-CNN).
+
+    In each stage, the features of the proposals attend to each other, and each one filters what
+    RoIAlign reads in its box from the feature pyramid (dynamic head). The stage predicts the scores
+    of all classes and deltas to the box; the next one starts from the resulting boxes and features.
+    Boxes pass from stage to stage without gradients. In training, the predictions of every stage
+    are assigned and trained.
+
+    Proposals are queries: they have no positions, so the assignment is `min_cost` with
+    `location: predicted`, and losses are those of its cost. Each branch predicts with layers of its
+    own; the boxes of the first one pass from stage to stage.
+
+    The published detector has a ResNet with `finest: 4`, channels 256, attention_heads 8, 6 stages,
+    feedforward 2048, dynamic_channels 64 and 100 or 300 queries.
+
+    Deviations: boxes are relative to the padded input. Class layers start near 0 instead of
+    Xavier-uniform.
+    """
+
+    name: Literal["sparse_rcnn"] = "sparse_rcnn"
+    located: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any]] = {
+        "backbone": {"finest": 4},
+        "channels": 256,
+        "attention_heads": 8,
+        "stages": 6,
+        "feedforward": 2048,
+        "dynamic_channels": 64,
+        "queries": 300,
+    }
+    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
+    """The network that computes the maps for the pyramid."""
+    channels: int = Field(64, ge=8, multiple_of=8)
+    """Channels of the pyramid and of the features of proposals."""
+    attention_heads: int = Field(4, ge=1)
+    """Heads of the attention among proposals; must divide `channels`."""
+    stages: int = Field(3, ge=1, le=12)
+    """Number of stages; each has a loss in training."""
+    feedforward: int = Field(128, ge=1)
+    """Hidden channels of the feed-forward part of a stage."""
+    dynamic_channels: int = Field(16, ge=1)
+    """Channels between the two layers of the dynamic head."""
+    cls_layers: int = Field(1, ge=0)
+    """Linear layers before the class scores."""
+    box_layers: int = Field(3, ge=0)
+    """Linear layers before the deltas."""
+    roi_side: int = Field(7, ge=1, le=32)
+    """A box is read as roi_side x roi_side bins."""
+    roi_cells: float = Field(14.0, gt=0)
+    """A box is read from the coarsest level on which its side, the root of its area, has at least
+    this many cells, and from the finest level if there is none (224 pixels on stride 16)."""
+    queries: int = Field(25, ge=1)
+    """Number of proposals: the maximum number of objects of an image."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of values that are set to 0 in training, in attention and after every part."""
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.channels % self.attention_heads:
+            raise ValueError(
+                f"attention_heads must divide channels ({self.channels}), "
+                f"got {self.attention_heads}"
+            )
+        return self
+
+    def branch(self, name: str) -> BranchShape:
+        """See `DetectorOptions.branch`; proposals have no anchors."""
+        return BranchShape((), "relative")
+
+    def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
+        """See `DetectorOptions.build`."""
+        backbone = self.backbone.build()
+        neck = FeaturePyramid(backbone.channels, self.channels, 0)
+        head = ProposalHead(self, backbone.strides, branches, num_classes)
+        predicted = {name: self.branch(name) for name in branches}
+        return QueryDetector(backbone, neck, head, backbone.strides, predicted)
+
+    def shape(self) -> StageShape:
+        """Return the shape of a stage."""
+        return StageShape(
+            channels=self.channels,
+            heads=self.attention_heads,
+            hidden=self.feedforward,
+            dynamic=self.dynamic_channels,
+            bins=self.roi_side**2,
+            dropout=self.dropout,
+            cls_layers=self.cls_layers,
+            box_layers=self.box_layers,
+        )
+
+
+class ProposalHead(nn.Module):
+    """The learned proposals and the stages that refine them.
+
+    `queries` [N, C] are the first features of the proposals, `boxes` [N, 4] their first boxes: x
+    and y of the centre, width and height, relative to the input; initially the whole input.
+    """
+
+    def __init__(
+        self,
+        options: SparseRcnnOptions,
+        strides: Sequence[int],
+        branches: Sequence[str],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        shape, count = options.shape(), options.queries
+        self._strides, self._side, self._cells = strides, options.roi_side, options.roi_cells
+        self.stages = nn.ModuleList(DynamicStage(shape) for _ in range(options.stages))
+        for weight in (p for p in self.parameters() if p.dim() > 1):
+            nn.init.xavier_uniform_(weight)
+        self.queries = nn.Parameter(torch.randn(count, options.channels))
+        self.boxes = nn.Parameter(torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(count, 1))
+        self.predictors = nn.ModuleDict()
+        for name in branches:
+            each = (StagePredictor(shape, num_classes) for _ in range(options.stages))
+            self.predictors[name] = nn.ModuleList(each)
+
+    def forward(
+        self, levels: Sequence[Tensor], points: Mapping[str, Points]
+    ) -> dict[str, tuple[Predictions, ...]]:
+        """Predict for every branch in `points`: all stages in training, else the last.
+
+        The boxes of the first branch pass from stage to stage.
+        """
+        extent = next(iter(points.values())).extent
+        first, batch = next(iter(self.predictors)), levels[0].shape[0]
+        boxes = self._first_boxes(extent).expand(batch, -1, -1)
+        state = self.queries.repeat(batch, 1, 1)
+        found = list[dict[str, Predictions]]()
+        for number, stage in enumerate(self.stages):
+            state = stage(state, self._read(levels, boxes.detach()))
+            needed = dict.fromkeys((first, *points))
+            found.append({name: self._layer(name, number)(state, boxes) for name in needed})
+            boxes = found[-1][first].boxes.detach()
+        used = found if self.training else found[-1:]
+        return {name: tuple(each[name] for each in used) for name in points}
+
+    def _layer(self, branch: str, stage: int) -> nn.Module:
+        return self.predictors.get_submodule(f"{branch}.{stage}")
+
+    def _first_boxes(self, extent: tuple[float, float]) -> Tensor:
+        """Return the learned boxes in pixels of an input of `extent` (width, height): [N, 4]."""
+        x, y, w, h = self.boxes.unbind(1)
+        sides = [(x - w / 2, extent[0]), (y - h / 2, extent[1])]
+        sides += [(x + w / 2, extent[0]), (y + h / 2, extent[1])]
+        return torch.stack([at * size for at, size in sides], 1)
+
+    def _read(self, levels: Sequence[Tensor], boxes: Tensor) -> Tensor:
+        """Return the features in boxes [B, N, 4]: [B, N, bins, C]."""
+        batch, count = boxes.shape[:2]
+        image = torch.arange(batch, device=boxes.device)[:, None].expand(-1, count).flatten()
+        side, level = area(boxes).sqrt().flatten(), torch.zeros_like(image)
+        for stride in self._strides[1:]:
+            level = level + (side >= self._cells * stride)
+        maps = [*zip(levels, self._strides, strict=True)]
+        found = roi_align_levels(maps, boxes.flatten(0, 1), image, level, side=self._side)
+        return found.flatten(2).transpose(1, 2).view(batch, count, self._side**2, -1)

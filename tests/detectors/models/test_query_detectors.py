@@ -1,0 +1,196 @@
+"""Tests of all detectors of the table that predict at queries."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+import detectors
+from detectors.assigners import ASSIGNERS
+from detectors.assigners.base import Assigner
+from detectors.data.shapes import Shapes
+from detectors.inference import CandidateRequest, predict
+from detectors.losses import LossOptions
+from detectors.models import DETECTORS
+from detectors.models.base import DetectorOptions
+from detectors.models.dense import DenseDetector
+from detectors.structures import Predictions, Progress, Targets
+from detectors.training import Training
+from detectors.world import LocalWorld
+
+QUERIES = 7
+SMALL: dict[str, Any] = {
+    "backbone": {"name": "tiny", "channels": (8, 16)},
+    "channels": 16,
+    "feedforward": 32,
+    "queries": QUERIES,
+}
+NAMES = [name for name in DETECTORS if not DETECTORS[name].located]
+LOSS = LossOptions(cls_weight=2, l1_weight=5, normalizer="objects")
+MATCHING = ASSIGNERS["min_cost"].model_validate({"name": "min_cost", "l1_of": "center_sides"})
+each_detector = pytest.mark.parametrize("name", NAMES)
+
+
+def small(name: str, **changes: Any) -> DetectorOptions:
+    return DETECTORS[name].model_validate({"name": name, **SMALL, **changes})
+
+
+def build(name: str, *branches: Any) -> DenseDetector:
+    torch.manual_seed(0)
+    detector = small(name).build(3, branches or ("o2o",))
+    assert isinstance(detector, DenseDetector)
+    return detector
+
+
+def images(height: int = 32, width: int = 40, batch: int = 2) -> Tensor:
+    rng = torch.Generator().manual_seed(1)
+    return torch.randint(256, (batch, 3, height, width), generator=rng).to(torch.uint8)
+
+
+def test_there_are_such_detectors() -> None:
+    assert {"detr", "sparse_rcnn"} <= set(NAMES)
+
+
+@each_detector
+def test_every_layer_predicts_in_training_and_the_last_one_at_inference(name: str) -> None:
+    detector = build(name).train()
+    found = detector(images()).branches["o2o"]
+    (last,) = detector.eval()(images()).branches["o2o"]
+    assert len(found) == 3
+    torch.testing.assert_close(found[-1].logits, last.logits)
+    torch.testing.assert_close(found[-1].boxes, last.boxes)
+    assert not torch.allclose(found[0].boxes, last.boxes)
+
+
+@each_detector
+def test_queries_are_one_cell_that_covers_the_input(name: str) -> None:
+    output = build(name)(images(32, 40))
+    points, boxes = output.points["o2o"], output.branches["o2o"][-1].boxes
+    assert (len(points), points.located, points.extent) == (QUERIES, False, (40.0, 32.0))
+    assert points.anchors[:1].tolist() == [[0.0, 0.0, 40.0, 32.0]]
+    assert points.level.tolist() == [0] * QUERIES
+    assert not points.take(torch.tensor([1])).to("cpu").located
+    assert (boxes[..., 2:] > boxes[..., :2]).all()
+
+
+@each_detector
+def test_permuted_queries_permute_the_predictions(name: str) -> None:
+    detector = build(name).eval()
+    (before,) = detector(images()).branches["o2o"]
+    order = torch.tensor([3, 0, 6, 1, 2, 5, 4])
+    learned = [p for p in detector.head.parameters() if len(p) == QUERIES]
+    assert learned
+    with torch.no_grad():
+        for parameter in learned:
+            parameter.copy_(parameter[order])
+    (after,) = detector(images()).branches["o2o"]
+    torch.testing.assert_close(after.logits, before.logits[:, order])
+    torch.testing.assert_close(after.boxes, before.boxes[:, order], rtol=1e-3, atol=0.02)
+
+
+@each_detector
+def test_a_batch_predicts_what_its_images_do(name: str) -> None:
+    detector = build(name).eval()
+    (batch,) = detector(images(batch=3)).branches["o2o"]
+    for i in range(3):
+        (one,) = detector(images(batch=3)[i : i + 1]).branches["o2o"]
+        torch.testing.assert_close(one.boxes[0], batch.boxes[i], rtol=1e-3, atol=0.02)
+
+
+@each_detector
+def test_branches_share_all_but_a_predictor_each(name: str) -> None:
+    one, two = (build(name, *names).state_dict() for names in (("o2o",), ("o2o", "o2m")))
+    added = two.keys() - one.keys()
+    assert added
+    assert all(key.startswith("head.predictors.o2m.") for key in added)
+
+
+@each_detector
+def test_it_trains_and_is_measured_like_every_detector(name: str) -> None:
+    data = Shapes(size=32, train_images=16, val_images=4, max_side=24)
+    detector = detectors.build_detector(small(name), MATCHING, 4)
+    losses = list[float]()
+    detectors.train(
+        detector,
+        MATCHING,
+        data.load("train"),
+        Training(epochs=3, batch=4, lr=1e-3, loss=LOSS),
+        after_epoch=lambda _, parts: losses.append(sum(parts.values())),
+    )
+    assert losses[-1] < losses[0]
+    gap = detectors.evaluate(detector, MATCHING, data.load("val"))["o2o"]
+    assert {"ap", "ap_nms", "gap"} <= gap.metrics.keys()
+    request = CandidateRequest(("o2o",), 1000)
+    found = predict(detector, data.load("val"), request, LocalWorld())["o2o"]
+    assert found.image.bincount().tolist() == [QUERIES * 4] * 4
+    assert set(found.level_points.tolist()) == {QUERIES}
+    assert found.points.isfinite().all()
+    assert (found.strides > 0).all()
+
+
+@each_detector
+def test_without_class_cost_classes_are_trained(name: str) -> None:
+    plain = MATCHING.model_copy(update={"classification": False})
+    detector = detectors.build_detector(small(name), plain, 4)
+    data = Shapes(size=32, train_images=4, max_side=24).load("train")
+    parts = dict[str, float]()
+    training = Training(epochs=1, batch=4, loss=LOSS)
+    detectors.train(detector, plain, data, training, after_epoch=lambda _, p: parts.update(p))
+    assert parts.keys() == {"o2o.cls", "o2o.box", "o2o.l1"}
+    weights = [p for key, p in detector.named_parameters() if ".o2o." in key and ".cls." in key]
+    assert weights
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights)
+
+
+def test_a_class_cost_of_weight_0_is_none() -> None:
+    rng = torch.Generator().manual_seed(0)
+    points = build("detr")(images()).points["o2o"]
+    corner = 20 * torch.rand(1, QUERIES, 2, generator=rng)
+    predicted = Predictions(
+        torch.randn(QUERIES, 3, generator=rng) * 4, (corner + 1).repeat(1, 1, 2)[0]
+    )
+    predicted.boxes[:, 2:] += 9 * torch.rand(QUERIES, 2, generator=rng)
+    objects = Targets(
+        predicted.boxes[:4] + torch.randn(4, 4, generator=rng), torch.tensor([0, 1, 2, 0])
+    )
+    found = list[Tensor]()
+    for change in ({}, {"cls_weight": 0.0}, {"classification": False}):
+        strategy = MATCHING.model_copy(update=change)
+        assert isinstance(strategy, Assigner)
+        found.append(strategy.assign(points, predicted, objects, Progress(0, 1, 0, 1)).object)
+    with_cost, *without = found
+    assert torch.equal(*without)
+    assert not torch.equal(with_cost, without[0])
+
+
+@each_detector
+@pytest.mark.parametrize("assignment", ASSIGNERS)
+def test_only_the_cost_of_predictions_assigns_queries(name: str, assignment: str) -> None:
+    strategy, training = ASSIGNERS[assignment](), Training(epochs=1, batch=4)
+    if assignment == "min_cost":
+        assert training.unfit_queries(strategy) == []
+        return
+    data = Shapes(size=32, train_images=4, max_side=24).load("train")
+    detector = build(name, *strategy.branches())
+    with pytest.raises(ValueError, match="queries do not have; choose assignment"):
+        detectors.train(detector, strategy, data, training)
+
+
+@each_detector
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"attention_heads": 3}, r"attention_heads must divide channels \(16\), got 3"),
+        ({"queries": 0}, "queries"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"channels": 20}, "channels"),
+        ({"anchor_scale": 4.0}, "anchor_scale"),
+    ],
+)
+def test_options_out_of_range_or_unknown_are_refused(
+    name: str, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        small(name, **wrong)
