@@ -1,16 +1,18 @@
 """Predict the candidates of a data set; each rank predicts a part of the images."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from detectors.data.base import Dataset
-from detectors.data.loader import val_batches
+from detectors.data.loader import Batch
+from detectors.data.processes import val_loader
 from detectors.engine import to_device
-from detectors.postprocess import Frame, describe_non_finite, select_candidates
-from detectors.structures import Candidates, Output, Points, Predictions
+from detectors.postprocess import Best, Frame, best_pairs, describe, finite_outputs
+from detectors.structures import Candidates, Points
 from detectors.world import World
 
 _REMEDY = "training has diverged: lower lr, or set clip_norm"
@@ -33,6 +35,8 @@ class CandidateRequest:
     """Number of candidates per level and image."""
     batch: int = 16
     """Number of images predicted at a time."""
+    processes: int = 0
+    """Number of processes that load images; 0: the calling process does."""
 
 
 @torch.no_grad()
@@ -44,6 +48,9 @@ def predict(
     halt: Callable[[], bool] = lambda: False,
 ) -> dict[str, Candidates]:
     """Predict the candidates of this rank's images (see `val_batches`). All ranks must call this.
+
+    The candidates of a batch are made on the CPU while a GPU computes the next batch; nothing waits
+    for it but that, once per batch.
 
     Args:
         model: the detector; it is set to eval mode.
@@ -57,26 +64,79 @@ def predict(
 
     Raises:
         Halted: on every rank, after all ranks have finished, if `halt` returned True on any.
+        DataError, LoaderError: an image is damaged, or a process that loads images died.
         NonFinitePredictionsError: on every rank, if predictions of any rank are not finite. Only
             on that rank does the message name the images.
     """
     model.eval()
     device = next(model.parameters()).device
     found = {branch: [Candidates.none()] for branch in request.branches}
-    problem, halted = "", False
-    for indices, images in val_batches(dataset, request.batch, world.rank, world.size):
-        output = model(to_device(images.images, device), branches=request.branches)
-        problem = _problem(output, images.image_ids)
-        if problem:
-            break
-        frames = [Frame(i, scale) for i, scale in zip(indices, images.scales, strict=True)]
-        for branch, parts in found.items():
-            predictions = output.branches[branch][0]
-            parts += _candidates(predictions, output.points[branch], request.topk, frames)
-        if halted := halt():
-            break
+    loaded = val_loader(dataset, request.batch, world, request.processes, pinned=_is_gpu(device))
+    problem, halted, pending = "", False, None
+    with closing(loaded) as batches:
+        for indices, images in batches:
+            current = _Pending.begin(model, images, indices, request, device)
+            problem = pending.finish(found) if pending else ""
+            pending = current
+            if problem or (halted := halt()):
+                break
+    if pending and not problem:
+        problem = pending.finish(found)
     _agree(problem, halted, world, device)
     return {branch: Candidates.join(parts) for branch, parts in found.items()}
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """The candidates of a batch on their way from the device, which computes the next batch."""
+
+    best: dict[str, tuple[Best, Points]]
+    finite: list[dict[str, Tensor]]
+    frames: Sequence[Frame]
+    image_ids: Sequence[int]
+    copied: torch.cuda.Event | None
+    """Recorded after the copies; None where the device is the host."""
+
+    @classmethod
+    def begin(
+        cls,
+        model: nn.Module,
+        images: Batch,
+        indices: Sequence[int],
+        request: CandidateRequest,
+        device: torch.device,
+    ) -> "_Pending":
+        """Give the work of a batch to the device without waiting for it."""
+        output = model(to_device(images.images, device), branches=request.branches)
+        best, finite = {}, []
+        for branch in request.branches:
+            predictions, points = output.branches[branch][0], output.points[branch]
+            sound = finite_outputs(predictions)
+            finite.append({n: each.to("cpu", non_blocking=True) for n, each in sound.items()})
+            pairs = best_pairs(predictions.scores(), predictions.boxes, points.sizes, request.topk)
+            best[branch] = (pairs.to_host(), points)
+        frames = [Frame(i, scale) for i, scale in zip(indices, images.scales, strict=True)]
+        copied = torch.cuda.current_stream(device).record_event() if _is_gpu(device) else None
+        return cls(best, finite, frames, images.image_ids, copied)
+
+    def finish(self, found: dict[str, list[Candidates]]) -> str:
+        """Wait for the batch and add its candidates to `found`.
+
+        Returns:
+            Which predictions are not finite; then nothing is added. Empty if all are.
+        """
+        if self.copied is not None:
+            self.copied.synchronize()
+        problems = [describe(each, self.image_ids) for each in self.finite]
+        if any(problems):
+            return ", ".join(filter(None, problems))
+        for branch, (best, points) in self.best.items():
+            found[branch] += best.candidates(points.host, self.frames)
+        return ""
+
+
+def _is_gpu(device: torch.device) -> bool:
+    return device.type == "cuda"
 
 
 def _agree(problem: str, halted: bool, world: World, device: torch.device) -> None:
@@ -88,22 +148,3 @@ def _agree(problem: str, halted: bool, world: World, device: torch.device) -> No
         raise NonFinitePredictionsError(f"{message}; {_REMEDY}")
     if any_halted:
         raise Halted
-
-
-def _problem(output: Output, image_ids: Sequence[int]) -> str:
-    """Return which predictions of a batch are not finite; an empty text if all are finite."""
-    heads = (head for predictions in output.branches.values() for head in predictions)
-    problems = (describe_non_finite(head, image_ids) for head in heads)
-    return ", ".join(problem for problem in problems if problem)
-
-
-def _candidates(
-    predictions: Predictions, points: Points, topk: int, frames: Sequence[Frame]
-) -> list[Candidates]:
-    """Return the candidates of each image of a batch, on the CPU."""
-    points = points.to("cpu")
-    scores, boxes = predictions.scores().cpu(), predictions.boxes.cpu()
-    return [
-        select_candidates(scores[i], boxes[i], points, topk, frame)
-        for i, frame in enumerate(frames)
-    ]

@@ -109,7 +109,7 @@ class Graph(nn.Module):
         return boxes, torch.where(there, found.scores, 0.0), torch.where(there, found.labels, -1)
 
     def _candidates(self, scores: Tensor, boxes: Tensor) -> Found:
-        """Return the best pairs of point and class of each level, as in `select_candidates`."""
+        """Return the best pairs of point and class of each level, as in `best_pairs`."""
         parts, start = list[tuple[Tensor, Tensor]](), 0
         for length, level in zip(self.lengths, torch.split(scores, self.lengths, 1), strict=True):
             most = min(length * self.classes, self.protocol.pre_nms_topk)

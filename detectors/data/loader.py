@@ -6,7 +6,7 @@ which of them are in the batch of one worker. `TrainLoader` (in `processes`) loa
 other processes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -178,12 +178,18 @@ def val_batches(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yield batches of at most `batch` images of one worker, each with its indices.
 
-    Over all ranks, every index occurs exactly once; a rank may get none. A batch has images of one
-    size only, so that the input of an image doesn't depend on the others.
+    Over all ranks, every index occurs exactly once; a rank may get none. See `by_size`.
+    """
+    return by_size(((index, dataset[index]) for index in range(rank, len(dataset), size)), batch)
+
+
+def by_size(samples: Iterable[tuple[int, Sample]], batch: int) -> Iterator[tuple[list[int], Batch]]:
+    """Yield batches of at most `batch` samples, each with their indices.
+
+    A batch has images of one size only, so that the input of an image doesn't depend on the others.
     """
     pending: dict[torch.Size, list[tuple[int, Sample]]] = {}
-    for index in range(rank, len(dataset), size):
-        sample = dataset[index]
+    for index, sample in samples:
         same_size = pending.setdefault(sample.image.shape, [])
         same_size.append((index, sample))
         if len(same_size) == batch:

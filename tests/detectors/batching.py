@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from detectors.structures import Assignment, Predictions, TargetBatch, Targets
+from detectors.postprocess import Frame, best_pairs
+from detectors.structures import Assignment, Candidates, Points, Predictions, TargetBatch, Targets
 
 CPU = torch.device("cpu")
 
@@ -18,6 +19,14 @@ def packed(*images: Targets) -> TargetBatch:
 def batched(predictions: Predictions) -> Predictions:
     """Make a batch of the predictions for one image."""
     return Predictions(predictions.logits[None], predictions.boxes[None])
+
+
+def selected(
+    scores_NC: Tensor, boxes_N4: Tensor, points: Points, topk: int, frame: Frame
+) -> Candidates:
+    """Select the candidates of one image."""
+    best = best_pairs(scores_NC[None], boxes_N4[None], points.sizes, topk)
+    return best.candidates(points, [frame])[0]
 
 
 def counted(*counts: int, rows: int) -> TargetBatch:

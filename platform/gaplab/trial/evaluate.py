@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -93,6 +94,7 @@ class Evaluator:
     ) -> None:
         self._trial, self._data, self._world, self._storage = trial, data, world, storage
         self._options, self._epochs = experiment.evaluation, experiment.training.epochs
+        self._loaders = partial(experiment.data.loaders, experiment.resources.cpus_per_worker)
         self._truth = GroundTruth.of(data.truth(), data.classes)
         self.branches: tuple[Branch, ...] = tuple(experiment.assignment.branches())
 
@@ -124,7 +126,8 @@ class Evaluator:
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
         topk = max(topk, CANDIDATES_PER_LEVEL) if self._stores(epoch) else topk
-        request = CandidateRequest(self.branches, topk)
+        processes = self._loaders(gpu=next(model.parameters()).device.type == "cuda")
+        request = CandidateRequest(self.branches, topk, processes=processes)
         shares = predict(model, self._data, request, self._world, halt)
         uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
         ranks = self._world.gather(

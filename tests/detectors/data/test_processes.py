@@ -1,5 +1,6 @@
 """Batches of other processes. They are started a few times only, because each start takes time."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -13,9 +14,16 @@ from torch.utils.data import dataloader
 
 from detectors.data.base import DataError, Dataset
 from detectors.data.loader import Batch, Shares, train_batches
-from detectors.data.processes import LoaderError, TrainLoader, memory_problem
+from detectors.data.processes import (
+    LoaderError,
+    TrainLoader,
+    _bytes,
+    memory_problem,
+    val_loader,
+)
 from detectors.data.shapes import Shapes
 from detectors.training import Training
+from detectors.world import LocalWorld
 from tests.photographs import Photograph, image_of, written
 
 TRAINING = Training(batch=3, epochs=3, train_sides=(32, 48), augment="hflip")
@@ -89,6 +97,32 @@ def test_batches_and_errors_do_not_depend_on_processes(
     assert "\n" not in line
 
 
+def test_validation_does_not_depend_on_processes(data: Dataset, root: Path) -> None:
+    """Batches of one size, their order, and the error of a damaged image."""
+    image_of(root, NAMES[9]).write_bytes(b"")
+    found: list[list[object]] = [[], []]
+    errors: list[str] = []
+    for processes in (0, 2):
+        batches, seen = val_loader(data, 2, LocalWorld(), processes), found[processes // 2]
+        with pytest.raises(DataError) as caught:
+            seen.extend((indices, content(iter([batch]))) for indices, batch in batches)
+        errors.append(str(caught.value))
+    assert found[0] == found[1] != []
+    assert errors[0] == errors[1]
+    assert "image9" in errors[0]
+
+
+def test_processes_end_when_validation_is_broken_off(data: Dataset) -> None:
+    batches = val_loader(data, 1, LocalWorld(), 1)
+    (index,), _ = next(batches)
+    assert index == 0
+    children = multiprocessing.active_children()
+    batches.close()
+    for child in children:
+        child.join()
+    assert children
+
+
 def _again(data: Dataset) -> Dataset:
     """Return the data set without images in its memory."""
     again: Dataset = pickle.loads(pickle.dumps(data))
@@ -154,18 +188,18 @@ def test_too_little_shared_memory_is_found_before_a_process_starts(
     shares = Shares(data, training, 0, 0, size)
     free = Usage(round(mib * MIB))
     monkeypatch.setattr("shutil.disk_usage", lambda _: free)
-    assert memory_problem(shares, processes) == ""
+    assert memory_problem(_bytes(shares), processes) == ""
     free = Usage(round(mib * MIB) - 1)
     loader = TrainLoader(shares, processes)
     with pytest.raises(DataError) as caught:
         next(loader.rest_of(0))
     (line,) = caught.value.problems
     assert line.startswith("shared memory: /dev/shm has ")
-    assert f"{processes} processes that load batches need {mib:.0f} MiB" in line
+    assert f"{processes} processes that load images need {mib:.0f} MiB" in line
     assert line.endswith("lower data.workers (0: load in the process that trains)")
 
 
 def test_no_shared_memory(tmp_path: Path) -> None:
     shares = Shares(Shapes(train_images=8).load("train"), Training(batch=4), 0, 0, 1)
-    line = memory_problem(shares, 1, tmp_path / "none")
+    line = memory_problem(_bytes(shares), 1, tmp_path / "none")
     assert line.startswith(f"shared memory: {tmp_path}/none: No such file or directory; ")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import filter_candidates, select
 from detectors.models.points import pyramid_points
-from detectors.postprocess import Frame, select_candidates
+from detectors.postprocess import Frame
 from detectors.structures import Candidates
+from tests.detectors.batching import selected
 from tests.detectors.evaluation import cases
 from tests.examples import examples
 
@@ -135,7 +136,7 @@ def scene(image: int, topk: int, classes: int = 3) -> Candidates:
     shift = torch.randint(-4, 5, (len(POINTS), 4), generator=rng)
     half = POINTS.stride[:, None] * 2
     boxes = torch.cat([POINTS.xy - half, POINTS.xy + half], dim=1) + shift
-    return select_candidates(logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0)))
+    return selected(logits.sigmoid(), boxes, POINTS, topk, Frame(image, (1.0, 1.0)))
 
 
 @pytest.mark.parametrize(
