@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.criterion import Criterion, Loss, Positives, count_positives
 from detectors.data.loader import Batch
-from detectors.models.parts import freeze
+from detectors.models.parts import freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
+from detectors.recomputation import InParts, recompute_blocks, unwrapped
 from detectors.structures import Assignment, Output, Points, Predictions, Progress, TargetBatch
 from detectors.training import Training, lr_factor
 from detectors.world import World
@@ -82,16 +83,22 @@ class Learner:
             wrap: wraps the detector, for example with DDP.
 
         Raises:
-            ValueError: `training.freeze` names an unknown part, or all parts.
+            ValueError: `training.freeze` names an unknown part, or all parts; batch norm can't be
+                synchronised on this device.
         """
         frozen = freeze(detector, training.freeze)
+        if training.sync_batch_norm and world.size > 1:
+            _check_gpu(detector)
+            synchronise_norms(detector.train(), frozen)
         if training.compile:
             detector.compile()
-        model = wrap(detector)
-        bare = getattr(model, "module", model)
-        averaged = RunningAverage(bare, training.ema)
+        if training.recompute:
+            recompute_blocks(detector)
+        parts = training.accumulate
+        model = wrap(InParts(detector, parts) if parts > 1 else detector)
+        averaged = RunningAverage(unwrapped(model), training.ema)
         averaged.requires_grad_(False).eval()
-        optimizer = make_optimizer(bare, training)
+        optimizer = make_optimizer(unwrapped(model), training)
         learner = cls(model, averaged, optimizer, strategy, training, world, frozen)
         learner.log_every = 1 if learner.device.type == "cpu" else training.log_every
         learner.train()
@@ -110,9 +117,8 @@ class Learner:
 
     @property
     def bare(self) -> nn.Module:
-        """The module without a wrapper."""
-        module: nn.Module = getattr(self.model, "module", self.model)
-        return module
+        """The module without wrappers."""
+        return unwrapped(self.model)
 
     def positives(self, branch: Branch) -> tuple[float, float]:
         """Return statistics of the current epoch's assignments. All ranks must call this.
@@ -251,16 +257,24 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
 def assign(
     assigner: Assigner,
     points: Points,
-    predictions: Predictions,
+    heads: Sequence[Predictions],
     targets: TargetBatch,
     progress: Progress,
-) -> Assignment:
-    """Return the assignment of a batch, with the index of its positive points.
+) -> list[Assignment]:
+    """Return the assignments of a batch for each of several heads, with their positive points.
 
-    If predictions are not finite, it is the one for predictions of 0; the loss then raises the
-    error.
+    They are made together, as those of one larger batch, so that Python waits for the device once.
+    If predictions of a head are not finite, its assignment is the one for predictions of 0; the
+    loss then raises the error.
     """
-    return assigner.assign_batch(points, predictions.finite(), targets, progress).located()
+    finite = [predictions.finite() for predictions in heads]
+    if len(heads) == 1:
+        return [assigner.assign_batch(points, finite[0], targets, progress).located()]
+    together = Predictions(
+        torch.cat([each.logits for each in finite]), torch.cat([each.boxes for each in finite])
+    )
+    found = assigner.assign_batch(points, together, targets.repeated(len(heads)), progress)
+    return found.located().split(len(heads))
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -272,26 +286,23 @@ def _supervise(
     learner: Learner, output: Output, branch: Branch, targets: TargetBatch, progress: Progress
 ) -> Loss:
     """Compute the loss of one branch, summed over its cascaded heads."""
-    supervision = learner.strategy.branches()[branch]
-    auxiliary = learner.strategy.auxiliary().get(branch)
+    assigner = learner.strategy.branches()[branch].assigner
     options = learner.training.loss_of(branch, learner.strategy.branches())
     criterion = Criterion(options, learner.world)
-    points, losses = output.points[branch], []
-    for predictions in output.branches[branch]:
-        assigner = supervision.assigner
-        found = assign(assigner, points, predictions, targets, progress)
-        learner.mark("assignment")
+    points, heads = output.points[branch], output.branches[branch]
+    assignments, losses = assign(assigner, points, heads, targets, progress), []
+    learner.mark("assignment")
+    for predictions, found in zip(heads, assignments, strict=True):
         learner.tally[branch] = learner.tally.get(branch, 0) + count_positives(found, targets)
         if learner.batches % EVERY == 0:
             sums = measure(points, predictions, found, targets)
             learner.measured[branch] = sums + learner.measured.get(branch, 0)
-        loss = criterion.branch_loss(points, predictions, found, targets, assigner.loss)
-        if auxiliary is not None:
-            ungated = predictions.without_gate()
-            aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
-            loss = replace(loss, aux=aux)
-        losses.append(loss)
-        learner.mark("losses")
+        losses.append(criterion.branch_loss(points, predictions, found, targets, assigner.loss))
+    if auxiliary := learner.strategy.auxiliary().get(branch):
+        ungated = [predictions.without_gate() for predictions in heads]
+        aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
+        losses = [replace(loss, aux=each) for loss, each in zip(losses, aux, strict=True)]
+    learner.mark("losses")
     return _sum(losses)
 
 
@@ -299,16 +310,29 @@ def _auxiliary(
     criterion: Criterion,
     supervision: Supervision,
     points: Points,
-    predictions: Predictions,
+    heads: Sequence[Predictions],
     targets: TargetBatch,
     progress: Progress,
-) -> Tensor:
-    """Compute the auxiliary loss of 003: classification only, with an assignment of its own."""
-    assigner = supervision.assigner
-    found = assign(assigner, points, predictions, targets, progress)
-    positives = Positives.of(found, targets)
-    loss = criterion.classification(predictions.logits, positives, found, targets, assigner.loss)
-    return supervision.weight * loss
+) -> list[Tensor]:
+    """Compute the auxiliary losses of 003: classification only, with assignments of their own."""
+    kind = supervision.assigner.loss
+    assignments = assign(supervision.assigner, points, heads, targets, progress)
+    return [
+        supervision.weight
+        * criterion.classification(
+            predictions.logits, Positives.of(found, targets), found, targets, kind
+        )
+        for predictions, found in zip(heads, assignments, strict=True)
+    ]
+
+
+def _check_gpu(detector: nn.Module) -> None:
+    """Raise ValueError if the detector is not on a GPU, where alone norms can be synchronised."""
+    device = next(detector.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(
+            f"sync_batch_norm needs GPUs, and the detector is on {device.type}; set it to false"
+        )
 
 
 def _share_buffers(learner: Learner) -> None:

@@ -147,6 +147,19 @@ class TargetBatch:
         """The number of objects of each image."""
         return [len(each) for each in self.images]
 
+    def repeated(self, times: int) -> Self:
+        """Return the objects of the images `times` times, one batch after the other."""
+        shifts = torch.arange(times, device=self.image.device) * len(self)
+        return type(self)(
+            self.boxes.repeat(times, 1, 1),
+            self.labels.repeat(times, 1),
+            self.real.repeat(times, 1),
+            self.extent.repeat(times, 1),
+            (shifts[:, None] + self.image).flatten(),
+            self.number.repeat(times),
+            self.images * times,
+        )
+
     def extents(self, points: Points) -> Tensor:
         """Return (width, height) in pixels of every image without its padding: [B, 2]."""
         sides = [self.extent.new_full((1,), side) for side in points.extent]
@@ -232,23 +245,47 @@ class Assignment:
             loss; 0 removes the term; None: 1 everywhere.
         index: image [K] and point [K], int64, of the positive points of a batch, sorted; None: not
             found yet.
+        counts: the number of positive points of each image, if `index` is known.
     """
 
     object: Tensor
     degree: Tensor
     weight: Tensor | None = None
     index: tuple[Tensor, Tensor] | None = None
+    counts: tuple[int, ...] = ()
 
     def located(self) -> Self:
-        """Return the assignment of a batch with its `index`; to find it waits for the device."""
-        return self if self.index is not None else replace(self, index=self.positives())
+        """Return the assignment of a batch with its `index`; to find it waits once for the device.
+
+        The wait is for the counts: positive points of a known number are found without one.
+        """
+        if self.index is not None:
+            return self
+        positive_BN = self.object >= 0
+        counts = tuple(positive_BN.sum(1).tolist())
+        image, point = positive_BN.nonzero_static(size=sum(counts)).unbind(1)
+        return replace(self, index=(image, point), counts=counts)
 
     def positives(self) -> tuple[Tensor, Tensor]:
         """Return image [K] and point [K] of the positive points of a batch, see `index`."""
-        if self.index is not None:
-            return self.index
-        image, point = (self.object >= 0).nonzero(as_tuple=True)
-        return image, point
+        index = self.located().index
+        assert index is not None
+        return index
+
+    def split(self, parts: int) -> list[Self]:
+        """Return the assignments of equal parts of a batch that has its `index`."""
+        if parts == 1:
+            return [self]
+        size = len(self.object) // parts
+        counts = [self.counts[start : start + size] for start in range(0, size * parts, size)]
+        image, point = (torch.split(each, [sum(of) for of in counts]) for each in self.positives())
+        weights = [None] * parts if self.weight is None else torch.split(self.weight, size)
+        owners, degrees = torch.split(self.object, size), torch.split(self.degree, size)
+        columns = zip(owners, degrees, weights, strict=True)
+        return [
+            type(self)(*column, (image[i] - i * size, point[i]), counts[i])
+            for i, column in enumerate(columns)
+        ]
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,19 @@ class Training(Options):
     """Whether `torch.compile` compiles backbone, neck and head for training. It needs a C++
     compiler, on a GPU Triton; the first steps of each input size take minutes. Fused kernels round
     differently."""
+    accumulate: int = Field(1, ge=1, json_schema_extra=LATER)
+    """Number of parts in which each worker computes its images of a step, one part at a time in
+    memory (gradient accumulation): with 4, two GPUs have room for the batch of eight. The loss is
+    that of the whole batch, with its numbers of positive points. Each part is computed twice, so a
+    step takes about a third longer. Sums round differently, and batch norm that is trained sees
+    parts only."""
+    recompute: bool = Field(False, json_schema_extra=NOT_IDENTITY)
+    """Whether blocks of the detector compute their activations again in the backward pass instead
+    of keeping them (activation checkpointing): less memory, and steps take about a third longer.
+    Does not change results. Can't be combined with `compile`, which decides this itself."""
+    sync_batch_norm: bool = Field(False, json_schema_extra=LATER)
+    """Whether batch norm that is trained computes its statistics over the images of all workers. It
+    needs GPUs; without effect with one worker."""
     log_every: int = Field(20, ge=1, json_schema_extra=NOT_IDENTITY)
     """On a GPU, losses are read, shown and checked after so many steps: to read them waits for the
     device. On a CPU they are read after each step. Does not change results."""
@@ -152,6 +165,16 @@ class Training(Options):
         if any(first >= second for first, second in pairwise(marks)):
             raise ValueError(f"must be rising between 0 and 1, got {list(decay_at)}")
         return decay_at
+
+    @model_validator(mode="after")
+    def _memory_fits(self) -> Self:
+        if self.accumulate > self.batch:
+            raise ValueError(
+                f"accumulate must be at most batch ({self.batch}), got {self.accumulate}"
+            )
+        if self.recompute and self.compile:
+            raise ValueError("recompute and compile can't be combined; set one of them to false")
+        return self
 
     @model_validator(mode="after")
     def _sides_fit(self) -> Self:

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def seed_torch(seed: int, epoch: int, rank: int) -> None:
@@ -70,6 +71,15 @@ class TorchWorld:
         with torch.device(device):
             dist.gather_object(value, gathered if self.rank == 0 else None)
         return gathered
+
+
+def distributed(module: nn.Module) -> nn.Module:
+    """Wrap a module whose gradients are averaged over the ranks of the default group.
+
+    `static_graph` would be wrong: in the first step, DDP then averages only if the output is made
+    of tuples, lists and mappings, and that of a detector is not.
+    """
+    return DistributedDataParallel(module, gradient_as_bucket_view=True)
 
 
 def shard(batch_indices: Sequence[int], rank: int, size: int) -> list[int]:

@@ -1,6 +1,6 @@
 """One-to-one assignment from a matrix of qualities per image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -121,17 +121,19 @@ def _assignment(
     The values of all images are copied to the CPU at once. `solve` gets those of an image [G, N],
     and its index.
     """
-    object_BN, *index = _solved(value_BGN.cpu(), targets, solve)
-    image, point = (each.to(value_BGN.device, non_blocking=True) for each in index)
+    object_BN, chosen = _solved(value_BGN.cpu(), targets, solve)
+    counts = tuple(map(len, chosen))
+    sorted_by_image = _image_of(counts), torch.cat(chosen)
+    image, point = (each.to(value_BGN.device, non_blocking=True) for each in sorted_by_image)
     object_BN = object_BN.to(value_BGN.device, non_blocking=True)
-    return Assignment(object_BN, (object_BN >= 0).float(), index=(image, point))
+    return Assignment(object_BN, (object_BN >= 0).float(), index=(image, point), counts=counts)
 
 
 @on_host
 def _solved(
     value_BGN: Tensor, targets: TargetBatch, solve: Callable[[Tensor, int], Pairs]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the object of each point [B, N], and image [K] and point [K] of those with one."""
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the object of each point [B, N], and the points of every image with one, sorted."""
     object_BN = torch.full((len(targets), value_BGN.shape[2]), -1)
     chosen = [object_BN.new_zeros(0)] * len(targets)
     for image, count in enumerate(targets.counts):
@@ -139,8 +141,13 @@ def _solved(
             objects, points = solve(value_BGN[image, :count], image)
             object_BN[image, points] = objects
             chosen[image] = points.sort().values
-    sizes = torch.tensor([len(points) for points in chosen])
-    return object_BN, torch.arange(len(chosen)).repeat_interleave(sizes), torch.cat(chosen)
+    return object_BN, chosen
+
+
+@on_host
+def _image_of(counts: Sequence[int]) -> Tensor:
+    """Return the image of every point, given their number in each image."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
 
 
 def _largest_total(quality_GN: Tensor) -> Pairs:

@@ -5,6 +5,7 @@ from functools import cache
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from detectors.assigners.base import Branch
 from detectors.cost import without_weights
@@ -91,6 +92,20 @@ def freeze(detector: nn.Module, parts: Collection[str]) -> tuple[nn.Module, ...]
     if not any(parameter.requires_grad for parameter in detector.parameters()):
         raise ValueError(f"{', '.join(parts)}: leaves nothing to train; name fewer parts")
     return tuple(module for name, module in detector.named_modules() if within(name, names))
+
+
+def synchronise_norms(detector: nn.Module, frozen: Collection[nn.Module]) -> None:
+    """Replace batch norm that is trained by one with statistics over all ranks.
+
+    Args:
+        detector: a detector in training mode.
+        frozen: its modules that are not trained.
+    """
+    for module in [each for each in detector.modules() if each not in frozen]:
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and child.training and child not in frozen:
+                shared = nn.SyncBatchNorm.convert_sync_batchnorm(child)  # type: ignore[no-untyped-call]
+                setattr(module, name, shared)
 
 
 @cache

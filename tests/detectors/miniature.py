@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Strategy
@@ -33,7 +32,7 @@ from detectors.models.retinanet import RetinaNetOptions
 from detectors.models.sparse_rcnn import SparseRcnnOptions
 from detectors.structures import Candidates, Progress, Targets
 from detectors.training import Training
-from detectors.world import LocalWorld, TorchWorld, World
+from detectors.world import LocalWorld, TorchWorld, World, distributed
 from tests.detectors.entries import quick
 
 CLASSES, SIDE = 3, 48
@@ -179,13 +178,23 @@ FROZEN = {
 """What `training.freeze` may name."""
 
 
-def one_step(name: str, rank: int, size: int, freeze: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return loss parts, weights and positives after one step on this rank's share of UNEVEN."""
+SAVING: dict[str, dict[str, Any]] = {
+    "in parts": {"accumulate": 2},
+    "blocks": {"recompute": True},
+}
+"""Options of a training that save memory."""
+
+
+def one_step(name: str, rank: int, size: int, **changes: Any) -> dict[str, Any]:
+    """Return loss parts, weights and positives after one step on this rank's share of UNEVEN.
+
+    `changes` are those of DESCENT.
+    """
     strategy, options = SETUPS[name]
-    training = DESCENT.model_copy(update={"freeze": freeze})
+    training = DESCENT.model_copy(update=changes)
     model = detector(strategy, options)
     if size > 1:
-        mine = learner(strategy, training, TorchWorld(), model, DistributedDataParallel)
+        mine = learner(strategy, training, TorchWorld(), model, distributed)
     else:
         mine = learner(strategy, training, LocalWorld(), model)
     parts = train_step(mine, share(UNEVEN, rank, size), progress(0))
@@ -261,7 +270,10 @@ def main(rank: int, size: int, folder: Path) -> None:
         "mean": world.all_reduce_mean(value),
         "gathered": world.gather({"rank": rank}),
         "steps": {name: one_step(name, rank, size) for name in SETUPS},
-        "frozen": {name: one_step("dual", rank, size, parts) for name, parts in FROZEN.items()},
+        "frozen": {
+            name: one_step("dual", rank, size, freeze=parts) for name, parts in FROZEN.items()
+        },
+        "saving": {name: one_step("dual", rank, size, **change) for name, change in SAVING.items()},
         "diverged": error_of_diverged_weights(rank),
         "predicted": predicted(world),
         "unpredictable": error_of_predictions(rank),

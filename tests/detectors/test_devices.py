@@ -4,6 +4,7 @@ Without a GPU, this shows that a step makes every tensor on the device of the we
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -46,10 +47,11 @@ class SameDevice(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def located(assignment: Assignment) -> tuple[Tensor, Tensor]:
-    """Stand for the positive points: to find them needs values."""
-    image = torch.zeros(3, dtype=torch.int64, device=assignment.object.device)
-    return image, image.cumsum(0)
+def located(assignment: Assignment) -> Assignment:
+    """Stand for the positive points, three in each image: to find them needs values."""
+    images = len(assignment.object)
+    image = torch.zeros(3 * images, dtype=torch.int64, device=assignment.object.device)
+    return replace(assignment, index=(image, image.cumsum(0)), counts=(3,) * images)
 
 
 def matched(value_BGN: Tensor, targets: TargetBatch, solve: object) -> Assignment:
@@ -69,7 +71,7 @@ def test_a_step_makes_all_tensors_on_the_device_of_the_weights(setup: str) -> No
     strategy, options = mini.SETUPS[setup]
     model = mini.detector(strategy, options).to("meta")
     with (
-        mock.patch.object(Assignment, "positives", located),
+        mock.patch.object(Assignment, "located", located),
         mock.patch.object(matching, "_assignment", matched),
         mock.patch.object(engine, "make_optimizer", optimizer),
     ):

@@ -65,9 +65,9 @@ class TestDivergence:
         target = Targets(torch.tensor([[1.0, 1.0, 9.0, 9.0]]), torch.tensor([0]))
         objects = packed(target, target)
         zeros = Predictions(torch.zeros(2, 4, 1), torch.zeros(2, 4, 4))
-        expected = assign(Poto(), points, zeros, objects, mini.progress(0))
+        (expected,) = assign(Poto(), points, [zeros], objects, mini.progress(0))
         getattr(predictions, output)[1, 0, 0] = torch.inf
-        found = assign(Poto(), points, predictions, objects, mini.progress(0))
+        (found,) = assign(Poto(), points, [predictions], objects, mini.progress(0))
         assert torch.equal(found.object, expected.object)
         assert found.degree.isfinite().all()
 

@@ -63,10 +63,10 @@ class TestPositives:
         for branch, supervision in strategy.branches().items():
             each = []
             for predictions in output.branches[branch]:
-                found = assign(
+                (found,) = assign(
                     supervision.assigner,
                     output.points[branch],
-                    predictions,
+                    [predictions],
                     packed(*batch.targets),
                     mini.progress(0),
                 )
@@ -107,10 +107,10 @@ class TestScores:
         targets, found = packed(*batch.targets), dict[str, Tensor]()
         for branch, supervision in learner.strategy.branches().items():
             points, now = output.points[branch], replace(mini.progress(0), step=learner.step)
-            heads = [
-                measure(points, x, assign(supervision.assigner, points, x, targets, now), targets)
-                for x in output.branches[branch]
-            ]
+            heads = []
+            for x in output.branches[branch]:
+                (own,) = assign(supervision.assigner, points, [x], targets, now)
+                heads.append(measure(points, x, own, targets))
             found[branch] = torch.stack(heads).sum(0)
         return found
 

@@ -19,7 +19,15 @@ class TestResume:
         assert_resumes(setup, mini.BRISK)
 
     @pytest.mark.parametrize(
-        "changes", [{"optimizer": "sgd"}, {"backbone_lr": 0.1}, {"precision": "bf16"}, {"ema": 0.0}]
+        "changes",
+        [
+            {"optimizer": "sgd"},
+            {"backbone_lr": 0.1},
+            {"precision": "bf16"},
+            {"ema": 0.0},
+            {"accumulate": 2},
+            {"recompute": True},
+        ],
     )
     def test_every_kind_of_training(self, changes: dict[str, Any]) -> None:
         assert_resumes("dual with both", mini.BRISK.model_copy(update=changes))

@@ -2,8 +2,11 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from detectors.structures import Predictions
+from detectors.structures import Assignment, Predictions, TargetBatch, Targets
+from tests.examples import examples
 
 
 def test_scores_are_the_sigmoid_of_the_logits_in_float32() -> None:
@@ -47,3 +50,44 @@ def test_without_gate_the_logits_are_those_of_the_classes() -> None:
     gated = Predictions(logits, boxes, ungated).without_gate()
     assert gated.logits is ungated
     assert gated.boxes is boxes
+
+
+def owners() -> st.SearchStrategy[torch.Tensor]:
+    """Objects of points, for an even number of images: [B, N]."""
+    rows = st.tuples(st.integers(1, 4), st.integers(0, 5))
+    return rows.flatmap(
+        lambda size: st.lists(
+            st.lists(st.integers(-1, 2), min_size=size[1], max_size=size[1]),
+            min_size=2 * size[0],
+            max_size=2 * size[0],
+        )
+    ).map(lambda found: torch.tensor(found, dtype=torch.int64).reshape(len(found), -1))
+
+
+@settings(examples(60))
+@given(owners(), st.booleans())
+def test_positive_points_and_their_halves_are_those_of_nonzero(
+    owner: torch.Tensor, weighted: bool
+) -> None:
+    degree, weight = (owner >= 0).float(), torch.rand(*owner.shape, 2) if weighted else None
+    whole = Assignment(owner, degree, weight).located()
+    assert whole.counts == tuple((owner >= 0).sum(1).tolist())
+    half = len(owner) // 2
+    halves = (slice(half), slice(half, None))
+    for found, part in zip((whole, *whole.split(2)), (slice(None), *halves), strict=True):
+        expected = (owner[part] >= 0).nonzero(as_tuple=True)
+        assert [each.tolist() for each in found.positives()] == [e.tolist() for e in expected]
+        assert torch.equal(found.object, owner[part])
+        assert torch.equal(found.degree, degree[part])
+        torch.testing.assert_close(found.weight, None if weight is None else weight[part])
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 1], [0], [3]])
+def test_repeated_objects_are_those_of_repeated_images(counts: list[int]) -> None:
+    images = [Targets(torch.rand(n, 4), torch.arange(n), (8.0, 9.0) if n else None) for n in counts]
+    cpu = torch.device("cpu")
+    found, expected = TargetBatch.of(images, cpu).repeated(3), TargetBatch.of(images * 3, cpu)
+    for name, column in vars(expected).items():
+        if isinstance(column, torch.Tensor):
+            torch.testing.assert_close(getattr(found, name), column, equal_nan=True)
+    assert found.counts == counts * 3

@@ -72,6 +72,14 @@ class TestStep:
                 fixed = any(within(key, names[part]) for part in mini.FROZEN[name])
                 assert torch.equal(found["model"][key], value) == fixed, key
 
+    @pytest.mark.parametrize("name", mini.SAVING)
+    def test_with_activations_that_are_computed_again(self, ranks: Ranks, name: str) -> None:
+        alone = mini.one_step("dual", rank=0, size=1)
+        for rank in ranks:
+            found = rank["saving"][name]
+            assert found["parts"] == pytest.approx(alone["parts"], rel=1e-5)
+            torch.testing.assert_close(found["model"], alone["model"], rtol=0, atol=1e-6)
+
     def test_both_ranks_stop_if_one_diverges(self, ranks: Ranks) -> None:
         messages = [rank["diverged"] for rank in ranks]
         assert messages[0] == messages[1]

@@ -119,6 +119,7 @@ class Experiment(Options):
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
                 f"got {self.training.batch}"
             )
+        problems += self._unfit_devices()
         problems += self._unknown_parts()
         if problems:
             raise ValueError("; ".join(problems))
@@ -134,6 +135,22 @@ class Experiment(Options):
             problems.append(
                 "evaluation.protocol: level_range and spatial_range need the positions of points, "
                 "which queries do not have; choose another protocol"
+            )
+        return problems
+
+    def _unfit_devices(self) -> list[str]:
+        """Return why the training can't run on its workers; empty if it can."""
+        problems, training, resources = [], self.training, self.resources
+        share = training.batch // resources.workers
+        if training.accumulate > max(1, share):
+            problems.append(
+                f"training.accumulate: must be at most the images of a worker per step ({share}), "
+                f"got {training.accumulate}"
+            )
+        if training.sync_batch_norm and not resources.gpus_per_worker:
+            problems.append(
+                "training.sync_batch_norm: needs GPUs; set resources.gpus_per_worker, or "
+                "sync_batch_norm: false"
             )
         return problems
 

@@ -336,6 +336,8 @@ def _loader(experiment: Experiment, data: Dataset, context: TrialContext) -> Tra
 def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Learner:
     torch.manual_seed(experiment.seed)
     strategy, training = experiment.assignment, experiment.training
+    if context.device.type == "cuda":  # to compare algorithms pays where inputs have few sizes
+        torch.backends.cudnn.benchmark = not training.train_sides
     detector = experiment.detector.build(len(data.classes), tuple(strategy.branches()))
     if source := training.init_from:
         weights = initial_weights(source, context.storage)

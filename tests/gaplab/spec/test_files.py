@@ -104,6 +104,15 @@ def test_a_detector_that_cannot_be_built(tmp_path: Path, detector: str, problem:
             "training.batch: must be at least resources.workers (9), got 8",
         ),
         (
+            "training: {accumulate: 3}\nresources: {workers: 4}",
+            "training.accumulate: must be at most the images of a worker per step (2), got 3",
+        ),
+        (
+            "training: {sync_batch_norm: true}",
+            "training.sync_batch_norm: needs GPUs; set resources.gpus_per_worker, or "
+            "sync_batch_norm: false",
+        ),
+        (
             "training: {freeze: [box_towr, neck]}",
             "training.freeze: unknown part box_towr; choose from backbone, neck, scales, "
             "cls_tower, box_tower, cls_predictor, box_predictor",

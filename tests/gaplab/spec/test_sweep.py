@@ -107,6 +107,7 @@ def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> N
     fixed = {path for path in leaves(config) if path[-1] == "name"}
     # max_filter also needs a spatial_range.
     fixed |= {("evaluation", "protocol", key) for key in ("preset", "suppression")}
+    fixed.add(("training", "sync_batch_norm"))  # needs GPUs
     assert set(leaves(config)) - set(tried) <= fixed
     uncounted = {path for path in tried if not is_counted(path, experiment)}
     assert {path[-1] for path in uncounted} == {
@@ -117,6 +118,7 @@ def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> N
         "gpus_per_worker",
         "hang_seconds",
         "log_every",
+        "recompute",
         "last",
         "best",
         "minutes",

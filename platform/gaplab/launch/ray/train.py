@@ -9,10 +9,8 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from detectors.world import TorchWorld
+from detectors.world import TorchWorld, distributed
 from gaplab.events import to_text
 from gaplab.launch.attempt import Emit, LostError, describe_machine, fault_of
 from gaplab.records import Event, TrialRecord
@@ -87,16 +85,12 @@ def _worker(config: dict[str, Any]) -> Stopped | None:
     need, device = Resources.model_validate(trial.config["resources"]), get_device()
     storage, machine = Storage(config["storage"]), describe_machine(need, device)
     with watch(config["control"], trial.id, storage, need.hang_seconds) as control:
-        context = TrialContext(TorchWorld(), device, storage, machine, _wrap, control)
+        context = TrialContext(TorchWorld(), device, storage, machine, distributed, control)
         try:
             run_trial(trial, context, _report)
         except Stopped as stopped:  # on every rank; what rank 0 returns is the group's result
             return stopped
     return None
-
-
-def _wrap(module: nn.Module) -> nn.Module:
-    return DistributedDataParallel(module)
 
 
 def _report(event: Event) -> None:
