@@ -2,7 +2,7 @@
 
 import random
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -231,6 +231,16 @@ class TestRows:
         ]
         assert texts[0] == texts[1]
         assert filled.sections(RowFilter(trials=("t1",))) == {}
+
+    @pytest.mark.parametrize("epoch", ["last", "best"])
+    def test_sections_of_all_are_those_of_a_condition_that_always_holds(
+        self, filled: Ledger, epoch: Literal["last", "best"]
+    ) -> None:
+        """They are read by two different queries."""
+        every = filled.sections(RowFilter(epoch=epoch))
+        assert every
+        assert every == filled.sections(RowFilter(epoch=epoch, where=(parse("epoch >= 0"),)))
+        assert filled.sections(RowFilter(epoch=epoch, protocol="onenet")) == {}
 
     def test_unknown_names_are_all_listed(self, filled: Ledger) -> None:
         where = (parse('assignment.alhpa == 1 and (sede < 3 or state == "x")'), parse("nmae=3"))

@@ -131,18 +131,31 @@ class Selection:
         Returns:
             For each name with several sections their values by key.
         """
-        trials = select(self._source.c.trial_id).where(*self._conditions)
-        pairs = select(TrialSection.name, TrialSection.section_id).distinct()
-        pairs = pairs.where(TrialSection.trial_id.in_(trials), TrialSection.name != "seed")
-        names = {row.section_id: row.name for row in self._connection.execute(pairs)}
         held: dict[str, list[str]] = {}
-        for section, name in sorted(names.items()):
+        for section, name in sorted(set(map(tuple, self._connection.execute(self._sections())))):
             held.setdefault(name, []).append(section)
         found: dict[str, list[dict[str, str]]] = {}
         for name, sections in held.items():
             if len(sections) > 1:
                 found[name] = list(self._values(sections[:limit]).values())
         return found
+
+    def _sections(self) -> Query:
+        """Select the id and the name of each section of the matching trials, the seed apart."""
+        held, wanted = TrialSection.name != "seed", self._wanted
+        narrow = (wanted.where, wanted.sweep, wanted.dataset, wanted.assignment, wanted.trials)
+        if any(narrow) or wanted.epoch not in CHOSEN:
+            trials = select(self._source.c.trial_id).where(*self._conditions)
+            query = select(TrialSection.section_id, TrialSection.name).distinct()
+            return query.where(held, TrialSection.trial_id.in_(trials))
+        # Nearly every trial matches, so the first one of a section is found at once.
+        known = select(Setting.section_id).distinct().subquery()
+        match = TrialSection.trial_id == self._source.c.trial_id
+        name = select(TrialSection.name).join(self._source, match).limit(1)
+        name = name.where(held, TrialSection.section_id == known.c.section_id)
+        found = select(known.c.section_id, name.correlate(known).scalar_subquery().label("name"))
+        pairs = found.subquery()
+        return select(pairs).where(pairs.c.name.is_not(None))
 
     def values(self, key: str) -> list[Any]:
         """Return the distinct values of a column."""
