@@ -105,8 +105,9 @@ def shown_pixels(rgb: Picture, view: View) -> Tensor:
     if rgb.size != view.original:
         (width, height), (wide, high) = view.original, rgb.size
         raise ImageError(f"{wide}x{high} pixels, not {width}x{height} as when it was loaded")
-    resized = rgb.resize(view.size, Image.Resampling.BILINEAR, view.source)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    resized = np.asarray(rgb.resize(view.size, Image.Resampling.BILINEAR, view.source))
+    with warnings.catch_warnings(action="ignore"):  # it is not writable, and not written
+        return torch.from_numpy(resized).permute(2, 0, 1)
 
 
 def to_rgb(picture: Any, exif: Exif) -> Image.Image:
