@@ -1,5 +1,6 @@
 """Sparse R-CNN: learned proposals whose boxes are refined stage by stage."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -36,8 +37,7 @@ class SparseRcnnOptions(DetectorOptions):
     The published detector has a ResNet with `finest: 4`, channels 256, attention_heads 8, 6 stages,
     feedforward 2048, dynamic_channels 64 and 100 or 300 queries.
 
-    Deviations: boxes are relative to the padded input. Class layers start near 0 instead of
-    Xavier-uniform.
+    Deviation: first boxes are relative to the padded input.
     """
 
     name: Literal["sparse_rcnn"] = "sparse_rcnn"
@@ -74,6 +74,8 @@ class SparseRcnnOptions(DetectorOptions):
     this many cells, and from the finest level if there is none (224 pixels on stride 16)."""
     queries: int = Field(25, ge=1)
     """Number of proposals: the maximum number of objects of an image."""
+    first_boxes: Literal["image", "grid"] = "image"
+    """The learned boxes before training: all the whole input, or a grid (Sparse R-CNN Table 5)."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of values that are set to 0 in training, in attention and after every part."""
 
@@ -116,7 +118,7 @@ class ProposalHead(nn.Module):
     """The learned proposals and the stages that refine them.
 
     `queries` [N, C] are the first features of the proposals, `boxes` [N, 4] their first boxes: x
-    and y of the centre, width and height, relative to the input; initially the whole input.
+    and y of the centre, width and height, relative to the input.
     """
 
     def __init__(
@@ -133,7 +135,8 @@ class ProposalHead(nn.Module):
         for weight in (p for p in self.parameters() if p.dim() > 1):
             nn.init.xavier_uniform_(weight)
         self.queries = nn.Parameter(torch.randn(count, options.channels))
-        self.boxes = nn.Parameter(torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(count, 1))
+        whole = torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(count, 1)
+        self.boxes = nn.Parameter(_grid(count) if options.first_boxes == "grid" else whole)
         self.predictors = nn.ModuleDict()
         for name in branches:
             each = (StagePredictor(shape, num_classes) for _ in range(options.stages))
@@ -179,3 +182,13 @@ class ProposalHead(nn.Module):
         maps = [*zip(levels, self._strides, strict=True)]
         found = roi_align_levels(maps, boxes.flatten(0, 1), image, level, side=self._side)
         return found.flatten(2).transpose(1, 2).view(batch, count, self._side**2, -1)
+
+
+def _grid(count: int) -> Tensor:
+    """Return `count` boxes (x, y, width, height) that cover the unit square row by row: [N, 4]."""
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    number = torch.arange(count)
+    x, y = number % columns, torch.div(number, columns, rounding_mode="floor")
+    sides = torch.tensor([1 / columns, 1 / rows])
+    return torch.cat([(torch.stack([x, y], 1) + 0.5) * sides, sides.repeat(count, 1)], 1)

@@ -89,9 +89,7 @@ class StagePredictor(nn.Module):
         super().__init__()
         self.cls = _layers(shape.channels, shape.cls_layers, num_classes)
         self.box = _layers(shape.channels, shape.box_layers, 4)
-        last = self.cls[-1]
-        nn.init.normal_(last.get_parameter("weight"), std=0.01)
-        nn.init.constant_(last.get_parameter("bias"), -math.log((1 - PRIOR) / PRIOR))
+        nn.init.constant_(self.cls[-1].get_parameter("bias"), -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, state: Tensor, boxes: Tensor) -> Predictions:
         """Predict from features [B, N, C] and boxes [B, N, 4] xyxy in pixels, in float32."""

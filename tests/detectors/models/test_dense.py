@@ -153,7 +153,7 @@ def test_every_entry_of_the_table_builds_with_its_defaults(
         shape = (2, len(output.points[branch]))
         assert predictions.logits.shape == (*shape, 3)
         assert predictions.boxes.shape == (*shape, 4)
-        assert predictions.scores().mean().item() == pytest.approx(0.01, rel=0.3)
+        assert predictions.scores().mean().item() == pytest.approx(0.01, rel=0.8)
 
 
 @pytest.mark.parametrize("name", [name for name in DETECTORS if DETECTORS[name].located])

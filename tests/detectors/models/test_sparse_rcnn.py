@@ -89,6 +89,14 @@ def test_proposals_first_cover_the_input() -> None:
     assert head()._first_boxes((40.0, 32.0)).tolist() == [[0.0, 0.0, 40.0, 32.0]] * 5
 
 
+def test_proposals_first_are_a_grid() -> None:
+    boxes = head(first_boxes="grid")._first_boxes((60.0, 32.0)).tolist()
+    assert boxes[:4] == [[0, 0, 20, 16], [20, 0, 40, 16], [40, 0, 60, 16], [0, 16, 20, 32]]
+    assert len(boxes) == 5
+    square = head(first_boxes="grid", queries=4)._first_boxes((8.0, 8.0))
+    assert float(area(square).sum()) == 64
+
+
 def level_in_detectron2(box: Tensor, cells: float) -> int:
     """The level of FPN Eq. 1, if strides are 4 and 8 and the canonical side is on stride 4."""
     found = math.floor(math.log2(float(area(box).sqrt()) / cells / 4 + 1e-8))
