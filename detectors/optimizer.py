@@ -12,6 +12,8 @@ from detectors.training import Training
 NORMS = (nn.GroupNorm, nn.LayerNorm, nn.modules.batchnorm._BatchNorm)
 NEVER_DECAYED = ("relative_position_bias_table", "absolute_pos_embed", "pos_embed")
 """Names of parameters without weight decay: tables of positions."""
+SAMPLING = ("sampling_offsets", "reference_points")
+"""Names of the modules that `training.sampling_lr` is for."""
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -21,7 +23,7 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for prefix, module in model.named_modules():
-        share = training.backbone_lr if f"{prefix}.".startswith("backbone.") else 1.0
+        share = _share(prefix, training)
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 decay = _weight_decay(module, name, parameter, training)
@@ -33,6 +35,13 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
     if training.optimizer == "sgd":
         return torch.optim.SGD(options, lr=training.lr, momentum=training.momentum, fused=True)
     return torch.optim.AdamW(options, lr=training.lr, fused=True)
+
+
+def _share(name: str, training: Training) -> float:
+    """Return the learning rate, relative to `training.lr`, of the module `name`."""
+    if f"{name}.".startswith("backbone."):
+        return training.backbone_lr
+    return training.sampling_lr if name.split(".")[-1] in SAMPLING else 1.0
 
 
 def _weight_decay(

@@ -26,6 +26,9 @@ class Training(Options):
     """Peak learning rate."""
     backbone_lr: float = Field(1.0, ge=0)
     """Learning rate of the backbone, relative to `lr` (DATE: 0.1)."""
+    sampling_lr: float = Field(1.0, ge=0, json_schema_extra=LATER)
+    """Learning rate of the layers that compute sampling offsets and reference points of deformable
+    attention, relative to `lr` (Deformable DETR: 0.1)."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay of all other parameters than those of the next two options. Tables of relative
     positions and position embeddings have none (Swin, the released code of 002)."""

@@ -1,6 +1,7 @@
 """Detectors. `DETECTORS` maps the name in a spec to the options of a detector."""
 
 from detectors.models.base import DetectorOptions
+from detectors.models.deformable_detr import DeformableDetrOptions
 from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.onenet import OneNetOptions
@@ -13,4 +14,5 @@ DETECTORS: dict[str, type[DetectorOptions]] = {
     "onenet": OneNetOptions,
     "detr": DetrOptions,
     "sparse_rcnn": SparseRcnnOptions,
+    "deformable_detr": DeformableDetrOptions,
 }

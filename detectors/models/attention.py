@@ -9,22 +9,32 @@ TEMPERATURE = 10_000.0
 """Ratio of the longest to the shortest wavelength of sine positions."""
 
 
-def sine_positions(height: int, width: int, channels: int, device: torch.device) -> Tensor:
+def sine_positions(
+    height: int, width: int, channels: int, device: torch.device, offset: float = 1.0
+) -> Tensor:
     """Return fixed positions of the cells of a map, row by row: [height * width, channels].
 
-    The first half of the channels encodes the row, the second the column, as sines and cosines of
-    (index + 1) / size * 2 pi / TEMPERATURE^(2 k / (channels / 2)) for k in [0, channels / 4).
+    The first half of the channels encodes the row, the second the column, each as `sines` of
+    (index + offset) / size. The offset is 1 in DETR, 0.5 in Deformable DETR.
     """
-    rate = torch.arange(channels // 4, device=device) / (channels // 4)
     axes = []
     for size in (height, width):
-        at = torch.arange(1, size + 1, device=device) / size * 2 * math.pi
-        angle = at[:, None] / TEMPERATURE**rate
-        axes.append(torch.stack([angle.sin(), angle.cos()], -1).flatten(1))
+        at = (torch.arange(size, device=device) + offset) / size
+        axes.append(sines(at, channels // 2))
     rows, columns = axes
     shape = (height, width, channels // 2)
     parts = [rows[:, None].expand(shape), columns[None].expand(shape)]
     return torch.cat(parts, -1).flatten(0, 1)
+
+
+def sines(at: Tensor, channels: int) -> Tensor:
+    """Return sines and cosines of numbers [...], in turn: [..., channels].
+
+    They are those of at * 2 pi / TEMPERATURE^(2 k / channels) for k in [0, channels / 2).
+    """
+    rate = torch.arange(channels // 2, device=at.device) / (channels // 2)
+    angle = (at * 2 * math.pi)[..., None] / TEMPERATURE**rate
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-2)
 
 
 class Attention(nn.Module):

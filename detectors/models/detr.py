@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -14,10 +15,14 @@ from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
+from detectors.models.layers import full_precision
 from detectors.models.points import whole_image
 from detectors.models.predictor import PRIOR, BranchShape
 from detectors.options import OneOf
 from detectors.structures import Points, Predictions
+
+EPS = 1e-5
+"""Smallest distance of a reference to the border of the input, relative to it."""
 
 
 class DetrOptions(DetectorOptions):
@@ -66,11 +71,7 @@ class DetrOptions(DetectorOptions):
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
-        if self.channels % self.attention_heads:
-            raise ValueError(
-                f"attention_heads must divide channels ({self.channels}), "
-                f"got {self.attention_heads}"
-            )
+        check_heads(self.attention_heads, self.channels)
         return self
 
     def branch(self, name: str) -> BranchShape:
@@ -86,14 +87,23 @@ class DetrOptions(DetectorOptions):
         return QueryDetector(backbone, neck, head, backbone.strides[-1:], predicted)
 
 
+def check_heads(heads: int, channels: int) -> None:
+    """Raise ValueError unless the number of heads divides the channels."""
+    if channels % heads:
+        raise ValueError(f"attention_heads must divide channels ({channels}), got {heads}")
+
+
 class QueryDetector(DenseDetector):
     """A detector whose head predicts at queries: points of one cell that covers the input."""
 
     def points(self, levels: Sequence[Tensor], images: Tensor, branch: str) -> Points:
         """See `DenseDetector.points`."""
-        count = len(self.head.get_parameter("queries"))
         height, width = images.shape[-2:]
-        return whole_image(height, width, count, images.device)
+        return whole_image(height, width, self.count(levels, branch), images.device)
+
+    def count(self, levels: Sequence[Tensor], branch: str) -> int:
+        """Return the number of queries of a branch, given the maps of the neck."""
+        return len(self.head.get_parameter("queries"))
 
 
 class CoarsestMap(nn.Module):
@@ -154,7 +164,7 @@ class QueryHead(nn.Module):
 class QueryPredictor(nn.Module):
     """A linear layer for classes, and three for boxes: (x, y, width, height) relative to the input.
 
-    Scores are initially near `PRIOR`, for the focal loss.
+    Scores are initially near `PRIOR`, for the focal loss. All is computed in float32.
     """
 
     def __init__(self, channels: int, num_classes: int) -> None:
@@ -166,12 +176,41 @@ class QueryPredictor(nn.Module):
         layers = [nn.Linear(*width) for width in pairwise(widths)]
         self.box = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
 
-    def forward(self, states: Tensor, extent: tuple[float, float]) -> Predictions:
-        """Predict from states [B, N, C] on an input of `extent` (width, height), in float32."""
-        kind = states.device.type
-        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
-            x, y, w, h = self.box(states.float()).sigmoid().unbind(-1)
-            sides = [(x - w / 2, extent[0]), (y - h / 2, extent[1])]
-            sides += [(x + w / 2, extent[0]), (y + h / 2, extent[1])]
-            boxes = torch.stack([at * size for at, size in sides], -1)
+    def forward(
+        self, states: Tensor, extent: tuple[float, float], reference: Tensor | None = None
+    ) -> Predictions:
+        """Predict from states [B, N, C] on an input of `extent` (width, height).
+
+        `reference` is that of `relative`.
+        """
+        boxes = corners(self.relative(states, reference), extent)
+        with full_precision(states.device):
             return Predictions(self.cls(states.float()), boxes)
+
+    def relative(self, states: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Return centre and sides of boxes, relative to the input: [B, N, 4] in [0, 1].
+
+        Args:
+            states: [B, N, C].
+            reference: points [B, N, 2] or boxes [B, N, 4], relative to the input. The output of the
+                layers is added to it before the sigmoid (Deformable DETR, section A.4).
+        """
+        with full_precision(states.device):
+            raw: Tensor = self.box(states.float())
+        if reference is not None:
+            start = reference.float().logit(eps=EPS)
+            raw = raw + F.pad(start, (0, 4 - start.shape[-1]))
+        return raw.sigmoid()
+
+
+def corners(relative: Tensor, extent: tuple[float, float]) -> Tensor:
+    """Convert boxes (x, y, width, height), relative to the input, to xyxy in pixels: [..., 4].
+
+    Args:
+        relative: [..., 4].
+        extent: (width, height) of the input in pixels.
+    """
+    x, y, w, h = relative.unbind(-1)
+    sides = [(x - w / 2, extent[0]), (y - h / 2, extent[1])]
+    sides += [(x + w / 2, extent[0]), (y + h / 2, extent[1])]
+    return torch.stack([at * size for at, size in sides], -1)

@@ -1,5 +1,6 @@
 """Layers that several modules use."""
 
+import torch
 from torch import nn
 
 
@@ -14,3 +15,8 @@ def conv_norm(
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, nn.GroupNorm(groups, outputs))
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Return a context without autocast on `device`."""
+    return torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)

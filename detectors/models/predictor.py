@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detectors.models.decode import DECODERS, ENCODERS, BoxCode
 from detectors.models.gates import GateOptions, NoGate, gated
+from detectors.models.layers import full_precision
 from detectors.models.points import Shape
 from detectors.models.towers import init_small, small_conv
 from detectors.structures import Points, Predictions
@@ -73,8 +74,7 @@ class Predictor(nn.Module):
         self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
     ) -> Predictions:
         """Compute predictions at the N points from maps (cls, box) of all levels, in float32."""
-        kind = scales.device.type
-        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
+        with full_precision(scales.device):
             return self._predict([(c.float(), b.float()) for c, b in towers], scales, points)
 
     def _predict(

@@ -1,0 +1,274 @@
+"""Deformable DETR: queries that read few cells of several maps (Zhu et al. 2021)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import Annotated, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from detectors.models.attention import sine_positions
+from detectors.models.backbone_base import BackboneOptions
+from detectors.models.backbones import BACKBONES, Tiny
+from detectors.models.base import DetectorOptions
+from detectors.models.deformable import (
+    Cells,
+    DeformableAttention,
+    DeformableDecoderLayer,
+    DeformableEncoderLayer,
+    LayerShape,
+)
+from detectors.models.detr import QueryDetector, QueryPredictor, check_heads, corners
+from detectors.models.initial_queries import LearnedQueries, Proposed, ProposedQueries, Start
+from detectors.models.layers import conv_norm
+from detectors.models.points import whole_image
+from detectors.models.predictor import BranchShape
+from detectors.options import OneOf
+from detectors.structures import Output, Points, Predictions, Proposals
+
+WIDTH = 8
+"""Channels per group of the norm of every map."""
+SMALL_SIDE = -2.0
+"""Initial output for width and height of learned queries, before the sigmoid."""
+
+
+class DeformableDetrOptions(DetectorOptions):
+    """A set of queries attends to a few cells of each of several maps (Deformable DETR).
+
+    Encoder and decoder use multi-scale deformable attention: a query reads, per head and level,
+    `samples` positions around its reference. Each query predicts the scores of all classes and one
+    box, relative to its reference. Assignment, losses and points are those of `detr`.
+
+    The published detector has a ResNet with `finest: 8`, channels 256, attention_heads 8, 6 encoder
+    and 6 decoder layers, feedforward 1024 and dropout 0.1. Its training has `backbone_lr: 0.1` and
+    `sampling_lr: 0.1`.
+
+    Deviations: the padding of an image is not masked, and boxes are relative to the padded input.
+    Class layers start from N(0, 0.01), as those of all detectors here.
+    """
+
+    name: Literal["deformable_detr"] = "deformable_detr"
+    located: ClassVar[bool] = False
+    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
+    """The network whose maps the transformer reads, all of them."""
+    extra_levels: int = Field(1, ge=0, le=3)
+    """Number of levels coarser than the last map of the backbone, by convolutions of stride 2."""
+    channels: int = Field(64, ge=8, multiple_of=8)
+    """Channels of the transformer."""
+    attention_heads: int = Field(4, ge=1)
+    """Heads of every attention; must divide `channels`."""
+    samples: int = Field(4, ge=1)
+    """Positions that a query reads per head and level."""
+    encoder_layers: int = Field(2, ge=0)
+    """Layers of self-attention among the cells of all levels."""
+    decoder_layers: int = Field(3, ge=1)
+    """Layers of attention of the queries; each has a loss in training."""
+    feedforward: int = Field(128, ge=1)
+    """Hidden channels of the feed-forward part of a layer."""
+    queries: int = Field(300, ge=1)
+    """Number of queries: the maximum number of objects of an image."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of values that are set to 0 in training, in attention and after every part."""
+    refine: bool = False
+    """Iterative refinement: every decoder layer has predictors of its own, and its boxes are the
+    references of the next layer, without gradients (section 4.2)."""
+    two_stage: bool = False
+    """Whether the encoder's best cells are the queries, instead of learned ones (section 4.2). All
+    cells are trained with the loss of the first branch, for objects of any class."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_heads(self.attention_heads, self.channels)
+        if self.two_stage and not self.refine:
+            raise ValueError("two_stage: true needs refine: true, as published")
+        return self
+
+    def branch(self, name: str) -> BranchShape:
+        """See `DetectorOptions.branch`; queries have no anchors."""
+        return BranchShape((), "relative")
+
+    def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
+        """See `DetectorOptions.build`."""
+        backbone = self.backbone.build()
+        neck = SeveralMaps(backbone.channels, self.channels, self.extra_levels)
+        strides = [*backbone.strides]
+        strides += [strides[-1] * 2 ** (i + 1) for i in range(self.extra_levels)]
+        head = DeformableHead(self, len(strides), branches, num_classes)
+        predicted = {name: self.branch(name) for name in branches}
+        return DeformableDetector(backbone, neck, head, strides, predicted)
+
+
+class SeveralMaps(nn.Module):
+    """A 1x1 convolution of every map, and further levels by 3x3 convolutions of stride 2."""
+
+    def __init__(self, inputs: Sequence[int], channels: int, extra: int) -> None:
+        super().__init__()
+        groups = channels // WIDTH
+        self.projections = nn.ModuleList(
+            conv_norm(c, channels, 1, 1, groups, bias=True) for c in inputs
+        )
+        widths = (inputs[-1], *[channels] * extra)[:extra]
+        self.extras = nn.ModuleList(
+            conv_norm(c, channels, 3, 2, groups, bias=True) for c in widths
+        )
+        for weight in (p for p in self.parameters() if p.dim() > 1):
+            nn.init.xavier_uniform_(weight)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Map [B, inputs[i], h_i, w_i], finest first, to [B, channels, h_i, w_i] and the extras.
+
+        The first extra level is computed from the last of `maps`, others from the level before.
+        """
+        levels = [layer(x) for layer, x in zip(self.projections, maps, strict=True)]
+        coarsest = maps[-1]
+        for layer in self.extras:
+            coarsest = layer(coarsest)
+            levels.append(coarsest)
+        return levels
+
+
+class DeformableHead(nn.Module):
+    """Encoder, initial queries, decoder and the predictors of each branch."""
+
+    def __init__(
+        self,
+        options: DeformableDetrOptions,
+        levels: int,
+        branches: Sequence[str],
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        shape = LayerShape(
+            options.channels,
+            options.attention_heads,
+            levels,
+            options.samples,
+            options.feedforward,
+            options.dropout,
+        )
+        self.queries, self.refine = options.queries, options.refine
+        self.encoder = nn.ModuleList(
+            DeformableEncoderLayer(shape) for _ in range(options.encoder_layers)
+        )
+        self.decoder = nn.ModuleList(
+            DeformableDecoderLayer(shape) for _ in range(options.decoder_layers)
+        )
+        _initialise(self)
+        self.level_embed = nn.Parameter(torch.randn(levels, shape.channels))
+        self.initial = _initial(options)
+        self.predictors = nn.ModuleDict(
+            {name: _predictors(options, num_classes) for name in branches}
+        )
+
+    def forward(
+        self, levels: Sequence[Tensor], points: Mapping[str, Points]
+    ) -> tuple[dict[str, tuple[Predictions, ...]], Proposed | None]:
+        """Predict for every branch in `points`: all decoder layers in training, else the last.
+
+        Also returns what the cells of the encoder propose; None without `two_stage`.
+        """
+        cells, proposed = self._encoded(levels), None
+        if isinstance(self.initial, ProposedQueries):
+            proposed = self.initial.propose(cells)
+            start = self.initial(proposed, 0, self.queries)
+        else:
+            start = self.initial(len(cells.features))
+        steps = self._decoded(cells, start)
+        return {name: self._predicted(name, steps, at) for name, at in points.items()}, proposed
+
+    def _encoded(self, levels: Sequence[Tensor]) -> Cells:
+        """Return the cells of all levels after the encoder."""
+        sizes = tuple((x.shape[-2], x.shape[-1]) for x in levels)
+        features = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], 1)
+        channels, device = features.shape[2], features.device
+        position = [
+            sine_positions(*size, channels, device, offset=0.5) + embedding
+            for size, embedding in zip(sizes, self.level_embed, strict=True)
+        ]
+        cells, placed = Cells(features, sizes), torch.cat(position).to(features.dtype)
+        centers = cells.centers()
+        for layer in self.encoder:
+            cells = layer(cells, placed, centers)
+        return cells
+
+    def _decoded(self, cells: Cells, start: Start) -> list[tuple[Tensor, Tensor]]:
+        """Return, for every decoder layer, the states [B, N, C] after it and its references.
+
+        With `refine`, the predictors of the first branch compute the references.
+        """
+        predictors, steps = next(iter(self.predictors.values())), []
+        state, embedding, reference = start
+        for number, layer in enumerate(self.decoder):
+            state = layer(state, embedding, reference, cells)
+            steps.append((state, reference))
+            if self.refine:
+                reference = predictors[number].relative(state, reference).detach()
+        return steps
+
+    def _predicted(
+        self, branch: str, steps: Sequence[tuple[Tensor, Tensor]], points: Points
+    ) -> tuple[Predictions, ...]:
+        """Return the predictions of a branch: of all layers in training, else of the last."""
+        own = [*self.predictors[branch]]
+        pairs = [*zip(own if self.refine else own * len(steps), steps, strict=True)]
+        used = pairs if self.training else pairs[-1:]
+        return tuple(
+            predictor(state, points.extent, reference) for predictor, (state, reference) in used
+        )
+
+
+class DeformableDetector(QueryDetector):
+    """A detector of queries that may be proposals of its encoder."""
+
+    head: DeformableHead
+
+    def forward(self, images: Tensor, branches: Iterable[str] | None = None) -> Output:
+        """See `DenseDetector.forward`. In training, proposals belong to the first branch."""
+        levels = self.neck(self.backbone(self.backbone.normalise(images)))
+        names = self.branches if branches is None else branches
+        points = {name: self.points(levels, images, name) for name in names}
+        found, proposed = self.head(levels, points)
+        if proposed is None or not self.training:
+            return Output(points, found)
+        height, width = images.shape[-2:]
+        at = whole_image(height, width, proposed.boxes.shape[1], images.device)
+        boxes = corners(proposed.boxes, at.extent)
+        proposals = Proposals(at, Predictions(proposed.logits, boxes))
+        return Output(points, found, {next(iter(self.branches)): proposals})
+
+    def count(self, levels: Sequence[Tensor], branch: str) -> int:
+        """See `QueryDetector.count`. There are no more proposals than cells."""
+        if not isinstance(self.head.initial, ProposedQueries):
+            return self.head.queries
+        return min(self.head.queries, sum(x.shape[-2] * x.shape[-1] for x in levels))
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw matrices Xavier-uniform, except for those of deformable attention."""
+    for weight in (p for p in module.parameters() if p.dim() > 1):
+        nn.init.xavier_uniform_(weight)
+    for each in module.modules():
+        if isinstance(each, DeformableAttention):
+            each.reset()
+
+
+def _initial(options: DeformableDetrOptions) -> LearnedQueries | ProposedQueries:
+    if options.two_stage:
+        return ProposedQueries(options.channels)
+    return LearnedQueries(options.channels, options.queries)
+
+
+def _predictors(options: DeformableDetrOptions, num_classes: int) -> nn.ModuleList:
+    """Build the predictors of a branch: one for each layer with `refine`, else one for all.
+
+    They are initially equal, and boxes are at their references, but those of learned queries are
+    smaller.
+    """
+    first = QueryPredictor(options.channels, num_classes)
+    nn.init.zeros_(first.box[-1].weight)
+    nn.init.zeros_(first.box[-1].bias)
+    others = [deepcopy(first) for _ in range(options.decoder_layers - 1)] if options.refine else []
+    if not options.two_stage:
+        nn.init.constant_(first.box[-1].bias[2:], SMALL_SIDE)
+    return nn.ModuleList([first, *others])
