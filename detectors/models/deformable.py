@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from detectors.models.attention import Attention, FeedForward
 from detectors.models.operators.deform_attention import deform_attention
+from detectors.models.operators.sampling import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ class DeformableAttention(nn.Module):
         (batch, queries, channels), heads = query.shape, self.shape[0]
         value = self.value(cells.features).view(batch, -1, heads, channels // heads)
         weights = self.attention_weights(query).view(batch, queries, heads, -1).softmax(-1)
-        offsets = self.sampling_offsets(query).view(batch, queries, *self.shape, 2).float()
-        locations = self._locations(reference.float(), offsets, cells.sizes)
+        offsets = self.sampling_offsets(query).view(batch, queries, *self.shape, 2)
+        locations = self._locations(*map(at_least_float32, (reference, offsets)), cells.sizes)
         found = deform_attention(
             value, cells.sizes, locations, weights.view(batch, queries, *self.shape)
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -40,9 +40,7 @@ class DeformableDetrOptions(DetectorOptions):
     `samples` positions around its reference. Each query predicts the scores of all classes and one
     box, relative to its reference. Assignment, losses and points are those of `detr`.
 
-    The published detector has a ResNet with `finest: 8`, channels 256, attention_heads 8, 6 encoder
-    and 6 decoder layers, feedforward 1024 and dropout 0.1. Its training has `backbone_lr: 0.1` and
-    `sampling_lr: 0.1`.
+    The published training has `backbone_lr: 0.1` and `sampling_lr: 0.1`.
 
     Deviations: the padding of an image is not masked, and boxes are relative to the padded input.
     Class layers start from N(0, 0.01), as those of all detectors here.
@@ -50,6 +48,14 @@ class DeformableDetrOptions(DetectorOptions):
 
     name: Literal["deformable_detr"] = "deformable_detr"
     located: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any]] = {
+        "channels": 256,
+        "attention_heads": 8,
+        "encoder_layers": 6,
+        "decoder_layers": 6,
+        "feedforward": 1024,
+        "dropout": 0.1,
+    }
     backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
     """The network whose maps the transformer reads, all of them."""
     extra_levels: int = Field(1, ge=0, le=3)
@@ -109,9 +115,7 @@ class SeveralMaps(nn.Module):
             conv_norm(c, channels, 1, 1, groups, bias=True) for c in inputs
         )
         widths = (inputs[-1], *[channels] * extra)[:extra]
-        self.extras = nn.ModuleList(
-            conv_norm(c, channels, 3, 2, groups, bias=True) for c in widths
-        )
+        self.extras = nn.ModuleList(conv_norm(c, channels, 3, 2, groups, bias=True) for c in widths)
         for weight in (p for p in self.parameters() if p.dim() > 1):
             nn.init.xavier_uniform_(weight)
 

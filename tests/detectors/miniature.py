@@ -23,6 +23,7 @@ from detectors.engine import train_step as make_step
 from detectors.inference import CandidateRequest, predict
 from detectors.models.backbones import Tiny
 from detectors.models.base import DetectorOptions
+from detectors.models.deformable_detr import DeformableDetrOptions
 from detectors.models.dense import DenseDetector
 from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
@@ -71,6 +72,20 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
             decoder_layers=2,
             feedforward=32,
             queries=9,
+        ),
+    ),
+    "several maps": (
+        ASSIGNERS["min_cost"](),
+        DeformableDetrOptions(
+            backbone=TRUNK,
+            channels=16,
+            encoder_layers=1,
+            decoder_layers=1,
+            feedforward=32,
+            queries=9,
+            samples=2,
+            refine=True,
+            two_stage=True,
         ),
     ),
     "proposals": (

@@ -97,8 +97,8 @@ def test_work_on_the_host_is_not_counted() -> None:
 def test_a_step_of_every_strategy_waits_twice_at_most(setup: str) -> None:
     """Once per assigner: to match on the host, or to find the positive points.
 
-    All heads of a cascade, and all decoder layers of queries, are assigned together. Scores of
-    positive points are measured, too.
+    All heads of a cascade, and all decoder layers of queries, are assigned together; proposals of a
+    first stage are assigned for themselves. Scores of positive points are measured, too.
     """
     learner = mini.set_up(setup, mini.BRISK)
     learner.log_every = 100
@@ -107,7 +107,9 @@ def test_a_step_of_every_strategy_waits_twice_at_most(setup: str) -> None:
     with count_synchronisations() as found:
         train_step(learner, batch, mini.progress(1))
     strategy = learner.strategy
-    assert found.total() == len(strategy.branches()) + len(strategy.auxiliary()) <= 2, found
+    assignments = len(strategy.branches()) + len(strategy.auxiliary())
+    assignments += len(learner.bare(batch.images).proposals)
+    assert found.total() == assignments <= 2, found
 
 
 def test_losses_are_read_every_so_many_steps() -> None:

@@ -73,5 +73,7 @@ def test_equals_equation_3_with_points_and_with_boxes(sides: int) -> None:
 
 def test_centers_of_cells_follow_rows_and_levels() -> None:
     centers = Cells(torch.zeros(1, 16, 1), SIZES).centers()
-    expected = [((j + 0.5) / w, (i + 0.5) / h) for h, w in SIZES for i in range(h) for j in range(w)]
+    expected = [
+        ((j + 0.5) / w, (i + 0.5) / h) for h, w in SIZES for i in range(h) for j in range(w)
+    ]
     torch.testing.assert_close(centers, torch.tensor(expected))

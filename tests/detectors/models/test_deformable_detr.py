@@ -47,15 +47,8 @@ def images(height: int = 32, width: int = 40, batch: int = 2) -> Tensor:
 
 def test_parameters_are_those_that_deformable_detr_publishes() -> None:
     """39,847,265 with ResNet-50 and 91 outputs for classes (40 M); ours are COCO's 80."""
-    options = DeformableDetrOptions(
-        backbone=ResNet(depth=50, weights="resnet50.pth"),
-        channels=256,
-        attention_heads=8,
-        encoder_layers=6,
-        decoder_layers=6,
-        feedforward=1024,
-        dropout=0.1,
-    )
+    backbone = ResNet(depth=50, weights="resnet50.pth")
+    options = DeformableDetrOptions(backbone=backbone, **DeformableDetrOptions.published)
     cost = model_cost(options, 80, ("o2o",), (800, 1066))
     assert options.queries == 300
     assert cost.trainable == 39_847_265 - (91 - 80) * (256 + 1)
@@ -125,7 +118,7 @@ def test_the_best_valid_cells_become_queries_without_gradients() -> None:
     initial = detector.head.initial
     assert isinstance(initial, ProposedQueries)
     proposed = initial.propose(cells)
-    ranks = proposed.logits[..., 0].masked_fill(~proposed.valid, -torch.inf)
+    ranks = proposed.logits.detach()[..., 0].masked_fill(~proposed.valid, -torch.inf)
     start = initial(proposed, 0, 7)
     assert not start.reference.requires_grad
     for image in range(2):
@@ -158,7 +151,7 @@ def test_it_trains_and_is_measured_like_every_detector(changes: dict[str, Any]) 
         detector,
         MATCHING,
         data.load("train"),
-        Training(epochs=3, batch=4, lr=1e-3, loss=LOSS),
+        Training(epochs=3, batch=4, lr=1e-3, warmup_steps=2, loss=LOSS),
         after_epoch=lambda _, parts: losses.append(sum(parts.values())),
     )
     assert losses[-1] < losses[0]
