@@ -85,7 +85,7 @@ class DeformableAttention(nn.Module):
         value = self.value(cells.features).view(batch, -1, heads, channels // heads)
         weights = self.attention_weights(query).view(batch, queries, heads, -1).softmax(-1)
         offsets = self.sampling_offsets(query).view(batch, queries, *self.shape, 2)
-        locations = self._locations(*map(at_least_float32, (reference, offsets)), cells.sizes)
+        locations = self._locations(reference, offsets, cells.sizes)
         found = deform_attention(
             value, cells.sizes, locations, weights.view(batch, queries, *self.shape)
         )
@@ -96,6 +96,7 @@ class DeformableAttention(nn.Module):
         self, reference: Tensor, offsets: Tensor, sizes: Sequence[tuple[int, int]]
     ) -> Tensor:
         """Return sampling locations relative to the input: [B, Q, M, L, P, 2]."""
+        reference, offsets = at_least_float32(reference), at_least_float32(offsets)
         center = reference[..., None, None, None, :2]
         if reference.shape[-1] == 4:
             side = reference[..., None, None, None, 2:]

@@ -201,7 +201,7 @@ class DeformableHead(nn.Module):
 
         With `refine`, the predictors of the first branch compute the references.
         """
-        predictors, steps = next(iter(self.predictors.values())), []
+        predictors, steps = self._layers(next(iter(self.predictors))), []
         state, embedding, reference = start
         for number, layer in enumerate(self.decoder):
             state = layer(state, embedding, reference, cells)
@@ -210,11 +210,17 @@ class DeformableHead(nn.Module):
                 reference = predictors[number].relative(state, reference).detach()
         return steps
 
+    def _layers(self, branch: str) -> list[QueryPredictor]:
+        """Return the predictors of a branch: one per decoder layer with `refine`, else one."""
+        found = self.predictors[branch]
+        assert isinstance(found, nn.ModuleList)
+        return [each for each in found if isinstance(each, QueryPredictor)]
+
     def _predicted(
         self, branch: str, steps: Sequence[tuple[Tensor, Tensor]], points: Points
     ) -> tuple[Predictions, ...]:
         """Return the predictions of a branch: of all layers in training, else of the last."""
-        own = [*self.predictors[branch]]
+        own = self._layers(branch)
         pairs = [*zip(own if self.refine else own * len(steps), steps, strict=True)]
         used = pairs if self.training else pairs[-1:]
         return tuple(
@@ -270,9 +276,8 @@ def _predictors(options: DeformableDetrOptions, num_classes: int) -> nn.ModuleLi
     smaller.
     """
     first = QueryPredictor(options.channels, num_classes)
-    nn.init.zeros_(first.box[-1].weight)
-    nn.init.zeros_(first.box[-1].bias)
+    first.start_at_reference(0.0)
     others = [deepcopy(first) for _ in range(options.decoder_layers - 1)] if options.refine else []
     if not options.two_stage:
-        nn.init.constant_(first.box[-1].bias[2:], SMALL_SIDE)
+        first.start_at_reference(SMALL_SIDE)
     return nn.ModuleList([first, *others])

@@ -187,6 +187,14 @@ class QueryPredictor(nn.Module):
         with full_precision(states.device):
             return Predictions(self.cls(states.float()), boxes)
 
+    def start_at_reference(self, sides: float) -> None:
+        """Let boxes be at their references, with `sides` added before the sigmoid, initially."""
+        last = self.box[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        nn.init.constant_(last.bias[2:], sides)
+
     def relative(self, states: Tensor, reference: Tensor | None = None) -> Tensor:
         """Return centre and sides of boxes, relative to the input: [B, N, 4] in [0, 1].
 

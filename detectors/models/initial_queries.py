@@ -76,8 +76,7 @@ class ProposedQueries(nn.Module):
         for layer in (self.output, self.place):
             nn.init.xavier_uniform_(layer.weight)
         self.predictor = QueryPredictor(channels, 1)
-        nn.init.zeros_(self.predictor.box[-1].weight)
-        nn.init.zeros_(self.predictor.box[-1].bias)
+        self.predictor.start_at_reference(0.0)
 
     def propose(self, cells: Cells) -> Proposed:
         """Return the proposals of all cells."""

@@ -106,7 +106,7 @@ def test_a_batch_predicts_what_its_images_do(changes: dict[str, Any]) -> None:
 def test_refinement_has_predictors_for_each_layer_and_no_gradient_between() -> None:
     detector = build(refine=True).train()
     _, second = detector(images()).branches["o2o"]
-    second.boxes.sum().backward()  # type: ignore[no-untyped-call]
+    second.boxes.sum().backward()
     weights = [detector.get_parameter(f"head.predictors.o2o.{i}.box.4.bias") for i in (0, 1)]
     assert weights[0].grad is None
     assert weights[1].grad is not None
