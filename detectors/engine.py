@@ -15,15 +15,7 @@ from detectors.models.parts import freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
 from detectors.recomputation import InParts, recompute_blocks, unwrapped
-from detectors.structures import (
-    Assignment,
-    Output,
-    Points,
-    Predictions,
-    Progress,
-    Proposals,
-    TargetBatch,
-)
+from detectors.structures import Assignment, Output, Points, Predictions, Progress, TargetBatch
 from detectors.training import Training, lr_factor
 from detectors.world import World
 
@@ -310,23 +302,12 @@ def _supervise(
         ungated = [predictions.without_gate() for predictions in heads]
         aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
         losses = [replace(loss, aux=each) for loss, each in zip(losses, aux, strict=True)]
-    if (proposals := output.proposals.get(branch)) is not None:
-        losses.append(_of_proposals(criterion, assigner, proposals, targets, progress))
+    if first := output.proposals.get(branch):
+        at, proposed, objects = first.points, first.predictions, targets.of_one_class()
+        [found] = assign(assigner, at, [proposed], objects, progress)
+        losses.append(criterion.branch_loss(at, proposed, found, objects, assigner.loss))
     learner.mark("losses")
     return _sum(losses)
-
-
-def _of_proposals(
-    criterion: Criterion,
-    assigner: Assigner,
-    proposals: Proposals,
-    targets: TargetBatch,
-    progress: Progress,
-) -> Loss:
-    """Compute the loss of a first stage, which does not distinguish classes."""
-    points, predictions, objects = proposals.points, proposals.predictions, targets.of_one_class()
-    [found] = assign(assigner, points, [predictions], objects, progress)
-    return criterion.branch_loss(points, predictions, found, objects, assigner.loss)
 
 
 def _auxiliary(

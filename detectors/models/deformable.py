@@ -101,8 +101,9 @@ class DeformableAttention(nn.Module):
         if reference.shape[-1] == 4:
             side = reference[..., None, None, None, 2:]
             return center + offsets / self.shape[2] * side * 0.5
-        width_height = [(width, height) for height, width in sizes]
-        return center + offsets / offsets.new_tensor(width_height)[:, None]
+        x, y = offsets.unbind(-1)
+        steps = [(x[:, :, :, i] / w, y[:, :, :, i] / h) for i, (h, w) in enumerate(sizes)]
+        return center + torch.stack([torch.stack(step, -1) for step in steps], 3)
 
 
 def ring(heads: int, levels: int, samples: int) -> Tensor:

@@ -50,6 +50,6 @@ def _read(value: Tensor, size: tuple[int, int], locations: Tensor) -> Tensor:
     """Interpolate one level at locations [B, Q, M, P, 2]: [B * M, D, Q, P]."""
     batch, _, heads, width = value.shape
     maps = value.permute(0, 2, 3, 1).reshape(batch * heads, width, *size)
-    side = torch.tensor([size[1], size[0]], device=locations.device)
-    xy = locations.transpose(1, 2).flatten(0, 1) * side - 0.5
+    x, y = locations.transpose(1, 2).flatten(0, 1).unbind(-1)
+    xy = torch.stack([x * size[1] - 0.5, y * size[0] - 0.5], -1)
     return sample(maps, xy)
