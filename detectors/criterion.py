@@ -1,6 +1,6 @@
 """Compute the training loss of one branch from its predictions and assignments."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -192,6 +192,12 @@ class Criterion:
 def _scalar(value: float, device: torch.device) -> Tensor:
     """Return a number as a float tensor, made on the device without a copy from the host."""
     return torch.full((), float(value), device=device)
+
+
+def of_one_class(targets: TargetBatch) -> TargetBatch:
+    """Return the same objects with label 0."""
+    images = tuple(replace(each, labels=torch.zeros_like(each.labels)) for each in targets.images)
+    return replace(targets, labels=torch.zeros_like(targets.labels), images=images)
 
 
 def count_positives(assignment: Assignment, targets: TargetBatch) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
-from detectors.criterion import Criterion, Loss, Positives, count_positives
+from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
 from detectors.models.parts import freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
@@ -303,7 +303,7 @@ def _supervise(
         aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
         losses = [replace(loss, aux=each) for loss, each in zip(losses, aux, strict=True)]
     if first := output.proposals.get(branch):
-        at, proposed, objects = first.points, first.predictions, targets.of_one_class()
+        (at, proposed), objects = first, of_one_class(targets)
         [found] = assign(assigner, at, [proposed], objects, progress)
         losses.append(criterion.branch_loss(at, proposed, found, objects, assigner.loss))
     learner.mark("losses")

@@ -160,11 +160,6 @@ class TargetBatch:
             self.images * times,
         )
 
-    def of_one_class(self) -> Self:
-        """Return the same objects with label 0."""
-        images = tuple(replace(each, labels=torch.zeros_like(each.labels)) for each in self.images)
-        return replace(self, labels=torch.zeros_like(self.labels), images=images)
-
     def extents(self, points: Points) -> Tensor:
         """Return (width, height) in pixels of every image without its padding: [B, 2]."""
         sides = [self.extent.new_full((1,), side) for side in points.extent]
@@ -225,25 +220,17 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Proposals:
-    """Predictions of the first stage of a detector: of objects of any class, logits [B, N, 1]."""
-
-    points: Points
-    predictions: Predictions
-
-
-@dataclass(frozen=True)
 class Output:
     """The output of a detector for a batch: points and predictions of every branch, by name.
 
     In training mode, a branch with cascaded heads has one set of predictions per head, and each is
-    supervised. In eval mode, every branch has one. In training mode, a branch may also have
-    proposals, which are supervised by its assigner and losses as if all objects had one class.
+    supervised. In eval mode, every branch has one. In training mode, it may also have proposals of
+    objects of any class: points and logits [B, N, 1], supervised by its assigner and losses.
     """
 
     points: Mapping[str, Points]
     branches: Mapping[str, tuple[Predictions, ...]]
-    proposals: Mapping[str, Proposals] = field(default_factory=dict)
+    proposals: Mapping[str, tuple[Points, Predictions]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from detectors.models.layers import conv_norm
 from detectors.models.points import whole_image
 from detectors.models.predictor import BranchShape
 from detectors.options import OneOf
-from detectors.structures import Output, Points, Predictions, Proposals
+from detectors.structures import Output, Points, Predictions
 
 WIDTH = 8
 """Channels per group of the norm of every map."""
@@ -244,7 +244,7 @@ class DeformableDetector(QueryDetector):
         height, width = images.shape[-2:]
         at = whole_image(height, width, proposed.boxes.shape[1], images.device)
         boxes = corners(proposed.boxes, at.extent)
-        proposals = Proposals(at, Predictions(proposed.logits, boxes))
+        proposals = (at, Predictions(proposed.logits, boxes))
         return Output(points, found, {next(iter(self.branches)): proposals})
 
     def count(self, levels: Sequence[Tensor], branch: str) -> int:

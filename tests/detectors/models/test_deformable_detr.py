@@ -8,6 +8,7 @@ from torch import Tensor
 import detectors
 from detectors.assigners import ASSIGNERS
 from detectors.cost import model_cost
+from detectors.criterion import of_one_class
 from detectors.data.shapes import Shapes
 from detectors.losses import LossOptions
 from detectors.models.backbones import Tiny
@@ -132,12 +133,12 @@ def test_there_are_no_more_proposals_than_cells() -> None:
     detector = build(refine=True, two_stage=True, queries=500)
     output = detector.train()(images(8, 8))
     assert len(output.points["o2o"]) == output.branches["o2o"][0].boxes.shape[1] == 4 + 1 + 1
-    assert len(output.proposals["o2o"].points) == 6
+    assert len(output.proposals["o2o"][0]) == 6
 
 
 def test_objects_of_one_class_keep_their_boxes() -> None:
     objects = Targets(torch.rand(2, 4), torch.tensor([3, 1]))
-    found = TargetBatch.of([objects], torch.device("cpu")).of_one_class()
+    found = of_one_class(TargetBatch.of([objects], torch.device("cpu")))
     assert found.labels.tolist() == [[0, 0]] == [found.images[0].labels.tolist()]
     assert torch.equal(found.images[0].boxes, objects.boxes)
 
