@@ -223,9 +223,8 @@ class Predictions:
 class Output:
     """The output of a detector for a batch: points and predictions of every branch, by name.
 
-    In training mode, a branch with cascaded heads has one set of predictions per head, and each is
-    supervised. In eval mode, every branch has one. In training mode, it may also have proposals of
-    objects of any class: points and logits [B, N, 1], supervised by its assigner and losses.
+    In training mode, each of several cascaded heads has predictions, and a branch may have
+    proposals: points and logits [B, N, 1] of any class. Otherwise, there is one set per branch.
     """
 
     points: Mapping[str, Points]
