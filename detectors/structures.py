@@ -223,9 +223,8 @@ class Predictions:
 class Output:
     """The output of a detector for a batch: points and predictions of every branch, by name.
 
-    In training mode, each of several cascaded heads has predictions, and a branch may have
-    proposals: points and logits [B, N, 1] of any class. Otherwise, there is one set per branch.
-    """
+    In training, cascaded heads have predictions each, and a branch may have proposals: points, and
+    logits [B, N, 1] of any class."""
 
     points: Mapping[str, Points]
     branches: Mapping[str, tuple[Predictions, ...]]
