@@ -223,8 +223,8 @@ class Predictions:
 class Output:
     """The output of a detector for a batch: points and predictions of every branch, by name.
 
-    In training, cascaded heads have predictions each, and a branch may have proposals: points, and
-    logits [B, N, 1] of any class."""
+    In training, each cascaded head predicts, and `proposals` have logits [B, N, 1] of any class.
+    """
 
     points: Mapping[str, Points]
     branches: Mapping[str, tuple[Predictions, ...]]
