@@ -9,6 +9,9 @@ NODES := tests/cluster/test_two_nodes.py
 # Unit tests that start Ray, MLflow or PostgreSQL: `make test-fast` leaves them out.
 SERVERS := tests/cluster tests/contracts tests/gaplab/mirror tests/gaplab/launch/ray
 export OMP_NUM_THREADS := 1
+# The tests start hundreds of processes; without bytecode files each compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
+comma := ,
 export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help demo test test-fast lint types unit sweeps docs fuzz chaos bench bench-gpu clean
@@ -61,11 +64,16 @@ clean:  ## delete the virtual environment and what was built
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# pip compiles modules one at a time and takes longer for it than for the rest; compileall uses all
+# cores. It skips tests of packages and fails for files that aren't meant for this Python.
+install = $(RUN)/pip install --quiet --no-compile -e '$(1)' -c constraints.txt && \
+	{ $(RUN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true; }
+
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(RUN)/pip install --quiet torch -c constraints.txt
-	$(RUN)/pip install --quiet -e . -c constraints.txt
+	$(call install,.)
 	touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(RUN)/pip install --quiet -e '.[dev,docs]' -c constraints.txt
-	touch $@
+# Also what .ready stands for, in one go.
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(call install,.[dev$(comma)docs])
+	touch $(VENV)/.ready $@
