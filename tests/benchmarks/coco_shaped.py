@@ -33,7 +33,9 @@ def polygon(label: int, rng: np.random.Generator) -> list[tuple[float, float]]:
     """Choose the corners of an object of class `label` in pixels, inside of the picture."""
     side = math.exp(rng.uniform(math.log(12), math.log(300)))
     width, height = side * rng.uniform(0.6, 1.6), side
-    x, y = (rng.uniform(0, max(1, limit - s)) for limit, s in zip(SIZE, (width, height), strict=True))
+    x, y = (
+        rng.uniform(0, max(1, limit - s)) for limit, s in zip(SIZE, (width, height), strict=True)
+    )
     corners = CORNERS[label % len(CORNERS)]
     angles = [2 * math.pi * (corner + 0.25) / corners for corner in range(corners)]
     return [
