@@ -118,7 +118,11 @@ def _joined(outputs: Sequence[Output]) -> Output:
         )
         for name, heads in first.branches.items()
     }
-    return Output(first.points, branches)
+    proposals = {
+        name: (points, _concatenated([output.proposals[name][1] for output in outputs]))
+        for name, (points, _) in first.proposals.items()
+    }
+    return Output(first.points, branches, proposals)
 
 
 def _concatenated(parts: Sequence[Predictions]) -> Predictions:

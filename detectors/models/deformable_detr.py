@@ -177,7 +177,7 @@ class DeformableHead(nn.Module):
             proposed = self.initial.propose(cells)
             start = self.initial(proposed, 0, self.queries)
         else:
-            start = self.initial(len(cells.features))
+            start = self.initial(cells.features.shape[0])
         steps = self._decoded(cells, start)
         return {name: self._predicted(name, steps, at) for name, at in points.items()}, proposed
 

@@ -17,7 +17,7 @@ Config = Mapping[str, Any]
 SETTINGS = frozenset(
     [
         *("seed", "resources", "checkpoints", "evaluation.every", "evaluation.candidates"),
-        "training.log_every",
+        *("training.log_every", "training.recompute"),
         *("data.root", "data.cache_mib", "data.workers"),
         *("data.planned_images", "data.planned_classes"),
         *("data.train_json", "data.val_json", "data.train_images", "data.val_images"),
