@@ -20,7 +20,7 @@ class Options(BaseModel):
       a cache size) and is never part of the id.
     - `Field(..., json_schema_extra=LATER)`: the field was added after trials had been trained, and
       its default is how those trials behaved. It is part of the id only if it differs from the
-      default, so existing ids stay valid.
+      default, so existing ids stay valid. A migration of the ledger adds it to stored trials.
     """
 
     model_config = ConfigDict(

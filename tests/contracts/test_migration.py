@@ -724,3 +724,36 @@ class TestSettings:
         with engine.connect() as connection:
             for query, rows in wanted.items():
                 assert [tuple(row) for row in connection.execute(text(query))] == rows
+
+
+class TestLaterOptions:
+    """From version 0013, in which trials lacked the options that were added after them."""
+
+    OLD: ClassVar[dict[str, Any]] = {"training": {"lr": 0.1, "loss": {}, "o2m_loss": None}}
+    NEW: ClassVar[dict[str, Any]] = {
+        "training": {
+            **{"lr": 0.1, "o2m_loss": None, "accumulate": 1, "colour": 0.0, "compile": False},
+            **{"group_by_aspect": False, "loss": {"cls": "assignment", "cls_target": "degree"}},
+            **{"mix_until": 1.0, "mixup": 0.0, "mosaic": 0.0, "sampling_lr": 1.0},
+            "sync_batch_norm": False,
+        }
+    }
+    OWN: ClassVar[dict[str, Any]] = {"training": {"loss": None, "mosaic": 0.5}, "seed": 1}
+
+    def test_they_are_added(self, url: str, engine: Engine) -> None:
+        with Ledger.open(url) as ledger:
+            trials = trial_record("t1", config=self.NEW), trial_record("t3", config={"seed": 1})
+            ledger.add_sweep(sweep_record("s1", *trials))
+            expected = TestSettings.held(engine, ("setting", "trial_section"))
+        downgrade(engine, "base")
+        with Ledger.open(url) as ledger:
+            old = trial_record("t1", config=self.OLD), trial_record("t3", config={"seed": 1})
+            ledger.add_sweep(sweep_record("s1", *old))
+            ledger.add_sweep(sweep_record("s2", trial_record("t1", config=self.OWN)))
+        downgrade(engine, "0013")
+        with Ledger.open(url) as ledger:
+            assert [each.config for each in ledger.trials("s1")] == [self.NEW, {"seed": 1}]
+            [own] = [each.config for each in ledger.trials("s2")]
+            assert (own["training"]["loss"], own["training"]["mosaic"]) == (None, 0.5)
+            assert own["training"].keys() == self.NEW["training"].keys() - {"lr", "o2m_loss"}
+            assert TestSettings.held(engine, ("setting", "trial_section")) == expected
