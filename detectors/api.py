@@ -19,7 +19,7 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.inference import CandidateRequest, predict
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
-from detectors.models.detr import QueryDetector
+from detectors.models.queries import QueryDetector
 from detectors.structures import Progress
 from detectors.training import Training
 from detectors.world import LocalWorld, seed_torch

@@ -17,7 +17,7 @@ from detectors.structures import Points
 
 BoxCode = Literal["softplus", "relu", "exp", "pixels", "deltas", "size_offset", "relative"]
 """The encoding of boxes; see `DECODERS`. `relative`: centre and sides as fractions of the input,
-for queries, whose head decodes them itself (see `detectors.models.detr.QueryDetector`)."""
+for queries, whose head decodes them itself (see `detectors.models.queries.QueryDetector`)."""
 
 WIDEST = math.log(1000 / 16)
 """Maximum of log(side of the box / side of the anchor), as in Detectron."""

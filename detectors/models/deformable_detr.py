@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from detectors.models.attention import sine_positions
-from detectors.models.backbone_base import BackboneOptions
-from detectors.models.backbones import BACKBONES, Tiny
-from detectors.models.base import DetectorOptions
 from detectors.models.deformable import (
     Cells,
     DeformableAttention,
@@ -19,12 +16,11 @@ from detectors.models.deformable import (
     DeformableEncoderLayer,
     LayerShape,
 )
-from detectors.models.detr import QueryDetector, QueryPredictor, check_heads, corners
 from detectors.models.initial_queries import LearnedQueries, Proposed, ProposedQueries, Start
 from detectors.models.layers import conv_norm
 from detectors.models.points import whole_image
-from detectors.models.predictor import BranchShape
-from detectors.options import OneOf
+from detectors.models.queries import QueryDetector, QueryPredictor, corners
+from detectors.models.query_options import QueryOptions
 from detectors.structures import Output, Points, Predictions
 
 WIDTH = 8
@@ -33,7 +29,7 @@ SMALL_SIDE = -2.0
 """Initial output for width and height of learned queries, before the sigmoid."""
 
 
-class DeformableDetrOptions(DetectorOptions):
+class DeformableDetrOptions(QueryOptions):
     """A set of queries attends to a few cells of each of several maps (Deformable DETR).
 
     Encoder and decoder use multi-scale deformable attention: a query reads, per head and level,
@@ -47,7 +43,6 @@ class DeformableDetrOptions(DetectorOptions):
     """
 
     name: Literal["deformable_detr"] = "deformable_detr"
-    located: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any]] = {
         "channels": 256,
         "attention_heads": 8,
@@ -56,26 +51,16 @@ class DeformableDetrOptions(DetectorOptions):
         "feedforward": 1024,
         "dropout": 0.1,
     }
-    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
-    """The network whose maps the transformer reads, all of them."""
     extra_levels: int = Field(1, ge=0, le=3)
     """Number of levels coarser than the last map of the backbone, by convolutions of stride 2."""
-    channels: int = Field(64, ge=8, multiple_of=8)
-    """Channels of the transformer."""
-    attention_heads: int = Field(4, ge=1)
-    """Heads of every attention; must divide `channels`."""
     samples: int = Field(4, ge=1)
     """Positions that a query reads per head and level."""
     encoder_layers: int = Field(2, ge=0)
     """Layers of self-attention among the cells of all levels."""
     decoder_layers: int = Field(3, ge=1)
     """Layers of attention of the queries; each has a loss in training."""
-    feedforward: int = Field(128, ge=1)
-    """Hidden channels of the feed-forward part of a layer."""
     queries: int = Field(300, ge=1)
     """Number of queries: the maximum number of objects of an image."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of values that are set to 0 in training, in attention and after every part."""
     refine: bool = False
     """Iterative refinement: every decoder layer has predictors of its own, and its boxes are the
     references of the next layer, without gradients (section 4.2)."""
@@ -84,15 +69,10 @@ class DeformableDetrOptions(DetectorOptions):
     cells are trained with the loss of the first branch, for objects of any class."""
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
-        check_heads(self.attention_heads, self.channels)
+    def _stages_fit(self) -> Self:
         if self.two_stage and not self.refine:
             raise ValueError("two_stage: true needs refine: true, as published")
         return self
-
-    def branch(self, name: str) -> BranchShape:
-        """See `DetectorOptions.branch`; queries have no anchors."""
-        return BranchShape((), "relative")
 
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from detectors.models.attention import sines
 from detectors.models.deformable import Cells
-from detectors.models.detr import EPS, QueryPredictor
 from detectors.models.layers import full_precision
+from detectors.models.queries import EPS, QueryPredictor
 
 SIDE = 0.05
 """Side, relative to the input, of the anchor of a cell of the finest level; twice it per level."""

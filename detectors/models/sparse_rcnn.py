@@ -2,26 +2,22 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from detectors.boxes import area
-from detectors.models.backbone_base import BackboneOptions
-from detectors.models.backbones import BACKBONES, Tiny
-from detectors.models.base import DetectorOptions
-from detectors.models.detr import QueryDetector
 from detectors.models.operators.roi_align import roi_align_levels
-from detectors.models.predictor import BranchShape
 from detectors.models.pyramid import FeaturePyramid
+from detectors.models.queries import QueryDetector, corners
+from detectors.models.query_options import QueryOptions
 from detectors.models.sparse_rcnn_stage import DynamicStage, StagePredictor, StageShape
-from detectors.options import OneOf
 from detectors.structures import Points, Predictions
 
 
-class SparseRcnnOptions(DetectorOptions):
+class SparseRcnnOptions(QueryOptions):
     """A set of learned boxes and features, the proposals, refined in stages (Sparse R-CNN).
 
     In each stage, the features of the proposals attend to each other, and each one filters what
@@ -41,7 +37,6 @@ class SparseRcnnOptions(DetectorOptions):
     """
 
     name: Literal["sparse_rcnn"] = "sparse_rcnn"
-    located: ClassVar[bool] = False
     published: ClassVar[Mapping[str, Any]] = {
         "backbone": {"finest": 4},
         "channels": 256,
@@ -51,16 +46,8 @@ class SparseRcnnOptions(DetectorOptions):
         "dynamic_channels": 64,
         "queries": 300,
     }
-    backbone: Annotated[BackboneOptions, OneOf(BACKBONES)] = Tiny()
-    """The network that computes the maps for the pyramid."""
-    channels: int = Field(64, ge=8, multiple_of=8)
-    """Channels of the pyramid and of the features of proposals."""
-    attention_heads: int = Field(4, ge=1)
-    """Heads of the attention among proposals; must divide `channels`."""
     stages: int = Field(3, ge=1, le=12)
     """Number of stages; each has a loss in training."""
-    feedforward: int = Field(128, ge=1)
-    """Hidden channels of the feed-forward part of a stage."""
     dynamic_channels: int = Field(16, ge=1)
     """Channels between the two layers of the dynamic head."""
     cls_layers: int = Field(1, ge=0)
@@ -72,25 +59,8 @@ class SparseRcnnOptions(DetectorOptions):
     roi_cells: float = Field(14.0, gt=0)
     """A box is read from the coarsest level on which its side, the root of its area, has at least
     this many cells, and from the finest level if there is none (224 pixels on stride 16)."""
-    queries: int = Field(25, ge=1)
-    """Number of proposals: the maximum number of objects of an image."""
     first_boxes: Literal["image", "grid"] = "image"
     """The learned boxes before training: all the whole input, or a grid (Sparse R-CNN Table 5)."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of values that are set to 0 in training, in attention and after every part."""
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.channels % self.attention_heads:
-            raise ValueError(
-                f"attention_heads must divide channels ({self.channels}), "
-                f"got {self.attention_heads}"
-            )
-        return self
-
-    def branch(self, name: str) -> BranchShape:
-        """See `DetectorOptions.branch`; proposals have no anchors."""
-        return BranchShape((), "relative")
 
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""
@@ -167,10 +137,7 @@ class ProposalHead(nn.Module):
 
     def _first_boxes(self, extent: tuple[float, float]) -> Tensor:
         """Return the learned boxes in pixels of an input of `extent` (width, height): [N, 4]."""
-        x, y, w, h = self.boxes.unbind(1)
-        sides = [(x - w / 2, extent[0]), (y - h / 2, extent[1])]
-        sides += [(x + w / 2, extent[0]), (y + h / 2, extent[1])]
-        return torch.stack([at * size for at, size in sides], 1)
+        return corners(self.boxes, extent)
 
     def _read(self, levels: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Return the features in boxes [B, N, 4]: [B, N, bins, C]."""

@@ -3,15 +3,11 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
 
 import detectors
-from detectors.assigners import ASSIGNERS
 from detectors.cost import model_cost
 from detectors.criterion import of_one_class
 from detectors.data.shapes import Shapes
-from detectors.losses import LossOptions
-from detectors.models.backbones import Tiny
 from detectors.models.deformable_detr import DeformableDetector, DeformableDetrOptions
 from detectors.models.initial_queries import ProposedQueries
 from detectors.models.parts import parts_of
@@ -19,31 +15,21 @@ from detectors.models.resnet import ResNet
 from detectors.optimizer import make_optimizer
 from detectors.structures import TargetBatch, Targets
 from detectors.training import Training
+from tests.detectors import queries
+from tests.detectors.queries import LOSS, MATCHING, images, small
 
-SMALL = DeformableDetrOptions(
-    backbone=Tiny(channels=(8, 16)), channels=16, feedforward=32, queries=7, decoder_layers=2
-)
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "refined": {"refine": True},
     "two stages": {"refine": True, "two_stage": True},
 }
 each_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=list(VARIANTS))
-LOSS = LossOptions(cls_weight=2, l1_weight=5, normalizer="objects")
-MATCHING = ASSIGNERS["min_cost"].model_validate({"name": "min_cost", "l1_of": "center_sides"})
 
 
-def build(*branches: Any, **changes: Any) -> DeformableDetector:
-    torch.manual_seed(0)
-    options = DeformableDetrOptions.model_validate(SMALL.model_dump() | changes)
-    detector = options.build(3, branches or ("o2o",))
+def build(**changes: Any) -> DeformableDetector:
+    detector = queries.build("deformable_detr", **{"decoder_layers": 2} | changes)
     assert isinstance(detector, DeformableDetector)
     return detector
-
-
-def images(height: int = 32, width: int = 40, batch: int = 2) -> Tensor:
-    rng = torch.Generator().manual_seed(1)
-    return torch.randint(256, (batch, 3, height, width), generator=rng).to(torch.uint8)
 
 
 def test_parameters_are_those_that_deformable_detr_publishes() -> None:
@@ -146,7 +132,7 @@ def test_objects_of_one_class_keep_their_boxes() -> None:
 @each_variant
 def test_it_trains_and_is_measured_like_every_detector(changes: dict[str, Any]) -> None:
     data = Shapes(size=32, train_images=16, val_images=4, max_side=24)
-    options = SMALL.model_copy(update=changes)
+    options = small("deformable_detr", decoder_layers=2, **changes)
     detector, losses = detectors.build_detector(options, MATCHING, 4), list[float]()
     learner = detectors.train(
         detector,
@@ -192,4 +178,4 @@ def test_its_parts_can_be_frozen() -> None:
 )
 def test_options_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        DeformableDetrOptions.model_validate(SMALL.model_dump() | wrong)
+        small("deformable_detr", **wrong)

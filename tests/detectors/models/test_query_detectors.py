@@ -12,41 +12,12 @@ from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Assigner
 from detectors.data.shapes import Shapes
 from detectors.inference import CandidateRequest, predict
-from detectors.losses import LossOptions
-from detectors.models import DETECTORS
-from detectors.models.base import DetectorOptions
-from detectors.models.dense import DenseDetector
 from detectors.structures import Predictions, Progress, Targets
 from detectors.training import Training
 from detectors.world import LocalWorld
+from tests.detectors.queries import LOSS, MATCHING, NAMES, QUERIES, build, images, small
 
-QUERIES = 7
-SMALL: dict[str, Any] = {
-    "backbone": {"name": "tiny", "channels": (8, 16)},
-    "channels": 16,
-    "feedforward": 32,
-    "queries": QUERIES,
-}
-NAMES = [name for name in DETECTORS if not DETECTORS[name].located]
-LOSS = LossOptions(cls_weight=2, l1_weight=5, normalizer="objects")
-MATCHING = ASSIGNERS["min_cost"].model_validate({"name": "min_cost", "l1_of": "center_sides"})
 each_detector = pytest.mark.parametrize("name", NAMES)
-
-
-def small(name: str, **changes: Any) -> DetectorOptions:
-    return DETECTORS[name].model_validate({"name": name, **SMALL, **changes})
-
-
-def build(name: str, *branches: Any) -> DenseDetector:
-    torch.manual_seed(0)
-    detector = small(name).build(3, branches or ("o2o",))
-    assert isinstance(detector, DenseDetector)
-    return detector
-
-
-def images(height: int = 32, width: int = 40, batch: int = 2) -> Tensor:
-    rng = torch.Generator().manual_seed(1)
-    return torch.randint(256, (batch, 3, height, width), generator=rng).to(torch.uint8)
 
 
 def test_there_are_such_detectors() -> None:
