@@ -1,7 +1,7 @@
 """The base classes of data sets: options that load a split, and a sequence of samples."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 from detectors.data.preparation import Preparation
@@ -62,6 +62,8 @@ class Listed:
 
     images: int
     """Number of images."""
+    classes: int
+    """Number of classes."""
     problems: tuple[str, ...] = ()
     """Why `DataOptions.load` will refuse the split, one line each: where, what and the remedy."""
 
@@ -99,6 +101,15 @@ class DataOptions(Options):
         """Return how a picture becomes the input of a detector that is trained on this data."""
         expected = self.expected()
         return Preparation(height=expected.height, width=expected.width)
+
+    def known(self) -> Expected:
+        """Return `expected` with the numbers of the annotations, if these can be read."""
+        expected = self.expected()
+        try:
+            listed = self.listed("train")
+        except DataError:
+            return expected
+        return replace(expected, images=listed.images, classes=listed.classes)
 
     @abstractmethod
     def listed(self, split: Split) -> Listed:

@@ -58,7 +58,7 @@ class CocoFiles(Photos):
         kept = is_part(index.entries.names, split, self.val_fraction, where)
         entries = index.entries.take(kept)
         problems = refusals(self, str(where), split, entries, index.problems)
-        return Listed(len(entries), tuple(problems))
+        return Listed(len(entries), len(index.categories), tuple(problems))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both JSON files and the names and sizes of their images, in hex.

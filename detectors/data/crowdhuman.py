@@ -70,7 +70,7 @@ class CrowdHuman(Photos):
         index, where = read_both(files, stored_people)[split], files.of(split).annotations
         kept = is_part(index.people.names, split, self.val_fraction, where)
         problems = refusals(self, str(where), split, None, index.problems)
-        return Listed(int(kept.sum()), tuple(problems))
+        return Listed(int(kept.sum()), 1, tuple(problems))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.

@@ -83,9 +83,9 @@ class Photos(DataOptions):
     `resources.cpus_per_worker`; without one 0, because training already uses these cores. Results
     do not depend on it."""
     planned_images: int = Field(0, ge=0, json_schema_extra=NOT_IDENTITY)
-    """Number of training images, for plans without reading the data; 0: unknown."""
+    """Number of training images for plans where the data can't be read; 0: unknown."""
     planned_classes: int = Field(80, ge=1, json_schema_extra=NOT_IDENTITY)
-    """Number of classes, for plans without reading the data."""
+    """Number of classes for plans where the data can't be read."""
 
     @field_validator("root")
     @classmethod

@@ -110,7 +110,8 @@ class Recorded(Photos):
         found = _found(self)
         index, where = _indices(self, found)[split], found.listings[split].where
         records = part_of(index.records, split, self.val_fraction, where)
-        return Listed(len(records), tuple(refusals(self, str(where), split, None, index.problems)))
+        problems = refusals(self, str(where), split, None, index.problems)
+        return Listed(len(records), len(index.classes), tuple(problems))
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.

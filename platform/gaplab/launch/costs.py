@@ -13,7 +13,7 @@ from typing import Any
 
 from detectors.assigners.base import Branch
 from detectors.cost import ModelCost, model_cost
-from detectors.data.base import DataError
+from detectors.data.base import DataError, DataOptions, Expected
 from detectors.models.base import DetectorOptions
 from gaplab.formatting import duration, plural
 from gaplab.ledger.views import CostKey, MeanCost
@@ -96,30 +96,20 @@ CORE = 28e9
 """The same for one CPU core on the drawn shapes, where 24e9 to 33e9 were measured."""
 
 
-def training_operations(experiment: Experiment) -> float | None:
-    """Return the number of multiplications and additions of all training steps.
+def training_operations(experiment: Experiment, data: Expected) -> float | None:
+    """Return the number of multiplications and additions of all training steps on `data`.
 
     Only convolutions and matrix products count, with images of the data's full size and all
     branches. None if the number of images is unknown or the detector can't be built here.
     """
-    images = experiment.data.expected().images
-    if not images:
+    if not data.images:
         return None
+    size, branches = (data.height, data.width), tuple(experiment.assignment.branches())
     try:
-        once = training_cost(experiment)
+        once = _model_cost(experiment.detector, data.classes, branches, size, True)
     except DataError:  # the library of a backbone is missing
         return None
-    return 2.0 * once.multiply_adds * PASSES * images * experiment.training.epochs
-
-
-def training_cost(experiment: Experiment) -> ModelCost:
-    """Return the cost of one image of the data's full size in training, with all branches.
-
-    Raises:
-        DataError: if the detector can't be built here.
-    """
-    data, branches = experiment.data.expected(), tuple(experiment.assignment.branches())
-    return _model_cost(experiment.detector, data.classes, branches, (data.height, data.width), True)
+    return 2.0 * once.multiply_adds * PASSES * data.images * experiment.training.epochs
 
 
 def compute_line(trials: Sequence[TrialRecord]) -> str | None:
@@ -128,9 +118,10 @@ def compute_line(trials: Sequence[TrialRecord]) -> str | None:
     None if there are no trials.
     """
     total, unknown = {"V100": 0.0, "CPU core": 0.0}, 0
+    known = cache(DataOptions.known)
     for alike in _alike(trials):
         experiment = experiment_of(alike[0])
-        count = training_operations(experiment)
+        count = training_operations(experiment, known(experiment.data))
         if count is None:
             unknown += len(alike)
         else:
@@ -205,9 +196,10 @@ def detector_costs(outline: Outline, size: Size | None) -> list[DetectorCost]:
         size: size of the images; None for the full size of each data set.
     """
     found: dict[_Key, dict[str, None]] = {}
+    known = cache(DataOptions.known)
     for name, trial in _named(outline):
         experiment = experiment_of(trial)
-        data = experiment.data.expected()
+        data = known(experiment.data)
         key = (
             experiment.detector,
             data.classes,

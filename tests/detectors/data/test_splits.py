@@ -4,10 +4,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from detectors.data.base import DataError, DataOptions, Split
+from detectors.data.base import DataError, DataOptions, Expected, Split
 from detectors.data.shapes import Shapes
 from tests.detectors.data.small_coco import Document, coco, document, refused, write
 from tests.photographs import Photograph, image_of, splits, written
@@ -46,6 +47,24 @@ def test_a_split_without_objects_is_refused(tmp_path: Path, name: str, empty: Sp
     assert f"no object (images: {len(content[empty])}, annotations: 0): " in problem
     assert ("nothing to train on" if empty == "train" else "AP is undefined") in problem
     assert str(tmp_path) in problem
+
+
+@pytest.mark.parametrize("val_fraction", [0.0, 0.4])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_known_is_planned_only_where_annotations_cannot_be_read(
+    tmp_path: Path, name: str, val_fraction: float
+) -> None:
+    root = tmp_path / "data"
+    fields: dict[str, Any] = {"planned_images": 118_287, "planned_classes": 77}
+    options = written(name, root, val_fraction=val_fraction, **fields)
+    assert options.expected() == Expected(118_287, 77, options.height, options.width)
+    train = options.load("train")
+    size = options.height, options.width
+    assert options.known() == Expected(len(train), len(train.classes), *size)
+    for split in SPLITS:
+        assert options.listed(split).images == len(options.load(split))
+    shutil.rmtree(root)
+    assert options.known() == options.expected()
 
 
 @pytest.mark.parametrize("split", SPLITS)
