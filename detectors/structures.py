@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from detectors.rle import Rles
 from detectors.synchronisations import on_host
 
 
@@ -70,17 +71,19 @@ class Targets:
         boxes: [G, 4] float xyxy, pixels.
         labels: [G] int64 in [0, C).
         extent: (width, height) in pixels of the image without its padding; None: the whole input.
+        masks: [G, H, W] bool, the pixels of the image that show each object; None: not read.
     """
 
     boxes: Tensor
     labels: Tensor
     extent: tuple[float, float] | None = None
+    masks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
 
     def to(self, device: str) -> Self:
-        """Return the objects on `device`."""
+        """Return the objects, without their masks, on `device`."""
         return type(self)(self.boxes.to(device), self.labels.to(device), self.extent)
 
 
@@ -317,6 +320,7 @@ class Candidates:
         points: [M, 2] float, the anchor point in pixels of the detector's input.
         strides: [M] float, the stride of the anchor point in the same pixels.
         level_points: [M] int64, the number of anchor points on the level of the candidate.
+        masks: [M] masks in pixels of the original image; None: the detector predicts none.
     """
 
     image: Tensor
@@ -327,19 +331,25 @@ class Candidates:
     points: Tensor
     strides: Tensor
     level_points: Tensor
+    masks: Rles | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, index: Tensor) -> "Candidates":
         """Return the candidates at `index` (int64 positions or a bool mask), in that order."""
-        return Candidates(**{name: column[index] for name, column in vars(self).items()})
+        columns = {n: column[index] for n, column in vars(self).items() if column is not None}
+        return Candidates(**columns)
 
     @classmethod
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
         """Concatenate `parts` (at least one), sorted by image; the order within an image stays."""
-        columns = zip(*(vars(part).values() for part in parts), strict=True)
-        joined = cls(*(torch.cat(column) for column in columns))
+        rows = [[v for name, v in vars(part).items() if name != "masks"] for part in parts]
+        masks = [part.masks for part in parts if part.masks is not None]
+        if masks:
+            masks = [part.masks or Rles.none(len(part)) for part in parts]
+        columns = (torch.cat(column) for column in zip(*rows, strict=True))
+        joined = cls(*columns, masks=Rles.join(masks) if masks else None)
         return joined.take(joined.image.argsort(stable=True))
 
     @classmethod
@@ -372,6 +382,7 @@ class ImageTruth:
         labels: [G] int64.
         crowd: [G] bool, COCO's `iscrowd`: detections in these regions are ignored.
         area: [G] float, square pixels: COCO's `area`, for AP by size.
+        masks: [G] masks; None: not read.
     """
 
     image_id: int
@@ -381,6 +392,7 @@ class ImageTruth:
     labels: Tensor
     crowd: Tensor
     area: Tensor
+    masks: Rles | None = None
 
 
 @dataclass(frozen=True)

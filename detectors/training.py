@@ -155,6 +155,15 @@ class Training(Options):
             )
         return problems
 
+    def unfit_masks(self) -> list[str]:
+        """Return why a detector with masks can't be trained; empty if it can."""
+        mixing = [name for name in ("mosaic", "mixup") if getattr(self, name)]
+        return [
+            f"training.{name}: mixed images have no masks; set it to 0, or train without masks "
+            "(detector.masks: {name: none})"
+            for name in mixing
+        ]
+
     @field_validator("freeze")
     @classmethod
     def _sorted(cls, freeze: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from detectors.data.preparation import Preparation
 from detectors.options import Options
@@ -42,6 +42,19 @@ class Dataset(Protocol):
         ...
 
 
+@runtime_checkable
+class Segmented(Dataset, Protocol):
+    """A data set whose objects have masks. They are read when they are first needed."""
+
+    def segmented(self, index: int, /) -> ImageTruth:
+        """Return `truth()[index]` with masks. Raises DataError if they can't be used."""
+        ...
+
+    def mask_problems(self) -> list[str]:
+        """Return why masks of objects can't be used, one line each."""
+        ...
+
+
 @dataclass(frozen=True)
 class Expected:
     """What is known about a training split without reading it."""
@@ -70,6 +83,9 @@ class Listed:
 
 class DataOptions(Options):
     """Options of one kind of data set; a subclass has `name: Literal[...]`, its key in DATASETS."""
+
+    segmented: ClassVar[bool] = False
+    """Whether `load` returns data sets that are `Segmented`."""
 
     @property
     @abstractmethod

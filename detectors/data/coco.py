@@ -22,14 +22,16 @@ from detectors.data.photo_files import (
     read_both,
     shared,
 )
-from detectors.data.photos import PhotoDataset, Photos, check_split, refusals
+from detectors.data.photos import Photos, check_split, refusals
 from detectors.data.problems import Problems
+from detectors.data.segmented import SegmentedPhotos
 from detectors.options import NOT_IDENTITY
 
 
 class CocoFiles(Photos):
     """Options of formats with one JSON file of COCO and one folder of images per split."""
 
+    segmented: ClassVar[bool] = True
     train_json: str = Field("train.json", json_schema_extra=NOT_IDENTITY)
     """File of the training split, relative to `root`."""
     val_json: str = Field("val.json", json_schema_extra=NOT_IDENTITY)
@@ -101,7 +103,7 @@ class Coco(CocoFiles):
 
 
 @lru_cache(maxsize=4)
-def _load(options: CocoFiles, files: Files, split: Split) -> PhotoDataset:
+def _load(options: CocoFiles, files: Files, split: Split) -> SegmentedPhotos:
     indices, paths = _indices(files), files.of(split)
     parts = {key: _part(each, key, options, paths) for key, each in indices.items()}
     index = replace(indices[split], entries=parts[split])
@@ -119,7 +121,7 @@ def _load(options: CocoFiles, files: Files, split: Split) -> PhotoDataset:
         notes += (f"{where}: {options.val_note}",) if options.val_note else ()
         notes += shared(files, {key: [*part.names] for key, part in parts.items()})
     classes = tuple(name for _, name in index.categories)
-    return PhotoDataset(options, paths.images, classes, usable, notes)
+    return SegmentedPhotos(options, paths.images, classes, usable, notes, paths.annotations)
 
 
 @lru_cache(maxsize=8)

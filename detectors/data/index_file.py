@@ -32,7 +32,7 @@ def stored_index(path: Path) -> coco_index.Index:
     """Return the content of a COCO file, as `read_index` does. Raises DataError, OSError."""
     if path.stat().st_size < LEAST_BYTES:
         return coco_index.read_index(path)
-    content = _digest(path)
+    content = content_digest(path)
     start = f"{path}: "
 
     def read(file: Path) -> coco_index.Index | None:
@@ -70,7 +70,7 @@ def stored_people(path: Path) -> crowdhuman_index.Index:
     """Return the content of a file of CrowdHuman; see `stored_index`."""
     if path.stat().st_size < LEAST_BYTES:
         return crowdhuman_index.read_index(path)
-    content = _digest(path)
+    content = content_digest(path)
 
     def read(file: Path) -> crowdhuman_index.Index | None:
         found = _read(file)
@@ -91,13 +91,20 @@ def _name(content: str) -> str:
     return f"{content[:32]}-{code_digest()}.arrow"
 
 
-def _digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> tuple[Entries, dict[str, Any]] | None:
     """Return what a file holds; None if there is none, or it is damaged."""
+    batch = read_batch(path)
+    return batch and (_entries(batch), json.loads(batch.schema.metadata[_META]))
+
+
+def read_batch(path: Path) -> Any:
+    """Return the table that `write_batch` wrote; None if there is none, or it is damaged."""
     try:
         with pa.memory_map(str(path)) as file:
             held = file.read_buffer()
@@ -106,17 +113,20 @@ def _read(path: Path) -> tuple[Entries, dict[str, Any]] | None:
     body = held[:-_END]
     if hashlib.sha256(body).digest() != held[-_END:].to_pybytes():
         return None
-    batch = pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
-    return _entries(batch), json.loads(batch.schema.metadata[_META])
+    return pa.ipc.open_file(pa.BufferReader(body)).get_batch(0)
 
 
 def _write(path: Path, entries: Entries, meta: dict[str, Any]) -> bool:
-    batch = _batch(entries).replace_schema_metadata({_META: json.dumps(meta)})
+    write_batch(path, _batch(entries).replace_schema_metadata({_META: json.dumps(meta)}))
+    return True
+
+
+def write_batch(path: Path, batch: Any) -> None:
+    """Write a table and its SHA-256 to a new file. Raises OSError."""
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
     with path.open("r+b") as body:
         body.write(hashlib.file_digest(body, "sha256").digest())
-    return True
 
 
 def _batch(entries: Entries) -> pa.RecordBatch:
@@ -126,12 +136,12 @@ def _batch(entries: Entries) -> pa.RecordBatch:
         _numbers(entries.areas),
         _numbers(entries.labels),
         _numbers(entries.crowd.view(np.uint8)),
-        _strings(entries.places),
+        strings_of(entries.places),
     )
     nested = pa.StructArray.from_arrays(objects, _OBJECT)
     images = {
         "image_id": _numbers(entries.image_ids),
-        "file_name": _strings(entries.names),
+        "file_name": strings_of(entries.names),
         "size": _pairs(entries.sizes),
         "objects": pa.LargeListArray.from_arrays(_numbers(entries.first), nested),
     }
@@ -143,7 +153,7 @@ def _entries(batch: pa.RecordBatch) -> Entries:
     objects = batch["objects"]
     box, area, label, crowd, place = map(objects.values.field, _OBJECT)
     return Entries(
-        names=_texts(batch["file_name"]),
+        names=texts_of(batch["file_name"]),
         image_ids=_held(batch["image_id"], np.int64),
         sizes=_held(batch["size"].values, np.int64).reshape(-1, 2),
         first=_held(objects.offsets, np.int64),
@@ -151,7 +161,7 @@ def _entries(batch: pa.RecordBatch) -> Entries:
         areas=_held(area, np.float64),
         labels=_held(label, np.int64),
         crowd=_held(crowd, np.uint8).view(np.bool_),
-        places=_texts(place),
+        places=texts_of(place),
     )
 
 
@@ -172,7 +182,8 @@ def _pairs(numbers: NDArray[Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(_numbers(numbers.ravel()), numbers.shape[1])
 
 
-def _strings(strings: Sequence[str]) -> pa.Array:
+def strings_of(strings: Sequence[str]) -> Any:
+    """Return strings as a column."""
     ends, data = _as_texts(strings)
     return pa.LargeStringArray.from_buffers(len(strings), pa.py_buffer(ends), pa.py_buffer(data))
 
@@ -183,7 +194,8 @@ def _as_texts(strings: Sequence[str]) -> tuple[Ints, NDArray[np.uint8]]:
     return texts.ends, texts.data
 
 
-def _texts(strings: pa.Array) -> Texts:
+def texts_of(strings: Any) -> Texts:
+    """Return a column of strings without copying them."""
     _, ends, data = strings.buffers()
     whole = np.frombuffer(ends, dtype=np.int64, count=len(strings) + 1)
     return Texts(whole, np.frombuffer(data or b"", dtype=np.uint8))

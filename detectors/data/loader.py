@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from detectors.data.base import DataError, Dataset
+from detectors.data.mask_views import coarse
 from detectors.data.samples import Samples
 from detectors.data.sizes import PAD, rounded_up
 from detectors.data.views import Viewable
@@ -35,6 +36,9 @@ class Batch:
     image_ids: tuple[int, ...]
     scales: tuple[tuple[float, float], ...]
     """(x, y) factors of each image from pixels of the original to pixels of `images`."""
+    masks: tuple[Tensor, ...] = ()
+    """[G, h, w] bool of each image: masks of its objects, one of COARSE x COARSE pixels. Empty:
+    samples have no masks."""
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -42,7 +46,8 @@ class Batch:
     def __reduce__(self) -> tuple[Any, ...]:
         """Send only `images` as a tensor to another process: a tensor needs a file descriptor."""
         rows = [(t.boxes.numpy(), t.labels.numpy(), t.extent) for t in self.targets]
-        return _received, (self.images, rows, self.image_ids, self.scales)
+        masks = [each.numpy() for each in self.masks]
+        return _received, (self.images, rows, self.image_ids, self.scales, masks)
 
     def pin_memory(self) -> "Batch":
         """Return the batch with images from which a GPU can copy. DataLoader calls this."""
@@ -54,10 +59,11 @@ def _received(
     rows: Sequence[tuple[Any, Any, tuple[float, float] | None]],
     image_ids: tuple[int, ...],
     scales: tuple[tuple[float, float], ...],
+    masks: Sequence[Any],
 ) -> Batch:
     """Return the batch that was sent as `Batch.__reduce__` says."""
     targets = (Targets(torch.tensor(b), torch.tensor(n), extent) for b, n, extent in rows)
-    return Batch(images, tuple(targets), image_ids, scales)
+    return Batch(images, tuple(targets), image_ids, scales, tuple(map(torch.tensor, masks)))
 
 
 def epoch_order(
@@ -112,13 +118,22 @@ class Shares:
         seed: together with the epoch, determines the order and the augmentation.
         rank: the worker.
         size: number of workers.
+        masks: whether batches have the masks of objects.
 
     Raises:
-        DataError: there are fewer images than one batch, or fewer in a batch than workers.
+        DataError: there are fewer images than one batch, or fewer in a batch than workers, or the
+            data set has no masks.
     """
 
     def __init__(
-        self, dataset: Dataset, training: Training, seed: int, rank: int, size: int
+        self,
+        dataset: Dataset,
+        training: Training,
+        seed: int,
+        rank: int,
+        size: int,
+        *,
+        masks: bool = False,
     ) -> None:
         if training.batch < size:
             raise DataError(
@@ -129,7 +144,7 @@ class Shares:
             )
         self.dataset, self.training, self.seed = dataset, training, seed
         self.rank, self.size = rank, size
-        self._samples = Samples(dataset, training)
+        self._samples = Samples(dataset, training, masks=masks)
         self.portrait = _portrait(dataset) if training.group_by_aspect else ()
         self._order = (0, self._batches(0))
         self.steps = len(self._order[1])
@@ -219,11 +234,14 @@ def collate(samples: Sequence[Sample], *, rounded: bool = False) -> Batch:
         image[:, :high, :wide] = sample.image
         image[:, :, wide:] = PAD
         image[:, high:, :wide] = PAD
+    targets = tuple(sample.targets for sample in samples)
+    masks = [each.masks for each in targets if each.masks is not None]
     return Batch(
         images,
-        tuple(sample.targets for sample in samples),
+        tuple(replace(each, masks=None) for each in targets) if masks else targets,
         tuple(sample.image_id for sample in samples),
         tuple(sample.scale for sample in samples),
+        tuple(map(coarse, masks)),
     )
 
 

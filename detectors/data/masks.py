@@ -1,5 +1,6 @@
-"""Compute the box of a COCO segmentation: polygons, or a run-length encoding (RLE)."""
+"""Check a COCO segmentation, polygons or a run-length encoding (RLE), and compute its box."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 
 Xywh = tuple[float, float, float, float]
 
+FARTHEST = 1 << 16
+"""Largest coordinate of a polygon, in pixels: to draw it takes memory in proportion."""
 FORMS = "must be polygons with at least 3 points, or an RLE with size and counts"
 
 
@@ -28,6 +31,19 @@ def extent(segmentation: Any) -> Xywh:
     if isinstance(segmentation, dict):
         return _of_rle(segmentation.get("size"), segmentation.get("counts"))
     raise ValueError(FORMS)
+
+
+def check(segmentation: Any) -> None:
+    """Raise ValueError for a segmentation that `detectors.rle` can't encode; see `extent`.
+
+    The coordinates of polygons must be finite and at most `FARTHEST`.
+    """
+    numbers = extent(segmentation)
+    polygons = segmentation if isinstance(segmentation, list) else []
+    if not all(map(math.isfinite, numbers)) or any(
+        abs(number) > FARTHEST for polygon in polygons for number in polygon
+    ):
+        raise ValueError(FORMS)
 
 
 def _of_polygons(polygons: list[Any]) -> Xywh:

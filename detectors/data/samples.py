@@ -1,10 +1,12 @@
 """Training samples: images as they are drawn for an epoch, perhaps mixed with others."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from detectors.data.base import Dataset
+from detectors.data.base import DataError, Dataset
+from detectors.data.mask_views import masks_of, segmented
 from detectors.data.mixing import MIXUP_SHARE, mixup, mosaic
 from detectors.data.orientation import Size
 from detectors.data.rescaling import draw_view, seen, size_of, unpadded
@@ -21,10 +23,17 @@ class Samples:
     Args:
         dataset: the training split.
         training: resizing (`train_sides`, `crop`), `colour`, `augment`, `mosaic` and `mixup`.
+        masks: whether samples have the masks of their objects; not with `mosaic` or `mixup`.
+
+    Raises:
+        DataError: the data set has no masks, or `training` mixes images.
     """
 
-    def __init__(self, dataset: Dataset, training: Training) -> None:
+    def __init__(self, dataset: Dataset, training: Training, *, masks: bool = False) -> None:
         self._dataset, self._training = dataset, training
+        self._segmented = segmented(dataset) if masks else None
+        if problems := training.unfit_masks() if masks else []:
+            raise DataError(problems)
 
     def draw(self, index: int, epoch: int, rng: np.random.Generator) -> Sample:
         """Return image `index` as it is drawn for an epoch. Raises DataError if it is damaged."""
@@ -50,7 +59,7 @@ class Samples:
         """Return an image at the size that is drawn for it, if the training draws sizes."""
         training = self._training
         if not training.train_sides:
-            return self._dataset[index]
+            return self._with_masks(self._dataset[index], index)
         return self._shown(index, lambda size: draw_view(size, training, rng))
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> Sample:
@@ -71,9 +80,17 @@ class Samples:
     def _shown(self, index: int, choose: Callable[[Size], View]) -> Sample:
         """Return the view of an image that `choose` returns for its size."""
         if isinstance(self._dataset, Viewable):
-            return self._dataset.view(index, choose(self._size(index)))
+            view = choose(self._size(index))
+            return self._with_masks(self._dataset.view(index, view), index, view)
         sample = unpadded(self._dataset[index])
-        return seen(sample, choose(size_of(sample)))
+        view = choose(size_of(sample))
+        return self._with_masks(seen(sample, view), index, view)
+
+    def _with_masks(self, sample: Sample, index: int, view: View | None = None) -> Sample:
+        if self._segmented is None:
+            return sample
+        masks = masks_of(sample, self._segmented.segmented(index), view)
+        return replace(sample, targets=replace(sample.targets, masks=masks))
 
     def _size(self, index: int) -> Size:
         if isinstance(self._dataset, Viewable):

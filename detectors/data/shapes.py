@@ -7,6 +7,7 @@ class is an option. Every image is a pure function of the options and its index.
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from detectors.data.base import DataError, Dataset, Expected, Listed, Split
 from detectors.data.shapes_draw import render
 from detectors.data.shapes_layout import NAMES, layout
 from detectors.data.shapes_options import ShapesOptions
+from detectors.rle import Rles, encode
 from detectors.structures import ImageTruth, Sample, Targets
 
 GENERATOR_VERSION = 1
@@ -64,6 +66,7 @@ class ShapesDataset:
         self.notes: tuple[str, ...] = ()
         self._options = options
         self._seed = _seed(options, split)
+        self._rles: dict[int, Rles] = {}
         self._samples: list[Sample | None]
         self._samples = [None] * (options.train_images if split == "train" else options.val_images)
 
@@ -87,6 +90,16 @@ class ShapesDataset:
             masks[:number, thing.mask] = False
             masks[number] = thing.mask
         return torch.from_numpy(masks)
+
+    def segmented(self, index: int, /) -> ImageTruth:
+        """Return the ground truth of an image with `masks(index)`, which are cached."""
+        if index not in self._rles:
+            self._rles[index] = encode(self.masks(index))
+        return replace(_truth(self[index]), masks=self._rles[index])
+
+    def mask_problems(self) -> list[str]:
+        """Return nothing: all objects have masks."""
+        return []
 
     def truth(self) -> list[ImageTruth]:
         """Return the ground truth in index order; `area` is that of the box. Draws all images."""

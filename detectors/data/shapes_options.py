@@ -1,6 +1,6 @@
 """The options of the procedural data set; see `shapes`."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from detectors.data.base import DataOptions
 class ShapesOptions(DataOptions):
     """Options of the layout and the drawing of images."""
 
+    segmented: ClassVar[bool] = True
     name: Literal["shapes"] = "shapes"
     size: int = Field(96, ge=32, le=1024)
     """Height and width of an image, in pixels."""

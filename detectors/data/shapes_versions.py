@@ -42,6 +42,7 @@ _V1_CROWD: dict[str, Any] = _V1 | {
 class ShapesVersion(DataOptions):
     """A version without options."""
 
+    segmented: ClassVar[bool] = True
     OPTIONS: ClassVar[Mapping[str, Any]]
     """All options of `Shapes` that it stands for, whatever their defaults are."""
     name: str

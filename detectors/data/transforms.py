@@ -17,7 +17,7 @@ def flip_horizontal(sample: Sample) -> Sample:
     width = sample.image.shape[2]
     x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    return _replace(sample, sample.image.flip(2), boxes, sample.scale)
+    return _replace(sample, lambda pixels: pixels.flip(2), boxes, sample.scale)
 
 
 def flip_vertical(sample: Sample) -> Sample:
@@ -25,7 +25,7 @@ def flip_vertical(sample: Sample) -> Sample:
     height = sample.image.shape[1]
     x1, y1, x2, y2 = sample.targets.boxes.unbind(1)
     boxes = torch.stack([x1, height - y2, x2, height - y1], dim=1)
-    return _replace(sample, sample.image.flip(1), boxes, sample.scale)
+    return _replace(sample, lambda pixels: pixels.flip(1), boxes, sample.scale)
 
 
 def transpose(sample: Sample) -> Sample:
@@ -34,7 +34,7 @@ def transpose(sample: Sample) -> Sample:
     if height != width:
         raise ValueError(f"transpose needs a square image, not {height} x {width}")
     boxes, extent = sample.targets.boxes[:, [1, 0, 3, 2]], sample.targets.extent
-    turned = _replace(sample, sample.image.transpose(1, 2), boxes, sample.scale[::-1])
+    turned = _replace(sample, lambda pixels: pixels.transpose(1, 2), boxes, sample.scale[::-1])
     return replace(turned, targets=replace(turned.targets, extent=extent and extent[::-1]))
 
 
@@ -102,9 +102,15 @@ def recoloured(
 
 
 def _replace(
-    sample: Sample, image: torch.Tensor, boxes: torch.Tensor, scale: tuple[float, float]
+    sample: Sample,
+    turn: Callable[[torch.Tensor], torch.Tensor],
+    boxes: torch.Tensor,
+    scale: tuple[float, float],
 ) -> Sample:
-    return Sample(sample.image_id, image, replace(sample.targets, boxes=boxes), scale)
+    """Return a sample with other boxes, whose image and masks [N, H, W] are turned."""
+    masks = sample.targets.masks
+    targets = replace(sample.targets, boxes=boxes, masks=None if masks is None else turn(masks))
+    return Sample(sample.image_id, turn(sample.image), targets, scale)
 
 
 AUGMENTATIONS: Mapping[str, Callable[[Sample, np.random.Generator], Sample]] = {

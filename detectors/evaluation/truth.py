@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detectors.rle import Rles
 from detectors.structures import Candidates, ImageTruth
 
 
@@ -27,6 +28,7 @@ class GroundTruth:
         labels: [G] int64 in [0, len(classes)).
         crowd: [G] bool, regions in which detections are ignored.
         area: [G] float, square pixels.
+        masks: [G] masks; None: they were not read.
     """
 
     image_ids: tuple[int, ...]
@@ -37,6 +39,7 @@ class GroundTruth:
     labels: Tensor
     crowd: Tensor
     area: Tensor
+    masks: Rles | None = None
 
     @classmethod
     def of(cls, images: Sequence[ImageTruth], classes: Sequence[str]) -> Self:
@@ -57,6 +60,7 @@ class GroundTruth:
             torch.cat([image.labels for image in images]),
             torch.cat([image.crowd for image in images]),
             torch.cat([image.area for image in images]),
+            _joined([image.masks for image in images]),
         )
 
     def digest(self) -> str:
@@ -65,6 +69,8 @@ class GroundTruth:
         for column in (self.image, self.boxes, self.labels, self.crowd, self.area):
             total.update(f"{column.dtype} {tuple(column.shape)} ".encode())
             total.update(column.contiguous().numpy().tobytes())
+        for mask in self.masks.counts if self.masks is not None else ():
+            total.update(b"%d " % len(mask) + mask)
         return total.hexdigest()
 
     def positions(self) -> NDArray[np.int64]:
@@ -85,6 +91,12 @@ class GroundTruth:
         return len(self.image_ids)
 
 
+def _joined(masks: Sequence[Rles | None]) -> Rles | None:
+    """Return the masks of all images; None if those of any image were not read."""
+    read = [each for each in masks if each is not None]
+    return Rles.join(read) if len(read) == len(masks) else None
+
+
 def require_images(ids: Sequence[int]) -> None:
     """Raise ValueError if there is no image, or ids of images repeat."""
     if not ids:
@@ -99,4 +111,5 @@ def as_candidates(truth: GroundTruth) -> Candidates:
     image, boxes, labels = truth.image[objects], truth.boxes[objects], truth.labels[objects]
     ones, level = boxes.new_ones(len(boxes)), image * 0
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return Candidates(image, boxes, ones, labels, level, centres, ones, level + 1)
+    masks = None if truth.masks is None else truth.masks[objects]
+    return Candidates(image, boxes, ones, labels, level, centres, ones, level + 1, masks)

@@ -154,7 +154,13 @@ def test_images_are_grouped_by_the_size_of_the_original(tmp_path: Path) -> None:
 
 def test_a_batch_is_sent_with_one_tensor() -> None:
     batch = collate([replace(Marked(9)[i], scale=(1.0, 2.0)) for i in (0, 1, 2)])
-    assert [type(part) for part in batch.__reduce__()[1]] == [torch.Tensor, list, tuple, tuple]
+    assert [type(part) for part in batch.__reduce__()[1]] == [
+        torch.Tensor,
+        list,
+        tuple,
+        tuple,
+        list,
+    ]
     copy = pickle.loads(pickle.dumps(batch))
     assert items(copy) == items(batch)
     assert copy.scales == batch.scales
