@@ -62,7 +62,8 @@ def encode(masks: Tensor) -> Rles:
     if not masks.numel():
         return Rles.of([_empty(height, width)] * number)
     columns = masks.cpu().transpose(1, 2).contiguous().numpy().view(np.uint8)
-    return Rles.of(each["counts"] for each in coco.encode(columns.T))  # in Fortran's order
+    rles: Any = coco.encode(columns.T)  # in Fortran's order; its stub leaves lists out
+    return Rles.of(each["counts"] for each in rles)
 
 
 def decode(rles: Rles, size: Size) -> Tensor:
@@ -114,9 +115,8 @@ def overlap(masks: Rles, others: Rles, crowd: NDArray[np.bool_], size: Size) -> 
     """
     if not len(masks) or not len(others):
         return np.zeros((len(masks), len(others)))
-    sides = [as_coco(each, [size] * len(each)) for each in (masks, others)]
-    found: NDArray[np.float64] = coco.iou(*sides, crowd.astype(np.uint8).tolist())
-    return found
+    first, second = (as_coco(each, [size] * len(each)) for each in (masks, others))
+    return coco.iou(first, second, crowd.astype(np.uint8))
 
 
 def _empty(height: int, width: int) -> bytes:

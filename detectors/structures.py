@@ -331,7 +331,7 @@ class Candidates:
     points: Tensor
     strides: Tensor
     level_points: Tensor
-    masks: Rles | None = None
+    masks: Rles | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.scores)

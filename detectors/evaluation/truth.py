@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -39,7 +39,7 @@ class GroundTruth:
     labels: Tensor
     crowd: Tensor
     area: Tensor
-    masks: Rles | None = None
+    masks: Rles | None = field(default=None, kw_only=True)
 
     @classmethod
     def of(cls, images: Sequence[ImageTruth], classes: Sequence[str]) -> Self:
@@ -60,7 +60,7 @@ class GroundTruth:
             torch.cat([image.labels for image in images]),
             torch.cat([image.crowd for image in images]),
             torch.cat([image.area for image in images]),
-            _joined([image.masks for image in images]),
+            masks=_joined([image.masks for image in images]),
         )
 
     def digest(self) -> str:
@@ -112,4 +112,4 @@ def as_candidates(truth: GroundTruth) -> Candidates:
     ones, level = boxes.new_ones(len(boxes)), image * 0
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     masks = None if truth.masks is None else truth.masks[objects]
-    return Candidates(image, boxes, ones, labels, level, centres, ones, level + 1, masks)
+    return Candidates(image, boxes, ones, labels, level, centres, ones, level + 1, masks=masks)

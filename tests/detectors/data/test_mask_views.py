@@ -48,9 +48,9 @@ def truths(draw: st.DrawFn, size: tuple[int, int]) -> ImageTruth:
     return truth_of(boxes, size)
 
 
-def fill(box: list[float], height: int, width: int, margin: float) -> torch.Tensor:
+def fill(box: list[float], shape: torch.Size, margin: float) -> torch.Tensor:
     """The pixels whose centre is in a box that is larger by a margin: [height, width] bool."""
-    x1, y1, x2, y2 = box
+    (x1, y1, x2, y2), (height, width) = box, shape
     x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
     inside = (x > x1 - margin) & (x < x2 + margin)
     return inside & ((y > y1 - margin) & (y < y2 + margin))[:, None]
@@ -61,8 +61,8 @@ def check(masks: torch.Tensor, targets: Targets, slack: float = 1e-3) -> None:
     assert masks.dtype == torch.bool
     assert len(masks) == len(targets)
     for mask, box in zip(masks, targets.boxes.tolist(), strict=True):
-        assert not (mask & ~fill(box, *mask.shape, slack)).any()
-        assert not (fill(box, *mask.shape, -slack) & ~mask).any()
+        assert not (mask & ~fill(box, mask.shape, slack)).any()
+        assert not (fill(box, mask.shape, -slack) & ~mask).any()
 
 
 @examples(60)
@@ -121,7 +121,7 @@ def test_training_samples_have_masks_inside_their_boxes(
         assert masks is not None
         assert masks.shape == (len(sample.targets), *sample.image.shape[1:])
         for mask, box in zip(masks, sample.targets.boxes.tolist(), strict=True):
-            assert not (mask & ~fill(box, *mask.shape, 1e-3)).any()
+            assert not (mask & ~fill(box, mask.shape, 1e-3)).any()
         assert masks.any()
 
 
@@ -173,7 +173,8 @@ def test_mixed_images_have_no_masks(option: str) -> None:
 
 def test_data_without_masks_is_refused() -> None:
     class Boxes:
-        classes, notes = ("a",), ()
+        classes: tuple[str, ...] = ("a",)
+        notes: tuple[str, ...] = ()
 
         def __len__(self) -> int:
             return 1
