@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
+from detectors.models.output import Output
 from detectors.models.parts import freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
 from detectors.recomputation import InParts, recompute_blocks, unwrapped
-from detectors.structures import Assignment, Output, Points, Predictions, Progress, TargetBatch
+from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 from detectors.training import Training, lr_factor
 from detectors.world import World
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from detectors.structures import Output, Predictions
+from detectors.models.output import Output
+from detectors.structures import Predictions
 
 
 class InParts(nn.Module):

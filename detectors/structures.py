@@ -5,7 +5,7 @@ image, O objects of a batch, K positive points of a batch, M candidates. Boxes a
 the tensor they belong to.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -220,18 +220,6 @@ class Predictions:
         if self.centerness is None:
             return scores
         return (scores * self.centerness.float().sigmoid()[..., None]).sqrt()
-
-
-@dataclass(frozen=True)
-class Output:
-    """The output of a detector for a batch: points and predictions of every branch, by name.
-
-    In training, each cascaded head predicts, and `proposals` have logits [B, N, 1] of any class.
-    """
-
-    points: Mapping[str, Points]
-    branches: Mapping[str, tuple[Predictions, ...]]
-    proposals: Mapping[str, tuple[Points, Predictions]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from detectors.evaluation.selection import select
 from detectors.inference import CandidateRequest, predict
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
+from detectors.models.output import Output
 from detectors.models.weights import (
     WeightsError,
     differences,
@@ -28,7 +29,7 @@ from detectors.models.weights import (
     write_safetensors,
 )
 from detectors.options import OneOf, Options
-from detectors.structures import Candidates, Output, Sample, Targets
+from detectors.structures import Candidates, Sample, Targets
 from detectors.world import LocalWorld
 
 HEADER = "gaplab"

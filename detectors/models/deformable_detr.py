@@ -18,10 +18,11 @@ from detectors.models.deformable import (
 )
 from detectors.models.initial_queries import LearnedQueries, Proposed, ProposedQueries, Start
 from detectors.models.layers import conv_norm
+from detectors.models.output import Output
 from detectors.models.points import whole_image
 from detectors.models.queries import QueryDetector, QueryPredictor, corners
 from detectors.models.query_options import QueryOptions
-from detectors.structures import Output, Points, Predictions
+from detectors.structures import Points, Predictions
 
 WIDTH = 8
 """Channels per group of the norm of every map."""

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from detectors.models.backbone_base import Backbone
+from detectors.models.output import Output
 from detectors.models.points import kept_points, pyramid_points
 from detectors.models.predictor import BranchShape
-from detectors.structures import Output, Points, Predictions
+from detectors.structures import Points, Predictions
 
 
 class Head(Protocol):

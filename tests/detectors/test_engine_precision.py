@@ -8,7 +8,8 @@ from detectors.data.loader import Batch, train_batches
 from detectors.data.shapes import Shapes
 from detectors.engine import Learner
 from detectors.models.fcos import FcosOptions
-from detectors.structures import Output, Progress
+from detectors.models.output import Output
+from detectors.structures import Progress
 from detectors.training import Training
 from detectors.world import LocalWorld
 from tests.detectors import miniature as mini

@@ -16,9 +16,9 @@ from detectors.models.dense import DenseDetector
 from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter
 from detectors.models.onenet import OneNetOptions
+from detectors.models.output import Output
 from detectors.models.retinanet import RetinaNetOptions
 from detectors.models.sparse_rcnn import SparseRcnnOptions
-from detectors.structures import Output
 
 SMALL: dict[str, Any] = {"backbone": Tiny(channels=(8, 16)), "channels": 16, "tower_convs": 1}
 NINE = AnchorOptions()

@@ -16,9 +16,9 @@ from detectors.models.decode import DECODERS
 from detectors.models.dense import DenseDetector
 from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter, NoGate
+from detectors.models.output import Output
 from detectors.models.resnet import ResNet
 from detectors.models.retinanet import RetinaNetOptions
-from detectors.structures import Output
 from tests.examples import examples
 
 SMALL = FcosOptions(backbone=Tiny(channels=(8, 16)), channels=16, tower_convs=1, groups=4)

@@ -12,7 +12,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from detectors.assigners.base import Branch
-from detectors.structures import Assignment, Output, Points, Progress, Sample
+from detectors.models.output import Output
+from detectors.structures import Assignment, Points, Progress, Sample
 from gaplab.errors import UserError
 from gaplab.formatting import one_line, plural
 from gaplab.results.report.figure import COLORS, color_map, ramp

@@ -1,0 +1,18 @@
+"""What a detector returns for a batch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from detectors.structures import Points, Predictions
+
+
+@dataclass(frozen=True)
+class Output:
+    """The output of a detector for a batch: points and predictions of every branch, by name.
+
+    In training, each cascaded head predicts, and `proposals` have logits [B, N, 1] of any class.
+    """
+
+    points: Mapping[str, Points]
+    branches: Mapping[str, tuple[Predictions, ...]]
+    proposals: Mapping[str, tuple[Points, Predictions]] = field(default_factory=dict)
