@@ -161,6 +161,12 @@ class Entries(Sequence[Entry]):
         )
         return Entry(self.names[index], truth, tuple(self.places[held]))
 
+    def objects(self, index: int) -> tuple[Floats, Ints]:
+        """Return boxes [G, 4] and labels [G] of an image, without crowd regions, as copies."""
+        held = slice(*self.first[index : index + 2].tolist())
+        single = ~self.crowd[held]
+        return self.boxes[held][single], self.labels[held][single]
+
     def take(self, kept: Flags) -> "Entries":
         """Return the images that `kept` [I] selects, in the same order."""
         if kept.all():

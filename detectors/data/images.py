@@ -4,12 +4,13 @@ import contextlib
 import io
 import os
 import warnings
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
@@ -47,8 +48,20 @@ _LATE = tuple(
 """Beginnings of the parts of a PNG file that may hold an orientation."""
 
 
+_BLOCK = 2**24
+"""Bytes of pixels that Pillow passes at once: those of a photograph at any usual size."""
+
+
 class ImageError(ValueError):
     """An image file can't be used. The message gives the reason, without the name of the file."""
+
+
+def pass_pixels_at_once() -> None:
+    """Let Pillow pass the pixels of an image in one block, in the whole process.
+
+    It otherwise joins blocks of 64 KiB, for which it copies all pixels once more.
+    """
+    ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, _BLOCK)
 
 
 def read_size(path: Path, *, decode: bool) -> Orientation:
@@ -105,9 +118,16 @@ def shown_pixels(rgb: Picture, view: View) -> Tensor:
     if rgb.size != view.original:
         (width, height), (wide, high) = view.original, rgb.size
         raise ImageError(f"{wide}x{high} pixels, not {width}x{height} as when it was loaded")
+    _silence()
     resized = np.asarray(rgb.resize(view.size, Image.Resampling.BILINEAR, view.source))
-    with warnings.catch_warnings(action="ignore"):  # it is not writable, and not written
-        return torch.from_numpy(resized).permute(2, 0, 1)
+    return torch.from_numpy(resized).permute(2, 0, 1)
+
+
+@cache
+def _silence() -> None:
+    """Let PyTorch say now, once, that arrays that are not writable must not be written."""
+    with warnings.catch_warnings(action="ignore"):
+        torch.from_numpy(np.frombuffer(b" ", dtype=np.uint8))
 
 
 def to_rgb(picture: Any, exif: Exif) -> Image.Image:

@@ -164,11 +164,10 @@ class PhotoDataset:
 
     def view(self, index: int, view: View, /) -> Sample:
         """See `detectors.data.views.Viewable.view`."""
-        truth = self._entries[index].truth
         with self._naming(index):
             image = shown_pixels(self._original(index), view)
-        targets = view.targets(truth.boxes[~truth.crowd], truth.labels[~truth.crowd])
-        return Sample(truth.image_id, image, targets, view.scale)
+        targets = view.targets(*self._entries.objects(index))
+        return Sample(int(self._entries.image_ids[index]), image, targets, view.scale)
 
     def truth(self) -> list[ImageTruth]:
         """Return the ground truth in index order; boxes and areas are float64, as in the file."""

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from detectors.data.base import DataError
 from detectors.data.base import Dataset as Images
+from detectors.data.images import pass_pixels_at_once
 from detectors.data.loader import Batch, Shares, by_size, val_batches
 from detectors.data.memory import keep_freed_memory
 from detectors.data.sizes import rounded_up
@@ -118,7 +119,13 @@ class Loading(Generic[T]):
 def _prepare(number: int) -> None:
     """Prepare process `number` for loading."""
     del number
+    _prepare_process()
+
+
+def _prepare_process() -> None:
+    """Prepare this process for loading many images."""
     keep_freed_memory()
+    pass_pixels_at_once()
 
 
 class TrainLoader:
@@ -144,7 +151,7 @@ class TrainLoader:
                 f"{cores} only cost memory",
             )
         if not processes:
-            keep_freed_memory()
+            _prepare_process()
         every = range(len(shares))
         self._loading = Loading(shares, every, processes, lambda: _bytes(shares), pinned=pinned)
 

@@ -86,7 +86,7 @@ def seen(sample: Sample, view: View) -> Sample:
     return Sample(
         sample.image_id,
         _interpolated(image, view.size),
-        view.targets(sample.targets.boxes, sample.targets.labels),
+        view.targets(sample.targets.boxes.numpy(), sample.targets.labels.numpy()),
         (own_x * x, own_y * y),
     )
 

@@ -1,18 +1,20 @@
 """Which part of an image is shown, and at what size."""
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from detectors.data.entries import THINNEST
+from detectors.data.entries import THINNEST, Ints
 from detectors.data.orientation import Size
 from detectors.structures import Sample, Targets
 
 Window = tuple[int, int, int, int]
 """xyxy in pixels, inside an image."""
+
+Reals = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -55,20 +57,21 @@ class View:
         (a, b), (x, y) = self._enlarging, self._resizing
         return a * x, b * y
 
-    def targets(self, boxes: Tensor, labels: Tensor) -> Targets:
+    def targets(self, boxes: Reals, labels: Ints) -> Targets:
         """Return the objects in pixels of the view.
 
         A crop clips boxes, and removes those without area (a side below 1e-3 px), as in DETR.
 
         Args:
-            boxes: [G, 4] float xyxy in pixels of the original.
-            labels: [G] int64.
+            boxes: [G, 4] xyxy in pixels of the original.
+            labels: [G].
         """
-        boxes = boxes * boxes.new_tensor(self._enlarging * 2)
+        boxes = boxes * np.array(self._enlarging * 2, boxes.dtype)
         if self.crops:
             boxes, labels = _clipped(boxes, labels, self.window)
-        boxes = boxes * boxes.new_tensor(self._resizing * 2)
-        return Targets(boxes.float(), labels, self.size)
+        boxes = boxes * np.array(self._resizing * 2, boxes.dtype)
+        shown = torch.from_numpy(boxes.astype(np.float32, copy=False))
+        return Targets(shown, torch.from_numpy(labels), self.size)
 
     @property
     def _enlarging(self) -> tuple[float, float]:
@@ -95,10 +98,10 @@ class Viewable(Protocol):
         ...
 
 
-def _clipped(boxes: Tensor, labels: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+def _clipped(boxes: Reals, labels: Ints, window: Window) -> tuple[Reals, Ints]:
     """Return the parts of boxes inside a window, in its pixels, and their labels."""
     x1, y1, x2, y2 = window
-    corner, far = boxes.new_tensor([x1, y1]), boxes.new_tensor([x2 - x1, y2 - y1])
-    corners = (boxes.reshape(-1, 2, 2) - corner).clamp(min=0).minimum(far)
-    inside = (corners[:, 1] - corners[:, 0] >= THINNEST).all(dim=1)
+    corner, far = np.array([[x1, y1], [x2 - x1, y2 - y1]], boxes.dtype)
+    corners = np.minimum((boxes.reshape(-1, 2, 2) - corner).clip(0), far)
+    inside = (corners[:, 1] - corners[:, 0] >= THINNEST).all(axis=1)
     return corners.reshape(-1, 4)[inside], labels[inside]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
-from detectors.data.images import ImageError, read_fitted, read_size
+from detectors.data.images import ImageError, pass_pixels_at_once, read_fitted, read_size
 from detectors.data.sizes import PAD
 from tests.examples import examples
 
@@ -197,3 +197,22 @@ def test_a_damaged_file_raises_no_other_error(
         with contextlib.suppress(ImageError):
             size = read_size(path, decode=decode).stored
             read_fitted(path, 32, 32, exif="apply", size=size)
+
+
+# Blocks of pixels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_the_size_of_blocks_changes_no_pixel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(ImageFile, "MAXBLOCK", 1 << 10)
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "whole", form)
+    (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:-2000])
+    before = read(tmp_path / "whole", 150, 200)
+    pass_pixels_at_once()
+    assert pixels.nbytes < ImageFile.MAXBLOCK
+    assert np.array_equal(read(tmp_path / "whole", 150, 200), before)
+    with pytest.raises(ImageError):
+        read(tmp_path / "cut", 150, 200)

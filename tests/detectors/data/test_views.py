@@ -11,6 +11,8 @@ from PIL import Image
 
 from detectors.data import DATASETS
 from detectors.data.base import DataError
+from detectors.data.entries import Box, Entries
+from detectors.data.entries import Image as Listed
 from detectors.data.images import ImageError, shown_pixels
 from detectors.data.photos import Cache, PhotoDataset, Photos
 from detectors.data.rescaling import draw_view, seen
@@ -61,9 +63,9 @@ def test_boxes_cover_the_same_pixels(view: View, data: st.DataObject) -> None:
     width, height = view.original
     x1 = data.draw(st.floats(0, width - 2))
     x2 = data.draw(st.floats(x1 + 1, width))
-    box = torch.tensor([[x1, 0.0, x2, height]], dtype=torch.float64)
+    box = np.array([[x1, 0.0, x2, height]])
     left, _, right, _ = view.source
-    targets = view.targets(box, torch.tensor([5]))
+    targets = view.targets(box, np.array([5]))
     seen_part = min(x2, right) - max(x1, left)
     if not len(targets):
         assert seen_part * view.enlarged[0] / width < 2e-3
@@ -196,3 +198,13 @@ def test_sides_of_a_view_are_those_of_the_training() -> None:
         view = draw_view((640, 480), training, np.random.default_rng(seed))
         assert not view.crops
         assert view.size in [turned_size(640, 480, side, 700) for side in (480, 640)]
+
+
+def test_objects_of_an_image_are_its_truth_without_crowds() -> None:
+    boxes = [Box(f"{i}", (i, 1, i + 2, 9), 16, i, i % 2 == 1) for i in range(5)]
+    entries = Entries.of([Listed("a", 1, (9, 9), boxes[:3]), Listed("b", 2, (9, 9), boxes[3:])])
+    for index, entry in enumerate(entries):
+        found, labels = entries.objects(index)
+        assert found.tolist() == entry.truth.boxes[~entry.truth.crowd].tolist()
+        assert labels.tolist() == entry.truth.labels[~entry.truth.crowd].tolist()
+        assert found.base is None  # a copy, also of a file that is mapped to memory
