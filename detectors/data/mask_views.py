@@ -43,7 +43,8 @@ def masks_of(sample: Sample, truth: ImageTruth, view: View | None = None) -> Ten
     if view is not None:
         (x1, y1, x2, y2), (width, height) = view.window, view.size
         offset = (-x1 * width / (x2 - x1), -y1 * height / (y2 - y1))
-        objects = view.targets(truth.boxes[objects], objects).labels  # without those cropped away
+        boxes = truth.boxes[objects].numpy()
+        objects = view.targets(boxes, objects.numpy()).labels  # without those cropped away
     assert truth.masks is not None
     masks = decode(truth.masks[objects], (truth.width, truth.height))
     high, wide = sample.image.shape[1:]

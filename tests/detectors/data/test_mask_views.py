@@ -71,7 +71,7 @@ def test_masks_cover_the_pixels_of_boxes_in_every_view(data: st.DataObject) -> N
     view = data.draw(views())
     truth = data.draw(truths(view.original))
     objects = ~truth.crowd
-    targets = view.targets(truth.boxes[objects], truth.labels[objects])
+    targets = view.targets(truth.boxes[objects].numpy(), truth.labels[objects].numpy())
     image = torch.zeros(3, view.size[1], view.size[0], dtype=torch.uint8)
     check(masks_of(Sample(1, image, targets, view.scale), truth, view), targets)
 
