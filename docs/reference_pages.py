@@ -15,7 +15,15 @@ from typer.main import get_command
 
 from detectors.assigners import ASSIGNERS
 from detectors.data import DATASETS
-from detectors.evaluation.metrics import LABELS, LOWER_IS_BETTER, MEASURED, TRAINING, names_of
+from detectors.evaluation.metrics import (
+    DUPLICATES,
+    DUPLICATES_SCORE,
+    LABELS,
+    LOWER_IS_BETTER,
+    MEASURED,
+    TRAINING,
+    names_of,
+)
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.losses import LossOptions
 from detectors.models import DETECTORS
@@ -74,6 +82,11 @@ Commands and specs take the name of a preset, or a mapping of the options below.
 METRICS_INTRODUCTION = """\
 Every metric is stored without NMS, with NMS, and as the difference of the two, in percent points.
 `gaplab leaderboard --metric NAME` adds one as a column."""
+DUPLICATES_ARE = (
+    "The number of detections of at least that score that overlap an object of their class by an "
+    "IoU of at least 0.5, minus one, averaged over the objects that have such a detection; "
+    "undefined if no object has one."
+)
 CLI_INTRODUCTION = "The text that `gaplab COMMAND --help` prints."
 
 
@@ -255,6 +268,10 @@ def _metrics() -> Iterator[str]:
         yield _table(("metric", "without NMS", "with NMS", "gap"), rows)
     lower = ", ".join(LABELS[name] for name in sorted(LOWER_IS_BETTER))
     yield f"Larger is better, except for {lower}."
+    yield "## Duplicates"
+    names = " and ".join(f"`{name}`" for name in DUPLICATES)
+    yield f"Duplicates per object at score {DUPLICATES_SCORE:g}, without NMS and with it: {names}."
+    yield DUPLICATES_ARE
     yield "## Training"
     names = " and ".join(f"`{name}`" for name in TRAINING)
     yield f"Metrics of the assignments in an epoch: {names} (in percent)."

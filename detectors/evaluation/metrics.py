@@ -15,7 +15,12 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "crowd": ("ap", "mmr", "recall"),
 }
 """The metrics that each evaluator (`Protocol.evaluator`) returns."""
-LOWER_IS_BETTER = frozenset({"mmr"})
+DUPLICATES = ("duplicates", "duplicates_nms")
+"""Duplicates per object, without NMS and with it: detections with a score of at least
+`DUPLICATES_SCORE` that overlap an object of their class by an IoU of at least 0.5, minus one,
+averaged over the objects with such a detection. Undefined without any. No percent points."""
+DUPLICATES_SCORE = 0.25
+LOWER_IS_BETTER = frozenset({"mmr", "duplicates", "objects_unassigned"})
 TRAINING = ("positives_per_object", "objects_unassigned")
 """Metrics of an epoch's assignments: positive points per object, and the percentage of objects
 without any."""
@@ -33,6 +38,7 @@ LABELS = {
     **{f"ar_{size}": f"AR {size}" for size in SIZES},
     "mmr": "mMR",
     "recall": "recall",
+    "duplicates": "duplicates",
     **{name: name.replace("_", " ") for name in TRAINING},
 }
 """The usual name of each metric, in the order of a table."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detectors.evaluation.bootstrap import draws
 from detectors.evaluation.claims import claims
 from detectors.evaluation.matching import Matching, match
+from detectors.evaluation.metrics import DUPLICATES, DUPLICATES_SCORE
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
@@ -23,7 +24,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
-THRESHOLDS = (0.25, 0.5)
+THRESHOLDS = (DUPLICATES_SCORE, 0.5)
 """The thresholds at which detectors are usually shown."""
 
 
@@ -136,6 +137,25 @@ def operating_points(judged: Judged, thresholds: Sequence[float]) -> tuple[Opera
     return tuple(
         _point(judged, threshold, int(end)) for threshold, end in zip(thresholds, ends, strict=True)
     )
+
+
+def duplicates(columns: Sequence[Candidates], truth: GroundTruth) -> dict[str, float | None]:
+    """Return the duplicates of detections without suppression and of those with it, by name.
+
+    See `metrics.DUPLICATES`. Equal to `OperatingPoint.duplicates` at that score.
+
+    Args:
+        columns: both sets, as `selection.select_both` returns them.
+        truth: the ground truth of all images.
+    """
+    found = (_duplicates(each, truth) for each in columns)
+    return dict(zip(DUPLICATES, found, strict=True))
+
+
+def _duplicates(detections: Candidates, truth: GroundTruth) -> float | None:
+    claim = claims(detections.take(detections.scores >= DUPLICATES_SCORE), truth)
+    claimed = claim[claim >= 0].tolist()
+    return len(claimed) / len(set(claimed)) - 1 if claimed else None
 
 
 def best_f1_threshold(judged: Judged) -> float | None:

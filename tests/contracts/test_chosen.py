@@ -1,17 +1,23 @@
 """Rows of results in SQL, against Python: on SQLite and on a real PostgreSQL."""
 
 import random
+from dataclasses import replace
 from statistics import mean, stdev
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
+from detectors.assigners.base import Branch
 from gaplab.errors import UserError
 from gaplab.identity import canonical
 from gaplab.ledger import Ledger
+from gaplab.ledger.conditions import BRANCHES, GFLOPS, MORE
 from gaplab.ledger.expression import parse
-from gaplab.ledger.views import EvaluationView, GpuHours, Order, RowFilter
+from gaplab.ledger.selection import default_order
+from gaplab.ledger.views import METRICS, EvaluationView, GpuHours, Order, RowFilter
 from gaplab.records import Claim, Cost, EvaluationRecord, Started, TrialRecord
+from gaplab.results.comparison.columns import COMPUTED, with_columns
+from gaplab.results.comparison.leaderboard import leaderboard, plain_row
 from gaplab.states import TrialState
 from tests.builders import (
     MACHINE,
@@ -146,7 +152,71 @@ CONDITIONS = [
 ]
 
 
+def with_every_column(ledger: Ledger) -> None:
+    """Add trials whose evaluations have every metric, or lack some, and epochs with positives."""
+    random.seed(6)
+    names = [each for each in MORE if each not in METRICS]
+    records = [trial_record(f"u{at}", config={"seed": at}, seed=at) for at in range(4)]
+    ledger.add_sweep(sweep_record("s2", *records))
+    for at, trial in enumerate(records):
+        attempt = ledger.start_attempt(Claim(trial.id, "s2", machine=MACHINE))
+        detector = {"detector": {"parameters": random.randint(1, 9)}} if at else {}
+        ledger.begin_attempt(attempt, Started(trial.id, MACHINE, 0, detector))
+        for epoch in (1, 2, 3):
+            for branch in ("o2m", "o2f"):
+                metrics: dict[str, float | None] = {n: random.uniform(0, 9) for n in METRICS}
+                metrics |= {n: random.randint(0, 2) if at else None for n in names[at:]}
+                made = evaluation_record(
+                    trial.id, epoch, branch=branch, primary=branch == "o2f", metrics=metrics
+                )
+                ledger.record(made, attempt)
+            positives = {f"{branch}.score_gap": random.random() for branch in ("o2m", "o2f")[at:]}
+            done = epoch_done(trial.id, epoch, losses={"o2f.cls": 1.0}, positives=positives)
+            ledger.record_epoch(done, attempt)
+        cost = Cost(at, at / 2, 3 - at, 7.0 * at)
+        ledger.end_attempt(attempt, attempt_end(TrialState.SUCCEEDED, cost=cost))
+
+
 class TestRows:
+    def test_every_column_sorts_and_filters_as_it_is_shown(self, ledger: Ledger) -> None:
+        with_every_column(ledger)
+        for branch in ("o2m", "o2f"):
+            wanted = RowFilter(branch=branch)
+            rows = leaderboard(ledger, branch=branch)
+            for name in (*METRICS, *MORE, *(each for each in COMPUTED if each != GFLOPS)):
+                shown = with_columns(ledger, rows, [name], wanted)
+                value = {row.trial: plain_row(row, ())[name] for row in shown}
+                ap = {row.trial: row.ap for row in shown}
+                order = default_order(name)
+                sign = -1 if order.descending else 1
+                known = {key: each for key, each in value.items() if each is not None}
+                best = sorted(known, key=lambda key: (sign * known[key], -ap[key], key))
+                best += sorted(value.keys() - known, key=lambda key: (-ap[key], key))
+                ordered = ledger.rows(replace(wanted, order=order))
+                assert [row.trial for row in ordered] == best, name
+                limit = sorted(known.values())[len(known) // 2] if known else 0
+                where = (parse(f"{name} >= {limit!r}"),)
+                found = {row.trial for row in ledger.rows(replace(wanted, where=where))}
+                assert found == {key for key, each in known.items() if each >= limit}, name
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            RowFilter(order=Order(GFLOPS)),
+            RowFilter(where=(parse("gflops < 3"),)),
+            RowFilter(pareto=("ap", GFLOPS), order=Order("ap")),
+        ],
+    )
+    def test_a_column_that_the_database_lacks_is_refused_with_the_others(
+        self, filled: Ledger, wanted: RowFilter
+    ) -> None:
+        with pytest.raises(UserError) as error:
+            filled.rows(wanted)
+        [line] = error.value.problems
+        assert line.startswith("gflops: is computed for the rows shown, so nothing can be sorted")
+        for name in ("ap", "duplicates", "gpu_hours", "parameters", "epochs_to_90", "score_gap"):
+            assert name in line
+
     @pytest.mark.parametrize("rule", ["last", "best"])
     def test_chosen_evaluations(self, filled: Ledger, rule: Any) -> None:
         for branch in ("o2o", "o2m"):
@@ -267,6 +337,10 @@ class TestRows:
         assert part in str(error.value)
 
 
+def test_all_branches_have_a_score_gap() -> None:
+    assert get_args(Branch) == BRANCHES
+
+
 def test_a_rerun_forgets_what_was_chosen(filled: Ledger) -> None:
     assert filled.rerun("t1")
     assert "t1" not in {row.trial for row in filled.rows(RowFilter())}
@@ -287,6 +361,8 @@ def test_measurements_are_sorted_among_trials(filled: Ledger) -> None:
     assert aps == sorted(aps, reverse=True)
     [row] = [row for row in rows if row.trial == "m1"]
     assert (row.ap, row.more["ap_small"], row.epochs) == (3.5, 1.0, 0)
+    small = filled.rows(RowFilter(order=Order("ap_small"), top=1))
+    assert small == [row]  # the others are below 1
     [same] = filled.rows(RowFilter(where=(parse('source.detections == "3.5.json"'),)))
     assert same == row
     assert filled.rows(RowFilter(where=(parse('source.detections == "90.0.json"'),))) == []

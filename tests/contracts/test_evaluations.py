@@ -205,6 +205,16 @@ class TestEvaluations:
             assert (found.candidates, found.matches, found.metrics) == (*wanted, METRIC_VALUES)
             assert (untouched.candidates, untouched.matches) == ("", "")
 
+    def test_metrics_of_later_releases_are_added_once(self, started: tuple[Ledger, int]) -> None:
+        ledger, attempt = started
+        stored = {**METRIC_VALUES, "ap75": None, "ap_small": None}
+        ledger.record(evaluation_record(metrics=stored), attempt)
+        for number in (1.0, 2.0):
+            later = dict.fromkeys((*stored, "duplicates"), number) | {"mmr": None}
+            assert ledger.record(evaluation_record(metrics=later), attempt) is False
+            [found] = ledger.evaluations("t1")
+            assert found.metrics == {**stored, "duplicates": 1.0, "mmr": None}
+
     def test_the_attempt_must_be_one_of_the_trial(self, started: tuple[Ledger, int]) -> None:
         ledger, attempt = started
         for identity, number in (("t2", attempt), ("t1", attempt + 1), ("t9", attempt)):

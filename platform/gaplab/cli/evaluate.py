@@ -69,7 +69,7 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
         list[str] | None,
         typer.Option(
             help=f"{_PROTOCOL}; repeatable [default: every paper's preset that the "
-            "candidates serve]."
+            "candidates serve, and the trial's own protocol]."
         ),
     ] = None,
     branch: Annotated[
@@ -84,7 +84,8 @@ def reevaluate(  # noqa: PLR0913 - every argument is an option of the command
     """Measure trials under other protocols, without training.
 
     The candidates that a trial stored at its last epoch are measured again. An evaluation that the
-    ledger already has is not repeated. The data must be that of the training; it may have moved.
+    ledger already has is not repeated; metrics that an earlier release did not measure are added.
+    The data must be that of the training; it may have moved.
     """
     from gaplab.results.candidates.truth import TruthOptions
 

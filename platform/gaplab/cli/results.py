@@ -30,6 +30,7 @@ from gaplab.cli.render.plain import (
     LEADERBOARD_COLUMNS,
     effects_of,
     plain,
+    plain_further,
     plain_group,
 )
 from gaplab.cli.render.progress import progress_line
@@ -37,10 +38,11 @@ from gaplab.cli.render.tables import group_table, leaderboard_table
 from gaplab.errors import UserError
 from gaplab.formatting import plural, printable
 from gaplab.ledger import Reader
+from gaplab.ledger.conditions import GFLOPS
 from gaplab.ledger.selection import COST
 from gaplab.ledger.views import METRICS, GpuHours, ResultRow
-from gaplab.results.comparison.columns import COMPUTED, with_columns
-from gaplab.results.comparison.compare import Group, mean_of, mixed_instructions
+from gaplab.results.comparison.columns import COMPUTED, unmeasured, with_columns
+from gaplab.results.comparison.compare import Group, mixed_instructions
 from gaplab.results.comparison.compare import compare as compare_groups
 from gaplab.results.comparison.curves import over_epochs
 from gaplab.results.comparison.effects import main_effects
@@ -91,7 +93,7 @@ TruthOption = Annotated[
 def _sorts(incomplete: str) -> list[str]:
     """Return the usual names that `--sort` completes."""
     names = (*METRICS, *COMPUTED, COST)
-    return [name for name in names if name.startswith(incomplete)]
+    return [name for name in names if name.startswith(incomplete) and name != GFLOPS]
 
 
 def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
@@ -161,11 +163,15 @@ def _rows(ledger: Reader, metrics: Sequence[str], query: Query) -> Output:
     """Return the rows of a leaderboard, after the notes about them."""
     board = find_board(ledger, **query)
     rows = with_columns(ledger, board.rows, metrics, board.wanted)
-    for note in board.notes:
-        sys.stderr.write(f"gaplab: {printable(note)}\n")
+    _warn([*board.notes, *unmeasured(board.rows, metrics)])
     table = leaderboard_table(rows, metrics, board.varied, board.total)
     plain_rows = [plain(row) | varied_values(row.config, board.varied) for row in rows]
     return Output(plain_rows, [table], [*LEADERBOARD_COLUMNS, *board.varied])
+
+
+def _warn(notes: Sequence[str]) -> None:
+    """Write notes to standard error, one line each."""
+    sys.stderr.write("".join(f"gaplab: {printable(note)}\n" for note in notes))
 
 
 def _groups(ledger: Reader, keys: Sequence[str], query: Query) -> Output:
@@ -246,6 +252,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
         )
         rows = find_rows(ledger, **query)
         if metric:
+            _warn(unmeasured(rows, metric))
             rows = with_columns(ledger, rows, metric, row_filter(ledger, **query))
         keys = by or default_keys(rows)
         if over:
@@ -254,8 +261,7 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     with progress_line("comparing trials") as show:
         resampling = Resampling(0 if effects else resamples, folder.path, show)
         groups = compare_groups(rows, keys, sort, resampling, to or ())
-    for problem in [*resampling.problems(), *mixed_instructions(groups)]:
-        sys.stderr.write(f"gaplab: {printable(problem)}\n")
+    _warn([*resampling.problems(), *mixed_instructions(groups)])
     found = _effects(groups) if effects else _compared(groups, keys, sort, to, metric or [])
     write_output(found, form)
 
@@ -268,10 +274,7 @@ def _compared(
     further: Sequence[str],
 ) -> Output:
     table = compare_table(groups, metric, " ".join(to) if to else "best", further)
-    rows = [
-        plain(group) | {f"{name}_mean": mean_of(group, name) for name in further}
-        for group in groups
-    ]
+    rows = [plain(group) | plain_further(group, further) for group in groups]
     return Output(rows, [table], [*keys, *COMPARE_COLUMNS])
 
 

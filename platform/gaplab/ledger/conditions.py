@@ -12,6 +12,7 @@ from sqlalchemy import (
     Double,
     FromClause,
     and_,
+    case,
     false,
     func,
     literal,
@@ -20,8 +21,9 @@ from sqlalchemy import (
     select,
     true,
 )
+from sqlalchemy.orm import aliased
 
-from detectors.evaluation.metrics import MEASURED, TRAINING, names_of
+from detectors.evaluation.metrics import DUPLICATES, MEASURED, TRAINING, names_of
 from gaplab.errors import UserError
 from gaplab.ledger.chosen import FACTS
 from gaplab.ledger.expression import (
@@ -36,17 +38,25 @@ from gaplab.ledger.expression import (
     names,
 )
 from gaplab.ledger.lookup import suggestion
-from gaplab.ledger.models import Attempt, Evaluation, Setting, Trial, TrialSection
+from gaplab.ledger.models import (
+    Attempt,
+    ChosenEvaluation,
+    EpochLosses,
+    Evaluation,
+    Measurement,
+    Setting,
+    Trial,
+    TrialSection,
+)
 from gaplab.ledger.settings import number, setting_value, stored_text
 from gaplab.ledger.views import METRICS
 
 Column = ColumnElement[Any]
 
-MORE = tuple(
-    name
-    for metric in dict.fromkeys(each for group in MEASURED.values() for each in group)
-    for name in names_of(metric)
-    if name not in METRICS
+_EVALUATED = dict.fromkeys(each for group in MEASURED.values() for each in group)
+MORE = (
+    *(n for metric in _EVALUATED for n in names_of(metric) if n not in METRICS),
+    *(*DUPLICATES, *TRAINING),
 )
 """Metrics of evaluations without a column of their own."""
 COSTS: dict[str, Column] = {
@@ -75,6 +85,66 @@ _SIGNS: dict[Operator, Callable[[Column, Any], ColumnElement[bool]]] = {
     ">": lambda column, value: column > value,
     ">=": lambda column, value: column >= value,
 }
+
+
+def _further(source: FromClause, key: str) -> Column:
+    """Return a metric without a column of its own, of a trial's evaluation or of a measurement."""
+    columns = source.c
+    same = (getattr(Evaluation, name) == columns[name] for name in _KEY)
+    trials = select(Evaluation.more[key].as_float()).where(*same)
+    mine = (Measurement.id == columns.trial_id, Measurement.protocol == columns.protocol)
+    others = select(Measurement.metrics[key].as_float()).where(*mine)
+    return func.coalesce(
+        trials.correlate(source).scalar_subquery(), others.correlate(source).scalar_subquery()
+    )
+
+
+def _epochs_to_90(source: FromClause) -> Column:
+    """Return the first evaluated epoch with 90 % of the AP of the last one."""
+    columns, last = source.c, aliased(ChosenEvaluation)
+    alike = ("trial_id", "branch", "protocol", "truth")
+    same = [getattr(Evaluation, name) == columns[name] for name in alike]
+    same += [getattr(last, name) == columns[name] for name in alike]
+    reached = (last.chosen == "last", Evaluation.ap >= SHARE * last.ap)
+    first = select(func.min(Evaluation.epoch)).join(last, true()).where(*same, *reached)
+    return first.correlate(source).scalar_subquery()
+
+
+def _score_gap(source: FromClause) -> Column:
+    """Return the score gap of the positive points that an epoch trained a branch with."""
+    columns = source.c
+    own = [
+        (columns.branch == branch, EpochLosses.positives[f"{branch}.{SCORE_GAP}"].as_float())
+        for branch in BRANCHES
+    ]
+    same = (EpochLosses.trial_id == columns.trial_id, EpochLosses.epoch == columns.epoch)
+    return select(case(*own)).where(*same).correlate(source).scalar_subquery()
+
+
+BRANCHES = ("o2o", "o2m", "o2f")
+"""The values of `detectors.assigners.base.Branch`, whose module imports PyTorch."""
+EPOCHS_TO_90, SCORE_GAP = "epochs_to_90", "score_gap"
+SHARE = 0.9
+"""The share of the last AP that `epochs_to_90` is about."""
+COMPUTED: dict[str, Callable[[FromClause], Column]] = {
+    EPOCHS_TO_90: _epochs_to_90,
+    SCORE_GAP: _score_gap,
+}
+"""Columns that are computed from several rows of the ledger: how fast a trial learns."""
+GFLOPS = "gflops"
+"""A column that is computed from the detector of each row shown, outside of the database."""
+_ONLY_SHOWN = (
+    "is computed for the rows shown, so nothing can be sorted, filtered or grouped by it; use a "
+    "metric such as ap, gap or duplicates, a cost such as gpu_hours or parameters, "
+    f"{EPOCHS_TO_90}, {SCORE_GAP}, or a key of the spec"
+)
+
+
+def _why_unknown(key: str, known: Iterable[str]) -> str:
+    """Return why a name can't be used in a condition, an order or a group."""
+    if key == GFLOPS:
+        return _ONLY_SHOWN
+    return f"no such key; {suggestion(key, known)}"
 
 
 class Compiler:
@@ -112,11 +182,9 @@ class Compiler:
         if key in COSTS:
             cost = select(COSTS[key]).where(Attempt.trial_id == columns.trial_id)
             return cost.correlate(self._source).scalar_subquery()
-        if key in (*MORE, *TRAINING):
-            same = (getattr(Evaluation, name) == columns[name] for name in _KEY)
-            more = select(Evaluation.more[key].as_float()).where(*same)
-            return more.correlate(self._source).scalar_subquery()
-        return None
+        if key in COMPUTED:
+            return COMPUTED[key](self._source)
+        return _further(self._source, key) if key in MORE else None
 
     def value(self, key: str) -> Column | None:
         """Return the expression of a column or of the JSON of a spec key; None if it is unknown."""
@@ -136,11 +204,11 @@ class Compiler:
         unknown = [key for key in keys if self.column(key) is None and self._setting(key) is None]
         if unknown:
             known = self.known()
-            raise UserError(*(f"{key}: no such key; {suggestion(key, known)}" for key in unknown))
+            raise UserError(*(f"{key}: {_why_unknown(key, known)}" for key in unknown))
 
     def known(self) -> list[str]:
         """Return every name that a condition may hold."""
-        columns = ("trial", "state", "branch", "epoch", *METRICS, *FACTS, *COSTS, *MORE, *TRAINING)
+        columns = ("trial", "state", "branch", "epoch", *METRICS, *FACTS, *COSTS, *MORE, *COMPUTED)
         keys = self._connection.scalars(select(Setting.key).distinct()).all()
         return sorted({*columns, *_ALIASES, *keys})
 
@@ -165,8 +233,7 @@ class Compiler:
         for name in names(condition):
             if self.column(name.key) is None and self._setting(name.key) is None:
                 where = f" (in: {name.marked()})" if name.marked() else ""
-                near = suggestion(name.key, self.known())
-                lines.append(f"{name.key}: no such key; {near}{where}")
+                lines.append(f"{name.key}: {_why_unknown(name.key, self.known())}{where}")
         return lines
 
     def _condition(self, condition: Condition) -> ColumnElement[bool]:

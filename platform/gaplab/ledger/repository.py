@@ -49,7 +49,8 @@ class Ledger(Reader):
     connections, so a driver may repeat a call whose outcome it does not know. The first accepted
     sweep, trial, evaluation and losses stay as they are, with two exceptions: `add_sweep` replaces
     the settings of a sweep, and a later evaluation with the same key (trial, epoch, branch,
-    protocol, ground truth) provides `candidates` and `matches` where the stored ones are empty. The
+    protocol, ground truth) provides `candidates` and `matches` where the stored ones are empty, and
+    metrics that an earlier release did not measure. The
     newest URI of a checkpoint replaces earlier ones. The first evaluation with a `rule` defines
     what the name of its protocol means, permanently.
 

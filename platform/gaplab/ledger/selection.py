@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from detectors.evaluation.metrics import LOWER_IS_BETTER
 from gaplab.ledger.chosen import CHOSEN, FACTS, KEY
-from gaplab.ledger.conditions import COSTS, Compiler
+from gaplab.ledger.conditions import COSTS, EPOCHS_TO_90, Compiler
 from gaplab.ledger.models import (
     Attempt,
     ChosenEvaluation,
@@ -262,7 +262,7 @@ _APART = ("dataset", "epochs", "results_version")
 
 def default_order(key: str) -> Order:
     """Return the order that puts the best rows first."""
-    lower = key in COSTS or key.removesuffix("_nms") in LOWER_IS_BETTER
+    lower = key in (*COSTS, EPOCHS_TO_90) or key.removesuffix("_nms") in LOWER_IS_BETTER
     return Order(key, descending=not lower)
 
 

@@ -140,7 +140,7 @@ def own_config(config: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]
 
 
 def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -> bool:
-    """Insert the evaluation, or set the empty URIs of the stored one. Returns whether it is new."""
+    """Insert the evaluation, or add what the stored one lacks. Returns whether it is new."""
     _check(evaluation)
     check_rule(connection, evaluation.protocol, evaluation.rule)
     values = {
@@ -160,7 +160,7 @@ def record(connection: Connection, evaluation: EvaluationRecord, attempt: int) -
     except IntegrityError as error:
         raise ValueError(f"attempt {attempt} is not one of trial {evaluation.trial}") from error
     if kept is None:
-        _fill_uris(connection, evaluation)
+        _complete(connection, evaluation)
         return False
     key = {name: values[name] for name in KEY}
     classes = [dict(vars(each)) for each in evaluation.classes]
@@ -258,8 +258,11 @@ def _metric_columns(evaluation: EvaluationRecord) -> dict[str, Any]:
     return {name: metrics.get(name) for name in METRICS} | {"more": more}
 
 
-def _fill_uris(connection: Connection, evaluation: EvaluationRecord) -> None:
-    """Set those URIs of the stored evaluation that are still empty."""
+def _complete(connection: Connection, evaluation: EvaluationRecord) -> None:
+    """Set the URIs of the stored evaluation that are empty, and add the metrics that it lacks.
+
+    Metrics with a column stay as they are: every release has measured them.
+    """
     found = (
         Evaluation.trial_id == evaluation.trial,
         Evaluation.epoch == evaluation.epoch,
@@ -271,6 +274,10 @@ def _fill_uris(connection: Connection, evaluation: EvaluationRecord) -> None:
         if uri := getattr(evaluation, name):
             empty = getattr(Evaluation, name) == ""
             connection.execute(update(Evaluation).where(*found, empty).values({name: uri}))
+    stored = connection.scalars(select(Evaluation.more).where(*found).with_for_update()).one()
+    new = {n: v for n, v in _metric_columns(evaluation)["more"].items() if n not in METRICS}
+    if not new.keys() <= stored.keys():
+        connection.execute(update(Evaluation).where(*found).values(more=new | stored))
 
 
 def _trial_row(trial: TrialRecord, at: datetime) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`gaplab.open_home`: a home folder whose results are read from Python."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -60,12 +61,13 @@ class OpenHome(Home):
         with self.reader() as reader:
             return evaluations_table(reader, sweep, truth)
 
-    def leaderboard(self, **query: "Unpack[Query]") -> "Table":
+    def leaderboard(self, columns: Sequence[str] = (), **query: "Unpack[Query]") -> "Table":
         """Return a leaderboard as an Arrow table: one row per trial, highest AP first.
 
         Besides the metrics, it has a column for each key of the spec in which the trials differ.
 
         Args:
+            columns: names of further columns, as for `gaplab leaderboard --metric`.
             query: as for `gaplab.leaderboard`, such as `where="alpha == 0.5 and ap > 35", top=20`.
 
         Raises:
@@ -79,12 +81,14 @@ class OpenHome(Home):
             >>> table.num_rows
             2
         """
+        from gaplab.results.comparison.columns import with_columns
         from gaplab.results.comparison.leaderboard import board, plain_row
         from gaplab.storage.parquet import plain_table
 
         with self.reader() as reader:
             found = board(reader, **query)
-        return plain_table([plain_row(row, found.varied) for row in found.rows])
+            rows = with_columns(reader, found.rows, columns, found.wanted)
+        return plain_table([plain_row(row, found.varied) for row in rows])
 
     def reader(self) -> Reader:
         """Open the ledger for reading, as a context manager. Raises UserError."""

@@ -40,6 +40,11 @@ def rule_of(protocol: Protocol) -> dict[str, Any]:
     return protocol.model_dump(mode="json", exclude={"preset"})
 
 
+def stored_protocol(key: str, rule: Mapping[str, Any]) -> Protocol:
+    """Return the protocol with this key and the values that the ledger has for it."""
+    return Protocol.model_validate({**rule, "preset": key})
+
+
 def with_key(protocol: Protocol) -> Protocol:
     """Return the protocol with its key (see `protocol_key`) as its name."""
     return protocol.model_copy(update={"preset": protocol_key(protocol)})

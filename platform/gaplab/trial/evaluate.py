@@ -14,6 +14,7 @@ from detectors.data.base import Dataset
 from detectors.evaluation.gap import gap_between
 from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import TRAINING
+from detectors.evaluation.operating import duplicates
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import concatenate, select_both
 from detectors.evaluation.truth import GroundTruth
@@ -54,7 +55,7 @@ def make_evaluation(
         branch=subject.branch,
         primary=subject.primary,
         protocol=protocol_key(protocol),
-        metrics={**gap.metrics, **more},
+        metrics={**gap.metrics, **duplicates(detections, truth), **more},
         classes=gap.per_class,
         rule=rule_of(protocol),
     )

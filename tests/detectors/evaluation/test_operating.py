@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from detectors.evaluation.bootstrap import draws
 from detectors.evaluation.matching import match
+from detectors.evaluation.metrics import DUPLICATES_SCORE
 from detectors.evaluation.operating import (
     Judged,
     OperatingPoint,
     best_f1_threshold,
+    duplicates,
     duplicates_replicates,
     judge,
     operating_points,
@@ -113,6 +115,21 @@ def test_points_are_those_of_plain_loops(
         for point in operating_points(view, thresholds):
             expected = Loops(found, truth, point.threshold, chosen).point(point.threshold)
             assert same(point, expected), (point, expected)
+
+
+@examples(60)
+@given(rows, rows, objects)
+def test_duplicates_of_an_evaluation_are_those_at_its_score(
+    without: list[Any], with_nms: list[Any], objects: list[Any]
+) -> None:
+    columns = [make(each, objects) for each in (without, with_nms)]
+    truth = columns[0][1]
+    expected = [
+        operating_points(judge(found, truth, 100), [DUPLICATES_SCORE])[0].duplicates
+        for found, _ in columns
+    ]
+    found = duplicates([each for each, _ in columns], truth)
+    assert found == dict(zip(("duplicates", "duplicates_nms"), expected, strict=True))
 
 
 @examples(60)

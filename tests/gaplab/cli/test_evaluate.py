@@ -3,15 +3,21 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from sqlalchemy import text
 
+from detectors.evaluation.metrics import DUPLICATES
 from detectors.evaluation.protocol import PROTOCOLS, TOOLS
 from gaplab.ledger import Ledger
+from gaplab.results.candidates.reevaluate import find_sources, find_trials, reevaluate
+from gaplab.spec.protocols import parse_protocol, protocol_key, rule_of
+from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 
 Gaplab = Callable[..., str]
@@ -55,6 +61,39 @@ def test_candidates_give_the_same_numbers_as_training(gaplab: Gaplab, ids: Any, 
     )
     assert {e["branch"]: e["metrics"] for e in same} == {b: e.metrics for b, e in own.items()}
     assert all(e["protocol"].startswith("custom-") for e in same)
+
+
+def test_metrics_that_an_earlier_release_did_not_measure_are_added(
+    gaplab: Gaplab, ids: Any, home: Path
+) -> None:
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        before = ledger.evaluations(ids["dual"])
+        with ledger._writing.begin() as connection:
+            for name in DUPLICATES:
+                connection.execute(
+                    text("UPDATE evaluation SET more = json_remove(more, :path)"),
+                    {"path": f"$.{name}"},
+                )
+        gaplab("reevaluate", ids["dual"], "--protocol", "default")
+        after = ledger.evaluations(ids["dual"])
+    assert [each.metrics.keys() >= set(DUPLICATES) for each in after] == [
+        each.epoch == 2
+        for each in before  # the epoch whose candidates are stored
+    ]
+    assert [each for each in after if each.epoch == 2] == [e for e in before if e.epoch == 2]
+
+
+def test_the_protocol_of_the_trial_is_measured_with_the_usual_ones(home: Path, ids: Any) -> None:
+    own, storage = parse_protocol("{nms_iou: 0.55}"), Storage(str(home))
+    with Ledger.open(Home(home).ledger_url) as ledger:
+        trials = find_trials(ledger, [ids["dual"]])
+        [source] = find_sources(ledger, storage, trials, None, "o2o")
+        evaluation = replace(source.evaluation, protocol=protocol_key(own), rule=rule_of(own))
+        source = replace(source, evaluation=evaluation)
+        for fitting, expected in ((True, {protocol_key(own), "onenet"}), (False, {"onenet"})):
+            given = (ledger, [source], [PROTOCOLS["onenet"]], storage)
+            found = reevaluate(*given, fitting=fitting)
+            assert {each.protocol for each in found} == expected
 
 
 def say_kept(folder: Path, topk: int) -> None:

@@ -18,7 +18,7 @@ from detectors import RESULTS_VERSION
 from detectors.cost import model_cost
 from detectors.evaluation.bootstrap import interval, replicates
 from detectors.evaluation.matches import Matches
-from detectors.evaluation.metrics import TRAINING
+from detectors.evaluation.metrics import DUPLICATES, TRAINING
 from detectors.evaluation.truth import GroundTruth
 from detectors.models.fcos import FcosOptions
 from detectors.structures import ImageTruth
@@ -31,7 +31,14 @@ from gaplab.states import TrialState
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.home import Home
 from gaplab.storage.matches import write_matches
-from tests.builders import MACHINE, attempt_end, evaluation_record, sweep_record, trial_record
+from tests.builders import (
+    MACHINE,
+    METRIC_VALUES,
+    attempt_end,
+    evaluation_record,
+    sweep_record,
+    trial_record,
+)
 
 Gaplab = Callable[..., tuple[str, str]]
 IMAGES = 40
@@ -278,7 +285,9 @@ def test_any_metric(bench: Bench, gaplab: Gaplab) -> None:
     assert err.startswith("gaplab: ap_smal: no such key; did you mean ap_small")
 
 
-@pytest.mark.parametrize("name", ["parameters", "score_gap", "gflops", "mmr_nms", TRAINING[0]])
+@pytest.mark.parametrize(
+    "name", ["parameters", "score_gap", "gflops", "mmr_nms", TRAINING[0], *DUPLICATES]
+)
 def test_a_column_without_values_is_shown_where_it_was_asked_for(
     bench: Bench, gaplab: Gaplab, name: str
 ) -> None:
@@ -291,6 +300,31 @@ def test_a_column_without_values_is_shown_where_it_was_asked_for(
     assert name in next(line for line in out.splitlines() if "gap" in line).split()
     out, _ = gaplab("compare", "--metric", name, "--csv")
     assert f"{name}_mean" in next(csv.reader(io.StringIO(out)))
+
+
+def test_further_columns_have_intervals_over_seeds(bench: Bench, gaplab: Gaplab) -> None:
+    for seed, value in enumerate((0.5, 0.75, 1.5)):
+        made = evaluation_record(f"poto{seed}", 3, metrics={**METRIC_VALUES, "duplicates": value})
+        bench.record(made, "poto", seed)
+    bench.record(evaluation_record("alone", 3), "o2f")
+    out, err = gaplab("compare", "--metric", "duplicates", "--to", "poto", "--json")
+    assert err.splitlines()[0] == (
+        "gaplab: duplicates: an earlier release did not measure it for 1 row; where candidates are "
+        "stored, add it with: gaplab reevaluate s-alone --protocol default"
+    )
+    found = {group["assignment"]: group for group in json.loads(out)}
+    poto = {part: found["poto"][f"duplicates_{part}"] for part in ("mean", "std", "low", "high")}
+    mean, std = 2.75 / 3, float(np.std((0.5, 0.75, 1.5), ddof=1))
+    half = 4.302652729911275 * std / 3**0.5  # Student's t, two degrees of freedom
+    limits = {"low": mean - half, "high": mean + half}
+    assert poto == pytest.approx({"mean": mean, "std": std} | limits)
+    assert {found["o2f"][f"duplicates_{part}"] for part in poto} == {None}
+    out, _ = gaplab("compare", "--metric", "duplicates")
+    assert f"0.92 [{mean - half:.2f}, {mean + half:.2f}]" in out
+    assert "duplicates: per object found, at score 0.25, IoU 0.5" in " ".join(out.split())
+    out, _ = gaplab("leaderboard", "--metric", "duplicates", "--sort", "duplicates", "--csv")
+    values = [row["duplicates"] for row in csv.DictReader(io.StringIO(out))]
+    assert values == ["0.5", "0.75", "1.5", ""]
 
 
 def test_flops_are_those_of_the_detector_at_inference(bench: Bench, gaplab: Gaplab) -> None:

@@ -44,10 +44,19 @@ def test_tables_hold_what_the_ledger_holds(bench: LedgerBench) -> None:
     ]
     assert {row["assignment.alpha"] for row in board} == {0.25, 0.5}
     assert home.leaderboard(where="trial == 'x'").num_rows == 0
+    [first, *_] = home.leaderboard(["duplicates", "wall_hours"]).to_pylist()
+    assert first["duplicates"] is None
+    assert first["wall_hours"] == first_hours(bench, first["trial"])
+    with pytest.raises(UserError, match="wal_hours: no such key"):
+        home.leaderboard(columns=["wal_hours"])
     with pytest.raises(UserError, match="sede: no such key"):
         home.leaderboard(where="sede == 1")
     assert home.evaluations(sweep).num_rows == 8
     assert good.id in {row["trial"] for row in home.evaluations(sweep).to_pylist()}
+
+
+def first_hours(bench: LedgerBench, trial: str) -> float:
+    return sum(each.wall_seconds or 0 for each in bench.ledger.attempts(trial)) / 3600
 
 
 def test_a_home_without_a_ledger(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ from gaplab.cli.render.tables import (
     LABELS,
     captioned,
     key_column,
+    legend_of,
     metric_cell,
     or_empty,
     stackable,
 )
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
-from gaplab.results.comparison.compare import Group, Stat, mean_of
+from gaplab.results.comparison.compare import Group, Stat, stat_of
 from gaplab.results.comparison.effects import (
     EXPLAINED,
     Effect,
@@ -60,7 +61,7 @@ def compare_table(
         stackable("AP\nNMS", [_spread(group.stats.get("ap_nms")) for group in groups]),
         stackable("gap", [_gap(group) for group in groups]),
         stackable("AR", or_empty([_spread(group.stats.get("ar")) for group in groups]), rank=2),
-        *(number(n, [metric_cell(n, mean_of(g, n)) for g in groups]) for n in further),
+        *(stackable(n, [_further(n, stat_of(g, n)) for g in groups]) for n in further),
         stackable(heading, [_to_baseline(group, metric) for group in groups]),
         number("p", [_p(group.stats.get(metric)) for group in groups]),
         replace(text("effect", _effects(groups, metric), wrap=False), marks=_BREAKS),
@@ -71,7 +72,7 @@ def compare_table(
     once = {column.heading: column for column in columns}  # compared by data set: one column of it
     shared = {"over": "intervals over", "protocol": "protocol", "truth": "ground truth"}
     shared["dataset"] = "data set"
-    return captioned(list(once.values()), shared, _legend(groups, metric))
+    return captioned(list(once.values()), shared, _legend(groups, metric) + legend_of(further))
 
 
 def effects_table(grid: Grid) -> PlainTable:
@@ -219,6 +220,16 @@ def _spread(stat: Stat | None) -> str:
     if stat is None:
         return "-"
     return points(stat.mean) if stat.std is None else f"{stat.mean:.1f}±{stat.std:.1f}"
+
+
+def _further(name: str, stat: Stat | None) -> str:
+    """Format the mean of a further metric or column with its interval."""
+    if stat is None:
+        return metric_cell(name, None)
+    if stat.interval is None:
+        return metric_cell(name, stat.mean)
+    low, high = (metric_cell(name, limit) for limit in stat.interval)
+    return f"{metric_cell(name, stat.mean)} [{low}, {high}]"
 
 
 def _gap(group: Group) -> str:

@@ -1,11 +1,11 @@
 """Rows and groups as plain JSON. Metrics are percent points, in full precision."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from gaplab.ledger.selection import GROUPED
 from gaplab.ledger.views import METRICS, GroupView
-from gaplab.results.comparison.compare import Group, Stat
+from gaplab.results.comparison.compare import Group, Stat, stat_of
 from gaplab.results.comparison.effects import EXPLAINED, Grid
 from gaplab.results.comparison.leaderboard import LeaderboardRow
 from gaplab.results.intervals import METRICS as COMPARED
@@ -60,6 +60,16 @@ def plain(row: LeaderboardRow | Group) -> dict[str, Any]:
         for part, value in zip(_OF_STAT, _parts(row.stats.get(metric)), strict=True):
             values[f"{metric}_{part}"] = value
     return values
+
+
+def plain_further(group: Group, names: Sequence[str]) -> dict[str, float | None]:
+    """Return mean, deviation and the 95 % interval over seeds of further metrics or columns."""
+    found: dict[str, float | None] = {}
+    for name in (each for each in names if each not in COMPARED):
+        parts = _parts(stat_of(group, name))
+        own = dict(zip(_OF_STAT, parts, strict=True))
+        found |= {f"{name}_{part}": own[part] for part in _OF_STAT[:4]}
+    return found
 
 
 def effects_of(grid: Grid) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from detectors.evaluation.metrics import label
+from detectors.evaluation.metrics import DUPLICATES, DUPLICATES_SCORE, label
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
 from gaplab.ledger.selection import GROUPED
@@ -62,7 +62,7 @@ def leaderboard_table(
     legend = "AP, AR, gap: percent points"
     if total > len(rows):
         legend = f"{len(rows)} of {total} rows, {total - len(rows)} more with --top 0; {legend}"
-    return captioned(columns, shared, legend)
+    return captioned(columns, shared, legend + legend_of(metrics))
 
 
 def group_table(groups: Sequence[GroupView], keys: Sequence[str], protocol: str) -> PlainTable:
@@ -147,7 +147,16 @@ def metric_cell(name: str, value: float | None) -> str:
     """Format a metric or a computed column; a dash if it is unknown."""
     if name in COMPUTED:
         return _digits(value)
+    if name in DUPLICATES:
+        return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # no -0.00
     return (signed if name.split("_")[-1] == "gap" else points)(value)
+
+
+def legend_of(names: Sequence[str]) -> str:
+    """Return what a caption says about further columns that are no percent points; often empty."""
+    if not set(names) & set(DUPLICATES):
+        return ""
+    return f"; duplicates: per object found, at score {DUPLICATES_SCORE:g}, IoU 0.5"
 
 
 def _digits(value: float | None) -> str:

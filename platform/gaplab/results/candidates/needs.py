@@ -1,7 +1,8 @@
 """What protocols need that stored candidates may lack."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from detectors.evaluation.metrics import DUPLICATES
 from detectors.evaluation.protocol import Protocol
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.candidates import Dump
@@ -29,3 +30,8 @@ def needs_places(protocol: Protocol) -> list[str]:
     filtered = ["suppression: max_filter"] if protocol.suppression == "max_filter" else []
     ranges = ("level_range", "spatial_range")
     return filtered + [name for name in ranges if getattr(protocol, name) is not None]
+
+
+def is_complete(metrics: Mapping[str, float | None]) -> bool:
+    """Return whether an evaluation has every metric that this release measures under a protocol."""
+    return metrics.keys() >= set(DUPLICATES)

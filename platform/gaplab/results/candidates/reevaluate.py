@@ -12,9 +12,9 @@ from gaplab.errors import UserError
 from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.views import EvaluationView, SweepView, TrialView
 from gaplab.records import Subject
-from gaplab.results.candidates.needs import needs_places, shortcomings
+from gaplab.results.candidates.needs import is_complete, needs_places, shortcomings
 from gaplab.results.candidates.truth import OWN, Truth, TruthOptions, load_truths
-from gaplab.spec.protocols import protocol_key
+from gaplab.spec.protocols import protocol_key, stored_protocol
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
 from gaplab.trial.evaluate import make_evaluation, save_matches
@@ -112,7 +112,8 @@ def reevaluate(
     """Evaluate each source under each protocol and write new evaluations to the ledger.
 
     All sources are checked before the first one is measured. An evaluation that the ledger already
-    holds is not measured again.
+    holds is not measured again, unless it lacks a metric that an earlier release did not measure;
+    only that is added then.
 
     Args:
         ledger: an open ledger.
@@ -121,7 +122,7 @@ def reevaluate(
         storage: where match files are written.
         options: where the ground truth comes from.
         fitting: leave out, for each source, the protocols that it does not serve, if it serves
-            any.
+            any, and add the protocol of its trial.
 
     Yields:
         The evaluations as the ledger holds them, new and old ones, source by source.
@@ -129,11 +130,15 @@ def reevaluate(
     Raises:
         UserError: candidates don't match their data, or lack what a protocol needs.
     """
-    chosen = [(fitting and served(source, protocols)) or protocols for source in sources]
+    chosen = [_fitting(source, protocols) if fitting else protocols for source in sources]
     truths = checked_truths(sources, chosen, options)
     for source, protocols in zip(sources, chosen, strict=True):
         trial, truth = source.trial.id, truths[source.trial.id]
-        known = {(e.epoch, e.branch, e.protocol) for e in ledger.evaluations(trial, truth.digest)}
+        known = {
+            (e.epoch, e.branch, e.protocol)
+            for e in ledger.evaluations(trial, truth.digest)
+            if is_complete(e.metrics)
+        }
         own = (source.evaluation.epoch, source.evaluation.branch)
         todo = [p for p in protocols if (*own, protocol_key(p)) not in known]
         _measure(ledger, source, todo, truth, storage)
@@ -169,6 +174,15 @@ def _measure(
         uri = save_matches(made, found, truth.data, protocol, storage)
         made = replace(made, matches=storage.relative(uri))
         ledger.record(made, source.evaluation.attempt)
+
+
+def _fitting(source: Source, protocols: Sequence[Protocol]) -> Sequence[Protocol]:
+    """Return the protocols that a source serves, with that of its trial; all if it serves none."""
+    found = served(source, protocols)
+    own = source.evaluation
+    if own.protocol in map(protocol_key, protocols) or not own.rule:
+        return found or protocols
+    return [stored_protocol(own.protocol, own.rule), *found]
 
 
 def served(source: Source, protocols: Sequence[Protocol]) -> list[Protocol]:

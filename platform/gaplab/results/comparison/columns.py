@@ -1,26 +1,25 @@
 """Columns of a leaderboard that are computed for its rows: costs, and how fast a trial learns."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from json import dumps, loads
 from typing import TYPE_CHECKING, Any, cast
 
-from detectors.evaluation.metrics import TRAINING
+from detectors.evaluation.metrics import DUPLICATES
+from gaplab.formatting import plural
 from gaplab.ledger import Reader
-from gaplab.ledger.conditions import COSTS, MORE
+from gaplab.ledger.conditions import COMPUTED as IN_SQL
+from gaplab.ledger.conditions import COSTS, EPOCHS_TO_90, GFLOPS, MORE, SCORE_GAP, SHARE
 from gaplab.ledger.views import METRICS, RowFilter
 from gaplab.results.comparison.leaderboard import LeaderboardRow, unknown_keys
 
 if TYPE_CHECKING:
     from detectors.assigners.base import Branch
 
-EPOCHS_TO_90 = "epochs_to_90"
-SCORE_GAP = "score_gap"
-GFLOPS = "gflops"
-COMPUTED = (*COSTS, EPOCHS_TO_90, SCORE_GAP, GFLOPS)
+COMPUTED = (*COSTS, *IN_SQL, GFLOPS)
 """Names of columns that are no metric of an evaluation."""
-_SHARE = 0.9
 
 
 def with_columns(
@@ -47,12 +46,12 @@ def with_columns(
     Raises:
         UserError: there are rows, and a name is none of a column or a metric.
     """
-    known = {*METRICS, *MORE, *TRAINING, *COMPUTED, *(name for row in rows for name in row.more)}
+    known = {*METRICS, *MORE, *COMPUTED, *(name for row in rows for name in row.more)}
     if rows and (error := unknown_keys(names, known)):
         raise error
     trials = sorted({row.trial for row in rows})
     costs = ledger.trial_costs(trials) if set(names) & set(COSTS) else {}
-    first = ledger.epochs_reaching(_SHARE, trials, wanted) if EPOCHS_TO_90 in names else {}
+    first = ledger.epochs_reaching(SHARE, trials, wanted) if EPOCHS_TO_90 in names else {}
     found = []
     for row in rows:
         more: dict[str, float | None] = {
@@ -68,6 +67,21 @@ def with_columns(
         unknown = dict.fromkeys(name for name in names if name not in METRICS)
         found.append(replace(row, more=unknown | row.more | more))
     return found
+
+
+def unmeasured(rows: Sequence[LeaderboardRow], names: Sequence[str]) -> list[str]:
+    """Return a line about each metric that an earlier release did not measure for some rows."""
+    lines = []
+    for name in (each for each in names if each in DUPLICATES):
+        without = [row for row in rows if name not in row.more]
+        if without:
+            sources = sorted({row.sweep_name or row.assignment for row in without})
+            lines.append(
+                f"{name}: an earlier release did not measure it for {plural(len(without), 'row')}; "
+                "where candidates are stored, add it with: gaplab reevaluate "
+                f"{shlex.join(sources)} --protocol {without[0].protocol}"
+            )
+    return lines
 
 
 def _gflops(row: LeaderboardRow) -> float | None:

@@ -280,11 +280,17 @@ def _values(trials: Sequence[LeaderboardRow], metric: Metric) -> list[float]:
     return [] if None in values else values
 
 
-def mean_of(group: Group, name: str) -> float | None:
-    """Return the mean of a metric or a column over the trials that have it; None if none has."""
+def stat_of(group: Group, name: str) -> Stat | None:
+    """Return the mean of a metric or a column over the trials that have it; None if none has.
+
+    The interval is over seeds: there is none if a seed repeats.
+    """
     values = [row.more[name] if name in row.more else getattr(row, name) for row in group.trials]
     known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    if not known:
+        return None
+    interval = mean_interval(known) if _by_seed(group) else None
+    return Stat(fmean(known), stdev(known) if len(known) > 1 else None, interval, None)
 
 
 def _by_seed(group: Group) -> dict[int, LeaderboardRow]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectors import RESULTS_VERSION
 from detectors.evaluation.bootstrap import Replicates, interval, replicates
+from detectors.evaluation.metrics import DUPLICATES
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.score_gap import TopScores, top_scores
 from detectors.evaluation.selection import (
@@ -233,7 +234,7 @@ def record_of(
         family=family,
         dataset=given.dataset,
         truth=given.truth,
-        metrics=gap.metrics,
+        metrics={**gap.metrics, **_duplicates(measured.summary)},
         classes=gap.per_class,
         matches=matches,
         rule=rule_of(measured.protocol),
@@ -277,7 +278,7 @@ def plain(measured: Measured) -> dict[str, Any]:
         **{name: metrics.get(name) for name in ("ap", "ap_nms", "gap")},
         "gap_interval": as_list(measured.gap_interval),
         **{name: metrics.get(name) for name in ("ar", "ar_nms")},
-        "duplicates": measured.summary.without.points[0].duplicates,
+        **_duplicates(measured.summary),
         "suppressed": findings.suppressed,
         "verdict": measured.verdict,
         **({} if measured.checked is None else {"check": measured.checked.to_dict()}),
@@ -285,6 +286,12 @@ def plain(measured: Measured) -> dict[str, Any]:
         "classes": [asdict(each) for each in gap.per_class],
         **{key: value for key, value in about(measured).items() if key not in ("gap_interval",)},
     }
+
+
+def _duplicates(summary: Summary) -> dict[str, float | None]:
+    """Return the metrics `DUPLICATES`."""
+    columns = (summary.without, summary.with_nms)
+    return dict(zip(DUPLICATES, (each.points[0].duplicates for each in columns), strict=True))
 
 
 def as_list(found: Interval | None) -> list[float] | None:

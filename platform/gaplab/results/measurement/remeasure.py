@@ -11,6 +11,7 @@ from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.measurements import as_evaluation
 from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.results.candidates.explain import Explanation, ceiling
+from gaplab.results.candidates.needs import is_complete
 from gaplab.results.measurement.inputs import reopen
 from gaplab.results.measurement.measure import keep, measure, served_by, shortcomings_of
 from gaplab.spec.protocols import protocol_key
@@ -43,7 +44,8 @@ def remeasure(
 ) -> Iterator[EvaluationView]:
     """Measure detections under each protocol and write new measurements to the ledger.
 
-    A measurement that the ledger already has is not repeated. All detections are read and checked
+    A measurement that the ledger already has is not repeated, unless it lacks a metric that an
+    earlier release did not measure. All detections are read and checked
     before the first one is measured.
 
     Args:
@@ -62,7 +64,7 @@ def remeasure(
     """
     inputs, todos, problems = [], [], list[str]()
     for views in found:
-        known = {each.protocol for each in views}
+        known = {each.protocol for each in views if is_complete(each.metrics)}
         todo = [each for each in protocols if protocol_key(each) not in known]
         try:
             given = reopen(views[0]) if todo else None

@@ -1,16 +1,13 @@
 """What trials have stored about their last evaluation: candidates, and the data they belong to."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from detectors.data.base import DataError, Dataset
 from detectors.evaluation.operating import Judged, judge
-from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.score_gap import TopScores, top_scores
 from detectors.evaluation.selection import clip_to_images, filter_candidates, select_both
 from detectors.evaluation.truth import GroundTruth
@@ -20,6 +17,7 @@ from gaplab.formatting import one_line
 from gaplab.identity import canonical
 from gaplab.results.candidates.truth import OWN, load_truths
 from gaplab.results.report.evidence import Evidence, Missing, Run, Setting
+from gaplab.spec.protocols import stored_protocol
 from gaplab.spec.sweep import data_with
 from gaplab.storage.candidates import Dump
 
@@ -140,7 +138,7 @@ def with_candidates(setting: Setting) -> Run | None:
 
 
 def _read(evidence: Evidence, run: Run, truth: GroundTruth) -> Stored:
-    protocol = protocol_of(run.last.rule, run.last.protocol)
+    protocol = stored_protocol(run.last.protocol, run.last.rule)
     dump = Dump.open(evidence.storage.locate(run.last.candidates))
     parts, count = [Candidates.none()], 0
     for chunk in dump.stream(truth.image_ids, truth.classes):
@@ -155,11 +153,6 @@ def _read(evidence: Evidence, run: Run, truth: GroundTruth) -> Stored:
     tops = top_scores(clip_to_images(found, truth.sizes), truth)
     images = len(torch.unique(found.image)) if count >= _MOST_CANDIDATES else len(truth)
     return Stored(truth, images, without, with_nms, tops, protocol.max_dets)
-
-
-def protocol_of(rule: Mapping[str, Any], key: str) -> Protocol:
-    """Return the protocol with the values that the ledger has for it."""
-    return Protocol.model_validate({**rule, "preset": key})
 
 
 def _only(truth: GroundTruth, images: Tensor) -> GroundTruth:
