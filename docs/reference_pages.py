@@ -30,6 +30,7 @@ from detectors.models import DETECTORS
 from detectors.models.backbones import BACKBONES
 from detectors.models.gates import GATES
 from detectors.options import Options
+from detectors.perceptron import PerceptronOptions
 from detectors.training import Training
 from gaplab.cli.app import app
 from gaplab.spec.fields import models_of, table_of
@@ -60,6 +61,7 @@ SPEC: Sections = {
     "search.space": Domain,
     "stop": StopOptions,
     "read": Reading,
+    "perceptron (a spec of its own, for `gaplab perceptron`)": PerceptronOptions,
 }
 TABLES: Mapping[str, tuple[str, str, Sections]] = {
     "assignments": ("Label assignments", "assignment", ASSIGNERS),

@@ -148,6 +148,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab claims experiments/claims.yaml --only 003/t1.yaml",
         ),
         Command(
+            "perceptron",
+            "gaplab.cli.perceptron",
+            "Measure how one-to-one assignment converges (000 section 4).",
+            "gaplab perceptron experiments/000/s4_perceptron.yaml -o perceptron.html",
+        ),
+        Command(
             "reevaluate",
             "gaplab.cli.evaluate",
             "Measure trials under other protocols, without training.",

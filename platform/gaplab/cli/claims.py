@@ -21,6 +21,7 @@ from gaplab.storage.home import DEFAULT_HOME, Home
 
 if TYPE_CHECKING:
     from gaplab.results.papers.claims import Claim, ClaimSpec, Finding
+    from gaplab.spec.perceptron import PerceptronSpec
 
 _RESAMPLES = 500
 """Resamples of the images per evaluation."""
@@ -50,23 +51,25 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
 
     A claim holds, fails or is undecided. The interval of a claim covers seeds and images. Claims on
     one spec are corrected together (Holm): the chance of any wrong verdict among them is 5 %.
+    Claims on perceptrons (000 section 4) are computed at once and need no ledger.
     """
-    from gaplab.results.papers.claims import find_verdicts
-
     chosen = _chosen(file, only)
+    computed = _perceptrons(chosen, file.parent, seeds)
+    trained = {key: claim for key, claim in chosen.items() if claim.spec not in computed}
     specs = {
-        each.spec: _read_spec(file.parent / each.spec, profile, seeds) for each in chosen.values()
+        each.spec: _read_spec(file.parent / each.spec, profile, seeds) for each in trained.values()
     }
     folder = Home(home)
-    if train:  # what it prints is no part of the JSON
+    if train and trained:  # what it prints is no part of the JSON
         with redirect_stdout(sys.stderr) if json else nullcontext():
-            _train(chosen, specs, folder, address)
-        _remeasure(chosen, specs, folder)
-    with read_ledger(folder) as ledger, progress_line("checking claims") as show:
-        resampling = Resampling(_RESAMPLES, folder.path, show)
-        found = find_verdicts(chosen, specs, ledger, resampling)
-    for problem in resampling.problems():
-        sys.stderr.write(f"gaplab: {printable(problem)}\n")
+            _train(trained, specs, folder, address)
+        _remeasure(trained, specs, folder)
+    findings = _look_up(trained, specs, folder) if trained else []
+    if computed:
+        others = {key: claim for key, claim in chosen.items() if claim.spec in computed}
+        findings += _compute(others, computed, seeds)
+    by_id = {each.id: each for each in findings}
+    found = [by_id[key] for key in chosen]
     sys.stdout.write(to_json(found) if json else to_text(found))
     if output:
         _write(output, markdown(found))
@@ -123,6 +126,46 @@ def _read_spec(path: Path, profile: str | None, seeds: int) -> "ClaimSpec":
 
     resolved = load_spec(path, profile, [f"grid.seed={list(range(seeds))}"])
     return ClaimSpec(resolved.spec, row_records(resolved))
+
+
+def _perceptrons(
+    claims: "Mapping[str, Claim]", folder: Path, seeds: int
+) -> "dict[str, PerceptronSpec]":
+    """Return the specs of perceptrons; claims on them need no ledger. Raises UserError."""
+    from gaplab.results.papers.perceptron import check_claims, check_seeds
+    from gaplab.spec.perceptron import is_perceptron, read_perceptron
+
+    names = dict.fromkeys(claim.spec for claim in claims.values())
+    specs = {name: read_perceptron(folder / name) for name in names if is_perceptron(folder / name)}
+    if specs:
+        check_seeds(seeds)
+    check_claims({key: claim for key, claim in claims.items() if claim.spec in specs}, specs)
+    return specs
+
+
+def _compute(
+    claims: "Mapping[str, Claim]", specs: "Mapping[str, PerceptronSpec]", seeds: int
+) -> "list[Finding]":
+    """Train perceptrons, and return the verdicts on claims about them."""
+    from gaplab.results.papers.perceptron import measure, perceptron_verdicts
+
+    with progress_line("training perceptrons") as show:
+        found = {name: measure(spec, seeds, show) for name, spec in specs.items()}
+    return perceptron_verdicts(claims, found)
+
+
+def _look_up(
+    claims: "Mapping[str, Claim]", specs: "Mapping[str, ClaimSpec]", home: Home
+) -> "list[Finding]":
+    """Return the verdicts on claims about trials of the ledger."""
+    from gaplab.results.papers.claims import find_verdicts
+
+    with read_ledger(home) as ledger, progress_line("checking claims") as show:
+        resampling = Resampling(_RESAMPLES, home.path, show)
+        found = find_verdicts(claims, specs, ledger, resampling)
+    for problem in resampling.problems():
+        sys.stderr.write(f"gaplab: {printable(problem)}\n")
+    return found
 
 
 def _train(

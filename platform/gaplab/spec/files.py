@@ -19,6 +19,7 @@ from gaplab.spec.fields import dotted_keys
 from gaplab.spec.merge import Layer, describe_problem, merge
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.overrides import override, varied_sections
+from gaplab.spec.perceptron import KEY as PERCEPTRON
 from gaplab.spec.problems import Problem, format_value, to_problem, unknown, unknown_dotted
 from gaplab.spec.resolve import ResolvedSpec, SpecError, base_problems, resolve
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
@@ -155,6 +156,8 @@ def _read_mapping(path: Path, name: str, label: str) -> dict[str, Any]:
         raise UserError(f"{name}: is empty; a spec needs name, data, detector and assignment")
     if not isinstance(found, dict):
         raise UserError(f"{name}: must be a mapping, got {format_value(found)}")
+    if PERCEPTRON in found:
+        raise UserError(f"{name}: trains perceptrons, no detectors; use: gaplab perceptron {path}")
     return found
 
 

@@ -43,6 +43,7 @@ MESSAGES = {
     "model_type": "must be a mapping, got {got}",
     "model_attributes_type": "must be a mapping, got {got}",
     "too_short": "length must be at least {min_length}, is {actual_length}",
+    "string_too_short": "length must be at least {min_length}, got {got}",
     "too_long": "length must be at most {max_length}, is {actual_length}",
     "value_error": "{error}",
 }

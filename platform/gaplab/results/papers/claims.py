@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -30,6 +30,7 @@ from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 Resample = Callable[[ResultRow], Resampled | None]
 """Returns AP of an evaluation on resamples of its images, or None if it is not known."""
+_Column = TypeVar("_Column")
 _BOOTSTRAPPED: tuple[Metric, ...] = ("ap", "ap_nms", "gap")
 
 
@@ -192,11 +193,32 @@ def find_verdicts(
         UserError: as `check_rows` and `paper_table.table_lines` raise it.
     """
     check_rows(claims, specs)
-    found = {
-        key: _gather(key, claim, specs[claim.spec], ledger, resample)
-        for key, claim in claims.items()
-    }
-    for name in specs:
+
+    def measure(claim: Claim) -> list[Quantity | None]:
+        spec = specs[claim.spec]
+        rows = [_by_seed(claim, term, spec, ledger) for term in claim.rows]
+        columns = zip(rows, (term.metric or claim.metric for term in claim.rows), strict=True)
+        return [_quantity(pair, resample) for pair in compared(list(columns))]
+
+    return decide(claims, measure)
+
+
+def compared(columns: Sequence[_Column]) -> list[Sequence[_Column]]:
+    """Return what a claim limits: its only column, or each with the one subtracted from it."""
+    return [columns] if len(columns) == 1 else list(pairwise(columns))
+
+
+def decide(
+    claims: Mapping[str, Claim], measure: Callable[[Claim], Sequence[Quantity | None]]
+) -> list[Finding]:
+    """Return the verdict on each claim, in the order given. Claims on one spec are corrected.
+
+    Args:
+        claims: the claims by id.
+        measure: returns the quantities of a claim, None for each that was not measured.
+    """
+    found = {key: _gather(key, claim, measure(claim)) for key, claim in claims.items()}
+    for name in dict.fromkeys(claim.spec for claim in claims.values()):
         keys = [key for key in claims if claims[key].spec == name and found[key][1]]
         evidence = [each for key in keys if (each := found[key][1])]
         for key, (verdict, p), each in zip(keys, judge(evidence), evidence, strict=True):
@@ -237,14 +259,9 @@ def _decided(finding: Finding, verdict: Verdict, p: float, evidence: Evidence) -
 
 
 def _gather(
-    key: str, claim: Claim, spec: ClaimSpec, ledger: Reader, resample: Resample
+    key: str, claim: Claim, quantities: Sequence[Quantity | None]
 ) -> tuple[Finding, Evidence | None]:
     """Return a finding without a verdict, and the evidence for one if there is enough."""
-    terms = [_by_seed(claim, term, spec, ledger) for term in claim.rows]
-    metrics = [term.metric or claim.metric for term in claim.rows]
-    columns = list(zip(terms, metrics, strict=True))
-    pairs = [[column] for column in columns] if len(columns) == 1 else map(list, pairwise(columns))
-    quantities = [_quantity(pair, resample) for pair in pairs]
     known = [each for each in quantities if each is not None]
     seeds = min((len(each.values) for each in known), default=0)
     if len(known) < len(quantities) or seeds < MIN_SEEDS:

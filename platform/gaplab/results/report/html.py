@@ -2,8 +2,41 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
+from typing import NamedTuple
 
 from markupsafe import Markup
+
+_PAGE = Markup("""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="generator" content="gaplab">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{question}<nav aria-label="Sections"><ul>{links}</ul></nav>
+</header>
+<main>
+{sections}</main>
+<footer>{footer}</footer>
+</body>
+</html>
+""")
+
+
+class Part(NamedTuple):
+    """One section of a page."""
+
+    name: str
+    """Its anchor in the page."""
+    title: str
+    content: Markup
 
 
 @dataclass(frozen=True)
@@ -69,3 +102,24 @@ def legend(entries: Iterable[tuple[Markup, str]]) -> Markup:
     """Return a line that explains marks: pairs of a small picture and its meaning."""
     items = join(Markup("<li>{} {}</li>").format(*entry) for entry in entries)
     return Markup('<ul class="legend">{}</ul>\n').format(items)
+
+
+def document(title: str, question: str, sections: Sequence[Part], footer: str) -> str:
+    """Return a page that needs no other file, no network and no script.
+
+    Args:
+        title: heading of the page.
+        question: what stands below it, or nothing.
+        sections: the sections, in their order.
+        footer: the last line.
+    """
+    section = Markup('<section id="{0}">\n<h2>{1}</h2>\n{2}</section>\n')
+    link = Markup('<li><a href="#{}">{}</a></li>')
+    return _PAGE.format(
+        title=title,
+        style=Markup(files(__package__).joinpath("report.css").read_text()),
+        question=paragraph(question, "question") if question else "",
+        links=join(link.format(each.name, each.title) for each in sections),
+        sections=join(section.format(*each) for each in sections),
+        footer=footer,
+    )

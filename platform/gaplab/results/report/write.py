@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
 
 from markupsafe import Markup
 
@@ -20,7 +19,7 @@ from gaplab.results.report import (
     thresholds,
 )
 from gaplab.results.report.evidence import Evidence, Missing
-from gaplab.results.report.html import join, paragraph
+from gaplab.results.report.html import Part, document, join, paragraph
 from gaplab.results.report.stored import Archive
 
 
@@ -54,28 +53,6 @@ SECTIONS = (
 )
 """All sections, in the order of the page."""
 
-_PAGE = Markup("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="gaplab">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-{question}<nav aria-label="Sections"><ul>{links}</ul></nav>
-</header>
-<main>
-{sections}</main>
-<footer>{footer}</footer>
-</body>
-</html>
-""")
-
 
 def page(evidence: Evidence, report: Callable[[str], None] = lambda title: None) -> str:
     """Return a report as one HTML page that needs no other file, no network and no script.
@@ -84,32 +61,21 @@ def page(evidence: Evidence, report: Callable[[str], None] = lambda title: None)
         evidence: what is reported.
         report: called with the title of each section before it is made.
     """
-    sections, archive = [], Archive(evidence)
+    sections, archive = list[Part](), Archive(evidence)
     for section in SECTIONS:
         report(section.title)
-        sections.append(_section(section, archive))
-    return _PAGE.format(
-        title=f"NMS gap: {evidence.title}",
-        style=Markup(files(__package__).joinpath("report.css").read_text()),
-        question=paragraph(evidence.question, "question") if evidence.question else "",
-        links=join(
-            Markup('<li><a href="#{}">{}</a></li>').format(s.name, s.title) for s in SECTIONS
-        ),
-        sections=join(sections),
-        footer=_footer(evidence),
-    )
+        sections.append(Part(section.name, section.title, _content(section, archive)))
+    return document(f"NMS gap: {evidence.title}", evidence.question, sections, _footer(evidence))
 
 
-def _section(section: Section, archive: Archive) -> Markup:
-    """Return a section, or the sentence why it has no content."""
+def _content(section: Section, archive: Archive) -> Markup:
+    """Return the content of a section, or the sentence why it has none."""
     try:
-        content = section.build(archive)
+        return section.build(archive)
     except Missing as reason:
-        content = paragraph(f"{reason}", "missing")
+        return paragraph(f"{reason}", "missing")
     except UserError as error:
-        content = join(paragraph(one_line(each), "missing") for each in error.problems)
-    head = Markup('<section id="{0}">\n<h2>{1}</h2>\n{2}</section>\n')
-    return head.format(section.name, section.title, content)
+        return join(paragraph(one_line(each), "missing") for each in error.problems)
 
 
 def _footer(evidence: Evidence) -> str:
