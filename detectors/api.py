@@ -10,7 +10,7 @@ from torch import nn
 
 from detectors.assigners.base import Branch, Strategy
 from detectors.data.base import Dataset
-from detectors.data.loader import train_batches
+from detectors.data.loader import Shares
 from detectors.engine import Learner, train_epoch
 from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
@@ -71,7 +71,8 @@ def train(
         evaluate.
 
     Raises:
-        DataError: the data set has fewer images than one batch.
+        DataError: the data set has fewer images than one batch, or no masks for a detector that
+            predicts them.
         ValueError: a box loss does not fit the boxes that the detector predicts, or the assignment
             needs positions, which the queries of the detector do not have.
         NonFiniteLossError: a loss is NaN or infinite.
@@ -102,12 +103,14 @@ def train(
             problems += training.unfit_queries(assignment)
         if problems:
             raise ValueError("; ".join(problems))
+    masks = isinstance(detector, DenseDetector) and detector.mask_branch is not None
     world = LocalWorld()
+    shares = Shares(dataset, training, seed, world.rank, world.size, masks=masks)
     learner = Learner.create(detector, assignment, training, world)
     steps = len(dataset) // training.batch * training.epochs
     for epoch in range(training.epochs):
         seed_torch(seed, epoch, world.rank)
-        batches = train_batches(dataset, training, seed, epoch, world.rank, world.size)
+        batches = shares.epoch(epoch)
         progress = Progress(learner.step, steps, epoch, training.epochs)
         after_epoch(epoch + 1, train_epoch(learner, batches, progress))
     return learner

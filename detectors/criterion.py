@@ -22,6 +22,7 @@ class Loss:
     centerness: Tensor | None = None
     aux: Tensor | None = None
     """Classification loss of a second, auxiliary assignment."""
+    mask: Tensor | None = None
 
     def parts(self) -> dict[str, Tensor]:
         """Return the parts that are used, by name."""
@@ -140,6 +141,10 @@ class Criterion:
         total = self._count(targets) if by == "objects" else self._total(totals[by])
         return self.options.cls_weight * (loss_BNC.sum() / total)
 
+    def mean(self, of_rank: Tensor) -> Tensor:
+        """Return the mean of terms [K] over all ranks, which have different numbers of them."""
+        return of_rank.sum() / self._total(_scalar(len(of_rank), of_rank.device))
+
     def _total(self, of_rank: Tensor, floor: float = 1.0) -> Tensor:
         """Return the mean over ranks of a number, whose sum over all ranks is at least `floor`."""
         return self.world.all_reduce_mean(of_rank).clamp(min=floor / self.world.size)
@@ -184,8 +189,7 @@ class Criterion:
         if predictions.centerness is None:
             return None
         logits = predictions.centerness[found.image, found.point]
-        total = self._total(_scalar(len(logits), logits.device))
-        loss = soft_bce(logits, target).sum() / total + 0 * predictions.centerness.sum()
+        loss = self.mean(soft_bce(logits, target)) + 0 * predictions.centerness.sum()
         return self.options.centerness_weight * loss
 
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
 from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
+from detectors.masks import MaskTargets, mask_loss
 from detectors.models.output import Output
-from detectors.models.parts import freeze, synchronise_norms
+from detectors.models.parts import check_gpu, freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
 from detectors.positives import EVERY, means, measure
 from detectors.recomputation import InParts, recompute_blocks, unwrapped
@@ -89,7 +90,7 @@ class Learner:
         """
         frozen = freeze(detector, training.freeze)
         if training.sync_batch_norm and world.size > 1:
-            _check_gpu(detector)
+            check_gpu(detector)
             synchronise_norms(detector.train(), frozen)
         if training.compile:
             detector.compile()
@@ -243,7 +244,10 @@ def train_step(learner: Learner, batch: Batch, progress: Progress) -> dict[str, 
     learner.mark("forward")
     targets = TargetBatch.of(batch.targets, device)
     supervisions = learner.strategy.branches()
-    losses = {name: _supervise(learner, output, name, targets, progress) for name in supervisions}
+    masks = MaskTargets.of(batch, device) if output.masks else None
+    losses = {
+        name: _supervise(learner, output, name, targets, progress, masks) for name in supervisions
+    }
     parts = _global_parts(losses, learner.world)
     learner.unread.append((progress, parts))
     if len(learner.unread) >= learner.log_every:
@@ -284,7 +288,12 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def _supervise(
-    learner: Learner, output: Output, branch: Branch, targets: TargetBatch, progress: Progress
+    learner: Learner,
+    output: Output,
+    branch: Branch,
+    targets: TargetBatch,
+    progress: Progress,
+    masks: MaskTargets | None,
 ) -> Loss:
     """Compute the loss of one branch, summed over its cascaded heads."""
     assigner = learner.strategy.branches()[branch].assigner
@@ -298,7 +307,12 @@ def _supervise(
         if learner.batches % EVERY == 0:
             sums = measure(points, predictions, found, targets)
             learner.measured[branch] = sums + learner.measured.get(branch, 0)
-        losses.append(criterion.branch_loss(points, predictions, found, targets, assigner.loss))
+        loss = criterion.branch_loss(points, predictions, found, targets, assigner.loss)
+        if masks is not None:
+            features = output.masks[branch]
+            mask = mask_loss(criterion, points, predictions, found, features, masks)
+            loss = replace(loss, mask=mask)
+        losses.append(loss)
     if auxiliary := learner.strategy.auxiliary().get(branch):
         ungated = [predictions.without_gate() for predictions in heads]
         aux = _auxiliary(criterion, auxiliary, points, ungated, targets, progress)
@@ -329,15 +343,6 @@ def _auxiliary(
         )
         for predictions, found in zip(heads, assignments, strict=True)
     ]
-
-
-def _check_gpu(detector: nn.Module) -> None:
-    """Raise ValueError if the detector is not on a GPU, where alone norms can be synchronised."""
-    device = next(detector.parameters()).device
-    if device.type != "cuda":
-        raise ValueError(
-            f"sync_batch_norm needs GPUs, and the detector is on {device.type}; set it to false"
-        )
 
 
 def _share_buffers(learner: Learner) -> None:

@@ -91,6 +91,13 @@ class LossOptions(Options):
     the number of positive points, ambiguous ones included (o2f's released code); or the number of
     objects, which then also divides the box loss (OneNet and the DETR family)."""
 
+    mask_weight: float = Field(1.0, ge=0, json_schema_extra=LATER)
+    """Weight of the dice loss of masks, for detectors that predict masks (2 in o2f's code): its
+    mean over positive points, ambiguous ones included, all of equal weight."""
+    mask_points: int = Field(64, ge=0, json_schema_extra=LATER)
+    """Maximum number of positive points per image in the mask loss: the one of each object with the
+    highest score, then the second of each, and so on; 0: no limit, as in o2f's released code."""
+
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:
         if self.cls == "assignment" and self.cls_target == "iou":
@@ -160,6 +167,21 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
         return sigmoid_focal(logits, degree, alpha, gamma)
     background = sigmoid_focal(logits, torch.zeros_like(logits), alpha, gamma)
     return torch.where(degree > 0, soft_bce(logits, degree), background)
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """Compute the dice loss of masks: 1 - 2 sum(p t) / (sum(p^2) + sum(t^2)).
+
+    Args:
+        logits: [K, h, w]; p is their sigmoid.
+        target: [K, h, w], 1 for cells of the object and 0 for others.
+
+    Returns:
+        [K] in [0, 1]; 1 for an object without a cell.
+    """
+    p, t = logits.sigmoid().flatten(1), target.flatten(1)
+    common, both = (p * t).sum(1), (p * p).sum(1) + (t * t).sum(1)
+    return 1 - 2 * common / (both + 1e-5)
 
 
 def l1_of_image(boxes: Tensor, wanted: Tensor, extent: Tensor, of: L1Of) -> Tensor:

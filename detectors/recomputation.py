@@ -123,7 +123,8 @@ def _joined(outputs: Sequence[Output]) -> Output:
         name: (points, _concatenated([output.proposals[name][1] for output in outputs]))
         for name, (points, _) in first.proposals.items()
     }
-    return Output(first.points, branches, proposals)
+    masks = {name: torch.cat([output.masks[name] for output in outputs]) for name in first.masks}
+    return Output(first.points, branches, proposals, masks)
 
 
 def _concatenated(parts: Sequence[Predictions]) -> Predictions:

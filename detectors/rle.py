@@ -43,6 +43,13 @@ class Rles:
         """Concatenate columns."""
         return cls(np.concatenate([cls.none(0).counts, *(part.counts for part in parts)]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Self | None, int]]) -> Self | None:
+        """Concatenate columns of so many rows, of which some are None; None if all of them are."""
+        if all(part is None for part, _ in parts):
+            return None
+        return cls.join(cls.none(rows) if part is None else part for part, rows in parts)
+
     def __len__(self) -> int:
         return len(self.counts)
 

@@ -184,6 +184,7 @@ class Predictions:
             score at inference only; None without one.
         encoded: [..., N, 4], the boxes as the head encodes them, before any clamp; None for codes
             without an encoder (see `detectors.models.decode`).
+        masks: [..., N, P], parameters of masks (see `detectors.models.condinst`); None without.
     """
 
     logits: Tensor
@@ -191,6 +192,7 @@ class Predictions:
     ungated: Tensor | None = None
     centerness: Tensor | None = None
     encoded: Tensor | None = None
+    masks: Tensor | None = None
 
     def image(self, index: int) -> "Predictions":
         """Return logits and boxes of one image, detached: assignment has no gradients."""
@@ -333,11 +335,8 @@ class Candidates:
     def join(cls, parts: "Sequence[Candidates]") -> "Candidates":
         """Concatenate `parts` (at least one), sorted by image; the order within an image stays."""
         rows = [[v for name, v in vars(part).items() if name != "masks"] for part in parts]
-        masks = [part.masks for part in parts if part.masks is not None]
-        if masks:
-            masks = [part.masks or Rles.none(len(part)) for part in parts]
         columns = (torch.cat(column) for column in zip(*rows, strict=True))
-        joined = cls(*columns, masks=Rles.join(masks) if masks else None)
+        joined = cls(*columns, masks=Rles.joined([(part.masks, len(part)) for part in parts]))
         return joined.take(joined.image.argsort(stable=True))
 
     @classmethod

@@ -160,7 +160,7 @@ class Training(Options):
         mixing = [name for name in ("mosaic", "mixup") if getattr(self, name)]
         return [
             f"training.{name}: mixed images have no masks; set it to 0, or train without masks "
-            "(detector.masks: {name: none})"
+            "(detector.masks: null)"
             for name in mixing
         ]
 

@@ -42,6 +42,10 @@ class Dataset(Protocol):
         ...
 
 
+NO_MASKS = "choose data with masks (shapes, coco, lvis)"
+"""What to do if objects of a data set have no masks."""
+
+
 @runtime_checkable
 class Segmented(Dataset, Protocol):
     """A data set whose objects have masks. They are read when they are first needed."""

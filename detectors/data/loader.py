@@ -161,6 +161,10 @@ class Shares:
         samples = [self._samples.draw(i, epoch, self._generator(epoch, i)) for i in share]
         return collate(samples, rounded=bool(self.training.train_sides))
 
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch. Raises DataError if an image is damaged."""
+        return (self[number] for number in range(epoch * self.steps, (epoch + 1) * self.steps))
+
     def _batches(self, epoch: int) -> list[list[int]]:
         n, batch = len(self.dataset), self.training.batch
         return epoch_order(n, batch, self.seed, epoch, self.portrait)
@@ -183,9 +187,7 @@ def train_batches(
 
     See `Shares` for the arguments and errors; an error of the arguments is raised at once.
     """
-    shares = Shares(dataset, training, seed, rank, size)
-    first = epoch * shares.steps
-    return (shares[number] for number in range(first, first + shares.steps))
+    return Shares(dataset, training, seed, rank, size).epoch(epoch)
 
 
 def val_batches(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from detectors.data.base import DataError, Dataset, Segmented
+from detectors.data.base import NO_MASKS, DataError, Dataset, Segmented
 from detectors.data.orientation import Size
 from detectors.data.views import View
 from detectors.rle import decode
@@ -18,9 +18,6 @@ def segmented(dataset: Dataset) -> Segmented:
     if not isinstance(dataset, Segmented):
         raise DataError([f"{type(dataset).__name__}: its objects have no masks; {NO_MASKS}"])
     return dataset
-
-
-NO_MASKS = "choose data with masks (shapes, coco, lvis)"
 
 
 def segmented_truth(dataset: Dataset) -> list[ImageTruth]:

@@ -91,7 +91,7 @@ class SegmentedPhotos(PhotoDataset):
         return json.loads(text) if text else None
 
 
-_REMEDY = "correct them, or train without masks (detector.masks: {name: none})"
+_REMEDY = "correct them, or train without masks (detector.masks: null)"
 
 
 def _fits(segmentation: Any, width: int, height: int) -> bool:

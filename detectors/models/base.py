@@ -21,6 +21,11 @@ class DetectorOptions(Options):
     """The options of the published detector that differ from the defaults; of its backbone, a
     ResNet-50, those that differ from the backbone's defaults."""
 
+    @property
+    def segments(self) -> bool:
+        """Whether it also predicts the masks of objects."""
+        return False
+
     @abstractmethod
     def branch(self, name: str) -> BranchShape:
         """Return what the branch `name` (o2o, o2m, o2f) predicts."""

@@ -32,6 +32,7 @@ class DenseDetector(nn.Module):
         head: computes predictions from these maps.
         strides: strides of the maps, finest first.
         branches: shapes of the branches by name; the first one is kept for inference.
+        mask_branch: computes mask features from the maps of the neck; None: it predicts no masks.
     """
 
     def __init__(
@@ -41,11 +42,13 @@ class DenseDetector(nn.Module):
         head: nn.Module,
         strides: Sequence[int],
         branches: Mapping[str, BranchShape],
+        mask_branch: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.neck, self.head = backbone, neck, head
         self.strides = tuple(strides)
         self.branches = dict(branches)
+        self.mask_branch = mask_branch
 
     def forward(self, images: Tensor, branches: Iterable[str] | None = None) -> Output:
         """Compute predictions for images [B, 3, H, W] uint8 RGB.
@@ -55,9 +58,10 @@ class DenseDetector(nn.Module):
             branches: names of the branches to compute; None: all.
         """
         levels = self.neck(self.backbone(self.backbone.normalise(images)))
-        names = self.branches if branches is None else branches
+        names = tuple(self.branches if branches is None else branches)
         points = {name: self.points(levels, images, name) for name in names}
-        return Output(points, self.head(levels, points))
+        masks = self.mask_branch(levels, names) if self.mask_branch else {}
+        return Output(points, self.head(levels, points), masks=masks)
 
     def points(self, levels: Sequence[Tensor], images: Tensor, branch: str) -> Points:
         """Return the points of a branch.

@@ -19,10 +19,11 @@ Parts = Mapping[str, Sequence[str]]
 def parts_of(detector: nn.Module) -> Parts:
     """Return the parts of a detector.
 
-    They are its children (backbone, neck) and those of its head (scales; stages of OneNet). A child
-    of the head that holds one module per branch is divided by what these modules have in common:
-    towers into cls_tower and box_tower, predictors into cls_predictor, box_predictor and, where
-    there are any, gate_predictor and centerness_predictor. A part belongs to all branches.
+    They are its children (backbone, neck, mask_branch) and those of its head (scales; stages of
+    OneNet). A child of the head that holds one module per branch is divided by what these modules
+    have in common: towers into cls_tower and box_tower, predictors into cls_predictor,
+    box_predictor and, where there are any, gate_predictor, centerness_predictor and
+    controller_predictor (that of masks). A part belongs to all branches.
     """
     found: dict[str, list[str]] = {}
     for part, name in _named_parts(detector):
@@ -92,6 +93,15 @@ def freeze(detector: nn.Module, parts: Collection[str]) -> tuple[nn.Module, ...]
     if not any(parameter.requires_grad for parameter in detector.parameters()):
         raise ValueError(f"{', '.join(parts)}: leaves nothing to train; name fewer parts")
     return tuple(module for name, module in detector.named_modules() if within(name, names))
+
+
+def check_gpu(detector: nn.Module) -> None:
+    """Raise ValueError if the detector is not on a GPU, where alone norms can be synchronised."""
+    device = next(detector.parameters()).device
+    if device.type != "cuda":
+        raise ValueError(
+            f"sync_batch_norm needs GPUs, and the detector is on {device.type}; set it to false"
+        )
 
 
 def synchronise_norms(detector: nn.Module, frozen: Collection[nn.Module]) -> None:

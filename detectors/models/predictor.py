@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from detectors.models.condinst import controller
 from detectors.models.decode import DECODERS, ENCODERS, BoxCode
 from detectors.models.gates import GateOptions, NoGate, gated
 from detectors.models.layers import full_precision
@@ -38,6 +39,8 @@ class BranchShape:
     """Whether the raw output of an encoding that is not in `SCALED` is also multiplied by it."""
     offset: float = 0.5
     """Position of points and anchors in their cell, in strides: 0.5 is the centre."""
+    masks: int = 0
+    """Number of parameters of a point's mask, see `condinst`; 0: no masks."""
 
     @property
     def scaled(self) -> bool:
@@ -69,6 +72,7 @@ class Predictor(nn.Module):
         nn.init.constant_(self.cls.bias, -math.log((1 - PRIOR) / PRIOR))  # type: ignore[arg-type]
         self.centerness = small_conv(channels, count) if branch.centerness else None
         self.gate = branch.gate.build(channels, groups, count, bias=bias)
+        self.controller = controller(channels, count * branch.masks) if branch.masks else None
 
     def forward(
         self, towers: Sequence[tuple[Tensor, Tensor]], scales: Tensor, points: Points
@@ -88,10 +92,11 @@ class Predictor(nn.Module):
         boxes = DECODERS[self.branch.box](raw, points)
         encoded = raw if self.branch.box in ENCODERS else None
         centerness = self._centerness(cls if self.branch.centerness_from == "cls" else box)
+        masks = self._flat([self.controller(x) for x in box]) if self.controller else None
         if self.gate is None:
-            return Predictions(logits, boxes, None, centerness, encoded)
+            return Predictions(logits, boxes, None, centerness, encoded, masks)
         product = gated(logits, self._flat(self.gate(box)))
-        return Predictions(product, boxes, logits, centerness, encoded)
+        return Predictions(product, boxes, logits, centerness, encoded, masks)
 
     def _centerness(self, features: Sequence[Tensor]) -> Tensor | None:
         if self.centerness is None:

@@ -1,6 +1,7 @@
 """Options that FCOS and RetinaNet share: backbone, feature pyramid, two towers."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,8 +10,10 @@ from torch import nn
 from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.base import DetectorOptions
+from detectors.models.condinst import MaskBranch
 from detectors.models.dense import DenseDetector
 from detectors.models.head import TowerHead, TowerShape
+from detectors.models.mask_options import CondInst
 from detectors.models.pyramid import FeaturePyramid
 from detectors.options import LATER, OneOf
 
@@ -40,12 +43,20 @@ class PyramidOptions(DetectorOptions):
     """Whether gradients of the one-to-one branch stop before what it shares with the one-to-many
     branch: backbone, neck, level scales and shared towers (YOLOv10, with `shared_towers: false`).
     No effect on assignments with a single branch."""
+    masks: CondInst | None = Field(None, json_schema_extra=LATER)
+    """How masks of objects are predicted: `{name: condinst}`; null: not at all. They are trained
+    with `training.loss.mask_weight` and measured by protocols with `evaluator: masks`."""
 
     @model_validator(mode="after")
     def _groups_fit(self) -> Self:
         if self.groups and self.channels % self.groups:
             raise ValueError(f"groups must divide channels ({self.channels}), got {self.groups}")
         return self
+
+    @property
+    def segments(self) -> bool:
+        """See `DetectorOptions.segments`."""
+        return self.masks is not None
 
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""
@@ -63,6 +74,10 @@ class PyramidOptions(DetectorOptions):
             shared=self.shared_towers,
             detached=detached,
         )
-        predicted = {name: self.branch(name) for name in branches}
+        parameters = self.masks.parameters if self.masks else 0
+        predicted = {name: replace(self.branch(name), masks=parameters) for name in branches}
         head = TowerHead(shape, predicted, len(strides), num_classes)
-        return DenseDetector(backbone, neck, head, strides, predicted)
+        if self.masks is None:
+            return DenseDetector(backbone, neck, head, strides, predicted)
+        masks = MaskBranch(self.masks, self.channels, len(strides), detached)
+        return DenseDetector(backbone, neck, head, strides, predicted, masks)

@@ -17,6 +17,7 @@ from torch import nn
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Strategy
 from detectors.data.loader import Batch
+from detectors.data.mask_views import COARSE
 from detectors.data.shapes import Shapes
 from detectors.engine import Learner, NonFiniteLossError
 from detectors.engine import train_step as make_step
@@ -28,6 +29,7 @@ from detectors.models.dense import DenseDetector
 from detectors.models.detr import DetrOptions
 from detectors.models.fcos import FcosOptions
 from detectors.models.gates import Centerness, MaxFilter
+from detectors.models.mask_options import CondInst
 from detectors.models.onenet import OneNetOptions
 from detectors.models.retinanet import RetinaNetOptions
 from detectors.models.sparse_rcnn import SparseRcnnOptions
@@ -101,6 +103,14 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
             queries=9,
         ),
     ),
+    "masks": (
+        ASSIGNERS["o2f"](),
+        SMALL.model_copy(update={"masks": CondInst(channels=4, width=8, convs=1)}),
+    ),
+    "dual with masks": (
+        ASSIGNERS["dual"](),
+        SMALL.model_copy(update={"masks": CondInst(width=8, convs=0), "detach_o2o": True}),
+    ),
     "cascade": (ASSIGNERS["poto"](), OneNetOptions(backbone=TRUNK, channels=16, heads=3)),
 }
 """A detector for each strategy of the table, and for combinations of their options."""
@@ -140,7 +150,8 @@ def batch(counts: Sequence[int], seed: int = 0) -> Batch:
     shape = (len(counts), 3, SIDE, SIDE)
     images = torch.randint(256, shape, generator=rng, dtype=torch.int64).to(torch.uint8)
     targets = tuple(objects(count, rng) for count in counts)
-    return Batch(images, targets, tuple(range(len(counts))), ((1.0, 1.0),) * len(counts))
+    masks = tuple(ellipses(each) for each in targets)
+    return Batch(images, targets, tuple(range(len(counts))), ((1.0, 1.0),) * len(counts), masks)
 
 
 def objects(count: int, rng: torch.Generator) -> Targets:
@@ -150,12 +161,22 @@ def objects(count: int, rng: torch.Generator) -> Targets:
     return Targets(torch.cat([corner, far], dim=1), labels)
 
 
+def ellipses(of: Targets) -> torch.Tensor:
+    """Return the masks of objects that fill the ellipses in their boxes, as those of a batch."""
+    at = torch.arange(COARSE / 2, SIDE, COARSE)
+    x1, y1, x2, y2 = of.boxes.T[:, :, None, None]
+    x, y = (2 * at - x1 - x2) / (x2 - x1), (2 * at[:, None] - y1 - y2) / (y2 - y1)
+    inside: torch.Tensor = x**2 + y**2 <= 1
+    return inside
+
+
 def share(whole: Batch, rank: int, size: int) -> Batch:
     return Batch(
         whole.images[rank::size],
         whole.targets[rank::size],
         whole.image_ids[rank::size],
         whole.scales[rank::size],
+        whole.masks[rank::size],
     )
 
 
@@ -248,7 +269,11 @@ def predicted(
 
 def assert_same(a: Candidates, b: Candidates) -> None:
     for name, column in vars(a).items():
-        assert torch.equal(column, getattr(b, name)), name
+        other = getattr(b, name)
+        if name == "masks":
+            assert (column and [*column.counts]) == (other and [*other.counts])
+        else:
+            assert torch.equal(column, other), name
 
 
 def assert_together(ranks: list[dict[str, Candidates]], alone: dict[str, Candidates]) -> None:

@@ -39,6 +39,7 @@ def test_parts_are_named_by_branch_and_are_the_losses_before_the_step(setup: str
         predicted = branch == "o2m" and getattr(options, "centerness", False)
         optional = {"centerness": predicted and setup != "dual with anchors"}
         optional["aux"] = branch in strategy.auxiliary()
+        optional["mask"] = options.segments
         parts = ["cls", "box", *(part for part, there in optional.items() if there)]
         expected += [f"{branch}.{part}" for part in parts]
     assert list(first) == expected

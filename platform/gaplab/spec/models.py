@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Branch, Strategy
 from detectors.data import DATASETS
-from detectors.data.base import DataError, DataOptions
+from detectors.data.base import NO_MASKS, DataError, DataOptions
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
@@ -119,6 +119,7 @@ class Experiment(Options):
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
                 f"got {self.training.batch}"
             )
+        problems += self._unfit_masks()
         problems += self._unfit_devices()
         problems += self._unknown_parts()
         if problems:
@@ -135,6 +136,18 @@ class Experiment(Options):
             problems.append(
                 "evaluation.protocol: level_range and spatial_range need the positions of points, "
                 "which queries do not have; choose another protocol"
+            )
+        return problems
+
+    def _unfit_masks(self) -> list[str]:
+        """Return why the detector can't be trained if it predicts masks."""
+        if not self.detector.segments:
+            return []
+        problems = self.training.unfit_masks()
+        if not self.data.segmented:
+            problems.append(
+                f"detector.masks: objects of data {self.data.label} have no masks; {NO_MASKS}, or "
+                "train without masks (detector.masks: null)"
             )
         return problems
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from detectors import RESULTS_VERSION
-from detectors.data.base import DataError, DataOptions, Split
+from detectors.data.base import DataError, DataOptions, Segmented, Split
 from gaplab.errors import UserError
 from gaplab.formatting import named_trials, plural
 from gaplab.identity import canonical, counted, digest, identity
@@ -222,6 +222,7 @@ def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
     experiments = _experiments(trials)
     for options in dict.fromkeys(each.data for each in experiments):
         images = dict[Split, int]()
+        users = [each for each in experiments if each.data == options]
         for split in SPLITS:
             try:
                 dataset = options.load(split)
@@ -231,11 +232,18 @@ def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
                 continue
             notes += dataset.notes
             images[split] = len(dataset)
-        users = [each for each in experiments if each.data == options]
+            needed = any(split in _segmented_splits(each) for each in users)
+            if needed and isinstance(dataset, Segmented):
+                problems += dataset.mask_problems()
         problems += [line for each in users for line in _too_few(each, images)]
     if problems:
         raise UserError(*dict.fromkeys(problems))
     return list(dict.fromkeys(notes))
+
+
+def _segmented_splits(experiment: Experiment) -> tuple[Split, ...]:
+    """Return the splits whose masks a trial uses."""
+    return ("train",) if experiment.detector.segments else ()
 
 
 def _listed_images(options: DataOptions, split: Split) -> dict[Split, int]:
@@ -266,13 +274,14 @@ def foreseen(trials: Sequence[TrialRecord]) -> tuple[str, ...]:
 
 
 def _experiments(trials: Sequence[TrialRecord]) -> list[Experiment]:
-    """Return one experiment for each combination of data, batch and workers."""
+    """Return one experiment for each combination of data, batch, workers and use of masks."""
     alike, seen = {}, {}
     for trial in trials:
         batch, workers = trial.config["training"]["batch"], trial.config["resources"]["workers"]
-        alike[id(trial.config["data"]), batch, workers] = trial  # most are one object
-    for (_, batch, workers), trial in alike.items():
-        seen[str(trial.config["data"]), batch, workers] = trial
+        masks = (bool(trial.config["detector"].get("masks")),)
+        alike[id(trial.config["data"]), batch, workers, masks] = trial  # most are one object
+    for (_, *others), trial in alike.items():
+        seen[str(trial.config["data"]), *others] = trial
     return [experiment_of(trial) for trial in seen.values()]
 
 

@@ -16,8 +16,9 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from detectors import midway
-from detectors.data.base import Dataset
+from detectors.data.base import DataError, Dataset
 from detectors.data.loader import Shares
+from detectors.data.mask_views import segmented
 from detectors.data.processes import TrainLoader
 from detectors.engine import Learner, train_epoch
 from detectors.inference import Halted
@@ -329,7 +330,10 @@ def _best_epoch(history: Sequence[EvaluationRecord]) -> int:
 def _loader(experiment: Experiment, data: Dataset, context: TrialContext) -> TrainLoader:
     world, gpu = context.world, context.device.type == "cuda"
     processes = experiment.data.loaders(experiment.resources.cpus_per_worker, gpu=gpu)
-    shares = Shares(data, experiment.training, experiment.seed, world.rank, world.size)
+    masks = experiment.detector.segments
+    if problems := segmented(data).mask_problems() if masks else []:
+        raise DataError(problems)
+    shares = Shares(data, experiment.training, experiment.seed, world.rank, world.size, masks=masks)
     return TrainLoader(shares, processes, pinned=gpu)
 
 

@@ -123,7 +123,7 @@ def test_segmentations_that_can_not_be_used(tmp_path: Path, name: str) -> None:
     data = loaded(tmp_path / "data", document(a13=wrong))
     (problem,) = data.mask_problems()
     assert f"train.json: 1 annotations {reason}" in problem
-    assert "(13); correct them, or train without masks (detector.masks: {name: none})" in problem
+    assert "(13); correct them, or train without masks (detector.masks: null)" in problem
     with pytest.raises(DataError) as caught:
         data.segmented(0)
     assert caught.value.problems == [problem]

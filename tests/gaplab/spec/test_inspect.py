@@ -95,3 +95,13 @@ def test_nothing_is_foreseen_of_data_that_cannot_be_read(tmp_path: Path) -> None
     assert "no such file" in refused(found)[0]
     assert inspect_data([]) == []
     assert foreseen([]) == ()
+
+
+def test_segmentations_that_can_not_be_used_are_refused_for_masks(tmp_path: Path) -> None:
+    """The files have none. Trials without masks don't need them."""
+    data = coco(tmp_path)
+    settings = {"grid": {"training.batch": [1], "detector.masks": [None, {"name": "condinst"}]}}
+    plain, masked = trials(data, **settings)
+    inspect_data([plain])
+    (line,) = refused((plain, masked))
+    assert "1 annotations without segmentation, or with one that is not sound (1); correct" in line

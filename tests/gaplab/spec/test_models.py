@@ -117,6 +117,22 @@ def test_what_needs_positions_is_refused_for_queries(changes: dict[str, Any], me
         Experiment.model_validate(fitting | changes)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": {"name": "voc", "root": "x"}}, "objects of data .* have no masks; choose data"),
+        ({"training": {"mosaic": 0.5}}, "training.mosaic: mixed images have no masks; set it to 0"),
+        ({"training": {"mixup": 0.5}}, "training.mixup: mixed images have no masks"),
+    ],
+)
+def test_masks_need_data_with_masks(changes: dict[str, Any], message: str) -> None:
+    fitting = SECTIONS | {"detector": {"name": "fcos", "masks": {"name": "condinst"}}}
+    Experiment.model_validate(fitting)
+    with pytest.raises(ValidationError, match=message):
+        Experiment.model_validate(fitting | changes)
+    Experiment.model_validate(SECTIONS | changes)
+
+
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])
 def test_the_seed_is_a_natural_number_below_2_to_the_31(seed: Any) -> None:
     with pytest.raises(ValidationError):

@@ -22,6 +22,7 @@ depends_on = None
 LATER: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("detector.backbone.deformable_stages", ("resnet",), 0),
     ("detector.detach_o2o", ("fcos", "retinanet"), False),
+    ("detector.masks", ("fcos", "retinanet"), None),
     ("detector.neck_deformable", ("onenet",), False),
     ("training.accumulate", (), 1),
     ("training.colour", (), 0.0),
@@ -29,11 +30,15 @@ LATER: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("training.group_by_aspect", (), False),
     ("training.loss.cls", (), "assignment"),
     ("training.loss.cls_target", (), "degree"),
+    ("training.loss.mask_points", (), 64),
+    ("training.loss.mask_weight", (), 1.0),
     ("training.mix_until", (), 1.0),
     ("training.mixup", (), 0.0),
     ("training.mosaic", (), 0.0),
     ("training.o2m_loss.cls", (), "assignment"),
     ("training.o2m_loss.cls_target", (), "degree"),
+    ("training.o2m_loss.mask_points", (), 64),
+    ("training.o2m_loss.mask_weight", (), 1.0),
     ("training.sampling_lr", (), 1.0),
     ("training.sync_batch_norm", (), False),
 )
