@@ -49,15 +49,18 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module", autouse=True)
 def every_migration(quick_upgrade: QuickUpgrade) -> Iterator[None]:
-    """Run the migrations in every database."""
+    """Run the migrations in every database but those of the fixture `engine`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gaplab.ledger.migrate._upgrade", quick_upgrade.real)
         yield
 
 
 @pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    engine = open_engine(url)
+def engine(url: str, quick_upgrade: QuickUpgrade) -> Iterator[Engine]:
+    """A ledger of the newest version; `test_other_tests_use_the_same_tables` allows the haste."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gaplab.ledger.migrate._upgrade", quick_upgrade)
+        engine = open_engine(url)
     yield engine
     engine.dispose()
 
@@ -106,10 +109,9 @@ class TestSchema:
             context = MigrationContext.configure(connection, opts=options)
             assert compare_metadata(context, Base.metadata) == []
 
-    def test_other_tests_use_the_same_tables(
-        self, url: str, engine: Engine, quick_upgrade: QuickUpgrade
-    ) -> None:
+    def test_other_tests_use_the_same_tables(self, url: str, quick_upgrade: QuickUpgrade) -> None:
         """Those of the first empty database and of the next one, made by `tests/ledgers.py`."""
+        engine = open_engine(url)
         expected = described(engine)
         assert len(expected) == len(Base.metadata.tables) + 1
         with pytest.MonkeyPatch.context() as patch:
@@ -121,6 +123,7 @@ class TestSchema:
                 again = open_engine(url)
                 assert described(again) == expected
                 again.dispose()
+        engine.dispose()
 
     def test_names_of_constraints_equal_migrations(self, engine: Engine) -> None:
         migrated, inspector = MetaData(), inspect(engine)
