@@ -32,6 +32,8 @@ class Points:
         sizes: number of points of each level, finest first; empty for a selection (see `take`).
         located: whether points have positions. False for queries: their one cell is the whole
             input, with xy its centre, stride its longer side and anchors its border.
+        groups: number of groups of equal size, one after the other. Objects are assigned to the
+            points of each group as if there were no others.
     """
 
     xy: Tensor
@@ -41,12 +43,13 @@ class Points:
     extent: tuple[float, float]
     sizes: tuple[int, ...]
     located: bool = True
+    groups: int = 1
 
     def __len__(self) -> int:
         return len(self.xy)
 
     def take(self, index: Tensor) -> Self:
-        """Return the points at `index` [K]."""
+        """Return the points at `index` [K], as one group."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column[index] for column in columns)
         return type(self)(xy, stride, level, anchors, self.extent, (), self.located)
@@ -55,7 +58,7 @@ class Points:
         """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column.to(device) for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent, self.sizes, self.located)
+        return replace(self, xy=xy, stride=stride, level=level, anchors=anchors)
 
     @cached_property
     def host(self) -> Self:
