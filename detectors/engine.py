@@ -271,8 +271,8 @@ def assign(
 
     They are made together, as those of one larger batch, so that Python waits for the device once.
     Groups of points are assigned as if there were no others, see `Points.groups`. If predictions
-    of a head are not finite, its assignment is the one for predictions of 0; the
-    loss then raises the error.
+    of a head are not finite, its assignment is the one for predictions of 0; the loss then raises
+    the error.
     """
     finite = [predictions.finite() for predictions in heads]
     if len(heads) == 1:
