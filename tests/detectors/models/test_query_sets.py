@@ -1,5 +1,6 @@
 """Queries of a one-to-many branch: additional ones, groups of them, and the same queries."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def dual(**changes: Any) -> Strategy:
     return ASSIGNERS["dual"].model_validate({"name": "dual", **HYBRID, **changes})
 
 
-def learned(detector: DenseDetector, count: int, more: bool) -> dict[str, Tensor]:
+def learned(detector: DenseDetector, count: int, more: bool) -> Mapping[str, Tensor]:
     """Return the learned parameters of the additional queries, or of the others."""
     held = detector.head.named_parameters()
     found = {n: p for n, p in held if ("o2m_" in n) == more and len(p) == count}
@@ -57,7 +58,7 @@ def same(a: tuple[Predictions, ...], b: tuple[Predictions, ...]) -> bool:
     return all(torch.equal(x.logits, y.logits) and torch.equal(x.boxes, y.boxes) for x, y in pairs)
 
 
-def move(parameters: dict[str, Tensor], rows: slice = slice(None)) -> None:
+def move(parameters: Mapping[str, Tensor], rows: slice = slice(None)) -> None:
     """Change learned queries."""
     with torch.no_grad():
         for each in parameters.values():
