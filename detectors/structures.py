@@ -26,14 +26,12 @@ class Points:
         xy: [N, 2] float, pixels.
         stride: [N] float, pixels.
         level: [N] int64; 0 is the finest.
-        anchors: [N, 4] float xyxy, pixels; the reference box of each point, for assignments and
-            decoders that need one.
+        anchors: [N, 4] float xyxy, pixels; the reference box of each point.
         extent: (width, height) in pixels of the area that the finest level's cells cover.
         sizes: number of points of each level, finest first; empty for a selection (see `take`).
         located: whether points have positions. False for queries: their one cell is the whole
             input, with xy its centre, stride its longer side and anchors its border.
-        groups: number of groups of equal size, one after the other. Objects are assigned to the
-            points of each group as if there were no others.
+        groups: number of groups of equal size. Each is assigned as if there were no others.
     """
 
     xy: Tensor
