@@ -11,12 +11,12 @@ from torch import nn
 from detectors.assigners.base import Branch, Strategy
 from detectors.data.base import Dataset
 from detectors.data.loader import Shares
+from detectors.data.mask_views import ground_truth
 from detectors.engine import Learner, train_epoch
 from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select_both
-from detectors.evaluation.truth import GroundTruth
-from detectors.inference import CandidateRequest, predict
+from detectors.inference import CandidateRequest, MaskRequest, predict
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
 from detectors.models.queries import QueryDetector
@@ -36,9 +36,6 @@ def build_detector(
         num_classes: number of classes of the data set.
         seed: seeds PyTorch's generator, from which the weights are drawn.
 
-    Raises:
-        ValueError: options of the detector can't be combined with the assignment.
-
     Examples:
         >>> import detectors
         >>> options = detectors.DETECTORS["fcos"](channels=16, tower_convs=1)
@@ -47,8 +44,6 @@ def build_detector(
         >>> list(detector.branches)
         ['o2o', 'o2m']
     """
-    if problems := options.unfit(assignment):
-        raise ValueError("; ".join(problems))
     torch.manual_seed(seed)
     return options.build(num_classes, tuple(assignment.branches()))
 
@@ -140,7 +135,9 @@ def evaluate(
 
     Raises:
         NonFinitePredictionsError: predictions are NaN or infinite.
-        ValueError: the data set has no images, or no object.
+        ValueError: the data set has no images, or no object; or the protocol measures masks, which
+            the detector does not predict.
+        DataError: the protocol measures masks, which the data set does not have.
 
     Examples:
         >>> import detectors
@@ -154,10 +151,12 @@ def evaluate(
         True
     """
     branches = tuple(assignment.branches())
-    truth = GroundTruth.of(dataset.truth(), dataset.classes)
-    found = predict(
-        detector, dataset, CandidateRequest(branches, protocol.pre_nms_topk), LocalWorld()
+    masks = protocol.evaluator == "masks"
+    truth = ground_truth(dataset, masks=masks)
+    request = CandidateRequest(
+        branches, protocol.pre_nms_topk, masks=MaskRequest(protocol, truth.sizes) if masks else None
     )
+    found = predict(detector, dataset, request, LocalWorld())
     return {
         branch: gap_between(select_both(found[branch], protocol, truth.sizes), truth, protocol)
         for branch in branches

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,17 @@ from detectors.data.base import Dataset
 from detectors.data.loader import Batch
 from detectors.data.processes import val_loader
 from detectors.engine import to_device
+from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.selection import admitted
+from detectors.masks import masks_at
+from detectors.models.output import Output
 from detectors.postprocess import Best, Frame, best_pairs, describe, finite_outputs
+from detectors.rle import Rles, encode
 from detectors.structures import Candidates, Points
 from detectors.world import World
 
+_TOGETHER = 128
+"""Number of masks of an image that are made at once; limits the memory."""
 _REMEDY = "training has diverged: lower lr, or set clip_norm"
 
 
@@ -24,6 +31,15 @@ class NonFinitePredictionsError(ValueError):
 
 class Halted(Exception):  # noqa: N818 - nothing went wrong
     """Prediction was stopped on request before the last image."""
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """Which candidates get masks: those that a protocol admits, with suppression or without."""
+
+    protocol: Protocol
+    sizes: Sequence[tuple[int, int]]
+    """(width, height) in pixels of each image, by its index."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class CandidateRequest:
     """Number of images predicted at a time."""
     processes: int = 0
     """Number of processes that load images; 0: the calling process does."""
+    masks: MaskRequest | None = None
+    """Which candidates get masks; None: no candidate does."""
 
 
 @torch.no_grad()
@@ -87,6 +105,48 @@ def predict(
 
 
 @dataclass(frozen=True)
+class _Masks:
+    """What the masks of a batch are made from, on the device."""
+
+    features: Tensor
+    parameters: Tensor
+    points: Points
+    request: MaskRequest
+
+    @classmethod
+    def of(cls, output: Output, branch: str, request: MaskRequest) -> "_Masks":
+        """Take them from the output of a detector. Raises ValueError if it predicts no masks."""
+        parameters = output.branches[branch][0].masks
+        if parameters is None:
+            raise ValueError("the detector predicts no masks; choose a protocol of boxes")
+        return cls(output.masks[branch], parameters, output.points[branch], request)
+
+    def added(self, number: int, found: Candidates, point: Tensor, frame: Frame) -> Candidates:
+        """Return the candidates of one image with the masks that were requested.
+
+        Candidates of several classes at one point have the same mask.
+
+        Args:
+            number: the image, as its number in the batch.
+            found: its candidates.
+            point: [M] int64, their points.
+            frame: how its input relates to the original image.
+        """
+        chosen, size = admitted(found, self.request.protocol), self.request.sizes[frame.index]
+        different, which = torch.unique(point[chosen], return_inverse=True)
+        made, device = [Rles.none(0)], self.features.device
+        for some in torch.split(different.to(device), _TOGETHER):
+            image, points = torch.full_like(some, number), self.points.take(some)
+            parameters = self.parameters[image, some]
+            made.append(
+                encode(masks_at(self.features, image, parameters, points, frame.scale, size))
+            )
+        column = Rles.none(len(found)).counts
+        column[chosen.numpy()] = Rles.join(made).counts[which.numpy()]
+        return replace(found, masks=Rles(column))
+
+
+@dataclass(frozen=True)
 class _Pending:
     """The candidates of a batch on their way from the device, which computes the next batch."""
 
@@ -96,6 +156,8 @@ class _Pending:
     image_ids: Sequence[int]
     copied: torch.cuda.Event | None
     """Recorded after the copies; None where the device is the host."""
+    masks: dict[str, _Masks]
+    """What masks are made from, by branch; empty without masks."""
 
     @classmethod
     def begin(
@@ -108,16 +170,18 @@ class _Pending:
     ) -> "_Pending":
         """Give the work of a batch to the device without waiting for it."""
         output = model(to_device(images.images, device), branches=request.branches)
-        best, finite = {}, []
+        best, finite, masks = {}, [], dict[str, _Masks]()
         for branch in request.branches:
             predictions, points = output.branches[branch][0], output.points[branch]
             sound = finite_outputs(predictions)
             finite.append({n: each.to("cpu", non_blocking=True) for n, each in sound.items()})
             pairs = best_pairs(predictions.scores(), predictions.boxes, points.sizes, request.topk)
             best[branch] = (pairs.to_host(), points)
+            if request.masks is not None:
+                masks[branch] = _Masks.of(output, branch, request.masks)
         frames = [Frame(i, scale) for i, scale in zip(indices, images.scales, strict=True)]
         copied = torch.cuda.current_stream(device).record_event() if _is_gpu(device) else None
-        return cls(best, finite, frames, images.image_ids, copied)
+        return cls(best, finite, frames, images.image_ids, copied, masks)
 
     def finish(self, found: dict[str, list[Candidates]]) -> str:
         """Wait for the batch and add its candidates to `found`.
@@ -131,7 +195,11 @@ class _Pending:
         if any(problems):
             return ", ".join(filter(None, problems))
         for branch, (best, points) in self.best.items():
-            found[branch] += best.candidates(points.host, self.frames)
+            made = best.candidates(points.host, self.frames)
+            if branch in self.masks:
+                own = zip(made, best.pairs // best.classes, self.frames, strict=True)
+                made = [self.masks[branch].added(n, *each) for n, each in enumerate(own)]
+            found[branch] += made
         return ""
 
 

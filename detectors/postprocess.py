@@ -19,6 +19,8 @@ def finite_outputs(predictions: Predictions) -> dict[str, Tensor]:
     outputs = {"logits": predictions.logits, "boxes": predictions.boxes}
     if predictions.centerness is not None:
         outputs["centerness"] = predictions.centerness
+    if predictions.masks is not None:
+        outputs["masks"] = predictions.masks
     return {name: each.isfinite().flatten(1).all(dim=1) for name, each in outputs.items()}
 
 

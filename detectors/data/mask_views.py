@@ -6,6 +6,7 @@ from torch import Tensor
 from detectors.data.base import NO_MASKS, DataError, Dataset, Segmented
 from detectors.data.orientation import Size
 from detectors.data.views import View
+from detectors.evaluation.truth import GroundTruth
 from detectors.rle import decode
 from detectors.structures import ImageTruth, Sample
 
@@ -20,10 +21,19 @@ def segmented(dataset: Dataset) -> Segmented:
     return dataset
 
 
-def segmented_truth(dataset: Dataset) -> list[ImageTruth]:
-    """Return the ground truth of all images with masks; see `Segmented`. Raises DataError."""
+def ground_truth(dataset: Dataset, *, masks: bool) -> GroundTruth:
+    """Return the ground truth of all images, on request with masks; see `Segmented`.
+
+    Raises:
+        DataError: there are no masks, or they can't be used.
+    """
+    if not masks:
+        return GroundTruth.of(dataset.truth(), dataset.classes)
     found = segmented(dataset)
-    return [found.segmented(index) for index in range(len(found))]
+    if problems := found.mask_problems():
+        raise DataError(problems)
+    images = [found.segmented(index) for index in range(len(found))]
+    return GroundTruth.of(images, dataset.classes)
 
 
 def masks_of(sample: Sample, truth: ImageTruth, view: View | None = None) -> Tensor:

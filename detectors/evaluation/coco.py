@@ -7,7 +7,7 @@ medium, large), M limits on the number of detections.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from hotcoco import COCO, COCOeval
@@ -18,10 +18,13 @@ from detectors.evaluation.matches import Matches
 from detectors.evaluation.matching import xywh
 from detectors.evaluation.metrics import SIZES, Metrics
 from detectors.evaluation.truth import GroundTruth
+from detectors.rle import as_coco
 from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 
+_IouOf = Literal["bbox", "segm"]
+"""What the IoU compares, as COCO's tools name it."""
 _IOU_50, _IOU_75 = 0, 5
 _TYPES = {
     "duplicate": "Dupe",
@@ -53,9 +56,28 @@ def coco_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
     Raises:
         ValueError: there is no object; crowd regions don't count.
     """
-    ground_truth = _ground_truth(truth)
+    return _all_metrics(columns, truth, max_dets, "bbox")
+
+
+def mask_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: int) -> list[Metrics]:
+    """Compute the metrics of `coco_metrics` with the IoU of masks instead of boxes.
+
+    Raises:
+        ValueError: there is no object, or a detection or an object has no mask.
+    """
+    for each, number in ((truth.masks, len(truth.labels)), *((c.masks, len(c)) for c in columns)):
+        if number and (each is None or not bool(each.held.all())):
+            raise ValueError("the AP of masks needs masks of all objects and detections")
+    return _all_metrics(columns, truth, max_dets, "segm")
+
+
+def _all_metrics(
+    columns: Sequence[Candidates], truth: GroundTruth, max_dets: int, kind: _IouOf
+) -> list[Metrics]:
+    ground_truth = _ground_truth(truth, kind)
     counts = sorted({1, min(10, max_dets), max_dets})
-    return [_metrics(_evaluated(ground_truth, each, truth, counts), counts) for each in columns]
+    evaluated = (_evaluated(ground_truth, each, truth, counts, kind=kind) for each in columns)
+    return [_metrics(each, counts) for each in evaluated]
 
 
 @dataclass(frozen=True)
@@ -112,9 +134,12 @@ def _evaluated(
     truth: GroundTruth,
     max_dets: list[int],
     areas: list[str] | None = None,
+    kind: _IouOf = "bbox",
 ) -> Any:
     """Run hotcoco on one set of detections; `areas` restricts it to the first area ranges."""
-    evaluator = COCOeval(ground_truth, ground_truth.load_res(_rows(detections, truth)), "bbox")
+    rows = _rows(detections, truth) if kind == "bbox" else _mask_rows(detections, truth)
+    found = ground_truth.load_res(rows)
+    evaluator = COCOeval(ground_truth, found, kind)
     evaluator.params.max_dets = max_dets
     if areas is not None:
         ranges = evaluator.params.area_rng[: len(areas)]
@@ -124,11 +149,14 @@ def _evaluated(
     return evaluator
 
 
-def _ground_truth(truth: GroundTruth) -> Any:
+def _ground_truth(truth: GroundTruth, kind: _IouOf = "bbox") -> Any:
     """Convert the ground truth to hotcoco's data set; category ids are labels."""
     truth.require_objects()
     positions = truth.positions()
     sizes = zip(positions.tolist(), truth.sizes, strict=True)
+    masks: Any = None
+    if kind == "segm" and truth.masks is not None:
+        masks = as_coco(truth.masks, [truth.sizes[image] for image in truth.image.tolist()])
     return COCO.from_arrays(
         [{"id": position, "width": width, "height": height} for position, (width, height) in sizes],
         [{"id": label, "name": name} for label, name in enumerate(truth.classes)],
@@ -137,6 +165,7 @@ def _ground_truth(truth: GroundTruth) -> Any:
         xywh(truth.boxes),
         area=truth.area.double().numpy(),
         iscrowd=truth.crowd.long().numpy(),
+        segmentation=masks,
     )
 
 
@@ -153,6 +182,21 @@ def _rows(detections: Candidates, truth: GroundTruth) -> Floats:
         detections.labels.numpy(),
     ]
     return np.column_stack(columns)
+
+
+def _mask_rows(detections: Candidates, truth: GroundTruth) -> list[dict[str, Any]]:
+    """Return COCO results without boxes, so that the size of a detection is that of its mask."""
+    if detections.masks is None:
+        return []
+    image = detections.image.tolist()
+    masks = as_coco(detections.masks, [truth.sizes[each] for each in image])
+    names = ("image_id", "segmentation", "score", "category_id")
+    places = truth.positions()[image].tolist()
+    scores, labels = detections.scores.double().tolist(), detections.labels.tolist()
+    return [
+        dict(zip(names, row, strict=True))
+        for row in zip(places, masks, scores, labels, strict=True)
+    ]
 
 
 def _metrics(evaluator: Any, counts: list[int]) -> Metrics:

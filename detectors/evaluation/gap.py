@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from detectors.evaluation.coco import coco_metrics
+from detectors.evaluation.coco import coco_metrics, mask_metrics
 from detectors.evaluation.crowd import crowd_metrics
 from detectors.evaluation.metrics import ClassGap, Metrics, names_of
 from detectors.evaluation.protocol import Protocol
@@ -11,7 +11,11 @@ from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 
 Evaluator = Callable[[Sequence[Candidates], GroundTruth, int], list[Metrics]]
-EVALUATORS: dict[str, Evaluator] = {"coco": coco_metrics, "crowd": crowd_metrics}
+EVALUATORS: dict[str, Evaluator] = {
+    "coco": coco_metrics,
+    "crowd": crowd_metrics,
+    "masks": mask_metrics,
+}
 """`Protocol.evaluator` -> a function that returns the metrics of each of several sets of detections
 on one ground truth."""
 

@@ -7,12 +7,14 @@ the two, `m_gap`. The gap of `ap` is the NMS gap and is called `gap`.
 from dataclasses import dataclass
 
 SIZES = ("small", "medium", "large")
+_COCO = (
+    *("ap", "ap50", "ap75", *(f"ap_{size}" for size in SIZES)),
+    *("ar1", "ar10", "ar", *(f"ar_{size}" for size in SIZES)),
+)
 MEASURED: dict[str, tuple[str, ...]] = {
-    "coco": (
-        *("ap", "ap50", "ap75", *(f"ap_{size}" for size in SIZES)),
-        *("ar1", "ar10", "ar", *(f"ar_{size}" for size in SIZES)),
-    ),
+    "coco": _COCO,
     "crowd": ("ap", "mmr", "recall"),
+    "masks": _COCO,
 }
 """The metrics that each evaluator (`Protocol.evaluator`) returns."""
 DUPLICATES = ("duplicates", "duplicates_nms")

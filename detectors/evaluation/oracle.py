@@ -31,7 +31,11 @@ def oracle_metrics(detections: Candidates, truth: GroundTruth, max_dets: int) ->
     """
     truth.require_objects()
     results = best_of_each_class(results_of(detections, truth.image_ids), max_dets)
-    evaluator = evaluated(dataset(truth), results, max(100, max_dets))
+    return metrics_of(evaluated(dataset(truth), results, max(100, max_dets)))
+
+
+def metrics_of(evaluator: COCOeval) -> Metrics:
+    """Return what pycocotools has computed as metrics."""
     precision, recall = evaluator.eval["precision"][..., -1], evaluator.eval["recall"]
     values = {
         "ap": precision[..., 0],
@@ -100,15 +104,24 @@ def best_of_each_class(results: list[dict[str, Any]], most: int) -> list[dict[st
     return kept
 
 
-def evaluated(data: dict[str, Any], results: list[dict[str, Any]], most: int) -> COCOeval:
-    """Evaluate at 1, 10 and `most` detections, without output."""
+def evaluated(
+    data: dict[str, Any], results: list[dict[str, Any]], most: int, kind: str = "bbox"
+) -> COCOeval:
+    """Evaluate at 1, 10 and `most` detections, without output.
+
+    Args:
+        data: a COCO data set.
+        results: COCO results.
+        most: the largest number of detections.
+        kind: what the IoU compares, `bbox` or `segm`.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = data
         ground_truth.createIndex()
         # loadRes takes no empty list
         found = ground_truth.loadRes(results) if results else COCO()
-        evaluator = COCOeval(ground_truth, found, "bbox")
+        evaluator = COCOeval(ground_truth, found, kind)
         evaluator.params.maxDets = [1, 10, most]
         evaluator.evaluate()
         evaluator.accumulate()

@@ -19,8 +19,9 @@ class Protocol(Options):
 
     preset: str = Field("default", pattern=r"^[a-z0-9_-]+$", json_schema_extra=NOT_IDENTITY)
     """The name shown in tables."""
-    evaluator: Literal["coco", "crowd"] = "coco"
-    """Definition of AP: COCO's, or CrowdHuman's (with its miss rate and recall)."""
+    evaluator: Literal["coco", "crowd", "masks"] = "coco"
+    """Definition of AP: COCO's, CrowdHuman's (with its miss rate and recall), or COCO's with the
+    IoU of masks instead of boxes. Suppression always compares boxes."""
     score_floor: float = Field(0.0, ge=0, lt=1)
     """Candidates with a score of at most this are removed first."""
     pre_nms_topk: int = Field(300, ge=1)
@@ -86,6 +87,7 @@ _PAPERS = (
         max_dets=500,
         **_CVPODS,
     ),
+    _preset("condinst", evaluator="masks", score_floor=0.05, pre_nms_topk=1000, nms_iou=0.6),
     _preset(
         "centernet",
         pre_nms_topk=1000,
@@ -122,6 +124,7 @@ alike. `defcn` (POTO) suppresses boxes that are not clipped, `o2f` clipped ones.
 before NMS and has no floor (its 100 best pairs of all levels are among the 1,000 best of each
 level).
 `date` is that of DATE-F; DATE-R keeps 1,000 candidates per level. `crowdhuman` is DeFCN's.
+`condinst` is that of `o2f` with the AP of masks (002 Table 9), for detectors that predict masks.
 `centernet` is CenterNet's: peaks of the score map of a class in 3 x 3 cells, then the 100 best of
 them.
 

@@ -48,12 +48,18 @@ def filter_candidates(candidates: Candidates, protocol: Protocol, sizes: Sizes) 
 
     Their boxes are clipped if the protocol clips before suppression.
     """
-    found = candidates.take(candidates.scores > protocol.score_floor)
+    found = candidates.take(admitted(candidates, protocol))
+    return clip_to_images(found, sizes) if protocol.clip == "before" else found
+
+
+def admitted(candidates: Candidates, protocol: Protocol) -> Tensor:
+    """Return the positions of the candidates that `filter_candidates` returns: int64, ascending."""
+    above = (candidates.scores > protocol.score_floor).nonzero()[:, 0]
+    found = candidates.take(above)
     most: Tensor | int = protocol.pre_nms_topk
     if protocol.cap_at_points:
         most = found.level_points.clamp(max=most)
-    found = found.take(_rank_in_level(found) < most)
-    return clip_to_images(found, sizes) if protocol.clip == "before" else found
+    return above[_rank_in_level(found) < most]
 
 
 def clip_to_images(candidates: Candidates, sizes: Sizes) -> Candidates:

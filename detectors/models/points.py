@@ -61,9 +61,7 @@ def kept_points(
     return pyramid_points(sizes, strides, device, anchors, offset)
 
 
-def whole_image(
-    height: int, width: int, count: int, device: torch.device, groups: int = 1
-) -> Points:
+def whole_image(height: int, width: int, count: int, device: torch.device) -> Points:
     """Create the points of `count` queries: one cell, and anchor, that covers the input."""
     full = partial(torch.full, (count,), device=device)
     zero, right, bottom = full(0.0), full(float(width)), full(float(height))
@@ -75,7 +73,6 @@ def whole_image(
         (float(width), float(height)),
         (count,),
         located=False,
-        groups=groups,
     )
 
 

@@ -66,9 +66,7 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
         OneNetOptions(backbone=TRUNK, channels=16, box="size_offset"),
     ),
     "queries": (
-        ASSIGNERS["dual"].model_validate(
-            {"o2o": {"name": "min_cost"}, "o2m": {"name": "min_cost_many", "repeats": 2}}
-        ),
+        ASSIGNERS["min_cost"](),
         DetrOptions(
             backbone=TRUNK,
             channels=32,
@@ -76,8 +74,6 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
             decoder_layers=2,
             feedforward=32,
             queries=9,
-            o2m_queries=12,
-            o2m_groups=2,
         ),
     ),
     "several maps": (

@@ -56,8 +56,10 @@ OtherOption = Annotated[
         "kept apart from others, under a digest of the ground truth.",
     ),
 ]
-USUAL = tuple(preset for preset in PROTOCOLS if preset not in TOOLS)
-"""Protocols of `reevaluate` if none is given: those of papers."""
+USUAL = tuple(
+    name for name, each in PROTOCOLS.items() if name not in TOOLS and each.evaluator != "masks"
+)
+"""Protocols of `reevaluate` if none is given: those of papers for boxes."""
 _PROTOCOL = "Name of a preset, a mapping such as '{preset: defcn, nms_iou: 0.5}', or a YAML file"
 
 

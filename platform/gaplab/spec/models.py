@@ -30,6 +30,12 @@ SMALLEST_PART = 0.0001
 """The smallest part of a GPU that Ray reserves."""
 
 
+_NO_MASK_DETECTOR = (
+    "evaluation.protocol: measures masks, which the detector does not predict; choose another "
+    "protocol, or detector fcos or retinanet with detector.masks: {name: condinst}"
+)
+
+
 class EvaluationOptions(Options):
     """When a trial is evaluated, and under which protocol."""
 
@@ -43,6 +49,11 @@ class EvaluationOptions(Options):
     )
     """Name of a preset, or a mapping of the values that differ from the preset that it names in
     `preset`."""
+
+    @property
+    def masks(self) -> bool:
+        """Whether it measures masks."""
+        return self.protocol.evaluator == "masks"
 
 
 def _check_gpus(gpus: float) -> float:
@@ -113,7 +124,7 @@ class Experiment(Options):
     def _sections_fit(self) -> Self:
         branches = self.assignment.branches()
         problems = self.training.unfit_losses({b: self.detector.branch(b).box for b in branches})
-        problems += self.detector.unfit(self.assignment) + self._unfit_queries()
+        problems += self._unfit_queries()
         if self.training.batch < self.resources.workers:
             problems.append(
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "
@@ -140,9 +151,9 @@ class Experiment(Options):
         return problems
 
     def _unfit_masks(self) -> list[str]:
-        """Return why the detector can't be trained if it predicts masks."""
+        """Return why masks can't be trained or measured."""
         if not self.detector.segments:
-            return []
+            return [_NO_MASK_DETECTOR] if self.evaluation.masks else []
         problems = self.training.unfit_masks()
         if not self.data.segmented:
             problems.append(

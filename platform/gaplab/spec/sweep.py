@@ -180,22 +180,15 @@ def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
     return f"{spec.name}-{digest(canonical(content), 8)}"
 
 
-_COUNTED = counted(Experiment)
-_FIELDS = sorted((*_COUNTED, "fingerprint", "results_version"))
-_HASHED = "{" + ",".join(f'"{key}":%({key})s' for key in _FIELDS) + "}"
-"""What is hashed for a trial's id: canonical JSON, if all values are."""
-
-
 def _trial_id(sections: Mapping[str, Section], fingerprint: str) -> str:
-    identities = {name: sections[name].identity for name in _COUNTED}
+    identities = {name: sections[name].identity for name in counted(Experiment)}
     return _id(identities, fingerprint, RESULTS_VERSION)
 
 
 def _id(identities: Mapping[str, str], fingerprint: str, version: int) -> str:
-    """Return a trial's id. All values are canonical JSON."""
-    return digest(
-        _HASHED % {**identities, "fingerprint": fingerprint, "results_version": version}, 12
-    )
+    """Return a trial's id. All values are canonical JSON, and so is what is hashed."""
+    fields = {**identities, "fingerprint": fingerprint, "results_version": str(version)}
+    return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
 
 
 def _record(key: str, sections: Mapping[str, Section]) -> TrialRecord:
@@ -250,7 +243,8 @@ def inspect_data(trials: Sequence[TrialRecord]) -> list[str]:
 
 def _segmented_splits(experiment: Experiment) -> tuple[Split, ...]:
     """Return the splits whose masks a trial uses."""
-    return ("train",) if experiment.detector.segments else ()
+    train: tuple[Split, ...] = ("train",) if experiment.detector.segments else ()
+    return (*train, "val") if experiment.evaluation.masks else train
 
 
 def _listed_images(options: DataOptions, split: Split) -> dict[Split, int]:
@@ -285,7 +279,8 @@ def _experiments(trials: Sequence[TrialRecord]) -> list[Experiment]:
     alike, seen = {}, {}
     for trial in trials:
         batch, workers = trial.config["training"]["batch"], trial.config["resources"]["workers"]
-        masks = (bool(trial.config["detector"].get("masks")),)
+        protocol = trial.config["evaluation"]["protocol"]
+        masks = (bool(trial.config["detector"].get("masks")), protocol["evaluator"] == "masks")
         alike[id(trial.config["data"]), batch, workers, masks] = trial  # most are one object
     for (_, *others), trial in alike.items():
         seen[str(trial.config["data"]), *others] = trial

@@ -1,13 +1,14 @@
 """The rows of a dump of candidates: written in row groups of whole images, and read again."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from detectors.rle import Rles
 from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.storage.parquet import Category, Column, Layout, Reader
@@ -18,7 +19,7 @@ _BOX = ("x1", "y1", "x2", "y2")
 _POINT = ("point_x", "point_y")
 LAYOUT = Layout(
     "candidates",
-    3,
+    4,
     {
         "image_id": Column("int64"),
         "level": Column("int16"),
@@ -28,6 +29,7 @@ LAYOUT = Layout(
         **{name: Column("float32", varied=True) for name in _BOX},
         **{name: Column("float32") for name in (*_POINT, "stride")},
         "level_points": Column("int32", since=3),
+        "mask": Column("category", since=4),
     },
     "restore it from a backup, or name the --home that the trial was trained in",
 )
@@ -52,7 +54,9 @@ def row_groups(
     for stop in _group_ends(image):
         group = {name: column[start:stop] for name, column in columns.items()}
         label = labels[start:stop]
-        yield {**group, "class": Category(label, names), "label": label}
+        masks = None if candidates.masks is None else candidates.masks.counts[start:stop]
+        mask = _mask_column(masks, stop - start)
+        yield {**group, "class": Category(label, names), "label": label, "mask": mask}
         start = stop
 
 
@@ -68,6 +72,24 @@ def _columns(candidates: Candidates, image_id: NDArray[np.int64]) -> dict[str, N
         "stride": candidates.strides.float().numpy(),
         "level_points": candidates.level_points.numpy().astype(np.int32),
     }
+
+
+def _mask_column(counts: NDArray[np.object_] | None, rows: int) -> Category:
+    """Return COCO's compressed counts as text, each different mask once; "" for no mask."""
+    if counts is None:
+        return Category(np.zeros(rows, dtype=np.int32), ("",))
+    at = {each: code for code, each in enumerate(dict.fromkeys(counts))}
+    codes = np.fromiter((at[each] for each in counts), dtype=np.int32, count=rows)
+    return Category(codes, tuple(each.decode("ascii") for each in at))
+
+
+def _read_masks(column: Category | None) -> Rles | None:
+    """Return the masks of a row group; None if no candidate has one."""
+    if column is None or not any(column.names):
+        return None
+    names = np.empty(len(column.names), dtype=np.object_)
+    names[:] = [each.encode() for each in column.names]
+    return Rles(names[column.codes])
 
 
 def _group_ends(image: NDArray[np.int64]) -> Iterator[int]:
@@ -190,4 +212,6 @@ def _read_group(group: Mapping[str, Any], lookup: Lookup, where: str) -> Candida
     order = np.argsort(image, kind="stable")
     level = group["level"].astype(np.int64)
     columns = (image, boxes, score, label, level, points, stride, level_points)
-    return Candidates(*(torch.from_numpy(column[order]) for column in columns))
+    masks = _read_masks(group.get("mask"))
+    found = Candidates(*(torch.from_numpy(column[order]) for column in columns))
+    return replace(found, masks=masks and masks[torch.from_numpy(order)])

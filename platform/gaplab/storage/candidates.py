@@ -6,18 +6,20 @@ pixels of the detector's input. Row groups never split an image. Other tools can
 they are.
 
 Version 1 had no labels. Versions 1 and 2 had clipped boxes, and no number of points per level. Both
-are still read, for protocols that need neither.
+are still read, for protocols that need neither. Up to version 3 there were no masks: COCO's
+compressed RLE, empty where a candidate has none.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 
+from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
 from detectors.structures import Candidates
 from detectors.world import World, shard
@@ -34,6 +36,28 @@ _LEFTOVER = re.compile(_PART.pattern + r"(\.[0-9a-f]+\.part)?")
 
 
 @dataclass(frozen=True)
+class Masked:
+    """Which candidates have masks: those that a protocol with these values admits."""
+
+    score_floor: float
+    pre_nms_topk: int
+    cap_at_points: bool
+
+    @classmethod
+    def of(cls, protocol: Protocol) -> Self:
+        """Return the values of a protocol."""
+        return cls(protocol.score_floor, protocol.pre_nms_topk, protocol.cap_at_points)
+
+    def serves(self, protocol: Protocol) -> bool:
+        """Return whether all candidates that a protocol admits have masks."""
+        return (
+            protocol.score_floor >= self.score_floor
+            and protocol.pre_nms_topk <= self.pre_nms_topk
+            and (protocol.cap_at_points or not self.cap_at_points)
+        )
+
+
+@dataclass(frozen=True)
 class Part:
     """What one rank predicts: its share of the data set's images (see `world.shard`).
 
@@ -42,12 +66,14 @@ class Part:
         truth: the whole data set.
         topk: number of candidates kept per level and image.
         world: the ranks.
+        masked: which candidates have masks; None: none has.
     """
 
     subject: Subject
     truth: GroundTruth
     topk: int
     world: World
+    masked: Masked | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +86,7 @@ class DumpInfo:
         branch: branch that predicted the candidates.
         classes: names of the classes, in label order.
         topk: number of candidates kept per level and image.
+        masked: which of them have masks; None: none has.
     """
 
     trial: str
@@ -67,6 +94,7 @@ class DumpInfo:
     branch: str
     classes: tuple[str, ...]
     topk: int
+    masked: Masked | None = field(default=None, kw_only=True)
 
 
 def write_part(storage: Storage, part: Part, candidates: Candidates) -> str:
@@ -92,6 +120,7 @@ def write_part(storage: Storage, part: Part, candidates: Candidates) -> str:
         branch=subject.branch,
         classes=truth.classes,
         topk=part.topk,
+        masked=part.masked,
         rank=world.rank,
         size=world.size,
         images=tuple(truth.image_ids[i] for i in own),
@@ -227,7 +256,8 @@ class _Footer(DumpInfo):
     images: tuple[int, ...]
 
     def info(self) -> DumpInfo:
-        return DumpInfo(self.trial, self.epoch, self.branch, self.classes, self.topk)
+        own = (self.trial, self.epoch, self.branch, self.classes, self.topk)
+        return DumpInfo(*own, masked=self.masked)
 
 
 def _part_name(rank: int, size: int) -> str:

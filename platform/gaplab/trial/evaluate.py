@@ -11,6 +11,7 @@ from torch import nn
 
 from detectors.assigners.base import Branch
 from detectors.data.base import Dataset
+from detectors.data.mask_views import ground_truth
 from detectors.evaluation.gap import gap_between
 from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import TRAINING
@@ -18,13 +19,13 @@ from detectors.evaluation.operating import duplicates
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import concatenate, select_both
 from detectors.evaluation.truth import GroundTruth
-from detectors.inference import CandidateRequest, predict
+from detectors.inference import CandidateRequest, MaskRequest, predict
 from detectors.structures import Candidates
 from detectors.world import World
 from gaplab.records import EvaluationRecord, Subject
 from gaplab.spec.models import Experiment
 from gaplab.spec.protocols import protocol_key, rule_of
-from gaplab.storage.candidates import Part, delete_leftovers, write_part
+from gaplab.storage.candidates import Masked, Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
 from gaplab.storage.matches import write_matches
 
@@ -96,7 +97,7 @@ class Evaluator:
         self._trial, self._data, self._world, self._storage = trial, data, world, storage
         self._options, self._epochs = experiment.evaluation, experiment.training.epochs
         self._loaders = partial(experiment.data.loaders, experiment.resources.cpus_per_worker)
-        self._truth = GroundTruth.of(data.truth(), data.classes)
+        self._truth = ground_truth(data, masks=self._options.masks)
         self.branches: tuple[Branch, ...] = tuple(experiment.assignment.branches())
 
     def due(self, epoch: int) -> bool:
@@ -128,7 +129,8 @@ class Evaluator:
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
         topk = max(topk, CANDIDATES_PER_LEVEL) if self._stores(epoch) else topk
         processes = self._loaders(gpu=next(model.parameters()).device.type == "cuda")
-        request = CandidateRequest(self.branches, topk, processes=processes)
+        masks = MaskRequest(protocol, self._truth.sizes) if self._options.masks else None
+        request = CandidateRequest(self.branches, topk, processes=processes, masks=masks)
         shares = predict(model, self._data, request, self._world, halt)
         uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
         ranks = self._world.gather(
@@ -158,7 +160,8 @@ class Evaluator:
         """Store the candidates of this rank if the options say so; return the URI of the folder."""
         if not self._stores(epoch):
             return ""
-        part = Part(self._subject(branch, epoch), self._truth, topk, self._world)
+        masked = Masked.of(self._options.protocol) if self._options.masks else None
+        part = Part(self._subject(branch, epoch), self._truth, topk, self._world, masked)
         return write_part(self._storage, part, share)
 
     def _record(

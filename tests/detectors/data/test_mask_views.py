@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from detectors.data.base import DataError
 from detectors.data.loader import Batch, Shares, collate
-from detectors.data.mask_views import COARSE, coarse, masks_of, segmented, segmented_truth
+from detectors.data.mask_views import COARSE, coarse, ground_truth, masks_of, segmented
 from detectors.data.samples import Samples
 from detectors.data.shapes import Shapes
 from detectors.data.transforms import flip_horizontal, flip_vertical, transpose
@@ -158,11 +158,14 @@ def test_a_batch_of_images_without_objects() -> None:
 
 
 def test_ground_truth_has_masks_on_request() -> None:
-    for index, truth in enumerate(segmented_truth(DATA)):
-        assert truth.masks is not None
-        masks = decode(truth.masks, (truth.width, truth.height))
+    truth = ground_truth(DATA, masks=True)
+    assert truth.masks is not None
+    for index, size in enumerate(truth.sizes):
+        masks = decode(truth.masks[truth.image == index], size)
         assert torch.equal(masks, DATA.masks(index))  # type: ignore[attr-defined]
-    assert all(each.masks is None for each in DATA.truth())
+    plain = ground_truth(DATA, masks=False)
+    assert plain.masks is None
+    assert plain.digest() == truth.digest()
 
 
 @pytest.mark.parametrize("option", ["mosaic", "mixup"])

@@ -14,6 +14,7 @@ PRESETS = {
     "onenet": (0.0, 1000, False, "after", 0.5, "cut_then_nms", 100),
     "date": (0.01, 100, False, "before", 0.5, "nms_then_cut", 100),
     "crowdhuman": (0.05, 1000, True, "after", 0.6, "nms_then_cut", 500),
+    "condinst": (0.05, 1000, False, "before", 0.6, "nms_then_cut", 100),
     "centernet": (0.0, 1000, False, "after", 0.6, "nms_then_cut", 100),
     "ultralytics": (0.001, 30_000, False, "after", 0.7, "nms_then_cut", 300),
     "roboflow": (0.0, 30_000, False, "after", 0.7, "nms_then_cut", 100),
@@ -37,7 +38,8 @@ def test_presets() -> None:
     assert found == PRESETS
     for name, protocol in PROTOCOLS.items():
         assert protocol.preset == name
-        assert protocol.evaluator == ("crowd" if name == "crowdhuman" else "coco")
+        evaluators = {"crowdhuman": "crowd", "condinst": "masks"}
+        assert protocol.evaluator == evaluators.get(name, "coco")
         assert protocol.class_wise
         peaks = ("max_filter", 0, 3) if name == "centernet" else ("nms", None, None)
         assert (protocol.suppression, protocol.level_range, protocol.spatial_range) == peaks
@@ -62,7 +64,7 @@ def test_an_odd_window_is_accepted(side: int) -> None:
         ({"level_range": -1}, "greater than or equal to 0"),
         ({"suppression": "max_filter"}, "max_filter needs one"),
         ({"suppression": "soft"}, "'nms' or 'max_filter'"),
-        ({"evaluator": "voc"}, "'coco' or 'crowd'"),
+        ({"evaluator": "voc"}, "'coco', 'crowd' or 'masks'"),
         ({"score_floor": 1.0}, "less than 1"),
         ({"score_floor": float("nan")}, "finite"),
         ({"nms_iou": 0.0}, "greater than 0"),

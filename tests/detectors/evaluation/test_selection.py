@@ -222,7 +222,7 @@ class TestClipping:
     def test_presets_clip_as_their_released_code(self, name: str) -> None:
         changed = {"nms_iou": 0.5, "suppression": "nms", "level_range": None, "spatial_range": None}
         kept = self.kept(PROTOCOLS[name].model_copy(update=changed))
-        before = ("default", "o2f", "date", "deepstream", "torchvision")
+        before = ("default", "o2f", "condinst", "date", "deepstream", "torchvision")
         assert len(kept) == (1 if name in before else 2)
 
     @pytest.mark.parametrize("order", ["nms_then_cut", "cut_then_nms"])

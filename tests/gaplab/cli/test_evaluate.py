@@ -13,7 +13,8 @@ import yaml
 from sqlalchemy import text
 
 from detectors.evaluation.metrics import DUPLICATES
-from detectors.evaluation.protocol import PROTOCOLS, TOOLS
+from detectors.evaluation.protocol import PROTOCOLS
+from gaplab.cli.evaluate import USUAL
 from gaplab.ledger import Ledger
 from gaplab.results.candidates.reevaluate import find_sources, find_trials, reevaluate
 from gaplab.spec.protocols import parse_protocol, protocol_key, rule_of
@@ -42,7 +43,7 @@ def evaluations(output: str) -> list[dict[str, Any]]:
 def test_every_preset_of_a_paper_is_measured_once(gaplab: Gaplab, ids: Any) -> None:
     found = evaluations(gaplab("reevaluate", ids["dual"], "--json"))
     keys = {(e["branch"], e["protocol"]) for e in found}
-    assert keys == {(branch, p) for branch in ("o2o", "o2m") for p in PROTOCOLS.keys() - TOOLS}
+    assert keys == {(branch, p) for branch in ("o2o", "o2m") for p in USUAL}
     assert len(found) == len(keys)
     assert {e["epoch"] for e in found} == {2}
     assert evaluations(gaplab("reevaluate", ids["dual"], "--json")) == found

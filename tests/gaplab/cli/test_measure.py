@@ -142,6 +142,8 @@ def test_protocols_that_need_levels_are_refused(gaplab: Run, files: Foreign) -> 
     err = gaplab("measure", files.o2o, files.truth, "--protocol", "centernet", code=2)
     assert "has no levels and anchor points, which protocol centernet needs" in err
     assert "suppression: max_filter, level_range, spatial_range" in err
+    err = gaplab("measure", files.o2o, files.truth, "--protocol", "condinst", code=2)
+    assert "is measured without masks, which protocol condinst needs; choose another one" in err
 
 
 def test_check_compares_with_pycocotools(gaplab: Run, files: Foreign) -> None:
@@ -189,7 +191,9 @@ def test_protocols_say_how_much_of_a_disagreement_is_theirs(gaplab: Run, files: 
 
 def test_all_protocols(gaplab: Run, files: Foreign) -> None:
     found: Any = measured(gaplab, files.o2o, files.truth, "--all-protocols")
-    assert [each["protocol"] for each in found] == [p for p in PROTOCOLS if p != "centernet"]
+    assert [each["protocol"] for each in found] == [
+        p for p in PROTOCOLS if p not in ("centernet", "condinst")
+    ]
     out = gaplab("measure", files.o2o, files.truth, "--all-protocols", "--resamples", 0)
     assert all(each["protocol"] in out for each in found)
 

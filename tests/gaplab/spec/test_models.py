@@ -106,7 +106,6 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
         ({"assignment": {"name": "poto"}}, "the assignment needs the positions of points"),
         ({"assignment": DUAL}, "the assignment needs the positions of points"),
         ({"training": {"loss": {"box_by": "centerness"}}}, "box_by: centerness needs the pos"),
-        ({"detector": {"name": "detr", "o2m_queries": 9}}, "detector.o2m_queries: needs an assig"),
         ({"evaluation": {"protocol": "centernet"}}, "choose another protocol"),
         ({"evaluation": {"protocol": {"level_range": 1}}}, "level_range and spatial_range need"),
     ],
@@ -132,6 +131,15 @@ def test_masks_need_data_with_masks(changes: dict[str, Any], message: str) -> No
     with pytest.raises(ValidationError, match=message):
         Experiment.model_validate(fitting | changes)
     Experiment.model_validate(SECTIONS | changes)
+
+
+def test_protocols_of_masks_need_a_detector_with_masks() -> None:
+    measured = SECTIONS | {"evaluation": {"protocol": "condinst"}}
+    with pytest.raises(ValidationError, match="measures masks, which the detector does not pred"):
+        Experiment.model_validate(measured)
+    Experiment.model_validate(
+        measured | {"detector": {"name": "retinanet", "masks": {"name": "condinst"}}}
+    )
 
 
 @pytest.mark.parametrize("seed", [-1, 2**31, 0.0, True, "1"])

@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.truth import GroundTruth
+from detectors.rle import Rles
 from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.records import Subject
 from gaplab.storage import candidate_rows
-from gaplab.storage.candidates import Dump, DumpInfo, Part, delete_leftovers, write_part
+from gaplab.storage.candidates import Dump, DumpInfo, Masked, Part, delete_leftovers, write_part
 from gaplab.storage.filesystem import Storage
 from tests.builders import empty_truth
 
@@ -95,8 +97,49 @@ def assert_equal(one: Candidates, other: Candidates) -> None:
     """Assert that bits, types and shapes are equal."""
     for name, column in vars(one).items():
         twin = getattr(other, name)
+        if name == "masks":
+            assert (column and [*column.counts]) == (twin and [*twin.counts])
+            continue
         assert (column.dtype, column.shape) == (twin.dtype, twin.shape), name
         assert column.numpy().tobytes() == twin.numpy().tobytes(), name
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.usefixtures("few_rows")
+def test_masks_are_read_as_they_were_written(tmp_path: Path, size: int, share: float) -> None:
+    """Also if some candidates, or all of a row group, have none, and several have the same."""
+    found = candidates([4, 0, 11, 3])
+    rng = np.random.default_rng(0)
+    held = rng.random(len(found)) < share
+    held[:4] &= share == 1
+    texts = rng.choice([b"01", b"0[D1", b"PPYo1oo"], len(found))
+    masks = Rles.of(bytes(text) if has else b"" for text, has in zip(texts, held, strict=True))
+    found, ids = replace(found, masks=masks), [5, 6, 7, 8]
+    back = read(write(tmp_path, found, truth(ids), size), ids)
+    assert_equal(back, found if share else replace(found, masks=None))
+
+
+def test_a_dump_states_which_candidates_have_masks(tmp_path: Path) -> None:
+    protocol = Protocol(evaluator="masks", score_floor=0.2, pre_nms_topk=7)
+    part = Part(SUBJECT, truth([5]), 1000, FakeWorld(0, 1), Masked.of(protocol))
+    uri = write_part(Storage(str(tmp_path)), part, candidates([2]))
+    masked = Dump.open(uri).info.masked
+    assert masked == Masked(0.2, 7, False)
+    changes: list[dict[str, Any]] = [
+        {"score_floor": 0.1},
+        {"pre_nms_topk": 8},
+        {"nms_iou": 0.1},
+        {"score_floor": 0.3},
+    ]
+    served = [masked.serves(protocol.model_copy(update=each)) for each in changes]
+    assert served == [False, False, True, True]
+    capped = Masked(0.2, 7, True)
+    assert [capped.serves(protocol.model_copy(update={"cap_at_points": x})) for x in (0, 1)] == [
+        False,
+        True,
+    ]
+    assert Dump.open(write(tmp_path / "plain", candidates([2]), truth([5]))).info.masked is None
 
 
 @pytest.fixture

@@ -12,11 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detectors.data.mask_views import ground_truth
+from detectors.evaluation.gap import gap_between
 from detectors.evaluation.matches import Matches
+from detectors.evaluation.protocol import PROTOCOLS
+from detectors.evaluation.selection import select_both
+from detectors.models.mask_options import CondInst
 from detectors.structures import Candidates
 from gaplab.records import EvaluationRecord
+from gaplab.results.candidates.needs import shortcomings
 from gaplab.spec.files import load_spec
 from gaplab.spec.models import Experiment
+from gaplab.spec.protocols import with_key
 from gaplab.spec.sweep import expand, experiment_of
 from gaplab.storage.candidates import Dump
 from gaplab.storage.filesystem import Storage
@@ -120,7 +127,8 @@ def stream(record: EvaluationRecord, home: Path, experiment: Experiment) -> list
     found = Candidates.join(chunks)
     key = [found.image, found.levels, found.points[:, 1], found.points[:, 0], found.labels]
     order = np.lexsort([column.numpy() for column in reversed(key)])
-    return list(vars(found.take(torch.from_numpy(order))).values())
+    columns = vars(found.take(torch.from_numpy(order))).values()
+    return [column for column in columns if isinstance(column, Tensor)]
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -187,3 +195,60 @@ def test_no_old_part_is_left_after_a_restart_with_fewer_ranks(
     columns = (stream(again, tmp_path, experiment), stream(alone, tmp_path / "alone", experiment))
     for a, b in zip(*columns, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+CONDINST = PROTOCOLS["condinst"].model_copy(update={"score_floor": 0.0})
+
+
+@pytest.fixture
+def segmenting(experiment: Experiment) -> Experiment:
+    """The same with masks, measured under a protocol of masks."""
+    detector = experiment.detector.model_copy(update={"masks": CondInst(width=8)})
+    options = experiment.evaluation.model_copy(update={"protocol": with_key(CONDINST)})
+    return experiment.model_copy(update={"detector": detector, "evaluation": options})
+
+
+def test_masks_are_measured_on_any_number_of_ranks(
+    segmenting: Experiment, experiment: Experiment, tmp_path: Path
+) -> None:
+    homes = (tmp_path / "one", tmp_path / "many")
+    alone, shared = evaluate(segmenting, homes[0], 1, 3), evaluate(segmenting, homes[1], 3, 3)
+    for one, other in zip(alone, shared, strict=True):
+        assert_same(one, other)
+        assert one.protocol.startswith("custom-")
+        assert one.rule["evaluator"] == "masks"
+        assert not one.matches
+    boxes = experiment.evaluation.model_copy(update={"protocol": CONDINST_BOXES})
+    plain = evaluate(segmenting.model_copy(update={"evaluation": boxes}), tmp_path / "boxes", 1, 3)
+    assert plain[0].metrics["ap"] != alone[0].metrics["ap"]
+
+
+CONDINST_BOXES = CONDINST.model_copy(update={"evaluator": "coco"})
+
+
+def test_stored_masks_serve_other_protocols(segmenting: Experiment, tmp_path: Path) -> None:
+    """Candidates that are read again have the AP of masks that the evaluation measured."""
+    record, _ = evaluate(segmenting, tmp_path, 1, 3)
+    data = segmenting.data.load("val")
+    dump, truth = Dump.open(str(tmp_path / record.candidates)), ground_truth(data, masks=True)
+    found = Candidates.join(list(dump.stream(truth.image_ids, data.classes)))
+    gap = gap_between(select_both(found, CONDINST, truth.sizes), truth, CONDINST)
+    assert gap.metrics == {name: record.metrics[name] for name in gap.metrics}
+    other = CONDINST.model_copy(update={"nms_iou": 0.3})
+    assert list(shortcomings(dump, [CONDINST, other, PROTOCOLS["condinst"]])) == []
+    gap_between(select_both(found, other, truth.sizes), truth, other)
+
+
+def test_what_masks_do_not_serve(
+    segmenting: Experiment, experiment: Experiment, tmp_path: Path
+) -> None:
+    def dump(of: Experiment, home: str) -> Dump:
+        return Dump.open(str(tmp_path / home / evaluate(of, tmp_path / home, 1, 3)[0].candidates))
+
+    options = segmenting.evaluation.model_copy(update={"protocol": PROTOCOLS["condinst"]})
+    few = dump(segmenting.model_copy(update={"evaluation": options}), "few")
+    (line,) = shortcomings(few, [CONDINST])
+    assert "only candidates with a score above 0.05 that are among the 1000 best of a lev" in line
+    assert list(shortcomings(few, [PROTOCOLS["condinst"], PROTOCOLS["default"]])) == []
+    (line,) = shortcomings(dump(experiment, "none"), [PROTOCOLS["condinst"]])
+    assert "has no masks, which protocol condinst measures; train a detector with masks" in line

@@ -16,6 +16,8 @@ def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
                 f"{dump.uri}: holds only the {dump.info.topk} best candidates of a level, protocol "
                 f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
             )
+        if each.evaluator == "masks" and not (dump.info.masked and dump.info.masked.serves(each)):
+            yield _without_masks(dump, each)
     newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]
     if dump.clipped and newer:
         yield (
@@ -23,6 +25,22 @@ def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
             f"level, which does not serve protocol {', '.join(newer)}; train the trial again, or "
             "set clip: before and cap_at_points: false in the protocol"
         )
+
+
+def _without_masks(dump: Dump, protocol: Protocol) -> str:
+    """Return why candidates can't be measured under a protocol of masks."""
+    held = dump.info.masked
+    if held is None:
+        return (
+            f"{dump.uri}: has no masks, which protocol {protocol_key(protocol)} measures; train a "
+            "detector with masks (detector.masks) under a protocol that measures them "
+            "(evaluation.protocol: condinst)"
+        )
+    return (
+        f"{dump.uri}: only candidates with a score above {held.score_floor:g} that are among the "
+        f"{held.pre_nms_topk} best of a level have masks, protocol {protocol_key(protocol)} needs "
+        "more; raise score_floor or lower pre_nms_topk"
+    )
 
 
 def needs_places(protocol: Protocol) -> list[str]:

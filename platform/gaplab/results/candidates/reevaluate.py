@@ -130,7 +130,7 @@ def reevaluate(
     Raises:
         UserError: candidates don't match their data, or lack what a protocol needs.
     """
-    chosen = [_fitting(source, protocols) if fitting else protocols for source in sources]
+    chosen = [_fitting(source, protocols, options) if fitting else protocols for source in sources]
     truths = checked_truths(sources, chosen, options)
     for source, protocols in zip(sources, chosen, strict=True):
         trial, truth = source.trial.id, truths[source.trial.id]
@@ -176,18 +176,21 @@ def _measure(
         ledger.record(made, source.evaluation.attempt)
 
 
-def _fitting(source: Source, protocols: Sequence[Protocol]) -> Sequence[Protocol]:
+def _fitting(
+    source: Source, protocols: Sequence[Protocol], options: TruthOptions
+) -> Sequence[Protocol]:
     """Return the protocols that a source serves, with that of its trial; all if it serves none."""
-    found = served(source, protocols)
-    own = source.evaluation
-    if own.protocol in map(protocol_key, protocols) or not own.rule:
-        return found or protocols
-    return [stored_protocol(own.protocol, own.rule), *found]
+    found, own = served(source, protocols, options), source.evaluation
+    if own.protocol not in map(protocol_key, protocols) and own.rule:
+        found = [*served(source, [stored_protocol(own.protocol, own.rule)], options), *found]
+    return found or protocols
 
 
-def served(source: Source, protocols: Sequence[Protocol]) -> list[Protocol]:
+def served(
+    source: Source, protocols: Sequence[Protocol], options: TruthOptions = OWN
+) -> list[Protocol]:
     """Return the protocols under which a source can be measured."""
-    return [each for each in protocols if not any(_shortcomings(source, [each]))]
+    return [each for each in protocols if not any(_shortcomings(source, [each], options))]
 
 
 def checked_truths(
@@ -204,12 +207,13 @@ def checked_truths(
         UserError: all sources that don't match their data, or lack what a protocol needs.
     """
     pairs = zip(sources, chosen, strict=True)
-    problems = [problem for each in pairs for problem in _shortcomings(*each)]
+    problems = [problem for each in pairs for problem in _shortcomings(*each, options)]
     truths = dict[str, Truth]()
+    trials = {s.trial.id: (s.trial, s.fingerprint) for s in sources}
+    pairs = zip(sources, chosen, strict=True)
+    masks = {s.trial.id for s, each in pairs if any(p.evaluator == "masks" for p in each)}
     try:
-        truths = load_truths(
-            {s.trial.id: (s.trial, s.fingerprint) for s in sources}.values(), options
-        )
+        truths = load_truths(trials.values(), options, masks)
     except UserError as error:
         problems += error.problems
     for source in sources if truths else ():
@@ -223,9 +227,16 @@ def checked_truths(
     return truths
 
 
-def _shortcomings(source: Source, protocols: Sequence[Protocol]) -> Iterator[str]:
-    """Yield what the protocols need and the candidates of a trial don't have."""
+def _shortcomings(
+    source: Source, protocols: Sequence[Protocol], options: TruthOptions
+) -> Iterator[str]:
+    """Yield what the protocols need and the candidates of a trial, or the truth, don't have."""
     yield from shortcomings(source.dump, protocols)
+    if options.other and any(each.evaluator == "masks" for each in protocols):
+        yield (
+            "--other-truth: is compared without masks; measure masks against the data of the "
+            "trial, or choose a protocol of boxes"
+        )
     if not DETECTORS[source.trial.config["detector"]["name"]].located:
         for each in protocols:
             if needs := needs_places(each):

@@ -3,11 +3,12 @@ other ground truth on request. An evaluation carries the digest of other ground 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from detectors.data.base import DataError, DataOptions
+from detectors.data.mask_views import ground_truth
 from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
 from gaplab.formatting import named_trials
@@ -55,13 +56,14 @@ class Truth:
 
 
 def load_truths(
-    trials: Iterable[tuple[TrialRecord, str]], options: TruthOptions
+    trials: Iterable[tuple[TrialRecord, str]], options: TruthOptions, masks: Collection[str] = ()
 ) -> dict[str, Truth]:
     """Load the ground truth of trials, each data set once.
 
     Args:
         trials: each with the fingerprint of its data when it was trained; empty if unknown.
         options: where it comes from.
+        masks: ids of the trials for which masks of objects are read, too.
 
     Returns:
         The ground truth by id of the trial.
@@ -79,7 +81,7 @@ def load_truths(
             if not options.other:
                 _check_settings(trial, settings)
             if options.other or is_data_of(trial, data, fingerprint):
-                truth = loaded.of(data)
+                truth = loaded.of(data, masks=trial.id in masks)
                 digest = truth.digest()[:_DIGITS] if options.other else ""
                 found[trial.id] = Truth(digest, truth)
             else:
@@ -98,14 +100,13 @@ class _Loaded:
     """The ground truth of data sets that are loaded."""
 
     def __init__(self) -> None:
-        self._truths = dict[DataOptions, GroundTruth]()
+        self._truths = dict[tuple[DataOptions, bool], GroundTruth]()
 
-    def of(self, options: DataOptions) -> GroundTruth:
+    def of(self, options: DataOptions, *, masks: bool) -> GroundTruth:
         """Return the ground truth of a validation split. Raises DataError."""
-        if options not in self._truths:
-            data = options.load("val")
-            self._truths[options] = GroundTruth.of(data.truth(), data.classes)
-        return self._truths[options]
+        if (options, masks) not in self._truths:
+            self._truths[options, masks] = ground_truth(options.load("val"), masks=masks)
+        return self._truths[options, masks]
 
 
 def _data_settings(texts: Sequence[str]) -> dict[str, Any]:

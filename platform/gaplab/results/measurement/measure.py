@@ -171,6 +171,12 @@ def shortcomings_of(
             f"by an IoU above {detections.findings.suppressed:.2f}), so its NMS gap says nothing "
             "about the detector; export it without NMS, or measure it with --allow-suppressed"
         )
+    problems += [
+        f"{detections.where}: is measured without masks, which protocol {protocol_key(each)} "
+        "needs; choose another one, or measure trials with gaplab reevaluate"
+        for each in protocols
+        if each.evaluator == "masks"
+    ]
     if isinstance(detections, StoredDetections):
         problems += shortcomings(detections.dump, protocols)
     problems += [
