@@ -36,6 +36,9 @@ def build_detector(
         num_classes: number of classes of the data set.
         seed: seeds PyTorch's generator, from which the weights are drawn.
 
+    Raises:
+        ValueError: options of the detector can't be combined with the assignment.
+
     Examples:
         >>> import detectors
         >>> options = detectors.DETECTORS["fcos"](channels=16, tower_convs=1)
@@ -44,6 +47,8 @@ def build_detector(
         >>> list(detector.branches)
         ['o2o', 'o2m']
     """
+    if problems := options.unfit(assignment):
+        raise ValueError("; ".join(problems))
     torch.manual_seed(seed)
     return options.build(num_classes, tuple(assignment.branches()))
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
+from detectors.assigners.groups import assign_groups
 from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
 from detectors.masks import MaskTargets, mask_loss
@@ -269,16 +270,17 @@ def assign(
     """Return the assignments of a batch for each of several heads, with their positive points.
 
     They are made together, as those of one larger batch, so that Python waits for the device once.
-    If predictions of a head are not finite, its assignment is the one for predictions of 0; the
-    loss then raises the error.
+    Groups of points are assigned as if there were no others, see `Points.groups`. If predictions
+    of a head are not finite, its assignment is the one for predictions of 0; the loss then raises
+    the error.
     """
     finite = [predictions.finite() for predictions in heads]
     if len(heads) == 1:
-        return [assigner.assign_batch(points, finite[0], targets, progress).located()]
+        return [assign_groups(assigner, points, finite[0], targets, progress).located()]
     together = Predictions(
         torch.cat([each.logits for each in finite]), torch.cat([each.boxes for each in finite])
     )
-    found = assigner.assign_batch(points, together, targets.repeated(len(heads)), progress)
+    found = assign_groups(assigner, points, together, targets.repeated(len(heads)), progress)
     return found.located().split(len(heads))
 
 

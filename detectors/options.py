@@ -4,7 +4,11 @@ An option is declared once: as a field of the class that uses it. The spec's sch
 `--set`, `gaplab show` and the reference documentation are all derived from these fields.
 """
 
+import ast
+import inspect
 from collections.abc import Mapping
+from itertools import pairwise
+from textwrap import dedent
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
@@ -23,13 +27,27 @@ class Options(BaseModel):
       default, so existing ids stay valid. A migration of the ledger adds it to stored trials.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 NOT_IDENTITY: dict[str, Any] = {"identity": False}
 LATER: dict[str, Any] = {"identity": "unless default"}
+
+
+def docstrings(model: type[Options]) -> dict[str, str]:
+    """Return the docstring below each field, also of fields that `model` inherits.
+
+    It parses the source of the class. Pydantic could do this for every class that is defined, but
+    then importing all detectors and assignments takes half a second longer.
+    """
+    found = dict[str, str]()
+    for owner in (each for each in reversed(model.__mro__) if issubclass(each, Options)):
+        definition = ast.parse(dedent(inspect.getsource(owner))).body[0]
+        for statements in pairwise(ast.iter_child_nodes(definition)):
+            match statements:
+                case ast.AnnAssign(ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return found
 
 
 class OneOf:

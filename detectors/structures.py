@@ -26,12 +26,12 @@ class Points:
         xy: [N, 2] float, pixels.
         stride: [N] float, pixels.
         level: [N] int64; 0 is the finest.
-        anchors: [N, 4] float xyxy, pixels; the reference box of each point, for assignments and
-            decoders that need one.
+        anchors: [N, 4] float xyxy, pixels; the reference box of each point.
         extent: (width, height) in pixels of the area that the finest level's cells cover.
         sizes: number of points of each level, finest first; empty for a selection (see `take`).
         located: whether points have positions. False for queries: their one cell is the whole
             input, with xy its centre, stride its longer side and anchors its border.
+        groups: number of groups of equal size. Each is assigned as if there were no others.
     """
 
     xy: Tensor
@@ -41,12 +41,13 @@ class Points:
     extent: tuple[float, float]
     sizes: tuple[int, ...]
     located: bool = True
+    groups: int = 1
 
     def __len__(self) -> int:
         return len(self.xy)
 
     def take(self, index: Tensor) -> Self:
-        """Return the points at `index` [K]."""
+        """Return the points at `index` [K], as one group."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column[index] for column in columns)
         return type(self)(xy, stride, level, anchors, self.extent, (), self.located)
@@ -55,7 +56,7 @@ class Points:
         """Return the points on `device`."""
         columns = (self.xy, self.stride, self.level, self.anchors)
         xy, stride, level, anchors = (column.to(device) for column in columns)
-        return type(self)(xy, stride, level, anchors, self.extent, self.sizes, self.located)
+        return replace(self, xy=xy, stride=stride, level=level, anchors=anchors)
 
     @cached_property
     def host(self) -> Self:

@@ -29,7 +29,7 @@ from detectors.losses import LossOptions
 from detectors.models import DETECTORS
 from detectors.models.backbones import BACKBONES
 from detectors.models.gates import GATES
-from detectors.options import Options
+from detectors.options import Options, docstrings
 from detectors.perceptron import PerceptronOptions
 from detectors.training import Training
 from gaplab.cli.app import app
@@ -166,7 +166,7 @@ def _option(model: type[Options], name: str, schema: Schema) -> tuple[str, ...]:
     star = " *" if schema.get("identity") is False else ""
     values = _entries(table_of(field)) or _values(schema)
     default = "required" if field.is_required() else _default(schema.get("default"))
-    return f"`{name}`{star}", values, default, _cell(field.description or "")
+    return f"`{name}`{star}", values, default, _cell(docstrings(model).get(name, ""))
 
 
 def _entries(table: Sections) -> str:

@@ -81,7 +81,8 @@ class Strategy(Options):
     @property
     def needs_positions(self) -> bool:
         """Whether it uses positions, strides or levels of points, which queries do not have."""
-        return True
+        all_of = [*self.branches().values(), *self.auxiliary().values()]
+        return any(each.assigner.needs_positions for each in all_of)
 
     def auxiliary(self) -> dict[Branch, Supervision]:
         """Return the branches with an auxiliary loss of their class logits (before any gate)."""
@@ -93,6 +94,11 @@ class Assigner(Strategy):
 
     branch: ClassVar[Branch]
     loss: ClassVar[ClsLoss] = "focal"
+
+    @property
+    def needs_positions(self) -> bool:
+        """See `Strategy.needs_positions`; True unless a rule says otherwise."""
+        return True
 
     @abstractmethod
     def assign_batch(

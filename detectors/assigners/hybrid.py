@@ -32,6 +32,11 @@ class Hybrid(Assigner):
     family: ClassVar[Family] = "hybrid"
     branch: ClassVar[Branch] = "o2o"
 
+    @property
+    def needs_positions(self) -> bool:
+        """See `Strategy.needs_positions`."""
+        return self.first.needs_positions or self.then.needs_positions
+
     @field_validator("first", "then")
     @classmethod
     def _uses_focal_loss(cls, assigner: Assigner) -> Assigner:

@@ -64,7 +64,7 @@ def match(
     )
 
 
-def one_to_one(quality_BGN: Tensor, targets: TargetBatch) -> Assignment:
+def one_to_one(quality_BGN: Tensor, targets: TargetBatch, repeats: int = 1) -> Assignment:
     """Return the one-to-one assignment with the largest total quality (exact, on the CPU).
 
     Each object gets one point, and each point at most one object. With more objects than points,
@@ -75,11 +75,17 @@ def one_to_one(quality_BGN: Tensor, targets: TargetBatch) -> Assignment:
     Args:
         quality_BGN: [B, G, N], finite.
         targets: the objects.
+        repeats: how many points each object gets: each is that many objects in the matching.
 
     Raises:
         ValueError: a quality is not finite.
     """
-    return _assignment(quality_BGN, targets, lambda value_GN, _: _largest_total(value_GN))
+
+    def solve(value_GN: Tensor, _: int) -> Pairs:
+        objects, points = _largest_total(value_GN.repeat_interleave(repeats, 0))
+        return torch.div(objects, repeats, rounding_mode="floor"), points
+
+    return _assignment(quality_BGN, targets, solve)
 
 
 def best_of_each(

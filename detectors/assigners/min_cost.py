@@ -18,27 +18,9 @@ OFF_LEVEL = 9999.0
 """Cost of a point whose level does not fit the size of the object."""
 
 
-class MinCost(Assigner):
-    """Assigns the point with the lowest cost in the image (001 Eq. 3; 000 Eq. 5 and Table 2).
+class CostRule(Assigner):
+    """The base of assignments by the cost of classification and location, see `MinCost`."""
 
-    The cost is cls_weight * C_cls + l1_weight * C_L1 - giou_weight * GIoU. C_cls is the focal loss
-    of the object's class at the point as a positive minus that as a negative. C_L1 is the sum of
-    the four differences of two boxes, relative to the width and height of the image. `location`
-    selects the boxes:
-
-    - predicted: the predicted boxes ("pred." in 000 Table 2; 001).
-    - points: "pre-def." of CenterNet and FCOS. C_L1 compares twice the centres, there is no GIoU,
-      and points of other levels than the object's cost 9999 more (see `level_range`).
-    - anchors: "pre-def." of RetinaNet: anchors instead of predicted boxes.
-
-    Deviations: Algorithm 1 of 001 takes the minimum of each object and does not say which object
-    gets a point that is the minimum of two; its released code, and the text of 000, solve the
-    matching; see `solver`. In 001, C_L1 is of centres and sides, in the released code of corners;
-    see `l1_of`. The text of 000 uses only FCOS points of the predefined level; the released code
-    does so for `points`, but takes `predicted` boxes of all levels, as 001 does; see `level_range`.
-    """
-
-    name: Literal["min_cost"] = "min_cost"
     cls_weight: float = Field(2.0, ge=0)
     """Weight of the classification cost."""
     l1_weight: float = Field(5.0, ge=0)
@@ -64,32 +46,21 @@ class MinCost(Assigner):
     """Upper end of the size range of a level, in strides; the lower end is half of it."""
     compat_level_bug: bool = False
     """Whether to ignore the distance to the top side, as the released code does."""
-    solver: Literal["lsa", "argmin"] = "lsa"
-    """`lsa`: lowest total cost, every object gets a point. `argmin` (001 Algorithm 1): the minimum
-    of each object; if several objects have the same point, the one with the lowest cost gets it,
-    and the others get none."""
-
-    family: ClassVar[Family] = "o2o"
-    branch: ClassVar[Branch] = "o2o"
 
     @property
     def needs_positions(self) -> bool:
         """See `Strategy.needs_positions`."""
         return self.location != "predicted" or bool(self.level_range)
 
-    def assign_batch(
-        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
-    ) -> Assignment:
-        """See `Assigner.assign_batch`; progress is not used."""
+    def cost(self, points: Points, predictions: Predictions, targets: TargetBatch) -> Tensor:
+        """Compute the cost of each pair of object and point: [B, G, N]."""
         cost_BGN = self._location_cost(points, predictions, targets)
-        if self.classification:
-            logits_BGN = class_logits(predictions, targets)
-            change = partial(focal_change, alpha=self.focal_alpha, gamma=self.focal_gamma)
-            change_BGN = each_image(change, logits_BGN, targets.counts)
-            cost_BGN = equalize(cost_BGN + self.cls_weight * change_BGN, targets)
-        if self.solver == "lsa":
-            return one_to_one(-cost_BGN, targets)
-        return best_of_each(-cost_BGN, None, targets)
+        if not self.classification:
+            return cost_BGN
+        logits_BGN = class_logits(predictions, targets)
+        change = partial(focal_change, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        change_BGN = each_image(change, logits_BGN, targets.counts)
+        return equalize(cost_BGN + self.cls_weight * change_BGN, targets)
 
     def _location_cost(
         self, points: Points, predictions: Predictions, targets: TargetBatch
@@ -128,3 +99,42 @@ class MinCost(Assigner):
             return relative
         first, second = relative[..., :2], relative[..., 2:]
         return torch.cat([(first + second) / 2, second - first], -1)
+
+
+class MinCost(CostRule):
+    """Assigns the point with the lowest cost in the image (001 Eq. 3; 000 Eq. 5 and Table 2).
+
+    The cost is cls_weight * C_cls + l1_weight * C_L1 - giou_weight * GIoU. C_cls is the focal loss
+    of the object's class at the point as a positive minus that as a negative. C_L1 is the sum of
+    the four differences of two boxes, relative to the width and height of the image. `location`
+    selects the boxes:
+
+    - predicted: the predicted boxes ("pred." in 000 Table 2; 001).
+    - points: "pre-def." of CenterNet and FCOS. C_L1 compares twice the centres, there is no GIoU,
+      and points of other levels than the object's cost 9999 more (see `level_range`).
+    - anchors: "pre-def." of RetinaNet: anchors instead of predicted boxes.
+
+    Deviations: Algorithm 1 of 001 takes the minimum of each object and does not say which object
+    gets a point that is the minimum of two; its released code, and the text of 000, solve the
+    matching; see `solver`. In 001, C_L1 is of centres and sides, in the released code of corners;
+    see `l1_of`. The text of 000 uses only FCOS points of the predefined level; the released code
+    does so for `points`, but takes `predicted` boxes of all levels, as 001 does; see `level_range`.
+    """
+
+    name: Literal["min_cost"] = "min_cost"
+    solver: Literal["lsa", "argmin"] = "lsa"
+    """`lsa`: lowest total cost, every object gets a point. `argmin` (001 Algorithm 1): the minimum
+    of each object; if several objects have the same point, the one with the lowest cost gets it,
+    and the others get none."""
+
+    family: ClassVar[Family] = "o2o"
+    branch: ClassVar[Branch] = "o2o"
+
+    def assign_batch(
+        self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
+    ) -> Assignment:
+        """See `Assigner.assign_batch`; progress is not used."""
+        cost_BGN = self.cost(points, predictions, targets)
+        if self.solver == "lsa":
+            return one_to_one(-cost_BGN, targets)
+        return best_of_each(-cost_BGN, None, targets)

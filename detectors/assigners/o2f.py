@@ -65,6 +65,11 @@ class O2F(Assigner):
     branch: ClassVar[Branch] = "o2f"
     loss: ClassVar[ClsLoss] = "bce"
 
+    @property
+    def needs_positions(self) -> bool:
+        """See `Strategy.needs_positions`."""
+        return self.prior != "global"
+
     @model_validator(mode="after")
     def _t_decreases(self) -> Self:
         if self.t_min > self.t_max:

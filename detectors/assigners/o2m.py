@@ -4,6 +4,7 @@ from detectors.assigners.atss import Atss
 from detectors.assigners.base import Assigner
 from detectors.assigners.centernet import CenterNet
 from detectors.assigners.fcos import Fcos
+from detectors.assigners.min_cost_many import MinCostMany
 from detectors.assigners.ota import Ota
 from detectors.assigners.paa import Paa
 from detectors.assigners.quality_atss import QualityAtss
@@ -25,5 +26,6 @@ O2M: dict[str, type[Assigner]] = {
     "simota": SimOta,
     "paa": Paa,
     "ota": Ota,
+    "min_cost_many": MinCostMany,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

@@ -45,6 +45,11 @@ class Poto(Assigner):
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
 
+    @property
+    def needs_positions(self) -> bool:
+        """See `Strategy.needs_positions`."""
+        return self.prior != "global"
+
     def assign_batch(
         self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress
     ) -> Assignment:

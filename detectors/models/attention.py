@@ -51,6 +51,23 @@ class Attention(nn.Module):
         normed: Tensor = self.norm(x + self.dropout(found))
         return normed
 
+    def within(self, x: Tensor, query: Tensor, groups: int) -> Tensor:
+        """Let queries attend to those of their group: [B, N, C].
+
+        Args:
+            x: [B, N, C], the state of the queries.
+            query: [B, N, C], the state with the embeddings of the queries.
+            groups: number of groups of equal size, one after the other.
+        """
+        if groups == 1:
+            found: Tensor = self(x, query, query, x)
+            return found
+        batch, count, channels = x.shape
+        apart = (batch * groups, count // groups, channels)
+        state, own = x.reshape(apart), query.reshape(apart)
+        together: Tensor = self(state, own, own, state).view(x.shape)
+        return together
+
 
 class FeedForward(nn.Module):
     """Two linear layers with ReLU and dropout, shortcut and layer norm."""
@@ -91,7 +108,9 @@ class DecoderLayer(nn.Module):
         self.cross = Attention(channels, heads, dropout)
         self.feed = FeedForward(channels, hidden, dropout)
 
-    def forward(self, x: Tensor, query: Tensor, placed: Tensor, memory: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, query: Tensor, placed: Tensor, memory: Tensor, groups: int = 1
+    ) -> Tensor:
         """Map the state of queries [B, N, C] to [B, N, C].
 
         Args:
@@ -99,8 +118,8 @@ class DecoderLayer(nn.Module):
             query: [N, C], embeddings of the queries.
             placed: [B, S, C], cells with their positions.
             memory: [B, S, C], cells.
+            groups: number of groups of queries, see `Attention.within`.
         """
-        own = x + query
-        x = self.itself(x, own, own, x)
+        x = self.itself.within(x, x + query, groups)
         found: Tensor = self.feed(self.cross(x, x + query, placed, memory))
         return found

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from detectors.assigners.base import Branch
+from detectors.assigners.base import Branch, Strategy
 from detectors.models.predictor import BranchShape
 from detectors.options import Options
 
@@ -25,6 +25,10 @@ class DetectorOptions(Options):
     def segments(self) -> bool:
         """Whether it also predicts the masks of objects."""
         return False
+
+    def unfit(self, assignment: Strategy) -> list[str]:
+        """Return why its options can't be combined with an assignment; empty if they can."""
+        return []
 
     @abstractmethod
     def branch(self, name: str) -> BranchShape:

@@ -82,8 +82,10 @@ class DeformableAttention(nn.Module):
             cells: what is read.
         """
         (batch, queries, channels), heads = query.shape, self.shape[0]
-        value = self.value(cells.features).view(batch, -1, heads, channels // heads)
-        weights = self.attention_weights(query).view(batch, queries, heads, -1).softmax(-1)
+        count = cells.features.shape[1]
+        value = self.value(cells.features).view(batch, count, heads, channels // heads)
+        places = self.shape[1] * self.shape[2]
+        weights = self.attention_weights(query).view(batch, queries, heads, places).softmax(-1)
         offsets = self.sampling_offsets(query).view(batch, queries, *self.shape, 2)
         locations = self._locations(reference, offsets, cells.sizes)
         found = deform_attention(
@@ -168,7 +170,9 @@ class DeformableDecoderLayer(nn.Module):
         self.itself = Attention(shape.channels, shape.heads, shape.dropout)
         self.cross, self.feed = shape.attention(), shape.feed()
 
-    def forward(self, x: Tensor, query: Tensor, reference: Tensor, cells: Cells) -> Tensor:
+    def forward(
+        self, x: Tensor, query: Tensor, reference: Tensor, cells: Cells, groups: int = 1
+    ) -> Tensor:
         """Map the state of queries [B, N, C] to [B, N, C].
 
         Args:
@@ -176,8 +180,8 @@ class DeformableDecoderLayer(nn.Module):
             query: [B, N, C] or [N, C], embeddings of the queries.
             reference: see `DeformableAttention.forward`.
             cells: the encoded cells.
+            groups: number of groups of queries, see `Attention.within`.
         """
-        own = x + query
-        x = self.itself(x, own, own, x)
+        x = self.itself.within(x, x + query, groups)
         found: Tensor = self.feed(self.cross(x, x + query, reference, cells))
         return found

@@ -20,7 +20,14 @@ from detectors.models.initial_queries import LearnedQueries, Proposed, ProposedQ
 from detectors.models.layers import conv_norm
 from detectors.models.output import Output
 from detectors.models.points import whole_image
-from detectors.models.queries import QueryDetector, QueryPredictor, corners
+from detectors.models.queries import (
+    ClassPredictor,
+    QueryDetector,
+    QueryPredictor,
+    SameQueries,
+    by_queries,
+    corners,
+)
 from detectors.models.query_options import QueryOptions
 from detectors.structures import Points, Predictions
 
@@ -35,7 +42,7 @@ class DeformableDetrOptions(QueryOptions):
 
     Encoder and decoder use multi-scale deformable attention: a query reads, per head and level,
     `samples` positions around its reference. Each query predicts the scores of all classes and one
-    box, relative to its reference. Assignment, losses and points are those of `detr`.
+    box, relative to its reference. Assignments, losses and points are those of `detr`.
 
     The published training has `backbone_lr: 0.1` and `sampling_lr: 0.1`.
 
@@ -82,8 +89,8 @@ class DeformableDetrOptions(QueryOptions):
         strides = [*backbone.strides]
         strides += [strides[-1] * 2 ** (i + 1) for i in range(self.extra_levels)]
         head = DeformableHead(self, len(strides), branches, num_classes)
-        predicted = {name: self.branch(name) for name in branches}
-        return DeformableDetector(backbone, neck, head, strides, predicted)
+        predicted, sets = {name: self.branch(name) for name in branches}, self.sets(branches)
+        return DeformableDetector(backbone, neck, head, strides, predicted, sets)
 
 
 class SeveralMaps(nn.Module):
@@ -114,7 +121,11 @@ class SeveralMaps(nn.Module):
 
 
 class DeformableHead(nn.Module):
-    """Encoder, initial queries, decoder and the predictors of each branch."""
+    """Encoder, initial queries, decoder and predictors.
+
+    A further branch at the same queries has class scores of its own; one at additional queries
+    has the predictors of the first. Additional queries of `two_stage` are the next best cells.
+    """
 
     def __init__(
         self,
@@ -141,10 +152,15 @@ class DeformableHead(nn.Module):
         )
         _initialise(self)
         self.level_embed = nn.Parameter(torch.randn(levels, shape.channels))
+        self.extra = options.extra(branches)
         self.initial = _initial(options)
-        self.predictors = nn.ModuleDict(
-            {name: _predictors(options, num_classes) for name in branches}
-        )
+        self.first, *others = branches
+        self.predictors = nn.ModuleDict({self.first: _predictors(options, num_classes)})
+        for name in others:
+            if name not in self.extra:
+                self.predictors[name] = _classes(options, num_classes)
+        if self.extra and isinstance(self.initial, LearnedQueries):
+            self.initial.extend(options.o2m_queries)
 
     def forward(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]
@@ -156,11 +172,20 @@ class DeformableHead(nn.Module):
         cells, proposed = self._encoded(levels), None
         if isinstance(self.initial, ProposedQueries):
             proposed = self.initial.propose(cells)
-            start = self.initial(proposed, 0, self.queries)
-        else:
-            start = self.initial(cells.features.shape[0])
-        steps = self._decoded(cells, start)
-        return {name: self._predicted(name, steps, at) for name, at in points.items()}, proposed
+        found = dict[str, tuple[Predictions, ...]]()
+        for same in by_queries(points, self.extra):
+            steps = self._decoded(cells, self._start(cells, proposed, same), same.groups)
+            for name, at in same.points.items():
+                found[name] = self._predicted(self.first if same.more else name, steps, at)
+        return found, proposed
+
+    def _start(self, cells: Cells, proposed: Proposed | None, same: SameQueries) -> Start:
+        """Return the queries of branches before the decoder."""
+        if proposed is None:
+            learned: Start = self.initial(len(cells.features), same.more)
+            return learned
+        best: Start = self.initial(proposed, self.queries if same.more else 0, same.count)
+        return best
 
     def _encoded(self, levels: Sequence[Tensor]) -> Cells:
         """Return the cells of all levels after the encoder."""
@@ -177,35 +202,35 @@ class DeformableHead(nn.Module):
             cells = layer(cells, placed, centers)
         return cells
 
-    def _decoded(self, cells: Cells, start: Start) -> list[tuple[Tensor, Tensor]]:
+    def _decoded(self, cells: Cells, start: Start, groups: int) -> list[tuple[Tensor, Tensor]]:
         """Return, for every decoder layer, the states [B, N, C] after it and its references.
 
         With `refine`, the predictors of the first branch compute the references.
         """
-        predictors, steps = self._layers(next(iter(self.predictors))), []
+        predictors, steps = self._layers(self.first), []
         state, embedding, reference = start
         for number, layer in enumerate(self.decoder):
-            state = layer(state, embedding, reference, cells)
+            state = layer(state, embedding, reference, cells, groups)
             steps.append((state, reference))
-            if self.refine:
-                reference = predictors[number].relative(state, reference).detach()
+            predictor = predictors[number]
+            if self.refine and isinstance(predictor, QueryPredictor):
+                reference = predictor.relative(state, reference).detach()
         return steps
 
-    def _layers(self, branch: str) -> list[QueryPredictor]:
-        """Return the predictors of a branch: one per decoder layer with `refine`, else one."""
+    def _layers(self, branch: str) -> list[nn.Module]:
+        """Return the predictors of a branch for every decoder layer; the same without `refine`."""
         found = self.predictors[branch]
         assert isinstance(found, nn.ModuleList)
-        return [each for each in found if isinstance(each, QueryPredictor)]
+        return [*found] if self.refine else [found[0]] * len(self.decoder)
 
     def _predicted(
         self, branch: str, steps: Sequence[tuple[Tensor, Tensor]], points: Points
     ) -> tuple[Predictions, ...]:
         """Return the predictions of a branch: of all layers in training, else of the last."""
-        own = self._layers(branch)
-        pairs = [*zip(own if self.refine else own * len(steps), steps, strict=True)]
-        used = pairs if self.training else pairs[-1:]
+        layers = [*zip(self._layers(self.first), self._layers(branch), steps, strict=True)]
         return tuple(
-            predictor(state, points.extent, reference) for predictor, (state, reference) in used
+            predictor(state, points.extent, reference, classes)
+            for predictor, classes, (state, reference) in layers[0 if self.training else -1 :]
         )
 
 
@@ -230,9 +255,12 @@ class DeformableDetector(QueryDetector):
 
     def count(self, levels: Sequence[Tensor], branch: str) -> int:
         """See `QueryDetector.count`. There are no more proposals than cells."""
+        wanted, groups = self.sets[branch].count, self.sets[branch].groups
         if not isinstance(self.head.initial, ProposedQueries):
-            return self.head.queries
-        return min(self.head.queries, sum(x.shape[-2] * x.shape[-1] for x in levels))
+            return wanted
+        cells = sum(x.shape[-2] * x.shape[-1] for x in levels)
+        left = max(0, cells - self.head.queries) if branch in self.head.extra else cells
+        return min(wanted, left) // groups * groups
 
 
 def _initialise(module: nn.Module) -> None:
@@ -261,4 +289,11 @@ def _predictors(options: DeformableDetrOptions, num_classes: int) -> nn.ModuleLi
     others = [deepcopy(first) for _ in range(options.decoder_layers - 1)] if options.refine else []
     if not options.two_stage:
         first.start_at_reference(SMALL_SIDE)
+    return nn.ModuleList([first, *others])
+
+
+def _classes(options: DeformableDetrOptions, num_classes: int) -> nn.ModuleList:
+    """Build what predicts the classes of a further branch, for each layer as in `_predictors`."""
+    first = ClassPredictor(options.channels, num_classes)
+    others = [deepcopy(first) for _ in range(options.decoder_layers - 1)] if options.refine else []
     return nn.ModuleList([first, *others])

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from detectors.models.attention import DecoderLayer, EncoderLayer, sine_positions
-from detectors.models.queries import QueryDetector, QueryPredictor
+from detectors.models.queries import ClassPredictor, QueryDetector, QueryPredictor, by_queries
 from detectors.models.query_options import QueryOptions
 from detectors.structures import Points, Predictions
 
@@ -17,8 +17,8 @@ class DetrOptions(QueryOptions):
     """A set of learned queries attends to the coarsest map of the backbone (DETR).
 
     Each query predicts the scores of all classes and one box, relative to the input. Queries have
-    no positions, so the assignment is `min_cost` with `location: predicted`, and losses are those
-    of its cost. In training, the predictions of every decoder layer are assigned and trained
+    no positions, so only assignments that need none train them, such as `min_cost` (DETR), with the
+    losses of its cost. In training, the predictions of every decoder layer are assigned and trained
     (auxiliary losses of DETR).
 
     The published detector has channels 256, attention_heads 8, 6 encoder and 6 decoder layers,
@@ -49,8 +49,8 @@ class DetrOptions(QueryOptions):
         backbone = self.backbone.build()
         neck = CoarsestMap(backbone.channels[-1], self.channels)
         head = QueryHead(self, branches, num_classes)
-        predicted = {name: self.branch(name) for name in branches}
-        return QueryDetector(backbone, neck, head, backbone.strides[-1:], predicted)
+        predicted, sets = {name: self.branch(name) for name in branches}, self.sets(branches)
+        return QueryDetector(backbone, neck, head, backbone.strides[-1:], predicted, sets)
 
 
 class CoarsestMap(nn.Module):
@@ -66,7 +66,11 @@ class CoarsestMap(nn.Module):
 
 
 class QueryHead(nn.Module):
-    """Encoder, decoder and, for each branch, one predictor for all decoder layers."""
+    """Encoder, decoder and one predictor for all decoder layers.
+
+    A further branch at the same queries has class scores of its own; one at additional queries
+    has the predictor of the first.
+    """
 
     def __init__(self, options: DetrOptions, branches: Sequence[str], num_classes: int) -> None:
         super().__init__()
@@ -78,31 +82,43 @@ class QueryHead(nn.Module):
         for weight in (p for p in self.parameters() if p.dim() > 1):
             nn.init.xavier_uniform_(weight)
         self.queries = nn.Parameter(torch.randn(options.queries, channels))
-        self.predictors = nn.ModuleDict(
-            {name: QueryPredictor(channels, num_classes) for name in branches}
-        )
+        self.first, *others = branches
+        self.extra = options.extra(branches)
+        self.predictors = nn.ModuleDict({self.first: QueryPredictor(channels, num_classes)})
+        for name in others:
+            if name not in self.extra:
+                self.predictors[name] = ClassPredictor(channels, num_classes)
+        if self.extra:
+            self.o2m_queries = nn.Parameter(torch.randn(options.o2m_queries, channels))
 
     def forward(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]
     ) -> dict[str, tuple[Predictions, ...]]:
         """Predict for every branch in `points`: all decoder layers in training, else the last."""
-        states = self._states(levels[0])
-        used = states if self.training else states[-1:]
-        return {
-            name: tuple(self.predictors[name](state, at.extent) for state in used)
-            for name, at in points.items()
-        }
+        memory, placed = self._encoded(levels[0])
+        predictor, found = self.predictors[self.first], dict[str, tuple[Predictions, ...]]()
+        for same in by_queries(points, self.extra):
+            queries = self.o2m_queries if same.more else self.queries
+            states = self._states(queries, memory, placed, same.groups)
+            used = states if self.training else states[-1:]
+            for name, at in same.points.items():
+                own = self.predictors[self.first if same.more else name]
+                found[name] = tuple(predictor(x, at.extent, classes=own) for x in used)
+        return found
 
-    def _states(self, features: Tensor) -> list[Tensor]:
-        """Return the normed state [B, N, C] of the queries after every decoder layer."""
-        batch, channels, height, width = features.shape
+    def _encoded(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cells of a map after the encoder, without and with positions: [B, S, C]."""
+        _, channels, height, width = features.shape
         memory = features.flatten(2).transpose(1, 2)
         position = sine_positions(height, width, channels, features.device).to(features.dtype)
         for layer in self.encoder:
             memory = layer(memory, position)
-        placed, states = memory + position, []
-        state = torch.zeros_like(self.queries).expand(batch, -1, -1)
+        return memory, memory + position
+
+    def _states(self, queries: Tensor, memory: Tensor, placed: Tensor, groups: int) -> list[Tensor]:
+        """Return the normed state [B, N, C] of queries [N, C] after every decoder layer."""
+        states, state = [], torch.zeros_like(queries).expand(len(memory), -1, -1)
         for layer in self.decoder:
-            state = layer(state, self.queries, placed, memory)
+            state = layer(state, queries, placed, memory, groups)
             states.append(self.norm(state))
         return states

@@ -7,11 +7,17 @@ from torch import Tensor, nn
 from detectors.models.parts import names_in, within
 from detectors.models.weights import WeightsError, differences
 
-PRIVATE = ("head.predictors.", "head.scales", "mask_branch.")
-"""Prefixes of the weights that are copied only if frozen: predictors and gates of the branches, the
-mask branch, and the scales of the levels, which multiply the output of the predictors. Their
-meaning depends on how boxes are encoded: with `exp` they multiply the logarithm of a distance, with
-`relu` a distance in strides."""
+PRIVATE = (
+    "head.predictors.",
+    "head.scales",
+    "head.o2m_",
+    "head.initial.o2m_",
+    "mask_branch.",
+)
+"""Prefixes of the weights that are copied only if frozen: predictors and gates of the branches,
+additional queries of a one-to-many branch, the mask branch, and the scales of the levels, which
+multiply the output of the predictors. Their meaning depends on how boxes are encoded: with `exp`
+they multiply the logarithm of a distance, with `relu` a distance in strides."""
 
 
 def load_extractor(

@@ -32,7 +32,10 @@ class Start(NamedTuple):
 
 
 class LearnedQueries(nn.Module):
-    """Learned states and embeddings; a linear layer computes reference points from embeddings."""
+    """Learned states and embeddings; a linear layer computes reference points from embeddings.
+
+    `extend` adds the additional queries of a one-to-many branch.
+    """
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -41,9 +44,14 @@ class LearnedQueries(nn.Module):
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
 
-    def forward(self, batch: int) -> Start:
-        """Return the queries for `batch` images."""
-        half, queries = self.queries.shape[1] // 2, self.queries.repeat(batch, 1, 1)
+    def extend(self, count: int) -> None:
+        """Add `count` additional queries."""
+        self.o2m_queries = nn.Parameter(torch.randn(count, self.queries.shape[1]))
+
+    def forward(self, batch: int, more: bool = False) -> Start:
+        """Return the queries for `batch` images, or the additional ones."""
+        learned = self.o2m_queries if more else self.queries
+        half, queries = learned.shape[1] // 2, learned.repeat(batch, 1, 1)
         embedding, state = queries[..., :half], queries[..., half:]
         with full_precision(embedding.device):
             return Start(state, embedding, self.reference_points(embedding).sigmoid())

@@ -61,7 +61,9 @@ def kept_points(
     return pyramid_points(sizes, strides, device, anchors, offset)
 
 
-def whole_image(height: int, width: int, count: int, device: torch.device) -> Points:
+def whole_image(
+    height: int, width: int, count: int, device: torch.device, groups: int = 1
+) -> Points:
     """Create the points of `count` queries: one cell, and anchor, that covers the input."""
     full = partial(torch.full, (count,), device=device)
     zero, right, bottom = full(0.0), full(float(width)), full(float(height))
@@ -73,6 +75,7 @@ def whole_image(height: int, width: int, count: int, device: torch.device) -> Po
         (float(width), float(height)),
         (count,),
         located=False,
+        groups=groups,
     )
 
 

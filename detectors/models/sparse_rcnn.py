@@ -11,9 +11,14 @@ from torch import Tensor, nn
 from detectors.boxes import area
 from detectors.models.operators.roi_align import roi_align_levels
 from detectors.models.pyramid import FeaturePyramid
-from detectors.models.queries import QueryDetector, corners
+from detectors.models.queries import QueryDetector, SameQueries, by_queries, corners
 from detectors.models.query_options import QueryOptions
-from detectors.models.sparse_rcnn_stage import DynamicStage, StagePredictor, StageShape
+from detectors.models.sparse_rcnn_stage import (
+    DynamicStage,
+    StageClasses,
+    StagePredictor,
+    StageShape,
+)
 from detectors.structures import Points, Predictions
 
 
@@ -26,9 +31,8 @@ class SparseRcnnOptions(QueryOptions):
     Boxes pass from stage to stage without gradients. In training, the predictions of every stage
     are assigned and trained.
 
-    Proposals are queries: they have no positions, so the assignment is `min_cost` with
-    `location: predicted`, and losses are those of its cost. Each branch predicts with layers of its
-    own; the boxes of the first one pass from stage to stage.
+    Proposals are queries: they have no positions, so only assignments that need none train them,
+    such as `min_cost`, with the losses of its cost.
 
     The published detector has a ResNet with `finest: 4`, channels 256, attention_heads 8, 6 stages,
     feedforward 2048, dynamic_channels 64 and 100 or 300 queries.
@@ -67,8 +71,8 @@ class SparseRcnnOptions(QueryOptions):
         backbone = self.backbone.build()
         neck = FeaturePyramid(backbone.channels, self.channels, 0)
         head = ProposalHead(self, backbone.strides, branches, num_classes)
-        predicted = {name: self.branch(name) for name in branches}
-        return QueryDetector(backbone, neck, head, backbone.strides, predicted)
+        predicted, sets = {name: self.branch(name) for name in branches}, self.sets(branches)
+        return QueryDetector(backbone, neck, head, backbone.strides, predicted, sets)
 
     def shape(self) -> StageShape:
         """Return the shape of a stage."""
@@ -88,7 +92,9 @@ class ProposalHead(nn.Module):
     """The learned proposals and the stages that refine them.
 
     `queries` [N, C] are the first features of the proposals, `boxes` [N, 4] their first boxes: x
-    and y of the centre, width and height, relative to the input.
+    and y of the centre, width and height, relative to the input. A further branch at the same
+    proposals has class scores of its own; one at additional proposals has the predictors of the
+    first.
     """
 
     def __init__(
@@ -105,39 +111,49 @@ class ProposalHead(nn.Module):
         for weight in (p for p in self.parameters() if p.dim() > 1):
             nn.init.xavier_uniform_(weight)
         self.queries = nn.Parameter(torch.randn(count, options.channels))
-        whole = torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(count, 1)
-        self.boxes = nn.Parameter(_grid(count) if options.first_boxes == "grid" else whole)
+        create = _grid if options.first_boxes == "grid" else _whole
+        self.boxes = nn.Parameter(create(count))
+        self.first, self.extra = branches[0], options.extra(branches)
         self.predictors = nn.ModuleDict()
         for name in branches:
-            each = (StagePredictor(shape, num_classes) for _ in range(options.stages))
-            self.predictors[name] = nn.ModuleList(each)
+            if name not in self.extra:
+                build = StagePredictor if name == self.first else StageClasses
+                each = (build(shape, num_classes) for _ in range(options.stages))
+                self.predictors[name] = nn.ModuleList(each)
+        if self.extra:
+            self.o2m_queries = nn.Parameter(torch.randn(options.o2m_queries, options.channels))
+            self.o2m_boxes = nn.Parameter(create(options.o2m_queries))
 
     def forward(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]
     ) -> dict[str, tuple[Predictions, ...]]:
-        """Predict for every branch in `points`: all stages in training, else the last.
+        """Predict for every branch in `points`: all stages in training, else the last."""
+        found = dict[str, tuple[Predictions, ...]]()
+        for same in by_queries(points, self.extra):
+            stages = self._stages(levels, same)
+            used = stages if self.training else stages[-1:]
+            found |= {name: tuple(each[name] for each in used) for name in same.points}
+        return found
 
-        The boxes of the first branch pass from stage to stage.
-        """
-        extent = next(iter(points.values())).extent
-        first, batch = next(iter(self.predictors)), levels[0].shape[0]
-        boxes = self._first_boxes(extent).expand(batch, -1, -1)
-        state = self.queries.repeat(batch, 1, 1)
-        found = list[dict[str, Predictions]]()
+    def _stages(self, levels: Sequence[Tensor], same: SameQueries) -> list[dict[str, Predictions]]:
+        """Return what branches predict after every stage."""
+        extent, batch = next(iter(same.points.values())).extent, levels[0].shape[0]
+        learned, first = (
+            (self.o2m_queries, self.o2m_boxes) if same.more else (self.queries, self.boxes)
+        )
+        boxes = corners(first, extent).expand(batch, -1, -1)
+        state, found = learned.repeat(batch, 1, 1), list[dict[str, Predictions]]()
         for number, stage in enumerate(self.stages):
-            state = stage(state, self._read(levels, boxes.detach()))
-            needed = dict.fromkeys((first, *points))
-            found.append({name: self._layer(name, number)(state, boxes) for name in needed})
-            boxes = found[-1][first].boxes.detach()
-        used = found if self.training else found[-1:]
-        return {name: tuple(each[name] for each in used) for name in points}
+            state = stage(state, self._read(levels, boxes.detach()), same.groups)
+            predictor, own = self._layer(self.first, number), dict[str, nn.Module]()
+            for name in same.points:
+                own[name] = self._layer(self.first if same.more else name, number)
+            found.append({name: predictor(state, boxes, each) for name, each in own.items()})
+            boxes = next(iter(found[-1].values())).boxes.detach()
+        return found
 
     def _layer(self, branch: str, stage: int) -> nn.Module:
         return self.predictors.get_submodule(f"{branch}.{stage}")
-
-    def _first_boxes(self, extent: tuple[float, float]) -> Tensor:
-        """Return the learned boxes in pixels of an input of `extent` (width, height): [N, 4]."""
-        return corners(self.boxes, extent)
 
     def _read(self, levels: Sequence[Tensor], boxes: Tensor) -> Tensor:
         """Return the features in boxes [B, N, 4]: [B, N, bins, C]."""
@@ -149,6 +165,11 @@ class ProposalHead(nn.Module):
         maps = [*zip(levels, self._strides, strict=True)]
         found = roi_align_levels(maps, boxes.flatten(0, 1), image, level, side=self._side)
         return found.flatten(2).transpose(1, 2).view(batch, count, self._side**2, -1)
+
+
+def _whole(count: int) -> Tensor:
+    """Return `count` times the box (x, y, width, height) that is the unit square: [N, 4]."""
+    return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(count, 1)
 
 
 def _grid(count: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from detectors.models.attention import Attention, FeedForward
 from detectors.models.decode import apply_deltas
+from detectors.models.layers import full_precision
 from detectors.models.predictor import PRIOR
 from detectors.structures import Predictions
 
@@ -43,14 +44,15 @@ class DynamicStage(nn.Module):
         self.dropout, self.norm = nn.Dropout(dropout), nn.LayerNorm(channels)
         self.feed = FeedForward(channels, shape.hidden, dropout)
 
-    def forward(self, state: Tensor, read: Tensor) -> Tensor:
+    def forward(self, state: Tensor, read: Tensor, groups: int = 1) -> Tensor:
         """Map the features of proposals [B, N, C] to [B, N, C].
 
         Args:
             state: the features.
             read: [B, N, bins, C], what was read in the box of each proposal.
+            groups: number of groups of proposals, see `Attention.within`.
         """
-        state = self.itself(state, state, state, state)
+        state = self.itself.within(state, state, groups)
         found: Tensor = self.feed(self.norm(state + self.dropout(self.interact(state, read))))
         return found
 
@@ -79,8 +81,8 @@ class DynamicConv(nn.Module):
         return filtered
 
 
-class StagePredictor(nn.Module):
-    """The layers that predict classes and deltas after a stage.
+class StageClasses(nn.Module):
+    """The layers that predict classes after a stage.
 
     Scores are initially near `PRIOR`, for the focal loss.
     """
@@ -88,14 +90,29 @@ class StagePredictor(nn.Module):
     def __init__(self, shape: StageShape, num_classes: int) -> None:
         super().__init__()
         self.cls = _layers(shape.channels, shape.cls_layers, num_classes)
-        self.box = _layers(shape.channels, shape.box_layers, 4)
         nn.init.constant_(self.cls[-1].get_parameter("bias"), -math.log((1 - PRIOR) / PRIOR))
 
-    def forward(self, state: Tensor, boxes: Tensor) -> Predictions:
-        """Predict from features [B, N, C] and boxes [B, N, 4] xyxy in pixels, in float32."""
-        kind = state.device.type
-        with torch.autocast("cpu" if kind == "meta" else kind, enabled=False):
-            return Predictions(self.cls(state.float()), self.moved(state, boxes))
+
+class StagePredictor(StageClasses):
+    """The layers that predict classes and deltas after a stage."""
+
+    def __init__(self, shape: StageShape, num_classes: int) -> None:
+        super().__init__(shape, num_classes)
+        self.box = _layers(shape.channels, shape.box_layers, 4)
+
+    def forward(
+        self, state: Tensor, boxes: Tensor, classes: StageClasses | None = None
+    ) -> Predictions:
+        """Predict, in float32.
+
+        Args:
+            state: the features of proposals [B, N, C].
+            boxes: [B, N, 4] xyxy in pixels.
+            classes: predicts the classes instead of the own layers, for a branch that shares boxes.
+        """
+        with full_precision(state.device):
+            logits = (classes or self).cls(state.float())
+            return Predictions(logits, self.moved(state, boxes))
 
     def moved(self, state: Tensor, boxes: Tensor) -> Tensor:
         """Return `boxes` moved and resized by the predicted deltas: [B, N, 4]."""

@@ -14,6 +14,7 @@ from gaplab.ledger import Ledger, Reader
 from gaplab.ledger.migrate import MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
 from gaplab.ledger.readonly import OutdatedError
 from gaplab.records import Claim
+from gaplab.states import TrialState
 from tests.builders import evaluation_record, sweep_record, trial_record
 
 
@@ -166,4 +167,6 @@ def test_an_empty_ledger_in_memory() -> None:
     with Reader.empty() as reader:
         assert (reader.sweeps(), reader.protocols(), reader.costs()) == ([], {}, {})
         assert reader.states(["t1"]) == {}
-        assert reader.unfinished(sweep_record("s1", trial_record("t1")))
+        sweep = sweep_record("s1", trial_record("t1"))
+        assert reader.unfinished(sweep) == reader.unfinished(sweep, {}) == sweep.trials
+        assert reader.unfinished(sweep, {"t1": TrialState.SUCCEEDED}) == ()

@@ -66,7 +66,9 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
         OneNetOptions(backbone=TRUNK, channels=16, box="size_offset"),
     ),
     "queries": (
-        ASSIGNERS["min_cost"](),
+        ASSIGNERS["dual"].model_validate(
+            {"o2o": {"name": "min_cost"}, "o2m": {"name": "min_cost_many", "repeats": 2}}
+        ),
         DetrOptions(
             backbone=TRUNK,
             channels=32,
@@ -74,6 +76,8 @@ SETUPS: dict[str, tuple[Strategy, DetectorOptions]] = {
             decoder_layers=2,
             feedforward=32,
             queries=9,
+            o2m_queries=12,
+            o2m_groups=2,
         ),
     ),
     "several maps": (

@@ -1,11 +1,17 @@
 """The command `gaplab`."""
 
+import atexit
+import gc
 import sys
 
 from gaplab.cli.app import app
 from gaplab.cli.streams import OutputError, standard_streams
 from gaplab.errors import UserError
 from gaplab.formatting import printable
+
+COLLECT_AFTER = 100_000
+"""New objects after which Python looks for garbage. With its default of 700, a third of the time
+that it takes to import PyTorch or to expand a large spec goes into searching."""
 
 
 def main() -> None:
@@ -15,6 +21,8 @@ def main() -> None:
     the input is wrong, and 128 plus the number of a signal that stopped a sweep; for a closed pipe
     that of SIGPIPE.
     """
+    gc.set_threshold(COLLECT_AFTER)
+    atexit.register(gc.freeze)  # or Python searches all objects of PyTorch once more
     with standard_streams() as output_code:
         code = _run()
     sys.exit(code or output_code())

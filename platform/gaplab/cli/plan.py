@@ -127,7 +127,7 @@ def make_plan(
         found = _with_proposed(found, resolved, ledger)
         trials = found.sweep.trials
         states, costs = ledger.states([trial.id for trial in trials if trial.id]), ledger.costs()
-        todo = ledger.unfinished(found.sweep)
+        todo = ledger.unfinished(found.sweep, states)
     cores = len(os.sched_getaffinity(0))
     resources = {id(each): each for each in (trial.config["resources"] for trial in todo)}
     demand = {Resources.model_validate(each) for each in resources.values()}

@@ -180,7 +180,7 @@ class SweepRun:
         self.console.print(_starting(self.address))
         mirror = MirrorThread(self.home, self.sweep.id)
         with output_may_fail(), self._watcher(todo) as watcher:
-            steps = watcher.add_steps if isinstance(watcher, LiveTable) else None
+            steps = watcher.add_steps if isinstance(watcher, LiveTable | Lines) else None
             listeners = Listeners((watcher, mirror.notify), watcher.add, self.console.print, steps)
             stop = run_sweep(self.home, ledger, self.sweep, self.address, listeners)
         if problem := mirror.close():

@@ -22,6 +22,8 @@ from gaplab.states import TrialState
 
 Clock = Callable[[], float]
 """Returns seconds that only ever increase."""
+SILENCE = 600.0
+"""Seconds without a line on a running trial after which its step is one."""
 
 
 class Watcher(Protocol):
@@ -144,7 +146,7 @@ class Progress:
 
 
 class Lines:
-    """One plain line per event, for log files.
+    """One plain line per event, and per SILENCE of a running trial, for log files.
 
     Args:
         trials: the trials that are to be trained.
@@ -159,6 +161,7 @@ class Lines:
     ) -> None:
         self._clock = clock
         self._rows: dict[str, Progress] = {}
+        self._printed: dict[str, float] = {}
         self._sweep = {trial.id: trial for trial in sweep}
         self.add(trials)
 
@@ -171,11 +174,24 @@ class Lines:
         """Print one event, unless it only replays evaluations of an earlier attempt."""
         row = self._rows[event.trial]
         row.update(event)
-        if isinstance(event, EpochDone) and not event.losses:
-            return
-        label = trial_label(row.trial.config, self._keys) or row.trial.assignment
-        name = f"{event.trial} {label} seed {row.trial.seed}"
-        _write(printable(f"{name}: {_sentence(event, row)}"))
+        if not isinstance(event, EpochDone) or event.losses:
+            self._print(row, _sentence(event, row))
+
+    def add_steps(self, steps: Sequence[StepDone]) -> None:
+        """Print the last steps of the running trials that had no line for a while."""
+        for step in steps:
+            if (row := self._rows.get(step.trial)) is None:
+                continue
+            row.update_step(step)
+            if row.step is step and self._clock() - self._printed[step.trial] >= SILENCE:
+                epoch = f"epoch {step.epoch}/{row.trial.epochs}"
+                self._print(row, f"{epoch}, step {step.step}/{step.steps}, {row.ending()}")
+
+    def _print(self, row: Progress, sentence: str) -> None:
+        trial = row.trial
+        self._printed[trial.id] = self._clock()
+        label = trial_label(trial.config, self._keys) or trial.assignment
+        _write(printable(f"{trial.id} {label} seed {trial.seed}: {sentence}"))
 
     def add(self, trials: Sequence[TrialRecord]) -> None:
         """Store the trials, whose names are part of the lines."""

@@ -1,7 +1,7 @@
 """The reading half of the ledger: each method reads in one transaction and returns views."""
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
@@ -166,12 +166,20 @@ class Reader(Streams):
         """Return the trials that this sweep's stopping rule ended and nobody continued since."""
         return set(self._read(lambda c: c.scalars(queries.stopped(sweep)).all()))
 
-    def unfinished(self, sweep: SweepRecord) -> tuple[TrialRecord, ...]:
+    def unfinished(
+        self, sweep: SweepRecord, states: Mapping[str, TrialState] | None = None
+    ) -> tuple[TrialRecord, ...]:
         """Return the trials of a sweep that are still to be run, in the order of the sweep.
 
         These are all that have not succeeded, except those that its own stopping rule has ended.
+
+        Args:
+            sweep: the sweep.
+            states: what `states` returns for its trials, if that is known.
         """
-        states, stopped = self.states([t.id for t in sweep.trials]), self.stopped(sweep.id)
+        if states is None:
+            states = self.states([t.id for t in sweep.trials])
+        stopped = self.stopped(sweep.id)
         return tuple(
             t
             for t in sweep.trials

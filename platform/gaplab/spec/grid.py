@@ -1,16 +1,18 @@
 """Enumerate the trials of a spec: which value each varied key has in each of them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from graphlib import TopologicalSorter
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 
 from gaplab.spec.axes import MISSING, Axis, Key, split_key, varied_keys
 from gaplab.spec.models import Condition, Experiment, Reading, Spec
 from gaplab.spec.problems import Problem
-from gaplab.spec.sections import Choice, Sections
+from gaplab.spec.sections import Choice, Section, Sections
 from gaplab.spec.yaml_text import flow_yaml
 
+T = TypeVar("T")
 TrialChoices = dict[str, Choice]
 """Name of a section -> its choice, for one trial."""
 _Positions = tuple[int, ...]
@@ -18,17 +20,25 @@ _Positions = tuple[int, ...]
 
 
 class Combination(NamedTuple):
-    """One trial before its sections are read."""
+    """One trial with the values that it has."""
 
     row: str | None
     """Name of its row; None in a spec without rows."""
-    others: tuple[int, ...]
-    """Its position on every axis other than that of `rows`."""
-    choices: TrialChoices
+    positions: _Positions
+    sections: Mapping[str, Section]
+    """All sections by name, validated."""
+
+    @property
+    def others(self) -> _Positions:
+        """Its position on every axis other than that of `rows`."""
+        return self.positions if self.row is None else self.positions[1:]
 
 
 class Grid:
     """Enumerates the trials of a spec that passes `validate.check`.
+
+    A section is read, and a condition tested, once for all trials that agree on the axes which may
+    change its outcome, because most trials differ in few sections.
 
     Attributes:
         sections: validates the sections of the trials.
@@ -46,29 +56,76 @@ class Grid:
         self._untrained = {row for row, s in spec.rows.items() if Reading.of(s).ground_truth}
         self._unmet = dict.fromkeys(spec.when)
         self._unused = dict.fromkeys(range(len(spec.exclude)))
+        self._depends = self._axes_by_section()
+        self._read = {name: self._reader(name) for name in Experiment.model_fields}
+        read = {split_key(key)[0] for condition in spec.exclude for key in condition}
+        self._excluded = _once_per(self._axes_of(read), self._is_excluded)
 
     def trials(self) -> Iterator[Combination]:
         """Yield all trials that are not excluded.
 
         The first axis varies slowest. Equal trials may be repeated.
         """
-        for row, others, trial in self._combinations():
-            if row not in self._untrained and not self._excluded(trial):
-                yield Combination(row, others, trial)
+        read = self._read.items()
+        for row, positions in self._combinations():
+            if row not in self._untrained and not self._excluded(positions):
+                sections = {name: section(positions) for name, section in read}
+                yield Combination(row, positions, sections)
 
     def ground_truth(self) -> Iterator[Combination]:
         """Yield the first combination of each row that shows the ground truth."""
         left = set(self._untrained)
-        for each in self._combinations() if left else ():
-            if each.row in left:
-                left.remove(each.row)
-                yield each
+        for row, positions in self._combinations() if left else ():
+            if row in left:
+                left.remove(row)
+                sections = {name: section(positions) for name, section in self._read.items()}
+                yield Combination(row, positions, sections)
 
-    def _combinations(self) -> Iterator[Combination]:
+    def without_seed(self) -> Callable[[_Positions], tuple[int, ...]]:
+        """Return a function whose result is equal for trials that differ at most in the seed."""
+        names = [name for name in self._read if name != "seed"]
+        # Sections with equal choices are one object.
+        return _once_per(
+            self._axes_of(names), lambda at: tuple(id(self._read[name](at)) for name in names)
+        )
+
+    def choices(self, positions: _Positions) -> TrialChoices:
+        """Return the choices of a trial."""
+        trial: TrialChoices = dict.fromkeys(Experiment.model_fields, ())
+        for index in self._always:
+            self._choose(trial, index, positions)
+        for index, condition in self._conditional:
+            if self._holds(condition, trial):
+                self._unmet.pop(self._varied[index].name, None)
+                section = self._choose(trial, index, positions)
+                trial[section] = tuple(sorted(trial[section]))
+        return trial
+
+    def _combinations(self) -> Iterator[tuple[str | None, _Positions]]:
+        """Yield the row of every combination, and its positions."""
         rows = self._axes[0].rows if self._axes else ()
         for positions in itertools.product(*(range(axis.length) for axis in self._axes)):
-            row, others = (rows[positions[0]], positions[1:]) if rows else (None, positions)
-            yield Combination(row, others, self._trial(positions))
+            yield rows[positions[0]] if rows else None, positions
+
+    def _axes_by_section(self) -> dict[str, set[int]]:
+        """Return the axes that may change a section, also by a condition of one of its keys."""
+        found: dict[str, set[int]] = {name: set() for name in Experiment.model_fields}
+        for varied in self._varied:
+            found[varied.key[0]].add(varied.axis_index)
+        conditions = [(self._varied[index].key[0], wanted) for index, wanted in self._conditional]
+        for _ in found:  # conditions may depend on sections that have conditions themselves
+            for name, condition in conditions:
+                found[name].update(*(found[split_key(key)[0]] for key in condition))
+        return found
+
+    def _axes_of(self, sections: Iterable[str]) -> list[int]:
+        return sorted(set().union(*(self._depends[name] for name in sections)))
+
+    def _reader(self, name: str) -> Callable[[_Positions], Section]:
+        """Return a function that reads a section of the trial at some positions."""
+        return _once_per(
+            self._axes_of([name]), lambda at: self.sections.read(name, self.choices(at)[name])
+        )
 
     def notes(self) -> list[str]:
         """Return the conditions that held for no combination, one line each.
@@ -87,22 +144,12 @@ class Grid:
             for i in self._unused
         ]
 
-    def _excluded(self, trial: TrialChoices) -> bool:
+    def _is_excluded(self, positions: _Positions) -> bool:
         """Return whether one of the conditions of `exclude` holds; all that are new are tested."""
+        trial = self.choices(positions)
         for i in [i for i in self._unused if self._holds(self._spec.exclude[i], trial)]:
             del self._unused[i]
         return any(self._holds(condition, trial) for condition in self._spec.exclude)
-
-    def _trial(self, positions: _Positions) -> TrialChoices:
-        trial: TrialChoices = dict.fromkeys(Experiment.model_fields, ())
-        for index in self._always:
-            self._choose(trial, index, positions)
-        for index, condition in self._conditional:
-            if self._holds(condition, trial):
-                self._unmet.pop(self._varied[index].name, None)
-                section = self._choose(trial, index, positions)
-                trial[section] = tuple(sorted(trial[section]))
-        return trial
 
     def _choose(self, trial: TrialChoices, index: int, positions: _Positions) -> str:
         """Add the value of a varied key, if it has one, to its section. Return the section."""
@@ -122,6 +169,20 @@ class Grid:
             text = "a condition reads this key, and its default is unknown; set it in the spec"
             self.undecided[Problem(key, text)] = None
         return matches(value, wanted)
+
+
+def _once_per(axes: Sequence[int], compute: Callable[[_Positions], T]) -> Callable[[_Positions], T]:
+    """Return `compute`, called once for all positions that are equal on these axes."""
+    known = dict[Any, T]()
+    project = itemgetter(*axes) if axes else lambda positions: None
+
+    def computed(positions: _Positions) -> T:
+        key = project(positions)
+        if key not in known:
+            known[key] = compute(positions)
+        return known[key]
+
+    return computed
 
 
 def size(spec: Spec, axes: Sequence[Axis]) -> int:

@@ -124,7 +124,7 @@ class Experiment(Options):
     def _sections_fit(self) -> Self:
         branches = self.assignment.branches()
         problems = self.training.unfit_losses({b: self.detector.branch(b).box for b in branches})
-        problems += self._unfit_queries()
+        problems += self.detector.unfit(self.assignment) + self._unfit_queries()
         if self.training.batch < self.resources.workers:
             problems.append(
                 f"training.batch: must be at least resources.workers ({self.resources.workers}), "

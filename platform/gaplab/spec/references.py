@@ -6,9 +6,9 @@ the seed. `sweep.outline` replaces the reference by the id of that trial.
 
 from collections.abc import Collection, Mapping, Sequence
 
-from gaplab.spec.grid import Combination
+from gaplab.spec.grid import Combination, Grid
 from gaplab.spec.problems import Problem, unknown
-from gaplab.spec.sections import Section, Sections
+from gaplab.spec.sections import Section
 
 PREFIX = "row:"
 """Start of a reference."""
@@ -16,23 +16,20 @@ _PATH = ("training", "init_from")
 
 
 def find_parents(
-    rows: Collection[str],
-    combinations: Sequence[Combination],
-    trials: Sequence[Mapping[str, Section]],
-    sections: Sections,
+    rows: Collection[str], combinations: Sequence[Combination], grid: Grid
 ) -> tuple[dict[int, int], list[Problem]]:
     """Find the trial that each trial with a reference starts from.
 
     Args:
         rows: names of the rows of the spec.
         combinations: all combinations of the spec that are not excluded.
-        trials: the validated sections of each of them.
-        sections: what the sections were read from.
+        grid: what enumerated them.
 
     Returns:
         Index of a trial -> index of the one that it starts from, and all wrong references.
     """
-    names = {i: name for i, each in enumerate(trials) if (name := _row_of(each)) is not None}
+    found = ((i, _row_of(each.sections)) for i, each in enumerate(combinations))
+    names = {i: name for i, name in found if name is not None}
     at = {(each.row, each.others): i for i, each in enumerate(combinations)} if names else {}
     parents, problems = dict[int, int](), dict[Problem, None]()
     for i, name in names.items():
@@ -42,13 +39,17 @@ def find_parents(
             continue
         text = f"row {name} has no trial to start from here, because exclude leaves it out"
         problem = Problem(_PATH, text if name in rows else unknown(name, rows, "row "))
-        problems[sections.relocated(problem, combinations[i].choices["training"])] = None
+        problems[_relocated(problem, combinations[i], grid)] = None
     for i in parents:
         if circle := _circle(i, parents):
             text = f"is circular: {' -> '.join(str(combinations[each].row) for each in circle)}"
-            choice = combinations[i].choices["training"]
-            problems[sections.relocated(Problem(_PATH, text), choice)] = None
+            problems[_relocated(Problem(_PATH, text), combinations[i], grid)] = None
     return parents, list(problems)
+
+
+def _relocated(problem: Problem, combination: Combination, grid: Grid) -> Problem:
+    choice = grid.choices(combination.positions)["training"]
+    return grid.sections.relocated(problem, choice)
 
 
 def start_from(sections: Mapping[str, Section], trial: str) -> dict[str, Section]:

@@ -7,22 +7,18 @@ of a spec a second time.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from gaplab.errors import UserError
 from gaplab.spec.axes import Axis, axes_of, split_key
-from gaplab.spec.grid import Grid
+from gaplab.spec.grid import Combination, Grid
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.problems import Problem, to_problem
 from gaplab.spec.references import find_parents
 from gaplab.spec.sections import Section, Sections, different
 from gaplab.spec.validate import check, unmeasured_metrics
-
-_WITHOUT_SEED = itemgetter(*(name for name in Experiment.model_fields if name != "seed"))
-"""Returns all sections of a trial but its seed."""
 
 
 class Variant(NamedTuple):
@@ -94,26 +90,17 @@ def resolve(spec: Spec) -> ResolvedSpec:
         raise SpecError(problems + base_problems(spec.base, varied))
     grid = Grid(spec, axes)
     found = list(grid.trials())
-    trials = [
-        {name: grid.sections.read(name, choice) for name, choice in each.choices.items()}
-        for each in found
-    ]
     truths = {
-        each.row or "": {
-            name: grid.sections.read(name, each.choices[name]) for name in ("data", "evaluation")
-        }
+        each.row or "": {name: each.sections[name] for name in ("data", "evaluation")}
         for each in grid.ground_truth()
     }
     inside = [p for both in truths.values() for section in both.values() for p in section.problems]
-    if problems := _problems(spec, trials) or inside or list(grid.undecided):
+    if problems := _problems(spec, grid, found) or inside or list(grid.undecided):
         raise SpecError(problems)
-    parents, problems = find_parents(spec.rows, found, trials, grid.sections)
+    parents, problems = find_parents(spec.rows, found, grid)
     if problems:
         raise SpecError(problems)
-    variants = [
-        Variant(each.row, sections, parents.get(i))
-        for i, (each, sections) in enumerate(zip(found, trials, strict=True))
-    ]
+    variants = [Variant(each.row, each.sections, parents.get(i)) for i, each in enumerate(found)]
     untrained = [
         f"row {row} shows the ground truth: nothing is trained for it, gaplab table computes it"
         for row in truths
@@ -133,21 +120,22 @@ def base_problems(base: Mapping[str, Any], varied: set[str]) -> list[Problem]:
     return [p for name in names if name not in varied for p in sections.read(name, ()).problems]
 
 
-def _problems(spec: Spec, trials: Sequence[Mapping[str, Section]]) -> list[Problem]:
+def _problems(spec: Spec, grid: Grid, trials: Sequence[Combination]) -> list[Problem]:
     """Return the problems of the trials, each once."""
     if not trials:
         return [Problem(("exclude",), "leaves no trial")]
     found, tested = dict[Problem, None](), set[tuple[int, ...]]()
-    for sections in trials:
-        # Equal sections of a spec are one object, and no check between sections reads the seed.
-        alike = tuple(map(id, _WITHOUT_SEED(sections)))
+    without_seed = grid.without_seed()
+    for each in trials:
+        # No check between sections reads the seed.
+        alike, sections = without_seed(each.positions), each.sections
         if alike in tested and not sections["seed"].problems:
             continue
         inside = [each for section in sections.values() for each in section.problems]
         found.update(dict.fromkeys(inside or _problems_between(sections)))
         if not sections["seed"].problems:
             tested.add(alike)
-    evaluations = different(sections["evaluation"] for sections in trials)
+    evaluations = different(each.sections["evaluation"] for each in trials)
     used = [each.value.protocol.evaluator for each in evaluations if not each.problems]
     found.update(dict.fromkeys(unmeasured_metrics(spec, used)))
     return list(found)

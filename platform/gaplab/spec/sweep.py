@@ -180,15 +180,22 @@ def _sweep_id(spec: Spec, trials: Iterable[str]) -> str:
     return f"{spec.name}-{digest(canonical(content), 8)}"
 
 
+_COUNTED = counted(Experiment)
+_FIELDS = sorted((*_COUNTED, "fingerprint", "results_version"))
+_HASHED = "{" + ",".join(f'"{key}":%({key})s' for key in _FIELDS) + "}"
+"""What is hashed for a trial's id: canonical JSON, if all values are."""
+
+
 def _trial_id(sections: Mapping[str, Section], fingerprint: str) -> str:
-    identities = {name: sections[name].identity for name in counted(Experiment)}
+    identities = {name: sections[name].identity for name in _COUNTED}
     return _id(identities, fingerprint, RESULTS_VERSION)
 
 
 def _id(identities: Mapping[str, str], fingerprint: str, version: int) -> str:
-    """Return a trial's id. All values are canonical JSON, and so is what is hashed."""
-    fields = {**identities, "fingerprint": fingerprint, "results_version": str(version)}
-    return digest("{" + ",".join(f'"{key}":{fields[key]}' for key in sorted(fields)) + "}", 12)
+    """Return a trial's id. All values are canonical JSON."""
+    return digest(
+        _HASHED % {**identities, "fingerprint": fingerprint, "results_version": version}, 12
+    )
 
 
 def _record(key: str, sections: Mapping[str, Section]) -> TrialRecord:

@@ -26,13 +26,6 @@ def test_centres_of_boxes_are_inside_the_input() -> None:
     assert ((center > 0) & (center < torch.tensor([40.0, 32.0]))).all()
 
 
-def test_branches_share_the_transformer_and_have_a_predictor_each() -> None:
-    one, two = (build("detr", *names).state_dict() for names in (("o2o",), ("o2o", "o2m")))
-    added = two.keys() - one.keys()
-    assert all(name.startswith("head.predictors.o2m.") for name in added)
-    assert sum(two[n].numel() for n in added) == 16 * 3 + 3 + 2 * (16 * 16 + 16) + 16 * 4 + 4
-
-
 @pytest.mark.parametrize(
     ("changes", "fit"),
     [

@@ -11,6 +11,7 @@ from detectors.boxes import area
 from detectors.cost import parameter_count
 from detectors.models.backbones import Tiny
 from detectors.models.operators.roi_align import roi_align
+from detectors.models.queries import corners
 from detectors.models.resnet import ResNet
 from detectors.models.sparse_rcnn import ProposalHead, SparseRcnnOptions
 from detectors.models.sparse_rcnn_stage import DynamicConv, StagePredictor
@@ -86,14 +87,14 @@ def test_deltas_move_and_resize_boxes_as_in_the_released_code() -> None:
 
 
 def test_proposals_first_cover_the_input() -> None:
-    assert head()._first_boxes((40.0, 32.0)).tolist() == [[0.0, 0.0, 40.0, 32.0]] * 5
+    assert corners(head().boxes, (40.0, 32.0)).tolist() == [[0.0, 0.0, 40.0, 32.0]] * 5
 
 
 def test_proposals_first_are_a_grid() -> None:
-    boxes = head(first_boxes="grid")._first_boxes((60.0, 32.0)).round().tolist()
+    boxes = corners(head(first_boxes="grid").boxes, (60.0, 32.0)).round().tolist()
     assert boxes[:4] == [[0, 0, 20, 16], [20, 0, 40, 16], [40, 0, 60, 16], [0, 16, 20, 32]]
     assert len(boxes) == 5
-    square = head(first_boxes="grid", queries=4)._first_boxes((8.0, 8.0))
+    square = corners(head(first_boxes="grid", queries=4).boxes, (8.0, 8.0))
     assert area(square).sum().item() == 64
 
 

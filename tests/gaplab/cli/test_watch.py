@@ -9,7 +9,7 @@ import pytest
 
 from gaplab.cli.live_table import LiveTable
 from gaplab.cli.render.terminal import PlainConsole
-from gaplab.cli.watch import JsonLines, Lines, Progress
+from gaplab.cli.watch import SILENCE, JsonLines, Lines, Progress
 from gaplab.events import from_text
 from gaplab.records import (
     Cost,
@@ -271,6 +271,32 @@ def test_steps_and_losses_of_running_trials() -> None:
     assert table._rows[one.id].cells()[2:4] == ("5/20", "1.5")
     table(ended(one))
     assert table._rows[one.id].cells()[2:4] == ("", "")
+
+
+def test_steps_are_lines_after_a_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that the log of an epoch of many hours shows that it goes on."""
+    one, clock = trial(), Clock()
+    lines = Lines([one], clock)
+
+    def after(seconds: float, shown: StepDone) -> list[str]:
+        clock.seconds += seconds
+        lines.add_steps([step(trial(3), 1, 1), shown])
+        return capsys.readouterr().out.splitlines()
+
+    lines(started(one))
+    capsys.readouterr()
+    name = f"{one.id} poto seed 0"
+    assert after(SILENCE - 1, step(one, 1, 1)) == []
+    assert after(1, step(one, 1, 2)) == [f"{name}: epoch 1/10, step 2/20, 16 h 30 min left"]
+    assert after(SILENCE - 1, step(one, 1, 3)) == []
+    lines(epoch_done(one, 1, wall=SILENCE))
+    capsys.readouterr()
+    assert after(SILENCE - 1, step(one, 2, 1)) == []
+    assert after(1, step(one, 1, 20)) == [], "that epoch has ended"
+    assert len(after(0, step(one, 2, 2))) == 1
+    lines(ended(one))
+    capsys.readouterr()
+    assert after(SILENCE, step(one, 2, 3)) == []
 
 
 def test_before_the_first_epoch_ends_its_steps_say_how_long_the_trial_takes() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from detectors import RESULTS_VERSION
 from detectors.assigners import ASSIGNERS
 from gaplab.errors import UserError
+from gaplab.spec.grid import Grid, TrialChoices
 from gaplab.spec.models import Experiment
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, experiment_of
@@ -246,3 +247,23 @@ def test_a_wrong_seed_hides_no_other_problem(seeds: list[int]) -> None:
         f"grid.seed[{seeds.index(-1)}]: must be at least 0, got -1",
         "training.batch: must be at least resources.workers (9), got 8",
     ]
+
+
+def test_a_section_is_read_once_for_trials_that_differ_elsewhere(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A grid of rates and seeds costs their sum, not their product; a condition adds its keys."""
+    found, choices = [], Grid.choices
+
+    def counted(grid: Grid, at: tuple[int, ...]) -> TrialChoices:
+        found.append(at)
+        return choices(grid, at)
+
+    monkeypatch.setattr(Grid, "choices", counted)
+    grid: dict[str, Any] = {"assignment.name": ["poto", "fcos"], "assignment.alpha": [0.1, 0.2]}
+    grid |= {"training.lr": [0.1, 0.2, 0.3], "seed": list(range(100))}
+    spec = make_spec(grid=grid, when={"assignment.alpha": {"assignment.name": "poto"}})
+    assert len(resolve(spec).variants) == 1200
+    sections = {"data": 1, "detector": 1, "evaluation": 1, "resources": 1, "checkpoints": 1}
+    sections |= {"assignment": 4, "training": 3, "seed": 100}
+    assert len(found) == sum(sections.values()) + 1  # and once for `exclude`

@@ -106,6 +106,7 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
         ({"assignment": {"name": "poto"}}, "the assignment needs the positions of points"),
         ({"assignment": DUAL}, "the assignment needs the positions of points"),
         ({"training": {"loss": {"box_by": "centerness"}}}, "box_by: centerness needs the pos"),
+        ({"detector": {"name": "detr", "o2m_queries": 9}}, "detector.o2m_queries: needs an assig"),
         ({"evaluation": {"protocol": "centernet"}}, "choose another protocol"),
         ({"evaluation": {"protocol": {"level_range": 1}}}, "level_range and spatial_range need"),
     ],

@@ -24,6 +24,8 @@ LATER: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("detector.detach_o2o", ("fcos", "retinanet"), False),
     ("detector.masks", ("fcos", "retinanet"), None),
     ("detector.neck_deformable", ("onenet",), False),
+    ("detector.o2m_groups", ("detr", "deformable_detr", "sparse_rcnn"), 1),
+    ("detector.o2m_queries", ("detr", "deformable_detr", "sparse_rcnn"), 0),
     ("training.accumulate", (), 1),
     ("training.colour", (), 0.0),
     ("training.compile", (), False),
