@@ -172,6 +172,7 @@ def evaluation_view(trial: str = "t1", epoch: int = 1, **changes: Any) -> Evalua
 def checkpoints(ledger: Ledger, trial: str) -> dict[int, str]:
     """Read the epochs and URIs of a trial's checkpoints."""
     query = select(Checkpoint.epoch, Checkpoint.uri).where(Checkpoint.trial_id == trial)
+    query = query.order_by(Checkpoint.epoch)
     with ledger._engine.connect() as connection:
         return {row.epoch: row.uri for row in connection.execute(query)}
 

@@ -208,7 +208,7 @@ def explained(ledger: Ledger, wanted: RowFilter, key: str = "") -> str:
 
     with ledger._engine.connect() as connection:
         selection = Selection(connection, wanted)
-        query = selection._grouped([key]) if key else selection._page().element
+        query = selection.grouping([key]).query() if key else selection._page().element
         compiled = query.compile(connection, compile_kwargs={"render_postcompile": True})
         prefix = "EXPLAIN QUERY PLAN " if connection.dialect.name == "sqlite" else "EXPLAIN "
         found = connection.exec_driver_sql(prefix + str(compiled), _values(compiled)).all()

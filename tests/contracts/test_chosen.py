@@ -288,6 +288,10 @@ class TestRows:
             )
         means = [each.stats["ap"][0] for each in found]
         assert means == sorted(means, reverse=True)
+        both = filled.groups(RowFilter(), ["assignment", "alpha", "assignment.name", "seed"])
+        assert [each.trials for each in both] == [1] * len(rows)
+        assert {each.keys["assignment"] for each in both} == {"poto", "fcos"}
+        assert all(each.keys["assignment"] == each.keys["assignment.name"] for each in both)
         by_alpha = filled.groups(RowFilter(), ["alpha"])
         values = [str(each.keys["alpha"]) for each in by_alpha]
         assert sorted(values) == sorted(map(str, (None, *ALPHAS[1:])))  # t0 has no alpha

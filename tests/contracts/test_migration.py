@@ -20,7 +20,7 @@ from gaplab.ledger import Ledger
 from gaplab.ledger.claims import ClaimError
 from gaplab.ledger.migrate import HEAD, MIGRATE, VERSION_TABLE, WRITE, alembic_config, open_engine
 from gaplab.ledger.models import Base
-from gaplab.ledger.views import METRICS, RowFilter
+from gaplab.ledger.views import METRICS, Order, RowFilter
 from gaplab.records import CancelRequest, Claim, Cost, Started
 from gaplab.spec.protocols import protocol_key
 from gaplab.states import TrialState
@@ -664,6 +664,7 @@ class TestSettings:
         hostile = {"name": "'; --", "list": list(range(300)), "none": {}, "größe": 2**70, "x": None}
         first = trial_record("t1", config={"data": hostile, "seed": 1, "on": True}, seed=2**40)
         second = trial_record("t2", config={"data": hostile, "seed": 2, "lr": 1e-300})
+        wanted = RowFilter(epoch="best", order=Order("trial"))
         with Ledger.open(url) as ledger:
             ledger.add_sweep(sweep_record("s1", first, second))
             attempt = ledger.start_attempt(Claim("t1", "s1"))
@@ -679,14 +680,14 @@ class TestSettings:
                 )
             ledger.add_measurement(measurement_record(source={"file": "a.json"}, rule=RULE))
             before = self.held(engine, [*self.TABLES, "evaluation"])
-            views = ledger.evaluations("t1"), ledger.rows(RowFilter(epoch="best"))
+            views = ledger.evaluations("t1"), ledger.rows(wanted)
         downgrade(engine, "0011")
         tables = tables_of(engine)
         assert not set(self.TABLES) & set(tables)
         assert "classes" in tables["evaluation"].columns
         with Ledger.open(url) as ledger:
             assert self.held(engine, [*self.TABLES, "evaluation"]) == before
-            assert (ledger.evaluations("t1"), ledger.rows(RowFilter(epoch="best"))) == views
+            assert (ledger.evaluations("t1"), ledger.rows(wanted)) == views
         assert {name: len(rows) for name, rows in before.items()} == {
             "evaluation": 4,
             "evaluation_classes": 4,

@@ -186,11 +186,16 @@ class Compiler:
             return COMPUTED[key](self._source)
         return _further(self._source, key) if key in MORE else None
 
+    def section(self, key: str) -> str | None:
+        """Return the name of the section that holds a spec key; None for a column."""
+        stored = self.setting(key) if self.column(key) is None else None
+        return None if stored is None else stored.partition(".")[0]
+
     def value(self, key: str) -> Column | None:
         """Return the expression of a column or of the JSON of a spec key; None if it is unknown."""
         if (column := self.column(key)) is not None:
             return column
-        if (stored := self._setting(key)) is None:
+        if (stored := self.setting(key)) is None:
             return None
         same = (TrialSection.trial_id == self._source.c.trial_id, Setting.key == stored)
         section = TrialSection.name == stored.partition(".")[0]
@@ -201,7 +206,7 @@ class Compiler:
 
     def check(self, keys: Iterable[str]) -> None:
         """Raise UserError that lists every key that is neither a column nor a key of a spec."""
-        unknown = [key for key in keys if self.column(key) is None and self._setting(key) is None]
+        unknown = [key for key in keys if self.column(key) is None and self.setting(key) is None]
         if unknown:
             known = self.known()
             raise UserError(*(f"{key}: {_why_unknown(key, known)}" for key in unknown))
@@ -212,7 +217,7 @@ class Compiler:
         keys = self._connection.scalars(select(Setting.key).distinct()).all()
         return sorted({*columns, *_ALIASES, *keys})
 
-    def _setting(self, key: str) -> str | None:
+    def setting(self, key: str) -> str | None:
         """Return the spec key that is `key`, or the only one that ends in it; None if none is."""
         if key not in self._keys:
             query = select(Setting.key).where(Setting.key == key).limit(1)
@@ -231,7 +236,7 @@ class Compiler:
         """Return a line about each unknown name of a condition."""
         lines = []
         for name in names(condition):
-            if self.column(name.key) is None and self._setting(name.key) is None:
+            if self.column(name.key) is None and self.setting(name.key) is None:
                 where = f" (in: {name.marked()})" if name.marked() else ""
                 lines.append(f"{name.key}: {_why_unknown(name.key, self.known())}{where}")
         return lines
@@ -279,7 +284,7 @@ class Compiler:
         self, name: Name, operator: Operator, value: Constant | tuple[Constant, ...]
     ) -> ColumnElement[bool]:
         held = _compared(name, operator, value, _setting_equals, _NUMBER)
-        sections = select(Setting.section_id).where(Setting.key == self._setting(name.key), held)
+        sections = select(Setting.section_id).where(Setting.key == self.setting(name.key), held)
         trials = select(TrialSection.trial_id).where(TrialSection.section_id.in_(sections))
         return self._source.c.trial_id.in_(trials)
 

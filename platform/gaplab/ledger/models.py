@@ -286,6 +286,11 @@ class ChosenEvaluation(Base):
     __table_args__ = (
         CheckConstraint(_one_of("chosen", ("last", "best")), name="chosen"),
         Index(None, "protocol", "chosen", "is_primary", "ap", "trial_id"),
+        Index(
+            "ix_chosen_evaluation_grouped",
+            *("protocol", "chosen", "is_primary", "assignment", "dataset", "epochs"),
+            *("results_version", "seed", "truth", "ap", "ap_nms", "gap", "ar", "trial_id"),
+        ),
     )
 
     trial_id: Mapped[str] = mapped_column(primary_key=True)

@@ -6,7 +6,7 @@ from typing import Self, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Engine
 
-from gaplab.ledger import claims, drivers, measurements, writes
+from gaplab.ledger import claims, drivers, measurements, statistics, writes
 from gaplab.ledger.migrate import WRITE, open_engine
 from gaplab.ledger.reading import Reader
 from gaplab.ledger.retry import RetryPolicy
@@ -97,6 +97,11 @@ class Ledger(Reader):
                 it does not exist and is not to be created, or it was written by a newer gaplab.
         """
         return cls(open_engine(url, create), retry)
+
+    def close(self) -> None:
+        """Close all connections, after the statistics of a SQLite file were refreshed if needed."""
+        statistics.refresh(self._engine, self._writing)
+        super().close()
 
     @cached_property
     def _writing(self) -> Engine:

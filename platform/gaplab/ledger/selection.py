@@ -4,7 +4,6 @@ Everything is computed on `chosen_evaluation`, or for a given epoch on the colum
 that it copies; configurations and other metrics are read for the returned rows only.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,6 @@ from sqlalchemy import (
     Subquery,
     and_,
     case,
-    distinct,
     func,
     literal,
     or_,
@@ -26,6 +24,7 @@ from sqlalchemy import (
 from detectors.evaluation.metrics import LOWER_IS_BETTER
 from gaplab.ledger.chosen import CHOSEN, FACTS, KEY
 from gaplab.ledger.conditions import COSTS, EPOCHS_TO_90, Compiler
+from gaplab.ledger.grouping import Grouping
 from gaplab.ledger.models import (
     Attempt,
     ChosenEvaluation,
@@ -37,12 +36,8 @@ from gaplab.ledger.models import (
     TrialSection,
 )
 from gaplab.ledger.queries import AnyRow, Query, config_of, newest_sweep
-from gaplab.ledger.settings import value_of
 from gaplab.ledger.views import METRICS, GpuHours, GroupView, Order, RowFilter
-from gaplab.states import TrialState
 
-GROUPED = ("ap", "ap_nms", "gap", "ar")
-"""Metrics whose mean and deviation a group has."""
 _OWN = (*KEY, "is_primary", *METRICS)
 _COMPLETE = ("ap", "ap_nms", "gap", *FACTS, "epoch", "trial", "branch")
 """Columns that every row has, which an index can therefore sort by in both directions."""
@@ -115,12 +110,17 @@ class Selection:
 
     def groups(self, keys: Sequence[str], order: Order) -> list[GroupView]:
         """Return the groups of evaluations with equal values of `keys`, sorted by a mean."""
-        found = self._connection.execute(self._grouped(keys)).all()
-        groups = [self._group(keys, row) for row in found]
+        grouping = self.grouping(keys)
+        found = self._connection.execute(grouping.query()).all()
+        groups = [grouping.view(row) for row in found]
         place = 1 if order.descending else -1
         worst = (float("-inf"), None)
         groups.sort(key=lambda each: -place * each.stats.get(order.key, worst)[0])
         return groups[: self._wanted.top]
+
+    def grouping(self, keys: Sequence[str]) -> Grouping:
+        """Return the groups of evaluations by these keys. Raises UserError for an unknown one."""
+        return Grouping(self._compiler, self._source, self._conditions, keys)
 
     def sections(self, limit: int) -> dict[str, list[dict[str, str]]]:
         """Return distinct sections of the matching trials' configurations, by their name.
@@ -172,20 +172,6 @@ class Selection:
             found.setdefault(row.section_id, {})[row.key] = row.value
         return found
 
-    def _grouped(self, keys: Sequence[str]) -> Query:
-        """Select the values of `keys`, columns that are kept apart, counts and statistics."""
-        self._compiler.check(keys)
-        columns = self._source.c
-        inner = select(
-            *(self._value(key).label(f"key{at}") for at, key in enumerate(keys)),
-            *(columns[name] for name in ("seed", *_APART, *GROUPED)),
-            self._unfinished().label("unfinished"),
-        ).where(*self._conditions)
-        held = inner.subquery()
-        by = [*(held.c[f"key{at}"] for at in range(len(keys))), *(held.c[n] for n in _APART)]
-        query = select(*by, func.count(), func.count(distinct(held.c.seed)), *_statistics(held))
-        return query.group_by(*by)
-
     def _page(self) -> Subquery:
         """Return the rows to show, with what they are sorted by."""
         columns = [self._source.c[name] for name in (*_OWN, *FACTS)]
@@ -235,50 +221,11 @@ class Selection:
         ties = [rows.c.ap.desc()] if key != "ap" else []
         return [main if key in _COMPLETE else main.nulls_last(), *ties, rows.c.trial_id.asc()]
 
-    def _unfinished(self) -> ColumnElement[Any]:
-        """Return 1 for a trial that has not succeeded; found by an index on states."""
-        others = [state for state in TrialState if state is not TrialState.SUCCEEDED]
-        held = select(Trial.id).where(Trial.state.in_(others))
-        return case((self._source.c.trial_id.in_(held), 1), else_=0)
-
-    def _group(self, keys: Sequence[str], row: AnyRow) -> GroupView:
-        apart = len(keys) + len(_APART)
-        values = dict(zip((*keys, *_APART), row[:apart], strict=True))
-        for key in keys:
-            if self._compiler.column(key) is None:
-                values[key] = value_of(values[key])
-        trials, seeds, unfinished = row[apart : apart + 3]
-        stats = {}
-        for at, name in enumerate(GROUPED):
-            total, mean, square = row[apart + 3 + 3 * at : apart + 6 + 3 * at]
-            if mean is not None and total == trials:
-                stats[name] = (mean, _deviation(total, mean, square))
-        return GroupView(values, trials, seeds, unfinished, stats)
-
-
-_APART = ("dataset", "epochs", "results_version")
-"""Columns of which a group never mixes two values."""
-
 
 def default_order(key: str) -> Order:
     """Return the order that puts the best rows first."""
     lower = key in (*COSTS, EPOCHS_TO_90) or key.removesuffix("_nms") in LOWER_IS_BETTER
     return Order(key, descending=not lower)
-
-
-def _statistics(held: Subquery) -> list[ColumnElement[Any]]:
-    found: list[ColumnElement[Any]] = [func.sum(held.c.unfinished)]
-    for name in GROUPED:
-        column = held.c[name]
-        found += [func.count(column), func.avg(column), func.avg(column * column)]
-    return found
-
-
-def _deviation(count: int, mean: float, square: float) -> float | None:
-    """Return the sample standard deviation from the means of values and of their squares."""
-    if count < 2:
-        return None
-    return math.sqrt(max(square - mean * mean, 0.0) * count / (count - 1))
 
 
 def _with_cost(connection: Connection, wanted: RowFilter) -> RowFilter:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gaplab.ledger.selection import GROUPED
+from gaplab.ledger.grouping import GROUPED
 from gaplab.ledger.views import METRICS, GroupView
 from gaplab.results.comparison.compare import Group, Stat, stat_of
 from gaplab.results.comparison.effects import EXPLAINED, Grid

@@ -7,7 +7,7 @@ from typing import Any
 from detectors.evaluation.metrics import DUPLICATES, DUPLICATES_SCORE, label
 from gaplab.cli.render.tabular import REMEDY_WITH_CSV, Column, PlainTable, number, text
 from gaplab.formatting import cell, points, signed
-from gaplab.ledger.selection import GROUPED
+from gaplab.ledger.grouping import GROUPED
 from gaplab.ledger.views import METRICS as STORED
 from gaplab.ledger.views import GroupView
 from gaplab.results.comparison.columns import COMPUTED

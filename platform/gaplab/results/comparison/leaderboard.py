@@ -9,9 +9,10 @@ from gaplab.errors import UserError
 from gaplab.formatting import flat, plural
 from gaplab.ledger import Reader
 from gaplab.ledger.expression import names, parse
+from gaplab.ledger.grouping import GROUPED
 from gaplab.ledger.lookup import suggestion
 from gaplab.ledger.measurements import SECTIONS
-from gaplab.ledger.selection import GROUPED, default_order
+from gaplab.ledger.selection import default_order
 from gaplab.ledger.views import Coverage, GpuHours, GroupView, ResultRow, RowFilter, SweepView
 from gaplab.spec.varied import in_fixed_order, varied_keys, varied_values
 from gaplab.states import TrialState
