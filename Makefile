@@ -6,6 +6,16 @@ PYTEST := $(RUN)/python -m pytest
 # These tests start Ray clusters: one at a time.
 SWEEPS := tests/sweeps
 NODES := tests/cluster/test_two_nodes.py
+# Parts of the unit tests, for one process each; `rest` has what no other part names. pytest-xdist
+# would take 5 ms per test for messages, and import all tests in every worker.
+PARTS := contracts steps detectors cli servers rest
+part-contracts := tests/contracts
+part-steps := tests/detectors
+part-detectors := $(addprefix tests/detectors/,assigners data evaluation models)
+part-cli := tests/gaplab/cli tests/gaplab/spec
+part-servers := tests/gaplab/mirror tests/gaplab/trial
+part-rest := tests
+UNIT := $(addprefix unit-,$(PARTS))
 # Unit tests that start Ray, MLflow or PostgreSQL: `make test-fast` leaves them out.
 SERVERS := tests/cluster tests/contracts tests/gaplab/mirror tests/gaplab/launch/ray
 export OMP_NUM_THREADS := 1
@@ -14,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 comma := ,
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-fast lint types unit sweeps docs fuzz chaos bench bench-gpu clean
+.PHONY: help demo test test-fast lint types unit $(UNIT) sweeps docs fuzz chaos bench bench-gpu clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1@/p' $(MAKEFILE_LIST) | awk -F@ '{printf "%-10s %s\n", $$1, $$2}'
@@ -23,9 +33,11 @@ demo: $(VENV)/.ready  ## run the five-assignment sweep, print its leaderboard, w
 	$(RUN)/gaplab run experiments/quickstart.yaml
 	$(RUN)/gaplab report quickstart
 
-# Sweeps wait for processes to start, and types and docs use one core, so they fill what unit leaves.
-test: lint  ## everything that CI runs, two parts at a time; a part is printed when it has ended
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit types docs sweeps
+parts := --no-print-directory --keep-going --output-sync=target
+
+# Sweeps wait for processes to start, so three parts at a time keep two cores busy.
+test: lint  ## everything that CI runs, three parts at a time; a part is printed when it has ended
+	$(MAKE) $(parts) --jobs=3 sweeps $(UNIT) types docs
 
 test-fast: $(VENV)/.ready-dev  ## unit tests that start no server, in two and a half minutes
 	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(addprefix --ignore ,$(SWEEPS) $(SERVERS))
@@ -37,8 +49,12 @@ lint: $(VENV)/.ready-dev  ## check style and formatting (ruff)
 types: $(VENV)/.ready-dev  ## check types (mypy, strict)
 	$(RUN)/mypy
 
-unit: $(VENV)/.ready-dev  ## every test that starts no sweep
-	$(PYTEST) -n 2 --dist loadfile $(addprefix --ignore ,$(SWEEPS) $(NODES))
+unit: $(VENV)/.ready-dev  ## every test that starts no sweep, two parts at a time
+	$(MAKE) $(parts) --jobs=2 $(UNIT)
+
+below = $(filter $(addsuffix /%,$(part-$*)),$(SWEEPS) $(NODES) $(foreach each,$(PARTS),$(part-$(each))))
+$(UNIT): unit-%: $(VENV)/.ready-dev
+	$(PYTEST) $(part-$*) $(addprefix --ignore ,$(below))
 
 sweeps: $(VENV)/.ready-dev  ## tests that run sweeps on Ray
 	$(PYTEST) $(SWEEPS)
