@@ -57,7 +57,11 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
     ] = None,
     draw: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Draw boxes without NMS and with NMS side by side."),
+        typer.Option(
+            metavar="FOLDER|FILE",
+            help="Draw boxes without NMS and with NMS side by side; for one picture, this may be a "
+            ".png file.",
+        ),
     ] = None,
     protocol: ProtocolOption = None,
     branch: BranchOption = None,
@@ -70,7 +74,7 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
     Nothing is predicted or written if one of the pictures can't be used. Without -o, --json and
     --draw, the number of boxes of each picture is printed.
     """
-    from gaplab.results.use.predicting import Choice, drawings, find_pictures
+    from gaplab.results.use.predicting import Choice, check_not_given, drawings, find_pictures
     from gaplab.results.use.predicting import draw as draw_boxes
     from gaplab.results.use.predicting import predict as predict_boxes
     from gaplab.spec.protocols import parse_protocol
@@ -81,6 +85,8 @@ def predict(  # noqa: PLR0913 - every argument is an option of the command
         _check_folder(output)
     detector = _detector(home, trial, epoch)
     paths = find_pictures(pictures)
+    if output is not None:
+        check_not_given("-o", output, paths)
     targets = {} if draw is None else drawings(draw, paths)
     found = list["Predicted"]()
     with progress_line("predicting") as show:

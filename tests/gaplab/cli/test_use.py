@@ -106,6 +106,20 @@ class TestPredict:
         with Image.open(drawn[0]) as picture:
             assert picture.width >= 2 * SHORTEST
 
+    @pytest.mark.parametrize("made", [True, False])
+    def test_one_picture_is_drawn_to_a_file(
+        self, gaplab: Gaplab, dual: TrialView, pictures: Path, tmp_path: Path, made: bool
+    ) -> None:
+        target = tmp_path / "x.png"
+        expected = target
+        if made:  # a folder with the name of a picture stays one
+            target.mkdir()
+            expected = target / "0.detections.png"
+        output = gaplab("predict", dual.id, pictures / "0.png", "--draw", target)
+        assert output.splitlines()[-1] == str(expected)
+        with Image.open(expected) as picture:
+            assert (picture.format, picture.width >= 2 * SHORTEST) == ("PNG", True)
+
     def test_all_bad_input_is_named_and_nothing_written(
         self, gaplab: Gaplab, dual: TrialView, pictures: Path, tmp_path: Path
     ) -> None:
@@ -133,7 +147,16 @@ class TestPredict:
             (["DUAL", "0.png", "--branch", "o2f"], "--branch 'o2f': the detector has o2o, o2m"),
             (["DUAL", "0.png", "--epoch", "9"], "no undamaged checkpoint of epoch 9"),
             (["DUAL", "0.png", "--protocol", "{nms_iou: 3}"], "nms_iou"),
-            (["DUAL", "0.png", "--draw", "truth.json"], "is a file; give a folder"),
+            (["DUAL", "0.png", "--draw", "truth.json"], "is a file, but no picture; give a .png"),
+            (
+                ["DUAL", "0.png", "1.png", "--draw", "d.PNG"],
+                "d.PNG: is one file, but there are 2 pictures; give a folder, such as --draw d",
+            ),
+            (["DUAL", "copy", "--draw", "d.png"], "is one file, but there are 5 pictures"),
+            (["DUAL", "0.png", "--draw", "d.jpg"], "a drawing is a PNG; give a name that ends in"),
+            (["DUAL", "0.png", "--draw", "missing/d.png"], "d.png: no folder missing; create it"),
+            (["DUAL", "0.png", "--draw", "copy/../0.png"], "--draw copy/../0.png: would replace a"),
+            (["DUAL", "0.png", "-o", "0.png"], "-o 0.png: would replace a picture that is read"),
             (["DUAL", "0.png", "-o", "missing/a.json"], "a.json: no folder missing; create it"),
             (["DUAL", "0.png", "-o", "copy"], "-o copy: is a folder; give the name of a file"),
             (["DUAL", "0.png", "copy/0.png", "--draw", "d"], "would be drawn to the same file"),
@@ -153,7 +176,8 @@ class TestPredict:
         words = [dual.id if word == "DUAL" else word for word in words]
         output = gaplab("predict", *words, code=2)
         assert line in output
-        assert "d" not in {path.name for path in pictures.iterdir()}
+        assert not {"d", "d.png", "d.PNG", "d.jpg"} & {path.name for path in pictures.iterdir()}
+        assert (pictures / "0.png").read_bytes() == (pictures / "copy" / "0.png").read_bytes()
 
 
 class TestDrawing:

@@ -96,14 +96,51 @@ def predict(
         yield Predicted(path, without, with_nms)
 
 
-def drawings(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
+def drawings(target: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
     """Return the file that each picture is drawn to.
 
+    Args:
+        target: a folder, which may not exist yet, or for one picture a file that ends in `.png`.
+        pictures: the pictures.
+
     Raises:
-        UserError: several pictures have the same name, or the folder is a file.
+        UserError: the target is another file, or a file for several pictures, or is one of the
+            pictures; or several pictures have the same name.
     """
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--draw {folder}: is a file; give a folder")
+    if target.suffix.lower() in SUFFIXES and not target.is_dir():
+        _check_drawing(target, pictures)
+        return {pictures[0]: target}
+    if target.exists() and not target.is_dir():
+        raise UserError(f"--draw {target}: is a file, but no picture; give a .png file or a folder")
+    return _in_folder(target, pictures)
+
+
+def check_not_given(option: str, target: Path, pictures: Sequence[Path]) -> None:
+    """Raise UserError if writing `target` would replace one of the pictures."""
+    if target.exists() and any(target.samefile(each) for each in pictures):
+        raise UserError(
+            f"{option} {target}: would replace a picture that is read; give another name"
+        )
+
+
+def _check_drawing(target: Path, pictures: Sequence[Path]) -> None:
+    """Raise UserError unless one picture can be drawn to this file."""
+    if len(pictures) > 1:
+        raise UserError(
+            f"--draw {target}: is one file, but there are {len(pictures)} pictures; give a folder, "
+            f"such as --draw {target.with_suffix('')}"
+        )
+    if target.suffix.lower() != ".png":
+        raise UserError(f"--draw {target}: a drawing is a PNG; give a name that ends in .png")
+    if not target.parent.is_dir():
+        raise UserError(
+            f"--draw {target}: no folder {target.parent}; create it, or correct the path"
+        )
+    check_not_given("--draw", target, pictures)
+
+
+def _in_folder(folder: Path, pictures: Sequence[Path]) -> dict[Path, Path]:
+    """Return the file in a folder that each picture is drawn to. Raises UserError."""
     users = defaultdict[str, list[Path]](list)
     for path in pictures:
         users[f"{path.stem}{DRAWN}".casefold()].append(path)
@@ -133,7 +170,7 @@ def draw(found: Predicted, target: Path, detector: TrainedDetector, caption: str
     except OSError as error:
         reason = error.strerror or str(error)
         raise StorageError(
-            f"{target}: can't be written ({reason}); choose another folder"
+            f"{target}: can't be written ({reason}); choose another --draw"
         ) from error
 
 
