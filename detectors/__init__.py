@@ -5,7 +5,8 @@ The names below are imported when they are first used:
 - `ASSIGNERS`, `DATASETS`, `DETECTORS`, `PROTOCOLS`: what there is, by name. An entry of the first
   three is a class of options; an entry of `PROTOCOLS` is a protocol.
 - `build_detector`, `train`, `evaluate`: from options to a measured gap.
-- `load_detector`: a `TrainedDetector`, which detects objects in pictures, from a file of weights.
+- `load_detector`: a `TrainedDetector`, which detects objects in pictures, from a file of weights;
+  `load_published` from the checkpoint of a released DETR, Deformable DETR or Sparse R-CNN.
 
 Examples:
     >>> import detectors
@@ -39,6 +40,7 @@ __all__ = [
     "build_detector",
     "evaluate",
     "load_detector",
+    "load_published",
     "train",
 ]
 
@@ -60,6 +62,7 @@ _MODULES = {
     "build_detector": "detectors.api",
     "evaluate": "detectors.api",
     "load_detector": "detectors.trained",
+    "load_published": "detectors.published",
     "train": "detectors.api",
 }
 """Public name -> the module that defines it."""
@@ -72,6 +75,7 @@ if TYPE_CHECKING:
     from detectors.evaluation.gap import Gap
     from detectors.evaluation.protocol import PROTOCOLS, Protocol
     from detectors.models import DETECTORS
+    from detectors.published import load_published
     from detectors.trained import TrainedDetector, load_detector
     from detectors.training import Training
 else:

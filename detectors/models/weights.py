@@ -1,5 +1,6 @@
 """Load weights from a file, with a check of names and shapes, and write them as safetensors."""
 
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
     """Read a state dict from a file as plain tensors (`weights_only`).
 
     Args:
-        path: the file; with the suffix `.safetensors` in that format, else PyTorch's.
+        path: the file; with the suffix `.safetensors` in that format, else PyTorch's. It holds the
+            state dict or, as many released checkpoints do, has it under the key `model`.
         option: name of the option that holds the path, for messages.
 
     Raises:
@@ -68,10 +70,15 @@ def read_weights(path: str, option: str = "weights") -> dict[str, Tensor]:
     if Path(path).suffix == SAFETENSORS:
         return read_safetensors(Path(path))[0]
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # options of released checkpoints
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, LookupError, UnpicklingError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if isinstance(error, UnpicklingError):  # PyTorch then suggests to run the file's code
+            reason = "no file of plain tensors"
         raise WeightsError([f"{path}: can't be read ({reason}); correct `{option}`"]) from error
+    if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
+        found = found["model"]
     if not _is_state_dict(found):
         raise WeightsError([f"{path}: holds no state dict; correct `{option}`"])
     return dict(found)

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from detectors.trained import TrainedDetector
     from gaplab.results.use.predicting import Choice, Predicted
 
-TrialArgument = Annotated[str, typer.Argument(metavar="TRIAL", help="Id, or its beginning.")]
+TrialArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="TRIAL|FILE",
+        help="Id of a trial, or its beginning; or a file of weights that `gaplab weights` wrote or "
+        "that was released for DETR, Deformable DETR or Sparse R-CNN.",
+    ),
+]
 EpochOption = Annotated[
     int | None,
     typer.Option(min=1, max=MAX_EPOCH, help="Weights at the end of this epoch [default: newest]."),
@@ -112,8 +119,9 @@ def weights(
 ) -> None:
     """Write the weights of a trial as a file of safetensors.
 
-    They are the averaged ones. The header has the classes and the options of the detector, so
-    `detectors.load_detector` needs nothing else. `training.init_from` takes the file, too.
+    They are the averaged ones; those of a released checkpoint get gaplab's names. The header has
+    the classes and the options of the detector, so `detectors.load_detector` needs nothing else.
+    `training.init_from` takes the file, too.
     """
     from detectors.models.weights import SAFETENSORS
 
@@ -182,8 +190,12 @@ def _noise(detector: "TrainedDetector") -> Any:
 
 
 def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":
-    from gaplab.results.use.trained import StoredTrial
+    from gaplab.results.use.trained import StoredTrial, detector_of_file, is_file
 
+    if is_file(trial):
+        if epoch is not None:
+            raise UserError(f"--epoch {epoch}: a file of weights has no epochs; leave it out")
+        return detector_of_file(trial)
     with read_ledger(Home(home)) as ledger:
         stored = StoredTrial(ledger.find_trial(trial), Home(home))
     return stored.detector(epoch)
@@ -191,6 +203,8 @@ def _detector(home: Path, trial: str, epoch: int | None) -> "TrainedDetector":
 
 def _title(detector: "TrainedDetector") -> str:
     source = detector.config.source
+    if "published" in source:
+        return f"{source['published']} of {source['file']}"
     return f"{source['assignment']}, trial {source['trial']}, epoch {source['epoch']}"
 
 

@@ -14,8 +14,9 @@ from PIL import Image
 import detectors
 import gaplab as package
 from detectors.onnx_export import Difference
-from detectors.trained import Detections
+from detectors.trained import Detections, TrainedDetector
 from gaplab.ledger.views import TrialView
+from gaplab.results.use import trained
 from gaplab.results.use.drawing import LONGEST, SHORTEST, Panel, side_by_side
 from gaplab.spec.sweep import experiment_of
 
@@ -255,10 +256,37 @@ class TestWeights:
             first, second = own.detections(picture), loaded.detections(picture)
             assert torch.equal(first.boxes, second.boxes)
             assert torch.equal(first.scores, second.scores)
+        command = (pictures, "--json", "--threshold", 0)
+        assert gaplab("predict", path, *command) == gaplab("predict", dual.id, *command)
+
+    def test_a_released_checkpoint_is_converted(
+        self,
+        gaplab: Gaplab,
+        dual: TrialView,
+        home: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The conversion itself is tested in tests/detectors/published."""
+        own = package.open_home(home).trial(dual.id).detector()
+        source: dict[str, str | int] = {"published": "detr", "file": "detr.pth"}
+        released = TrainedDetector(own.network, own.config.model_copy(update={"source": source}))
+        monkeypatch.setattr(trained, "load_published", lambda name: released)
+        monkeypatch.chdir(tmp_path)
+        Path("detr.pth").touch()
+        output = gaplab("weights", "detr.pth", "-o", "own.safetensors")
+        assert output.startswith("own.safetensors: detr of detr.pth, ")
+        assert detectors.load_detector("own.safetensors").config.source == source
 
     @pytest.mark.parametrize(
         ("words", "line"),
         [
+            (["no.pth", "-o", "a.safetensors"], "no.pth: no such file; name a file of weights"),
+            (
+                ["truth.json", "-o", "a.safetensors"],
+                "truth.json: can't be read (no file of plain tensors); correct `FILE`",
+            ),
+            (["truth.json", "--epoch", "1", "-o", "a.safetensors"], "--epoch 1: a file of weights"),
             (["DUAL", "-o", "a.pt"], "the name must end in .safetensors"),
             (
                 ["DUAL", "-o", "none/a.safetensors"],
@@ -278,8 +306,10 @@ class TestWeights:
         line: str,
     ) -> None:
         monkeypatch.chdir(tmp_path)
+        Path("truth.json").write_text("{}")
         words = [dual.id if word == "DUAL" else word for word in words]
         assert line in gaplab("weights", *words, code=2)
+        assert not Path("a.safetensors").exists()
         assert not list(tmp_path.glob("a.*"))
 
 

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from detectors.data.base import DataError
-from detectors.models.weights import WeightsError
-from detectors.trained import DetectorConfig, TrainedDetector
+from detectors.models.weights import SAFETENSORS, WeightsError
+from detectors.published import load_published
+from detectors.trained import DetectorConfig, TrainedDetector, load_detector
 from gaplab.errors import UserError
 from gaplab.ledger.views import TrialView
 from gaplab.records import TrialRecord
@@ -72,6 +74,26 @@ class StoredTrial:
             f"trial {self.id}: no undamaged checkpoint{of_epoch} in {storage.uri}{damaged}, its "
             f"state is {self.view.state}; {kept}train it with gaplab resume, or again with --rerun"
         )
+
+
+def is_file(name: str) -> bool:
+    """Return whether a name is the path of a file of weights, not the id of a trial."""
+    return "." in name or "/" in name
+
+
+def detector_of_file(name: str) -> TrainedDetector:
+    """Load a detector from what `gaplab weights` wrote, or from the checkpoint of a released one.
+
+    Raises:
+        UserError: the file can't be read or used.
+    """
+    if not Path(name).is_file():
+        raise UserError(f"{name}: no such file; name a file of weights, or the id of a trial")
+    load = load_detector if name.endswith(SAFETENSORS) else load_published
+    try:
+        return load(name)
+    except WeightsError as error:
+        raise UserError(*error.problems) from error
 
 
 def detector_config(
