@@ -145,8 +145,8 @@ class Training(Options):
         if assignment.needs_positions:
             problems.append(
                 "the assignment needs the positions of points, which queries do not have; choose "
-                "min_cost or min_cost_many with location: predicted and without level_range, poto "
-                "or o2f with prior: global, or dual, hybrid or mixture of these"
+                "min_cost or min_cost_many with location: predicted and without level_range, "
+                "ms_detr, deta, poto or o2f with prior: global, or dual, hybrid or mixture of these"
             )
         branches = assignment.branches()
         if any(self.loss_of(branch, branches).box_by == "centerness" for branch in branches):

@@ -3,8 +3,10 @@
 from detectors.assigners.atss import Atss
 from detectors.assigners.base import Assigner
 from detectors.assigners.centernet import CenterNet
+from detectors.assigners.deta import Deta
 from detectors.assigners.fcos import Fcos
 from detectors.assigners.min_cost_many import MinCostMany
+from detectors.assigners.ms_detr import MsDetr
 from detectors.assigners.ota import Ota
 from detectors.assigners.paa import Paa
 from detectors.assigners.quality_atss import QualityAtss
@@ -27,5 +29,7 @@ O2M: dict[str, type[Assigner]] = {
     "paa": Paa,
     "ota": Ota,
     "min_cost_many": MinCostMany,
+    "ms_detr": MsDetr,
+    "deta": Deta,
 }
 """Name in a spec -> options. A new assignment needs a file, a line here and a row in the tests."""

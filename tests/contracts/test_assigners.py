@@ -350,6 +350,7 @@ class TestOneToMany:
         self, assigner: Assigner
     ) -> None:
         of = scene(64, 64, [(0.0, 0.0, 64.0, 64.0)], seed=7)
+        of.predictions.boxes[100:104] = of.targets.boxes + torch.arange(4)
         found = of.assign(assigner)
         softened = found.weight is not None and bool((found.weight < 1).any())
         assert len(degrees_of(found, 0)) > 1 or softened

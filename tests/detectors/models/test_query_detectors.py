@@ -131,6 +131,8 @@ def test_a_class_cost_of_weight_0_is_none() -> None:
 FIT: dict[str, list[dict[str, Any]]] = {
     "min_cost": [{}],
     "min_cost_many": [{}],
+    "ms_detr": [{}],
+    "deta": [{}],
     "poto": [{"prior": "global"}],
     "o2f": [{"prior": "global"}],
     "dual": [{"o2o": {"name": "min_cost"}, "o2m": {"name": "min_cost_many"}}],
