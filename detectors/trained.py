@@ -18,7 +18,7 @@ from detectors.assigners.base import Branch
 from detectors.data.preparation import Preparation, Prepared
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select
-from detectors.inference import CandidateRequest, predict
+from detectors.inference import CandidateRequest, MaskRequest, predict
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
 from detectors.models.output import Output
@@ -29,6 +29,7 @@ from detectors.models.weights import (
     write_safetensors,
 )
 from detectors.options import OneOf, Options
+from detectors.rle import Rles, as_coco, decode
 from detectors.structures import Candidates, Sample, Targets
 from detectors.world import LocalWorld
 
@@ -67,6 +68,7 @@ class Detections:
         labels: [M] int64, positions in `classes`.
         classes: names of all classes.
         size: (width, height) of the picture in pixels.
+        masks: [M] masks as RLE; None: the detector predicts none. See `bitmaps`.
     """
 
     boxes: Tensor
@@ -74,6 +76,7 @@ class Detections:
     labels: Tensor
     classes: tuple[str, ...]
     size: tuple[int, int]
+    masks: Rles | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -87,10 +90,20 @@ class Detections:
         """Return the detections with a score of at least `threshold`."""
         keep = self.scores >= threshold
         parts = (self.boxes[keep], self.scores[keep], self.labels[keep])
-        return type(self)(*parts, self.classes, self.size)
+        return type(self)(*parts, self.classes, self.size, self.masks and self.masks[keep])
+
+    def bitmaps(self) -> Tensor:
+        """Return the masks: [M, height, width] bool.
+
+        Raises:
+            ValueError: the detector predicts no masks.
+        """
+        if self.masks is None:
+            raise ValueError("the detector predicts no masks; train one with detector.masks")
+        return decode(self.masks, self.size)
 
     def coco(self, image: int | str) -> list[dict[str, Any]]:
-        """Return COCO's results: boxes as x, y, width, height, and classes by name.
+        """Return COCO's results: boxes as x, y, width, height, classes by name, and masks as RLE.
 
         Args:
             image: id of the picture (`image_id`) or its file name (`file_name`).
@@ -98,7 +111,11 @@ class Detections:
         key = "file_name" if isinstance(image, str) else "image_id"
         sides = torch.cat([self.boxes[:, :2], self.boxes[:, 2:] - self.boxes[:, :2]], dim=1)
         rows = zip(self.names, sides.tolist(), self.scores.tolist(), strict=True)
-        return [{key: image, "category_name": n, "bbox": box, "score": s} for n, box, s in rows]
+        made = [{key: image, "category_name": n, "bbox": box, "score": s} for n, box, s in rows]
+        if self.masks is not None:
+            for row, mask in zip(made, as_coco(self.masks, [self.size] * len(self)), strict=True):
+                row["segmentation"] = {**mask, "counts": mask["counts"].decode()}
+        return made
 
 
 class TrainedDetector(nn.Module):
@@ -211,25 +228,27 @@ class TrainedDetector(nn.Module):
     ) -> tuple[Detections, Detections]:
         """Return the detections without NMS and with NMS; see `detections`."""
         rule, prepared = protocol or self.config.protocol, self.prepare(image)
-        found = self._candidates(prepared, rule.pre_nms_topk, branch)
+        masks = MaskRequest(rule, [prepared.size]) if self.config.detector.segments else None
+        found = self._candidates(prepared, rule.pre_nms_topk, branch, masks)
         without, suppressed = (
             self._detections(select(found, rule, [prepared.size], suppress), prepared)
             for suppress in (False, True)
         )
         return without.above(threshold), suppressed.above(threshold)
 
-    def _candidates(self, prepared: Prepared, topk: int, branch: str | None) -> Candidates:
+    def _candidates(
+        self, prepared: Prepared, topk: int, branch: str | None, masks: MaskRequest | None = None
+    ) -> Candidates:
         name = branch or self.config.branches[0]
         if name not in self.config.branches:
             known = ", ".join(self.config.branches)
             raise ValueError(f"branch {name!r}: the detector has {known}")
-        found = predict(
-            self.network, _OnePicture(prepared), CandidateRequest((name,), topk), LocalWorld()
-        )
-        return found[name]
+        request = CandidateRequest((name,), topk, masks=masks)
+        return predict(self.network, _OnePicture(prepared), request, LocalWorld())[name]
 
     def _detections(self, found: Candidates, prepared: Prepared) -> Detections:
-        return Detections(found.boxes, found.scores, found.labels, self.classes, prepared.size)
+        columns = (found.boxes, found.scores, found.labels)
+        return Detections(*columns, self.classes, prepared.size, found.masks)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the weights in the format safetensors, with `config` in its header.

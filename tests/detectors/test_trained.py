@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as pycoco
 from safetensors.torch import load_file, save_file
 
 import detectors
@@ -27,6 +28,7 @@ BUILDS: dict[str, tuple[dict[str, Any], str]] = {
     "gate": ({"name": "fcos", "gate": {"name": "max_filter"}, **SMALL}, "poto"),
     "two branches": ({"name": "fcos", "centerness": True, **SMALL}, "dual"),
     "retinanet": ({"name": "retinanet", **SMALL}, "retinanet"),
+    "masks": ({"name": "fcos", "masks": {"name": "condinst", "width": 8}, **SMALL}, "poto"),
     "onenet": ({"name": "onenet", "channels": 16, "backbone": SMALL["backbone"]}, "min_cost"),
 }
 """Options of a detector, and the assignment that its branches are for."""
@@ -108,6 +110,19 @@ class TestDetections:
         assert [x, y, x + width, y + height] == pytest.approx(found.boxes[0].tolist())
         assert {row["file_name"] for row in rows} == {"a.jpg"}
         assert {row["image_id"] for row in found.coco(7)} == {7}
+
+    @pytest.mark.parametrize("size", [(1, 1), (900, 3), (96, 64)])
+    def test_masks_have_the_size_of_the_picture(self, size: tuple[int, int]) -> None:
+        found = built("masks").detections(picture(*size), nms=True, threshold=0.2)
+        masks = found.bitmaps()
+        assert masks.shape == (len(found), size[1], size[0])
+        rows = found.coco("a.jpg")
+        assert json.loads(json.dumps(rows)) == rows
+        for row, mask in zip(rows, masks, strict=True):
+            expected = pycoco.encode(np.asfortranarray(mask.numpy().astype(np.uint8)))
+            assert row["segmentation"] == {**expected, "counts": expected["counts"].decode()}
+        with pytest.raises(ValueError, match="the detector predicts no masks"):
+            built().detections(picture()).bitmaps()
 
     def test_no_prediction_may_be_nan(self) -> None:
         detector = built()
