@@ -13,6 +13,7 @@ from detectors.assigners.groups import assign_groups
 from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
 from detectors.masks import MaskTargets, mask_loss
+from detectors.memory_format import to_device
 from detectors.models.output import Output
 from detectors.models.parts import check_gpu, freeze, synchronise_norms
 from detectors.optimizer import RunningAverage, make_optimizer
@@ -282,11 +283,6 @@ def assign(
     )
     found = assign_groups(assigner, points, together, targets.repeated(len(heads)), progress)
     return found.located().split(len(heads))
-
-
-def to_device(images: Tensor, device: torch.device) -> Tensor:
-    """Move images to `device`, channels last: steps are 8 % faster on a CPU."""
-    return images.to(device, memory_format=torch.channels_last, non_blocking=True)
 
 
 def _supervise(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from detectors.data.base import Dataset
 from detectors.data.loader import Batch
 from detectors.data.processes import val_loader
-from detectors.engine import to_device
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import admitted
 from detectors.masks import masks_at
+from detectors.memory_format import to_device
 from detectors.models.output import Output
 from detectors.postprocess import Best, Frame, best_pairs, describe, finite_outputs
 from detectors.rle import Rles, encode

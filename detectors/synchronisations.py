@@ -6,6 +6,7 @@ depends on values, or a copy that isn't marked as non-blocking, waits until all 
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ _HERE = Path(__file__)
 _TORCH = Path(torch.__file__).parent
 _host_calls = 0
 """How many functions marked with `on_host` are running."""
+_host_seconds: list[float] | None = None
+"""What `host_seconds` has found so far; None outside of it."""
 
 VALUES = (
     "_local_scalar_dense",
@@ -51,10 +54,13 @@ def on_host(function: Callable[P, R]) -> Callable[P, R]:
     def marked(*args: P.args, **kwargs: P.kwargs) -> R:
         global _host_calls
         _host_calls += 1
+        start = time.thread_time()
         try:
             return function(*args, **kwargs)
         finally:
             _host_calls -= 1
+            if _host_seconds is not None and not _host_calls:
+                _host_seconds.append(time.thread_time() - start)
 
     return marked
 
@@ -73,6 +79,21 @@ def count_synchronisations() -> Iterator[Counter[str]]:
     found: Counter[str] = Counter()
     with _Operators(found), _Calls(found):
         yield found
+
+
+@contextmanager
+def host_seconds() -> Iterator[list[float]]:
+    """Measure in a `with` block the calls of functions that are marked with `on_host`.
+
+    Yields:
+        The CPU seconds of each outermost call so far.
+    """
+    global _host_seconds
+    before, _host_seconds = _host_seconds, []
+    try:
+        yield _host_seconds
+    finally:
+        _host_seconds = before
 
 
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from torch import nn
 from detectors import midway
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.poto import Poto
-from detectors.engine import Learner, NonFiniteLossError, assign, to_device, train_epoch
+from detectors.engine import Learner, NonFiniteLossError, assign, train_epoch
 from detectors.models.points import pyramid_points
 from detectors.structures import Predictions, Progress, Targets
 from detectors.training import Training, lr_factor
@@ -110,12 +110,6 @@ class TestStep:
 
         assert moved(0.0) > 0.5
         assert moved(0.25) == pytest.approx(0.25, rel=1e-3)
-
-    def test_images_keep_values_and_type(self) -> None:
-        images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-        moved = to_device(images, torch.device("cpu"))
-        assert torch.equal(moved, images)
-        assert moved.dtype == torch.uint8
 
 
 class TestCompile:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from detectors.assigners import ASSIGNERS
-from detectors.engine import Learner, assign, to_device, train_epoch, train_step
+from detectors.engine import Learner, assign, train_epoch, train_step
 from detectors.evaluation.metrics import POSITIVES
+from detectors.memory_format import to_device
 from detectors.positives import EVERY, means, measure
 from tests.detectors import miniature as mini
 from tests.detectors.batching import packed

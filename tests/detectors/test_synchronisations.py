@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detectors.engine import train_step
-from detectors.synchronisations import count_synchronisations, on_host
+from detectors.synchronisations import count_synchronisations, host_seconds, on_host
 from tests.detectors import miniature as mini
 
 VALUES, MASK = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([True, False, True])
@@ -92,6 +92,18 @@ def test_work_on_the_host_is_not_counted() -> None:
         inner()
         VALUES.tolist()
     assert found.total() == 1
+
+
+def test_work_on_the_host_is_measured_where_it_begins() -> None:
+    outer = on_host(on_host(lambda: VALUES.sort()))
+    with host_seconds() as spent:
+        VALUES.sort()
+        assert spent == []
+        outer()
+        outer()
+    outer()
+    assert len(spent) == 2
+    assert all(seconds >= 0 for seconds in spent)
 
 
 def test_a_step_of_every_strategy_waits_twice_at_most(setup: str) -> None:

@@ -22,6 +22,7 @@ from detectors.data.mask_views import segmented
 from detectors.data.processes import TrainLoader
 from detectors.engine import Learner, train_epoch
 from detectors.inference import Halted
+from detectors.memory_format import memory_format
 from detectors.models.extractor import load_extractor
 from detectors.structures import Progress
 from detectors.world import World, seed_torch
@@ -346,7 +347,9 @@ def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Le
     if source := training.init_from:
         weights = initial_weights(source, context.storage)
         load_extractor(detector, weights, source, training.freeze)
-    detector = detector.to(context.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    expected = experiment.data.expected()
+    kind = memory_format(context.device, expected.height, expected.width)
+    detector = detector.to(context.device).to(memory_format=kind)  # type: ignore[call-overload]
     return Learner.create(detector, strategy, training, context.world, context.wrap)
 
 

@@ -17,6 +17,7 @@ from detectors import build_detector
 from detectors.data.loader import Batch
 from detectors.data.sizes import rounded_up
 from detectors.engine import PARTS, Learner, NonFiniteLossError, train_step
+from detectors.memory_format import memory_format
 from detectors.structures import Progress, Targets
 from detectors.synchronisations import count_synchronisations
 from detectors.world import LocalWorld
@@ -121,7 +122,8 @@ class StepBench:
         self.name, self.precision, self.load, self.compiled = name, precision, load, compiled
         self._setup = chosen
         detector = build_detector(chosen.options(), chosen.strategy(), CLASSES)
-        detector = detector.to(load.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        kind = memory_format(load.device, *load.size)
+        detector = detector.to(load.device).to(memory_format=kind)  # type: ignore[call-overload]
         recipe = chosen.recipe(load.batch, precision, compiled=compiled)
         self.learner = Learner.create(detector, chosen.strategy(), recipe, LocalWorld())
 

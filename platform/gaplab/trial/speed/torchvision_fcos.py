@@ -1,5 +1,6 @@
 """Measure the FCOS of torchvision on the same images, where torchvision can be imported."""
 
+from collections.abc import Callable
 from importlib import import_module
 from itertools import repeat
 from typing import Any
@@ -23,7 +24,17 @@ def importable() -> str:
 
 
 def images_per_second(precision: str, load: Load) -> float:
-    """Return the images per second of training `fcos_resnet50_fpn` with SGD.
+    """Return the images per second of training; see `training_step`."""
+    step = training_step(precision, load)
+    with explained(f"{NAME} in {precision}", load):
+        for _ in range(2):
+            step(None)
+        steps, seconds = timed(step, repeat(None), load)
+    return steps * load.batch / seconds
+
+
+def training_step(precision: str, load: Load) -> Callable[[object], None]:
+    """Return a training step of `fcos_resnet50_fpn` with SGD, on the images of `noise_batch`.
 
     As in ours, batch norm, stem and first stage are fixed. Images are float32 on the device before
     the first step, and its losses are never read.
@@ -48,11 +59,7 @@ def images_per_second(precision: str, load: Load) -> float:
         torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    with explained(f"{NAME} in {precision}", load):
-        for _ in range(2):
-            step(None)
-        steps, seconds = timed(step, repeat(None), load)
-    return steps * load.batch / seconds
+    return step
 
 
 def _model(load: Load) -> Any:
