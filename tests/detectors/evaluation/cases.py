@@ -159,12 +159,15 @@ class Loop:
     def survivors(self, limit: int | None = None) -> list[int]:
         """Return the indices of kept candidates, at most `limit` per image."""
         filtering = self.protocol.suppression == "max_filter"
-        kept: list[int] = []
-        for j in range(len(self.boxes)):
+        kept, counts = list[int](), Counter[int]()
+        for j, image in enumerate(self.image):
+            if counts[image] == limit:  # whatever follows in this image is left out
+                continue
             better: Iterable[int] = range(j) if filtering else kept
             if not any(self.suppresses(i, j) for i in better):
                 kept.append(j)
-        return kept if limit is None else first_of_each_group(kept, self.image, limit)
+                counts[image] += 1
+        return kept
 
     def suppresses(self, i: int, j: int) -> bool:
         """Tell whether candidate `i`, which has the higher score, suppresses candidate `j`."""

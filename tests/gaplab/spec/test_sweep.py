@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -64,10 +65,13 @@ def others(key: tuple[str, ...], value: Any) -> list[Any]:
     ]
 
 
-def changes(config: dict[str, Any]) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Return the changed experiment for each leaf that can be changed by itself."""
-    found = {}
-    for path, value in leaves(config).items():
+def changes(
+    paths: Iterable[tuple[str, ...]], config: dict[str, Any]
+) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Return the changed experiment for each leaf of `paths` that can be changed by itself."""
+    found, values = {}, leaves(config)
+    for path in paths:
+        value = values[path]
         for other in others(path, value):
             changed = with_value(config, path, other)
             try:
@@ -99,11 +103,10 @@ SIDES = {
 BASES = [SECTIONS | SIDES | {"assignment": {"name": name}} for name in ASSIGNERS]
 
 
-@pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
-def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> None:
-    experiment = Experiment.model_validate(base)
+def test_exactly_the_options_that_count_change_the_id() -> None:
+    experiment = Experiment.model_validate(BASES[0])
     config = experiment.config()
-    original, tried = only_id(config), changes(config)
+    original, tried = only_id(config), changes(leaves(config), config)
     fixed = {path for path in leaves(config) if path[-1] == "name"}
     # max_filter also needs a spatial_range.
     fixed |= {("evaluation", "protocol", key) for key in ("preset", "suppression")}
@@ -127,6 +130,16 @@ def test_exactly_the_options_that_count_change_the_id(base: dict[str, Any]) -> N
     assert {path for path in ids if ids[path] == original} == uncounted
     counted = [ids[path] for path in ids if path not in uncounted]
     assert len(set(counted)) == len(counted)
+
+
+@pytest.mark.parametrize("base", BASES, ids=list(ASSIGNERS))
+def test_every_option_of_an_assignment_changes_the_id(base: dict[str, Any]) -> None:
+    config = Experiment.model_validate(base).config()
+    own = [path for path in leaves(config) if path[0] == "assignment"]
+    tried = changes(own, config)
+    assert {path for path in own if path[-1] != "name"} == set(tried)
+    ids = [only_id(config), *(only_id(changed) for changed in tried.values())]
+    assert len(set(ids)) == len(ids)
 
 
 @settings(deadline=None)
