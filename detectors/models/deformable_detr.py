@@ -182,7 +182,8 @@ class DeformableHead(nn.Module):
     def _start(self, cells: Cells, proposed: Proposed | None, same: SameQueries) -> Start:
         """Return the queries of branches before the decoder."""
         if proposed is None:
-            learned: Start = self.initial(len(cells.features), same.more)
+            batch = cells.features.shape[0]  # len() would fix it in graphs of ONNX
+            learned: Start = self.initial(batch, same.more)
             return learned
         best: Start = self.initial(proposed, self.queries if same.more else 0, same.count)
         return best

@@ -117,7 +117,8 @@ class QueryHead(nn.Module):
 
     def _states(self, queries: Tensor, memory: Tensor, placed: Tensor, groups: int) -> list[Tensor]:
         """Return the normed state [B, N, C] of queries [N, C] after every decoder layer."""
-        states, state = [], torch.zeros_like(queries).expand(len(memory), -1, -1)
+        batch = memory.shape[0]  # len() would fix it in graphs of ONNX
+        states, state = [], torch.zeros_like(queries).expand(batch, -1, -1)
         for layer in self.decoder:
             state = layer(state, queries, placed, memory, groups)
             states.append(self.norm(state))

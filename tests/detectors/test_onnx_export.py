@@ -30,7 +30,9 @@ FEWEST = {
     "feedforward": 8,
     "queries": 9,
     "roi_side": 2,
+    "extra_levels": 0,
     **dict.fromkeys(("encoder_layers", "decoder_layers", "stages"), 1),
+    **dict.fromkeys(("samples", "cls_layers", "box_layers"), 1),
 }
 """Options of detectors with queries, for those that have them."""
 FEW = {"pre_nms_topk": 60, "max_dets": 25}
