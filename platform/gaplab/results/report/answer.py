@@ -1,10 +1,11 @@
 """The answer in one sentence, and the tables behind it: one row per setting, one per trial."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from markupsafe import Markup
 
 from detectors import RESULTS_VERSION
+from detectors.evaluation.metrics import DUPLICATES, DUPLICATES_SCORE
 from gaplab.formatting import duration, plural, points, signed
 from gaplab.results.intervals import Interval
 from gaplab.results.report.evidence import Evidence, Run, Setting
@@ -14,7 +15,18 @@ from gaplab.states import TrialState
 _MOST_TRIALS = 100
 """Number of trials that are listed."""
 _METRICS = {"ap": "AP", "ap_nms": "AP NMS", "gap": "gap", "ar": "AR", "ar_gap": "AR gap"}
-_SHOW = {metric: signed if metric.endswith("gap") else points for metric in _METRICS}
+
+
+def _measured(evidence: Evidence) -> dict[str, str]:
+    """Return the metrics of the tables; duplicates where a trial has them."""
+    found = any(run.value("duplicates") is not None for run in evidence.runs)
+    return _METRICS | ({"duplicates": "duplicates"} if found else {})
+
+
+def _show(metric: str, value: float | None) -> str:
+    if metric in DUPLICATES:
+        return "-" if value is None else f"{value:.2f}"
+    return (signed if metric.endswith("gap") else points)(value)
 
 
 def build(evidence: Evidence) -> Markup:
@@ -59,10 +71,14 @@ def _range(interval: Interval) -> str:
 
 
 def _reading(evidence: Evidence) -> str:
-    return (
+    gap = (
         "Percent points. The NMS gap is AP without NMS minus AP with NMS, of the same detections "
         f"under the protocol {evidence.protocol}: the closer to 0, the less the detector needs NMS."
     )
+    duplicates = (
+        f" Duplicates are per object found, without NMS, at score {DUPLICATES_SCORE:g} and IoU 0.5."
+    )
+    return gap + (duplicates if "duplicates" in _measured(evidence) else "")
 
 
 def limits(evidence: Evidence) -> Iterator[str | Markup]:
@@ -106,7 +122,7 @@ def _settings(evidence: Evidence) -> Markup:
     columns = [
         *(text(key) for key in keys),
         Column("trials"),
-        *(Column(label) for label in _METRICS.values()),
+        *(Column(label) for label in _measured(evidence).values()),
         *([Column("gap, 95 %")] if intervals else []),
     ]
     rows = [_setting_row(evidence, setting, intervals) for setting in evidence.settings]
@@ -119,7 +135,7 @@ def _setting_row(evidence: Evidence, setting: Setting, intervals: bool) -> list[
     return [
         *(setting.cells if evidence.keys else [setting.label]),
         str(finished) if finished == total else f"{finished} of {total}",
-        *(_SHOW[metric](setting.mean(metric)) for metric in _METRICS),
+        *(_show(metric, setting.mean(metric)) for metric in _measured(evidence)),
         *([_range(interval) if interval else "-"] if intervals else []),
     ]
 
@@ -127,13 +143,14 @@ def _setting_row(evidence: Evidence, setting: Setting, intervals: bool) -> list[
 def trials(evidence: Evidence) -> Markup:
     """Return the table of trials; without a column of GPU time if no GPU was used."""
     runs = [(setting, run) for setting in evidence.settings for run in setting.runs]
+    metrics = _measured(evidence)
     times = ["CPU", *(["GPU"] if any(run.gpu_seconds for _, run in runs) else [])]
     columns = [
         *(text("trial"), text("setting"), Column("seed"), text("state"), Column("epoch")),
-        *(Column(label) for label in _METRICS.values()),
+        *(Column(label) for label in metrics.values()),
         *(Column(f"{each} time") for each in times),
     ]
-    rows = (_trial_row(setting, run, len(times)) for setting, run in runs[:_MOST_TRIALS])
+    rows = (_trial_row(setting, run, len(times), metrics) for setting, run in runs[:_MOST_TRIALS])
     content = table(columns, rows)
     if (more := len(runs) - _MOST_TRIALS) > 0:
         note = Markup("{} more trials; <code>gaplab leaderboard</code> lists all.").format(more)
@@ -141,12 +158,12 @@ def trials(evidence: Evidence) -> Markup:
     return content
 
 
-def _trial_row(setting: Setting, run: Run, times: int) -> list[str]:
+def _trial_row(setting: Setting, run: Run, times: int, metrics: Iterable[str]) -> list[str]:
     trial = run.trial
     seconds = (run.cpu_seconds, run.gpu_seconds)[:times]
     return [
         *(trial.id[:8], setting.label, str(trial.seed), str(trial.state)),
         str(run.last.epoch) if run.evaluations else "-",
-        *(_SHOW[metric](run.value(metric)) for metric in _METRICS),
+        *(_show(metric, run.value(metric)) for metric in metrics),
         *(duration(each) if each else "-" for each in seconds),
     ]

@@ -21,15 +21,21 @@ _MOST_LOSSES = 9
 
 def build(evidence: Evidence) -> Markup:
     """Return a figure per metric and per part of the loss."""
-    measured = [figure_of(evidence, title, _metric(name)) for name, title in _METRICS.items()]
+    at = sorted({each.epoch for run in evidence.runs for each in run.evaluations})
+    shown = _METRICS if len(at) > 1 else {}  # one epoch is no curve
+    measured = [figure_of(evidence, title, _metric(name)) for name, title in shown.items()]
     names = dict.fromkeys(n for r in evidence.runs for each in r.losses.values() for n in each)
     losses = [
         figure_of(evidence, f"loss {name}", _loss(name)) for name in list(names)[:_MOST_LOSSES]
     ]
     drawn = [each for each in measured + losses if each is not None]
-    if not drawn:
+    if not drawn and not at:
         raise Missing("No epoch of any trial is in the ledger.")
     notes = [] if losses else ["The ledger holds no losses of these trials."]
+    if len(at) == 1:
+        notes.append(f"Only epoch {at[0]} was evaluated: its AP and gap are those of the answer.")
+    if not drawn:
+        raise Missing(" ".join(notes))
     if len(names) > _MOST_LOSSES:
         notes.append(f"Not drawn: the losses {', '.join(list(names)[_MOST_LOSSES:])}.")
     notes.append("Thin lines are trials; the bold line is the mean where there are several seeds.")

@@ -11,7 +11,7 @@ from gaplab.results.report.figure import COLORS, WIDTH, Axes, figure
 from gaplab.results.report.html import join, panels, paragraph
 
 _METRICS = {"ap": "AP without NMS", "gap": "NMS gap"}
-_MOST_VALUES, _MOST_KEYS = 20, 8
+_MOST_VALUES, _MOST_KEYS = 40, 8
 """Number of values of a key, and of keys, that are drawn."""
 _REACH = 1.0
 """How far the axis goes beyond all trials, as a part of their range: longer intervals are cut."""
@@ -27,7 +27,7 @@ def build(evidence: Evidence) -> Markup:
         drawn += [_figure(name, by_value, metric) for metric in _METRICS]
     if not drawn and not left_out:
         raise Missing("No key has two values among the finished trials.")
-    content = [panels(drawn), paragraph(_caption(evidence), "note")]
+    content = [panels(drawn), paragraph(_caption(evidence), "note")] if drawn else []
     if left_out:
         content.append(paragraph(f"Not drawn (too many values): {', '.join(left_out)}.", "note"))
     return join(content)
@@ -67,10 +67,13 @@ def _caption(evidence: Evidence) -> str:
     bars = (
         "; bars are 95 % intervals over seeds, cut where they leave the figure" if intervals else ""
     )
-    return (
-        f"A dot is a setting, the mean over its seeds{bars}. The black line is the mean of all "
-        "settings with this value, whatever their other keys are."
+    several = any(
+        len(settings) > 1
+        for by_value in factors_of(evidence).values()
+        for settings in by_value.values()
     )
+    line = " The black line is the mean of all settings with this value, whatever their other keys are."
+    return f"A dot is a setting, the mean over its seeds{bars}.{line if several else ''}"
 
 
 def _figure(name: str, by_value: dict[str, list[Setting]], metric: str) -> Markup:

@@ -96,6 +96,11 @@ class Archive:
                 problems.append(f"{setting.label}: {one_line(error.problems[0])}")
         if not found:
             raise Missing(" ".join(problems) or "No trial has finished.")
+        if (every := len(self.evidence.ranked)) > most:
+            problems.append(
+                f"{most} of {every} settings: the first, the last and some evenly between them, in "
+                "the order of the answer."
+            )
         return found, problems
 
     def alike(self, most: int) -> tuple[list[Shown], list[str]]:

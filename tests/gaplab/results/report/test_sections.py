@@ -73,6 +73,16 @@ class TestAnswer:
     def test_limits_are_said(self, settings: list[Setting], said: str) -> None:
         assert said in " ".join(map(text_of, answer.limits(evidence(*settings))))
 
+    def test_duplicates_are_a_column_where_they_were_measured(self) -> None:
+        other = Setting("fcos", ("fcos",), (run("fcos", metrics={"duplicates": 2.345}),))
+        found = evidence(setting("poto"), other)
+        for make in (answer.build, answer.trials):
+            said = text_of(make(found))
+            assert "AR gapduplicates" in said
+            assert "+2.02.35" in said
+            assert "+2.0-" in said
+            assert "duplicates" not in text_of(make(evidence(setting("poto")))).lower()
+
     def test_every_setting_and_trial_has_a_row(self) -> None:
         found = evidence(setting("poto", [30.0, 31.0]), unfinished())
         rows = [Tree(make(found)).tags.count("tr") - 1 for make in (answer.build, answer.trials)]
@@ -84,6 +94,14 @@ class TestEpochs:
         html = epochs.build(evidence(setting("poto", [30.0, 31.0]), setting("fcos")))
         titles = re.findall(r'aria-label="([^"]+)"', html)
         assert titles == ["NMS gap", "AP without NMS", "AP with NMS", "loss o2o.cls"]
+
+    def test_one_epoch_is_no_curve(self) -> None:
+        last = run().evaluations[-1:]
+        html = epochs.build(evidence(Setting("a", ("a",), (run(evaluations=last),))))
+        assert re.findall(r'aria-label="([^"]+)"', html) == ["loss o2o.cls"]
+        assert "Only epoch 3 was evaluated" in html
+        with pytest.raises(Missing, match=r"no losses of these trials\. Only epoch 3"):
+            epochs.build(evidence(Setting("a", ("a",), (run(evaluations=last, losses={}),))))
 
     def test_missing_losses_are_said(self) -> None:
         html = epochs.build(evidence(Setting("a", ("a",), (run(losses={}),))))
@@ -133,6 +151,14 @@ class TestKeys:
         assert {n: list(held) for n, held in factors.factors_of(found).items()} == {
             "t_max, t_min": ["0.2", "0.8, 0.5"]
         }
+
+    @pytest.mark.parametrize(("values", "drawn"), [(22, 2), (40, 2), (41, 0)])
+    def test_what_is_not_drawn_has_no_caption(self, values: int, drawn: int) -> None:
+        html = factors.build(evidence(*(setting(f"a{at}") for at in range(values))))
+        assert html.count("<figure>") == drawn
+        assert ("A dot is a setting" in html, "Not drawn" in html) == (drawn > 0, drawn == 0)
+        assert "black line" not in html  # one setting per value
+        assert "black line" in factors.build(GRID)
 
     def test_one_value_is_missing(self) -> None:
         with pytest.raises(Missing):

@@ -43,6 +43,12 @@ def test_the_others_are_shown_with_a_sentence_for_each_that_is_not(archive: Arch
     ]
 
 
+def test_settings_that_are_left_out_are_counted(archive: Archive) -> None:
+    _, problems = archive.shown(3)
+    assert problems[-1].startswith("3 of 4 settings: the first, the last and some evenly between")
+    assert len(archive.shown(4)[1]) == 2
+
+
 def test_pictures_are_of_one_data_set(archive: Archive) -> None:
     found, problems = archive.alike(9)
     assert [each.setting.label for each in found] == ["good"]
