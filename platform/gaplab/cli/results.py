@@ -51,6 +51,7 @@ from gaplab.results.comparison.leaderboard import Epoch, Query, row_filter
 from gaplab.results.comparison.leaderboard import board as find_board
 from gaplab.results.comparison.leaderboard import groups as find_groups
 from gaplab.results.comparison.leaderboard import leaderboard as find_rows
+from gaplab.results.comparison.leaderboard import notes as selection_notes
 from gaplab.results.intervals import MIN_IMAGES, Metric, Resampled
 from gaplab.spec.varied import varied_values
 from gaplab.storage.home import DEFAULT_HOME, Home
@@ -154,6 +155,11 @@ def leaderboard(  # noqa: PLR0913 - every argument is an option of the command
         top=top or None,
         pareto=pareto,
     )
+    if group and (metric or pareto):
+        raise UserError(
+            "--group: groups have AP, AP with NMS, the gap and AR only; leave out --metric and "
+            f"--pareto, or show means with: gaplab compare --by {group[0]} --metric NAME"
+        )
     with read_ledger(Home(home)) as ledger:
         output = _groups(ledger, group, query) if group else _rows(ledger, metric or [], query)
     write_output(output, form)
@@ -177,6 +183,7 @@ def _warn(notes: Sequence[str]) -> None:
 def _groups(ledger: Reader, keys: Sequence[str], query: Query) -> Output:
     """Return means and deviations of groups of trials."""
     found, wanted = find_groups(ledger, keys, **query)
+    _warn(selection_notes(ledger, wanted, nothing=not found))
     rows = [plain_group(each, wanted.protocol) for each in found]
     return Output(rows, [group_table(found, keys, wanted.protocol)], [*keys, *GROUP_COLUMNS])
 
@@ -237,6 +244,8 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
     )
     if effects and over:
         raise UserError("--effects and --over: give one of them")
+    if metric and (effects or over):
+        raise UserError(f"--metric {metric[0]}: --effects and --over show AP and the gap only")
     if over and epoch != "last":
         raise UserError("--over and --epoch: give one of them")
     at, folder = _row_epoch(epoch), Home(home)
@@ -250,10 +259,9 @@ def compare(  # noqa: PLR0913 - every argument is an option of the command
             branch=branch,
             truth=truth,
         )
-        rows = find_rows(ledger, **query)
-        if metric:
-            _warn(unmeasured(rows, metric))
-            rows = with_columns(ledger, rows, metric, row_filter(ledger, **query))
+        rows, wanted = find_rows(ledger, **query), row_filter(ledger, **query)
+        _warn([*selection_notes(ledger, wanted, nothing=not rows), *unmeasured(rows, metric or ())])
+        rows = with_columns(ledger, rows, metric or (), wanted)
         keys = by or default_keys(rows)
         if over:
             write_output(_curves(over_epochs(ledger, rows, keys, sort, branch), keys), form)

@@ -162,7 +162,8 @@ class _Parser:
                 tree = ast.parse(source, mode="eval")
         except SyntaxError as error:
             start = min((error.offset or 1) - 1, len(source)) + self._offset
-            where = _marked(self._text, start, start + 1)
+            end = max((error.end_offset or 0) - 1 + self._offset, start + 1)
+            where = _marked(self._text, start, end)
             raise UserError(f"{where}: not a condition; {_EXAMPLE}") from None
         except (ValueError, MemoryError, RecursionError):
             raise UserError(f"{self._text}: not a condition; {_EXAMPLE}") from None

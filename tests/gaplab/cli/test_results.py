@@ -533,3 +533,43 @@ def test_compare_uses_the_protocol_of_the_sweep(
     bench.add_crowd("poto", 39.0)
     [group] = json.loads(gaplab("compare", "--sweep", "s-crowd-poto", "--json")[0])
     assert (group["protocol"], group["ap_mean"]) == ("crowdhuman", 39.0)
+
+
+@pytest.mark.parametrize(
+    "words", [["leaderboard"], ["leaderboard", "--group", "seed"], ["compare"]]
+)
+def test_what_a_selection_lacks_is_written(bench: Bench, gaplab: Gaplab, words: list[str]) -> None:
+    bench.add("poto", 0.9)
+    waiting = trial_record("late", config={"assignment": {"name": "poto"}, "seed": 1}, seed=1)
+    finished = bench.ledger.find_trial("poto0").record()
+    bench.ledger.add_sweep(sweep_record("half", finished, waiting))
+    half = "gaplab: sweep half: 1 of 2 trials have succeeded, 1 waiting"
+    for form in ("--json", "--csv", "--latex"):
+        _, err = gaplab(*words, "--sweep", "half", form)
+        assert err.splitlines() == [half]
+        where = ["--where", "ap > 0", "--where", 'assignment == "x\x1b[31m"']
+        _, err = gaplab(*words, "--sweep", "half", *where, form)
+        nothing = 'no row: assignment == "x\\x1b[31m" holds for none of 1 row that match the'
+        assert err.splitlines()[0].startswith(f"gaplab: {nothing}")
+        assert err.splitlines()[1:] == [half]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (
+            ["leaderboard", "--group", "seed", "--metric", "ar1"],
+            "gaplab compare --by seed --metric",
+        ),
+        (["leaderboard", "--group", "seed", "--pareto", "ap", "cost"], "leave out --metric and"),
+        (["compare", "--effects", "--metric", "ar1"], "--metric ar1: --effects and --over show"),
+        (["compare", "--over", "epochs", "--metric", "ar1"], "--metric ar1: --effects and --over"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(
+    bench: Bench, gaplab: Gaplab, words: list[str], part: str
+) -> None:
+    bench.add("poto", 0.9)
+    _, err = gaplab(*words, code=2)
+    assert part in err
+    assert err.count("\n") == 1

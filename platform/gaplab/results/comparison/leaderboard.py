@@ -117,11 +117,23 @@ def board(ledger: Reader, **query: Unpack[Query]) -> Board:
     """Return a leaderboard with what is to be said about it. Arguments as for `leaderboard`."""
     wanted = row_filter(ledger, **query)
     rows = _rows(ledger.rows(wanted), wanted)
-    notes = _unfinished(ledger, wanted)
-    if not rows:
-        notes = _check_nothing(ledger, wanted) + notes
+    found = notes(ledger, wanted, nothing=not rows)
     total = len(rows) if len(rows) != wanted.top else ledger.count_rows(wanted)
-    return Board(rows, total, wanted, varied(ledger, wanted), tuple(notes))
+    return Board(rows, total, wanted, varied(ledger, wanted), tuple(found))
+
+
+def notes(ledger: Reader, wanted: RowFilter, *, nothing: bool) -> list[str]:
+    """Return what is worth knowing about a selection, see `Board.notes`.
+
+    Args:
+        ledger: an open ledger.
+        wanted: the filter that selects the rows.
+        nothing: whether it selects none.
+
+    Raises:
+        UserError: there are evaluations, but none of the wanted ones even without conditions.
+    """
+    return (_check_nothing(ledger, wanted) if nothing else []) + _unfinished(ledger, wanted)
 
 
 def groups(

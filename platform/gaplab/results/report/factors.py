@@ -72,8 +72,13 @@ def _caption(evidence: Evidence) -> str:
         for by_value in factors_of(evidence).values()
         for settings in by_value.values()
     )
-    line = " The black line is the mean of all settings with this value, whatever their other keys are."
-    return f"A dot is a setting, the mean over its seeds{bars}.{line if several else ''}"
+    found = f"A dot is a setting, the mean over its seeds{bars}."
+    if not several:
+        return found
+    return (
+        f"{found} The black line is the mean of all settings with this value, whatever their other "
+        "keys are."
+    )
 
 
 def _figure(name: str, by_value: dict[str, list[Setting]], metric: str) -> Markup:

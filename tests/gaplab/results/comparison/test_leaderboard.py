@@ -224,7 +224,7 @@ def test_another_branch_or_epoch_was_evaluated(
             {"protocol": "defcn", "sweep": "one"},
             "Not measured under 'defcn' yet. Run: gaplab reevaluate one-11 --protocol defcn",
         ),
-        ({"protocol": "onnet"}, "protocol 'onnet': no evaluations; did you mean onenet?"),
+        ({"protocol": "onenett"}, "protocol 'onenett': no evaluations; did you mean onenet?"),
     ],
 )
 def test_another_protocol_was_evaluated(ledger: Ledger, query: dict[str, Any], remedy: str) -> None:
