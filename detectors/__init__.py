@@ -6,7 +6,7 @@ The names below are imported when they are first used:
   three is a class of options; an entry of `PROTOCOLS` is a protocol.
 - `build_detector`, `train`, `evaluate`: from options to a measured gap.
 - `load_detector`: a `TrainedDetector`, which detects objects in pictures, from a file of weights;
-  `load_published` from the checkpoint of a released DETR, Deformable DETR or Sparse R-CNN.
+  `load_published` from a released checkpoint of DETR, Deformable DETR, Sparse R-CNN or POTO.
 
 Examples:
     >>> import detectors

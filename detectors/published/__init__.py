@@ -12,6 +12,7 @@ from detectors.published.base import BRANCH, PublishedDetector
 from detectors.published.coco import CLASSES
 from detectors.published.deformable_detr import DeformableDetr
 from detectors.published.detr import Detr
+from detectors.published.poto import Poto
 from detectors.published.sparse_rcnn import SparseRcnn
 from detectors.trained import DetectorConfig, TrainedDetector
 
@@ -19,6 +20,7 @@ PUBLISHED: Mapping[str, PublishedDetector] = {
     "detr": Detr(),
     "deformable_detr": DeformableDetr(),
     "sparse_rcnn": SparseRcnn(),
+    "poto": Poto(),
 }
 
 
@@ -40,8 +42,8 @@ def published_detector(weights: Mapping[str, Tensor], where: str) -> TrainedDete
     if name is None:
         raise WeightsError(
             [
-                f"{where}: not the weights that were released for DETR, Deformable DETR or "
-                "Sparse R-CNN; name another file"
+                f"{where}: not the weights that were released for DETR, Deformable DETR, Sparse "
+                "R-CNN or POTO; name another file"
             ]
         )
     system = PUBLISHED[name]

@@ -26,7 +26,7 @@ TrialArgument = Annotated[
     typer.Argument(
         metavar="TRIAL|FILE",
         help="Id of a trial, or its beginning; or a file of weights that `gaplab weights` wrote or "
-        "that was released for DETR, Deformable DETR or Sparse R-CNN.",
+        "that was released for DETR, Deformable DETR, Sparse R-CNN or POTO.",
     ),
 ]
 EpochOption = Annotated[

@@ -191,6 +191,20 @@ def sparse_rcnn(stages: int = 6, queries: int = 300) -> Shapes:
     return found
 
 
+def poto() -> Shapes:
+    found = resnet(detectron2_style("backbone.bottom_up"))
+    for i in range(3):
+        found |= conv(f"backbone.fpn_lateral{i + 3}", 512 * 2**i, C, 1)
+        found |= conv(f"backbone.fpn_output{i + 3}", C, C, 3)
+    for i in (6, 7):
+        found |= conv(f"backbone.top_block.p{i}", C, C, 3)
+    for name in ("cls_subnet", "bbox_subnet"):
+        for i in range(4):
+            found |= conv(f"head.{name}.{3 * i}", C, C, 3) | norm(f"head.{name}.{3 * i + 1}", C)
+    found |= conv("head.cls_score", C, 80, 3) | conv("head.bbox_pred", C, 4, 3)
+    return found | {f"head.scales.{i}.scale": (1,) for i in range(5)}
+
+
 def filled(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
     """Random weights; names that are copies of others in the released code get equal values."""
     generator = torch.Generator().manual_seed(seed)
@@ -240,16 +254,22 @@ class Naive:
         )
         return (x - mean) / (var + 1e-5).sqrt() * w + b
 
-    def resnet(self, style: Style, images: Tensor) -> list[Tensor]:
-        """C2 to C5 of images [B, 3, H, W] uint8."""
+    def resnet(self, style: Style, images: Tensor, caffe: bool = False) -> list[Tensor]:
+        """C2 to C5 of images [B, 3, H, W] uint8.
+
+        With `caffe`, pictures are BGR with a deviation of 1, and the first 1x1 convolution of a
+        block has the stride.
+        """
         mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
-        x = (images - mean) / torch.tensor([58.395, 57.12, 57.375])[:, None, None]
+        x = images - mean
+        x = x.flip(1) if caffe else x / torch.tensor([58.395, 57.12, 57.375])[:, None, None]
         x = self.batch_norm(style.stem_norm, self.conv(style.stem, x, 2)).relu()
         x, maps = F.max_pool2d(x, 3, 2, 1), dict[str, Tensor]()
         for block, inputs, planes, stride in blocks(style, 50):
             y, names = x, [f"{block}.conv{i}" for i in (1, 2, 3)]
             for i, name in enumerate(names):
-                y = self.batch_norm(style.norm(name), self.conv(name, y, stride if i == 1 else 1))
+                step = stride if i == (0 if caffe else 1) else 1
+                y = self.batch_norm(style.norm(name), self.conv(name, y, step))
                 y = y.relu() if i < 2 else y
             if inputs != 4 * planes:
                 name = f"{block}.{style.shortcut}"
@@ -345,6 +365,32 @@ def sampled(
         read = read.view(batch, HEADS, C // HEADS, count, 4).permute(0, 3, 1, 4, 2)
         found += (read * share[:, :, :, level, :, None]).sum(3)
     return net.linear(f"{name}.output_proj", found.flatten(2))
+
+
+def forward_poto(weights: Weights, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [B, N, 80] and boxes [B, N, 4], corners in pixels, of all cells of five levels."""
+    net, logits, boxes = Naive(weights), list[Tensor](), list[Tensor]()
+    maps = net.resnet(detectron2_style("backbone.bottom_up"), images, caffe=True)[1:]
+    merged = [net.conv(f"backbone.fpn_lateral{i + 3}", x) for i, x in enumerate(maps)]
+    for i in (1, 0):
+        merged[i] = merged[i] + F.interpolate(merged[i + 1], scale_factor=2.0)
+    levels = [net.conv(f"backbone.fpn_output{i + 3}", x) for i, x in enumerate(merged)]
+    levels.append(net.conv("backbone.top_block.p6", levels[-1], 2))
+    levels.append(net.conv("backbone.top_block.p7", levels[-1].relu(), 2))
+    for level, x in enumerate(levels):
+        cls, box, stride = x, x, 8 * 2**level
+        for i in (0, 3, 6, 9):
+            cls, box = (
+                group_norm(net, f"head.{name}.{i + 1}", net.conv(f"head.{name}.{i}", y)).relu()
+                for name, y in (("cls_subnet", cls), ("bbox_subnet", box))
+            )
+        logits.append(net.conv("head.cls_score", cls).flatten(2).transpose(1, 2))
+        raw = net.conv("head.bbox_pred", box) * weights[f"head.scales.{level}.scale"]
+        sides = raw.relu().flatten(2).transpose(1, 2) * stride
+        y, at = torch.meshgrid(*map(torch.arange, x.shape[-2:]), indexing="ij")
+        center = (torch.stack([at, y], -1).flatten(0, 1) + 0.5) * stride
+        boxes.append(torch.cat([center - sides[..., :2], center + sides[..., 2:]], -1))
+    return torch.cat(logits, 1), torch.cat(boxes, 1)
 
 
 def group_norm(net: Naive, name: str, x: Tensor) -> Tensor:

@@ -27,14 +27,18 @@ CASES: dict[str, tuple[str, Callable[[], released.Shapes], int]] = {
         56,
     ),
     "sparse_rcnn 300": ("sparse_rcnn", released.sparse_rcnn, 0),
+    "poto": ("poto", released.poto, 4),
     "sparse_rcnn 100": ("sparse_rcnn", lambda: released.sparse_rcnn(queries=100), 0),
 }
-"""System, published names and shapes, and how many of them are copies of others."""
+"""System, published names and shapes, and how many more they are than ours.
+
+Those are copies of predictors, and of the factors of five levels, which are one weight here, four.
+"""
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_published_name_has_one_counterpart(case: str) -> None:
-    name, shapes, copies = CASES[case]
+    name, shapes, more = CASES[case]
     with torch.device("meta"):
         weights = {key: torch.empty(shape) for key, shape in shapes().items()}
         assert recognise(weights) == name
@@ -43,7 +47,7 @@ def test_every_published_name_has_one_counterpart(case: str) -> None:
         found = system.convert(weights, "it")
     expected = {key: value.shape for key, value in own.items() if "num_batches" not in key}
     assert {key: value.shape for key, value in found.items()} == expected
-    assert len(weights) == len(found) + copies
+    assert len(weights) == len(found) + more
 
 
 def images() -> torch.Tensor:
@@ -110,6 +114,15 @@ def test_sparse_rcnn_predicts_the_same() -> None:
     assert_boxes(boxes, relative)
 
 
+def test_poto_predicts_the_same() -> None:
+    weights = released.filled(released.poto())
+    logits, boxes = outputs(weights)
+    with torch.no_grad():
+        expected, corners = released.forward_poto(weights, images())
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(boxes, corners, rtol=1e-3, atol=0.1)
+
+
 def test_the_classes_are_those_of_coco() -> None:
     assert len(set(CLASSES)) == len(CLASSES) == len(IDS) == 80
     assert (CLASSES[0], CLASSES[11], CLASSES[79]) == ("person", "stop sign", "toothbrush")
@@ -119,7 +132,7 @@ def test_the_classes_are_those_of_coco() -> None:
 BROKEN: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "nothing": (
         dict.clear,
-        "not the weights that were released for DETR, Deformable DETR or Sparse R-CNN",
+        "not the weights that were released for DETR, Deformable DETR, Sparse R-CNN or POTO",
     ),
     "missing": (
         lambda w: w.pop("transformer.encoder.layers.0.norm1.bias"),
