@@ -15,6 +15,10 @@ from detectors.options import OneOf
 class Dual(Strategy):
     """Trains two branches on shared towers; only the one-to-one branch is used at inference.
 
+    Detectors with queries have `o2o: {name: min_cost}` and an `o2m` that needs no positions:
+    `min_cost_many` (H-DETR, Group DETR; see there for the weights) or `ms_detr`. Their branches
+    share all layers, or all but those of the class scores; see `detector.o2m_queries`.
+
     The loss is lambda_o2o * l_o2o + lambda_o2m * l_o2m (004 Eq. 1). Only the last convolutions
     differ between branches. DATE-F has POTO and FCOS, both with weight 1; DATE-R has POTO and
     RetinaNet with weight 2. The code of 004 for CrowdHuman has minimum cost instead of POTO.

@@ -29,6 +29,8 @@ FEWEST = {
     "channels": 8,
     "feedforward": 8,
     "queries": 9,
+    "o2m_queries": 6,
+    "o2m_groups": 2,
     "roi_side": 2,
     "extra_levels": 0,
     **dict.fromkeys(("encoder_layers", "decoder_layers", "stages"), 1),
