@@ -1,10 +1,22 @@
 """Fixtures of the benchmarks: a ledger that waits for the disk, and trials that train nothing."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from gaplab.cli import COLLECT_AFTER
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    """Search for garbage as seldom as a command of gaplab does."""
+    before = gc.get_threshold()
+    gc.set_threshold(COLLECT_AFTER)
+    yield
+    gc.set_threshold(*before)
 
 
 @pytest.fixture(scope="session")

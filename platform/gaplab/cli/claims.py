@@ -56,9 +56,8 @@ def claims(  # noqa: PLR0913 - every argument is an option of the command
     chosen = _chosen(file, only)
     computed = _perceptrons(chosen, file.parent, seeds)
     trained = {key: claim for key, claim in chosen.items() if claim.spec not in computed}
-    specs = {
-        each.spec: _read_spec(file.parent / each.spec, profile, seeds) for each in trained.values()
-    }
+    names = dict.fromkeys(claim.spec for claim in trained.values())
+    specs = {name: _read_spec(file.parent / name, profile, seeds) for name in names}
     folder = Home(home)
     if train and trained:  # what it prints is no part of the JSON
         with redirect_stdout(sys.stderr) if json else nullcontext():

@@ -12,6 +12,7 @@ import yaml
 from gaplab.ledger import Ledger
 from gaplab.records import Claim
 from gaplab.spec.files import load_spec
+from gaplab.spec.resolve import ResolvedSpec
 from gaplab.spec.sweep import expand, row_records
 from gaplab.states import TrialState
 from gaplab.storage.home import Home
@@ -66,6 +67,20 @@ def test_verdicts_and_counts(gaplab: Gaplab, claims: Path) -> None:
     assert "gap 003-T1-01: -26.1 [" in lines[4]
     assert "undecided  own     AP own: 0 seeds measured, 3 are needed" in lines
     assert lines[-1] == "4 claims: 2 hold, 1 fails, 1 undecided"
+
+
+def test_a_spec_of_several_claims_is_read_once(
+    gaplab: Gaplab, claims: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[Path]()
+
+    def counted(path: Path, *others: Any) -> ResolvedSpec:
+        read.append(path)
+        return load_spec(path, *others)
+
+    monkeypatch.setattr("gaplab.spec.files.load_spec", counted)
+    gaplab("claims", claims)
+    assert read == [claims.parent / "tables/t1.yaml"]
 
 
 def test_json_and_markdown(gaplab: Gaplab, claims: Path) -> None:
