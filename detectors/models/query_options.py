@@ -51,22 +51,21 @@ class QueryOptions(DetectorOptions):
     to those of their group only, and every group is assigned on its own (Group DETR: 10)."""
 
     @model_validator(mode="after")
-    def _groups_fit(self) -> Self:
-        if self.o2m_groups > 1 and not self.o2m_queries:
-            raise ValueError("o2m_groups: only used with o2m_queries; set it, or leave this out")
-        if self.o2m_queries % self.o2m_groups:
-            raise ValueError(
-                f"o2m_groups must divide o2m_queries ({self.o2m_queries}), got {self.o2m_groups}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
+    def _numbers_fit(self) -> Self:
+        problems = []
         if self.channels % self.attention_heads:
-            raise ValueError(
+            problems.append(
                 f"attention_heads must divide channels ({self.channels}), "
                 f"got {self.attention_heads}"
             )
+        if self.o2m_groups > 1 and not self.o2m_queries:
+            problems.append("o2m_groups: only used with o2m_queries; set it, or leave this out")
+        if self.o2m_queries % self.o2m_groups:
+            problems.append(
+                f"o2m_groups must divide o2m_queries ({self.o2m_queries}), got {self.o2m_groups}"
+            )
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def unfit(self, assignment: Strategy) -> list[str]:

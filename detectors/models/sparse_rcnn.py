@@ -122,7 +122,8 @@ class ProposalHead(nn.Module):
                 self.predictors[name] = nn.ModuleList(each)
         if self.extra:
             self.o2m_queries = nn.Parameter(torch.randn(options.o2m_queries, options.channels))
-            self.o2m_boxes = nn.Parameter(create(options.o2m_queries))
+            groups, size = options.o2m_groups, options.o2m_queries // options.o2m_groups
+            self.o2m_boxes = nn.Parameter(create(size).repeat(groups, 1))
 
     def forward(
         self, levels: Sequence[Tensor], points: Mapping[str, Points]

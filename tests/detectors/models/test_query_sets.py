@@ -204,11 +204,22 @@ def test_two_branches_train_and_are_measured(name: str, few: dict[str, Any], ext
         ({"o2m_queries": -1}, "o2m_queries"),
         ({"o2m_queries": 12, "o2m_groups": 5}, r"o2m_groups must divide o2m_queries \(12\), got 5"),
         ({"o2m_groups": 2}, "o2m_groups: only used with o2m_queries"),
+        (
+            {"attention_heads": 3, "o2m_queries": 4, "o2m_groups": 3},
+            "attention_heads must divide .*; o2m_groups must divide",
+        ),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(name: str, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(name, **wrong)
+
+
+def test_the_first_boxes_of_every_group_are_a_grid() -> None:
+    changes = {"first_boxes": "grid", "o2m_queries": 3 * QUERIES, "o2m_groups": 3}
+    head = build("sparse_rcnn", *BOTH, **FEW["sparse_rcnn"], **changes).head
+    groups = torch.split(head.get_parameter("o2m_boxes"), QUERIES)
+    assert all(torch.equal(each, head.get_parameter("boxes")) for each in groups)
 
 
 @pytest.mark.parametrize("name", FEW)
