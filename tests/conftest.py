@@ -12,8 +12,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -146,7 +145,7 @@ def leaks(load: Callable[[Path], ModuleType]) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
-    """Return a function that runs a program as two processes with the arguments rank, size, folder.
+    """Return a function that runs `main(rank, size, folder)` of a program in two processes.
 
     It returns what each process saved as `rank<n>.pt` in the folder.
     """
@@ -154,29 +153,22 @@ def run_ranks() -> Callable[[Path, Path], list[dict[str, Any]]]:
     def run(program: Path, folder: Path) -> list[dict[str, Any]]:
         import torch
 
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        lines = [[sys.executable, str(program), str(rank), "2", str(folder)] for rank in range(2)]
-        ranks = [
-            subprocess.Popen(line, env=env, stderr=subprocess.PIPE, text=True) for line in lines
+        line = [
+            sys.executable,
+            str(Path(__file__).with_name("ranks.py")),
+            str(program),
+            str(folder),
         ]
-
-        def error(rank: "subprocess.Popen[str]") -> str:
-            """Wait for a rank. If it fails, end the others, which would wait for it."""
-            found = rank.communicate()[1]
-            if rank.returncode:
-                kill()
-            return found if rank.returncode else ""
-
-        def kill() -> None:
-            for rank in ranks:
-                rank.kill()
-
-        with ThreadPoolExecutor(len(ranks)) as threads:
-            try:
-                errors = "\n".join(threads.map(error, ranks))
-            finally:
-                kill()
-        assert not any(rank.returncode for rank in ranks), errors
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        ranks = subprocess.Popen(
+            line, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            errors = ranks.communicate()[1]
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(ranks.pid, signal.SIGKILL)  # whoever is left if the test is given up
+        assert not ranks.returncode, errors
         return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
     return run

@@ -1,11 +1,9 @@
 """A detector, batches and data small enough to train in a test.
 
-Run as a program it is one of several ranks: it joins a gloo group, computes what the tests compare,
-and saves it.
+`main` is one of several ranks: it joins a gloo group, computes what tests compare, and saves it.
 """
 
 import io
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -326,7 +324,3 @@ def main(rank: int, size: int, folder: Path) -> None:
     }
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""Tests of two processes in one gloo group, which `miniature.py` runs as a program."""
+"""Tests of two processes in one gloo group; `miniature.main` is one of them."""
 
 from collections.abc import Callable
 from pathlib import Path

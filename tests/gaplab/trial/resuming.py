@@ -1,8 +1,7 @@
 """A trial that is stopped by orders and resumed. Its detector draws random numbers and has running
-statistics. Run as a program, this file is one of several ranks of a gloo group.
+statistics. `main` is one of several ranks of a gloo group.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -157,7 +156,3 @@ def main(rank: int, size: int, folder: Path) -> None:
         }
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
