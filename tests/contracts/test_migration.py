@@ -737,7 +737,11 @@ class TestLaterOptions:
     NEW: ClassVar[dict[str, Any]] = {
         "training": {
             **{"lr": 0.1, "o2m_loss": None, "accumulate": 1, "colour": 0.0, "compile": False},
-            **{"group_by_aspect": False, "loss": {"cls": "assignment", "cls_target": "degree"}},
+            "group_by_aspect": False,
+            "loss": {
+                **{"cls": "assignment", "cls_target": "degree"},
+                **{"mask_points": 64, "mask_weight": 1.0},
+            },
             **{"mix_until": 1.0, "mixup": 0.0, "mosaic": 0.0, "sampling_lr": 1.0},
             "sync_batch_norm": False,
         }
