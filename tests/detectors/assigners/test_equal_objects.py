@@ -15,6 +15,7 @@ from detectors.assigners.center import Center
 from detectors.assigners.foreground import Foreground
 from detectors.assigners.geometry import Combination, equalize, matching_quality
 from detectors.assigners.min_cost import MinCost
+from detectors.assigners.min_cost_many import MinCostMany
 from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.poto import Poto
@@ -29,7 +30,7 @@ Box = tuple[float, float, float, float]
 CLASSES = 3
 POINTS = pyramid_points([(8, 8), (4, 4), (2, 2)], (4, 8, 16), torch.device("cpu"))
 COMPETING: tuple[Assigner, ...] = (
-    *(quick(entry) for entry in O2M.values()),
+    *(quick(entry) for entry in O2M.values() if entry is not MinCostMany),
     O2F(),
     O2F(k=1, alpha=0.8),
     O2F(prior="box", combine="add"),

@@ -7,7 +7,7 @@ import torch
 
 from detectors.evaluation.coco import coco_metrics
 from detectors.evaluation.crowd import crowd_metrics
-from detectors.evaluation.gap import EVALUATORS, gap_between
+from detectors.evaluation.gap import gap_between
 from detectors.evaluation.metrics import ClassGap
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.selection import select
@@ -25,7 +25,7 @@ CLASSES = ["red", "white", "absent"]
 
 Evaluator = Literal["coco", "crowd"]
 Order = Literal["nms_then_cut", "cut_then_nms"]
-each_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS)
+each_evaluator = pytest.mark.parametrize("evaluator", METRICS)
 
 
 def random_data(seed: int) -> tuple[Candidates, GroundTruth]:
