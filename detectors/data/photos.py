@@ -71,7 +71,7 @@ class Photos(DataOptions):
     has at least one. Classes are not balanced."""
     verify: Literal["decode", "header"] = "decode"
     """Whether loading decodes every image, or only reads its size (fast, but damaged images are
-    found in training only)."""
+    found in training only, which then fails, also with `on_bad: skip`)."""
     cache_mib: int = Field(512, ge=0, json_schema_extra=NOT_IDENTITY)
     """Memory for decoded images per split, in MiB: resized ones, or originals if each epoch resizes
     them to another size (`training.train_sides`)."""
@@ -207,8 +207,10 @@ class PhotoDataset:
         try:
             yield
         except ImageError as error:
-            path = self._path(self._entries.names[index])
-            raise DataError([f"{path}: {error}; {kinds.UNREADABLE.remedy}"]) from error
+            path, remedy = self._path(self._entries.names[index]), kinds.UNREADABLE.remedy
+            if self._options.on_bad == "skip" and self._options.verify == "header":
+                remedy = "set verify to decode, which finds such images before and leaves them out"
+            raise DataError([f"{path}: {error}; {remedy}"]) from error
 
 
 class Cache:

@@ -168,6 +168,21 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("on_bad", ["refuse", "skip"])
+@pytest.mark.parametrize("verify", ["header", "decode"])
+def test_the_remedy_for_a_damaged_file_is_one_that_helps(
+    tmp_path: Path, on_bad: str, verify: str
+) -> None:
+    """Where all images are decoded before, only one that has changed since can be damaged."""
+    data = loaded(tmp_path, verify=verify, on_bad=on_bad)
+    path = image_of(tmp_path, "a2")
+    path.write_bytes(path.read_bytes()[:-40])
+    helps = "set verify to decode" if (on_bad, verify) == ("skip", "header") else "replace them"
+    for use in (lambda: data[1], lambda: data.view(1, View.whole((64, 48), (64, 48)))):
+        with pytest.raises(DataError, match=f"a2.jpg: .*; {helps}"):
+            use()
+
+
 # Processes ----------------------------------------------------------------------------------------
 
 
