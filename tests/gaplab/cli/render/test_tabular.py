@@ -37,6 +37,7 @@ from gaplab.cli.bench import steps_table
 from gaplab.cli.evaluate import print_explanation, protocols_table, reevaluations_table
 from gaplab.cli.jobs import print_status
 from gaplab.cli.live_table import LiveTable
+from gaplab.cli.perceptron import outcome_table
 from gaplab.cli.plan import Plan, print_models, print_plan
 from gaplab.cli.render import measurements
 from gaplab.cli.render.comparison import compare_table, curves_table, effects_table
@@ -71,6 +72,8 @@ from gaplab.results.measurement.heads import compare_heads
 from gaplab.results.measurement.measure import Measured
 from gaplab.results.papers.coverage import Kind, PublishedTable
 from gaplab.results.papers.paper_table import Line, PaperRow
+from gaplab.results.papers.perceptron import METRICS as PERCEPTRON_METRICS
+from gaplab.results.papers.perceptron import Outcome
 from gaplab.results.status import Running, Status
 from gaplab.spec.models import Reading
 from gaplab.spec.varied import varied_keys
@@ -364,6 +367,12 @@ def pictures(d: Draw) -> list[PlainTable]:
     return printed(page)
 
 
+def perceptrons(d: Draw) -> list[PlainTable]:
+    course: Any = None
+    outcome = Outcome(course, d.metrics(*PERCEPTRON_METRICS))
+    return [outcome_table({"row": {0: outcome}, "other": {0: outcome}})]
+
+
 def speeds(d: Draw) -> list[PlainTable]:
     def step(precision: str, share: float | None) -> StepSpeed:
         parts = dict.fromkeys(PARTS, 0.2)
@@ -419,6 +428,7 @@ TABLES: dict[str, Callable[[Draw], list[PlainTable]]] = {
     "comparison.effects_table": grids,
     "tables.captioned": results,
     "use._print_counts": pictures,
+    "perceptron.outcome_table": perceptrons,
     "live_table._of": live,
 }
 """Every function of a command that makes a table -> the tables of the page that it is part of."""
