@@ -316,7 +316,11 @@ def test_a_key_that_depends_on_the_grid_cannot_be_proposed(tmp_path: Path) -> No
     assert expand(resolve(make_spec(search=search(5, space), **keys))).trials
 
 
-@pytest.mark.parametrize("evaluator", list(EVALUATORS))
+def test_metrics_of_masks_are_those_of_boxes() -> None:
+    assert metrics(["masks"]) == metrics(["coco"])
+
+
+@pytest.mark.parametrize("evaluator", [name for name in EVALUATORS if name != "masks"])
 def test_every_metric_but_miss_rates_can_be_maximised(evaluator: str) -> None:
     box, none = torch.tensor([[0.0, 0.0, 40.0, 40.0]]), torch.zeros(1, dtype=torch.int64)
     image = ImageTruth(1, 64, 64, box, none, torch.tensor([False]), torch.tensor([1600.0]))
