@@ -1,11 +1,13 @@
 """Statistics of a SQLite ledger, by which it chooses indexes."""
 
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gaplab.ledger import Ledger, statistics
+from gaplab.ledger.queries import Query
 from gaplab.ledger.selection import Selection
 from gaplab.ledger.views import RowFilter
 from gaplab.records import Claim
@@ -38,16 +40,39 @@ def test_they_are_refreshed_when_a_large_ledger_has_doubled(
         assert known(path) == expected
 
 
-def test_groups_are_computed_from_an_index_alone(tmp_path: Path) -> None:
-    """Not from the rows of the table, which an order by AP reads at random places."""
-    path = tmp_path / "ledger.db"
-    write(path, 1)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A ledger with one evaluation, in which SQLite plans as in one with many."""
+    found = tmp_path / "ledger.db"
+    write(found, 1)
+    return found
+
+
+def steps_of(path: Path, make: Callable[[Selection], Query]) -> list[str]:
+    """Return the steps of the plan of a query."""
     with Ledger.open(f"sqlite:///{path}") as ledger, ledger._engine.connect() as connection:
-        query = Selection(connection, RowFilter()).grouping(["assignment"]).query()
-        compiled = query.compile(connection, compile_kwargs={"render_postcompile": True})
+        compiled = make(Selection(connection, RowFilter())).compile(
+            connection, compile_kwargs={"render_postcompile": True}
+        )
         values = tuple(compiled.params[name] for name in compiled.positiontup or ())
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}", values).all()
-    steps = [str(row[-1]) for row in plan]
+    return [str(row[-1]) for row in plan]
+
+
+def test_varied_keys_are_found_by_section(path: Path) -> None:
+    """One trial of each section is enough, so nothing reads all trials."""
+    steps = steps_of(path, lambda selection: selection._sections())
+    own = [step for step in steps if " trial_section " in step]
+    assert own
+    assert all("ix_trial_section_section_id_trial_id (section_id=?)" in step for step in own)
+    others = [step for step in steps if " chosen_evaluation " in step]
+    assert others
+    assert all("(trial_id=?" in step for step in others)
+
+
+def test_groups_are_computed_from_an_index_alone(path: Path) -> None:
+    """Not from the rows of the table, which an order by AP reads at random places."""
+    steps = steps_of(path, lambda selection: selection.grouping(["assignment"]).query())
     assert steps[1].startswith(
         "SEARCH chosen_evaluation USING COVERING INDEX ix_chosen_evaluation_grouped"
     )

@@ -150,9 +150,10 @@ class Selection:
             return query.where(held, TrialSection.trial_id.in_(trials))
         # Nearly every trial matches, so the first one of a section is found at once.
         known = select(Setting.section_id).distinct().subquery()
-        match = TrialSection.trial_id == self._source.c.trial_id
-        name = select(TrialSection.name).join(self._source, match).limit(1)
-        name = name.where(held, TrialSection.section_id == known.c.section_id)
+        # EXISTS, not a join: joined, SQLite may begin with the 100,000 rows of the other side.
+        match = select(literal(1)).where(self._source.c.trial_id == TrialSection.trial_id)
+        name = select(TrialSection.name).limit(1)
+        name = name.where(held, TrialSection.section_id == known.c.section_id, match.exists())
         found = select(known.c.section_id, name.correlate(known).scalar_subquery().label("name"))
         pairs = found.subquery()
         return select(pairs).where(pairs.c.name.is_not(None))

@@ -327,6 +327,13 @@ def test_further_columns_have_intervals_over_seeds(bench: Bench, gaplab: Gaplab)
     assert values == ["0.5", "0.75", "1.5", ""]
 
 
+def test_a_custom_protocol_has_no_name_to_type(bench: Bench, gaplab: Gaplab) -> None:
+    bench.record(evaluation_record("t1", 3, protocol="custom-0123abcd"), "poto")
+    words = ("leaderboard", "--protocol", "custom-0123abcd", "--metric", "duplicates_nms")
+    _, err = gaplab(*words)
+    assert err.endswith("add it with: gaplab reevaluate s-t1\n")
+
+
 def test_flops_are_those_of_the_detector_at_inference(bench: Bench, gaplab: Gaplab) -> None:
     sections = {
         "data": {"name": "shapes", "size": 64},

@@ -79,9 +79,14 @@ def unmeasured(rows: Sequence[LeaderboardRow], names: Sequence[str]) -> list[str
             lines.append(
                 f"{name}: an earlier release did not measure it for {plural(len(without), 'row')}; "
                 "where candidates are stored, add it with: gaplab reevaluate "
-                f"{shlex.join(sources)} --protocol {without[0].protocol}"
+                f"{shlex.join([*sources, *_protocol_option(without[0].protocol)])}"
             )
     return lines
+
+
+def _protocol_option(protocol: str) -> list[str]:
+    """Return the option that chooses a protocol; none for a trial's own, which has no name."""
+    return [] if protocol.startswith("custom-") else ["--protocol", protocol]
 
 
 def _gflops(row: LeaderboardRow) -> float | None:
