@@ -255,10 +255,11 @@ def _bytes(shares: Shares) -> int:
 
 def _explained(error: Exception) -> LoaderError:
     """Return an error of one line for one of DataLoader, such as that a process died."""
-    reason = " ".join(str(error).split())
+    text, remedy = str(error), f"if memory was short, lower data.cache_mib, or {_REMEDY}"
+    if "Original Traceback" in text:  # of an error in a process, with its message at the end
+        text = text.strip().splitlines()[-1]
     if isinstance(error, (EOFError, ConnectionError)):  # its end of the pipe is closed
-        reason = "a process exited unexpectedly"
-    return LoaderError(
-        f"processes that load images failed: {reason}; if memory was short, lower data.cache_mib "
-        "or data.workers (0: load in the process that trains)"
-    )
+        text = "a process exited unexpectedly"
+    if "shared memory" in text:
+        remedy = f"make {SHARED_MEMORY} larger (in a container: --shm-size), or {_REMEDY}"
+    return LoaderError(f"processes that load images failed: {' '.join(text.split())}; {remedy}")

@@ -18,6 +18,7 @@ from detectors.data.processes import (
     LoaderError,
     TrainLoader,
     _bytes,
+    _explained,
     memory_problem,
     val_loader,
 )
@@ -157,6 +158,25 @@ def test_a_process_that_dies_is_an_error_of_one_line(
     with pytest.raises(LoaderError, match=r"exited unexpectedly; if memory .* data\.workers") as e:
         list(loader.rest_of(0))
     assert "\n" not in str(e.value)
+
+
+def test_an_error_in_a_process_is_its_message_without_the_traceback() -> None:
+    def explained(message: str) -> str:
+        where = (
+            'Traceback (most recent call last):\n  File "worker.py", line 3, in work\n    go()\n'
+        )
+        caught = f"Caught RuntimeError in DataLoader worker process 0.\nOriginal {where}"
+        return str(_explained(RuntimeError(f"{caught}RuntimeError: {message}\n")))
+
+    start, none = (
+        "processes that load images failed: RuntimeError: ",
+        "lower data.workers (0: load in",
+    )
+    full = "unable to allocate shared memory(shm) for file <a>: No space left on device (28)"
+    assert explained(full).startswith(f"{start}{full}; make /dev/shm larger (in a container: --shm")
+    other = explained("out of luck")
+    assert other.startswith(f"{start}out of luck; if memory was short, lower data.cache_mib, or ")
+    assert all(none in line and "worker.py" not in line for line in (explained(full), other))
 
 
 def test_more_processes_than_cores_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
