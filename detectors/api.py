@@ -15,8 +15,8 @@ from detectors.data.mask_views import ground_truth
 from detectors.engine import Learner, train_epoch
 from detectors.evaluation.gap import Gap, gap_between
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from detectors.evaluation.selection import select_both
-from detectors.inference import CandidateRequest, MaskRequest, predict
+from detectors.evaluation.selection import Selected
+from detectors.inference import CandidateRequest, MaskRequest, predict_batches
 from detectors.models.base import DetectorOptions
 from detectors.models.dense import DenseDetector
 from detectors.models.queries import QueryDetector
@@ -161,8 +161,8 @@ def evaluate(
     request = CandidateRequest(
         branches, protocol.pre_nms_topk, masks=MaskRequest(protocol, truth.sizes) if masks else None
     )
-    found = predict(detector, dataset, request, LocalWorld())
-    return {
-        branch: gap_between(select_both(found[branch], protocol, truth.sizes), truth, protocol)
-        for branch in branches
-    }
+    found: dict[str, Selected] = {branch: Selected(protocol, truth.sizes) for branch in branches}
+    predict_batches(
+        detector, dataset, request, LocalWorld(), lambda branch, some: found[branch].add(some)
+    )
+    return {branch: gap_between(found[branch].columns(), truth, protocol) for branch in branches}

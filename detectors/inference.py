@@ -20,6 +20,8 @@ from detectors.rle import Rles, encode
 from detectors.structures import Candidates, Points
 from detectors.world import World
 
+Receive = Callable[[str, Candidates], None]
+"""Takes the candidates of a branch for one batch, sorted by image."""
 _TOGETHER = 128
 """Number of masks of an image that are made at once; limits the memory."""
 _REMEDY = "training has diverged: lower lr, or set clip_norm"
@@ -57,7 +59,6 @@ class CandidateRequest:
     """Which candidates get masks; None: no candidate does."""
 
 
-@torch.no_grad()
 def predict(
     model: nn.Module,
     dataset: Dataset,
@@ -65,20 +66,41 @@ def predict(
     world: World,
     halt: Callable[[], bool] = lambda: False,
 ) -> dict[str, Candidates]:
+    """Predict the candidates of this rank's images, see `predict_batches`.
+
+    Returns:
+        The candidates of each requested branch, by image.
+    """
+    found = {branch: [Candidates.none()] for branch in request.branches}
+
+    def receive(branch: str, candidates: Candidates) -> None:
+        found[branch].append(candidates)
+
+    predict_batches(model, dataset, request, world, receive, halt)
+    return {branch: Candidates.join(parts) for branch, parts in found.items()}
+
+
+@torch.no_grad()
+def predict_batches(
+    model: nn.Module,
+    dataset: Dataset,
+    request: CandidateRequest,
+    world: World,
+    receive: Receive,
+    halt: Callable[[], bool] = lambda: False,
+) -> None:
     """Predict the candidates of this rank's images (see `val_batches`). All ranks must call this.
 
-    The candidates of a batch are made on the CPU while a GPU computes the next batch; nothing waits
-    for it but that, once per batch.
+    The candidates of a batch are made and received on the CPU while a GPU computes the next batch;
+    nothing waits for it but that, once per batch.
 
     Args:
         model: the detector; it is set to eval mode.
         dataset: the images.
         request: which candidates to predict.
         world: the group of ranks.
+        receive: called for each batch and requested branch. Each image is in one batch.
         halt: called after each batch; True stops the prediction of this rank.
-
-    Returns:
-        The candidates of each requested branch.
 
     Raises:
         Halted: on every rank, after all ranks have finished, if `halt` returned True on any.
@@ -88,20 +110,18 @@ def predict(
     """
     model.eval()
     device = next(model.parameters()).device
-    found = {branch: [Candidates.none()] for branch in request.branches}
     loaded = val_loader(dataset, request.batch, world, request.processes, pinned=_is_gpu(device))
     problem, halted, pending = "", False, None
     with closing(loaded) as batches:
         for indices, images in batches:
             current = _Pending.begin(model, images, indices, request, device)
-            problem = pending.finish(found) if pending else ""
+            problem = pending.finish(receive) if pending else ""
             pending = current
             if problem or (halted := halt()):
                 break
     if pending and not problem:
-        problem = pending.finish(found)
+        problem = pending.finish(receive)
     _agree(problem, halted, world, device)
-    return {branch: Candidates.join(parts) for branch, parts in found.items()}
 
 
 @dataclass(frozen=True)
@@ -183,11 +203,11 @@ class _Pending:
         copied = torch.cuda.current_stream(device).record_event() if _is_gpu(device) else None
         return cls(best, finite, frames, images.image_ids, copied, masks)
 
-    def finish(self, found: dict[str, list[Candidates]]) -> str:
-        """Wait for the batch and add its candidates to `found`.
+    def finish(self, receive: Receive) -> str:
+        """Wait for the batch and pass its candidates to `receive`.
 
         Returns:
-            Which predictions are not finite; then nothing is added. Empty if all are.
+            Which predictions are not finite; then nothing is passed. Empty if all are.
         """
         if self.copied is not None:
             self.copied.synchronize()
@@ -199,7 +219,7 @@ class _Pending:
             if branch in self.masks:
                 own = zip(made, best.pairs // best.classes, self.frames, strict=True)
                 made = [self.masks[branch].added(n, *each) for n, each in enumerate(own)]
-            found[branch] += made
+            receive(branch, Candidates.join(made))
         return ""
 
 

@@ -1,4 +1,4 @@
-"""Select the detections of a protocol from raw candidates, for all images at once."""
+"""Select the detections of a protocol from raw candidates, for many images at once."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,6 +41,30 @@ def select_both(candidates: Candidates, protocol: Protocol, sizes: Sizes) -> lis
 def concatenate(shares: Sequence[Sequence[Candidates]]) -> list[Candidates]:
     """Join the columns of different images into columns of all of them."""
     return [Candidates.join(parts) for parts in zip(*shares, strict=True)]
+
+
+class Selected:
+    """Detections without suppression and with it, of candidates that come a few images at a time.
+
+    Only the detections are kept. They are those of `select_both` for all candidates at once,
+    because the images are independent.
+
+    Args:
+        protocol: how to select.
+        sizes: of all images.
+    """
+
+    def __init__(self, protocol: Protocol, sizes: Sizes) -> None:
+        self._protocol, self._sizes = protocol, sizes
+        self._shares = [[Candidates.none(), Candidates.none()]]
+
+    def add(self, candidates: Candidates) -> None:
+        """Select from all candidates of images that were not added before, sorted by image."""
+        self._shares.append(select_both(candidates, self._protocol, self._sizes))
+
+    def columns(self) -> list[Candidates]:
+        """Return the detections of all images so far, by image: without suppression, and with."""
+        return concatenate(self._shares)
 
 
 def filter_candidates(candidates: Candidates, protocol: Protocol, sizes: Sizes) -> Candidates:

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners import ASSIGNERS
-from detectors.inference import CandidateRequest, Halted, NonFinitePredictionsError, predict
+from detectors.inference import (
+    CandidateRequest,
+    Halted,
+    NonFinitePredictionsError,
+    predict,
+    predict_batches,
+)
 from detectors.models.onenet import OneNetOptions
 from detectors.structures import Candidates
 from detectors.world import LocalWorld, World
@@ -109,6 +115,25 @@ class FailsAt(nn.Module):
         for (predictions,) in output.branches.values():
             predictions.logits.mul_(torch.nan if self.left == 0 else 1)
         return output
+
+
+def test_a_batch_is_received_once_the_next_one_is_with_the_device() -> None:
+    """What the receiver does runs while a GPU computes the next batch."""
+    model, data = mini.detector(ASSIGNERS["poto"]()), mini.SHAPES.load("val")
+    events: list[str] = []
+    received = []
+
+    def receive(branch: str, candidates: Candidates) -> None:
+        events.append(branch)
+        received.append(candidates)
+
+    model.register_forward_hook(lambda *_: events.append("forward"))
+    request = CandidateRequest(["o2o"], mini.TOPK, batch=2)
+    predict_batches(model, data, request, LocalWorld(), receive)
+    assert events == ["forward", "forward", "o2o", "forward", "o2o", "o2o"]
+    assert [sorted(set(some.image.tolist())) for some in received] == [[0, 1], [2, 3], [4]]
+    found = predict(model, data, request, LocalWorld())["o2o"]
+    mini.assert_same(Candidates.join(received), found)
 
 
 def test_candidates_are_the_models_best_pairs_in_original_pixels() -> None:

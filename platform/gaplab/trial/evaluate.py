@@ -17,9 +17,9 @@ from detectors.evaluation.matching import coco_matches
 from detectors.evaluation.metrics import TRAINING
 from detectors.evaluation.operating import duplicates
 from detectors.evaluation.protocol import Protocol
-from detectors.evaluation.selection import concatenate, select_both
+from detectors.evaluation.selection import Selected, Sizes, concatenate
 from detectors.evaluation.truth import GroundTruth
-from detectors.inference import CandidateRequest, MaskRequest, predict
+from detectors.inference import CandidateRequest, MaskRequest, predict_batches
 from detectors.structures import Candidates
 from detectors.world import World
 from gaplab.records import EvaluationRecord, Subject
@@ -44,7 +44,7 @@ def make_evaluation(
 
     Args:
         subject: whose detections they are.
-        detections: those of all images without NMS and with it, see `select_both`.
+        detections: those of all images without NMS and with it, see `selection.select_both`.
         truth: the annotated objects of the same images.
         protocol: the protocol.
         more: metrics that don't follow from detections, to be stored with the others.
@@ -78,6 +78,25 @@ def save_matches(
         return ""
     without, with_nms = (coco_matches(each, truth, protocol.max_dets) for each in detections)
     return write_matches(storage, evaluation, truth, without, with_nms)
+
+
+class _Share(Selected):
+    """What a rank predicts of a branch: the detections, and the candidates if they are stored."""
+
+    def __init__(self, protocol: Protocol, sizes: Sizes, *, stores: bool) -> None:
+        super().__init__(protocol, sizes)
+        self._stores, self._candidates = stores, [Candidates.none()]
+
+    def add(self, candidates: Candidates) -> None:
+        """Select from the candidates of a batch; keep them only if they are stored."""
+        super().add(candidates)
+        if self._stores:
+            self._candidates.append(candidates)
+
+    def taken(self) -> Candidates:
+        """Return the candidates to store, by image, and keep them no longer."""
+        parts, self._candidates = self._candidates, []
+        return Candidates.join(parts)
 
 
 class Evaluator:
@@ -124,18 +143,22 @@ class Evaluator:
             One evaluation per branch on rank 0, nothing elsewhere.
 
         Raises:
-            Halted, NonFinitePredictionsError: see `predict`.
+            Halted, NonFinitePredictionsError: see `predict_batches`.
         """
         protocol, topk = self._options.protocol, self._options.protocol.pre_nms_topk
         topk = max(topk, CANDIDATES_PER_LEVEL) if self._stores(epoch) else topk
         processes = self._loaders(gpu=next(model.parameters()).device.type == "cuda")
         masks = MaskRequest(protocol, self._truth.sizes) if self._options.masks else None
         request = CandidateRequest(self.branches, topk, processes=processes, masks=masks)
-        shares = predict(model, self._data, request, self._world, halt)
-        uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
-        ranks = self._world.gather(
-            {name: select_both(each, protocol, self._truth.sizes) for name, each in shares.items()}
+        stores, sizes = self._stores(epoch), self._truth.sizes
+        shares: dict[str, _Share] = {
+            name: _Share(protocol, sizes, stores=stores) for name in self.branches
+        }
+        predict_batches(
+            model, self._data, request, self._world, lambda name, some: shares[name].add(some), halt
         )
+        uris = {name: self._store(name, epoch, shares[name], topk) for name in self.branches}
+        ranks = self._world.gather({name: each.columns() for name, each in shares.items()})
         if self._world.rank:
             return ()
         return tuple(
@@ -156,13 +179,13 @@ class Evaluator:
     def _subject(self, branch: Branch, epoch: int) -> Subject:
         return Subject(self._trial, epoch, branch, branch == self.branches[0])
 
-    def _store(self, branch: Branch, epoch: int, share: Candidates, topk: int) -> str:
+    def _store(self, branch: Branch, epoch: int, share: _Share, topk: int) -> str:
         """Store the candidates of this rank if the options say so; return the URI of the folder."""
         if not self._stores(epoch):
             return ""
         masked = Masked.of(self._options.protocol) if self._options.masks else None
         part = Part(self._subject(branch, epoch), self._truth, topk, self._world, masked)
-        return write_part(self._storage, part, share)
+        return write_part(self._storage, part, share.taken())
 
     def _record(
         self, subject: Subject, detections: Sequence[Candidates], more: dict[str, float], uri: str

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from detectors.evaluation.selection import filter_candidates, select
+from detectors.evaluation.selection import Selected, filter_candidates, select, select_both
 from detectors.models.points import pyramid_points
 from detectors.postprocess import Frame
 from detectors.structures import Candidates
@@ -172,6 +172,20 @@ def test_images_together_equal_the_images_one_by_one(suppress: bool) -> None:
         alone = [select(image, protocol, SCENE, suppress) for image in images]
         found = select(Candidates.join(images), protocol, SCENE, suppress)
         cases.assert_same(found, Candidates.join(alone))
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("batches", [[], [[3]], [[1, 3], [2], [0]], [[2], [0, 1]]])
+def test_images_in_batches_of_any_order_equal_all_images_at_once(
+    name: str, batches: list[list[int]]
+) -> None:
+    found = Selected(PROTOCOLS[name], SCENE)
+    for batch in batches:
+        found.add(Candidates.join([scene(image, 50) for image in batch]))
+    images = [Candidates.none(), *(scene(image, 50) for batch in batches for image in batch)]
+    expected = select_both(Candidates.join(images), PROTOCOLS[name], SCENE)
+    for own, other in zip(found.columns(), expected, strict=True):
+        cases.assert_same(own, other)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Evaluation on several ranks: each image once, and the same numbers for any number of ranks."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from detectors.evaluation.gap import gap_between
 from detectors.evaluation.matches import Matches
 from detectors.evaluation.protocol import PROTOCOLS
 from detectors.evaluation.selection import select_both
+from detectors.inference import predict_batches
 from detectors.models.mask_options import CondInst
 from detectors.structures import Candidates
 from gaplab.records import EvaluationRecord
@@ -178,6 +180,35 @@ def test_candidates_are_stored_as_the_options_say(
     found = evaluate(experiment.model_copy(update={"evaluation": options}), tmp_path, 1, epoch)
     assert [(bool(e.candidates), bool(e.matches)) for e in found] == [(kept, kept)] * 2
     assert (tmp_path / "trials").exists() == kept
+
+
+@pytest.mark.parametrize(("epoch", "stored"), [(1, False), (3, True)])
+def test_only_candidates_that_are_stored_outlive_their_batch(
+    experiment: Experiment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epoch: int,
+    stored: bool,
+) -> None:
+    """The others are selected batch by batch, so memory does not grow with the data set."""
+    alive: list[bool] = []
+
+    def watched(
+        model: nn.Module, data: Any, request: Any, world: Any, receive: Any, halt: Any
+    ) -> None:
+        seen: list[weakref.ref[Tensor]] = []
+
+        def pass_on(branch: str, candidates: Candidates) -> None:
+            seen.append(weakref.ref(candidates.scores))
+            receive(branch, candidates)
+
+        few = replace(request, batch=2)
+        predict_batches(model, data, few, world, pass_on, halt)
+        alive.extend(each() is not None for each in seen)
+
+    monkeypatch.setattr("gaplab.trial.evaluate.predict_batches", watched)
+    evaluate(experiment, tmp_path, 1, epoch)
+    assert alive == [stored] * 8  # four batches of two branches
 
 
 def test_storing_candidates_changes_no_metric(experiment: Experiment, tmp_path: Path) -> None:
