@@ -122,9 +122,9 @@ def test_speed_of_loading(shares: tuple[Shares, list[Path]]) -> None:
     table.add_row("in the worker, per core", f"{here:.1f}", f"{share:.2f}")
     table.add_row("1 process", f"{one:.1f}", "1.00")
     table.add_row("2 processes", f"{two:.1f}", f"{two / one:.2f}")
-    for processes, seconds in steps.items():
+    for processes, step in steps.items():
         name = f"step of {STEP * 1e3:.0f} ms, {processes} processes"
-        table.add_row(name, f"{BATCH / seconds:.1f}", f"{seconds * 1e3:.1f} ms")
+        table.add_row(name, f"{BATCH / step:.1f}", f"{step * 1e3:.1f} ms")
     Console().print(table)
     assert share > 0.9
     if len(os.sched_getaffinity(0)) > 2:
