@@ -156,7 +156,7 @@ def evaluate(
         True
     """
     branches = tuple(assignment.branches())
-    masks = protocol.evaluator == "masks"
+    masks = protocol.masks
     truth = ground_truth(dataset, masks=masks)
     request = CandidateRequest(
         branches, protocol.pre_nms_topk, masks=MaskRequest(protocol, truth.sizes) if masks else None

@@ -15,7 +15,7 @@ from hotcoco.metrics import calibration_error as calibration
 from numpy.typing import NDArray
 
 from detectors.evaluation.matches import Matches
-from detectors.evaluation.matching import xywh
+from detectors.evaluation.matching import require_masks, xywh
 from detectors.evaluation.metrics import SIZES, Metrics
 from detectors.evaluation.truth import GroundTruth
 from detectors.rle import as_coco
@@ -65,9 +65,7 @@ def mask_metrics(columns: Sequence[Candidates], truth: GroundTruth, max_dets: in
     Raises:
         ValueError: there is no object, or a detection or an object has no mask.
     """
-    for each, number in ((truth.masks, len(truth.labels)), *((c.masks, len(c)) for c in columns)):
-        if number and (each is None or not bool(each.held.all())):
-            raise ValueError("the AP of masks needs masks of all objects and detections")
+    require_masks(columns, truth)
     return _all_metrics(columns, truth, max_dets, "segm")
 
 

@@ -4,21 +4,26 @@ Shape letters: D detections, G objects and crowd regions, T IoU thresholds, P pa
 and an object of its image and class that overlap enough to match.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.evaluation.matches import Matches
 from detectors.evaluation.truth import GroundTruth
+from detectors.rle import Rles, overlap
 from detectors.structures import Candidates
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+_IouOf = Callable[[Ints, Ints], Floats]
+"""Computes the IoU of detections and objects at positions [P] and [P], one to one."""
 
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds. A pair matches from an IoU equal to the threshold."""
@@ -56,7 +61,9 @@ class _Pairs:
     rank: Ints
 
 
-def match(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matching:
+def match(
+    detections: Candidates, truth: GroundTruth, max_dets: int, *, masks: bool = False
+) -> Matching:
     """Match detections as COCO does, for all object sizes together.
 
     In each image and class, by descending score, a detection is matched to the free object with the
@@ -67,15 +74,17 @@ def match(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matching
         detections: sorted by image and descending score.
         truth: the ground truth.
         max_dets: maximum number of detections per class and image, the best ones.
+        masks: whether the IoU is that of masks instead of boxes.
 
     Raises:
-        ValueError: there is no object; crowd regions don't count.
+        ValueError: there is no object (crowd regions don't count), or a mask is missing.
     """
     truth.require_objects()
     order, rank = _order(detections, truth, max_dets)
     image, label = detections.image.numpy()[order], detections.labels.numpy()[order]
     crowd = truth.crowd.numpy()
-    pairs = _pairs(xywh(detections.boxes)[order], image, label, rank, truth)
+    iou_of = _of_masks(detections, order, truth) if masks else _of_boxes(detections, order, truth)
+    pairs = _pairs(iou_of, image, label, rank, truth)
     matched = _greedy(pairs, len(order), crowd)
     ignored = (matched >= 0) & crowd[matched]
     matches = Matches(
@@ -104,21 +113,21 @@ def _order(detections: Candidates, truth: GroundTruth, max_dets: int) -> tuple[I
     return order[best], rank[best]
 
 
-def _pairs(boxes: Floats, image: Ints, label: Ints, rank: Ints, truth: GroundTruth) -> _Pairs:
+def _pairs(iou_of: _IouOf, image: Ints, label: Ints, rank: Ints, truth: GroundTruth) -> _Pairs:
     """Return the pairs that match at the lowest threshold or above.
 
     Args:
-        boxes: [D, 4] xywh.
+        iou_of: computes the IoU of pairs.
         image: [D].
         label: [D].
         rank: [D], rank of each detection in its image and class.
         truth: the ground truth.
     """
-    crowd, targets = truth.crowd.numpy(), xywh(truth.boxes)
+    crowd = truth.crowd.numpy()
     none = np.zeros(0, dtype=np.int64)
     parts = [(none, none, none.astype(np.float64))]
     for detection, target in _same_image_and_class(image, label, truth):
-        iou = _overlap(boxes[detection], targets[target], crowd[target])
+        iou = iou_of(detection, target)
         enough = iou >= THRESHOLDS[0]
         parts.append((detection[enough], target[enough], iou[enough]))
     detection, target, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -145,6 +154,34 @@ def _same_image_and_class(
             np.repeat(np.arange(start, stop), some),
             by_group[np.repeat(first[start:stop], some) + column],
         )
+
+
+def _of_boxes(detections: Candidates, order: Ints, truth: GroundTruth) -> _IouOf:
+    boxes, targets, crowd = xywh(detections.boxes)[order], xywh(truth.boxes), truth.crowd.numpy()
+    return lambda detection, target: _overlap(boxes[detection], targets[target], crowd[target])
+
+
+def _of_masks(detections: Candidates, order: Ints, truth: GroundTruth) -> _IouOf:
+    """Return a function that takes the pairs of `_same_image_and_class`. Raises ValueError."""
+    require_masks([detections], truth)
+    column = detections.masks or Rles.none(0)  # there may be no detection
+    return partial(_mask_overlap, column[torch.from_numpy(order)], truth)
+
+
+def _mask_overlap(masks: Rles, truth: GroundTruth, detection: Ints, target: Ints) -> Floats:
+    """Compute the IoU of pairs, those of each image and class together."""
+    assert truth.masks is not None
+    image, label = truth.image.numpy()[target], truth.labels.numpy()[target]
+    changes = (np.diff(image, prepend=-1) != 0) | (np.diff(label, prepend=-1) != 0)
+    iou = np.zeros(len(detection))
+    for start, stop in pairwise([*np.flatnonzero(changes), len(detection)]):
+        (rows, row), (columns, column) = (
+            np.unique(each[start:stop], return_inverse=True) for each in (detection, target)
+        )
+        mine, theirs = (torch.from_numpy(each) for each in (rows, columns))
+        crowd, size = truth.crowd.numpy()[columns], truth.sizes[image[start]]
+        iou[start:stop] = overlap(masks[mine], truth.masks[theirs], crowd, size)[row, column]
+    return iou
 
 
 def _overlap(boxes: Floats, targets: Floats, crowd: Flags) -> Floats:
@@ -191,6 +228,15 @@ def xywh(boxes: Tensor) -> Floats:
     return np.hstack([corners[:, :2], np.maximum(corners[:, 2:] - corners[:, :2], 0)])
 
 
-def coco_matches(detections: Candidates, truth: GroundTruth, max_dets: int) -> Matches:
+def require_masks(columns: Sequence[Candidates], truth: GroundTruth) -> None:
+    """Raise ValueError unless all objects and detections have masks."""
+    for each, number in ((truth.masks, len(truth.labels)), *((c.masks, len(c)) for c in columns)):
+        if number and (each is None or not bool(each.held.all())):
+            raise ValueError("the AP of masks needs masks of all objects and detections")
+
+
+def coco_matches(
+    detections: Candidates, truth: GroundTruth, max_dets: int, *, masks: bool = False
+) -> Matches:
     """Return the matches alone, see `match`."""
-    return match(detections, truth, max_dets).matches
+    return match(detections, truth, max_dets, masks=masks).matches

@@ -52,6 +52,16 @@ class Protocol(Options):
     max_dets: int = Field(100, ge=1)
     """Maximum number of detections per image."""
 
+    @property
+    def masks(self) -> bool:
+        """Whether AP compares masks instead of boxes."""
+        return self.evaluator == "masks"
+
+    @property
+    def matched(self) -> bool:
+        """Whether AP follows from COCO's matching, so that images can be resampled."""
+        return self.evaluator in ("coco", "masks")
+
     @field_validator("spatial_range")
     @classmethod
     def _odd(cls, value: int | None) -> int | None:

@@ -298,6 +298,9 @@ def _curves(groups: Sequence[Group], keys: Sequence[str]) -> Output:
     return Output([plain(group) for group in groups], tables, [*keys, *COMPARE_COLUMNS])
 
 
+_ADDED = "gaplab reevaluate TRIAL adds it where candidates are"
+
+
 class Resampling:
     """Computes the AP of rows on resamples of their images, each row once.
 
@@ -336,7 +339,7 @@ class Resampling:
         lines = list(self._unread)
         if self._without:
             crowd = any("mmr" in row.more for row in self._without.values())
-            why = "the crowd evaluator writes none" if crowd else "not stored for this evaluation"
+            why = "the crowd evaluator writes none" if crowd else "not stored; " + _ADDED
             lines.append(
                 f"{plural(len(self._without), 'trial')} without a match file ({why}): "
                 "no interval over images"

@@ -53,7 +53,7 @@ class EvaluationOptions(Options):
     @property
     def masks(self) -> bool:
         """Whether it measures masks."""
-        return self.protocol.evaluator == "masks"
+        return self.protocol.masks
 
 
 def _check_gpus(gpus: float) -> float:

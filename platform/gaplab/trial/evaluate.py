@@ -72,11 +72,12 @@ def save_matches(
     """Store what COCO's matching decided about each detection, for intervals over images.
 
     Returns:
-        The URI of the file; empty for an evaluator other than COCO's.
+        The URI of the file; empty for CrowdHuman's evaluator.
     """
-    if protocol.evaluator != "coco":
+    if not protocol.matched:
         return ""
-    without, with_nms = (coco_matches(each, truth, protocol.max_dets) for each in detections)
+    most, masks = protocol.max_dets, protocol.masks
+    without, with_nms = (coco_matches(each, truth, most, masks=masks) for each in detections)
     return write_matches(storage, evaluation, truth, without, with_nms)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -148,12 +148,16 @@ def test_the_same_numbers_for_any_number_of_ranks(
         columns = (stream(e, h, experiment) for e, h in zip((one, other), homes, strict=True))
         for a, b in zip(*columns, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-        files = (str(h / e.matches) for e, h in zip((one, other), homes, strict=True))
-        for mine, theirs in zip(*(read_matches(file)[1:] for file in files), strict=True):
-            assert_same_matches(mine, theirs)
+        assert_same_matches((one, other), homes)
 
 
-def assert_same_matches(one: Matches, other: Matches) -> None:
+def assert_same_matches(records: Sequence[EvaluationRecord], homes: Sequence[Path]) -> None:
+    files = (str(home / each.matches) for each, home in zip(records, homes, strict=True))
+    for columns in zip(*(read_matches(file)[1:] for file in files), strict=True):
+        assert_same_columns(*columns)
+
+
+def assert_same_columns(one: Matches, other: Matches) -> None:
     """Compare regardless of order: nearly equal scores may change theirs with the batch."""
     assert (one.images, one.classes) == (other.images, other.classes)
     for name in ("image", "label", "object_image", "object_label"):
@@ -248,7 +252,7 @@ def test_masks_are_measured_on_any_number_of_ranks(
         assert_same(one, other)
         assert one.protocol.startswith("custom-")
         assert one.rule["evaluator"] == "masks"
-        assert not one.matches
+        assert_same_matches((one, other), homes)
     boxes = experiment.evaluation.model_copy(update={"protocol": CONDINST_BOXES})
     plain = evaluate(segmenting.model_copy(update={"evaluation": boxes}), tmp_path / "boxes", 1, 3)
     assert plain[0].metrics["ap"] != alone[0].metrics["ap"]

@@ -1,9 +1,10 @@
 """What protocols need that stored candidates may lack."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from detectors.evaluation.metrics import DUPLICATES
 from detectors.evaluation.protocol import Protocol
+from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.candidates import Dump
 
@@ -16,7 +17,7 @@ def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
                 f"{dump.uri}: holds only the {dump.info.topk} best candidates of a level, protocol "
                 f"{protocol_key(each)} needs {each.pre_nms_topk}; lower pre_nms_topk"
             )
-        if each.evaluator == "masks" and not (dump.info.masked and dump.info.masked.serves(each)):
+        if each.masks and not (dump.info.masked and dump.info.masked.serves(each)):
             yield _without_masks(dump, each)
     newer = [protocol_key(p) for p in protocols if p.clip != "before" or p.cap_at_points]
     if dump.clipped and newer:
@@ -50,6 +51,6 @@ def needs_places(protocol: Protocol) -> list[str]:
     return filtered + [name for name in ranges if getattr(protocol, name) is not None]
 
 
-def is_complete(metrics: Mapping[str, float | None]) -> bool:
-    """Return whether an evaluation has every metric that this release measures under a protocol."""
-    return metrics.keys() >= set(DUPLICATES)
+def is_complete(found: EvaluationView | MeasurementView, protocol: Protocol) -> bool:
+    """Return whether a result has every metric of this release, and matches if there can be any."""
+    return found.metrics.keys() >= set(DUPLICATES) and (bool(found.matches) or not protocol.matched)

@@ -112,8 +112,8 @@ def reevaluate(
     """Evaluate each source under each protocol and write new evaluations to the ledger.
 
     All sources are checked before the first one is measured. An evaluation that the ledger already
-    holds is not measured again, unless it lacks a metric that an earlier release did not measure;
-    only that is added then.
+    holds is not measured again, unless it lacks a metric or the matches that an earlier release did
+    not store; only that is added then.
 
     Args:
         ledger: an open ledger.
@@ -135,12 +135,15 @@ def reevaluate(
     for source, protocols in zip(sources, chosen, strict=True):
         trial, truth = source.trial.id, truths[source.trial.id]
         known = {
-            (e.epoch, e.branch, e.protocol)
-            for e in ledger.evaluations(trial, truth.digest)
-            if is_complete(e.metrics)
+            (e.epoch, e.branch, e.protocol): e for e in ledger.evaluations(trial, truth.digest)
         }
         own = (source.evaluation.epoch, source.evaluation.branch)
-        todo = [p for p in protocols if (*own, protocol_key(p)) not in known]
+        todo = [
+            protocol
+            for protocol in protocols
+            if (found := known.get((*own, protocol_key(protocol)))) is None
+            or not is_complete(found, protocol)
+        ]
         _measure(ledger, source, todo, truth, storage)
         wanted = {(*own, protocol_key(p)) for p in protocols}
         yield from (
@@ -211,7 +214,7 @@ def checked_truths(
     truths = dict[str, Truth]()
     trials = {s.trial.id: (s.trial, s.fingerprint) for s in sources}
     pairs = zip(sources, chosen, strict=True)
-    masks = {s.trial.id for s, each in pairs if any(p.evaluator == "masks" for p in each)}
+    masks = {s.trial.id for s, each in pairs if any(p.masks for p in each)}
     try:
         truths = load_truths(trials.values(), options, masks)
     except UserError as error:
@@ -232,7 +235,7 @@ def _shortcomings(
 ) -> Iterator[str]:
     """Yield what the protocols need and the candidates of a trial, or the truth, don't have."""
     yield from shortcomings(source.dump, protocols)
-    if options.other and any(each.evaluator == "masks" for each in protocols):
+    if options.other and any(each.masks for each in protocols):
         yield (
             "--other-truth: is compared without masks; measure masks against the data of the "
             "trial, or choose a protocol of boxes"

@@ -44,9 +44,9 @@ def remeasure(
 ) -> Iterator[EvaluationView]:
     """Measure detections under each protocol and write new measurements to the ledger.
 
-    A measurement that the ledger already has is not repeated, unless it lacks a metric that an
-    earlier release did not measure. All detections are read and checked
-    before the first one is measured.
+    A measurement that the ledger already has is not repeated, unless it lacks a metric or the
+    matches that an earlier release did not store. All detections are read and checked before the
+    first one is measured.
 
     Args:
         ledger: an open ledger.
@@ -64,8 +64,12 @@ def remeasure(
     """
     inputs, todos, problems = [], [], list[str]()
     for views in found:
-        known = {each.protocol for each in views if is_complete(each.metrics)}
-        todo = [each for each in protocols if protocol_key(each) not in known]
+        known = {each.protocol: each for each in views}
+        todo = [
+            each
+            for each in protocols
+            if (stored := known.get(protocol_key(each))) is None or not is_complete(stored, each)
+        ]
         try:
             given = reopen(views[0]) if todo else None
             if given and fitting and (able := served_by([given], protocols)):
@@ -83,8 +87,8 @@ def remeasure(
         if given is not None:
             for measured in measure(given, todo, allow_suppressed=True):
                 keep(ledger, storage, measured, views[0].name, views[0].family)
-        stored = ledger.find_measurements(views[0].id)
-        yield from (as_evaluation(each) for each in stored if each.protocol in wanted)
+        kept = ledger.find_measurements(views[0].id)
+        yield from (as_evaluation(each) for each in kept if each.protocol in wanted)
 
 
 def explain_measurement(view: MeasurementView, protocol: Protocol) -> Explanation:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detectors.data.mask_views import ground_truth
+from detectors.evaluation.bootstrap import DetectionSets
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.evaluation.truth import as_candidates
 from detectors.structures import Candidates
@@ -18,16 +20,17 @@ from gaplab.records import Claim, Subject
 from gaplab.results.candidates.explain import explain
 from gaplab.results.candidates.reevaluate import Source, find_sources, reevaluate
 from gaplab.results.candidates.truth import TruthOptions
-from gaplab.spec.protocols import protocol_key
+from gaplab.spec.protocols import protocol_key, rule_of
 from gaplab.spec.resolve import resolve
 from gaplab.spec.sweep import expand, experiment_of
 from gaplab.storage.candidates import Masked, Part, write_part
 from gaplab.storage.filesystem import Storage
-from tests.builders import MACHINE, SECTIONS, evaluation_record, make_spec
+from gaplab.storage.matches import read_matches
+from tests.builders import MACHINE, METRIC_VALUES, SECTIONS, evaluation_record, make_spec
 
 CONDINST = PROTOCOLS["condinst"]
 SETTINGS = SECTIONS | {
-    "data": {"name": "shapes", "size": 64, "val_images": 4, "max_side": 40.0, "crowding": 0.0},
+    "data": {"name": "shapes", "size": 64, "val_images": 20, "max_side": 40.0, "crowding": 0.0},
     "detector": {"name": "fcos", "masks": {"name": "condinst"}},
     "evaluation": {"protocol": "condinst"},
 }
@@ -90,6 +93,29 @@ def test_the_steps_of_the_gap_of_masks(ledger: Ledger, storage: Storage) -> None
     (trial,) = ledger.trials(ledger.sweeps()[0].id)
     found = explain(ledger, storage, trial.id, CONDINST, None, None)
     assert found.diagnosis.ap == aps(ledger, storage, CONDINST)[0][0]
+
+
+def test_matches_of_masks_are_stored_for_intervals_over_images(
+    ledger: Ledger, storage: Storage
+) -> None:
+    [made] = reevaluate(ledger, sources(ledger, storage), [CONDINST], storage)
+    _, *columns = read_matches(storage.locate(made.matches))
+    whole = DetectionSets.of(columns).average_precision(np.ones((1, 20), dtype=np.int64))[:, 0]
+    assert whole == pytest.approx([made.metrics["ap"], made.metrics["ap_nms"]])
+
+
+def test_evaluations_without_matches_get_them(ledger: Ledger, storage: Storage) -> None:
+    """Those of masks that an earlier release wrote. Their metrics stay."""
+    [source] = sources(ledger, storage)
+    strict = CONDINST.model_copy(update={"nms_iou": 0.7})
+    metrics = {**METRIC_VALUES, "duplicates": 1.0, "duplicates_nms": 0.5}
+    old = evaluation_record(source.trial.id, metrics=metrics, protocol=protocol_key(strict))
+    ledger.record(replace(old, rule=rule_of(strict)), source.evaluation.attempt)
+    for _ in range(2):  # the second time nothing is measured
+        [found] = reevaluate(ledger, [source], [strict], storage)
+        assert found.metrics.items() >= metrics.items()
+        info, *_ = read_matches(storage.locate(found.matches))
+        assert info.protocol == old.protocol
 
 
 @pytest.mark.parametrize(
