@@ -4,7 +4,7 @@ Pictures are only opened where the annotations do not say the sizes of the image
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -25,6 +25,7 @@ from detectors.data.photos import check_split
 from detectors.data.problems import SKIP, Problems
 from detectors.data.recognise import Section, json_files, recognise, yolo_section
 from detectors.data.records import Recorded, entries
+from detectors.data.segmented import ObjectMasks
 from detectors.data.voc import Voc
 from detectors.data.yolo import Yolo
 from detectors.evaluation.truth import GroundTruth, require_images
@@ -44,6 +45,7 @@ class Annotations:
         category_ids: id of each class of `truth.classes` in the file; the label in formats without
             such ids.
         notes: remarks and what was left out, one line each.
+        masks: the masks of all objects; None for formats without.
     """
 
     where: str
@@ -51,6 +53,22 @@ class Annotations:
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    masks: ObjectMasks | None = None
+
+    def mask_problems(self) -> list[str]:
+        """Return why the masks of objects can't be used, one line each."""
+        if self.masks is None:
+            return [f"{self.where}: its format has no masks; {_NO_MASKS}"]
+        return self.masks.problems()
+
+    def masked_truth(self) -> GroundTruth:
+        """Return the ground truth with masks. Raises DataError if they can't be used."""
+        if self.masks is None:
+            raise DataError(self.mask_problems())
+        return replace(self.truth, masks=self.masks.all())
+
+
+_NO_MASKS = "give COCO's annotations with segmentations, or measure boxes with another protocol"
 
 
 class _Content(NamedTuple):
@@ -64,6 +82,8 @@ class _Content(NamedTuple):
     notes: tuple[str, ...] = ()
     lost: Sequence[str] = ()
     """Places of valid annotations whose image is not valid."""
+    segmented: bool = False
+    """Whether annotations of the format may have masks."""
 
 
 def read_annotations(
@@ -109,7 +129,11 @@ def _annotations(content: _Content, on_bad: OnBad) -> Annotations:
         tuple(found.names),
         tuple(id_ for id_, _ in content.categories),
         (*content.notes, *notes),
+        ObjectMasks(found, content.where, _MASKS_REMEDY) if content.segmented else None,
     )
+
+
+_MASKS_REMEDY = "correct them, or measure boxes with another protocol"
 
 
 def _truth(entries: Entries, classes: Sequence[str]) -> GroundTruth:
@@ -188,7 +212,8 @@ def _coco(section: Section, split: Split, images: Path | None) -> _Content:
     sized = index.entries.sizes.min(axis=1) > 0
     usable, lost = index.entries.take(sized), index.entries.places_of(~sized)
     notes = (*index.notes, *([f"{path}: {options.val_note}"] if options.val_note else []))
-    return _Content(path, usable, index.categories, problems, notes, [*index.lost, *lost])
+    places = [*index.lost, *lost]
+    return _Content(path, usable, index.categories, problems, notes, places, segmented=True)
 
 
 def _crowdhuman(section: Section, split: Split, images: Path | None) -> _Content:

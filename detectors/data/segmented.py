@@ -24,42 +24,41 @@ class _Found(NamedTuple):
     repeated: list[str]
 
 
-class SegmentedPhotos(PhotoDataset):
-    """One split of a COCO file; see `Segmented`."""
+class ObjectMasks:
+    """The masks of the objects of a COCO file, read when they are first needed.
 
-    def __init__(
-        self,
-        options: Photos,
-        folder: Path,
-        classes: tuple[str, ...],
-        entries: Entries,
-        notes: tuple[str, ...],
-        annotations: Path,
-    ) -> None:
-        super().__init__(options, folder, classes, entries, notes)
-        self._annotations = annotations
+    Args:
+        entries: the images of the file with their objects.
+        annotations: the file.
+        remedy: what to do if they can't be used.
+    """
+
+    def __init__(self, entries: Entries, annotations: Path, remedy: str) -> None:
+        self._entries, self._annotations, self._remedy = entries, annotations, remedy
 
     def __getstate__(self) -> dict[str, object]:
-        state = super().__getstate__()
-        state.pop("_found", None)  # other processes map the file themselves
-        return state
+        return {name: value for name, value in vars(self).items() if name != "_found"}
 
     @cached_property
     def _found(self) -> _Found:
         table = stored_segmentations(self._annotations)
         return _Found(table, *table.rows_of(self._entries.places))
 
-    def segmented(self, index: int, /) -> ImageTruth:
-        """See `Segmented.segmented`."""
-        truth, first = self._entries[index].truth, int(self._entries.first[index])
-        size = (truth.width, truth.height)
-        found = [self._segmentation(first + number) for number in range(len(truth.labels))]
-        if any(each is None or not _fits(each, *size) for each in found):
-            raise DataError(self.mask_problems())
-        return replace(truth, masks=Rles.of(of_segmentation(each, size) for each in found))
+    def of(self, index: int) -> Rles:
+        """Return the masks of the objects of an image. Raises DataError if they can't be used."""
+        first, last = self._entries.first[index : index + 2].tolist()
+        width, height = self._entries.sizes[index].tolist()
+        found = [self._segmentation(number) for number in range(first, last)]
+        if any(each is None or not _fits(each, width, height) for each in found):
+            raise DataError(self.problems())
+        return Rles.of(of_segmentation(each, (width, height)) for each in found)
 
-    def mask_problems(self) -> list[str]:
-        """See `Segmented.mask_problems`."""
+    def all(self) -> Rles:
+        """Return the masks of all objects. Raises DataError if they can't be used."""
+        return Rles.join(self.of(index) for index in range(len(self._entries)))
+
+    def problems(self) -> list[str]:
+        """Return why masks of objects can't be used, one line each."""
         places, repeated = self._entries.places, set(self._found.repeated)
         sizes = self._entries.sizes[self._entries.image_of_box()].tolist()
         missing, other, again = list[str](), list[str](), list[str]()
@@ -77,7 +76,8 @@ class SegmentedPhotos(PhotoDataset):
             "with the id of another one": again,
         }
         return [
-            f"{self._annotations}: {len(found)} annotations {what} ({_first(found)}); {_REMEDY}"
+            f"{self._annotations}: {len(found)} annotations {what} ({_first(found)}); "
+            f"{self._remedy}"
             for what, found in lines.items()
             if found
         ]
@@ -89,6 +89,30 @@ class SegmentedPhotos(PhotoDataset):
     def _segmentation(self, number: int) -> Any:
         text = self._text(number)
         return json.loads(text) if text else None
+
+
+class SegmentedPhotos(PhotoDataset):
+    """One split of a COCO file; see `Segmented`."""
+
+    def __init__(
+        self,
+        options: Photos,
+        folder: Path,
+        classes: tuple[str, ...],
+        entries: Entries,
+        notes: tuple[str, ...],
+        annotations: Path,
+    ) -> None:
+        super().__init__(options, folder, classes, entries, notes)
+        self._masks = ObjectMasks(entries, annotations, _REMEDY)
+
+    def segmented(self, index: int, /) -> ImageTruth:
+        """See `Segmented.segmented`."""
+        return replace(self._entries[index].truth, masks=self._masks.of(index))
+
+    def mask_problems(self) -> list[str]:
+        """See `Segmented.mask_problems`."""
+        return self._masks.problems()
 
 
 _REMEDY = "correct them, or train without masks (detector.masks: null)"

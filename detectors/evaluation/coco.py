@@ -98,13 +98,17 @@ class ErrorTypes:
 
 
 def error_types(
-    columns: Sequence[Candidates], truth: GroundTruth, max_dets: int
+    columns: Sequence[Candidates], truth: GroundTruth, max_dets: int, *, masks: bool = False
 ) -> list[ErrorTypes]:
-    """Divide the errors of each set of detections; arguments and errors as for `coco_metrics`."""
-    ground_truth = _ground_truth(truth)
+    """Divide the errors of each set of detections.
+
+    Arguments and errors as for `coco_metrics`, or `mask_metrics` with `masks`.
+    """
+    kind: _IouOf = "segm" if masks else "bbox"
+    ground_truth = _ground_truth(truth, kind)
     found = []
     for each in columns:
-        evaluator = _evaluated(ground_truth, each, truth, [max_dets], ["all"])
+        evaluator = _evaluated(ground_truth, each, truth, [max_dets], ["all"], kind)
         errors = evaluator.tide_errors(pos_thr=0.5, bg_thr=0.1)
         gains = {name: 100 * errors["delta_ap"][key] for name, key in _TYPES.items()}
         counts = {name: int(errors["counts"][key]) for name, key in _TYPES.items()}

@@ -1,9 +1,9 @@
 """What a user sees at a score threshold: duplicates, missed objects, wrong counts and F1.
 
-COCO's greedy matching at IoU 0.5 decides which detections are right. Detections that it matches to
-a crowd region are left out, except among the duplicates, which are defined by claims (see
-`claims`). A detection is at a threshold if its score is at least the threshold. Shape letters: D
-detections, G objects and crowd regions, N images, S thresholds.
+COCO's greedy matching at IoU 0.5, of boxes or masks, decides which detections are right. Detections
+that it matches to a crowd region are left out, except among the duplicates, which are defined by
+claims (see `claims`). A detection is at a threshold if its score is at least the threshold. Shape
+letters: D detections, G objects and crowd regions, N images, S thresholds.
 """
 
 from collections.abc import Sequence

@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detectors.evaluation.matching import require_masks
 from detectors.evaluation.metrics import Metrics
 from detectors.evaluation.truth import GroundTruth
+from detectors.rle import Rles, as_coco
 from detectors.structures import Candidates
 
 
-def oracle_metrics(detections: Candidates, truth: GroundTruth, max_dets: int) -> Metrics:
-    """Compute the metrics that `coco.coco_metrics` returns.
+def oracle_metrics(
+    detections: Candidates, truth: GroundTruth, max_dets: int, *, masks: bool = False
+) -> Metrics:
+    """Compute the metrics that `coco.coco_metrics` returns, or `coco.mask_metrics` with `masks`.
 
     pycocotools evaluates at 1, 10 and at least 100 detections per class and image, so the
     detections beyond `max_dets` are removed before.
@@ -25,13 +29,35 @@ def oracle_metrics(detections: Candidates, truth: GroundTruth, max_dets: int) ->
         detections: one set of detections.
         truth: the ground truth.
         max_dets: maximum number of detections per class and image, the best ones.
+        masks: whether the IoU is that of masks instead of boxes.
 
     Raises:
         ValueError: there is no object; crowd regions don't count.
     """
     truth.require_objects()
-    results = best_of_each_class(results_of(detections, truth.image_ids), max_dets)
-    return metrics_of(evaluated(dataset(truth), results, max(100, max_dets)))
+    data, results = dataset(truth), results_of(detections, truth.image_ids)
+    if masks:
+        add_masks(data, results, detections, truth)
+    best = best_of_each_class(results, max_dets)
+    return metrics_of(evaluated(data, best, max(100, max_dets), "segm" if masks else "bbox"))
+
+
+def add_masks(
+    data: dict[str, Any], results: list[dict[str, Any]], detections: Candidates, truth: GroundTruth
+) -> None:
+    """Add the masks of objects and detections, and remove the boxes of the detections.
+
+    pycocotools would take the area of a box for that of its mask.
+    """
+    require_masks([detections], truth)
+    columns = ((data["annotations"], truth), (results, detections))
+    for rows, held in columns:
+        sizes = [truth.sizes[image] for image in held.image.tolist()]
+        masks = as_coco(held.masks or Rles.none(0), sizes)
+        for row, mask in zip(rows, masks, strict=True):
+            row["segmentation"] = mask
+    for row in results:
+        del row["bbox"]
 
 
 def metrics_of(evaluator: COCOeval) -> Metrics:

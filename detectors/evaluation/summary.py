@@ -56,8 +56,8 @@ class Crowded:
         share: their share of all objects, in percent.
         images: number of images that hold at least one of them.
         score_gap: the score gap of these objects; None if there are none.
-        ap: AP without NMS on these images, in percent points; None if there are none, and for an
-            evaluator other than COCO's.
+        ap: AP without NMS on these images, in percent points; None if there are none, and for
+            CrowdHuman's evaluator.
         ap_nms: the same with NMS.
         without: what a user sees at each threshold without NMS: duplicates and missed objects among
             these objects, the other values on these images.
@@ -84,6 +84,9 @@ class Crowded:
 class Summary:
     """All measurements of one origin.
 
+    Under a protocol of masks, matches and all that follows from them (AP, missed objects, F1,
+    errors) compare masks. Duplicates, score gaps and crowding always compare boxes.
+
     Attributes:
         gap: AP, AR and other metrics without NMS, with NMS, and their gaps.
         without: the detections without NMS.
@@ -92,7 +95,7 @@ class Summary:
         crowding: the same by crowding of the objects, one for each of `crowding.CROWDING`.
         matches: COCO's matches without NMS and with it, for intervals over images.
         judged: what detections without NMS and with it hit and claim.
-        sets: both, prepared for AP on some of the images; None for an evaluator other than COCO's.
+        sets: both, prepared for AP on some of the images; None for CrowdHuman's evaluator.
     """
 
     gap: Gap
@@ -129,13 +132,15 @@ def summarise(
     most = protocol.max_dets
     gap = gap_between(columns, truth, protocol)
     with ThreadPoolExecutor(len(columns)) as threads:
-        matchings = [*threads.map(lambda each: match(each, truth, most), columns)]
+        matchings = [
+            *threads.map(lambda each: match(each, truth, most, masks=protocol.masks), columns)
+        ]
         without, with_nms = threads.map(
             lambda each, matching: judge(each, truth, most, matching), columns, matchings
         )
     matches = (matchings[0].matches, matchings[1].matches)
-    errors = error_types(columns, truth, most)
-    sets = DetectionSets.of(matches) if protocol.evaluator == "coco" else None
+    errors = error_types(columns, truth, most, masks=protocol.masks)
+    sets = DetectionSets.of(matches) if protocol.matched else None
     return Summary(
         gap=gap,
         without=_column(without, matches[0], errors[0], thresholds),

@@ -39,12 +39,7 @@ def with_masks(seed: int) -> tuple[Candidates, GroundTruth]:
 def evaluated(found: Candidates, truth: GroundTruth, max_dets: int) -> Any:
     """pycocotools' evaluator of masks. Its rows of detections and objects are ours plus one."""
     data, results = oracle.dataset(truth), oracle.results_of(found, truth.image_ids)
-    for rows, masks in ((data["annotations"], truth.masks), (results, found.masks)):
-        assert masks is not None
-        for row, counts in zip(rows, masks.counts, strict=True):
-            row["segmentation"] = {"size": [480, 640], "counts": counts}
-    for row in results:
-        del row["bbox"]
+    oracle.add_masks(data, results, found, truth)
     for position, row in enumerate(results):
         row["position"] = position
     best = oracle.best_of_each_class(results, max_dets)

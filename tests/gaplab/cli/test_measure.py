@@ -20,7 +20,7 @@ from gaplab.cli.render.tables import leaderboard_table
 from gaplab.ledger import Ledger
 from gaplab.storage.home import Home
 from tests.builders import leaderboard_row
-from tests.gaplab.results.measurement.foreign import Foreign, write_foreign
+from tests.gaplab.results.measurement.foreign import Foreign, with_masks, write_foreign
 
 Run = Callable[..., str]
 
@@ -36,11 +36,14 @@ def measured(gaplab: Run, *words: object, resamples: int = 0) -> dict[str, Any]:
     return found
 
 
-def oracle(truth: Path, detections: Path) -> float:
+def oracle(truth: Path, detections: Path, masks: bool = False) -> float:
     """COCO's AP in percent points, computed by pycocotools."""
     with contextlib.redirect_stdout(io.StringIO()):
-        annotations = COCO(str(truth))
-        evaluator = COCOeval(annotations, annotations.loadRes(str(detections)), "bbox")
+        annotations, rows = COCO(str(truth)), json.loads(detections.read_text())
+        for row in rows if masks else ():
+            del row["bbox"]  # pycocotools would take its area for that of the mask
+        found = annotations.loadRes(rows)
+        evaluator = COCOeval(annotations, found, "segm" if masks else "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
@@ -143,7 +146,7 @@ def test_protocols_that_need_levels_are_refused(gaplab: Run, files: Foreign) -> 
     assert "has no levels and anchor points, which protocol centernet needs" in err
     assert "suppression: max_filter, level_range, spatial_range" in err
     err = gaplab("measure", files.o2o, files.truth, "--protocol", "condinst", code=2)
-    assert "is measured without masks, which protocol condinst needs; choose another one" in err
+    assert "has no masks (segmentation in COCO's JSON)" in err
 
 
 def test_check_compares_with_pycocotools(gaplab: Run, files: Foreign) -> None:
@@ -365,3 +368,61 @@ def test_export_has_a_file_of_measurements(gaplab: Run, kept: Foreign, tmp_path:
     assert row["ap"] == pytest.approx(found["ap"], abs=1e-9)
     assert json.loads(row["about"])["findings"]["rows"] == found["detections"]
     assert json.loads(row["source"])["detections"] == str(kept.o2o)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Foreign:
+    """The same with masks, as detectron2 and mmdetection write them."""
+    return with_masks(write_foreign(tmp_path_factory.mktemp("masks")))
+
+
+MASKS = (
+    "{evaluator: masks, clip: never, nms_iou: 0.6, max_dets: 1000, pre_nms_topk: 10000}",
+    "{clip: never, nms_iou: 0.6, max_dets: 1000, pre_nms_topk: 10000}",
+)
+
+
+def test_ap_of_masks_is_that_of_pycocotools(gaplab: Run, masked: Foreign) -> None:
+    """NMS compares boxes: AP with NMS is that of the masks that are left."""
+    words = ("measure", masked.o2m, masked.truth, "--protocol", MASKS[0], "--protocol", MASKS[1])
+    of_masks, of_boxes = json.loads(gaplab(*words, "--check", "--resamples", 100, "--json"))
+    assert of_boxes["ap_nms"] != pytest.approx(of_masks["ap_nms"], abs=0.1)
+    assert of_masks["ap_nms"] == pytest.approx(oracle(masked.truth, masked.suppressed, True))
+    low, high = of_masks["gap_interval"]
+    assert low < of_masks["gap"] < high
+    assert all(each["check"]["difference"] < 1e-9 for each in (of_masks, of_boxes))
+    assert of_masks["id"] == of_boxes["id"]
+
+
+def test_the_table_of_masks_says_what_is_compared(gaplab: Run, masked: Foreign) -> None:
+    out = gaplab("measure", masked.o2o, masked.truth, "--protocol", "condinst", "--resamples", 0)
+    assert "protocol condinst; AP of masks, NMS of boxes; percent points" in out
+    presets = gaplab("measure", masked.o2o, masked.truth, "--all-protocols", "--resamples", 0)
+    assert "condinst" in presets
+
+
+def test_masks_are_kept_and_measured_again(gaplab: Run, masked: Foreign, tmp_path: Path) -> None:
+    words = ("--name", "o2o", "--protocol", "o2f", "--resamples", 0, "--home", tmp_path)
+    gaplab("measure", masked.o2o, masked.truth, *words)
+    condinst = ("--protocol", "condinst", "--json", "--home", tmp_path)
+    gaplab("reevaluate", "o2o", *condinst)
+    [group] = json.loads(gaplab("compare", *condinst, "--resamples", 20))
+    assert group["over"] == "images"
+    explained = json.loads(gaplab("explain", "o2o", *condinst))
+    assert explained["diagnosis"]["ap"] == pytest.approx(group["ap_mean"])
+
+
+def test_what_masks_lack_is_said_in_one_line(
+    gaplab: Run, masked: Foreign, files: Foreign, tmp_path: Path
+) -> None:
+    condinst = ("--protocol", "condinst")
+    err = gaplab("measure", files.o2m, masked.truth, *condinst, code=2)
+    assert err.count("\n") == 1
+    assert "has no masks (segmentation in COCO's JSON)" in err
+    err = gaplab("measure", masked.o2m, files.truth, *condinst, code=2)
+    assert err.count("\n") == 1
+    assert "annotations without segmentation, or with one that is not sound" in err
+    assert "correct them, or measure boxes with another protocol" in err
+    both = (*condinst, "--protocol", "o2f", "--name", "kept", "--home", tmp_path)
+    gaplab("measure", masked.o2m, files.truth, *both, code=2)
+    assert [*tmp_path.iterdir()] == []

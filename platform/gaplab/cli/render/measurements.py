@@ -37,7 +37,8 @@ def metrics_table(measured: "Measured") -> PlainTable:
         interval = _interval(measured.gap_interval) if name == "ap" else ""
         rows.append([label(name), points(without), points(with_nms), signed(gap) + interval])
     headings = [number("without\nNMS"), number("with\nNMS"), text("gap", wrap=False)]
-    caption = f"protocol {protocol_key(measured.protocol)}; percent points"
+    of_masks = "; AP of masks, NMS of boxes" if measured.protocol.masks else ""
+    caption = f"protocol {protocol_key(measured.protocol)}{of_masks}; percent points"
     return plain_table([text("metric", wrap=False), *headings], rows, caption=caption)
 
 

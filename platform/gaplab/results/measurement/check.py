@@ -55,12 +55,13 @@ def check(
     Raises:
         UserError: AP is not COCO's under the protocol.
     """
-    if protocol.evaluator != "coco":
+    if not protocol.matched:
         raise UserError(
             f"--check: protocol {protocol.preset} measures the AP of CrowdHuman, and pycocotools "
             "that of COCO; check under another protocol"
         )
-    without, with_nms = (oracle_metrics(each, truth, protocol.max_dets) for each in columns)
+    most, masks = protocol.max_dets, protocol.masks
+    without, with_nms = (oracle_metrics(each, truth, most, masks=masks) for each in columns)
     theirs = gap_of(without, with_nms, truth.classes)
     pairs = list(zip(_values(ours), _values(theirs), strict=True))
     difference = max(_difference(*pair) for pair in pairs)

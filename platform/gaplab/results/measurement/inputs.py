@@ -1,12 +1,14 @@
 """The input of a measurement: detections that are matched to annotations, and where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from detectors.data.annotations import Annotations, json_of, read_annotations
 from detectors.data.base import DataError, Split
+from detectors.evaluation.protocol import Protocol
+from detectors.evaluation.truth import GroundTruth
 from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
 from gaplab.records import MeasurementRecord
@@ -57,9 +59,18 @@ class Input:
         """Digest of the annotations: 12 hex digits."""
         return self.annotations.truth.digest()[:_DIGITS]
 
+    def truth_for(self, protocols: Iterable[Protocol]) -> GroundTruth:
+        """Return the objects, with masks if a protocol needs them. Raises UserError."""
+        if not any(each.masks for each in protocols):
+            return self.annotations.truth
+        try:
+            return self.annotations.masked_truth()
+        except DataError as error:
+            raise UserError(*error.problems) from None
+
     @property
     def id(self) -> str:
-        """Digest of detections and annotations: 12 hex digits."""
+        """Digest of detections and annotations, without masks of the latter: 12 hex digits."""
         return digest(canonical([self.detections.digest, self.annotations.truth.digest()]), _DIGITS)
 
     @property
@@ -131,6 +142,7 @@ def _source(path: Path, annotations: Path, options: InputOptions) -> dict[str, A
         "boxes": read.boxes or "",
         "categories": read.categories,
         "on_bad": read.on_bad,
+        "masks": read.masks,
     }
 
 
@@ -147,7 +159,12 @@ def reopen(record: MeasurementRecord) -> Input:
             "measure the detections again"
         )
     options = InputOptions(
-        ReadOptions(source["boxes"] or None, source["categories"], source["on_bad"]),
+        ReadOptions(
+            source["boxes"] or None,
+            source["categories"],
+            source["on_bad"],
+            source.get("masks", False),  # earlier releases read none
+        ),
         source["split"],
         Path(source["images"]) if source["images"] else None,
         record.dataset,

@@ -49,7 +49,7 @@ class Measured:
         protocol: the protocol.
         summary: everything that was measured.
         replicates: AP on resamples of the images; None for fewer than 20 images, without resamples,
-            and for an evaluator other than COCO's.
+            and for CrowdHuman's evaluator.
         checked: metrics by pycocotools; None if they were not asked for.
     """
 
@@ -119,7 +119,7 @@ def measure(
     """
     if problems := shortcomings_of(given, protocols, allow_suppressed):
         raise UserError(*problems)
-    truth = given.annotations.truth
+    truth = given.truth_for(protocols)
     tops = [TopScores.none(len(truth.labels)) for _ in protocols]
     shares = []
     with ThreadPoolExecutor(1) as threads:  # while the detections are suppressed
@@ -131,7 +131,7 @@ def measure(
     for protocol, best, parts in zip(protocols, tops, zip(*shares, strict=True), strict=True):
         columns = concatenate(parts)
         summary = summarise(columns, best, truth, protocol)
-        enough = resamples and len(truth) >= MIN_IMAGES and protocol.evaluator == "coco"
+        enough = resamples and len(truth) >= MIN_IMAGES and protocol.matched
         made = replicates(*summary.matches, resamples, sets=summary.sets) if enough else None
         checked = (
             _check(columns, truth, protocol, summary) if oracle and checkable(protocol) else None
@@ -148,7 +148,7 @@ def _top_scores(chunk: Candidates, protocol: Protocol, truth: GroundTruth) -> To
 
 def checkable(protocol: Protocol) -> bool:
     """Return whether pycocotools can measure under a protocol."""
-    return protocol.evaluator == "coco"
+    return protocol.matched
 
 
 def _check(
@@ -171,12 +171,8 @@ def shortcomings_of(
             f"by an IoU above {detections.findings.suppressed:.2f}), so its NMS gap says nothing "
             "about the detector; export it without NMS, or measure it with --allow-suppressed"
         )
-    problems += [
-        f"{detections.where}: is measured without masks, which protocol {protocol_key(each)} "
-        "needs; choose another one, or measure trials with gaplab reevaluate"
-        for each in protocols
-        if each.evaluator == "masks"
-    ]
+    if any(each.masks for each in protocols):
+        problems += detections.mask_problems() or given.annotations.mask_problems()
     if isinstance(detections, StoredDetections):
         problems += shortcomings(detections.dump, protocols)
     problems += [
@@ -210,7 +206,7 @@ def keep(
 ) -> MeasurementRecord:
     """Write a measurement to the ledger, and its matches to the storage."""
     record = record_of(measured, name, family)
-    if measured.protocol.evaluator == "coco":
+    if measured.protocol.matched:
         key = EvaluationRecord(
             trial=record.id,
             epoch=0,

@@ -100,7 +100,7 @@ def explain_measurement(view: MeasurementView, protocol: Protocol) -> Explanatio
     given = reopen(view)
     if problems := shortcomings_of(given, [protocol], allow_suppressed=True):
         raise UserError(*problems)
-    truth = given.annotations.truth
+    truth = given.truth_for([protocol])
     chunks = given.detections.chunks()
     parts = [filter_candidates(chunk, protocol, truth.sizes) for chunk in chunks]
     return Explanation(

@@ -136,8 +136,8 @@ class Checks:
             if names:
                 rows = f"{self._unknown[what]} of {self.rows} detections"
                 yield (
-                    f"{rows} of {_unknown(what, len(names))} ({_named(names)}): the annotations "
-                    f"have {_named(known)}; {remedies[what]}"
+                    f"{rows} of {_unknown(what, len(names))} ({named(names)}): the annotations "
+                    f"have {named(known)}; {remedies[what]}"
                 )
 
     def _count(self, what: str, images: NDArray[np.int64]) -> None:
@@ -200,7 +200,8 @@ def _unknown(what: str, count: int) -> str:
     return f"{count} unknown {one if count == 1 else what}"
 
 
-def _named(keys: Iterable[Key]) -> str:
+def named(keys: Iterable[Key]) -> str:
+    """Return the first keys as text, and how many there are."""
     listed = [str(key) for key in keys]
     rest = f", ... {len(listed)} in all" if len(listed) > _NAMED else ""
     return ", ".join(listed[:_NAMED]) + rest

@@ -22,6 +22,7 @@ from detectors.data.json_text import GZIP, no_collection
 from gaplab.errors import UserError
 from gaplab.storage.detections.memory import check_detections
 from gaplab.storage.detections.rows import BoxForm, HeldSource, Key, KeyTable, Rows, joined
+from gaplab.storage.detections.written_masks import Written, with_boxes
 
 BLOCK = 1 << 24
 """Bytes that are parsed at once."""
@@ -54,14 +55,16 @@ def read_json(path: Path, form: BoxForm = "xywh") -> HeldSource:
     if path.is_file():
         check_detections(path)
     images, categories = KeyTable(), KeyTable()
-    parts, done = list[Rows](), 0
+    parts, done, filled = list[Rows](), 0, 0
     for rows in parse_list(path):
-        parts.append(_columns(rows, images, categories, f"{path}: ", done))
-        done += len(rows)
+        boxed, added = with_boxes(rows, corners=form == "xyxy")
+        parts.append(_columns(boxed, images, categories, f"{path}: ", done))
+        done, filled = done + len(rows), filled + added
     if not done:
         raise UserError(f"{path}: an empty list: no detection to measure; {_AGAIN}")
     whole = joined(parts)
-    return HeldSource(str(path), form, tuple(images), tuple(categories), whole)
+    keys = (tuple(images), tuple(categories))
+    return HeldSource(str(path), form, *keys, whole, _filled(str(path), filled))
 
 
 def rows_of(results: Sequence[Row], where: str, form: BoxForm = "xywh") -> HeldSource:
@@ -69,8 +72,16 @@ def rows_of(results: Sequence[Row], where: str, form: BoxForm = "xywh") -> HeldS
     images, categories = KeyTable(), KeyTable()
     if not results:
         raise UserError(f"{where}: an empty list: no detection to measure")
-    rows = _columns(results, images, categories, f"{where}: ", 0)
-    return HeldSource(where, form, tuple(images), tuple(categories), rows)
+    boxed, filled = with_boxes(results, corners=form == "xyxy")
+    rows = _columns(boxed, images, categories, f"{where}: ", 0)
+    keys = (tuple(images), tuple(categories))
+    return HeldSource(where, form, *keys, rows, _filled(where, filled))
+
+
+def _filled(where: str, number: int) -> tuple[str, ...]:
+    """Return the note on rows whose boxes are those around their masks."""
+    what = f"{number} detections without a box (missing, or 0, 0, 0, 0)"
+    return (f"{where}: {what} have the box around their mask",) if number else ()
 
 
 # --- parsing --------------------------------------------------------------------------------------
@@ -212,6 +223,7 @@ def _columns(
             categories.codes(_keys(_column(rows, _CATEGORY_KEYS))),
             np.array(bbox, dtype=np.float64).reshape(len(rows), 4),
             np.array(score, dtype=np.float64),
+            Written.of(rows),
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         wrong = [*_wrong(rows, first)]

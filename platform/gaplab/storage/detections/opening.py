@@ -2,9 +2,11 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from detectors.structures import Candidates
 from gaplab.errors import UserError
 from gaplab.storage.candidates import Dump
 from gaplab.storage.detections.arrays import array_source
-from gaplab.storage.detections.checks import Checks, Mask
+from gaplab.storage.detections.checks import Checks, Mask, named
 from gaplab.storage.detections.coco_json import read_json
 from gaplab.storage.detections.findings import Agreement, Facts, Findings, repeated
 from gaplab.storage.detections.flat_parquet import ParquetSource
@@ -27,7 +29,8 @@ from gaplab.storage.detections.matching import (
     match_images,
     match_labels,
 )
-from gaplab.storage.detections.rows import BoxForm, Floats, Rows, Source, corners
+from gaplab.storage.detections.rows import BoxForm, Floats, Key, Rows, Source, corners
+from gaplab.storage.detections.written_masks import Written
 from gaplab.storage.detections.yolo_labels import read_labels
 
 _JSON = (".json", ".json.gz")
@@ -45,11 +48,13 @@ class ReadOptions:
             columns say in Parquet.
         categories: how categories are matched.
         on_bad: whether rows that can't be used are refused, or left out and noted.
+        masks: whether masks are read where there are any. They are part of the digest then.
     """
 
     boxes: BoxForm | None = None
     categories: Numbering = "auto"
     on_bad: OnBad = "refuse"
+    masks: bool = True
 
 
 class Detections(ABC):
@@ -57,8 +62,8 @@ class Detections(ABC):
 
     Attributes:
         where: the path, for messages.
-        digest: SHA-256 of the detections, in hex: of image, class, score and box of each. It does
-            not depend on the kind of file and on the order of images.
+        digest: SHA-256 of the detections, in hex: of image, class, score, box and mask of each. It
+            does not depend on the kind of file and on the order of images.
         placed: whether candidates have pyramid levels and anchor points.
         topk: number of candidates kept per level and image; None: unknown.
         findings: what was recognised.
@@ -75,6 +80,10 @@ class Detections(ABC):
     @abstractmethod
     def chunks(self) -> Iterator[Candidates]:
         """Yield all candidates in chunks of whole images, each image in one chunk."""
+
+    @abstractmethod
+    def mask_problems(self) -> list[str]:
+        """Return why the masks of all detections can't be used, one line each."""
 
 
 def open_detections(
@@ -162,7 +171,7 @@ class FlatDetections(Detections):
     def __init__(self, source: Source, annotations: Annotations, options: ReadOptions) -> None:
         self.where, self.placed, self.topk = source.where, False, None
         self._source, self._truth = source, annotations.truth
-        self._on_bad, self._left_out = options.on_bad, 0
+        self._on_bad, self._masks, self._left_out = options.on_bad, options.masks, 0
         self._sizes = np.array(annotations.truth.sizes, dtype=np.float64).reshape(-1, 2)
         matching = match_labels if source.indexed else match_categories
         self._images = match_images(source.images, annotations)
@@ -200,6 +209,30 @@ class FlatDetections(Detections):
         for rows in self._source.parts():
             yield self._candidates(rows, self._checks.usable(rows))
 
+    def mask_problems(self) -> list[str]:
+        """See `Detections.mask_problems`."""
+        return self._mask_problems
+
+    @cached_property
+    def _mask_problems(self) -> list[str]:
+        remedy = "write them as pycocotools.mask.encode does, or choose a protocol of boxes"
+        if not self._masks:
+            return [f"{self.where}: was measured without its masks; measure the file again"]
+        found, masked = defaultdict[str, list[Key]](list), False
+        for whole in self._source.parts():
+            rows = whole.take(self._checks.usable(whole))
+            masks = rows.masks or Written.none(len(rows))
+            masked |= rows.masks is not None
+            for row, what in masks.wrong(self._size_of(rows)):
+                found[what].append(self._source.images[rows.image[row]])
+        if not masked:
+            return [f"{self.where}: has no masks (segmentation in COCO's JSON); {remedy}"]
+        return [
+            f"{self.where}: {len(images)} detections {what} (images {named(dict.fromkeys(images))})"
+            f"; {remedy}"
+            for what, images in found.items()
+        ]
+
     def _size_of(self, rows: Rows) -> Floats:
         sizes: Floats = self._sizes[self._images.positions[rows.image]]
         return sizes
@@ -209,9 +242,12 @@ class FlatDetections(Detections):
         rows = rows.take(usable)
         image = self._images.positions[rows.image]
         order = np.lexsort((-rows.scores, image))
-        boxes = corners(rows.boxes, self._source.form, self._size_of(rows))
+        sizes = self._size_of(rows)
+        boxes = corners(rows.boxes, self._source.form, sizes)
         columns = (image, boxes, rows.scores, self._labels.positions[rows.category])
         found = Candidates.flat(*(torch.from_numpy(column[order]) for column in columns))
+        if self._masks and rows.masks is not None:
+            found = replace(found, masks=rows.masks[order].rles(sizes[order]))
         return found if self._on_bad == "refuse" else self._without_repeats(found)
 
     def _without_repeats(self, found: Candidates) -> Candidates:
@@ -254,6 +290,10 @@ class StoredDetections(Detections):
         """See `Detections.chunks`."""
         return self.dump.stream(self._truth.image_ids, self._truth.classes)
 
+    def mask_problems(self) -> list[str]:
+        """See `Detections.mask_problems`. Which candidates have masks depends on the protocol."""
+        return []
+
 
 class Content:
     """Computes a digest of candidates that does not depend on the order of images."""
@@ -268,7 +308,9 @@ class Content:
         table = np.column_stack([column.astype(np.float64) for column in columns])
         bounds = [*np.flatnonzero(np.diff(image, prepend=-1)), len(image)]
         for start, end in pairwise(bounds):
-            self._digests[int(image[start])] = hashlib.sha256(table[start:end].tobytes()).digest()
+            masks = b"" if c.masks is None else b" ".join(c.masks.counts[start:end])
+            own = hashlib.sha256(table[start:end].tobytes() + masks)
+            self._digests[int(image[start])] = own.digest()
 
     def digest(self) -> str:
         """Return the SHA-256 of everything that was added, in hex."""

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gaplab.storage.detections.written_masks import Written
+
 Key = int | str
 """The id or the name of an image or a category."""
 BoxForm = Literal["xywh", "xyxy", "yolo"]
@@ -39,19 +41,23 @@ class Rows:
         category: [M] position of each category in `Source.categories`.
         boxes: [M, 4] as written, see `Source.form`.
         scores: [M].
+        masks: [M]; None: no row has any.
     """
 
     image: Ints
     category: Ints
     boxes: Floats
     scores: Floats
+    masks: Written | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def take(self, index: NDArray[np.bool_]) -> "Rows":
         """Return the rows for which `index` is True."""
-        return Rows(**{name: column[index] for name, column in vars(self).items()})
+        masks = None if self.masks is None else self.masks[index]
+        ids = (self.image[index], self.category[index])
+        return Rows(*ids, self.boxes[index], self.scores[index], masks)
 
 
 def key_of(value: Any) -> Key | None:
@@ -64,8 +70,10 @@ def key_of(value: Any) -> Key | None:
 
 def joined(parts: Sequence[Rows]) -> Rows:
     """Concatenate rows (at least one part)."""
-    columns = zip(*(vars(part).values() for part in parts), strict=True)
-    return Rows(*map(np.concatenate, columns))
+    rows = [(part.image, part.category, part.boxes, part.scores) for part in parts]
+    masks = Written.joined([(part.masks, len(part)) for part in parts])
+    image, category, boxes, scores = map(np.concatenate, zip(*rows, strict=True))
+    return Rows(image, category, boxes, scores, masks)
 
 
 class Source(ABC):

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pycocotools.mask import frPyObjects
 
 from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.selection import select
+from detectors.rle import Rles, decode, of_segmentation
 from gaplab.results.measurement.inputs import open_inputs
 
 SIZE = (400, 300)
@@ -63,6 +65,35 @@ def write_foreign(root: Path, images: int = 24, seed: int = 0) -> Foreign:
     suppressed = root / "suppressed.json"
     suppressed.write_text(json.dumps(_suppressed(paths[1], paths[0])))
     return Foreign(paths[0], paths[1], paths[2], suppressed)
+
+
+def with_masks(files: Foreign) -> Foreign:
+    """Add masks to the files: polygons and one crowd region's RLE to objects, RLE to detections."""
+    document = json.loads(files.truth.read_text())
+    for each in document["annotations"]:
+        each["segmentation"] = [_diamond(each["bbox"])]
+    crowd = document["annotations"][0]
+    crowd |= {"iscrowd": 1, "segmentation": _uncompressed(crowd["segmentation"])}
+    files.truth.write_text(json.dumps(document))
+    for path in (files.o2m, files.o2o, files.suppressed):
+        rows = json.loads(path.read_text())
+        for row in rows:
+            [mask] = frPyObjects([_diamond(row["bbox"])], SIZE[1], SIZE[0])
+            row["segmentation"] = {"size": mask["size"], "counts": mask["counts"].decode()}
+        path.write_text(json.dumps(rows))
+    return files
+
+
+def _diamond(box: list[float]) -> list[float]:
+    x, y, w, h = box
+    return [x + w / 2, y, x + w, y + h / 2, x + w / 2, y + h, x, y + h / 2]
+
+
+def _uncompressed(polygons: list[list[float]]) -> dict[str, Any]:
+    [mask] = decode(Rles.of([of_segmentation(polygons, SIZE)]), SIZE)
+    flat = mask.T.flatten().int().numpy()
+    ends = [0, *(np.flatnonzero(np.diff(flat, prepend=0)).tolist()), len(flat)]
+    return {"size": [SIZE[1], SIZE[0]], "counts": np.diff(ends).tolist()}
 
 
 def _detection(rng: np.random.Generator, box: list[float], noise: float, mean: float) -> Any:
