@@ -1,7 +1,7 @@
 """Write a data set of drawn JPEG pictures in COCO's layout: `python coco_shaped.py FOLDER`.
 
-It has COCO's folders, file names, ids of categories with their gaps, size of pictures and number
-of objects per picture, so that a sweep on COCO can be tried where COCO is not available.
+It has COCO's folders, file names, ids of categories with their gaps, size of pictures, number of
+objects per picture and polygons, so that a sweep on COCO can be tried where COCO is not available.
 """
 
 import argparse
@@ -47,8 +47,23 @@ def polygon(label: int, rng: np.random.Generator) -> list[tuple[float, float]]:
     ]
 
 
+def annotation(label: int, corners: list[tuple[float, float]]) -> dict[str, Any]:
+    """Return the category, box, polygon and area of an object of class `label`."""
+    xs, ys = zip(*corners, strict=True)
+    box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+    following = [*corners[1:], corners[0]]
+    crossed = [x * v - u * y for (x, y), (u, v) in zip(corners, following, strict=True)]
+    flat = [coordinate for corner in corners for coordinate in corner]
+    return {
+        "category_id": CATEGORIES[label],
+        "bbox": box,
+        "segmentation": [flat],
+        "area": abs(sum(crossed)) / 2,
+    }
+
+
 def picture(rng: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Draw a picture; returns it with the category, box and area of each object."""
+    """Draw a picture; returns it with the annotation of each object."""
     image, objects = background(rng), []
     pen = ImageDraw.Draw(image)
     for _ in range(rng.poisson(7)):
@@ -56,9 +71,7 @@ def picture(rng: np.random.Generator) -> tuple[Image.Image, list[dict[str, Any]]
         corners = polygon(label, rng)
         color = colorsys.hsv_to_rgb(label // len(CORNERS) / 16, 0.8, rng.uniform(0.6, 1.0))
         pen.polygon(corners, fill=tuple(round(255 * part) for part in color))
-        xs, ys = zip(*corners, strict=True)
-        box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-        objects.append({"category_id": CATEGORIES[label], "bbox": box, "area": box[2] * box[3]})
+        objects.append(annotation(label, corners))
     return image, objects
 
 
