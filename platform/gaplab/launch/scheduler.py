@@ -109,8 +109,7 @@ class Scheduler:
         """
         recorder = self._context.recorder
         if self._stopped_at is not None:
-            waited = time.monotonic() - self._stopped_at
-            return not recorder.open or waited > self._context.policy.grace_seconds
+            return not recorder.open or self._too_late
         return self._context.queue.finished and not recorder.open and not self._searching
 
     def next_trial(self) -> ClaimedTrial | None:
@@ -174,6 +173,9 @@ class Scheduler:
     def close(self, reason: str) -> None:
         """End every attempt that is still open, before the driver ends.
 
+        Args:
+            reason: why they end; after a stop that waited for `run.grace_seconds`, that is why.
+
         Raises:
             UserError: the error that ended the sweep. Nothing can be written then; the next driver
                 marks the open attempts as lost.
@@ -181,8 +183,19 @@ class Scheduler:
         if self.error is not None:
             raise self.error
         state = self.stopped.state if self.stopped else TrialState.INTERRUPTED
+        if self._too_late:
+            reason = (
+                f"no new checkpoint within {self._context.policy.grace_seconds:g} s of the stop; "
+                "raise run.grace_seconds if a training step takes longer"
+            )
         for attempt in tuple(self._context.recorder.open):
             self._context.recorder.end(attempt, AttemptEnd(state, reason, Cost()))
+
+    @property
+    def _too_late(self) -> bool:
+        """Whether a stop has waited for `run.grace_seconds`."""
+        waited = 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
+        return waited > self._context.policy.grace_seconds
 
     # Starting trials
 

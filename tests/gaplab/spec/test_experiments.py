@@ -1,9 +1,7 @@
 """The specs of the papers' tables: complete, valid, and sharing trials where they should."""
 
-import json
 import re
 from collections.abc import Iterator
-from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,18 @@ import pytest
 from detectors.losses import LossOptions
 from gaplab.records import TrialRecord
 from gaplab.spec.files import load_spec
-from gaplab.spec.models import Reading, Spec
-from gaplab.spec.resolve import ResolvedSpec
-from gaplab.spec.sweep import Outline, expand, experiment_of, outline, row_records
-
-FOLDER = Path(__file__).parents[3] / "experiments"
-TABLES = sorted(FOLDER.glob("[0-9]*/t*.yaml"))
-PROFILES = ("laptop", "paper")
-_ROWS = json.loads((FOLDER / "paper_results.json").read_text())["rows"]
-PUBLISHED = {row["id"]: row for row in _ROWS}
+from gaplab.spec.models import Reading
+from gaplab.spec.sweep import expand, experiment_of, row_records
+from tests.gaplab.spec.tables import (
+    FOLDER,
+    PROFILES,
+    PUBLISHED,
+    TABLES,
+    outline_of,
+    resolved,
+    spec_of,
+    trials,
+)
 
 
 def _ids(prefix: str, *numbers: int) -> set[str]:
@@ -85,31 +86,6 @@ STARTS = {
 """Rows that start from the weights of another row's trial."""
 
 
-@cache
-def _resolved(path: Path, profile: str = "laptop") -> ResolvedSpec:
-    return load_spec(path, profile)
-
-
-def _spec(path: Path, profile: str = "laptop") -> Spec:
-    return _resolved(path, profile).spec
-
-
-@cache
-def _outline(path: Path, profile: str) -> Outline:
-    return outline(_resolved(path, profile))
-
-
-@cache
-def _trials(profile: str) -> dict[str, list[TrialRecord]]:
-    """Return the trials of every row, one for each file that has it."""
-    found = dict[str, list[TrialRecord]]()
-    for path in TABLES:
-        for row, trials in _outline(path, profile).rows.items():
-            if trials:
-                found.setdefault(row, []).extend(trials)
-    return found
-
-
 def _settings(trial: TrialRecord) -> Any:
     """Return what defines a trial. Its id may be missing, because its data is."""
     return experiment_of(trial).config()
@@ -156,24 +132,24 @@ def test_the_header_describes_the_file(path: Path) -> None:
     assert all(part in text for part in ("Laptop: ", "Paper: ", "# Found", "Left out: "))
     match = re.search(r"# Laptop: (\d+) trials?\b", text)
     assert match is not None
-    assert int(match[1]) == len(expand(_resolved(path)).trials)
+    assert int(match[1]) == len(expand(resolved(path)).trials)
 
 
 @of_every_table
 @in_both_profiles
 def test_a_row_is_one_trial(path: Path, profile: str) -> None:
-    spec = _spec(path, profile)
+    spec = spec_of(path, profile)
     assert spec.name == _name(path)
     assert spec.question
     assert set(spec.rows) <= set(PUBLISHED)
-    for row, trials in _outline(path, profile).rows.items():
-        assert len(trials) == (row not in GROUND_TRUTH)
-    assert set(_resolved(path, profile).ground_truth) == GROUND_TRUTH & set(spec.rows)
+    for row, of_row in outline_of(path, profile).rows.items():
+        assert len(of_row) == (row not in GROUND_TRUTH)
+    assert set(resolved(path, profile).ground_truth) == GROUND_TRUTH & set(spec.rows)
 
 
 @of_every_table
 def test_a_file_has_its_own_table_and_the_rows_it_starts_from(path: Path) -> None:
-    spec = _spec(path)
+    spec = spec_of(path)
     table = (path.parent.name, path.stem.upper())
     foreign = {
         row
@@ -185,16 +161,16 @@ def test_a_file_has_its_own_table_and_the_rows_it_starts_from(path: Path) -> Non
 
 
 def test_every_published_row_is_in_a_file() -> None:
-    assert sorted([*_trials("laptop"), *GROUND_TRUTH]) == sorted(PUBLISHED)
+    assert sorted([*trials("laptop"), *GROUND_TRUTH]) == sorted(PUBLISHED)
 
 
 @pytest.mark.parametrize("rows", SAME, ids=lambda rows: rows[0])
 @in_both_profiles
 def test_rows_with_the_same_setting_are_one_trial(rows: tuple[str, ...], profile: str) -> None:
-    first, *others = (_settings(trial) for row in rows for trial in _trials(profile)[row])
+    first, *others = (_settings(trial) for row in rows for trial in trials(profile)[row])
     assert all(other == first for other in others)
     if profile == "laptop":
-        assert len({trial.id for row in rows for trial in _trials(profile)[row]}) == 1
+        assert len({trial.id for row in rows for trial in trials(profile)[row]}) == 1
 
 
 def test_only_listed_rows_share_a_trial() -> None:
@@ -204,29 +180,27 @@ def test_only_listed_rows_share_a_trial() -> None:
         joined = set(rows).union(*(group for group in groups if group & set(rows)))
         groups = [group for group in groups if not group & joined] + [joined]
     by_id = dict[str, set[str]]()
-    for row, trials in _trials("laptop").items():
-        by_id.setdefault(trials[0].id, set()).add(row)
+    for row, (trial, *_) in trials("laptop").items():
+        by_id.setdefault(trial.id, set()).add(row)
     shared = [rows for rows in by_id.values() if len(rows) > 1]
     assert sorted(map(sorted, shared)) == sorted(map(sorted, groups))
 
 
 def test_both_profiles_have_the_assignments_of_the_papers() -> None:
-    for row, (trial, *_) in _trials("laptop").items():
-        laptop, paper = (t.config["assignment"] for t in (trial, _trials("paper")[row][0]))
+    for row, (trial, *_) in trials("laptop").items():
+        laptop, paper = (t.config["assignment"] for t in (trial, trials("paper")[row][0]))
         assert laptop == paper, row
 
 
 def test_both_profiles_have_the_gates_of_the_papers() -> None:
-    for row, (trial, *_) in _trials("laptop").items():
-        laptop, paper = (
-            t.config["detector"].get("gate") for t in (trial, _trials("paper")[row][0])
-        )
+    for row, (trial, *_) in trials("laptop").items():
+        laptop, paper = (t.config["detector"].get("gate") for t in (trial, trials("paper")[row][0]))
         assert set(_differing(laptop, paper)) <= {("width",)}, row
 
 
 def test_both_profiles_train_the_same_losses() -> None:
-    for row, (trial, *_) in _trials("laptop").items():
-        laptop, paper = (_losses(t) for t in (trial, _trials("paper")[row][0]))
+    for row, (trial, *_) in trials("laptop").items():
+        laptop, paper = (_losses(t) for t in (trial, trials("paper")[row][0]))
         assert laptop == paper, row
 
 
@@ -279,7 +253,7 @@ of o2f for CrowdHuman, and its masks."""
 
 
 def test_every_row_trains_the_losses_of_its_paper() -> None:
-    for row, (trial, *_) in _trials("laptop").items():
+    for row, (trial, *_) in trials("laptop").items():
         of_paper = LOSSES[row[:3]]
         wanted = OTHER_LOSSES.get(row) or of_paper.get(trial.assignment, of_paper[""])
         found, o2m = _losses(trial)
@@ -290,7 +264,7 @@ def test_every_row_trains_the_losses_of_its_paper() -> None:
 
 
 def test_the_matching_cost_has_the_weights_of_the_loss() -> None:
-    for row, (trial, *_) in _trials("laptop").items():
+    for row, (trial, *_) in trials("laptop").items():
         assignment, (loss, _) = trial.config["assignment"], _losses(trial)
         cost = assignment.get("o2o", assignment)
         if cost["name"] == "min_cost":
@@ -301,14 +275,14 @@ def test_the_matching_cost_has_the_weights_of_the_loss() -> None:
 
 def test_soft_labels_do_not_weigh_boxes() -> None:
     """Nor does centerness, where the assignment is one-to-one."""
-    for row, (trial, *_) in _trials("laptop").items():
+    for row, (trial, *_) in trials("laptop").items():
         assert trial.family != "o2f" or _losses(trial)[0].box_by != "degree", row
         assert trial.family not in ("o2o", "hybrid") or _losses(trial)[0].box_by != "centerness"
 
 
 def test_the_laptop_profile_trains_small_detectors_on_drawings() -> None:
-    recipe = _spec(FOLDER / "003/t1.yaml").base["detector"]
-    for row, (trial, *_) in _trials("laptop").items():
+    recipe = spec_of(FOLDER / "003/t1.yaml").base["detector"]
+    for row, (trial, *_) in trials("laptop").items():
         detector = trial.config["detector"]
         assert trial.config["data"]["name"] == "shapes", row
         assert detector["backbone"]["name"] == "tiny", row
@@ -316,15 +290,15 @@ def test_the_laptop_profile_trains_small_detectors_on_drawings() -> None:
 
 
 def test_crowds_are_the_same_in_all_papers() -> None:
-    crowds = [row for row in _trials("laptop") if PUBLISHED[row]["dataset"] == "crowdhuman_val"]
-    assert len({str(_trials("laptop")[row][0].config["data"]) for row in crowds}) == 1
+    crowds = [row for row in trials("laptop") if PUBLISHED[row]["dataset"] == "crowdhuman_val"]
+    assert len({str(trials("laptop")[row][0].config["data"]) for row in crowds}) == 1
 
 
 def test_only_the_rows_that_a_table_varies_have_another_schedule() -> None:
     """On the laptop, the schedule 3x is twice as long as 1x, and parts of one are rounded up."""
     usual = {"001": 144, "002": 12, "003": 24, "004": 12}
-    recipe = _spec(FOLDER / "003/t1.yaml").base["training"]["epochs"]
-    for row, (trial, *_) in _trials("paper").items():
+    recipe = spec_of(FOLDER / "003/t1.yaml").base["training"]["epochs"]
+    for row, (trial, *_) in trials("paper").items():
         if trial.config["detector"]["name"] in QUERIES:
             continue
         if PUBLISHED[row]["dataset"] == "crowdhuman_val" or row[:3] == "000":
@@ -332,35 +306,35 @@ def test_only_the_rows_that_a_table_varies_have_another_schedule() -> None:
         else:
             times = trial.epochs / usual[row[:3]]
             wanted = 2 * recipe if times == 3 else ceil(times * recipe)
-        assert _trials("laptop")[row][0].epochs == wanted, row
+        assert trials("laptop")[row][0].epochs == wanted, row
 
 
 def test_learning_rates_of_a_table_differ_by_the_same_factor() -> None:
     for profile in PROFILES:
-        rates = [_trials(profile)[f"001-T2-0{i}"][0].config["training"]["lr"] for i in range(1, 6)]
+        rates = [trials(profile)[f"001-T2-0{i}"][0].config["training"]["lr"] for i in range(1, 6)]
         assert [rate / rates[0] for rate in rates] == [1, 2, 1, 2, 2]
 
 
 @in_both_profiles
 def test_a_row_shows_a_branch_that_its_trial_trains(profile: str) -> None:
     for path in TABLES:
-        rows = _spec(path, profile).rows
+        rows = spec_of(path, profile).rows
         for row, keys in rows.items():
             if row in GROUND_TRUTH:
                 continue
-            branches = experiment_of(_trials(profile)[row][0]).assignment.branches()
+            branches = experiment_of(trials(profile)[row][0]).assignment.branches()
             assert keys.get("read.branch", next(iter(branches))) in branches, row
 
 
 def test_both_branches_of_a_trial_have_rows() -> None:
-    rows = _spec(FOLDER / "004/t7.yaml").rows
+    rows = spec_of(FOLDER / "004/t7.yaml").rows
     assert [rows[f"004-T7-0{i}"].get("read.branch") for i in (1, 2, 3, 4)] == ["o2m"] * 2 + [
         None
     ] * 2
 
 
 def test_rows_of_one_trial_are_shown_under_five_protocols() -> None:
-    rows = _spec(FOLDER / "003/t2.yaml").rows
+    rows = spec_of(FOLDER / "003/t2.yaml").rows
     read = [Reading.model_validate({"protocol": row["read.protocol"]}) for row in rows.values()]
     reach = [(p.level_range, p.spatial_range) for each in read if (p := each.protocol)]
     assert reach == [(None, None), (0, 3), (0, 5), (0, None), (None, None)]
@@ -371,7 +345,7 @@ def test_rows_of_one_trial_are_shown_under_five_protocols() -> None:
 @of_every_table
 def test_the_header_has_the_protocols_that_rows_need(path: Path) -> None:
     """The header has the command that measures them."""
-    for row in _spec(path).rows.values():
+    for row in spec_of(path).rows.values():
         if isinstance(read := row.get("read.protocol"), dict):
             text = ", ".join(f"{key}: {value}" for key, value in read.items())
             assert f"{{{text}}}" in "\n".join(_head(path))
@@ -382,14 +356,14 @@ def test_initial_weights_come_from_the_trial_of_the_intended_row() -> None:
     for row, parent in STARTS.items():
         starts = [each.config["training"]["init_from"] for each in found[row]]
         assert starts == [each.id for each in found[parent]], f"{row} must start from {parent}"
-        assert starts[0] == _trials("laptop")[parent][0].id, "and Table 1 has the same trial"
+        assert starts[0] == trials("laptop")[parent][0].id, "and Table 1 has the same trial"
 
 
 @in_both_profiles
 def test_no_file_names_a_trial(profile: str) -> None:
     for path in TABLES:
         named = [
-            row.get("training.init_from", "row:") for row in _spec(path, profile).rows.values()
+            row.get("training.init_from", "row:") for row in spec_of(path, profile).rows.values()
         ]
         assert all(each.startswith("row:") for each in named), path
 
@@ -397,7 +371,7 @@ def test_no_file_names_a_trial(profile: str) -> None:
 @in_both_profiles
 def test_trials_are_evaluated_under_the_protocols_of_the_papers(profile: str) -> None:
     own = {"000": "onenet", "001": "onenet", "002": "o2f", "003": "defcn", "004": "date"}
-    for row, (trial, *_) in _trials(profile).items():
+    for row, (trial, *_) in trials(profile).items():
         crowd = PUBLISHED[row]["dataset"] == "crowdhuman_val"
         other = {"centernet": "centernet", "mixture": "defcn"}.get(trial.assignment, own[row[:3]])
         wanted = "crowdhuman" if crowd else own[row[:3]] if row[:3] == "002" else other
