@@ -198,7 +198,7 @@ def encode(image: Tensor, kind: Literal["jpeg", "png"], longest: int) -> bytes:
     """Return an image as the bytes of a file.
 
     Args:
-        image: [3, H, W] uint8 RGB.
+        image: [3, H, W] uint8 RGB; or 4 channels, RGBA, for `png`.
         kind: `jpeg` for photographs, `png` for pixels that must stay as they are.
         longest: the image is made smaller if a side has more pixels than this.
     """

@@ -14,10 +14,11 @@ from PIL import Image
 import detectors
 import gaplab as package
 from detectors.onnx_export import Difference
+from detectors.rle import encode
 from detectors.trained import Detections, TrainedDetector
 from gaplab.ledger.views import TrialView
 from gaplab.results.use import trained
-from gaplab.results.use.drawing import LONGEST, SHORTEST, Panel, side_by_side
+from gaplab.results.use.drawing import COLOURS, LONGEST, SHORTEST, Panel, side_by_side
 from gaplab.spec.sweep import experiment_of
 
 Gaplab = Callable[..., str]
@@ -218,6 +219,24 @@ class TestDrawing:
         assert tuple(pixels[bar + 150, 100]) == self.RED
         assert tuple(pixels[bar + 200, 250]) == self.RED
         assert tuple(pixels[bar + 150, 200]) == (255, 255, 255)
+
+    def test_a_mask_tints_its_pixels_in_the_colour_of_its_class(self) -> None:
+        """Of two masks, that of the better detection is on top; the picture is enlarged twice."""
+        masks = torch.zeros(2, 240, 320, dtype=torch.bool)
+        masks[0, 100:200, :100] = masks[1, 100:, :] = True
+        boxes, scores = torch.tensor([[0.0, 0, 9, 9]]).repeat(2, 1), torch.tensor([0.9, 0.8])
+        about = (scores, torch.tensor([5, 0]), tuple("abcdef"), (320, 240), encode(masks))
+        white = Image.new("RGB", (320, 240), "white")
+        pixels = np.asarray(side_by_side(white, [Panel("p", Detections(boxes, *about))]))
+        bar = pixels.shape[0] - 480
+        for at, colour in (
+            ((300, 100), self.RED),
+            ((460, 100), COLOURS[0]),
+            ((300, 600), COLOURS[0]),
+        ):
+            expected = [0.55 * 255 + 0.45 * channel for channel in colour]
+            assert pixels[bar + at[0], at[1]].tolist() == pytest.approx(expected, abs=1)
+        assert tuple(pixels[bar + 150, 300]) == (255, 255, 255)
 
     @pytest.mark.parametrize("size", [(640, 4), (4, 640)])
     def test_labels_in_narrow_pictures_are_whole(self, size: tuple[int, int]) -> None:

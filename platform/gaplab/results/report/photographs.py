@@ -12,6 +12,7 @@ from torch import Tensor
 from detectors.data.images import encode
 from detectors.evaluation.claims import claims
 from detectors.evaluation.truth import GroundTruth
+from detectors.rle import decode
 from detectors.structures import Candidates, Sample
 from gaplab.formatting import plural, printable
 from gaplab.results.report.figure import COLORS
@@ -36,6 +37,23 @@ class Kind:
     color: str
     dash: str = ""
     width: float = 2.4
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """What is drawn of an object or a detection.
+
+    Attributes:
+        kind: what it is.
+        text: a description.
+        box: [4] xyxy in pixels of the original image.
+        mask: [height, width] bool of the original image; None: it has none.
+    """
+
+    kind: Kind
+    text: str
+    box: Tensor
+    mask: Tensor | None = None
 
 
 OBJECT = Kind("object", COLORS[0])
@@ -64,7 +82,8 @@ def _note() -> str:
     return (
         f"Detections with a score of at least {THRESHOLD}. A detection finds an object of its "
         "class if it overlaps it with an IoU of at least 0.5 and no better one does. The images "
-        "are those with the most objects, then some with fewer."
+        "are those with the most objects, then some with fewer. Masks of detectors that predict "
+        "them are tinted; whether a detection finds an object is decided by its box."
     )
 
 
@@ -83,12 +102,18 @@ def _swatch(kind: Kind) -> Markup:
 def _image(sample: Sample, index: int, truth: GroundTruth, shown: Sequence[Shown]) -> Markup:
     name = f"photo-{index}"
     objects = torch.nonzero((truth.image == index) & ~truth.crowd)[:, 0]
-    own = [(OBJECT, truth.classes[truth.labels[i]], truth.boxes[i]) for i in objects]
+    masks: Sequence[Tensor | None] = [None] * len(objects)
+    if truth.masks is not None:
+        masks = [*decode(truth.masks[objects], truth.sizes[index])]
+    own = [
+        Mark(OBJECT, truth.classes[truth.labels[i]], truth.boxes[i], mask)
+        for i, mask in zip(objects, masks, strict=True)
+    ]
     figures = [captioned(picture(sample, name, own), plural(len(own), "object"))]
     for each in shown:
         label, stored = each.setting.label, each.stored
-        both = [boxes_of(found, stored.truth, index) for found in (stored.without, stored.with_nms)]
-        pair = join(picture(sample, name, boxes) for boxes in both)
+        both = [marks_of(found, stored.truth, index) for found in (stored.without, stored.with_nms)]
+        pair = join(picture(sample, name, marks) for marks in both)
         counts = f"{len(both[0])} without NMS, {len(both[1])} with NMS"
         figures.append(
             captioned(Markup('<div class="pair">{}</div>').format(pair), f"{label}: {counts}")
@@ -97,13 +122,8 @@ def _image(sample: Sample, index: int, truth: GroundTruth, shown: Sequence[Shown
     return head + photo(sample, name) + panels(figures, "pictures")
 
 
-def boxes_of(
-    detections: Candidates, truth: GroundTruth, index: int
-) -> list[tuple[Kind, str, Tensor]]:
-    """Return the detections of one image above the threshold, by falling score.
-
-    Each is a kind, a description and a box [4] in pixels of the image.
-    """
+def marks_of(detections: Candidates, truth: GroundTruth, index: int) -> list[Mark]:
+    """Return the detections of one image above the threshold, by falling score."""
     here = (detections.image == index) & (detections.scores >= THRESHOLD)
     own = detections.take(here)
     claim = claims(own, truth).numpy()
@@ -111,11 +131,13 @@ def boxes_of(
     first[np.unique(claim, return_index=True)[1]] = True
     kinds = np.where(claim < 0, 2, np.where(first, 0, 1))
     names = (FOUND, DUPLICATE, NOTHING)
+    masks: Sequence[Tensor | None] = [None] * len(own)
+    if own.masks is not None and bool(own.masks.held.all()):
+        masks = [*decode(own.masks, truth.sizes[index])]
+    columns = (kinds, own.labels.tolist(), own.scores.tolist(), own.boxes, masks)
     return [
-        (names[kind], f"{truth.classes[label]} {score:.2f}", box)
-        for kind, label, score, box in zip(
-            kinds, own.labels.tolist(), own.scores.tolist(), own.boxes, strict=True
-        )
+        Mark(names[kind], f"{truth.classes[label]} {score:.2f}", box, mask)
+        for kind, label, score, box, mask in zip(*columns, strict=True)
     ]
 
 
@@ -129,23 +151,44 @@ def photo(sample: Sample, name: str) -> Markup:
 
 
 def data_uri(image: Tensor, kind: str) -> str:
-    """Return an image [3, H, W] uint8 RGB as a URI that holds its bytes."""
+    """Return an image [3, H, W] uint8 RGB, or RGBA with 4 channels, as a URI of its bytes."""
     content = encode(image, "png" if kind == "png" else "jpeg", _LONGEST)
     return f"data:image/{kind};base64,{b64encode(content).decode()}"
 
 
-def picture(sample: Sample, name: str, boxes: Sequence[tuple[Kind, str, Tensor]]) -> Markup:
-    """Return a picture of an image with boxes, given in pixels of the original image."""
+def picture(sample: Sample, name: str, marks: Sequence[Mark]) -> Markup:
+    """Return a picture of an image with the boxes of marks, on a tint of their masks."""
     height, width = sample.image.shape[1:]
-    drawn = join(_box(sample, *each) for each in boxes[:_MOST_BOXES])
+    shown = marks[:_MOST_BOXES]
+    drawn = _tint(sample, shown) + join(_box(sample, each) for each in shown)
     return Markup(
         '<svg class="picture" viewBox="0 0 {} {}" role="img" aria-label="{}">'
         '<use href="#{}"/>{}</svg>'
-    ).format(width, height, f"{len(boxes)} boxes", name, drawn)
+    ).format(width, height, f"{len(marks)} boxes", name, drawn)
 
 
-def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
+def _tint(sample: Sample, marks: Sequence[Mark]) -> Markup:
+    """Return an image with the masks of marks in the colours of their kinds, the best one on top.
+
+    Its edges are those of the original image, of which the sample may have a padded copy.
+    """
+    held = [(each.mask, each.kind.color) for each in marks if each.mask is not None]
+    if not held:
+        return Markup("")
+    height, width = held[0][0].shape
+    tint = torch.zeros(4, height, width, dtype=torch.uint8)
+    for mask, color in reversed(held):
+        red, green, blue = bytes.fromhex(color.removeprefix("#"))
+        tint[:, mask] = torch.tensor([red, green, blue, 255], dtype=torch.uint8)[:, None]
+    across, down = sample.scale
+    return Markup(
+        '<image class="mask" width="{:.1f}" height="{:.1f}" preserveAspectRatio="none" href="{}"/>'
+    ).format(width * across, height * down, data_uri(tint, "png"))
+
+
+def _box(sample: Sample, mark: Mark) -> Markup:
     """Return a rectangle on a wider white one, so that it is seen on any photograph."""
+    kind, box = mark.kind, mark.box
     x1, y1, x2, y2 = (box * box.new_tensor(sample.scale * 2)).tolist()
     shape = Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"').format(
         x1, y1, x2 - x1, y2 - y1
@@ -155,5 +198,5 @@ def _box(sample: Sample, kind: Kind, description: str, box: Tensor) -> Markup:
         'stroke-width="{3}"><title>{5}</title></rect>'
     ).format(
         *(shape, kind.color, kind.dash, kind.width, kind.width + 1),
-        printable(f"{description}, {kind.name}"),
+        printable(f"{mark.text}, {kind.name}"),
     )

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from detectors.data.base import DataError, Dataset
+from detectors.evaluation.matching import match
 from detectors.evaluation.operating import Judged, judge
+from detectors.evaluation.protocol import Protocol
 from detectors.evaluation.score_gap import TopScores, top_scores
 from detectors.evaluation.selection import clip_to_images, filter_candidates, select_both
 from detectors.evaluation.truth import GroundTruth
@@ -35,7 +37,7 @@ class Stored:
         without: detections without NMS.
         with_nms: detections with NMS.
         tops: the two highest scores of each object, among the candidates of the protocol.
-        max_dets: maximum number of detections per image of the protocol.
+        protocol: how the trial was measured.
     """
 
     truth: GroundTruth
@@ -43,13 +45,17 @@ class Stored:
     without: Candidates
     with_nms: Candidates
     tops: TopScores
-    max_dets: int
+    protocol: Protocol
 
     @cached_property
     def judged(self) -> tuple[Judged, Judged]:
         """What the detections hit and claim: those without NMS, and those with NMS."""
-        pairs = (self.without, self.with_nms)
-        first, second = (judge(each, self.truth, self.max_dets) for each in pairs)
+        most, masks = self.protocol.max_dets, self.protocol.masks
+        pairs = [
+            (each, match(each, self.truth, most, masks=masks))
+            for each in (self.without, self.with_nms)
+        ]
+        first, second = (judge(each, self.truth, most, matching) for each, matching in pairs)
         return first, second
 
 
@@ -131,9 +137,11 @@ class Archive:
         return self._data[key]
 
     def _truth(self, run: Run) -> GroundTruth:
-        key = canonical([run.trial.config["data"], run.fingerprint])
+        own, masks = run.trial.id, _protocol(run).masks
+        key = canonical([run.trial.config["data"], run.fingerprint, masks])
         if key not in self._truths:
-            self._truths[key] = load_truths([(run.trial, run.fingerprint)], OWN)[run.trial.id].data
+            found = load_truths([(run.trial, run.fingerprint)], OWN, {own} if masks else ())
+            self._truths[key] = found[own].data
         return self._truths[key]
 
 
@@ -142,8 +150,12 @@ def with_candidates(setting: Setting) -> Run | None:
     return next((run for run in setting.finished if run.last.candidates), None)
 
 
+def _protocol(run: Run) -> Protocol:
+    return stored_protocol(run.last.protocol, run.last.rule)
+
+
 def _read(evidence: Evidence, run: Run, truth: GroundTruth) -> Stored:
-    protocol = stored_protocol(run.last.protocol, run.last.rule)
+    protocol = _protocol(run)
     dump = Dump.open(evidence.storage.locate(run.last.candidates))
     parts, count = [Candidates.none()], 0
     for chunk in dump.stream(truth.image_ids, truth.classes):
@@ -157,11 +169,12 @@ def _read(evidence: Evidence, run: Run, truth: GroundTruth) -> Stored:
     without, with_nms = select_both(found, protocol, truth.sizes)
     tops = top_scores(clip_to_images(found, truth.sizes), truth)
     images = len(torch.unique(found.image)) if count >= _MOST_CANDIDATES else len(truth)
-    return Stored(truth, images, without, with_nms, tops, protocol.max_dets)
+    return Stored(truth, images, without, with_nms, tops, protocol)
 
 
 def _only(truth: GroundTruth, images: Tensor) -> GroundTruth:
     """Return ground truth with the objects of some images only."""
     here = torch.isin(truth.image, images)
     names = ("image", "boxes", "labels", "crowd", "area")
-    return replace(truth, **{name: getattr(truth, name)[here] for name in names})
+    columns = {name: getattr(truth, name)[here] for name in names}
+    return replace(truth, **columns, masks=truth.masks and truth.masks[here])

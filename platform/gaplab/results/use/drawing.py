@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from detectors.rle import decode
 from detectors.trained import Detections
 from gaplab.formatting import one_line
 
@@ -15,6 +17,8 @@ COLOURS = (
 """The palette of Okabe and Ito, which colour-blind people can tell apart; one for each class."""
 SHORTEST, LONGEST = 640, 1280
 """Limits of the longer side of a panel in pixels: other pictures are enlarged or reduced."""
+_TINT = 0.45
+"""Share of the colour of a mask in the pixels that it covers."""
 _NAME = 24
 """Maximum number of characters of a class name."""
 _INK, _PAPER = (17, 17, 17), (255, 255, 255)
@@ -73,8 +77,8 @@ def _factor(size: tuple[int, int]) -> float:
 
 
 def _drawn(picture: Image.Image, found: Detections, factor: float, font: Font) -> Image.Image:
-    """Draw boxes, the best ones last, then labels, the best ones first."""
-    panel = picture.copy()
+    """Draw masks and boxes, the best ones last, then labels, the best ones first."""
+    panel = _tinted(picture, found, factor)
     draw, line = ImageDraw.Draw(panel), max(3, round(max(picture.size) / 250))
     boxes: list[Rectangle] = [(a, b, c, d) for a, b, c, d in (found.boxes * factor).tolist()]
     colours = [COLOURS[label % len(COLOURS)] for label in found.labels.tolist()]
@@ -93,6 +97,19 @@ def _drawn(picture: Image.Image, found: Detections, factor: float, font: Font) -
                 (place[0] + 2, (place[1] + place[3]) / 2), label, _on(colour), font, anchor="lm"
             )
     return panel
+
+
+def _tinted(picture: Image.Image, found: Detections, factor: float) -> Image.Image:
+    """Return a copy with the masks of detections in the colours of their boxes, the best on top."""
+    tint = picture.copy()
+    if found.masks is None:
+        return tint
+    size = [max(1, round(side * factor)) for side in found.size]
+    for row in reversed(range(len(found))):
+        [mask] = decode(found.masks[torch.tensor([row])], found.size)
+        shape = Image.fromarray(mask.numpy()).resize((size[0], size[1]), Image.Resampling.NEAREST)
+        tint.paste(COLOURS[int(found.labels[row]) % len(COLOURS)], (0, 0), shape)
+    return Image.blend(picture, tint, _TINT)
 
 
 def _sound(box: Rectangle) -> Rectangle:
