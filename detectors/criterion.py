@@ -99,7 +99,8 @@ class Criterion:
         kind = kind if self.options.cls == "assignment" else self.options.cls
         wanted = found.degree
         if self.options.cls_target == "iou":
-            wanted = wanted * paired_iou(boxes.detach(), found.box)
+            iou = paired_iou(boxes.detach(), found.box)
+            wanted = (wanted * iou).clamp(min=torch.finfo(iou.dtype).tiny)
         cls = self.classification(predictions.logits, found, assignment, targets, kind, wanted)
         target = centerness(points.xy[found.point], found.box)
         weights = {"degree": found.degree, "centerness": target, "equal": torch.ones_like(target)}

@@ -23,8 +23,9 @@ ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability", "
   smaller weight (CenterNet).
 - `quality_focal`: |t - p|^gamma times binary cross-entropy, without the factor alpha; the target t
   is the degree for positive and 0 for negative points (GFL Eq. 2, TOOD).
-- `matchability`: focal loss without the factor alpha for negative points, binary cross-entropy with
-  the target t^gamma for positive points of degree t (MAL of DEIM; gamma is 1.5 there).
+- `matchability`: focal loss without the factor alpha for negative points, with no gradient of its
+  factor p^gamma, and binary cross-entropy with the target t^gamma for positive points of degree t
+  (MAL of DEIM; gamma is 1.5 there).
 - `cross_entropy`: binary cross-entropy for all points, with the degree as target for positive
   points (YOLOv8 to YOLO26). It has no alpha and no gamma.
 """
@@ -45,8 +46,8 @@ class LossOptions(Options):
     `focal_gamma`."""
     cls_target: Literal["degree", "iou"] = Field("degree", json_schema_extra=LATER)
     """Target of a positive point, unless `cls` is `assignment`: its degree, or its degree times the
-    IoU of its predicted box (GFL, DEIM, YOLOX), for assignments whose degrees are 1. Points of IoU
-    0 count as negative."""
+    IoU of its predicted box (GFL, DEIM, YOLOX), for assignments whose degrees are 1. At IoU 0, the
+    target is 0, but `matchability` weighs the point as a positive one."""
     cls_weight: float = Field(1.0, ge=0)
     """Weight of the classification loss."""
     focal_alpha: float = Field(0.25, ge=0, le=1)
@@ -161,7 +162,8 @@ def classification(logits: Tensor, degree: Tensor, kind: ClsLoss, options: LossO
     if kind == "quality_focal":
         return quality_focal(logits, degree, gamma)
     if kind == "matchability":
-        background = sigmoid_focal(logits, torch.zeros_like(logits), None, gamma)
+        factor = (gamma * F.logsigmoid(logits.detach())).exp()
+        background = factor * soft_bce(logits, torch.zeros_like(logits))
         return torch.where(degree > 0, soft_bce(logits, degree**gamma), background)
     if kind == "focal":
         return sigmoid_focal(logits, degree, alpha, gamma)

@@ -15,7 +15,7 @@ class ConsistentDual(AlignedDual):
     beta, see `tal`; the one-to-many branch assigns 10 points per object, the one-to-one branch the
     best one. Of several objects with the same best point, the one with the highest IoU gets it, and
     the others get none. Only the one-to-one branch is used at inference. The classification loss is
-    binary cross-entropy, with the degree as target.
+    binary cross-entropy, with the degree as target. Deviations of `tal` from YOLO apply.
 
     In YOLOv10, the one-to-one branch has a head of its own, and its gradients do not reach backbone
     and neck: `detector.shared_towers: false` and `detector.detach_o2o: true`.

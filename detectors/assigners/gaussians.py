@@ -8,8 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-_TOLERANCE, _VARIANCE = 1e-3, 1e-5
-"""When a fit has converged, and what is added to variances: those of scikit-learn and of PAA."""
+_TOLERANCE, _VARIANCE = 1e-3, 1e-6
+"""When a fit has converged, and what is added to variances: scikit-learn's defaults, as in PAA."""
 _TINY = 10 * torch.finfo(torch.float64).eps
 _LOG_TWO_PI = math.log(2 * math.pi)
 

@@ -67,7 +67,8 @@ def in_box(points: Points, targets: Objects, margin: float = 0.0) -> Tensor:
 def grown(points: Points, targets: TargetBatch) -> TargetBatch:
     """Return objects whose sides below the finest stride are twice that stride, about the centre.
 
-    So in the released code of YOLO26, which changes the side to the second finest stride.
+    So in the first released code of YOLO26, which changes the side to the second finest stride.
+    Later ones change all sides below the second finest stride.
     """
     finest = points.stride.amin()
     side = targets.boxes[..., 2:] - targets.boxes[..., :2]
@@ -189,5 +190,5 @@ def matching_quality(
 
 
 def log_of_iou(iou_BGN: Tensor, targets: TargetBatch) -> Tensor:
-    """Return log(IoU + 1e-8): [B, G, N] float64. The small number is that of released codes."""
+    """Return log(IoU + 1e-8): [B, G, N] float64. The small number is that of YOLOX."""
     return each_image(lambda iou: (iou + 1e-8).log(), iou_BGN.double(), targets.counts)

@@ -28,14 +28,15 @@ _ALPHA, _GAMMA = 0.25, 2.0
 
 
 class Ota(Assigner):
-    """Transports points to objects and the background at the lowest total cost (OTA).
+    """Transports points to objects and the background at the lowest total cost (OTA section 3).
 
     An object supplies k labels, the sum of the `topk` highest IoUs in its centre square, rounded
     down and at least 1; the background supplies the others; a point takes one. The cost is focal
     loss of all classes - w log(IoU), and for the background focal loss alone. Sinkhorn's iteration
     finds the transport plan. As in the released code, each row of it is divided by its maximum, and
     a point belongs to the row with its highest value; if several have their maximum there, to the
-    object that supplies most. With more labels than points, the background supplies none.
+    object that supplies most (to the first one in the released code). With more labels than points,
+    the background supplies none.
     """
 
     name: Literal["ota"] = "ota"

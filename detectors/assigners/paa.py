@@ -20,15 +20,15 @@ class Paa(Assigner):
 
     The cost of an anchor is -log(p * IoU^lambda) for the score p of the object's class and the IoU
     of its predicted box. An anchor is a candidate of the object with the highest IoU to the anchor,
-    if that is at least `min_iou` or the highest one of the object; per level, an object keeps its
-    `topk` candidates of lowest cost. Two Gaussians are fitted to these costs. Candidates
-    of the first Gaussian are positive up to the one with the highest likelihood (Fig. 3c,
-    mmdetection). An object with a single candidate gets it; if no candidate belongs to the first
-    Gaussian, an object gets none.
+    if that IoU is at least `min_iou`, or if no anchor has a higher IoU to some object, this one or
+    another (released code). Per level, an object keeps its `topk` candidates of lowest cost. Two
+    Gaussians are fitted to these costs. Candidates of the first Gaussian are positive up to the one
+    with the highest likelihood (Fig. 3c, mmdetection). An object with a single candidate gets it;
+    if no candidate belongs to the first Gaussian, an object gets none.
 
-    Deviations: the losses in the cost of the released code are focal loss and GIoU, and all
-    candidates up to the likeliest of the first Gaussian are positive, or all if it has none. PAA
-    also predicts IoUs, and votes after NMS.
+    Deviations: the losses in the cost of the released code are focal loss and GIoU, its IoUs of
+    anchors count a pixel more in width and height, and all candidates up to the likeliest of the
+    first Gaussian are positive, or all if it has none. PAA also predicts IoUs, and votes after NMS.
     """
 
     name: Literal["paa"] = "paa"
@@ -63,8 +63,9 @@ class Paa(Assigner):
         """Return the anchors that may be assigned to each object: [B, G, N] bool, one per point."""
         iou_BGN = pairwise_iou(targets.boxes, points.anchors)
         iou_BGN = torch.where(targets.real[..., None], iou_BGN, 0.0)
-        near_BGN = (iou_BGN >= self.min_iou) | (iou_BGN == iou_BGN.amax(2, keepdim=True))
-        owner_BN = best_object(iou_BGN, near_BGN & (iou_BGN > 0)).object
+        highest_BGN = (iou_BGN == iou_BGN.amax(2, keepdim=True)) & (iou_BGN > 0)
+        candidate_BN = ((iou_BGN >= self.min_iou) & (iou_BGN > 0) | highest_BGN).any(1)
+        owner_BN = best_object(iou_BGN, candidate_BN[:, None].expand_as(iou_BGN)).object
         number = torch.arange(iou_BGN.shape[1], device=owner_BN.device)
         return owner_BN[:, None] == number[:, None]
 

@@ -17,7 +17,7 @@ class ProgressiveDual(AlignedDual):
     the one-to-one branch 1 - w. Both branches rank points as in `tal`. For the one-to-one branch,
     objects compete for their `o2o_topk` best points, and each then keeps the best one of those that
     it was assigned. Only the one-to-one branch is used at inference. The classification loss is
-    binary cross-entropy, with the degree as target.
+    binary cross-entropy, with the degree as target. Deviations of `tal` from YOLO apply.
 
     The weights depend on the progress of the training alone, so they continue after a resume. In
     YOLO26, the one-to-one branch has a head of its own on detached maps: see `consistent_dual`.

@@ -23,8 +23,10 @@ class SimOta(Assigner):
     L_cls is the binary cross-entropy over all classes. Candidates lie in the box of an object, or
     within `radius` strides of its centre in x and y; those of which both is true for the object
     itself come first. k is the sum of the `topk` highest IoUs among the candidates, rounded down
-    and at least 1. A point of several objects is assigned to the one of lowest cost, and the others
-    get no other point instead. The details and the weight 3 are from the released code.
+    and at least 1. A point that several objects choose is assigned to the object of lowest cost,
+    which may be another one, and those that lose it get no other point instead. The details and the
+    weight 3 are from the released code; its later releases only take points within 1.5 strides of
+    the centre, inside the box or not.
 
     Deviations: YOLOX has an objectness, which multiplies the score; here it is the class score
     alone. Its targets of classes are IoUs, with binary cross-entropy; here they are 1, with focal
@@ -55,7 +57,8 @@ class SimOta(Assigner):
         value_BGN = torch.where(candidate_BGN, -cost_BGN, -torch.inf)
         count_BG = dynamic_counts(torch.where(candidate_BGN, iou_BGN, 0.0), self.topk)
         chosen_BGN = best_counted(value_BGN, count_BG, self.topk) & candidate_BGN
-        return best_object(value_BGN, chosen_BGN)
+        contested_B1N = chosen_BGN.sum(1, keepdim=True) > 1
+        return best_object(value_BGN, chosen_BGN | contested_B1N & candidate_BGN)
 
     def _areas(self, points: Points, targets: TargetBatch) -> tuple[Tensor, Tensor]:
         """Return points in the area of any object [B, N], and in both areas of one [B, G, N]."""

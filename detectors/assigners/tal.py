@@ -23,7 +23,8 @@ class Aligned(Assigner):
     """Exponent of the IoU in the alignment."""
     grow_small: bool = False
     """Whether a side below the finest stride counts as twice that stride in the test whether a
-    point lies inside the box (YOLO26), so that small objects have points."""
+    point lies inside the box (YOLO26 as first released), so that small objects have points. In
+    later releases, all sides below twice that stride do."""
 
     topk: int
     loss: ClassVar[ClsLoss] = "quality_focal"
@@ -65,9 +66,11 @@ class Tal(Aligned):
 
     Points with t = 0 are negative, so an object that no prediction overlaps gets none.
 
-    Deviations: the code of TOOD takes the `topk` points of all, and those inside the box of these;
-    in the first four epochs, it assigns by ATSS instead. YOLO has the CIoU instead of the IoU, and
-    a contested point may go to an object of which it is not among the best points.
+    Deviations: the code of TOOD takes the `topk` points of all, and those inside the box (by more
+    than 0.01 pixels) of these; in the first four epochs, it assigns by ATSS instead. It adds 1e-7
+    to max t, which reduces degrees where scores and IoUs are low (YOLO: 1e-9). YOLO has the CIoU
+    instead of the IoU, and a contested point may go to an object of which it is not among the best
+    points.
     """
 
     name: Literal["tal"] = "tal"

@@ -222,7 +222,8 @@ def class_terms(of: Case, options: LossOptions) -> float:
             own = g >= 0 and int(targets.labels[g]) == c
             t = float(found.degree[n]) if own else 0.0
             if own and options.cls_target == "iou":
-                t *= overlap(of.predictions.boxes[i, n].tolist(), targets.boxes[g].tolist())[0]
+                iou, _ = overlap(of.predictions.boxes[i, n].tolist(), targets.boxes[g].tolist())
+                t = max(t * iou, 1e-37)
             logit = of.predictions.logits[i, n, c].item()
             total += factor * classified(logit, t, kind, options)
     return total

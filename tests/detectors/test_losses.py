@@ -97,6 +97,49 @@ def test_matchability_equals_its_formula(elements: list[tuple[float, float]], ga
     assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
 
 
+RELEASED: dict[ClsLoss, tuple[list[float], list[list[float]]]] = {
+    "quality_focal": (
+        [0.701874175, 1.650669753, 0.06249253, 0.379215164, 0.46615053],
+        [
+            [1.7351e-05, 0.768234723],
+            [-0.007519709, 1.07671373],
+            [-0.130972077, 0.000314872],
+            [-0.00487094, 0.526151822],
+            [0.100420937, 0.05258113],
+        ],
+    ),
+    "matchability": (
+        [0.839029676, 2.235771625, 0.693648999, 0.605293405, 3.01095195],
+        [
+            [0.01798621, 0.456962376],
+            [0.104624654, 0.728097706],
+            [-0.215541753, 0.000489822],
+            [-0.119202922, 0.305687341],
+            [0.585416232, 0.037509756],
+        ],
+    ),
+}
+"""Losses and gradients of the released codes for five points of class 0: `quality_focal_loss` of
+mmdetection 3.3.0, and `loss_labels_mal` of DEIM with gamma 1.5."""
+
+
+@pytest.mark.parametrize("kind", RELEASED)
+def test_losses_and_gradients_are_those_of_the_released_codes(kind: ClsLoss) -> None:
+    values = [[-4.0, 1.0], [-1.0, 2.0], [0.0, -3.0], [2.0, 0.5], [5.0, -1.0]]
+    logits = torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    lowest = torch.finfo(torch.float64).tiny if kind == "matchability" else 0.0
+    degree = torch.zeros_like(logits)
+    degree[:, 0] = torch.tensor([lowest, 0.3, 0.8, 1.0, 0.55], dtype=torch.float64)
+    options = LossOptions(focal_gamma=1.5 if kind == "matchability" else 2.0)
+    loss = classification(logits, degree, kind, options).sum(1)
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    expected, slopes = RELEASED[kind]
+    assert loss.tolist() == pytest.approx(expected, abs=1e-8)
+    assert gradient.flatten().tolist() == pytest.approx(
+        [v for row in slopes for v in row], abs=1e-8
+    )
+
+
 def test_a_target_by_iou_needs_a_loss_with_soft_targets() -> None:
     with pytest.raises(ValidationError, match="needs cls: quality_focal, matchability or cross"):
         LossOptions(cls_target="iou")

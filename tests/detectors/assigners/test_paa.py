@@ -21,15 +21,13 @@ EACH = [Paa(), Paa(topk=3, min_iou=0.3, iou_weight=0.5, iterations=7)]
 
 
 def fitted(costs: list[float], iterations: int) -> Any:
-    """Fit two Gaussians as the released code of PAA does."""
+    """Fit two Gaussians as the released code of PAA does, with scikit-learn's defaults."""
     model = mixture.GaussianMixture(
         2,
         covariance_type="diag",
         weights_init=[0.5, 0.5],
         means_init=[[min(costs)], [max(costs)]],
         precisions_init=[[1.0], [1.0]],
-        reg_covar=1e-5,
-        tol=1e-3,
         max_iter=iterations,
     )
     with warnings.catch_warnings():
@@ -52,11 +50,17 @@ def looped(rule: Paa, points: Points, predicted: Predictions, boxes: list[Box]) 
     anchors, levels = points.anchors.tolist(), points.level.tolist()
     overlap = [[scalar_iou(box, tuple(anchor)) for anchor in anchors] for box in boxes]
     iou, count = ious(predicted, boxes), len(points)
-    highest, owner, lowest, found = [0.0] * count, [-1] * count, [inf] * count, [-1] * count
-    for g, row in enumerate(overlap):
-        for n in range(count):
-            if (row[n] >= rule.min_iou or row[n] == max(row)) and row[n] > highest[n]:
-                highest[n], owner[n] = row[n], g
+    lowest, found = [inf] * count, [-1] * count
+    near = {
+        n
+        for row in overlap
+        for n in range(count)
+        if row[n] > 0 and (row[n] >= rule.min_iou or row[n] == max(row))
+    }
+    best = [
+        max(range(len(boxes)), key=lambda g: (overlap[g][n], -g), default=-1) for n in range(count)
+    ]
+    owner = [best[n] if n in near else -1 for n in range(count)]
     for g in range(len(boxes)):
         cost = {
             n: -log(sigmoid(predicted.logits[n, g % 3].item()))

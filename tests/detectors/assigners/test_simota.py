@@ -1,6 +1,6 @@
 """SimOTA, compared with loops in Python."""
 
-from math import inf, log
+from math import log
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def looped(rule: SimOta, points: Points, predicted: Predictions, boxes: list[Box
     iou, count = ious(predicted, boxes), len(points)
     areas = [(inside(points, box), near(points, box, rule.radius)) for box in boxes]
     candidates = [n for n in range(count) if any(a[n] or b[n] for a, b in areas)]
-    lowest, owner = [inf] * count, [-1] * count
+    costs, chosen = [], []
     for g, (within, close) in enumerate(areas):
         cost = {}
         for n in candidates:
@@ -45,9 +45,14 @@ def looped(rule: SimOta, points: Points, predicted: Predictions, boxes: list[Box
             cost[n] = entropy - rule.iou_weight * log(iou[g][n] + 1e-8)
             cost[n] += 0.0 if within[n] and close[n] else 1e5
         most = sorted((iou[g][n] for n in candidates), reverse=True)[: rule.topk]
-        for n in sorted(candidates, key=lambda n: (cost[n], n))[: max(1, int(sum(most)))]:
-            if cost[n] < lowest[n]:
-                lowest[n], owner[n] = cost[n], g
+        best = sorted(candidates, key=lambda n: (cost[n], n))[: max(1, int(sum(most)))]
+        costs.append(cost)
+        chosen.append(set(best))
+    owner = [-1] * count
+    for n in candidates:
+        choosing = [g for g, best in enumerate(chosen) if n in best]
+        competing = range(len(boxes)) if len(choosing) > 1 else choosing
+        owner[n] = min(competing, key=lambda g: (costs[g][n], g), default=-1)
     return owner
 
 
@@ -58,6 +63,15 @@ def test_equals_the_loop(rule: SimOta, size: tuple[int, int], boxes: list[Box], 
     points = points_of(*size)
     predicted = loops.random_predictions(points, seed)
     assert assign(rule, points, predicted, boxes) == looped(rule, points, predicted, boxes)
+
+
+def test_a_contested_point_may_belong_to_an_object_that_did_not_choose_it() -> None:
+    """Two objects choose the first point. It costs a third one less, which chose the second."""
+    points = points_of(16, 16, (8,))
+    boxes: list[Box] = [(0.0, 0.0, 14.0, 14.0), (0.0, 0.0, 14.0, 14.0), (0.0, 0.0, 13.0, 5.0)]
+    rows = [[0.0, 0.0, 13.0, 6.0], [0.0, 0.0, 13.0, 5.0], [0.0] * 4, [0.0] * 4]
+    predicted = Predictions(torch.zeros(4, 3), torch.tensor(rows))
+    assert assign(SimOta(), points, predicted, boxes) == [2, 2, -1, -1]
 
 
 @pytest.mark.parametrize(("shares", "count"), [([0.9] * 3, 2), ([0.5], 1), ([1.0] * 12, 10)])
