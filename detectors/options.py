@@ -7,6 +7,7 @@ An option is declared once: as a field of the class that uses it. The spec's sch
 import ast
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from itertools import pairwise
 from textwrap import dedent
 from typing import Any
@@ -34,6 +35,7 @@ NOT_IDENTITY: dict[str, Any] = {"identity": False}
 LATER: dict[str, Any] = {"identity": "unless default"}
 
 
+@cache
 def docstrings(model: type[Options]) -> dict[str, str]:
     """Return the docstring below each field, also of fields that `model` inherits.
 
