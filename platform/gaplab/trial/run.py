@@ -7,8 +7,9 @@ and `CostMeter` measures what an attempt costs.
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -353,12 +354,18 @@ def _learner(experiment: Experiment, data: Dataset, context: TrialContext) -> Le
     return Learner.create(detector, strategy, training, context.world, context.wrap)
 
 
+RESET_PEAK = "5"
+"""What, written to Linux's clear_refs, sets the peak resident set to the current one."""
+
+
 class CostMeter:
     """Measures the cost of an attempt since the meter was made; every rank has one."""
 
     def __init__(self, world: World, machine: Machine) -> None:
         self._world, self._machine = world, machine
         self._wall, self._cpu = time.perf_counter(), time.process_time()
+        with suppress(OSError):  # the process may have trained another trial, which needed more
+            Path("/proc/self/clear_refs").write_text(RESET_PEAK, encoding="ascii")
 
     def read(self) -> Cost:
         """Return the cost so far on rank 0, no meaningful value elsewhere. All ranks must call.
