@@ -51,6 +51,8 @@ def measure(
         a sum for each of `POSITIVES`. `score` and `iou` (of the predicted box and the object's)
         are summed over positive points, the others over objects with positive points.
     """
+    if not len(points):
+        return torch.zeros(2 + len(POSITIVES), dtype=torch.float64, device=targets.boxes.device)
     found = Positives.of(assignment, targets)
     logits = predictions.logits.detach()[found.image, found.point, found.label].float()
     ious = paired_iou(predictions.boxes.detach()[found.image, found.point].float(), found.box)

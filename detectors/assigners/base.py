@@ -23,7 +23,8 @@ Every assigner follows these rules:
   over images, objects or points, and nothing waits for the device: no `if` on a tensor, no
   `nonzero`, no indexing with a mask, no tensor made of Python numbers on the device. `matching`
   alone copies its matrix to the CPU.
-- Where objects compete for a point, it goes to the first of those with equal values. Objects of the
+- Where objects compete for a point, it goes to the first of those with equal values (with
+  `low_quality_owner: own` of `retinanet` alone, to the last). Objects of the
   same box and class have exactly equal values. Values of other objects that are equal by their
   formula may differ in the last bit, by how the processor rounds. A one-to-one solution of largest
   total quality may be any of several with that total.

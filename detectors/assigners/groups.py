@@ -19,8 +19,11 @@ def assign_groups(
     """Assign the points of every group as `assigner` would if there were no others.
 
     All groups are assigned together, as images of a larger batch. See `Assigner.assign_batch`.
+    There may be no points: no cell of the encoder may be left for additional queries.
     """
     groups = points.groups
+    if not len(points):
+        return _nothing(predictions)
     if groups == 1:
         return assigner.assign_batch(points, predictions, targets, progress)
     size = len(points) // groups
@@ -35,6 +38,12 @@ def assign_groups(
         progress,
     )
     return _joined(found.located(), groups)
+
+
+def _nothing(predictions: Predictions) -> Assignment:
+    """Return the assignment of a batch without positive points."""
+    degree = torch.zeros(predictions.logits.shape[:2], device=predictions.logits.device)
+    return Assignment(degree.long() - 1, degree)
 
 
 def _joined(found: Assignment, groups: int) -> Assignment:

@@ -59,3 +59,15 @@ def test_equals_the_groups_one_by_one(
     assert all(map(torch.equal, found.positives(), (image, point)))
     if groups > 1:
         assert list(found.counts) == (found.object >= 0).sum(1).tolist()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
+def test_there_may_be_no_points(rule: Assigner, groups: int) -> None:
+    targets = packed(objects(2, torch.Generator()), objects(0, torch.Generator()))
+    nothing = Predictions(torch.zeros(2, 0, 3), torch.zeros(2, 0, 4))
+    points = whole_image(32, 32, 0, CPU, groups)
+    found = assign_groups(rule, points, nothing, targets, NOW).located()
+    assert found.object.shape == found.degree.shape == (2, 0)
+    assert (found.object.dtype, found.degree.dtype) == (torch.int64, torch.float32)
+    assert found.counts == (0, 0)

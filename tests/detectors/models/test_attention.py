@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -32,25 +33,35 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_an_encoder_layer_without_positions_is_pytorchs() -> None:
+def assert_same(own: Callable[[], Tensor], reference: Callable[[], Tensor]) -> None:
+    """Compare two layers that draw the same random numbers in the same order."""
+    found = []
+    for layer in (own, reference):
+        torch.manual_seed(2)
+        found.append(layer())
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_encoder_layer_without_positions_is_pytorchs(dropout: float) -> None:
     torch.manual_seed(0)
-    own = EncoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
-    reference = nn.TransformerEncoderLayer(CHANNELS, HEADS, HIDDEN, 0.0, batch_first=True)
+    own = EncoderLayer(CHANNELS, HEADS, HIDDEN, dropout)
+    reference = nn.TransformerEncoderLayer(CHANNELS, HEADS, HIDDEN, dropout, batch_first=True)
     copied(own, reference, ["itself", "feed"])
-    cells = draw(2, 6, CHANNELS)
-    found = own(cells, torch.zeros(6, CHANNELS))
-    torch.testing.assert_close(found, reference(cells), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(own(cells, draw(6, CHANNELS)), found)
+    cells, nowhere = draw(2, 6, CHANNELS), torch.zeros(6, CHANNELS)
+    assert_same(lambda: own(cells, nowhere), lambda: reference(cells))
+    own.eval()
+    assert not torch.allclose(own(cells, draw(6, CHANNELS)), own(cells, nowhere))
 
 
-def test_a_decoder_layer_without_embeddings_is_pytorchs() -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_decoder_layer_without_embeddings_is_pytorchs(dropout: float) -> None:
     torch.manual_seed(0)
-    own = DecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
-    reference = nn.TransformerDecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0, batch_first=True)
+    own = DecoderLayer(CHANNELS, HEADS, HIDDEN, dropout)
+    reference = nn.TransformerDecoderLayer(CHANNELS, HEADS, HIDDEN, dropout, batch_first=True)
     copied(own, reference, ["itself", "cross", "feed"])
-    state, memory = draw(2, 3, CHANNELS), draw(2, 6, CHANNELS)
-    found = own(state, torch.zeros(3, CHANNELS), memory, memory)
-    torch.testing.assert_close(found, reference(state, memory), rtol=1e-4, atol=1e-5)
+    state, memory, nowhere = draw(2, 3, CHANNELS), draw(2, 6, CHANNELS), torch.zeros(3, CHANNELS)
+    assert_same(lambda: own(state, nowhere, memory, memory), lambda: reference(state, memory))
 
 
 def test_positions_place_what_is_searched_and_not_what_is_found() -> None:

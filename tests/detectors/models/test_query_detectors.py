@@ -47,6 +47,21 @@ def test_queries_are_one_cell_that_covers_the_input(name: str) -> None:
 
 
 @each_detector
+def test_all_scores_start_at_one_percent(name: str) -> None:
+    """The bias of every class layer, also of those of a further branch."""
+    state = build(name, "o2o", "o2m").state_dict().items()
+    biases = [p for key, p in state if ".cls." in key and key.endswith("bias") and len(p) == 3]
+    assert len(biases) >= 2
+    torch.testing.assert_close(torch.cat(biases).sigmoid(), torch.full((3 * len(biases),), 0.01))
+
+
+@pytest.mark.parametrize("name", ["detr", "deformable_detr"])
+def test_weights_of_class_layers_start_from_a_small_normal_distribution(name: str) -> None:
+    (weight,) = [p for key, p in build(name).named_parameters() if key.endswith(".cls.weight")]
+    assert weight.std().item() == pytest.approx(0.01, rel=0.3)
+
+
+@each_detector
 def test_permuted_queries_permute_the_predictions(name: str) -> None:
     detector = build(name).eval()
     (before,) = detector(images()).branches["o2o"]
@@ -83,6 +98,7 @@ def test_it_trains_and_is_measured_like_every_detector(name: str) -> None:
         after_epoch=lambda _, parts: losses.append(sum(parts.values())),
     )
     assert losses[-1] < losses[0]
+    assert not [key for key, p in detector.named_parameters() if p.grad is None]
     gap = detectors.evaluate(detector, MATCHING, data.load("val"))["o2o"]
     assert {"ap", "ap_nms", "gap"} <= gap.metrics.keys()
     request = CandidateRequest(("o2o",), 1000)

@@ -164,10 +164,21 @@ def test_proposals_of_lower_rank_are_the_additional_queries() -> None:
 
 
 def test_no_cells_may_be_left_for_additional_queries() -> None:
-    changes = {"queries": 500, "o2m_queries": 4, "o2m_groups": 2, **TWO_STAGES}
-    detector = build("deformable_detr", *BOTH, **changes)
-    output = detector.train()(images())
-    assert [each.boxes.shape[1] for each in output.branches["o2m"]] == [0, 0]
+    """Small images train the one-to-one branch alone, in which all cells are queries."""
+    data = Shapes(size=32, train_images=2, max_side=24)
+    strategy, losses = dual(), list[dict[str, float]]()
+    options = small("deformable_detr", **TWO_STAGES, queries=500, o2m_queries=4, o2m_groups=2)
+    detector = detectors.build_detector(options, strategy, 4)
+    learner = detectors.train(
+        detector,
+        strategy,
+        data.load("train"),
+        Training(epochs=1, batch=2, loss=LOSS),
+        after_epoch=lambda _, parts: losses.append({**parts}),
+    )
+    assert losses[0]["o2o.cls"] > 0 == losses[0]["o2m.cls"]
+    assert learner.positives("o2m") == (0.0, 1.0)
+    assert {name.split(".")[0] for name in learner.scores()} == {"o2o"}
 
 
 @pytest.mark.parametrize(

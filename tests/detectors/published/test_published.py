@@ -50,6 +50,14 @@ def test_every_published_name_has_one_counterpart(case: str) -> None:
     assert len(weights) == len(found) + more
 
 
+def test_the_documentation_names_every_table() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "use.md").read_text()
+    for name, system in PUBLISHED.items():
+        repository = system.source.split(":")[0]
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {repository} |")]
+        assert f"`detectors/published/{name}.py`" in row
+
+
 def images() -> torch.Tensor:
     return torch.randint(0, 256, (2, 3, 64, 96), generator=torch.Generator().manual_seed(3)).byte()
 

@@ -159,15 +159,16 @@ def test_half_precision_keeps_positions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "message"),
+    ("part", "left", "message"),
     [
-        ("offset", "do not fit a kernel of 9 cells"),
-        ("mask", "do not fit a kernel of 9 cells"),
-        ("maps", "smaller than the kernel"),
+        ("offset", 1, "do not fit a kernel of 9 cells"),
+        ("mask", 1, "do not fit a kernel of 9 cells"),
+        ("maps", 1, "a map of 1 cells is smaller than the kernel"),
+        ("maps", 2, "a map of 2 cells is smaller than the kernel"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(part: str, message: str) -> None:
+def test_shapes_that_do_not_fit_are_refused(part: str, left: int, message: str) -> None:
     given = case((4, 4), (3, 3), Geometry())
-    wrong = given._replace(**{part: getattr(given, part)[..., :1]})
+    wrong = given._replace(**{part: getattr(given, part)[..., :left]})
     with pytest.raises(ValueError, match=message):
         apply(*wrong)
