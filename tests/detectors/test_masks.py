@@ -11,6 +11,7 @@ from detectors.api import evaluate
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Strategy
 from detectors.criterion import Criterion
+from detectors.data.base import Dataset
 from detectors.data.loader import Batch
 from detectors.data.mask_views import COARSE, coarse, ground_truth
 from detectors.evaluation.gap import gap_between
@@ -25,7 +26,7 @@ from detectors.models.dense import DenseDetector
 from detectors.models.mask_options import CondInst
 from detectors.models.points import pyramid_points
 from detectors.rle import decode
-from detectors.structures import Assignment, Points, Predictions, Targets
+from detectors.structures import Assignment, Points, Predictions, Sample, Targets
 from detectors.world import LocalWorld
 from tests.detectors import miniature as mini
 
@@ -80,16 +81,16 @@ def case(stride: int, side: int, number: int, seed: int = 0) -> dict[str, Any]:
 DEVICE = torch.device("cpu")
 
 
-def points_of(stride: int, side: int) -> Points:
-    cells = -(-side // stride)
-    return pyramid_points(((cells, cells),), (stride,), DEVICE, ((1.0, 1.0),), 0.5)
+def points_of(stride: int, height: int, width: int | None = None) -> Points:
+    size = -(-height // stride), -(-(width or height) // stride)
+    return pyramid_points((size,), (stride,), DEVICE, ((1.0, 1.0),), 0.5)
 
 
 def loss(options: LossOptions, **changes: Any) -> torch.Tensor:
     return mask_loss(Criterion(options, LocalWorld()), **changes)
 
 
-@pytest.mark.parametrize(("stride", "side"), [(4, 24), (8, 32), (8, 36), (16, 40)])
+@pytest.mark.parametrize(("stride", "side"), [(4, 24), (8, 32), (8, 34), (16, 40)])
 def test_the_mask_loss_is_the_mean_over_positive_points(stride: int, side: int) -> None:
     given = case(stride, side, 6)
     points, size, each = given["points"], -(-side // COARSE), []
@@ -135,13 +136,17 @@ def test_the_best_points_of_each_object_in_turn(most: int) -> None:
 @pytest.mark.parametrize("most", [0, 64])
 def test_without_positive_points_the_loss_is_zero_and_has_gradients(most: int) -> None:
     given = case(8, 32, 0)
-    given["features"].requires_grad_()
+    inputs = [given["features"].requires_grad_(), given["predictions"].masks.requires_grad_()]
     found = loss(LossOptions(mask_points=most), **given)
     assert found.item() == 0
     found.backward()  # type: ignore[no-untyped-call]
-    assert float(given["features"].grad.abs().sum()) == 0
-    given["features"] = torch.full_like(given["features"], torch.nan)
-    assert loss(LossOptions(mask_points=most), **given).isnan()
+    for each in inputs:
+        assert not each.grad.any()
+        with torch.no_grad():
+            each[0, 0] = torch.nan
+        assert loss(LossOptions(mask_points=most), **given).isnan()
+        with torch.no_grad():
+            each[0, 0] = 0
 
 
 def test_batches_without_masks_are_refused() -> None:
@@ -160,13 +165,13 @@ def test_a_detector_learns_the_masks_of_a_batch() -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(40, 40), (20, 31), (60, 50), (41, 17), (1, 1)])
-@pytest.mark.parametrize("stride", [4, 8])
-def test_masks_in_original_pixels(width: int, height: int, stride: int) -> None:
-    """Bilinear interpolation of the probabilities, pixel by pixel."""
-    side, rng = 40, torch.Generator().manual_seed(1)
-    scale, points = (side / width, side / height), points_of(stride, side)
+@pytest.mark.parametrize(("stride", "filled"), [(4, 1.0), (8, 1.0), (8, 0.87)])
+def test_masks_in_original_pixels(width: int, height: int, stride: int, filled: float) -> None:
+    """Bilinear interpolation of the probabilities, pixel by pixel; the input may have padding."""
+    high, wide, rng = 32, 40, torch.Generator().manual_seed(1)
+    scale, points = (filled * wide / width, filled * high / height), points_of(stride, high, wide)
     chosen = points.take(torch.tensor([0, 7, 3]))
-    features = torch.randn(2, OPTIONS.channels, side // stride, side // stride, generator=rng)
+    features = torch.randn(2, OPTIONS.channels, high // stride, wide // stride, generator=rng)
     parameters = torch.randn(3, OPTIONS.parameters, generator=rng)
     image = torch.full((3,), 1)
     found = masks_at(features, image, parameters, chosen, scale, (width, height))
@@ -174,12 +179,12 @@ def test_masks_in_original_pixels(width: int, height: int, stride: int) -> None:
     logits = mask_logits(features, image, parameters, chosen.xy, chosen.stride, stride)
     if stride > COARSE:
         logits = F.interpolate(logits[:, None], scale_factor=2, mode="bilinear")[:, 0]
-    p, last = logits.sigmoid(), side // COARSE - 1
+    p, lowest, last = logits.sigmoid(), high // COARSE - 1, wide // COARSE - 1
     for row in range(height):
         for column in range(width):
-            y = min(max((row + 0.5) * scale[1] / COARSE - 0.5, 0), last)
+            y = min(max((row + 0.5) * scale[1] / COARSE - 0.5, 0), lowest)
             x = min(max((column + 0.5) * scale[0] / COARSE - 0.5, 0), last)
-            top, left = min(int(y), last - 1), min(int(x), last - 1)
+            top, left = min(int(y), lowest - 1), min(int(x), last - 1)
             upper = (left + 1 - x) * p[:, top, left] + (x - left) * p[:, top, left + 1]
             lower = (left + 1 - x) * p[:, top + 1, left] + (x - left) * p[:, top + 1, left + 1]
             value = (top + 1 - y) * upper + (y - top) * lower
@@ -206,11 +211,31 @@ def segmenting(strategy: Strategy) -> DenseDetector:
     return model
 
 
+class Reduced:
+    """A data set whose images were twice as wide and four times as high."""
+
+    def __init__(self, data: Dataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._data, name)
+
+    def __getitem__(self, index: int) -> Sample:
+        return replace(self._data[index], scale=SCALE)
+
+
+SCALE = (0.5, 0.25)
+
+
 def test_candidates_that_a_protocol_admits_have_masks() -> None:
-    model, data = segmenting(ASSIGNERS["dual"]()).eval(), mini.SHAPES.load("val")
-    truth = ground_truth(data, masks=True)
+    model = segmenting(ASSIGNERS["dual"]()).eval()
+    data: Any = Reduced(mini.SHAPES.load("val"))
+    sizes = [(2 * width, 4 * height) for width, height in ground_truth(data, masks=True).sizes]
     request = CandidateRequest(
-        ["o2o", "o2m"], mini.TOPK, batch=2, masks=MaskRequest(PROTOCOL, truth.sizes)
+        ["o2o", "o2m"], mini.TOPK, batch=2, masks=MaskRequest(PROTOCOL, sizes)
     )
     found = predict(model, data, request, LocalWorld())
     plain = predict(model, data, replace(request, masks=None), LocalWorld())
@@ -233,11 +258,11 @@ def test_candidates_that_a_protocol_admits_have_masks() -> None:
                 image,
                 parameters[image, point],
                 points.take(point),
-                (1.0, 1.0),
-                truth.sizes[int(image)],
+                SCALE,
+                sizes[int(image)],
             )
-            own = decode(each.masks[torch.tensor([row])], truth.sizes[int(image)])
-            assert int((own ^ mask).sum()) <= 2, "rounding of another batch"
+            own = decode(each.masks[torch.tensor([row])], sizes[int(image)])
+            assert int((own ^ mask).sum()) <= 8, "rounding of another batch"
 
 
 def test_the_gap_of_masks() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from detectors.models.decode import DECODERS, ENCODERS, BoxCode
-from detectors.models.gates import Centerness, gated
+from detectors.models.gates import Centerness, GateOptions, MaxFilter, NoGate, gated
 from detectors.models.points import Shape, anchor_shapes, pyramid_points
 from detectors.models.predictor import SCALED, BranchShape, Predictor
 from detectors.structures import Points, Predictions
@@ -150,3 +150,22 @@ def test_outputs_are_float32_for_features_of_any_type() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = predictions(module)
     assert {v.dtype for v in vars(found).values() if v is not None} == {torch.float32}
+
+
+@pytest.mark.parametrize("gate", [NoGate(), Centerness(convs=1, width=8), MaxFilter()])
+@pytest.mark.parametrize("anchors", [SQUARE, NINE])
+def test_parameters_of_masks_are_computed_from_the_box_tower(
+    gate: GateOptions, anchors: tuple[Shape, ...]
+) -> None:
+    """As in CondInst; a gate, such as that of o2f, leaves them out."""
+    module, count = predictor(BranchShape(anchors, "relu", gate, masks=5)), len(anchors)
+    found, controller = predictions(module).masks, module.controller
+    assert found is not None
+    assert controller is not None
+    rows = list[Tensor]()
+    for _, box in towers():
+        channels = controller(box).split(5, 1)  # one anchor after the other
+        each = torch.stack([x.flatten(2).transpose(1, 2) for x in channels], 2)
+        rows.append(each.flatten(1, 2))
+    assert len(channels) == count
+    torch.testing.assert_close(found, torch.cat(rows, 1))

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, relu
@@ -84,6 +85,9 @@ def test_deltas_move_and_resize_boxes_as_in_the_released_code() -> None:
         w, h = 8 * math.exp(dw), 4 * math.exp(dh)
         wanted = torch.tensor([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
         torch.testing.assert_close(found[n], wanted)
+    torch.nn.init.constant_(predictor.box[-1].get_parameter("bias"), 99.0)
+    x1, _, x2, _ = predictor(state, boxes).boxes[0, 0].tolist()
+    assert x2 - x1 == pytest.approx(8 * 100_000 / 16), "sides grow by at most this factor"
 
 
 def test_proposals_first_cover_the_input() -> None:
