@@ -187,6 +187,15 @@ def test_gradient_reaches_boxes_and_centerness_of_positive_points_only() -> None
     assert torch.equal(gradient(of.predictions.centerness).ne(0), positive)
 
 
+def test_a_target_by_iou_has_no_gradient() -> None:
+    of = loss_cases.case([2, 1], 4, "focal")
+    loss = part(of.loss(LossOptions(cls="quality_focal", cls_target="iou")), "cls")
+    inputs = (of.predictions.logits, of.predictions.boxes)
+    logits, boxes = torch.autograd.grad(loss, inputs, allow_unused=True)
+    assert logits.any()
+    assert boxes is None
+
+
 @pytest.mark.parametrize("box", ["giou", "iou", "deltas", "size_offset"])
 def test_perfect_boxes_cost_nothing(box: str) -> None:
     of = loss_cases.case([1], 5, "focal")

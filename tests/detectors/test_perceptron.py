@@ -129,6 +129,8 @@ def test_a_loop_gives_the_same(values: dict[str, Any], seed: int) -> None:
     np.testing.assert_allclose(course.margin.min(0), expected[:, 1], atol=1e-12)
     np.testing.assert_allclose(course.met, expected[:, 2])
     np.testing.assert_allclose(course.bound, expected[:, 3], rtol=1e-6)
+    best = [sorted(image.scores(image.weight))[-2:] for image in images]
+    np.testing.assert_allclose(course.score_gap[-1], [a - b for b, a in best], atol=1e-12)
     assert course.converged.tolist() == [not any(image.wrong()) for image in images]
 
 

@@ -5,6 +5,8 @@ from pydantic import ValidationError
 from detectors.assigners.base import Assigner
 from detectors.assigners.fcos import Fcos
 from detectors.assigners.hybrid import Hybrid, require_focal_loss
+from detectors.assigners.min_cost import MinCost
+from detectors.assigners.min_cost_many import MinCostMany
 from detectors.assigners.o2f import O2F
 from detectors.assigners.o2m import O2M
 from detectors.assigners.poto import Poto
@@ -54,6 +56,18 @@ def test_there_is_one_branch_kept_for_inference() -> None:
     assert branch[1].assigner is hybrid
     assert branch[1].weight == 1.0
     assert hybrid.loss == hybrid.first.loss == hybrid.then.loss == "focal"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "needed"),
+    [
+        (MinCostMany(), MinCost(), False),
+        (Fcos(), MinCost(), True),
+        (MinCostMany(), Poto(), True),
+    ],
+)
+def test_it_needs_positions_if_a_part_does(first: Assigner, then: Assigner, needed: bool) -> None:
+    assert Hybrid(first=first, then=then).needs_positions == needed
 
 
 def test_parts_are_chosen_by_name_with_their_options() -> None:

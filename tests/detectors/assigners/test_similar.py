@@ -75,6 +75,8 @@ def test_only_the_best_predictions_of_an_object_are_kept() -> None:
     points, targets = points_of(7, 1), Targets(object_, torch.tensor([0]))
     deta = Deta(topk=3).assign(points, predicted, targets, NOW).object.tolist()
     assert deta[:7] == [-1, -1, -1, -1, 0, 0, 0]
+    least = Deta(topk=9, threshold=0.5).assign(points, predicted, targets, NOW).object
+    assert least.tolist()[:7] == [0] * 7, "a similarity of exactly the threshold is enough"
     ms_detr = MsDetr(topk=2, threshold=0.6).assign(points, predicted, targets, NOW)
     assert ms_detr.object.tolist()[:7] == [-1, 0, -1, -1, -1, -1, 0]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from detectors.models.deconv import Deconv
+from detectors.models.deform import DeformConv
 from tests.examples import examples
 
 NORMS: Any = ("batch", "group")
@@ -148,6 +149,16 @@ def test_offsets_learn_and_move_what_is_read() -> None:
     with torch.no_grad():
         neck.get_parameter("blocks.0.0.offsets.bias")[0] = 1.5
     assert not torch.allclose(neck(given)[0], before)
+
+
+def test_channels_of_offsets_come_first_and_y_before_x() -> None:
+    """As in detectron2 and mmcv: all cells read one column to the right, with factors of 0.5."""
+    torch.manual_seed(0)
+    conv, x = DeformConv(4, 6), torch.randn(1, 4, 5, 7)
+    with torch.no_grad():
+        conv.offsets.get_parameter("bias")[:18].copy_(torch.tensor([0.0, 1.0]).repeat(9))
+    plain = F.conv2d(F.pad(x, (0, 2, 1, 1)), conv.weight) / 2
+    torch.testing.assert_close(conv(x), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_parameters_that_deformable_convolutions_add() -> None:

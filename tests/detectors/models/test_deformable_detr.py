@@ -8,6 +8,7 @@ import detectors
 from detectors.cost import model_cost
 from detectors.criterion import of_one_class
 from detectors.data.shapes import Shapes
+from detectors.models.deformable import Cells, DeformableAttention, ring
 from detectors.models.deformable_detr import DeformableDetector, DeformableDetrOptions
 from detectors.models.initial_queries import ProposedQueries
 from detectors.models.parts import parts_of
@@ -115,6 +116,35 @@ def test_the_best_valid_cells_become_queries_without_gradients() -> None:
         assert torch.equal(start.reference[image], proposed.boxes[image, best[:7]])
         again = initial(proposed, 5, 4).reference[image]
         assert torch.equal(again, proposed.boxes[image, best[5:9]])
+
+
+def test_cells_near_the_border_and_too_large_ones_propose_nothing() -> None:
+    """Centres closer to it than 0.01, and sides above 0.99: the first and last of 60, level 6."""
+    torch.manual_seed(0)
+    initial, sizes = ProposedQueries(8), ((1, 60), *[(1, 1)] * 5)
+    cells = Cells(torch.randn(1, 65, 8), sizes)
+    proposed = initial.propose(cells)
+    wrong = [0, 59, 64]
+    assert (~proposed.valid).nonzero()[:, 0].tolist() == wrong
+    x = (torch.arange(1, 59) + 0.5) / 60
+    anchors = torch.stack([x, 0 * x + 0.5, 0 * x + 0.05, 0 * x + 0.05], 1)
+    torch.testing.assert_close(proposed.boxes[0, 1:59], anchors)
+    other = cells.features.clone()
+    other[:, wrong] += 1
+    assert torch.equal(initial.propose(Cells(other, sizes)).logits, proposed.logits)
+    ranked = proposed._replace(logits=torch.arange(65.0).view(1, 65, 1))
+    best = initial(ranked, 0, 6).reference
+    assert torch.equal(best, proposed.boxes[:, [63, 62, 61, 60, 58, 57]])
+
+
+def test_deformable_attention_starts_from_rings_and_equal_weights() -> None:
+    """Although other weights of the transformer are Xavier-uniform (section A.3)."""
+    layers = [m for m in build().head.modules() if isinstance(m, DeformableAttention)]
+    assert len(layers) == 2 + 2
+    for layer in layers:
+        for part in (layer.sampling_offsets, layer.attention_weights):
+            assert not part.weight.any()
+        assert torch.equal(layer.sampling_offsets.bias, ring(*layer.shape).flatten())
 
 
 def test_there_are_no_more_proposals_than_cells() -> None:

@@ -140,6 +140,7 @@ def test_branches_at_the_same_queries_have_the_same_boxes_and_classes_of_their_o
     added = detector.state_dict().keys() - plain.state_dict().keys()
     assert added
     assert all(key.startswith("head.predictors.o2m.") and ".cls." in key for key in added)
+    assert added <= dict(detector.named_parameters()).keys(), "no layer shares them with another"
     found = predict(detector)
     for one, many in zip(found["o2o"], found["o2m"], strict=True):
         assert torch.equal(one.boxes, many.boxes)
@@ -150,17 +151,21 @@ def test_branches_at_the_same_queries_have_the_same_boxes_and_classes_of_their_o
 def test_proposals_of_lower_rank_are_the_additional_queries() -> None:
     """Those of the encoder's cells that are left, as many as the groups can share equally."""
     detector = build("deformable_detr", *BOTH, o2m_queries=300, o2m_groups=4, **TWO_STAGES)
-    cells = 4 * 5 + 2 * 3 + 8 * 10
+    cells, ranks = 4 * 5 + 2 * 3 + 8 * 10, list[tuple[int, int]]()
+    detector.head.get_submodule("initial").register_forward_hook(
+        lambda _, given, found: ranks.append(given[1:])
+    )
     output = detector.eval()(images())
     left = (cells - QUERIES) // 4 * 4
+    assert ranks == [(0, QUERIES), (QUERIES, left)]
     assert len(output.points["o2m"]) == output.branches["o2m"][0].boxes.shape[1] == left
     assert (output.points["o2m"].groups, output.points["o2o"].groups) == (4, 1)
     head: Any = detector.head
     proposed = head.initial.propose(
         head._encoded(detector.neck(detector.backbone(detector.backbone.normalise(images()))))
     )
-    ranks = head.initial(proposed, 0, cells).reference
-    assert torch.equal(head.initial(proposed, QUERIES, left).reference, ranks[:, 7 : 7 + left])
+    whole = head.initial(proposed, 0, cells).reference
+    assert torch.equal(head.initial(proposed, QUERIES, left).reference, whole[:, 7 : 7 + left])
 
 
 def test_no_cells_may_be_left_for_additional_queries() -> None:

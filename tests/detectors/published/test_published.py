@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from detectors.data.preparation import Preparation
 from detectors.models.operators.roi_align import roi_align_levels
 from detectors.models.weights import WeightsError
 from detectors.published import PUBLISHED, load_published, published_detector, recognise
@@ -82,6 +83,7 @@ def test_detr_predicts_the_same(tmp_path: Path) -> None:
     torch.save({"model": weights, "args": Namespace(lr=1e-4)}, tmp_path / "it.pth")
     detector = load_published(tmp_path / "it.pth")
     assert detector.classes == CLASSES
+    assert detector.config.input == Preparation(height=800, width=1333, portrait="turn")
     found = detector(images()).branches["o2o"][-1]
     logits, boxes = found.logits, found.boxes
     with torch.no_grad():

@@ -69,7 +69,7 @@ def looped(
     st.integers(1, 2),
     st.integers(1, 2),
     st.integers(0, 2),
-    st.sampled_from([1.0, 4.0]),
+    st.sampled_from([1.0, 2.5]),
 )
 def test_equals_loops_over_boxes_bins_and_samples(
     height: int, width: int, count: int, side: int, samples: int, stride: float
