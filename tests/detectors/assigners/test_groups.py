@@ -12,6 +12,7 @@ from detectors.assigners.groups import assign_groups
 from detectors.assigners.min_cost import MinCost
 from detectors.assigners.min_cost_many import MinCostMany
 from detectors.assigners.o2f import O2F
+from detectors.engine import assign
 from detectors.models.points import whole_image
 from detectors.structures import Predictions, Progress, Targets
 from tests.detectors.batching import CPU, packed
@@ -59,6 +60,17 @@ def test_equals_the_groups_one_by_one(
     assert all(map(torch.equal, found.positives(), (image, point)))
     if groups > 1:
         assert list(found.counts) == (found.object >= 0).sum(1).tolist()
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_training_assigns_every_head_in_groups(heads: int) -> None:
+    rng = torch.Generator().manual_seed(1)
+    boxes = objects(6, rng).boxes[None]
+    points, predicted = whole_image(32, 32, 6, CPU, 3), Predictions(torch.zeros(1, 6, 3), boxes)
+    found = assign(MinCost(), points, [predicted] * heads, packed(objects(1, rng)), NOW)
+    assert len(found) == heads
+    for each in found:
+        assert (each.object >= 0).view(3, 2).sum(1).tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("groups", [1, 3])
