@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from detectors.assigners.base import Branch, Strategy
+from detectors.assigners.positions import need_positions
 from detectors.data.base import Dataset
 from detectors.data.loader import Shares
 from detectors.data.mask_views import ground_truth
@@ -105,7 +106,7 @@ def train(
         codes = {name: shape.box for name, shape in detector.branches.items()}
         problems = training.unfit_losses(codes)
         if isinstance(detector, QueryDetector):
-            problems += training.unfit_queries(assignment)
+            problems += need_positions(assignment) + training.unfit_queries(assignment)
         if problems:
             raise ValueError("; ".join(problems))
     masks = isinstance(detector, DenseDetector) and detector.mask_branch is not None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from detectors.options import LATER, Options
+from detectors.options import LATER, Options, UnfitError
 
 ClsLoss = Literal["focal", "bce", "gaussian", "quality_focal", "matchability", "cross_entropy"]
 """The classification loss of an assignment.
@@ -98,6 +98,15 @@ class LossOptions(Options):
     mask_points: int = Field(64, ge=0, json_schema_extra=LATER)
     """Maximum number of positive points per image in the mask loss: the one of each object with the
     highest score, then the second of each, and so on; 0: no limit, as in o2f's released code."""
+
+    @model_validator(mode="after")
+    def _has_a_loss(self) -> Self:
+        if not (self.cls_weight or self.box_weight or self.l1_weight):
+            raise UnfitError(
+                "cls_weight: is 0, and so are box_weight and l1_weight: nothing would be trained; "
+                "set one"
+            )
+        return self
 
     @model_validator(mode="after")
     def _targets_fit(self) -> Self:

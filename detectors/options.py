@@ -10,14 +10,19 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 from textwrap import dedent
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
+
+LARGEST = 1e15
+"""Largest size of a number: float32 can hold its square."""
 
 
 class Options(BaseModel):
-    """Frozen settings. Unknown keys, wrong types, NaN and infinity are rejected.
+    """Frozen settings. Unknown keys, wrong types, NaN, infinity and huge numbers are rejected.
+
+    A number is huge if it is larger than `LARGEST`: float32 can't hold what is computed with it.
 
     Every field is part of a trial's id unless it is declared otherwise:
 
@@ -29,6 +34,27 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        numbers = {key: value for key, value in self.__dict__.items() if isinstance(value, float)}
+        huge = {key: value for key, value in numbers.items() if abs(value) > LARGEST}
+        if huge:
+            text = f"must have a size of at most {LARGEST:g}, got"
+            raise UnfitError(*(f"{key} {text} {value:g}" for key, value in huge.items()))
+        return self
+
+
+class UnfitError(ValueError):
+    """Values of options that don't fit each other. `problems` has one line per problem.
+
+    A line begins with the key of the option it is about, relative to the class that raises it:
+    `groups must divide channels (24), got 5` or `backbone: its finest map must have stride 4`.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 NOT_IDENTITY: dict[str, Any] = {"identity": False}

@@ -122,8 +122,13 @@ class Training(Options):
 
     def loss_of(self, branch: str, branches: Collection[str]) -> LossOptions:
         """Return the losses of `branch`, one of the `branches` that are trained together."""
+        own = self.o2m_loss if self._key(branch, branches) == "o2m_loss" else None
+        return own or self.loss
+
+    def _key(self, branch: str, branches: Collection[str]) -> str:
+        """Return the name of the option with the losses of a branch."""
         second = branch == "o2m" and len(branches) > 1
-        return self.o2m_loss if second and self.o2m_loss is not None else self.loss
+        return "o2m_loss" if second and self.o2m_loss is not None else "loss"
 
     def unfit_losses(self, codes: Mapping[str, str]) -> list[str]:
         """Return why the box loss of a branch can't be computed; empty if all can.
@@ -133,28 +138,25 @@ class Training(Options):
         """
         pairs = [(branch, self.loss_of(branch, codes).box, code) for branch, code in codes.items()]
         return [
-            f"the box loss {loss} of branch {branch} needs a detector that predicts {loss}, not "
-            f"{code}; choose box: giou or iou for it in training.loss or training.o2m_loss"
+            f"training.{self._key(branch, codes)}.box: {loss} needs a detector that predicts "
+            f"{loss}, but branch {branch} predicts {code}; choose giou or iou"
             for branch, loss, code in pairs
             if loss in ENCODERS and loss != code
         ]
 
     def unfit_queries(self, assignment: Strategy) -> list[str]:
-        """Return why a detector whose points are queries can't be trained; empty if it can."""
-        problems = []
-        if assignment.needs_positions:
-            problems.append(
-                "the assignment needs the positions of points, which queries do not have; choose "
-                "min_cost or min_cost_many with location: predicted and without level_range, "
-                "ms_detr, deta, poto or o2f with prior: global, or dual, hybrid or mixture of these"
-            )
+        """Return which losses can't train points that are queries; empty if all can."""
         branches = assignment.branches()
-        if any(self.loss_of(branch, branches).box_by == "centerness" for branch in branches):
-            problems.append(
-                "box_by: centerness needs the positions of points, which queries do not have; "
-                "choose box_by: degree or equal in training.loss"
-            )
-        return problems
+        keys = {
+            f"training.{self._key(branch, branches)}"
+            for branch in branches
+            if self.loss_of(branch, branches).box_by == "centerness"
+        }
+        return [
+            f"{key}.box_by: centerness needs the positions of points, which queries do not have; "
+            "choose degree or equal"
+            for key in sorted(keys)
+        ]
 
     def unfit_masks(self) -> list[str]:
         """Return why a detector with masks can't be trained; empty if it can."""
@@ -176,7 +178,7 @@ class Training(Options):
     def _drops_in_order(cls, decay_at: tuple[float, ...]) -> tuple[float, ...]:
         marks = (0.0, *decay_at, 1.0)
         if any(first >= second for first, second in pairwise(marks)):
-            raise ValueError(f"must be rising between 0 and 1, got {list(decay_at)}")
+            raise ValueError(f"must increase, from above 0 to below 1, got {list(decay_at)}")
         return decay_at
 
     @model_validator(mode="after")
@@ -193,7 +195,9 @@ class Training(Options):
     def _sides_fit(self) -> Self:
         sides = self.train_sides
         if self.side_range and (len(sides) != 2 or sides[0] > sides[1]):
-            raise ValueError(f"side_range needs two train_sides, rising, got {list(sides)}")
+            raise ValueError(
+                f"side_range needs two train_sides, the larger one last, got {list(sides)}"
+            )
         if self.crop and not sides:
             raise ValueError("crop needs train_sides")
         return self

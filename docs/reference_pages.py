@@ -13,8 +13,6 @@ from mkdocs.structure.files import File, Files
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from detectors.assigners import ASSIGNERS
-from detectors.data import DATASETS
 from detectors.evaluation.metrics import (
     DUPLICATES,
     DUPLICATES_SCORE,
@@ -25,52 +23,34 @@ from detectors.evaluation.metrics import (
     names_of,
 )
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
-from detectors.losses import LossOptions
-from detectors.models import DETECTORS
-from detectors.models.backbones import BACKBONES
-from detectors.models.gates import GATES
-from detectors.options import Options, docstrings
-from detectors.perceptron import PerceptronOptions
-from detectors.training import Training
+from detectors.options import Options
 from gaplab.cli.app import app
-from gaplab.spec.fields import models_of, table_of
-from gaplab.spec.models import (
-    CheckpointOptions,
-    EvaluationOptions,
-    Policy,
-    Reading,
-    Resources,
-    Spec,
+from gaplab.spec.describe import (
+    SECTIONS,
+    TABLES,
+    Option,
+    Sections,
+    default_text,
+    nested,
+    options_of,
 )
-from gaplab.spec.search import Domain, SearchOptions, StopOptions
 
-Sections = Mapping[str, type[Options]]
-"""Heading -> the class whose fields are listed below it."""
-Schema = Mapping[str, Any]
-"""The JSON schema of one field."""
-
+PAGES: Mapping[str, tuple[str, str]] = {
+    "assignments": ("Label assignments", "assignment"),
+    "detectors": ("Detectors", "detector"),
+    "backbones": ("Backbones", "detector.backbone"),
+    "gates": ("Gates", "detector.gate"),
+    "data": ("Data sets", "data"),
+}
+"""Page -> its title, and the key of a spec that takes the entries it lists."""
+HEADINGS = {
+    "spec": "Keys of a spec",
+    "perceptron": "perceptron (a spec of its own, for `gaplab perceptron`)",
+}
 SPEC: Sections = {
-    "Keys of a spec": Spec,
-    "evaluation": EvaluationOptions,
-    "training": Training,
-    "training.loss": LossOptions,
-    "resources": Resources,
-    "checkpoints": CheckpointOptions,
-    "run": Policy,
-    "search": SearchOptions,
-    "search.space": Domain,
-    "stop": StopOptions,
-    "read": Reading,
-    "perceptron (a spec of its own, for `gaplab perceptron`)": PerceptronOptions,
+    HEADINGS.get(key, key): model for key, model in SECTIONS.items() if model is not Protocol
 }
-TABLES: Mapping[str, tuple[str, str, Sections]] = {
-    "assignments": ("Label assignments", "assignment", ASSIGNERS),
-    "detectors": ("Detectors", "detector", DETECTORS),
-    "backbones": ("Backbones", "detector.backbone", BACKBONES),
-    "gates": ("Gates", "detector.gate", GATES),
-    "data": ("Data sets", "data", DATASETS),
-}
-"""Page -> its title, the key of a spec that takes its entries, and the explicit table."""
+"""Heading -> the class whose options are listed below it."""
 
 SPEC_INTRODUCTION = """\
 A spec is a YAML file; [Specs](../specs.md) explains how to write one. Its top-level keys are those
@@ -103,7 +83,7 @@ def pages() -> dict[str, str]:
     """Return the Markdown text of every generated page, by name."""
     return {
         "spec": _join("# Options of a spec", SPEC_INTRODUCTION, STAR, *_sections(SPEC)),
-        **{name: _join(*_table_page(*TABLES[name])) for name in TABLES},
+        **{page: _join(*_table_page(title, key)) for page, (title, key) in PAGES.items()},
         "protocols": _join(*_protocols()),
         "metrics": _join(*_metrics()),
         "cli": _join("# Commands", CLI_INTRODUCTION, *_commands()),
@@ -120,24 +100,12 @@ def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def _table_page(title: str, key: str, entries: Sections) -> Iterator[str]:
+def _table_page(title: str, key: str) -> Iterator[str]:
     yield f"# {title}"
     yield f"Values of the key `{key}`. `name` selects one; its options are keys beside `name`."
     yield STAR
-    yield from _sections(entries)
-    yield from _sections(_nested(entries))
-
-
-def _nested(entries: Sections) -> Sections:
-    """Return the classes of options inside `entries` that no table lists, by their last key."""
-    keys = {
-        inner: key
-        for model in entries.values()
-        for key, field in model.model_fields.items()
-        if not table_of(field)
-        for inner in models_of(field)
-    }
-    return {key: inner for inner, key in keys.items()}
+    yield from _sections(TABLES[key])
+    yield from _sections(nested(TABLES[key]))
 
 
 def _sections(sections: Sections) -> Iterator[str]:
@@ -154,19 +122,14 @@ def _anchor(heading: str) -> str:
 
 def _options(model: type[Options]) -> str:
     """Return a table with one row per option of `model`."""
-    fields = model.model_json_schema()["properties"]
-    rows = [_option(model, name, fields[name]) for name in fields if name not in ("name", "base")]
-    if model is Spec:
-        rows.insert(0, _option(model, "name", fields["name"]))
+    rows = [_option(each) for each in options_of(model, _reference)]
     return _table(("option", "values", "default", "meaning"), rows) if rows else "No options."
 
 
-def _option(model: type[Options], name: str, schema: Schema) -> tuple[str, ...]:
-    field = model.model_fields[name]
-    star = " *" if schema.get("identity") is False else ""
-    values = _entries(table_of(field)) or _values(schema)
-    default = "required" if field.is_required() else _default(schema.get("default"))
-    return f"`{name}`{star}", values, default, _cell(docstrings(model).get(name, ""))
+def _option(option: Option) -> tuple[str, ...]:
+    star = "" if option.counted else " *"
+    values = _entries(option.table) or option.values
+    return f"`{option.name}`{star}", values, option.default, _cell(option.meaning)
 
 
 def _entries(table: Sections) -> str:
@@ -176,63 +139,21 @@ def _entries(table: Sections) -> str:
 
 def _page(model: type[Options]) -> str:
     """Return the file name of the page that lists `model` as an entry."""
-    return next(f"{page}.md" for page in TABLES if model in TABLES[page][2].values())
-
-
-def _values(schema: Schema) -> str:
-    """Return the type and range of an option, as a reader of YAML would say it."""
-    if "anyOf" in schema:
-        return " or ".join(_values(kind) for kind in schema["anyOf"])
-    if "oneOf" in schema:
-        return " or ".join(_values(kind) for kind in schema["oneOf"])
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"])
-    if "$ref" in schema:
-        return _reference(schema["$ref"].rpartition("/")[2])
-    kind: str = schema.get("type", "value")
-    if kind == "array":
-        item, comma, limits = _values(schema["items"]).partition(",")
-        return f"list of {item}s{comma}{limits}"
-    names = {"boolean": "`true`, `false`", "string": "text", "null": "`null`", "object": "mapping"}
-    return names.get(kind, kind) + _range(schema)
-
-
-def _range(schema: Schema) -> str:
-    """Return the limits of a number: `, 0 to 1`; empty where it has none."""
-    words = {
-        "minimum": "at least",
-        "exclusiveMinimum": "above",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-        "multipleOf": "a multiple of",
-    }
-    if {"minimum", "maximum"} <= schema.keys():
-        return f", {schema['minimum']:,} to {schema['maximum']:,}"
-    return "".join(f", {words[key]} {schema[key]:,}" for key in words if key in schema)
+    pages = (page for page, (_, key) in PAGES.items() if model in TABLES[key].values())
+    return f"{next(pages)}.md"
 
 
 def _reference(name: str) -> str:
     """Return a link to the section of the class of this name."""
     if name == Protocol.__name__:
         return "[name or mapping](protocols.md)"
-    sections = {"spec": SPEC, **{page: _nested(TABLES[page][2]) for page in TABLES}}
+    sections = {"spec": SPEC, **{page: nested(TABLES[key]) for page, (_, key) in PAGES.items()}}
     return next(
         f"[mapping]({page}.md#{_anchor(heading)})"
         for page, found in sections.items()
         for heading, model in found.items()
         if model.__name__ == name
     )
-
-
-def _default(value: Any) -> str:
-    """Return a default as a spec would say it."""
-    if isinstance(value, dict):
-        name = value.get("name", value.get("preset"))
-        return f"`{name}`" if name else "its defaults" if value else "empty"
-    if value in ("", []):
-        return "empty"
-    names = {None: "null", True: "true", False: "false"}
-    return f"`{names[value] if value is None or isinstance(value, bool) else value}`"
 
 
 def _cell(text: str) -> str:
@@ -257,7 +178,9 @@ def _protocols() -> Iterator[str]:
     yield "## Presets"
     keys = [key for key in Protocol.model_fields if key != "preset"]
     presets = {name: preset.model_dump(mode="json") for name, preset in PROTOCOLS.items()}
-    rows = [(f"`{key}`", *(_default(preset[key]) for preset in presets.values())) for key in keys]
+    rows = [
+        (f"`{key}`", *(default_text(preset[key]) for preset in presets.values())) for key in keys
+    ]
     yield _table(("option", *(f"`{name}`" for name in presets)), rows)
 
 

@@ -13,14 +13,18 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import yaml
 from typer.core import TyperGroup
 from typer.main import get_command
 
 import detectors
 import gaplab
+from detectors.assigners import ASSIGNERS
 from detectors.options import Options, docstrings
 from gaplab.cli.app import app
+from gaplab.spec.describe import TABLES
 from gaplab.spec.fields import models_of
+from gaplab.spec.files import load_spec
 from gaplab.spec.models import Experiment, Spec
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,6 +69,13 @@ def spans(text: str) -> list[str]:
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", prose(text), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def table_column(text: str, heading: str) -> list[str]:
+    """The cells of a column of the only table in Markdown, without backslashes."""
+    rows = [line.strip("|").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    place = [cell.strip() for cell in rows[0]].index(heading)
+    return [row[place].strip().replace("\\", "") for row in rows[2:]]
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +181,33 @@ def test_the_table_is_the_same_everywhere() -> None:
     [table] = [block for block in blocks((ROOT / "README.md").read_text(), "") if "AR" in block]
     for name in ("index", "quickstart"):
         assert table in (ROOT / "docs" / f"{name}.md").read_text()
+
+
+def test_results_have_every_assignment_and_way_to_train_queries() -> None:
+    """README leads to both tables, and its number of assignments is that of the code."""
+    readme = (ROOT / "README.md").read_text()
+    assert f"[{len(ASSIGNERS)} assignments on one detector]" in readme
+    results = ROOT / "experiments" / "results"
+    names = table_column((results / "assignments.md").read_text(), "assignment")
+    assert sorted(names) == sorted(ASSIGNERS)
+    spec = yaml.safe_load((ROOT / "experiments" / "queries.yaml").read_text())
+    assert len(table_column((results / "queries.md").read_text(), "trial")) == len(spec["rows"])
+
+
+def test_whole_specs_in_the_documentation_are_valid(tmp_path: Path) -> None:
+    texts = [block for page in PAGES for block in blocks(page.read_text(), "yaml")]
+    whole = [text for text in texts if "\ndetector:" in text and text.startswith("name:")]
+    assert len(whole) >= 3
+    for i, text in enumerate(whole):
+        path = tmp_path / f"{i}.yaml"
+        path.write_text(text)
+        assert load_spec(path).variants
+
+
+@pytest.mark.parametrize("key", TABLES)
+def test_the_guide_names_every_entry_of_every_table(key: str) -> None:
+    text = (ROOT / "docs" / "specs.md").read_text() + (ROOT / "docs" / "data.md").read_text()
+    assert [name for name in TABLES[key] if f"`{name}`" not in text] == []
 
 
 def test_recipes_for_other_tools_are_python() -> None:

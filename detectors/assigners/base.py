@@ -70,6 +70,8 @@ class Strategy(Options):
     """The options of an assignment in a spec. `name` is the key in the table `ASSIGNERS`."""
 
     family: ClassVar[Family]
+    without_positions: ClassVar[str] = ""
+    """The options with which it needs no positions, if it does with others: `prior: global`."""
 
     @abstractmethod
     def branches(self) -> dict[Branch, Supervision]:
@@ -95,6 +97,8 @@ class Assigner(Strategy):
 
     branch: ClassVar[Branch]
     loss: ClassVar[ClsLoss] = "focal"
+    one_per_cell: ClassVar[bool] = False
+    """Whether it needs a detector with one point per cell."""
 
     @property
     def needs_positions(self) -> bool:

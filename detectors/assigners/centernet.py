@@ -46,6 +46,7 @@ class CenterNet(Assigner):
     family: ClassVar[Family] = "o2m"
     branch: ClassVar[Branch] = "o2m"
     loss: ClassVar[ClsLoss] = "gaussian"
+    one_per_cell: ClassVar[bool] = True
 
     def assign_batch(
         self, points: Points, predictions: Predictions, targets: TargetBatch, progress: Progress

@@ -1,15 +1,15 @@
 """DATE: a one-to-one and a one-to-many branch, trained together."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from detectors.assigners.base import Assigner, Branch, Family, Strategy, Supervision
 from detectors.assigners.fcos import Fcos
 from detectors.assigners.o2m import O2M
 from detectors.assigners.o2o import O2O
 from detectors.assigners.poto import Poto
-from detectors.options import OneOf
+from detectors.options import OneOf, UnfitError
 
 
 class Dual(Strategy):
@@ -43,6 +43,14 @@ class Dual(Strategy):
     """Weight of the loss of the one-to-many branch."""
 
     family: ClassVar[Family] = "dual"
+
+    @model_validator(mode="after")
+    def _trains_a_branch(self) -> Self:
+        if not (self.lambda_o2o or self.lambda_o2m):
+            raise UnfitError(
+                "lambda_o2o: is 0, and so is lambda_o2m: nothing would be trained; set one"
+            )
+        return self
 
     def branches(self) -> dict[Branch, Supervision]:
         """Return the one-to-one branch, kept for inference, and the one-to-many branch."""

@@ -1,10 +1,10 @@
 """Minimum cost: one-to-one assignment by class and location, as in OneNet."""
 
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from detectors.assigners.base import Assigner, Branch, Family
@@ -12,6 +12,7 @@ from detectors.assigners.geometry import class_logits, each_image, equalize, fit
 from detectors.assigners.matching import best_of_each, one_to_one
 from detectors.boxes import pairwise_giou
 from detectors.losses import focal_change
+from detectors.options import UnfitError
 from detectors.structures import Assignment, Points, Predictions, Progress, TargetBatch
 
 OFF_LEVEL = 9999.0
@@ -46,6 +47,18 @@ class CostRule(Assigner):
     """Upper end of the size range of a level, in strides; the lower end is half of it."""
     compat_level_bug: bool = False
     """Whether to ignore the distance to the top side, as the released code does."""
+
+    without_positions: ClassVar[str] = "location: predicted, and no level_range"
+
+    @model_validator(mode="after")
+    def _has_a_cost(self) -> Self:
+        giou = 0.0 if self.location == "points" else self.giou_weight
+        if not (self.l1_weight or giou or (self.classification and self.cls_weight)):
+            raise UnfitError(
+                "l1_weight: no part of the cost has a weight above 0, so no point is better than "
+                "another; set one"
+            )
+        return self
 
     @property
     def needs_positions(self) -> bool:

@@ -64,6 +64,7 @@ class O2F(Assigner):
     family: ClassVar[Family] = "o2f"
     branch: ClassVar[Branch] = "o2f"
     loss: ClassVar[ClsLoss] = "bce"
+    without_positions: ClassVar[str] = "prior: global"
 
     @property
     def needs_positions(self) -> bool:

@@ -44,6 +44,7 @@ class Poto(Assigner):
 
     family: ClassVar[Family] = "o2o"
     branch: ClassVar[Branch] = "o2o"
+    without_positions: ClassVar[str] = "prior: global"
 
     @property
     def needs_positions(self) -> bool:

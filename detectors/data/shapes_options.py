@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from detectors.data.base import DataOptions
+from detectors.options import UnfitError
 
 
 class ShapesOptions(DataOptions):
@@ -54,5 +55,5 @@ class ShapesOptions(DataOptions):
         ]
         broken = [f"{a} ({x}) must be at most {b} ({y})" for a, x, b, y in rules if x > y]
         if broken:
-            raise ValueError("; ".join(broken))
+            raise UnfitError(*broken)
         return self

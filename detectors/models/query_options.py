@@ -11,7 +11,7 @@ from detectors.models.backbone_base import BackboneOptions
 from detectors.models.backbones import BACKBONES, Tiny
 from detectors.models.base import DetectorOptions
 from detectors.models.predictor import BranchShape
-from detectors.options import LATER, OneOf
+from detectors.options import LATER, OneOf, UnfitError
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class QueryOptions(DetectorOptions):
                 f"o2m_groups must divide o2m_queries ({self.o2m_queries}), got {self.o2m_groups}"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UnfitError(*problems)
         return self
 
     def unfit(self, assignment: Strategy) -> list[str]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from detectors.models.backbone_base import Backbone, BackboneOptions, ImageNetBackbone
 from detectors.models.deform import DeformConv, reset_offsets
 from detectors.models.weights import load_weights
-from detectors.options import LATER
+from detectors.options import LATER, UnfitError
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 PLANES, STRIDES = (64, 128, 256, 512), (4, 8, 16, 32)
@@ -81,7 +81,7 @@ class ResNet(BackboneOptions):
                 f"got {self.frozen_stages}"
             )
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UnfitError(*problems)
         return self
 
     @property

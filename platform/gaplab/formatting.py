@@ -32,6 +32,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def joined(names: Sequence[str], last: str) -> str:
+    """Return names as `a, b or c` for `last` "or"."""
+    return f" {last} ".join(each for each in (", ".join(names[:-1]), *names[-1:]) if each)
+
+
 def named_trials(ids: Sequence[str]) -> str:
     """Return `trial A`, or `5 trials (A, B, C, ...)` for several."""
     if len(ids) == 1:

@@ -81,5 +81,5 @@ def test_losses_of_encoded_boxes_fit_only_branches_that_encode_them_so() -> None
     assert of.unfit_losses({"o2o": "relu", "o2m": "deltas"}) == []
     assert of.unfit_losses({"o2m": "exp"}) == []
     (problem,) = of.unfit_losses({"o2o": "relu", "o2m": "exp"})
-    assert problem.startswith("the box loss deltas of branch o2m needs a detector that predicts")
-    assert "not exp" in problem
+    assert problem.startswith("training.o2m_loss.box: deltas needs a detector that predicts")
+    assert "branch o2m predicts exp" in problem

@@ -74,6 +74,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
             "gaplab plan experiments/quickstart.yaml --set 'grid.seed=[0,1,2]'",
         ),
         Command(
+            "options",
+            "gaplab.cli.describe",
+            "List what a spec may contain: detectors, assignments and options.",
+            "gaplab options assignment.poto",
+        ),
+        Command(
             "models",
             "gaplab.cli.plan",
             "List the weights and multiply-adds of a spec's detectors.",

@@ -81,7 +81,7 @@ def to_text(found: "Sequence[Finding]") -> str:
     for each in found:
         lines.append(f"{each.verdict:<9}  {each.id:<{width}}  {_measured(each)}")
         lines.append(f"{'':<9}  {each.claim.sentence} ({each.claim.source})")
-    return "\n".join([*lines, _counts(found)]) + "\n"
+    return "\n".join([*lines, _counts(found), *_undecided(found)]) + "\n"
 
 
 def to_json(found: "Sequence[Finding]") -> str:
@@ -98,7 +98,8 @@ def markdown(found: "Sequence[Finding]") -> str:
     ]
     cells = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows]
     body = "".join(f"| {' | '.join(row)} |\n" for row in cells)
-    written = f"Written by `gaplab claims --output`. {_counts(found)}."
+    lines = [f"Written by `gaplab claims --output`. {_counts(found)}.", *_undecided(found)]
+    written = "\n".join(lines)
     return f"# Claims of the papers\n\n{written}\n\n{head}{body}"
 
 
@@ -179,9 +180,7 @@ def _train(
     check_rows(claims, specs)
     for name, each in specs.items():
         rows = {term.row for claim in claims.values() if claim.spec == name for term in claim.rows}
-        rows = resolve(each.spec).with_parents(rows)
-        needed = {row: keys for row, keys in each.spec.rows.items() if row in rows}
-        sweep = expand(resolve(each.spec.model_copy(update={"rows": needed})))
+        sweep = expand(resolve(each.spec).only(rows))
         if code := SweepRun(sweep, home, address, json=False).execute():
             raise typer.Exit(code)
 
@@ -242,6 +241,24 @@ def _counts(found: "Sequence[Finding]") -> str:
         f"{plural(len(found), 'claim')}: {count['holds']} {hold}, {count['fails']} {fail}, "
         f"{count['undecided']} undecided"
     )
+
+
+def _undecided(found: "Sequence[Finding]") -> list[str]:
+    """Return why claims are undecided and what would decide them, in at most two lines."""
+    from gaplab.results.verdicts import LEVEL
+
+    left = [each for each in found if each.verdict == "undecided"]
+    close = [each for each in left if each.p is not None]
+    claimed = sum(each.as_claimed for each in close)
+    lines = []
+    if close:
+        lines.append(
+            f"Undecided with a p value above {LEVEL / 2:g}: {len(close)}, of which {claimed} are "
+            "measured as claimed. More seeds (--seeds) or validation images decide more."
+        )
+    if missing := len(left) - len(close):
+        lines.append(f"Undecided for lack of results: {missing}. --run trains and measures them.")
+    return lines
 
 
 def _plain(finding: "Finding") -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _validated(section: dict[str, Any], overrides: Sequence[str]) -> "DataOption
     from gaplab.spec.fields import single_field_model
     from gaplab.spec.models import Experiment
     from gaplab.spec.overrides import override
-    from gaplab.spec.problems import to_problem
+    from gaplab.spec.problems import problems_of
 
     raw, _ = override({"data": section}, overrides)
     if others := ", ".join(raw.keys() - {"data"}):
@@ -96,7 +96,7 @@ def _validated(section: dict[str, Any], overrides: Sequence[str]) -> "DataOption
     try:
         options: DataOptions = model.model_validate(raw).data  # type: ignore[attr-defined]
     except ValidationError as error:
-        raise UserError(*(f"--set {to_problem(e, model)}" for e in error.errors())) from None
+        raise UserError(*(f"--set {each}" for each in problems_of(error, model))) from None
     return options
 
 

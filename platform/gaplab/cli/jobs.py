@@ -15,7 +15,14 @@ import typer
 from rich.console import Console
 
 from gaplab.cli.opening import read_ledger
-from gaplab.cli.options import HomeOption, JsonOption, ProfileOption, SetOption, SpecArgument
+from gaplab.cli.options import (
+    HomeOption,
+    JsonOption,
+    ProfileOption,
+    RowOption,
+    SetOption,
+    SpecArgument,
+)
 from gaplab.cli.render.tabular import PlainTable, number, plain_table, text
 from gaplab.cli.render.terminal import open_console
 from gaplab.cli.render.varied import EPOCHS, VariedColumns
@@ -45,7 +52,7 @@ TRACEBACK = "traceback.txt"
 """File that the worker of a failed attempt leaves in the folder of its trial."""
 
 
-def submit(
+def submit(  # noqa: PLR0913 - every argument is an option of the command
     spec: SpecArgument,
     address: JobsOption,
     cluster_home: Annotated[
@@ -57,6 +64,7 @@ def submit(
     ],
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    row: RowOption = None,
     json: JsonOption = False,
 ) -> None:
     """Start a sweep on a Ray cluster and leave it running there.
@@ -69,7 +77,7 @@ def submit(
     from gaplab.spec.sweep import to_mapping
     from gaplab.spec.yaml_text import dump_yaml
 
-    loaded = load_spec(spec, profile, overrides or []).spec
+    loaded = load_spec(spec, profile, overrides or []).only(row or []).spec
     job = _jobs(address).submit(
         JobRequest(loaded.name, dump_yaml(to_mapping(loaded)), cluster_home)
     )

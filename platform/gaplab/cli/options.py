@@ -35,6 +35,14 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Set a dotted key of the spec; repeatable."),
 ]
+RowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--row",
+        metavar="ROW",
+        help="Only this row of the spec, and those that it starts from; repeatable.",
+    ),
+]
 SettingOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -18,6 +18,7 @@ from gaplab.cli.options import (
     HomeOption,
     JsonOption,
     ProfileOption,
+    RowOption,
     SetOption,
     SpecArgument,
 )
@@ -42,10 +43,11 @@ SHOWN = 20
 """Trials that a plan lists unless all are asked for."""
 
 
-def plan(
+def plan(  # noqa: PLR0913 - every argument is an option of the command
     spec: SpecArgument,
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    row: RowOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
     every: Annotated[
         bool, typer.Option("--all", help=f"List every trial, not only the first {SHOWN}.")
@@ -54,7 +56,7 @@ def plan(
 ) -> None:
     """List the trials of a spec with their expected cost; run nothing."""
     with progress_line(f"expanding {spec}") as show:
-        made = make_plan(spec, profile, overrides or [], Home(home), show)
+        made = make_plan(spec, profile, overrides or [], Home(home), show, row or [])
     if json:
         sys.stdout.write(plan_json(made) + "\n")
     else:
@@ -105,10 +107,11 @@ def make_plan(
     overrides: Sequence[str],
     home: Home,
     show: Callable[[str], None] = lambda line: None,
+    rows: Sequence[str] = (),
 ) -> Plan:
     """Expand a spec as far as its data can be read, and look up its trials in the ledger.
 
-    `show` is called with what is being done, in one line.
+    `show` is called with what is being done, in one line. With `rows`, only these are planned.
 
     Raises:
         UserError: The spec has problems, or the ledger can't be read.
@@ -119,7 +122,7 @@ def make_plan(
     from gaplab.spec.models import Resources
     from gaplab.spec.sweep import foreseen, outline
 
-    resolved = load_spec(spec, profile, overrides)
+    resolved = load_spec(spec, profile, overrides).only(rows)
     show(f"{plural(len(resolved.variants), 'combination')}: computing the ids of trials")
     found = outline(resolved)
     show(f"{plural(len(found.sweep.trials), 'trial')}: looking them up in the ledger")

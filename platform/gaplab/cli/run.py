@@ -17,6 +17,7 @@ from gaplab.cli.options import (
     JsonOption,
     ProfileOption,
     RerunOption,
+    RowOption,
     SetOption,
     SettingOption,
     SpecArgument,
@@ -52,6 +53,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
     spec: SpecArgument,
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    row: RowOption = None,
     rerun: RerunOption = None,
     home: HomeOption = Path(DEFAULT_HOME),
     address: AddressOption = "local",
@@ -67,7 +69,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
         from gaplab.spec.files import load_spec  # imports PyTorch, which takes seconds
         from gaplab.spec.sweep import sound_outline
 
-        resolved = load_spec(spec, profile, overrides or [])
+        resolved = load_spec(spec, profile, overrides or []).only(row or [])
         combinations = plural(len(resolved.variants), "combination")
         show(f"{starting} computing the ids of {combinations} first")
         found = sound_outline(resolved)

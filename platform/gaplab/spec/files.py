@@ -20,7 +20,7 @@ from gaplab.spec.merge import Layer, describe_problem, merge
 from gaplab.spec.models import Experiment, Spec
 from gaplab.spec.overrides import override, varied_sections
 from gaplab.spec.perceptron import KEY as PERCEPTRON
-from gaplab.spec.problems import Problem, format_value, to_problem, unknown, unknown_dotted
+from gaplab.spec.problems import Problem, format_value, problems_of, unknown, unknown_dotted
 from gaplab.spec.resolve import ResolvedSpec, SpecError, base_problems, resolve
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
@@ -219,8 +219,7 @@ def _validated(raw: Mapping[str, Any]) -> tuple[Spec | None, list[Problem]]:
     try:
         return Spec.model_validate({**own, "base": _base(raw)}), problems
     except ValidationError as error:
-        found = [to_problem(each, Spec) for each in error.errors(include_url=False)]
-        return None, problems + [_without_zip_form(problem) for problem in found]
+        return None, problems + [_without_zip_form(each) for each in problems_of(error, Spec)]
 
 
 def _unknown_top_key(key: str, valid: Sequence[str]) -> Problem:

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Branch, Strategy
 from detectors.data import DATASETS
-from detectors.data.base import NO_MASKS, DataError, DataOptions
+from detectors.data.base import DataOptions
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
-from detectors.models.parts import check_freeze
-from detectors.options import NOT_IDENTITY, OneOf, Options
+from detectors.options import NOT_IDENTITY, OneOf, Options, UnfitError
 from detectors.training import Training
+from gaplab.spec.fit import unfit
 from gaplab.spec.protocols import read_preset_or_mapping, read_protocol, with_key
 from gaplab.spec.raw import MAX_REPEAT, with_seeds
 from gaplab.spec.search import SearchOptions, StopOptions
@@ -28,12 +28,6 @@ MAX_BACKOFF = 300.0
 """Longest wait before a retry, in seconds."""
 SMALLEST_PART = 0.0001
 """The smallest part of a GPU that Ray reserves."""
-
-
-_NO_MASK_DETECTOR = (
-    "evaluation.protocol: measures masks, which the detector does not predict; choose another "
-    "protocol, or detector fcos or retinanet with detector.masks: {name: condinst}"
-)
 
 
 class EvaluationOptions(Options):
@@ -122,73 +116,10 @@ class Experiment(Options):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        branches = self.assignment.branches()
-        problems = self.training.unfit_losses({b: self.detector.branch(b).box for b in branches})
-        problems += self.detector.unfit(self.assignment) + self._unfit_queries()
-        if self.training.batch < self.resources.workers:
-            problems.append(
-                f"training.batch: must be at least resources.workers ({self.resources.workers}), "
-                f"got {self.training.batch}"
-            )
-        problems += self._unfit_masks()
-        problems += self._unfit_devices()
-        problems += self._unknown_parts()
-        if problems:
-            raise ValueError("; ".join(problems))
+        workers, gpus = self.resources.workers, self.resources.gpus_per_worker > 0
+        if problems := unfit(self, self.evaluation.protocol, workers, gpus=gpus):
+            raise UnfitError(*problems)
         return self
-
-    def _unfit_queries(self) -> list[str]:
-        """Return why the detector can't be trained or measured if its points are queries."""
-        if self.detector.located:
-            return []
-        problems = self.training.unfit_queries(self.assignment)
-        protocol = self.evaluation.protocol
-        if protocol.level_range is not None or protocol.spatial_range is not None:
-            problems.append(
-                "evaluation.protocol: level_range and spatial_range need the positions of points, "
-                "which queries do not have; choose another protocol"
-            )
-        return problems
-
-    def _unfit_masks(self) -> list[str]:
-        """Return why masks can't be trained or measured."""
-        if not self.detector.segments:
-            return [_NO_MASK_DETECTOR] if self.evaluation.masks else []
-        problems = self.training.unfit_masks()
-        if not self.data.segmented:
-            problems.append(
-                f"detector.masks: objects of data {self.data.label} have no masks; {NO_MASKS}, or "
-                "train without masks (detector.masks: null)"
-            )
-        return problems
-
-    def _unfit_devices(self) -> list[str]:
-        """Return why the training can't run on its workers; empty if it can."""
-        problems, training, resources = [], self.training, self.resources
-        share = training.batch // resources.workers
-        if training.accumulate > max(1, share):
-            problems.append(
-                f"training.accumulate: must be at most the images of a worker per step ({share}), "
-                f"got {training.accumulate}"
-            )
-        if training.sync_batch_norm and not resources.gpus_per_worker:
-            problems.append(
-                "training.sync_batch_norm: needs GPUs; set resources.gpus_per_worker, or "
-                "sync_batch_norm: false"
-            )
-        return problems
-
-    def _unknown_parts(self) -> list[str]:
-        """Return why `training.freeze` doesn't fit the detector; empty if it does."""
-        branches = tuple(self.assignment.branches())
-        try:
-            if self.training.freeze:
-                check_freeze(self.detector, branches, self.training.freeze)
-        except DataError:  # timm may be installed where the trial runs, and only there
-            return []
-        except ValueError as error:
-            return [f"training.freeze: {error}"]
-        return []
 
     def config(self) -> dict[str, Any]:
         """Return plain JSON from which `Experiment.model_validate` rebuilds this experiment."""

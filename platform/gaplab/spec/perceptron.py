@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from detectors.options import Options
 from detectors.perceptron import PerceptronOptions
 from gaplab.errors import UserError
-from gaplab.spec.problems import Problem, to_problem
+from gaplab.spec.problems import Problem, problems_of
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 KEY = "perceptron"
@@ -58,10 +58,8 @@ def read_perceptron(path: Path) -> PerceptronSpec:
     try:
         return PerceptronSpec.model_validate(_with_shared(content))
     except ValidationError as error:
-        found = [to_problem(each, PerceptronSpec) for each in error.errors(include_url=False)]
-        raise UserError(
-            *dict.fromkeys(f"{path}: {_shown(each, content)}" for each in found)
-        ) from None
+        found = [_shown(each, content) for each in problems_of(error, PerceptronSpec)]
+        raise UserError(*dict.fromkeys(f"{path}: {each}" for each in found)) from None
 
 
 def _with_shared(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
 from gaplab.errors import UserError
 from gaplab.identity import canonical, digest
-from gaplab.spec.problems import format_value, to_problem, unknown
+from gaplab.spec.problems import format_value, problems_of, unknown
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 _CUSTOM = re.compile(r"custom(-[0-9a-f]{8})?")
@@ -158,8 +158,7 @@ def _validated(source: str, text: str) -> Protocol:
     try:
         protocol = Protocol.model_validate(value)
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        problems += [str(to_problem(each, Protocol)) for each in found]
+        problems += map(str, problems_of(error, Protocol))
     if problems:
         raise UserError(*(f"{source}: {problem}" for problem in problems))
     return with_key(protocol)

@@ -4,7 +4,7 @@ The result, a `ResolvedSpec`, is what other modules pass on, so that nothing enu
 of a spec a second time.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from gaplab.errors import UserError
 from gaplab.spec.axes import Axis, axes_of, split_key
 from gaplab.spec.grid import Combination, Grid
 from gaplab.spec.models import Experiment, Spec
-from gaplab.spec.problems import Problem, to_problem
+from gaplab.spec.problems import Problem, problems_of, unknown
 from gaplab.spec.references import find_parents
 from gaplab.spec.sections import Section, Sections, different
 from gaplab.spec.validate import check, unmeasured_metrics
@@ -62,6 +62,31 @@ class ResolvedSpec:
             if variants[i].row in found and (parent := variants[i].parent) is not None:
                 found.add(variants[parent].row or "")
         return found
+
+    def only(self, rows: Collection[str]) -> "ResolvedSpec":
+        """Return the spec with some of its rows and those that they start from; all if none.
+
+        Raises:
+            UserError: with every name that isn't one of a row with trials.
+        """
+        trained = {each.row for each in self.variants}
+        problems = [f"--row {row}: {self._not_trained(row)}" for row in rows if row not in trained]
+        if problems:
+            raise UserError(*problems)
+        if not rows:
+            return self
+        kept = self.with_parents(rows)
+        left = {row: keys for row, keys in self.spec.rows.items() if row in kept}
+        return resolve(self.spec.model_copy(update={"rows": left}))
+
+    def _not_trained(self, row: str) -> str:
+        if row in self.ground_truth:
+            return "shows the ground truth, so it has no trial; gaplab table computes it"
+        if row in self.spec.rows:
+            return "has no trial, because exclude leaves it out"
+        if not self.spec.rows:
+            return "the spec has no rows; remove --row"
+        return unknown(row, self.spec.rows, "row ")
 
     @property
     def samples_left(self) -> int:
@@ -132,7 +157,7 @@ def _problems(spec: Spec, grid: Grid, trials: Sequence[Combination]) -> list[Pro
         if alike in tested and not sections["seed"].problems:
             continue
         inside = [each for section in sections.values() for each in section.problems]
-        found.update(dict.fromkeys(inside or _problems_between(sections)))
+        found.update(dict.fromkeys(inside or _problems_between(each, grid)))
         if not sections["seed"].problems:
             tested.add(alike)
     evaluations = different(each.sections["evaluation"] for each in trials)
@@ -141,10 +166,14 @@ def _problems(spec: Spec, grid: Grid, trials: Sequence[Combination]) -> list[Pro
     return list(found)
 
 
-def _problems_between(sections: Mapping[str, Section]) -> list[Problem]:
+def _problems_between(trial: Combination, grid: Grid) -> list[Problem]:
     """Return the problems between sections that are valid by themselves."""
     try:
-        Experiment.model_validate({name: section.value for name, section in sections.items()})
+        Experiment.model_validate({name: each.value for name, each in trial.sections.items()})
     except ValidationError as error:
-        return [to_problem(each, Experiment) for each in error.errors(include_url=False)]
+        choices = grid.choices(trial.positions)
+        return [
+            grid.sections.relocated(each, choices[str(each.path[0])]) if each.path else each
+            for each in problems_of(error, Experiment)
+        ]
     return []

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from detectors.options import Options
+from detectors.options import Options, UnfitError
 
 STARTUP, KEEP = 10, 3
 
@@ -28,7 +28,7 @@ class Domain(Options):
     def _one_form(self) -> Self:
         problems = self._choices_problems() if self.choices is not None else self._range_problems()
         if problems:
-            raise ValueError("; ".join(problems))
+            raise UnfitError(*problems)
         return self
 
     @property
@@ -48,7 +48,7 @@ class Domain(Options):
         if low is None or high is None:
             return ["needs low and high, or choices"]
         rules = {
-            f"low must be below high, got {low:g} and {high:g}": low < high,
+            f"low ({low:g}) must be below high ({high:g})": low < high,
             f"log needs low above 0, got {low:g}": not self.log or low > 0,
             "log can't be combined with step": not self.log or self.step is None,
         }

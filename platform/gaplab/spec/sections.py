@@ -13,7 +13,7 @@ from gaplab.identity import canonical, identity
 from gaplab.spec.axes import MISSING, Key, VariedKey
 from gaplab.spec.fields import entries_with, single_field_model
 from gaplab.spec.models import Experiment
-from gaplab.spec.problems import Problem, format_path, to_problem
+from gaplab.spec.problems import Problem, format_path, problems_of
 from gaplab.spec.protocols import expand_preset
 
 Choice = tuple[tuple[int, int], ...]
@@ -76,7 +76,7 @@ class Sections:
         try:
             model = _READERS[name].model_validate({} if raw is MISSING else {name: raw})
         except ValidationError as error:
-            found = [to_problem(each, Experiment) for each in error.errors(include_url=False)]
+            found = problems_of(error, Experiment)
             return Section(None, tuple(self.relocated(each, choice) for each in found))
         return Section(getattr(model, name))
 

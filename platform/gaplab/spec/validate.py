@@ -30,9 +30,9 @@ from gaplab.spec.problems import (
     Problem,
     SpecPath,
     format_path,
+    problems_of,
     similar_keys,
     suggest,
-    to_problem,
     unknown,
     unknown_dotted,
 )
@@ -125,7 +125,7 @@ def _field_problems(owner: type[Options], key: str, value: Any) -> list[Problem]
     try:
         model.model_validate({key: value})
     except ValidationError as error:
-        return [to_problem(each, model) for each in error.errors(include_url=False)]
+        return problems_of(error, model)
     return []
 
 
@@ -162,8 +162,7 @@ def _readings(spec: Spec) -> Iterator[Problem]:
             if Reading.of(settings).ground_truth:
                 yield from _keys_without_trial(row, settings)
         except ValidationError as error:
-            for each in error.errors(include_url=False):
-                problem = to_problem(each, Reading)
+            for problem in problems_of(error, Reading):
                 path = ("rows", row, f"{READ}{problem.path[0]}", *problem.path[1:])
                 yield Problem(path, problem.text, problem.of_key)
 

@@ -265,7 +265,7 @@ def test_random_choices_depend_only_on_the_generator() -> None:
     ("wrong", "message"),
     [
         ({"train_sides": [640, 800, 900], "side_range": True}, "two train_sides.*900"),
-        ({"train_sides": [800, 640], "side_range": True}, "rising"),
+        ({"train_sides": [800, 640], "side_range": True}, "larger one last"),
         ({"side_range": True}, "two train_sides"),
         ({"crop": True}, "crop needs train_sides"),
         ({"train_sides": [16]}, "train_sides.0"),

@@ -43,7 +43,7 @@ def test_which_options_of_the_cost_need_positions(changes: dict[str, Any], fit: 
 def test_losses_of_positions_and_of_encoded_boxes_are_refused() -> None:
     weighted = Training(loss=LossOptions(box_by="centerness"))
     (problem,) = weighted.unfit_queries(MATCHING)
-    assert problem.startswith("box_by: centerness needs the positions of points")
+    assert problem.startswith("training.loss.box_by: centerness needs the positions of points")
     encoded = Training(loss=LossOptions(box="deltas"))
     (problem,) = encoded.unfit_losses({"o2o": DetrOptions().branch("o2o").box})
-    assert "needs a detector that predicts deltas, not relative" in problem
+    assert "needs a detector that predicts deltas, but branch o2o predicts relative" in problem

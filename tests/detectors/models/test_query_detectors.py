@@ -10,6 +10,7 @@ from torch import Tensor
 import detectors
 from detectors.assigners import ASSIGNERS
 from detectors.assigners.base import Assigner
+from detectors.assigners.positions import need_positions
 from detectors.data.shapes import Shapes
 from detectors.inference import CandidateRequest, predict
 from detectors.structures import Predictions, Progress, Targets
@@ -160,13 +161,13 @@ FIT: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("assignment", ASSIGNERS)
 def test_which_assignments_fit_queries(assignment: str) -> None:
-    training, entry = Training(epochs=1, batch=4), ASSIGNERS[assignment]
+    entry = ASSIGNERS[assignment]
     fitting = [
         entry.model_validate({"name": assignment, **each}) for each in FIT.get(assignment, ())
     ]
-    assert all(training.unfit_queries(each) == [] for each in fitting)
+    assert all(need_positions(each) == [] for each in fitting)
     plain = entry()
-    assert (training.unfit_queries(plain) == []) == (plain in fitting)
+    assert (need_positions(plain) == []) == (plain in fitting)
 
 
 @each_detector
@@ -174,7 +175,7 @@ def test_an_assignment_that_needs_positions_is_refused_before_training(name: str
     data = Shapes(size=32, train_images=4, max_side=24).load("train")
     strategy = ASSIGNERS["dual"]()
     detector = build(name, *strategy.branches())
-    with pytest.raises(ValueError, match="queries do not have; choose min_cost or min_cost_many"):
+    with pytest.raises(ValueError, match="o2m: fcos needs the positions of points"):
         detectors.train(detector, strategy, data, Training(epochs=1, batch=4))
 
 

@@ -66,7 +66,8 @@ def test_verdicts_and_counts(gaplab: Gaplab, claims: Path) -> None:
     assert lines[4].split()[:2] == ["holds", "need"]
     assert "gap 003-T1-01: -26.1 [" in lines[4]
     assert "undecided  own     AP own: 0 seeds measured, 3 are needed" in lines
-    assert lines[-1] == "4 claims: 2 hold, 1 fails, 1 undecided"
+    assert lines[-2] == "4 claims: 2 hold, 1 fails, 1 undecided"
+    assert lines[-1] == "Undecided for lack of results: 1. --run trains and measures them."
 
 
 def test_a_spec_of_several_claims_is_read_once(

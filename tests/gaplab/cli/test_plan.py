@@ -35,13 +35,21 @@ def test_plan_runs_nothing(gaplab: Gaplab, write_spec: Write, tmp_path: Path) ->
     assert not list(tmp_path.glob("home/trials"))
 
 
+def test_one_row_is_planned(gaplab: Gaplab, write_spec: Write) -> None:
+    spec = write_spec(rows={"a": {"assignment.alpha": 0.3}, "b": {"assignment.alpha": 0.4}})
+    trials = json.loads(gaplab("plan", spec, "--json"))["trials"]
+    [one] = json.loads(gaplab("plan", spec, "--row", "b", "--json"))["trials"]
+    assert one == {**trials[1], "varied": {}}
+    assert "--row c: unknown row" in gaplab("plan", spec, "--row", "c", code=2)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
         ({"detektor": {}}, 'unknown key; did you mean "detector"?'),
         ({"assignment": {"name": "poto", "alpha": 1.4}}, "assignment.alpha: "),
         ({"assignment": {"name": "o2f", "k": 0}}, "assignment.k: "),
-        ({"assignment": {"name": "o2f", "t_min": 0.7}}, "t_min must not be above t_max"),
+        ({"assignment": {"name": "o2f", "t_min": 0.7}}, "t_min: must not be above t_max"),
         (
             {"grid": {"seed": list(range(200)), "training.lr": [i / 999 for i in range(1, 200)]}},
             "max_trials",

@@ -95,7 +95,7 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
         Experiment.model_validate(SECTIONS | sections | many)
     text = str(raised.value)
     for branch in ("o2o", "o2m"):
-        line = f"the box loss deltas of branch {branch} needs a detector that predicts deltas"
+        line = f"deltas needs a detector that predicts deltas, but branch {branch} predicts"
         assert (line in text) == (branch in branches)
     assert "at least resources.workers (3), got 2" in text
 
@@ -103,8 +103,8 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"assignment": {"name": "poto"}}, "the assignment needs the positions of points"),
-        ({"assignment": DUAL}, "the assignment needs the positions of points"),
+        ({"assignment": {"name": "poto"}}, "assignment: poto needs the positions of points"),
+        ({"assignment": DUAL}, "assignment.o2m: retinanet needs the positions of points"),
         ({"training": {"loss": {"box_by": "centerness"}}}, "box_by: centerness needs the pos"),
         ({"detector": {"name": "detr", "o2m_queries": 9}}, "detector.o2m_queries: needs an assig"),
         ({"evaluation": {"protocol": "centernet"}}, "choose another protocol"),

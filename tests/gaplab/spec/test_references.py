@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gaplab.errors import UserError
 from gaplab.records import TrialRecord
 from gaplab.spec.files import load_spec
 from gaplab.spec.resolve import ResolvedSpec, resolve
@@ -102,6 +103,29 @@ def test_rows_are_taken_together_with_those_they_start_from() -> None:
     assert found.with_parents({"c"}) == {"a", "b", "c"}
     assert found.with_parents({"b", "d"}) == {"a", "b", "d"}
     assert found.with_parents({"d"}) == {"d"}
+
+
+def test_single_rows_have_the_trials_that_they_have_in_the_whole_spec() -> None:
+    rows = {"a": {}, "b": {START: "row:a"}, "c": {"assignment": {"name": "fcos"}}}
+    whole = resolved(rows)
+    for chosen, kept in ((["c"], ["c"]), (["b"], ["a", "b"]), (["a", "c"], ["a", "c"])):
+        found = row_records(whole.only(chosen))
+        assert found == {row: row_records(whole)[row] for row in kept}
+    assert whole.only([]) is whole
+
+
+def test_rows_without_trials_are_refused() -> None:
+    rows = {"a": {"seed": 1}, "b": {"seed": 2}, "c": {"read.ground_truth": True}}
+    whole = resolved(rows, exclude=[{"seed": 2}])
+    with pytest.raises(UserError) as caught:
+        whole.only(["aa", "b", "c"])
+    assert list(caught.value.problems) == [
+        '--row aa: unknown row "aa"; did you mean "a"?',
+        "--row b: has no trial, because exclude leaves it out",
+        "--row c: shows the ground truth, so it has no trial; gaplab table computes it",
+    ]
+    with pytest.raises(UserError, match="--row a: the spec has no rows; remove --row"):
+        resolve(make_spec(SECTIONS)).only(["a"])
 
 
 def test_a_trial_whose_parent_has_no_data_has_no_id(tmp_path: Path) -> None:

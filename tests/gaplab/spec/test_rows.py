@@ -253,7 +253,7 @@ def outcome(found: Spec) -> list[str]:
         ),
         (
             {"rows": {"a": {"assignment": {"name": "fcos"}, "assignment.alpha": 0.5}}},
-            "rows.a.assignment.alpha: unknown key; choose one of name, ",
+            "rows.a.assignment.alpha: unknown key of fcos; only quality_fcos, ",
         ),
         (
             {"rows": {"a": {"seed": 1}, "b": {"seed": 2}}, "grid": {"seed": [1]}},

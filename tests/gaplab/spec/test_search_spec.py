@@ -205,11 +205,11 @@ def test_all_invalid_options_are_reported_at_once(tmp_path: Path) -> None:
             'search.methd: unknown key; did you mean "method"?',
             "search.seed: must be at least 0, got -1",
             "search.objective: repeats a metric",
-            'search.space.assignment.alpha.lo: unknown key; did you mean "low"?',
+            'search.space.assignment.alpha.lo: unknown key; did you mean "low" or "log"?',
             "search.space.assignment.k.step: must be greater than 0, got 0",
-            "search.space.assignment.radius: low must be below high, got 3 and 1",
-            "search.space.training.lr: log needs low above 0, got 0; "
-            "log can't be combined with step",
+            "search.space.assignment.radius: low (3) must be below high (1)",
+            "search.space.training.lr.log: needs low above 0, got 0",
+            "search.space.training.lr: log can't be combined with step",
             "search.space.training.batch: needs low and high, or choices",
             "search.space.detector.box.choices: length must be at least 1, is 0",
             "search.space.detector.channels: choices can't be combined with low",
@@ -263,9 +263,9 @@ def test_all_wrong_keys_and_values_are_reported_at_once(tmp_path: Path) -> None:
     [
         (
             {"search": search(startup=3), "when": WHEN},
-            "search: startup: only used with method: optuna",
+            "search.startup: only used with method: optuna",
         ),
-        ({"stop": {"rule": "median", "keep": 4}}, "stop: keep: only used with rule: asha"),
+        ({"stop": {"rule": "median", "keep": 4}}, "stop.keep: only used with rule: asha"),
         (
             {"search": search(4, {"assignment.k": {"low": 1, "high": 9}})},
             "search.space.assignment.k: not every trial has this key; vary it only where it "
@@ -276,7 +276,7 @@ def test_all_wrong_keys_and_values_are_reported_at_once(tmp_path: Path) -> None:
                 "assignment": {"name": "o2f", "t_max": 0.4},
                 "search": search(20, {"assignment.t_min": {"low": 0.1, "high": 0.9}}),
             },
-            "assignment: t_min must not be above t_max, got ",
+            "search.space.assignment.t_min: must not be above t_max, got ",
         ),
         (
             {"search": search(objective=["ap", "recall"]), "when": WHEN},
@@ -358,7 +358,7 @@ def test_set_changes_options_of_search_and_stop(tmp_path: Path) -> None:
     assert (found.search.trials, found.stop.keep) == (7, 4)
     assert found.search.space["training.lr"].ends == (1e-4, 0.02)
     lines = problems(tmp_path, ("search.space.training.lr={high: 0}",), search=search(), when=WHEN)
-    assert lines == ["--set search.space.training.lr: low must be below high, got 0.0001 and 0"]
+    assert lines == ["--set search.space.training.lr: low (0.0001) must be below high (0)"]
 
 
 def test_the_example_has_a_search_and_a_stopping_rule() -> None:

@@ -99,3 +99,50 @@ def test_a_key_without_its_section_is_found(key: str) -> None:
 
 def test_nothing_is_suggested_without_keys() -> None:
     assert similar_keys("a.b", []) == similar_keys("", ["a.b"]) == []
+
+
+@pytest.mark.parametrize(
+    ("section", "line"),
+    [
+        ("assignment: {name: POTO}", 'unknown "POTO"; did you mean "poto"?'),
+        ("assignment: {name: h-detr}", 'unknown "h-detr"; see min_cost_many, hybrid or dual'),
+        ("assignment: {name: Group DETR}", 'unknown "Group DETR"; see min_cost_many or dual'),
+        ("assignment: {name: tood}", 'unknown "tood"; see tal'),
+        ("assignment: {name: anchors}", 'unknown "anchors"; did you mean "anchor"?'),
+        ("detector: {name: yolo}", 'unknown "yolo"; choose one of fcos, retinanet, '),
+    ],
+)
+def test_names_of_papers_lead_to_entries(tmp_path: Path, section: str, line: str) -> None:
+    key = section.partition(":")[0]
+    text = "\n".join(each for each in BASE.split("\n") if not each.startswith(key))
+    [found] = problems(tmp_path, f"{text}{section}")
+    assert found.startswith(f"quick.yaml: {key}.name: {line}")
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("detector.masks", "unknown key of detr; only fcos and retinanet have it"),
+        ("detector.gate", "unknown key of detr; only fcos has it"),
+        ("detector.num_queries", 'unknown key; did you mean "o2m_queries" or "queries"?'),
+        ("detector.backbone.deformable_stages", "unknown key of tiny; only resnet has it"),
+        ("data.version", "unknown key; choose one of name, size, train_images, "),
+        ("data.images", 'unknown key; did you mean "val_images" or "train_images"?'),
+    ],
+)
+def test_keys_of_other_entries_and_sections(tmp_path: Path, key: str, line: str) -> None:
+    """A key that other entries have is named with them; another section is not guessed."""
+    section, _, rest = key.partition(".")
+    sections: dict[str, Any] = {
+        "name": "quick",
+        "data": {"name": "shapes"},
+        "detector": {"name": "detr", "backbone": {"name": "tiny"}},
+        "assignment": {"name": "min_cost"},
+    }
+    *above, last = rest.split(".")
+    inner = sections[section]
+    for each in above:
+        inner = inner[each]
+    inner[last] = 1
+    [found] = problems(tmp_path, yaml.safe_dump(sections))
+    assert found.startswith(f"quick.yaml: {key}: {line}")

@@ -25,7 +25,7 @@ from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled, al
 from gaplab.results.papers.paper_table import Line, table_lines, value_of
 from gaplab.results.verdicts import MIN_SEEDS, Evidence, Limit, Quantity, Verdict, judge
 from gaplab.spec.models import Reading, Spec
-from gaplab.spec.problems import to_problem
+from gaplab.spec.problems import problems_of
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 Resample = Callable[[ResultRow], Resampled | None]
@@ -110,6 +110,12 @@ class Finding:
     images: bool = False
     reason: str = ""
 
+    @property
+    def as_claimed(self) -> bool:
+        """Whether the mean is one of the values that the claim allows."""
+        low, high = self.claim.limit
+        return self.value is not None and low < self.value < high
+
 
 @dataclass(frozen=True)
 class ClaimSpec:
@@ -154,8 +160,7 @@ def _read_claim(keys: Any, spec: str) -> Claim:
     try:
         claim = Claim.model_validate({**keys, "spec": spec} if isinstance(keys, dict) else keys)
     except ValidationError as error:
-        found = [to_problem(each, Claim) for each in error.errors(include_url=False)]
-        raise UserError(*wrong, *map(str, found)) from None
+        raise UserError(*wrong, *map(str, problems_of(error, Claim))) from None
     if wrong:
         raise UserError(*wrong)
     return claim

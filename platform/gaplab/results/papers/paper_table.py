@@ -20,7 +20,7 @@ from gaplab.ledger.views import METRICS, ResultRow, RowFilter
 from gaplab.records import TrialRecord
 from gaplab.results.comparison.leaderboard import unknown_keys
 from gaplab.spec.models import Reading, Spec
-from gaplab.spec.problems import to_problem
+from gaplab.spec.problems import problems_of
 from gaplab.states import TrialState
 
 FILE = "paper_results.json"
@@ -106,7 +106,7 @@ def read_paper(path: Path) -> dict[str, PaperRow]:
     try:
         rows = _PaperFile.model_validate(content).rows
     except ValidationError as error:
-        found = [to_problem(each, _PaperFile) for each in error.errors(include_url=False)]
+        found = problems_of(error, _PaperFile)
         raise UserError(*(f"{path}: {problem}" for problem in found)) from None
     ids = [row.id for row in rows]
     if repeated := sorted({each for each in ids if ids.count(each) > 1}):
