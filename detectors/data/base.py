@@ -83,6 +83,8 @@ class Listed:
     """Number of classes."""
     problems: tuple[str, ...] = ()
     """Why `DataOptions.load` will refuse the split, one line each: where, what and the remedy."""
+    most: int = 0
+    """Largest number of objects, crowd regions included, that an image may have; 0: unknown."""
 
 
 class DataOptions(Options):

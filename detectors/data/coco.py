@@ -60,7 +60,8 @@ class CocoFiles(Photos):
         kept = is_part(index.entries.names, split, self.val_fraction, where)
         entries = index.entries.take(kept)
         problems = refusals(self, str(where), split, entries, index.problems)
-        return Listed(len(entries), len(index.categories), tuple(problems))
+        most = int(np.diff(entries.first).max(initial=0))
+        return Listed(len(entries), len(index.categories), tuple(problems), most)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both JSON files and the names and sizes of their images, in hex.

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from detectors.data.base import Dataset, Listed, Split
@@ -70,7 +71,8 @@ class CrowdHuman(Photos):
         index, where = read_both(files, stored_people)[split], files.of(split).annotations
         kept = is_part(index.people.names, split, self.val_fraction, where)
         problems = refusals(self, str(where), split, None, index.problems)
-        return Listed(int(kept.sum()), 1, tuple(problems))
+        most = int(np.diff(index.people.first)[kept].max(initial=0))
+        return Listed(int(kept.sum()), 1, tuple(problems), most)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of both .odgt files and the names and sizes of their images, in hex.

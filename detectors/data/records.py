@@ -111,7 +111,8 @@ class Recorded(Photos):
         index, where = _indices(self, found)[split], found.listings[split].where
         records = part_of(index.records, split, self.val_fraction, where)
         problems = refusals(self, str(where), split, None, index.problems)
-        return Listed(len(records), len(index.classes), tuple(problems))
+        most = max((len(each.boxes) for each in records), default=0)
+        return Listed(len(records), len(index.classes), tuple(problems), most)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes, annotations, names and sizes of images, in hex.

@@ -40,7 +40,8 @@ class Shapes(ShapesOptions):
     def listed(self, split: Split) -> Listed:
         """See `DataOptions.listed`."""
         images = self.train_images if split == "train" else self.val_images
-        return Listed(images, self.classes, _without_objects(self, split, images))
+        problems = _without_objects(self, split, images)
+        return Listed(images, self.classes, problems, self.max_objects)
 
     def load(self, split: Split) -> Dataset:
         """Return the split; calls with equal options return the same object.

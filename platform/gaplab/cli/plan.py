@@ -120,6 +120,7 @@ def make_plan(
     from gaplab.launch.costs import compute_line, estimate
     from gaplab.spec.files import load_spec
     from gaplab.spec.models import Resources
+    from gaplab.spec.remarks import remarks_on
     from gaplab.spec.sweep import foreseen, outline
 
     resolved = load_spec(spec, profile, overrides).only(rows)
@@ -136,7 +137,8 @@ def make_plan(
     demand = {Resources.model_validate(each) for each in resources.values()}
     cost = estimate(todo, costs, concurrency([Node(cores, 0.0)], demand))
     compute = compute_line(todo) if cost.unknown else None
-    notes = (*(f"gaplab run will refuse: {line}" for line in foreseen(todo)), *found.notes)
+    refused = (f"gaplab run will refuse: {line}" for line in foreseen(todo))
+    notes = (*refused, *found.notes, *remarks_on(trials))
     return Plan(found.sweep, states, cost, found.problems, compute, notes)
 
 

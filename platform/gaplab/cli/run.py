@@ -67,6 +67,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
     starting = _starting(address)
     with progress_line(f"{starting} reading {spec} first") as show:
         from gaplab.spec.files import load_spec  # imports PyTorch, which takes seconds
+        from gaplab.spec.remarks import remarks_on
         from gaplab.spec.sweep import sound_outline
 
         resolved = load_spec(spec, profile, overrides or []).only(row or [])
@@ -74,7 +75,7 @@ def run(  # noqa: PLR0913 - every argument is an option of the command
         show(f"{starting} computing the ids of {combinations} first")
         found = sound_outline(resolved)
     sweep = SweepRun(found.sweep, Home(home).create(), address, json)
-    for note in found.notes:
+    for note in (*found.notes, *remarks_on(found.sweep.trials)):
         sweep.console.print(note)
     raise typer.Exit(sweep.execute(rerun or []))
 

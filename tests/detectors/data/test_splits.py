@@ -62,7 +62,9 @@ def test_what_is_known_is_planned_only_where_annotations_cannot_be_read(
     size = options.height, options.width
     assert options.known() == Expected(len(train), len(train.classes), *size)
     for split in SPLITS:
-        assert options.listed(split).images == len(options.load(split))
+        listed, loaded = options.listed(split), options.load(split)
+        assert listed.images == len(loaded)
+        assert listed.most == max(len(image.boxes) for image in loaded.truth())
     shutil.rmtree(root)
     assert options.known() == options.expected()
 
