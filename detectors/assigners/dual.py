@@ -13,7 +13,7 @@ from detectors.options import OneOf, UnfitError
 
 
 class Dual(Strategy):
-    """Trains two branches on shared towers; only the one-to-one branch is used at inference.
+    """Trains two branches, of which one-to-one is used at inference (DATE, H-DETR, Group DETR).
 
     Detectors with queries have `o2o: {name: min_cost}` and an `o2m` that needs no positions:
     `min_cost_many` (H-DETR, Group DETR; see there for the weights) or `ms_detr`. Their branches

@@ -14,9 +14,9 @@ from detectors.structures import Assignment, Points, Predictions, Progress, Targ
 
 
 class Hybrid(Assigner):
-    """One branch, assigned by `first` in a part of the epochs and by `then` in the others.
+    """One branch, assigned by `first` in a part of the epochs, then by `then` (H-DETR; 002).
 
-    H-DETR's hybrid epoch scheme. Queries have `first: {name: min_cost_many}` and
+    The hybrid epochs of H-DETR. Queries have `first: {name: min_cost_many}` and
     `then: {name: min_cost}`. The defaults are for a dense detector, to which 002 section 4.3
     compares o2f. There is no released code in either paper. 002 gives neither the number of epochs
     nor the one-to-many rule: half of the epochs and the rule of FCOS are assumptions.

@@ -51,6 +51,18 @@ def names_of(metric: str) -> tuple[str, str, str]:
     return metric, f"{metric}_nms", "gap" if metric == "ap" else f"{metric}_gap"
 
 
+NAMES = tuple(
+    dict.fromkeys(
+        [
+            *(name for kind in MEASURED.values() for metric in kind for name in names_of(metric)),
+            *DUPLICATES,
+            *TRAINING,
+        ]
+    )
+)
+"""The names of all metrics that an evaluation may have."""
+
+
 def label(name: str) -> str:
     """Return the heading of a column: `AP`, `AP NMS`, `gap`; an unknown name is its own heading."""
     if name.endswith("_nms"):

@@ -106,6 +106,8 @@ def _problem(error: ErrorDetails, place: "_Place", model: type[Options]) -> Prob
         return Problem((*path, "name"), _unknown_entry(context["tag"], table))
     if kind == "literal_error" and isinstance(error["input"], str):
         return Problem(path, unknown(error["input"], _quoted(context["expected"])))
+    if kind in ("model_type", "model_attributes_type") and field is not None:
+        return Problem(path, _no_mapping(error["input"], field))
     message = MESSAGES.get(kind, error["msg"] + ", got {got}")
     values = {key: _without_point(value) for key, value in context.items()}
     return Problem(path, message.format(got=format_value(error["input"]), **values))
@@ -124,6 +126,13 @@ def _unknown_option(place: "_Place", model: type[Options]) -> str:
     beside = format_path(place.path[:-1])
     others = [each for each in dotted_keys(model) if each.rpartition(".")[0] != beside]
     return unknown_dotted(format_path(place.path), others, own)
+
+
+def _no_mapping(got: Any, field: FieldInfo) -> str:
+    """Return the text for a value that must be a mapping of options."""
+    table = table_of(field)
+    entry = f"; write {{name: {got}}}" if isinstance(got, str) and got in table else ""
+    return f"must be a mapping, got {format_value(got)}{entry}"
 
 
 def _unknown_entry(got: str, table: Mapping[str, type[Options]]) -> str:

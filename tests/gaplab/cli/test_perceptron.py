@@ -157,7 +157,7 @@ def test_wrong_claims(gaplab: Gaplab) -> None:
     }
     Path("claims.yaml").write_text(json.dumps({"s4.yaml": wrong}))
     lines = gaplab("claims", "claims.yaml", code=2).splitlines()
-    assert lines[0] == "gaplab: row: rows: s4.yaml has no row theorm"
+    assert lines[0] == 'gaplab: row: rows: s4.yaml has no row theorm; did you mean "theorem"?'
     assert lines[1].startswith('gaplab: metric: metric: unknown "ap"; choose one of updates, ')
     assert lines[2] == "gaplab: read: a perceptron has no protocol and no branch; delete both"
     assert len(lines) == 3

@@ -119,6 +119,15 @@ def test_names_of_papers_lead_to_entries(tmp_path: Path, section: str, line: str
     assert found.startswith(f"quick.yaml: {key}.name: {line}")
 
 
+@pytest.mark.parametrize("section", ["data: shapes", "detector: fcos", "assignment: poto"])
+def test_a_name_in_place_of_a_section(tmp_path: Path, section: str) -> None:
+    key, _, name = section.partition(": ")
+    text = "\n".join(each for each in BASE.split("\n") if not each.startswith(key))
+    [found] = problems(tmp_path, f"{text}{section}")
+    end = f'{key}: must be a mapping, got "{name}"; write {{name: {name}}}'
+    assert found == f"quick.yaml: {end}"
+
+
 @pytest.mark.parametrize(
     ("key", "line"),
     [

@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from detectors.assigners.base import Branch
+from detectors.evaluation.metrics import NAMES
 from detectors.evaluation.protocol import Protocol
 from detectors.options import Options
 from gaplab.errors import UserError
@@ -25,7 +26,7 @@ from gaplab.results.intervals import MIN_IMAGES, Interval, Metric, Resampled, al
 from gaplab.results.papers.paper_table import Line, table_lines, value_of
 from gaplab.results.verdicts import MIN_SEEDS, Evidence, Limit, Quantity, Verdict, judge
 from gaplab.spec.models import Reading, Spec
-from gaplab.spec.problems import problems_of
+from gaplab.spec.problems import problems_of, suggest, unknown
 from gaplab.spec.yaml_text import YamlError, parse_yaml, read_text
 
 Resample = Callable[[ResultRow], Resampled | None]
@@ -167,13 +168,17 @@ def _read_claim(keys: Any, spec: str) -> Claim:
 
 
 def check_rows(claims: Mapping[str, Claim], specs: Mapping[str, ClaimSpec]) -> None:
-    """Raise UserError for claims on rows that their spec lacks, or with several trials per seed."""
+    """Raise UserError for unknown rows or metrics, or rows with several trials per seed."""
     problems = []
     for key, claim in claims.items():
         for term in claim.rows:
-            trials = specs[claim.spec].rows.get(term.row)
+            metric, rows = term.metric or claim.metric, specs[claim.spec].rows
+            if metric not in NAMES:
+                problems.append(f"{key}: metric: {unknown(metric, NAMES)}")
+            trials = rows.get(term.row)
             if trials is None:
-                problems.append(f"{key}: rows: {claim.spec} has no row {term.row}")
+                near = suggest(term.row, list(rows))
+                problems.append(f"{key}: rows: {claim.spec} has no row {term.row}; {near}")
             elif len({trial.seed for trial in trials}) < len(trials):
                 problems.append(f"{key}: rows: {term.row} has several trials per seed")
     if problems:

@@ -10,7 +10,7 @@ from gaplab.errors import UserError
 from gaplab.results.papers.claims import Claim, Finding, compared, decide
 from gaplab.results.verdicts import Quantity
 from gaplab.spec.perceptron import PerceptronSpec
-from gaplab.spec.problems import unknown
+from gaplab.spec.problems import suggest, unknown
 
 MOST_SEEDS = 100
 """Largest number of seeds of one measurement."""
@@ -81,7 +81,8 @@ def check_claims(claims: Mapping[str, Claim], specs: Mapping[str, PerceptronSpec
         for term in claim.rows:
             metric = term.metric or claim.metric
             if term.row not in specs[claim.spec].rows:
-                problems.append(f"{key}: rows: {claim.spec} has no row {term.row}")
+                near = suggest(term.row, list(specs[claim.spec].rows))
+                problems.append(f"{key}: rows: {claim.spec} has no row {term.row}; {near}")
             if metric not in METRICS:
                 problems.append(f"{key}: metric: {unknown(metric, METRICS)}")
             if claim.protocol or term.branch:

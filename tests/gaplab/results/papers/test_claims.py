@@ -216,9 +216,15 @@ def test_rows_that_a_spec_lacks(bench: Bench) -> None:
     with pytest.raises(UserError) as caught:
         bench.verdicts(x={"rows": ["a", "z"], "above": 0}, y={"rows": ["q"], "above": 0})
     assert caught.value.problems == (
-        "x: rows: t.yaml has no row z",
-        "y: rows: t.yaml has no row q",
+        "x: rows: t.yaml has no row z; choose one of a, b, c, o2m",
+        "y: rows: t.yaml has no row q; choose one of a, b, c, o2m",
     )
+
+
+def test_metrics_that_nothing_measures(bench: Bench) -> None:
+    with pytest.raises(UserError) as caught:
+        bench.verdicts(x={"rows": ["a"], "metric": "gapp", "above": 0})
+    assert caught.value.problems == ('x: metric: unknown "gapp"; did you mean "gap"?',)
 
 
 SOUND = {"source": "a paper", "sentence": "It is so.", "rows": ["a"], "above": 1}
