@@ -298,7 +298,7 @@ def test_invalid_samples_are_left_out_and_reported() -> None:
         known += [TrialResult(trial, TrialState.RUNNING) for trial in more]
     assert {each.trial.config["assignment"]["t_min"] for each in known} == {0.1}
     assert len(known) == 2
-    left_out = [note for note in search.notes if "t_min: must not be above t_max" in note]
+    left_out = [note for note in search.notes if "must not be above t_max" in note]
     assert len(left_out) == 2
 
 
