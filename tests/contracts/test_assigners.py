@@ -134,7 +134,10 @@ class Scene:
 
 
 def scene(height: int, width: int, boxes: list[tuple[float, ...]], seed: int) -> Scene:
-    """Make an image with objects of random classes at `boxes` and random predictions."""
+    """Make an image with objects of random classes at `boxes` and random predictions.
+
+    With an odd `seed`, its right and lower part is padding.
+    """
     sizes = [(-(-height // s), -(-width // s)) for s in STRIDES]
     points = pyramid_points(sizes, STRIDES, torch.device("cpu"))
     rng = torch.Generator().manual_seed(seed)
@@ -142,7 +145,8 @@ def scene(height: int, width: int, boxes: list[tuple[float, ...]], seed: int) ->
     reach = 3 * torch.rand(len(points), 4, generator=rng) * points.stride[:, None]
     predicted = torch.cat([points.xy - reach[:, :2], points.xy + reach[:, 2:]], dim=1)
     labels = torch.randint(CLASSES, (len(boxes),), generator=rng)
-    targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels)
+    extent = (0.75 * width, 0.9 * height) if seed % 2 else None
+    targets = Targets(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), labels, extent)
     return Scene(points, Predictions(logits, predicted), targets)
 
 
