@@ -17,7 +17,7 @@ from gaplab.launch.ray.private import draining_nodes
 from gaplab.launch.recorder import Listener, Recorder
 from gaplab.launch.scheduler import Scheduler, SchedulerContext
 from gaplab.launch.search import Proposals, open_search
-from gaplab.launch.sources import check_sources
+from gaplab.launch.sources import check_sources, check_weights
 from gaplab.launch.stopping import Judge, SweepStopping
 from gaplab.ledger import Ledger
 from gaplab.records import DriverRecord, StepDone, SweepRecord, TrialRecord
@@ -76,6 +76,7 @@ def run_sweep(
     """
     spec, todo = stored_spec(sweep), ledger.unfinished(sweep)
     check_sources(ledger, todo)
+    check_weights(todo)
     with cluster(address, home.path) as nodes:
         needs = _check_fit(nodes, todo)
         ledger.add_sweep(sweep)

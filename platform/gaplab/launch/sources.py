@@ -3,10 +3,17 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch.random import fork_rng
+
+from detectors.cost import without_weights
+from detectors.data.base import DataError
+from detectors.models.extractor import load_extractor
+from detectors.models.weights import read_weights
 from gaplab.errors import UserError
 from gaplab.identity import is_trial_id
 from gaplab.ledger import Ledger
 from gaplab.records import TrialRecord
+from gaplab.spec.sweep import experiment_of
 from gaplab.states import TrialState
 
 
@@ -38,6 +45,40 @@ def check_sources(ledger: Ledger, trials: Sequence[TrialRecord]) -> None:
     ]
     if problems:
         raise UserError(*problems)
+
+
+def check_weights(trials: Sequence[TrialRecord]) -> None:
+    """Check that trials can start from the files that their `init_from` names.
+
+    Names and shapes are compared with those of the detector, whose predictors are left out.
+
+    Raises:
+        UserError: with every file that can't be read or is not of the detector.
+    """
+    alike = {
+        (source, str(trial.config["detector"]), trial.family): trial
+        for trial in trials
+        if parent(trial) is None and (source := trial.config["training"]["init_from"])
+    }
+    problems = [line for (source, *_), trial in alike.items() for line in _unfit(source, trial)]
+    if problems:
+        raise UserError(*dict.fromkeys(f"training.init_from: {line}" for line in problems))
+
+
+def _unfit(source: str, trial: TrialRecord) -> list[str]:
+    """Return why the detector of a trial can't start from a file."""
+    experiment = experiment_of(trial)
+    options, branches = experiment.detector, tuple(experiment.assignment.branches())
+    try:
+        with fork_rng(devices=[]):
+            detector = without_weights(options).build(1, branches)
+    except DataError:  # timm may be installed where the trial runs, and only there
+        return []
+    try:
+        load_extractor(detector, read_weights(source, "init_from"), source)
+    except DataError as error:
+        return error.problems
+    return []
 
 
 def _files(trial: TrialRecord) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from detectors.models import DETECTORS
 from gaplab.errors import UserError
 from gaplab.launch.attempt import run_attempt, run_in_process
-from gaplab.launch.sources import check_sources
+from gaplab.launch.sources import check_sources, check_weights
 from gaplab.ledger import Ledger
 from gaplab.records import Ended, EpochDone, Event, TrialRecord
 from gaplab.spec.files import load_spec
@@ -98,6 +99,37 @@ def test_a_file_with_the_same_weights_gives_the_same_result(
         child, _ = train(write_spec(training=once | {"init_from": source}), tmp_path)
         ends.append(initial_weights(child.id, Storage(str(tmp_path))))
     assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+
+
+def test_files_of_other_detectors_are_refused_before_anything_runs(
+    write_spec: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictors are not compared: the file has those of another number of classes."""
+    sections: dict[str, Any] = {"detector": {"name": "fcos", "channels": 16, "tower_convs": 1}}
+    small = DETECTORS["fcos"].model_validate(sections["detector"])
+    torch.save(small.build(80, ["o2o"]).state_dict(), tmp_path / "small.pth")
+    (tmp_path / "broken.pth").write_text("no weights")
+    torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
+    monkeypatch.chdir(tmp_path)
+
+    def problems(source: str, **more: Any) -> list[str]:
+        changed = {**sections, **more, "training": {"epochs": 1, "init_from": source}}
+        trials = expand(load_spec(write_spec(**changed))).trials
+        try:
+            check_weights(trials)
+        except UserError as error:
+            return list(error.problems)
+        return []
+
+    assert problems("small.pth") == []
+    for source, more in (
+        ("small.pth", {"detector": {"name": "fcos", "channels": 24, "tower_convs": 1}}),
+        ("broken.pth", {}),
+        ("other.pth", {}),
+    ):
+        (line,) = problems(source, **more)
+        assert line.startswith(f"training.init_from: {source}: ")
+        assert line.endswith("; correct `init_from`")
 
 
 @pytest.mark.parametrize("epoch", [None, 1])
