@@ -66,6 +66,18 @@ def best_of_each(quality: Tensor, candidate: Tensor | None = None) -> Assignment
     return of_image(matching.best_of_each(in_batch(quality, 1e9), allowed, batch_of(quality)))
 
 
+def test_a_contested_point_is_used_where_equal_matchings_differ() -> None:
+    """Two objects may exchange points 0, 1 and 2; without point 2, the total is smaller.
+
+    The third object has no candidate, so that the nearest of the best matchings is searched.
+    """
+    quality = torch.tensor([[0.75, 0, 1.0, 0], [0, 0.5, 0.75, 0], [0, 0, 0, 0]])
+    distance = torch.tensor([[0.0] * 4, [0.0] * 4, [1.0, 1, 2, 1]])
+    found = pairs(match(quality, quality > 0, lambda: distance, "lsa"))
+    assert len(found) == 3
+    assert total(quality, found) == 1.5
+
+
 @examples(30)
 @given(st.integers(0, 4), st.integers(1, 5), seeds, st.booleans())
 def test_no_matching_has_a_larger_total(g: int, n: int, seed: int, tied: bool) -> None:

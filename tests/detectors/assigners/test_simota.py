@@ -93,3 +93,13 @@ def test_points_of_its_own_area_come_first() -> None:
     own = [n for n, g in enumerate(assign(SimOta(), points, predicted, boxes)) if g == 0]
     assert len(own) == 1
     assert points.xy[own[0]].max() < 12
+
+
+def test_only_candidates_count() -> None:
+    """Four points in the box have an IoU of 0.25 each, all others of 1."""
+    points, box = points_of(32, 32, (8,)), (0.0, 0.0, 16.0, 16.0)
+    rows = [[0.0, 0.0, 8.0, 8.0] if within else [*box] for within in inside(points, box)]
+    predicted = Predictions(torch.zeros(len(points), 3), torch.tensor(rows))
+    assert sum(inside(points, box)) == 4
+    owner = assign(SimOta(radius=1.0), points, predicted, [box])
+    assert owner.count(0) == 1
