@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from detectors.assigners.base import Assigner, Branch, Strategy, Supervision
-from detectors.assigners.groups import assign_groups
+from detectors.assigners.groups import assign_groups, joined
 from detectors.criterion import Criterion, Loss, Positives, count_positives, of_one_class
 from detectors.data.loader import Batch
 from detectors.masks import MaskTargets, mask_loss
@@ -278,10 +278,8 @@ def assign(
     finite = [predictions.finite() for predictions in heads]
     if len(heads) == 1:
         return [assign_groups(assigner, points, finite[0], targets, progress).located()]
-    together = Predictions(
-        torch.cat([each.logits for each in finite]), torch.cat([each.boxes for each in finite])
-    )
-    found = assign_groups(assigner, points, together, targets.repeated(len(heads)), progress)
+    together, objects = joined(finite), targets.repeated(len(heads))
+    found = assign_groups(assigner, points, together, objects, progress)
     return found.located().split(len(heads))
 
 

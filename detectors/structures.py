@@ -54,9 +54,8 @@ class Points:
 
     def to(self, device: str) -> Self:
         """Return the points on `device`."""
-        columns = (self.xy, self.stride, self.level, self.anchors)
-        xy, stride, level, anchors = (column.to(device) for column in columns)
-        return replace(self, xy=xy, stride=stride, level=level, anchors=anchors)
+        names = ("xy", "stride", "level", "anchors")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     @cached_property
     def host(self) -> Self:
@@ -186,6 +185,7 @@ class Predictions:
         encoded: [..., N, 4], the boxes as the head encodes them, before any clamp; None for codes
             without an encoder (see `detectors.models.decode`).
         masks: [..., N, P], parameters of masks (see `detectors.models.condinst`); None without.
+        references: [..., N, 4] xyxy, pixels: anchors or proposals of two stages; None otherwise.
     """
 
     logits: Tensor
@@ -194,19 +194,18 @@ class Predictions:
     centerness: Tensor | None = None
     encoded: Tensor | None = None
     masks: Tensor | None = None
+    references: Tensor | None = None
 
     def image(self, index: int) -> "Predictions":
         """Return logits and boxes of one image, detached: assignment has no gradients."""
         return Predictions(self.logits[index].detach(), self.boxes[index].detach())
 
     def finite(self) -> "Predictions":
-        """Return logits and boxes, detached; all of them are 0 if any is not finite.
-
-        Nothing waits for the device.
-        """
+        """Return what assignment uses, detached; logits and boxes are 0 if any is not finite."""
         logits, boxes = self.logits.detach(), self.boxes.detach()
         all_finite = logits.isfinite().all() & boxes.isfinite().all()
-        return Predictions(*(torch.where(all_finite, each, 0.0) for each in (logits, boxes)))
+        logits, boxes = (torch.where(all_finite, each, 0.0) for each in (logits, boxes))
+        return Predictions(logits, boxes, references=self.references)
 
     def without_gate(self) -> "Predictions":
         """Return the predictions without gate and centerness."""

@@ -17,12 +17,16 @@ class Deta(SimilarRule):
     only branch of a detector is trained so, and NMS at IoU 0.7 removes duplicates at inference:
     `evaluation.protocol: {preset: default, nms_iou: 0.7}`. The published training has weights 1
     (classes), 5 (L1) and 2 (GIoU) and `normalizer: objects`; its detector is `deformable_detr` with
-    `refine`, `two_stage` and 900 queries.
+    `refine`, `two_stage`, 900 queries, feedforward 2048, `extra_levels` 2 and no dropout.
+
+    With `two_stage`, the boxes that are compared are the proposals from which the queries start,
+    for all decoder layers, and the anchors of the encoder's cells in the first stage, as in DETA.
+    Without it, each layer is assigned by the boxes that it predicts.
 
     Deviations: see `SimilarRule`; of several predictions of equal IoU, only the first is an
-    object's best one. DETA compares the boxes of the proposals from which queries start, once for
-    all decoder layers, and the anchors of the encoder's cells (IoU at least 0.7) in the first
-    stage. Here, each layer, and the first stage, is assigned by the boxes that it predicts.
+    object's best one. In the first stage, DETA's threshold is 0.7. Its queries are chosen from
+    each level, after NMS at IoU 0.9, and start from features of their cells, too; here, they are
+    the best cells of all levels, as in Deformable DETR.
     """
 
     name: Literal["deta"] = "deta"
@@ -33,4 +37,5 @@ class Deta(SimilarRule):
 
     def similarity(self, predictions: Predictions, targets: TargetBatch) -> Tensor:
         """See `SimilarRule.similarity`."""
-        return pairwise_iou(targets.boxes, predictions.boxes)
+        first = predictions.references
+        return pairwise_iou(targets.boxes, predictions.boxes if first is None else first)

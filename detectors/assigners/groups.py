@@ -1,5 +1,6 @@
 """Assignment of points that are divided into groups, see `Points.groups`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,17 +28,14 @@ def assign_groups(
     if groups == 1:
         return assigner.assign_batch(points, predictions, targets, progress)
     size = len(points) // groups
-    logits, boxes = (
-        torch.cat(torch.split(each, size, 1)) for each in (predictions.logits, predictions.boxes)
-    )
     of_group = points.take(torch.arange(size, device=points.xy.device))
     found = assigner.assign_batch(
         replace(of_group, sizes=(size,)),
-        Predictions(logits, boxes),
+        joined(_groups(predictions, size)),
         targets.repeated(groups),
         progress,
     )
-    return _joined(found.located(), groups)
+    return _side_by_side(found.located(), groups)
 
 
 def _nothing(predictions: Predictions) -> Assignment:
@@ -46,7 +44,26 @@ def _nothing(predictions: Predictions) -> Assignment:
     return Assignment(degree.long() - 1, degree)
 
 
-def _joined(found: Assignment, groups: int) -> Assignment:
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Return what assignment uses of several predictions as that of one larger batch."""
+    given = [each.references for each in parts if each.references is not None]
+    return Predictions(
+        torch.cat([each.logits for each in parts]),
+        torch.cat([each.boxes for each in parts]),
+        references=torch.cat(given) if given else None,
+    )
+
+
+def _groups(predictions: Predictions, size: int) -> list[Predictions]:
+    """Return what assignment uses of every group of `size` points."""
+    first, parts = predictions.references, len(predictions.boxes[0]) // size
+    logits, boxes = (torch.split(x, size, 1) for x in (predictions.logits, predictions.boxes))
+    starts = [None] * parts if first is None else torch.split(first, size, 1)
+    columns = zip(logits, boxes, starts, strict=True)
+    return [Predictions(own, box, references=start) for own, box, start in columns]
+
+
+def _side_by_side(found: Assignment, groups: int) -> Assignment:
     """Return the assignment [B, groups * N] of groups [groups * B, N] that has its `index`."""
     size, count = len(found.object) // groups, found.object.shape[1]
 

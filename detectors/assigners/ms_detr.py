@@ -14,15 +14,15 @@ class MsDetr(SimilarRule):
     """Assigns the `topk` points of highest M = (1 - alpha) * p + alpha * IoU, if M >= `threshold`.
 
     MS-DETR (Zhao et al. 2024), with the numbers of its released code. It is the branch `o2m` of
-    `dual`, at the same queries as the one-to-one branch. What is built here is implementation (a)
-    of its figure: the same embeddings and boxes, class scores of its own. The published training
-    has both weights of `dual` at 1, `training.loss` with weights 1 (classes), 5 (L1) and 2 (GIoU),
-    `training.o2m_loss` with 2, 5 and 2, and `normalizer: objects` in both.
+    `dual`, at the same queries as the one-to-one branch. `detector.o2m_from: cross_attention` is
+    its main implementation, (c) of its figure; `layer`, and any other detector, is (a): the same
+    states and boxes, class scores of its own. The published training has both weights of `dual` at
+    1, `training.loss` with weights 1 (classes), 5 (L1) and 2 (GIoU), `training.o2m_loss` with 2, 5
+    and 2, and `normalizer: objects` in both; its detector is `deformable_detr` with `refine`,
+    `two_stage`, 300 queries and feedforward 2048.
 
-    Deviations: see `SimilarRule`. The best results of MS-DETR are those of its other
-    implementations, in which a decoder layer has cross-attention first and the one-to-many
-    predictions are made before self-attention. With `two_stage`, it assigns by anchors and without
-    classes in the first stage; here, the one-to-one assigner does, as for all detectors.
+    Deviations: see `SimilarRule`. With `two_stage`, MS-DETR assigns by anchors and without classes
+    in the first stage; here, the one-to-one assigner does, as for all detectors.
     """
 
     name: Literal["ms_detr"] = "ms_detr"

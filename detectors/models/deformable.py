@@ -172,8 +172,8 @@ class DeformableDecoderLayer(nn.Module):
 
     def forward(
         self, x: Tensor, query: Tensor, reference: Tensor, cells: Cells, groups: int = 1
-    ) -> Tensor:
-        """Map the state of queries [B, N, C] to [B, N, C].
+    ) -> tuple[Tensor, Tensor]:
+        """Map the state of queries [B, N, C] to those of the one-to-one and one-to-many branch.
 
         Args:
             x: the state.
@@ -181,7 +181,30 @@ class DeformableDecoderLayer(nn.Module):
             reference: see `DeformableAttention.forward`.
             cells: the encoded cells.
             groups: number of groups of queries, see `Attention.within`.
+
+        Returns:
+            Two states [B, N, C]. The first one is the state for the next layer. Here they are the
+            same.
         """
         x = self.itself.within(x, x + query, groups)
         found: Tensor = self.feed(self.cross(x, x + query, reference, cells))
-        return found
+        return found, found
+
+
+class MixedDecoderLayer(DeformableDecoderLayer):
+    """Deformable attention to cells, then self-attention (Zhao et al. 2024, "MS-DETR").
+
+    The state of the one-to-many branch is that between both, after a feed-forward part of its own:
+    there, queries do not yet compete with each other.
+    """
+
+    def __init__(self, shape: LayerShape) -> None:
+        super().__init__(shape)
+        self.o2m_feed = shape.feed()
+
+    def forward(
+        self, x: Tensor, query: Tensor, reference: Tensor, cells: Cells, groups: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """See `DeformableDecoderLayer.forward`."""
+        x = self.cross(x, x + query, reference, cells)
+        return self.feed(self.itself.within(x, x + query, groups)), self.o2m_feed(x)

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from detectors.assigners.base import Strategy
 from detectors.models.attention import sine_positions
 from detectors.models.deformable import (
     Cells,
@@ -15,6 +17,7 @@ from detectors.models.deformable import (
     DeformableDecoderLayer,
     DeformableEncoderLayer,
     LayerShape,
+    MixedDecoderLayer,
 )
 from detectors.models.initial_queries import LearnedQueries, Proposed, ProposedQueries, Start
 from detectors.models.layers import conv_norm
@@ -29,6 +32,7 @@ from detectors.models.queries import (
     corners,
 )
 from detectors.models.query_options import QueryOptions
+from detectors.options import LATER
 from detectors.structures import Points, Predictions
 
 WIDTH = 8
@@ -75,12 +79,38 @@ class DeformableDetrOptions(QueryOptions):
     two_stage: bool = False
     """Whether the encoder's best cells are the queries, instead of learned ones (section 4.2). All
     cells are trained with the loss of the first branch, for objects of any class."""
+    o2m_from: Literal["layer", "cross_attention"] = Field("layer", json_schema_extra=LATER)
+    """Where the one-to-many branch of a dual assignment predicts at the same queries (MS-DETR).
+    `layer`: at the state after a decoder layer, with class scores of its own. `cross_attention`: a
+    layer has cross-attention before self-attention, and the branch predicts between them, with a
+    feed-forward part of its own and the predictors of the one-to-one branch (MS-DETR's released
+    code)."""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
+        problems = []
         if self.two_stage and not self.refine:
-            raise ValueError("two_stage: true needs refine: true, as published")
+            problems.append("two_stage: true needs refine: true, as published")
+        if self.mixed and self.o2m_queries:
+            problems.append("o2m_from: cross_attention needs o2m_queries: 0")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the one-to-many branch predicts between the attentions of a layer."""
+        return self.o2m_from == "cross_attention"
+
+    def unfit(self, assignment: Strategy) -> list[str]:
+        """See `QueryOptions.unfit`: `o2m_from` needs a branch that predicts there."""
+        problems = super().unfit(assignment)
+        if self.mixed and "o2m" not in tuple(assignment.branches())[1:]:
+            problems.append(
+                "detector.o2m_from: needs an assignment with a one-to-one and a one-to-many "
+                "branch; choose assignment {name: dual}, or set it to layer"
+            )
+        return problems
 
     def build(self, num_classes: int, branches: Sequence[str]) -> nn.Module:
         """See `DetectorOptions.build`."""
@@ -120,11 +150,23 @@ class SeveralMaps(nn.Module):
         return levels
 
 
+class Step(NamedTuple):
+    """The result of a decoder layer: states of the first and of other branches, [B, N, C].
+
+    `reference` has the references of the layer, see `DeformableAttention.forward`.
+    """
+
+    state: Tensor
+    o2m: Tensor
+    reference: Tensor
+
+
 class DeformableHead(nn.Module):
     """Encoder, initial queries, decoder and predictors.
 
-    A further branch at the same queries has class scores of its own; one at additional queries
-    has the predictors of the first. Additional queries of `two_stage` are the next best cells.
+    A further branch at the same queries has class scores of its own, unless it predicts at states
+    of its own (`o2m_from`); then, and at additional queries, it has the predictors of the first.
+    Additional queries of `two_stage` are the next best cells.
     """
 
     def __init__(
@@ -147,9 +189,8 @@ class DeformableHead(nn.Module):
         self.encoder = nn.ModuleList(
             DeformableEncoderLayer(shape) for _ in range(options.encoder_layers)
         )
-        self.decoder = nn.ModuleList(
-            DeformableDecoderLayer(shape) for _ in range(options.decoder_layers)
-        )
+        layer = MixedDecoderLayer if options.mixed else DeformableDecoderLayer
+        self.decoder = nn.ModuleList(layer(shape) for _ in range(options.decoder_layers))
         _initialise(self)
         self.level_embed = nn.Parameter(torch.randn(levels, shape.channels))
         self.extra = options.extra(branches)
@@ -157,7 +198,7 @@ class DeformableHead(nn.Module):
         self.first, *others = branches
         self.predictors = nn.ModuleDict({self.first: _predictors(options, num_classes)})
         for name in others:
-            if name not in self.extra:
+            if name not in self.extra and not options.mixed:
                 self.predictors[name] = _classes(options, num_classes)
         if self.extra and isinstance(self.initial, LearnedQueries):
             self.initial.extend(options.o2m_queries)
@@ -174,9 +215,13 @@ class DeformableHead(nn.Module):
             proposed = self.initial.propose(cells)
         found = dict[str, tuple[Predictions, ...]]()
         for same in by_queries(points, self.extra):
-            steps = self._decoded(cells, self._start(cells, proposed, same), same.groups)
+            start = self._start(cells, proposed, same)
+            steps = self._decoded(cells, start, same.groups)
             for name, at in same.points.items():
-                found[name] = self._predicted(self.first if same.more else name, steps, at)
+                layers, first = self._predicted(name, steps, at), None
+                if proposed is not None:
+                    first = corners(start.reference, at.extent)
+                found[name] = tuple(replace(each, references=first) for each in layers)
         return found, proposed
 
     def _start(self, cells: Cells, proposed: Proposed | None, same: SameQueries) -> Start:
@@ -203,16 +248,16 @@ class DeformableHead(nn.Module):
             cells = layer(cells, placed, centers)
         return cells
 
-    def _decoded(self, cells: Cells, start: Start, groups: int) -> list[tuple[Tensor, Tensor]]:
-        """Return, for every decoder layer, the states [B, N, C] after it and its references.
+    def _decoded(self, cells: Cells, start: Start, groups: int) -> list[Step]:
+        """Return the states after every decoder layer, and its references.
 
         With `refine`, the predictors of the first branch compute the references.
         """
         predictors, steps = self._layers(self.first), []
         state, embedding, reference = start
         for number, layer in enumerate(self.decoder):
-            state = layer(state, embedding, reference, cells, groups)
-            steps.append((state, reference))
+            state, o2m = layer(state, embedding, reference, cells, groups)
+            steps.append(Step(state, o2m, reference))
             predictor = predictors[number]
             if self.refine and isinstance(predictor, QueryPredictor):
                 reference = predictor.relative(state, reference).detach()
@@ -225,13 +270,19 @@ class DeformableHead(nn.Module):
         return [*found] if self.refine else [found[0]] * len(self.decoder)
 
     def _predicted(
-        self, branch: str, steps: Sequence[tuple[Tensor, Tensor]], points: Points
+        self, branch: str, steps: Sequence[Step], points: Points
     ) -> tuple[Predictions, ...]:
         """Return the predictions of a branch: of all layers in training, else of the last."""
-        layers = [*zip(self._layers(self.first), self._layers(branch), steps, strict=True)]
+        classes = self._layers(branch if branch in self.predictors else self.first)
+        layers = [*zip(self._layers(self.first), classes, steps, strict=True)]
         return tuple(
-            predictor(state, points.extent, reference, classes)
-            for predictor, classes, (state, reference) in layers[0 if self.training else -1 :]
+            predictor(
+                step.state if branch == self.first else step.o2m,
+                points.extent,
+                step.reference,
+                own,
+            )
+            for predictor, own, step in layers[0 if self.training else -1 :]
         )
 
 
@@ -251,7 +302,8 @@ class DeformableDetector(QueryDetector):
         height, width = images.shape[-2:]
         at = whole_image(height, width, proposed.boxes.shape[1], images.device)
         boxes = corners(proposed.boxes, at.extent)
-        proposals = (at, Predictions(proposed.logits, boxes))
+        anchors = corners(proposed.anchors, at.extent).expand_as(boxes)
+        proposals = (at, Predictions(proposed.logits, boxes, references=anchors))
         return Output(points, found, {next(iter(self.branches)): proposals})
 
     def count(self, levels: Sequence[Tensor], branch: str) -> int:

@@ -60,12 +60,15 @@ class LearnedQueries(nn.Module):
 class Proposed(NamedTuple):
     """What every cell proposes: logits [B, S, 1] of an object of any class, and boxes [B, S, 4].
 
-    Boxes are (x, y, width, height) in [0, 1]. `valid` [S] is False for cells that propose nothing.
+    Boxes are (x, y, width, height) in [0, 1], and so are the anchors [S, 4]. `valid` [S] is False
+    for cells that propose nothing; their boxes and anchors are (1, 1, 1, 1), as in the released
+    code.
     """
 
     logits: Tensor
     boxes: Tensor
     valid: Tensor
+    anchors: Tensor
 
 
 class ProposedQueries(nn.Module):
@@ -92,7 +95,9 @@ class ProposedQueries(nn.Module):
         features = self.norm(self.output(cells.features * valid[:, None]))
         with full_precision(features.device):
             logits = self.predictor.cls(features.float())
-        return Proposed(logits, self.predictor.relative(features, anchors), valid)
+        boxes = self.predictor.relative(features, anchors)
+        boxes, anchors = (each.masked_fill(~valid[:, None], 1.0) for each in (boxes, anchors))
+        return Proposed(logits, boxes, valid, anchors)
 
     def forward(self, proposed: Proposed, first: int, count: int) -> Start:
         """Return as queries the proposals whose rank is in [first, first + count).

@@ -45,7 +45,7 @@ class QueryOptions(DetectorOptions):
     (H-DETR: 1500 beside 300; Group DETR: ten times as many as `queries`). They share all layers
     with the other queries but have no influence on them, and are not needed at inference. 0: both
     branches predict at the same queries and share their boxes; each has class scores of its own
-    (MS-DETR)."""
+    (MS-DETR; see `o2m_from` of `deformable_detr`)."""
     o2m_groups: int = Field(1, ge=1, json_schema_extra=LATER)
     """Number of groups of equal size into which the additional queries are divided: queries attend
     to those of their group only, and every group is assigned on its own (Group DETR: 10)."""

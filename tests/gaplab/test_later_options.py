@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 import gaplab.ledger
 from detectors.models import DETECTORS
 from detectors.options import LATER, Options
+from gaplab.ledger.later_options import completed
 from gaplab.spec.fields import models_of, table_of
 from gaplab.spec.models import Experiment
 from tests.builders import SECTIONS
@@ -78,5 +79,5 @@ def test_completed_configurations_are_those_of_today(
     experiment = Experiment.model_validate(SECTIONS | chosen)
     config = without_later(experiment)
     for each in migrations:
-        config = each.completed(config)
+        config = completed(config, each.LATER)
     assert config == experiment.model_dump(mode="json")

@@ -34,7 +34,7 @@ from gaplab.ledger.clock import add_clock
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0015"
+HEAD = "0016"
 """The newest migration. Given here so that opening an up-to-date ledger does not import Alembic."""
 VERSION_TABLE = "gaplab_version"
 WRITE = "gaplab_write"

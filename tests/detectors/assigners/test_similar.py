@@ -1,5 +1,7 @@
 """DETA and MS-DETR, compared with loops in Python."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +11,9 @@ from detectors.assigners.dual import Dual
 from detectors.assigners.min_cost import MinCost
 from detectors.assigners.ms_detr import MsDetr
 from detectors.assigners.similar import SimilarRule
-from detectors.structures import Predictions, Progress, Targets
+from detectors.engine import assign
+from detectors.models.points import whole_image
+from detectors.structures import Predictions, Progress, TargetBatch, Targets
 from tests.detectors.assigners import loops
 from tests.detectors.assigners.loops import Box, ious, points_of, sigmoid, targets_at
 from tests.examples import examples
@@ -23,6 +27,7 @@ EACH: list[SimilarRule] = [
     MsDetr(low_quality=False),
 ]
 NOW = Progress(0, 1, 0, 1)
+CPU = torch.device("cpu")
 
 
 def similarities(rule: SimilarRule, predicted: Predictions, boxes: list[Box]) -> list[list[float]]:
@@ -79,6 +84,24 @@ def test_only_the_best_predictions_of_an_object_are_kept() -> None:
     assert least.tolist()[:7] == [0] * 7, "a similarity of exactly the threshold is enough"
     ms_detr = MsDetr(topk=2, threshold=0.6).assign(points, predicted, targets, NOW)
     assert ms_detr.object.tolist()[:7] == [-1, 0, -1, -1, -1, -1, 0]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_deta_compares_the_boxes_that_predictions_started_from(groups: int) -> None:
+    """For several heads together; MS-DETR compares what is predicted."""
+    heads = [loops.random_predictions(points_of(5, 4), seed) for seed in (1, 2, 3)]
+    first, *others = (Predictions(each.logits[None], each.boxes[None]) for each in heads)
+    given = [replace(each, references=first.boxes) for each in others]
+    points = replace(whole_image(32, 40, len(heads[0].boxes), CPU), groups=groups)
+    objects: list[list[Box]] = [[(2.0, 3.0, 20.0, 22.0), (8.0, 1.0, 31.0, 30.0)]]
+    targets = TargetBatch.of([targets_at(boxes) for boxes in objects], CPU)
+    for rule in (Deta(threshold=0.1), MsDetr(threshold=0.1)):
+        expected = assign(rule, points, [first, *others], targets, NOW)
+        found = assign(rule, points, given, targets, NOW)
+        for i in (0, 1):
+            owner = expected[i + 1 if isinstance(rule, MsDetr) else 0].object
+            assert torch.equal(found[i].object, owner)
+    assert [int((each.object >= 0).sum()) for each in found] != [0, 0]
 
 
 def test_they_need_no_positions() -> None:

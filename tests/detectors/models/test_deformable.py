@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors.models.deformable import Cells, DeformableAttention, ring
+from detectors.models.deformable import (
+    Cells,
+    DeformableAttention,
+    LayerShape,
+    MixedDecoderLayer,
+    ring,
+)
 from tests.detectors.models.operators.bilinear import bilinear
 
 SIZES = ((3, 4), (2, 2))
@@ -77,3 +83,21 @@ def test_centers_of_cells_follow_rows_and_levels() -> None:
         ((j + 0.5) / w, (i + 0.5) / h) for h, w in SIZES for i in range(h) for j in range(w)
     ]
     torch.testing.assert_close(centers, torch.tensor(expected))
+
+
+def test_a_mixed_layer_is_that_of_ms_detr() -> None:
+    """Cross-attention, then a feed-forward part per branch, one of them after self-attention."""
+    torch.manual_seed(0)
+    layer = MixedDecoderLayer(LayerShape(CHANNELS, HEADS, len(SIZES), SAMPLES, 6, 0.0)).double()
+    cells = Cells(draw(2, sum(h * w for h, w in SIZES), CHANNELS).double(), SIZES)
+    state, embedding = (draw(2, QUERIES, CHANNELS + i).double()[..., :CHANNELS] for i in (0, 1))
+    reference = draw(2, QUERIES, 2).double()
+    o2o, o2m = layer(state, embedding, reference, cells)
+    crossed = layer.cross(state, state + embedding, reference, cells)
+    query = crossed + embedding
+    found, _ = layer.itself.attention(query, query, crossed)
+    attended = layer.itself.norm(crossed + found)
+    for part, x, expected in ((layer.feed, attended, o2o), (layer.o2m_feed, crossed, o2m)):
+        hidden = (x @ part.first.weight.T + part.first.bias).clamp(min=0)
+        again = part.norm(x + hidden @ part.second.weight.T + part.second.bias)
+        torch.testing.assert_close(again, expected)

@@ -147,6 +147,29 @@ def test_deformable_attention_starts_from_rings_and_equal_weights() -> None:
         assert torch.equal(layer.sampling_offsets.bias, ring(*layer.shape).flatten())
 
 
+def test_boxes_are_given_with_the_anchors_and_proposals_that_they_started_from() -> None:
+    """Cells near the border propose (1, 1, 1, 1), as in the released code."""
+    detector = build(refine=True, two_stage=True).train()
+    output = detector(images(8, 256))
+    proposed, first = output.proposals["o2o"][1], output.branches["o2o"][0].references
+    assert first is not None
+    assert not first.requires_grad
+    assert all(each.references is first for each in output.branches["o2o"])
+    found, anchors = proposed.boxes.detach(), proposed.references
+    assert anchors is not None
+    for image in range(2):
+        assert all((found[image] == box).all(1).any() for box in first[image])
+    columns, corner = 64, torch.tensor([128.0, 4.0, 384.0, 12.0])
+    side = 0.05 * torch.tensor([256.0, 8.0])
+    for cell in range(2 * columns):
+        center = torch.tensor([cell % columns * 4.0 + 2, cell // columns * 4.0 + 2])
+        expected = torch.cat([center - side / 2, center + side / 2])
+        near = cell % columns in (0, columns - 1)
+        torch.testing.assert_close(anchors[0, cell], corner if near else expected)
+        assert torch.equal(found[0, cell], corner) == near
+    assert all(each.references is None for each in build().train()(images()).branches["o2o"])
+
+
 def test_there_are_no_more_proposals_than_cells() -> None:
     detector = build(refine=True, two_stage=True, queries=500)
     output = detector.train()(images(8, 8))

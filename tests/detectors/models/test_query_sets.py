@@ -27,6 +27,7 @@ FEW: dict[str, dict[str, Any]] = {
 }
 """Detectors whose additional queries are learned."""
 TWO_STAGES = {"two_stage": True, **FEW["deformable_detr"]}
+MIXED = {"o2m_from": "cross_attention", **FEW["deformable_detr"]}
 HYBRID: dict[str, Any] = {
     "o2o": MATCHING.model_dump(),
     "o2m": {"name": "min_cost_many", "l1_of": "center_sides", "repeats": 2},
@@ -148,6 +149,44 @@ def test_branches_at_the_same_queries_have_the_same_boxes_and_classes_of_their_o
     assert same(predict(detector, "o2m")["o2m"], found["o2m"])
 
 
+@pytest.mark.parametrize("few", [{}, {"two_stage": True}], ids=str)
+def test_states_between_the_attentions_have_no_influence_on_the_one_to_one_branch(
+    few: dict[str, Any],
+) -> None:
+    detector = build("deformable_detr", *BOTH, **MIXED, **few)
+    assert [n for n, _ in detector.head.get_submodule("predictors").named_children()] == ["o2o"]
+    before = predict(detector)
+    own = {n: p for n, p in detector.named_parameters() if "o2m" in n}
+    assert {n.split(".")[3] for n in own} == {"o2m_feed"}
+    move(own)
+    after = predict(detector)
+    assert same(after["o2o"], before["o2o"])
+    assert not same(after["o2m"], before["o2m"])
+    assert same(predict(detector, "o2o")["o2o"], before["o2o"])
+    assert same(predict(detector, "o2m")["o2m"], after["o2m"])
+
+
+def test_queries_do_not_compete_before_self_attention() -> None:
+    """Another query changes none of the one-to-many predictions of the first layer."""
+    detector = build("deformable_detr", *BOTH, **MIXED)
+    before = predict(detector)
+    move(learned(detector, QUERIES, False), slice(0, 1))
+    after = predict(detector)
+    assert torch.equal(after["o2m"][0].logits[:, 1:], before["o2m"][0].logits[:, 1:])
+    assert torch.equal(after["o2m"][0].boxes[:, 1:], before["o2m"][0].boxes[:, 1:])
+    for branch, layer in (("o2o", 0), ("o2m", 1)):
+        rest = after[branch][layer].logits[:, 1:]
+        assert not torch.isclose(rest, before[branch][layer].logits[:, 1:]).all()
+
+
+@pytest.mark.parametrize("assignment", ["min_cost", "min_cost_many"])
+def test_states_between_the_attentions_need_a_second_branch(assignment: str) -> None:
+    with pytest.raises(ValueError, match="o2m_from: needs an assignment with a one-to-one and"):
+        detectors.build_detector(small("deformable_detr", **MIXED), ASSIGNERS[assignment](), 3)
+    with pytest.raises(ValueError, match="o2m_from: cross_attention needs o2m_queries: 0"):
+        small("deformable_detr", **MIXED, o2m_queries=EXTRA)
+
+
 def test_proposals_of_lower_rank_are_the_additional_queries() -> None:
     """Those of the encoder's cells that are left, as many as the groups can share equally."""
     detector = build("deformable_detr", *BOTH, o2m_queries=300, o2m_groups=4, **TWO_STAGES)
@@ -190,6 +229,7 @@ def test_no_cells_may_be_left_for_additional_queries() -> None:
     ("name", "few", "extra"),
     [
         ("deformable_detr", TWO_STAGES, EXTRA),
+        ("deformable_detr", {"two_stage": True, **MIXED}, 0),
         ("sparse_rcnn", FEW["sparse_rcnn"], 0),
     ],
 )

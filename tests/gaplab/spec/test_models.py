@@ -107,6 +107,10 @@ def test_a_loss_of_deltas_for_other_boxes_is_an_error_beside_all_others(
         ({"assignment": DUAL}, "assignment.o2m: retinanet needs the positions of points"),
         ({"training": {"loss": {"box_by": "centerness"}}}, "box_by: centerness needs the pos"),
         ({"detector": {"name": "detr", "o2m_queries": 9}}, "detector.o2m_queries: needs an assig"),
+        (
+            {"detector": {"name": "deformable_detr", "o2m_from": "cross_attention"}},
+            "detector.o2m_from: needs an assignment",
+        ),
         ({"evaluation": {"protocol": "centernet"}}, "choose another protocol"),
         ({"evaluation": {"protocol": {"level_range": 1}}}, "level_range and spatial_range need"),
     ],
