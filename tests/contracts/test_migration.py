@@ -95,6 +95,20 @@ def described(engine: Engine) -> dict[str, list[str]]:
     }
 
 
+def views_of(engine: Engine) -> dict[str, str | None]:
+    found = inspect(engine)
+    return {name: found.get_view_definition(name) for name in found.get_view_names()}
+
+
+def rows_of(engine: Engine) -> dict[str, list[str]]:
+    """Return the rows of all tables, and of SQLite's statistics about them."""
+    names = [*inspect(engine).get_table_names()]
+    names += ["sqlite_stat1"] if engine.dialect.name == "sqlite" else []
+    with engine.connect() as connection:
+        held = {name: connection.execute(text(f"SELECT * FROM {name}")).all() for name in names}
+    return {name: sorted(map(str, rows)) for name, rows in held.items()}
+
+
 class TestSchema:
     def test_head_is_the_newest_migration(self, engine: Engine) -> None:
         with engine.connect() as connection:
@@ -112,8 +126,9 @@ class TestSchema:
     def test_other_tests_use_the_same_tables(self, url: str, quick_upgrade: QuickUpgrade) -> None:
         """Those of the first empty database and of the next one, made by `tests/ledgers.py`."""
         engine = open_engine(url)
-        expected = described(engine)
+        expected, shown, rows = described(engine), views_of(engine), rows_of(engine)
         assert len(expected) == len(Base.metadata.tables) + 1
+        assert shown
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("gaplab.ledger.migrate._upgrade", QuickUpgrade(quick_upgrade.real))
             for _ in range(2):
@@ -122,6 +137,8 @@ class TestSchema:
                     connection.execute(text(f"DROP TABLE {VERSION_TABLE}"))
                 again = open_engine(url)
                 assert described(again) == expected
+                assert views_of(again) == shown
+                assert rows_of(again) == rows
                 again.dispose()
         engine.dispose()
 
