@@ -80,13 +80,14 @@ clean:  ## delete the virtual environment and what was built
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# The pip that comes with Python 3.11 takes twice as long as the one of constraints.txt. pip compiles
+# The pip that comes with Python 3.11 takes twice as long as the one of constraints.txt, and gaplab is
+# built by the installed hatchling instead of another copy of the newest one. pip compiles
 # modules one at a time and takes longer for it than for the rest; compileall uses all cores. It skips
 # tests of packages and large parts that nothing here imports, and fails for files that aren't meant
 # for this Python.
 UNUSED := tests?|testing|_inductor|rllib|databricks|fontTools|onnxruntime|mypyc?|setuptools
-install = $(RUN)/python -m pip install --quiet --no-compile pip -c constraints.txt && \
-	$(RUN)/python -m pip install --quiet --no-compile -e '$(1)' -c constraints.txt && \
+PIP = $(RUN)/python -m pip install --quiet --no-compile -c constraints.txt
+install = $(PIP) pip hatchling && $(PIP) --no-build-isolation -e '$(1)' && \
 	{ $(RUN)/python -m compileall -qq -j 0 -x '/($(UNUSED))/' $(VENV)/lib || true; }
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/bin/python
