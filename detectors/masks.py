@@ -86,7 +86,7 @@ def mask_loss(
     score = predictions.logits.detach()[image, point, targets.labels[owner]]
     chosen = _best(criterion.options.mask_points, assignment.located().counts, owner, score)
     image, point, owner = image[chosen], point[chosen], owner[chosen]
-    logits = _coarse_logits(features, image, predictions.masks[image, point], points.take(point))
+    logits = coarse_logits(features, image, predictions.masks[image, point], points.take(point))
     wanted = targets.masks[owner]
     logits = logits[:, : wanted.shape[1], : wanted.shape[2]]
     unused = 0 * predictions.masks.sum() + 0 * features.float().sum()
@@ -126,8 +126,15 @@ def _starts(counts: Sequence[int], most: int) -> tuple[Tensor, Tensor]:
     return starts[1:-1], torch.tensor([at for each in first for at in each], dtype=torch.int64)
 
 
-def _coarse_logits(features: Tensor, image: Tensor, parameters: Tensor, points: Points) -> Tensor:
-    """Return the masks of K points as logits [K, h, w], one of COARSE x COARSE pixels."""
+def coarse_logits(features: Tensor, image: Tensor, parameters: Tensor, points: Points) -> Tensor:
+    """Return the masks of K points as logits [K, h, w], one of COARSE x COARSE pixels.
+
+    Args:
+        features: [B, C, h', w'], mask features.
+        image: [K], index of the image in the batch.
+        parameters: [K, P].
+        points: the K points.
+    """
     finest = round(points.extent[0] / features.shape[-1])
     logits = mask_logits(features, image, parameters, points.xy, points.stride, finest)
     return enlarged(logits, max(1, finest // COARSE))
@@ -143,8 +150,6 @@ def masks_at(
 ) -> Tensor:
     """Compute the masks of K points of one image in its original size: [K, height, width] bool.
 
-    A pixel belongs to the mask if its probability, interpolated bilinearly, is above 0.5.
-
     Args:
         features: [B, C, h, w], mask features.
         image: [K], index of the image in the batch.
@@ -153,10 +158,22 @@ def masks_at(
         scale: (x, y) factors from pixels of the original to those of the input.
         size: (width, height) of the original.
     """
-    width, height = size
     if not len(image):
-        return torch.zeros(0, height, width, dtype=torch.bool, device=features.device)
-    coarse = _coarse_logits(features, image, parameters, points).sigmoid()
+        return torch.zeros(0, size[1], size[0], dtype=torch.bool, device=features.device)
+    return placed(coarse_logits(features, image, parameters, points).sigmoid(), scale, size)
+
+
+def placed(coarse: Tensor, scale: tuple[float, float], size: tuple[int, int]) -> Tensor:
+    """Return masks in the original size of their image: [K, height, width] bool.
+
+    A pixel belongs to the mask if its probability, interpolated bilinearly, is above 0.5.
+
+    Args:
+        coarse: [K, h, w], probabilities (K at least 1), one of COARSE x COARSE pixels of the input.
+        scale: (x, y) factors from pixels of the original to those of the input.
+        size: (width, height) of the original.
+    """
+    width, height = size
     factors = [COARSE / each for each in (scale[1], scale[0])]
     used = [int(side / each) + 2 for side, each in zip((height, width), factors, strict=True)]
     part = F.pad(coarse[:, : used[0], : used[1]], (0, 1, 0, 1), mode="replicate")

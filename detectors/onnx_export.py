@@ -17,14 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from detectors.boxes import area
+from detectors.data.mask_views import COARSE
 from detectors.data.sizes import PAD, rounded_up
 from detectors.evaluation.protocol import Protocol
+from detectors.masks import coarse_logits, placed
+from detectors.models.output import Output
 from detectors.models.weights import replacing
+from detectors.structures import Predictions
 from detectors.trained import HEADER, TrainedDetector, portable
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 """What an export needs; the extra `onnx` of gaplab installs them."""
 INPUTS, OUTPUTS = ("images", "sizes"), ("boxes", "scores", "labels")
+MASKS = "masks"
+"""The fourth output, of detectors that predict masks."""
 OPSET = 20
 _INPUT = (
     f"images: [batch, 3, %d, %d] uint8, RGB in 0..255; the graph normalises them. Resize a picture "
@@ -36,6 +42,11 @@ _OUTPUT = (
     "the resizing. scores: [batch, n] float32, descending. labels: [batch, n] int64, positions in "
     "classes. Where a picture has fewer than n detections: label -1, score 0."
 )
+_MASKS = (
+    f" masks: [batch, n, h, w] float32, probabilities, one of {COARSE} x {COARSE} pixels; "
+    f"enlarge them bilinearly by {COARSE} (half-pixel centres), crop them to sizes and resize them "
+    "to the picture; a pixel above 0.5 belongs to the object."
+)
 _ABSENT = -1.0
 """Score inside the graph of what is not a detection."""
 
@@ -45,17 +56,19 @@ class ExportError(ValueError):
 
 
 class Found(NamedTuple):
-    """Candidates of B pictures: boxes [B, K, 4], scores [B, K] and labels [B, K]."""
+    """Candidates of B pictures: boxes [B, K, 4], scores, labels and points, each [B, K]."""
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    points: Tensor
 
     def best(self, count: int) -> "Found":
         """Return the `count` best by descending score, or all if there are fewer."""
         scores, index = self.scores.topk(min(count, self.scores.shape[1]))
         boxes = self.boxes.gather(1, index[..., None].expand(-1, -1, 4))
-        return Found(boxes, scores, self.labels.gather(1, index))
+        labels, points = (each.gather(1, index) for each in (self.labels, self.points))
+        return Found(boxes, scores, labels, points)
 
     def only(self, keep: Tensor) -> "Found":
         """Return all with the score of those that are False in `keep` [B, K] replaced."""
@@ -86,14 +99,25 @@ class Graph(nn.Module):
             protocol,
             nms,
         )
-        self.classes = len(detector.classes)
+        self.classes, self.segments = len(detector.classes), detector.config.detector.segments
         points = self.network(_images(detector, 1), branches=(branch,)).points[branch]
         self.lengths: list[int] = points.level.bincount().tolist()
 
-    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes, scores and labels; see `OUTPUTS` in the metadata of the file."""
+    def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        """Return boxes, scores, labels and perhaps masks; see the metadata of the file."""
+        output: Output = self.network(images, branches=(self.branch,))
+        found = self._selected(output.branches[self.branch][0], sizes)
+        there = found.scores > _ABSENT
+        boxes = torch.where(there[..., None], found.boxes, 0.0)
+        scores, labels = torch.where(there, found.scores, 0.0), torch.where(there, found.labels, -1)
+        if not self.segments:
+            return boxes, scores, labels
+        masks = torch.where(there[..., None, None], self._masks(output, found), 0.0)
+        return boxes, scores, labels, masks
+
+    def _selected(self, predictions: Predictions, sizes: Tensor) -> Found:
+        """Return the detections of the protocol; absent ones have the score `_ABSENT`."""
         protocol = self.protocol
-        predictions = self.network(images, branches=(self.branch,)).branches[self.branch][0]
         found = self._candidates(predictions.scores(), predictions.boxes)
         found = found.clipped(sizes) if protocol.clip == "before" else found
         if self.nms and protocol.order == "nms_then_cut":
@@ -104,9 +128,22 @@ class Graph(nn.Module):
         if protocol.clip == "after":
             found = found.clipped(sizes)
             found = found.only(area(found.boxes) > 0).best(protocol.max_dets)
-        there = found.scores > _ABSENT
-        boxes = torch.where(there[..., None], found.boxes, 0.0)
-        return boxes, torch.where(there, found.scores, 0.0), torch.where(there, found.labels, -1)
+        return found
+
+    def _masks(self, output: Output, found: Found) -> Tensor:
+        """Return the probabilities of masks: [B, K, h, w], see `COARSE`."""
+        features, points = output.masks[self.branch], output.points[self.branch]
+        parameters = output.branches[self.branch][0].masks
+        assert parameters is not None
+        index = found.points[..., None].expand(-1, -1, parameters.shape[2])
+        image = torch.arange(features.shape[0])[:, None].expand_as(found.points).flatten()
+        logits = coarse_logits(
+            features,
+            image,
+            parameters.gather(1, index).flatten(0, 1),
+            points.take(found.points.flatten()),
+        )
+        return logits.sigmoid().reshape(*found.points.shape, *logits.shape[1:])
 
     def _candidates(self, scores: Tensor, boxes: Tensor) -> Found:
         """Return the best pairs of point and class of each level, as in `best_pairs`."""
@@ -120,7 +157,7 @@ class Graph(nn.Module):
         best, index = (torch.cat(each, 1) for each in zip(*parts, strict=True))
         point = torch.div(index, self.classes, rounding_mode="floor")
         held = boxes.gather(1, point[..., None].expand(-1, -1, 4))
-        found = Found(held, best, index - point * self.classes)
+        found = Found(held, best, index - point * self.classes, point)
         return found.only(best > self.protocol.score_floor)
 
     def _suppressed(self, found: Found) -> Found:
@@ -224,7 +261,7 @@ def export(
             "branch": name,
             "nms": str(nms).lower(),
             "input": _INPUT % (config.input.height, config.input.width),
-            "output": _OUTPUT,
+            "output": _OUTPUT + (_MASKS if detector.config.detector.segments else ""),
         }
     )
     with replacing(path) as part:
@@ -260,7 +297,7 @@ def _program(graph: Graph, images: Tensor) -> Any:
             graph.eval(),
             (images, sizes),
             input_names=list(INPUTS),
-            output_names=list(OUTPUTS),
+            output_names=[*OUTPUTS, *([MASKS] if graph.segments else [])],
             dynamic_shapes=({0: batch}, {0: batch}),
             opset_version=OPSET,
             custom_translation_table={torch.ops.gaplab.suppress.default: _translated},
@@ -292,6 +329,8 @@ class Difference(NamedTuple):
     boxes: float
     """In pixels of the input."""
     scores: float
+    masks: float = 0.0
+    """Largest part of the pixels of a picture that belong to one of two masks only."""
 
 
 def difference(
@@ -320,8 +359,8 @@ def _difference(
     scale = torch.tensor(prepared.scale)
     sizes = (torch.tensor(prepared.size) * scale).round()
     inputs = {"images": prepared.image[None].numpy(), "sizes": sizes[None].numpy()}
-    boxes, scores, labels = (torch.from_numpy(each[0]) for each in session.run(None, inputs))
-    boxes, scores, labels = (each[labels >= 0] for each in (boxes, scores, labels))
+    found = [torch.from_numpy(each[0]) for each in session.run(None, inputs)]
+    boxes, scores, labels, *masks = (each[found[2] >= 0] for each in found)
     own = detector.detections(picture, nms=nms, **options)
     if len(own) != len(scores):
         return Difference(torch.inf, torch.inf)
@@ -329,4 +368,7 @@ def _difference(
         return Difference(0.0, 0.0)
     apart = (own.boxes * scale.repeat(2))[:, None] - boxes
     apart = apart.abs().amax(-1).where(own.labels[:, None] == labels, torch.inf)
-    return Difference(float(apart.amin(1).max()), float((own.scores - scores).abs().max()))
+    nearest, row = apart.min(1)
+    differ = [placed(m[row], prepared.scale, own.size) != own.bitmaps() for m in masks]
+    parts = [float(each.float().mean((1, 2)).max()) for each in differ]
+    return Difference(float(nearest.max()), float((own.scores - scores).abs().max()), *parts)

@@ -14,6 +14,7 @@ from detectors import onnx_export
 from detectors.boxes import pairwise_iou
 from detectors.data.preparation import Preparation
 from detectors.evaluation.protocol import PROTOCOLS, Protocol
+from detectors.masks import placed
 from detectors.models import DETECTORS
 from detectors.models.base import DetectorOptions
 from detectors.onnx_export import ExportError, Graph, difference, export, exportable
@@ -41,10 +42,13 @@ FEW = {"pre_nms_topk": 60, "max_dets": 25}
 
 
 def built(
-    gate: str = "none", portrait: str = "fit", options: DetectorOptions | None = None
+    gate: str = "none",
+    portrait: str = "fit",
+    options: DetectorOptions | None = None,
+    masks: dict[str, Any] | None = None,
 ) -> TrainedDetector:
     """A detector with random weights whose scores are spread over [0, 1]."""
-    fcos = DETECTORS["fcos"].model_validate({**TINY, "gate": {"name": gate}})
+    fcos = DETECTORS["fcos"].model_validate({**TINY, "gate": {"name": gate}, "masks": masks})
     config = DetectorConfig(
         detector=options or fcos,
         branches=("o2o", "o2m"),
@@ -57,6 +61,8 @@ def built(
     for name, weights in network.named_parameters():
         if "predictors" in name and ".cls." in name and name.endswith("weight"):
             torch.nn.init.normal_(weights, std=0.7)
+        if name.endswith("controller.weight"):
+            torch.nn.init.normal_(weights, std=0.3)
     return TrainedDetector(network, config)
 
 
@@ -96,20 +102,23 @@ RULES: dict[str, dict[str, Any]] = {
 }
 
 
+SEGMENTS = {"name": "condinst", "width": 8, "convs": 0, "channels": 2}
+
+
 @pytest.mark.parametrize("nms", [False, True])
 @pytest.mark.parametrize("rule", RULES)
 def test_the_graph_selects_as_the_protocol_says(
     rule: str, nms: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnx_export, "suppress", greedy)
-    detector = built()
+    detector = built(masks=SEGMENTS)
     changes = {**FEW, "nms_iou": 0.3, **RULES[rule]}
     protocol = Protocol.model_validate(changes)
     prepared = detector.prepare(pictures(1)[0])
     graph = Graph(detector, "o2o", protocol, nms)
     scale = torch.tensor(prepared.scale)
     sizes = torch.tensor([prepared.size]) * scale
-    boxes, scores, labels = (each[0] for each in graph(prepared.image[None], sizes))
+    boxes, scores, labels, masks = (each[0] for each in graph(prepared.image[None], sizes))
     own = detector.detections(pictures(1)[0], nms=nms, protocol=protocol)
     count = len(own)
     assert (count == 0) == (rule == "nothing")
@@ -118,16 +127,22 @@ def test_the_graph_selects_as_the_protocol_says(
     torch.testing.assert_close(scores[:count], own.scores)
     assert torch.equal(labels[:count], own.labels)
     torch.testing.assert_close(boxes[:count], own.boxes * scale.repeat(2), rtol=1e-5, atol=1e-4)
+    assert (masks[count:] == 0).all()
+    if count:
+        drawn = placed(masks[:count], prepared.scale, own.size)
+        assert (drawn != own.bitmaps()).float().mean() < 1e-3
+        assert rule == "few" or 0 < drawn.float().mean() < 1
 
 
 def test_outputs_under_onnxruntime_are_equal(tmp_path: Path) -> None:
-    """With NMS and a gate, for batches of any number of pictures."""
-    detector, path = built("centerness"), tmp_path / "a.onnx"
+    """With NMS, a gate and masks, for batches of any number of pictures."""
+    detector, path = built("centerness", masks=SEGMENTS), tmp_path / "a.onnx"
     export(detector, path, nms=True, branch="o2o")
     assert [each.name for each in tmp_path.iterdir()] == ["a.onnx"]
     apart = difference(path, detector, pictures(), nms=True, branch="o2o")
     assert apart.scores < 1e-4
     assert apart.boxes < 1e-4 * 64
+    assert apart.masks < 1e-3
     other = difference(path, detector, pictures(), nms=False, branch="o2o")
     assert max(other) > 1e-2
 

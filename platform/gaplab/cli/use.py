@@ -43,6 +43,8 @@ ProtocolOption = Annotated[
 ]
 _LARGEST = 1e-4
 """Largest difference under onnxruntime: of scores, and of boxes in sides of the input."""
+_PIXELS = 1e-3
+"""Largest part of the pixels of a picture by which a mask may differ: those near 0.5 may."""
 
 
 def predict(  # noqa: PLR0913 - every argument is an option of the command
@@ -167,15 +169,17 @@ def onnx(  # noqa: PLR0913 - every argument is an option of the command
         raise UserError(str(error)) from error
     except OSError as error:
         raise _unwritable(output, error) from error
-    given = detector.config.input
+    given, segments = detector.config.input, detector.config.detector.segments
+    masks = f", masks {100 * apart.masks:.1g} % of the pixels" if segments else ""
     _print(
         f"{output}: {_title(detector)}, {'with' if nms else 'without'} NMS, input [batch, 3, "
         f"{given.height}, {given.width}]; largest difference under onnxruntime: scores "
-        f"{apart.scores:.1g}, boxes {apart.boxes:.1g} pixels"
+        f"{apart.scores:.1g}, boxes {apart.boxes:.1g} pixels{masks}"
     )
     if given.portrait == "turn":
         _print("note: pictures are padded to this size; the trial itself pads some of them less")
-    if apart.scores > _LARGEST or apart.boxes > _LARGEST * max(given.height, given.width):
+    wrong = apart.scores > _LARGEST or apart.boxes > _LARGEST * max(given.height, given.width)
+    if wrong or apart.masks > _PIXELS:
         _print("the outputs differ: don't use this file; try another version of onnxruntime")
         raise typer.Exit(1)
 
