@@ -97,7 +97,9 @@ class LossOptions(Options):
     mean over positive points, ambiguous ones included, all of equal weight."""
     mask_points: int = Field(64, ge=0, json_schema_extra=LATER)
     """Maximum number of positive points per image in the mask loss: the one of each object with the
-    highest score, then the second of each, and so on; 0: no limit, as in o2f's released code."""
+    highest score, then the second of each, and so on; 0: no limit, as in o2f's released code.
+    CondInst's code gives every object of an image an equal share of the 64 and leaves the rest
+    unused, and its score is the highest of all classes times the centerness."""
 
     @model_validator(mode="after")
     def _has_a_loss(self) -> Self:
