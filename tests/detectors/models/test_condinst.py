@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detectors.losses import dice
 from detectors.models.condinst import MaskBranch, enlarged, mask_logits
 from detectors.models.fcos import FcosOptions
 from detectors.models.mask_options import CondInst
@@ -63,6 +64,24 @@ def test_masks_of_points_are_those_of_loops(data: st.DataObject) -> None:
     order = torch.randperm(points, generator=rng)
     permuted = mask_logits(features, image[order], parameters[order], xy[order], stride[order], 8)
     torch.testing.assert_close(permuted, found[order])
+
+
+def test_masks_and_their_loss_are_those_of_the_released_code() -> None:
+    """Numbers of AdelaiDet's dynamic head and dice loss for the same inputs (strides 8 to 128)."""
+    features = torch.sin(torch.arange(96.0)).reshape(2, 8, 2, 3)
+    parameters = torch.cos(torch.arange(507.0) * 0.7).reshape(3, 169)
+    image, stride = torch.tensor([0, 1, 1]), torch.tensor([8.0, 32, 128])
+    xy = torch.tensor([[4.0, 12], [16, 16], [64, 64]])
+    found = mask_logits(features, image, parameters, xy, stride, 8)
+    released = [
+        [[-0.622670, -8.836480, -6.740345], [6.178613, 12.909252, 9.650469]],
+        [[16.427174, 7.413205, -3.108912], [-7.335018, -2.818099, 9.236902]],
+        [[2.386525, -3.921468, -7.515822], [-6.547259, 1.475577, 5.391137]],
+    ]
+    torch.testing.assert_close(found, torch.tensor(released), rtol=1e-5, atol=1e-5)
+    target = (torch.arange(18.0).reshape(3, 2, 3) % 2).float()
+    loss = torch.tensor([0.346806, 0.333751, 0.629920])
+    torch.testing.assert_close(dice(found, target), loss, rtol=1e-5, atol=1e-5)
 
 
 def test_the_published_network_of_a_point_has_169_parameters() -> None:
