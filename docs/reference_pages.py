@@ -31,6 +31,7 @@ from gaplab.spec.describe import (
     Option,
     Sections,
     default_text,
+    description_of,
     nested,
     options_of,
 )
@@ -112,7 +113,7 @@ def _sections(sections: Sections) -> Iterator[str]:
     for heading, model in sections.items():
         title = f"`{heading}`" if heading.islower() else heading
         yield f"## {title} {{#{_anchor(heading)}}}"
-        yield _text(inspect.cleandoc(model.__doc__ or ""))
+        yield _text(description_of(model))
         yield _options(model)
 
 

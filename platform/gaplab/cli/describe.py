@@ -105,11 +105,11 @@ def _described(
     name: str, model: "type[Options]", found: "list[Option]", width: int
 ) -> Iterator[str]:
     """Yield the description of a class and of options; of a single option, without the class."""
-    from gaplab.spec.describe import options_of
+    from gaplab.spec.describe import description_of, options_of
 
     yield name
     if len(found) == len(options_of(model)):
-        for text in inspect.cleandoc(model.__doc__ or "").split("\n\n"):
+        for text in description_of(model).split("\n\n"):
             yield from (*_paragraph(text, width), "")
     for each in found:
         yield from _option(each, width)

@@ -3,6 +3,7 @@
 `gaplab options` prints it, and the reference of the documentation is written from it.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,14 @@ class Option:
     """Whether it is part of a trial's id."""
     table: Sections
     """The table whose entries it accepts; empty if it accepts other values."""
+
+
+def description_of(model: type[Options]) -> str:
+    """Return the docstring of a class, with those of the base classes that it refers to."""
+    text = inspect.cleandoc(model.__doc__ or "")
+    bases = [each for each in model.__mro__[1:] if f"`{each.__name__}`" in text]
+    more = [f"`{each.__name__}`: {inspect.cleandoc(each.__doc__ or '')}" for each in bases]
+    return "\n\n".join([text, *more])
 
 
 def options_of(

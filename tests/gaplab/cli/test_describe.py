@@ -49,6 +49,13 @@ def test_a_key_is_described(gaplab: Gaplab, key: str, heads: list[str], line: st
     assert line in lines
 
 
+@pytest.mark.parametrize("name", ["deta", "ms_detr"])
+def test_what_a_description_refers_to_is_part_of_it(gaplab: Gaplab, name: str) -> None:
+    text = " ".join(gaplab("options", name).split())
+    assert "Deviations: see `SimilarRule`" in text
+    assert "`SimilarRule`: Selects the `topk` points most similar to an object" in text
+
+
 @pytest.mark.parametrize(
     ("key", "problem"),
     [
