@@ -64,6 +64,19 @@ def test_a_decoder_layer_without_embeddings_is_pytorchs(dropout: float) -> None:
     assert_same(lambda: own(state, nowhere, memory, memory), lambda: reference(state, memory))
 
 
+def test_embeddings_place_queries_in_both_attentions_of_a_decoder_layer() -> None:
+    """But not the values of self-attention (DETR section A.3)."""
+    torch.manual_seed(0)
+    layer = DecoderLayer(CHANNELS, HEADS, HIDDEN, 0.0)
+    itself, cross = layer.itself, layer.cross
+    x, query, memory = draw(2, 3, CHANNELS), 3 * draw(3, CHANNELS), draw(2, 6, CHANNELS)
+    placed = memory + draw(6, CHANNELS)
+    found = layer(x, query, placed, memory)
+    x = itself.norm(x + itself.attention(x + query, x + query, x)[0])
+    x = cross.norm(x + cross.attention(x + query, placed, memory)[0])
+    torch.testing.assert_close(found, layer.feed(x), rtol=1e-4, atol=1e-5)
+
+
 def test_positions_place_what_is_searched_and_not_what_is_found() -> None:
     """Values have no positions: cells of equal content give that content, wherever they are."""
     torch.manual_seed(0)

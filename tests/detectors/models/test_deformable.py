@@ -7,6 +7,8 @@ from torch import Tensor
 from detectors.models.deformable import (
     Cells,
     DeformableAttention,
+    DeformableDecoderLayer,
+    DeformableEncoderLayer,
     LayerShape,
     MixedDecoderLayer,
     ring,
@@ -75,6 +77,24 @@ def test_equals_equation_3_with_points_and_with_boxes(sides: int) -> None:
         maps = values[level][b, :, own].T.reshape(-1, height, wide)
         read[b, q, own] += weights[b, q, m, n] * bilinear(maps, y, x)
     torch.testing.assert_close(found, layer.norm(state + layer.output(read)), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_add_embeddings_to_what_searches_and_not_to_what_is_read() -> None:
+    torch.manual_seed(0)
+    shape = LayerShape(CHANNELS, HEADS, len(SIZES), SAMPLES, 16, 0.0)
+    encoder, decoder = DeformableEncoderLayer(shape), DeformableDecoderLayer(shape)
+    for parameter in (*encoder.itself.parameters(), *decoder.parameters()):
+        torch.nn.init.normal_(parameter, std=0.5)
+    cells, position = Cells(draw(2, 16, CHANNELS), SIZES), draw(16, CHANNELS)
+    x, query, reference = draw(2, 5, CHANNELS), draw(5, CHANNELS), draw(2, 5, 2)
+    read = encoder.itself(cells.features, cells.features + position, cells.centers(), cells)
+    found = encoder(cells, position, cells.centers()).features
+    torch.testing.assert_close(found, encoder.feed(read))
+    decoded, of_many = decoder(x, query, reference, cells)
+    x = decoder.itself(x, x + query, x + query, x)
+    x = decoder.cross(x, x + query, reference, cells)
+    torch.testing.assert_close(decoded, decoder.feed(x))
+    assert of_many is decoded
 
 
 def test_centers_of_cells_follow_rows_and_levels() -> None:
