@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detectors.models.attention import DecoderLayer, EncoderLayer, sine_positions
+from detectors.models.attention import Attention, DecoderLayer, EncoderLayer, sine_positions
 
 CHANNELS, HEADS, HIDDEN = 16, 4, 24
 PARTS = {
@@ -75,6 +75,16 @@ def test_embeddings_place_queries_in_both_attentions_of_a_decoder_layer() -> Non
     x = itself.norm(x + itself.attention(x + query, x + query, x)[0])
     x = cross.norm(x + cross.attention(x + query, placed, memory)[0])
     torch.testing.assert_close(found, layer.feed(x), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_attend_as_if_each_were_alone() -> None:
+    torch.manual_seed(0)
+    layer, x, query = Attention(CHANNELS, HEADS, 0.0), draw(2, 6, CHANNELS), draw(1, 6, CHANNELS)
+    query = x + 2 * query
+    found = layer.within(x, query, 3)
+    for own in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        one = layer(x[:, own], query[:, own], query[:, own], x[:, own])
+        torch.testing.assert_close(found[:, own], one, rtol=1e-4, atol=1e-5)
 
 
 def test_positions_place_what_is_searched_and_not_what_is_found() -> None:
