@@ -15,8 +15,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-LARGEST = 1e15
-"""Largest size of a number: float32 can hold its square."""
+LARGEST = 1e30
+"""Largest size of a number; float32 ends at 3.4e38."""
 
 
 class Options(BaseModel):

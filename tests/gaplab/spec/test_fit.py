@@ -101,7 +101,7 @@ NO_COST = "no part of the cost has a weight above 0"
         (
             {"training": {"loss": {"l1_weight": 1e300}, "lr": 1e16}},
             [
-                "training.loss.l1_weight: must have a size of at most 1e+15, got 1e+300",
+                "training.loss.l1_weight: must have a size of at most 1e+30, got 1e+300",
             ],
         ),
         ({"training": {"loss": {"l1_weight": LARGEST}}}, []),
