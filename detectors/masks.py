@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from detectors.criterion import Criterion
@@ -166,16 +165,25 @@ def masks_at(
 def placed(coarse: Tensor, scale: tuple[float, float], size: tuple[int, int]) -> Tensor:
     """Return masks in the original size of their image: [K, height, width] bool.
 
-    A pixel belongs to the mask if its probability, interpolated bilinearly, is above 0.5.
+    A pixel belongs to the mask if its probability, interpolated bilinearly, is above 0.5. A cell
+    has the value of the pixel of the input from which its target is read, as in CondInst.
 
     Args:
         coarse: [K, h, w], probabilities (K at least 1), one of COARSE x COARSE pixels of the input.
         scale: (x, y) factors from pixels of the original to those of the input.
         size: (width, height) of the original.
     """
-    width, height = size
-    factors = [COARSE / each for each in (scale[1], scale[0])]
-    used = [int(side / each) + 2 for side, each in zip((height, width), factors, strict=True)]
-    part = F.pad(coarse[:, : used[0], : used[1]], (0, 1, 0, 1), mode="replicate")
-    whole = F.interpolate(part[:, None], scale_factor=factors, mode="bilinear")
-    return whole[:, 0, :height, :width] > 0.5
+    down, across = (
+        _weights(side, cells, factor).to(coarse)
+        for side, cells, factor in zip(
+            reversed(size), coarse.shape[1:], reversed(scale), strict=True
+        )
+    )
+    return down @ coarse @ across.T > 0.5
+
+
+def _weights(side: int, cells: int, factor: float) -> Tensor:
+    """Return the weight of each cell for each pixel of one side of the original: [side, cells]."""
+    pixel = (torch.arange(side) + 0.5) * factor - 0.5
+    at = ((pixel - COARSE // 2) / COARSE).clamp(0, cells - 1)
+    return (1 - (at[:, None] - torch.arange(cells)).abs()).clamp(min=0)

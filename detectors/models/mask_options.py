@@ -14,8 +14,7 @@ class CondInst(Options):
     per point are those of three 1x1 convolutions. Deviations: groups of group norm by default;
     maps are resized around the centres of pixels (the released code shifts them by half a cell);
     convolutions of the mask branch are initialised as PyTorch does (there: larger by a factor of
-    1.7, before a norm). A mask is placed by the centres of its cells, which lie half a pixel to the
-    left of the pixels that its targets are read from, and above them.
+    1.7, before a norm).
     """
 
     name: Literal["condinst"] = "condinst"

@@ -167,7 +167,7 @@ def test_a_detector_learns_the_masks_of_a_batch() -> None:
 @pytest.mark.parametrize(("width", "height"), [(40, 40), (20, 31), (60, 50), (41, 17), (1, 1)])
 @pytest.mark.parametrize(("stride", "filled"), [(4, 1.0), (8, 1.0), (8, 0.87)])
 def test_masks_in_original_pixels(width: int, height: int, stride: int, filled: float) -> None:
-    """Bilinear interpolation of the probabilities, pixel by pixel; the input may have padding."""
+    """Probabilities between the pixels 4i + 2 of the input, pixel by pixel; it may have padding."""
     high, wide, rng = 32, 40, torch.Generator().manual_seed(1)
     scale, points = (filled * wide / width, filled * high / height), points_of(stride, high, wide)
     chosen = points.take(torch.tensor([0, 7, 3]))
@@ -182,8 +182,8 @@ def test_masks_in_original_pixels(width: int, height: int, stride: int, filled: 
     p, lowest, last = logits.sigmoid(), high // COARSE - 1, wide // COARSE - 1
     for row in range(height):
         for column in range(width):
-            y = min(max((row + 0.5) * scale[1] / COARSE - 0.5, 0), lowest)
-            x = min(max((column + 0.5) * scale[0] / COARSE - 0.5, 0), last)
+            y = min(max(((row + 0.5) * scale[1] - 2.5) / COARSE, 0), lowest)
+            x = min(max(((column + 0.5) * scale[0] - 2.5) / COARSE, 0), last)
             top, left = min(int(y), lowest - 1), min(int(x), last - 1)
             upper = (left + 1 - x) * p[:, top, left] + (x - left) * p[:, top, left + 1]
             lower = (left + 1 - x) * p[:, top + 1, left] + (x - left) * p[:, top + 1, left + 1]
