@@ -1,12 +1,15 @@
 """What protocols need that stored candidates may lack."""
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from detectors.evaluation.metrics import DUPLICATES
 from detectors.evaluation.protocol import Protocol
-from gaplab.ledger.views import EvaluationView, MeasurementView
 from gaplab.spec.protocols import protocol_key
 from gaplab.storage.candidates import Dump
+
+if TYPE_CHECKING:  # `measure` without a name imports no database
+    from gaplab.ledger.views import EvaluationView, MeasurementView
 
 
 def shortcomings(dump: Dump, protocols: Sequence[Protocol]) -> Iterator[str]:
@@ -51,6 +54,6 @@ def needs_places(protocol: Protocol) -> list[str]:
     return filtered + [name for name in ranges if getattr(protocol, name) is not None]
 
 
-def is_complete(found: EvaluationView | MeasurementView, protocol: Protocol) -> bool:
+def is_complete(found: "EvaluationView | MeasurementView", protocol: Protocol) -> bool:
     """Return whether a result has every metric of this release, and matches if there can be any."""
     return found.metrics.keys() >= set(DUPLICATES) and (bool(found.matches) or not protocol.matched)
