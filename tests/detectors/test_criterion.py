@@ -32,17 +32,19 @@ SELECTED: list[dict[str, Any]] = [
     {"cls": "cross_entropy", "cls_target": "iou"},
 ]
 """The loss of the assignment, and others."""
+weights = st.tuples(weight, weight, weight).filter(any)
+"""Of classes, boxes and L1, of which one must be above 0."""
 all_options = st.builds(
-    lambda selected, **others: LossOptions(**selected, **others),
+    lambda selected, weights, **others: LossOptions(
+        cls_weight=weights[0], box_weight=weights[1], l1_weight=weights[2], **selected, **others
+    ),
     st.sampled_from(SELECTED),
-    cls_weight=weight,
+    weights,
     focal_alpha=st.sampled_from([0.0, 0.3, 1.0]),
     focal_gamma=st.sampled_from([0.0, 0.5, 2.0]),
     box=st.sampled_from(["giou", "iou", "deltas", "size_offset"]),
     size_weight=weight,
     offset_weight=weight,
-    box_weight=weight,
-    l1_weight=weight,
     l1_of=st.sampled_from(["center_sides", "corners"]),
     box_by=st.sampled_from(["degree", "centerness", "equal"]),
     centerness_floor=st.sampled_from([1e-6, 0.5, 1.0]),
