@@ -43,9 +43,9 @@ _OUTPUT = (
     "classes. Where a picture has fewer than n detections: label -1, score 0."
 )
 _MASKS = (
-    f" masks: [batch, n, h, w] float32, probabilities, one of {COARSE} x {COARSE} pixels; "
-    f"enlarge them bilinearly by {COARSE} (half-pixel centres), crop them to sizes and resize them "
-    "to the picture; a pixel above 0.5 belongs to the object."
+    " masks: [batch, n, h, w] float32, probabilities; that of column i and row j belongs to pixel "
+    f"({COARSE}i + {COARSE // 2}, {COARSE}j + {COARSE // 2}) of images. Interpolate between them "
+    "bilinearly at the pixels of the picture; one above 0.5 belongs to the object."
 )
 _ABSENT = -1.0
 """Score inside the graph of what is not a detection."""
