@@ -19,6 +19,7 @@ from detectors.options import Options, docstrings
 from detectors.perceptron import PerceptronOptions
 from detectors.training import Training
 from gaplab.errors import UserError
+from gaplab.formatting import joined
 from gaplab.spec.fields import models_of, table_of
 from gaplab.spec.models import (
     CheckpointOptions,
@@ -28,7 +29,7 @@ from gaplab.spec.models import (
     Resources,
     Spec,
 )
-from gaplab.spec.problems import unknown
+from gaplab.spec.problems import entries_about, format_value, unknown
 from gaplab.spec.search import Domain, SearchOptions, StopOptions
 
 Sections = Mapping[str, type[Options]]
@@ -151,10 +152,18 @@ def find(key: str) -> list[tuple[str, type[Options], list[Option]]]:
         if last in model.model_fields and (not section or _is_at(name, section))
     ]
     if not found:
-        options = (option for model in known.values() for option in model.model_fields)
-        near = dict.fromkeys([*known, *(name.rpartition(".")[2] for name in known), *options])
-        raise UserError(unknown(key, near, "key ", [*TABLES, *SECTIONS]))
+        raise UserError(_unknown(key, known))
     return found
+
+
+def _unknown(key: str, known: Sections) -> str:
+    """Return the text for a key that nothing has; it may be the name of a paper's system."""
+    entries = [name.rpartition(".")[2] for name in known]
+    about = entries_about(key, known)
+    if about and key.lower() not in entries:
+        return f"unknown key {format_value(key)}; see {joined(about, 'or')}"
+    options = (option for model in known.values() for option in model.model_fields)
+    return unknown(key, dict.fromkeys([*known, *entries, *options]), "key ", [*TABLES, *SECTIONS])
 
 
 def _is_at(name: str, section: str) -> bool:

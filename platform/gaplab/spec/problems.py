@@ -136,21 +136,24 @@ def _no_mapping(got: Any, field: FieldInfo) -> str:
 
 
 def _unknown_entry(got: str, table: Mapping[str, type[Options]]) -> str:
-    """Return the text for an unknown name of a table's entry.
-
-    It may be the name of a paper's system, such as H-DETR, in the description of some entries.
-    """
-    words = map(re.escape, re.split(r"[ _-]", got))
-    named = re.compile(rf"\b{'[ _-]'.join(words)}\b", re.IGNORECASE)
-    found = [
-        name
-        for name, entry in table.items()
-        if got.lower() not in table
-        and any(sum(map(str.isupper, each)) > 1 for each in named.findall(entry.__doc__ or ""))
-    ]
+    """Return the text for an unknown name of a table's entry."""
+    found = entries_about(got, table)
     if not found:
         return unknown(got, table)
     return f"unknown {format_value(got)}; see {joined(found, 'or')}"
+
+
+def entries_about(got: str, table: Mapping[str, type[Options]]) -> list[str]:
+    """Return the entries whose description names a paper's system, such as H-DETR."""
+    if got.lower() in table:
+        return []
+    words = map(re.escape, re.split(r"[ _-]", got))
+    named = re.compile(rf"\b{'[ _-]'.join(words)}\b", re.IGNORECASE)
+    return [
+        name
+        for name, entry in table.items()
+        if any(sum(map(str.isupper, each)) > 1 for each in named.findall(entry.__doc__ or ""))
+    ]
 
 
 def format_path(path: SpecPath) -> str:

@@ -61,6 +61,9 @@ def test_what_a_description_refers_to_is_part_of_it(gaplab: Gaplab, name: str) -
     [
         ("pto", 'unknown key "pto"; did you mean "poto"?'),
         ("training.weigth_decay", 'did you mean "weight_decay'),
+        ("MS-DETR", "see assignment.ms_detr"),
+        ("CondInst", "see detector.masks"),
+        ("yolov10", "see assignment.consistent_dual"),
         ("x" * 20, "choose one of data, detector, detector.backbone, "),
         ("\x1b[31m", 'unknown key "\\u001b[31m"; choose one of'),
     ],
