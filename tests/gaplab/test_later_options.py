@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 import gaplab.ledger
 from detectors.models import DETECTORS
 from detectors.options import LATER, Options
-from gaplab.ledger.later_options import completed
+from gaplab.ledger.later_options import completed, without
 from gaplab.spec.fields import models_of, table_of
 from gaplab.spec.models import Experiment
 from tests.builders import SECTIONS
@@ -81,3 +81,12 @@ def test_completed_configurations_are_those_of_today(
     for each in migrations:
         config = completed(config, each.LATER)
     assert config == experiment.model_dump(mode="json")
+
+
+def test_options_are_removed_at_their_default_only() -> None:
+    later = (("detector.o2m_from", ("deformable_detr",), "layer"),)
+    other = {"detector": {"name": "deformable_detr", "o2m_from": "cross_attention"}}
+    assert without(other, later) == other
+    for name in ("deformable_detr", "fcos"):
+        config = {"detector": {"name": name}, "seed": 0}
+        assert without(completed(config, later), later) == config

@@ -1,7 +1,8 @@
 """What migrations do that add options to the configurations of trials trained before."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,6 +13,8 @@ from gaplab.ledger.settings import number, section_id, setting_value
 
 Later = tuple[tuple[str, tuple[str, ...], Any], ...]
 """Key, names of the sections that have it (none: a section without a name), and its value."""
+Change = Callable[[Mapping[str, Any]], dict[str, Any]]
+"""Returns a configuration as it is stored from now on."""
 _BATCH = 1000
 _TRIAL = sa.table("trial", sa.column("id", sa.Text()), sa.column("config", sa.JSON()))
 _OWN = sa.table(
@@ -25,33 +28,54 @@ _LINK = sa.table("trial_section", *map(sa.column, ("trial_id", "name", "section_
 
 def complete(later: Later) -> None:
     """Add options to the stored configurations of all trials and sweeps that lack them."""
-    _complete_trials(later)
-    _complete_sweeps(later)
-    used = sa.select(_LINK.c.section_id)
-    op.get_bind().execute(sa.delete(_SETTING).where(_SETTING.c.section_id.not_in(used)))
+    _rewrite(partial(completed, later=later))
+
+
+def withdraw(later: Later) -> None:
+    """Remove options from the stored configurations that have them at the value of `later`."""
+    _rewrite(partial(without, later=later))
 
 
 def completed(config: Mapping[str, Any], later: Later) -> dict[str, Any]:
     """Return a configuration with the options of `later` that it lacks."""
     whole: dict[str, Any] = json.loads(json.dumps(config))
-    for key, names, value in later:
-        *path, last = key.split(".")
-        section: Any = whole
-        for part in path:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict) and (not names or section.get("name") in names):
-            section.setdefault(last, value)
+    for section, key, value in _places(whole, later):
+        section.setdefault(key, value)
     return whole
 
 
-def _complete_trials(later: Later) -> None:
+def without(config: Mapping[str, Any], later: Later) -> dict[str, Any]:
+    """Return a configuration without the options that have the value of `later`."""
+    whole: dict[str, Any] = json.loads(json.dumps(config))
+    for section, key, value in _places(whole, later):
+        if key in section and section[key] == value:
+            del section[key]
+    return whole
+
+
+def _places(config: dict[str, Any], later: Later) -> Iterator[tuple[dict[str, Any], str, Any]]:
+    """Yield the section that may have each option, the option's name and its value."""
+    for key, names, value in later:
+        *path, last = key.split(".")
+        section: Any = config
+        for part in path:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and (not names or section.get("name") in names):
+            yield section, last, value
+
+
+def _rewrite(change: Change) -> None:
+    """Change the stored configurations of all trials and sweeps."""
+    _rewrite_trials(change)
+    _rewrite_sweeps(change)
+    used = sa.select(_LINK.c.section_id)
+    op.get_bind().execute(sa.delete(_SETTING).where(_SETTING.c.section_id.not_in(used)))
+
+
+def _rewrite_trials(change: Change) -> None:
     update = sa.update(_TRIAL).where(_TRIAL.c.id == sa.bindparam("which"))
     for batch in _batches():
-        changed = {
-            row.id: config
-            for row in batch
-            if (config := completed(row.config, later)) != row.config
-        }
+        changed = {row.id: config for row in batch if (config := change(row.config)) != row.config}
         if changed:
             rows = [{"which": trial, "whole": config} for trial, config in changed.items()]
             whole = sa.bindparam("whole", type_=sa.JSON())
@@ -59,14 +83,14 @@ def _complete_trials(later: Later) -> None:
             _link(changed)
 
 
-def _complete_sweeps(later: Later) -> None:
-    """Complete the configurations that a sweep has of its own."""
+def _rewrite_sweeps(change: Change) -> None:
+    """Change the configurations that a sweep has of its own."""
     update = sa.update(_OWN).where(
         _OWN.c.sweep_id == sa.bindparam("sweep"), _OWN.c.trial_id == sa.bindparam("which")
     )
     query = sa.select(_OWN).where(_OWN.c.config.is_not(None))
     rows = [
-        {"sweep": row.sweep_id, "which": row.trial_id, "whole": completed(row.config, later)}
+        {"sweep": row.sweep_id, "which": row.trial_id, "whole": change(row.config)}
         for row in op.get_bind().execute(query)
     ]
     if rows:

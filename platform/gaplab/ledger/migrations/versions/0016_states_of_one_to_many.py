@@ -1,6 +1,6 @@
 """Stored configurations of Deformable DETR have `o2m_from`."""
 
-from gaplab.ledger.later_options import Later, complete
+from gaplab.ledger.later_options import Later, complete, withdraw
 
 revision = "0016"
 down_revision = "0015"
@@ -15,4 +15,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Keep the option: the gaplab of version 0015 has it, too."""
+    """Remove the option, which the gaplab of version 0015 does not have."""
+    withdraw(LATER)
